@@ -1,0 +1,173 @@
+//! The nouns of the engine: who a file is, what its attributes are, what one flush changes.
+//!
+//! Only plain values; no I/O, no encoding (that is `format`), no rules (those are `reconcile`, `image`, `flush`).
+
+use std::fmt;
+
+/// Bytes of one block, the unit of a mark.
+pub const BLOCK_BYTES: u64 = 4096;
+
+/// A file's number in one volume. Given by the writer, never used again for another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub u64);
+
+impl FileId {
+    /// The source directory itself.
+    pub const ROOT: FileId = FileId(1);
+}
+
+/// Number of a commit; 0 is "no commit yet", the first commit is 1.
+pub type Seq = u64;
+
+/// BLAKE3 of something: a commit object, a checkpoint page.
+pub type Hash = [u8; 32];
+
+/// Random 128-bit identifiers (volume, writer, commit).
+pub type Id = [u8; 16];
+
+/// What the kernel calls a file while it exists: its number, and the birth that tells two users of one number apart.
+///
+/// `generation` is the birth time in nanoseconds (`statx` `stx_btime`), 0 where the file system keeps none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InodeId {
+    pub ino: u64,
+    pub generation: u64,
+}
+
+/// A point in time as file systems store it: seconds since 1970 (may be negative) and nanoseconds (0..1e9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    File,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// Everything of a file that is neither its name nor its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub kind: Kind,
+    /// Permission bits with setuid, setgid and sticky (`st_mode & 0o7777`).
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Time,
+    /// `st_rdev` as `makedev` encodes it, for the two device kinds; else 0.
+    pub rdev: u64,
+    /// A symlink's target; empty for every other kind.
+    pub target: Vec<u8>,
+    /// Extended attributes (POSIX ACLs are among them), sorted by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A file's content hash, and by which rule it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Root {
+    /// Standard BLAKE3 of the bytes: what `b3sum` prints.
+    Blake3(Hash),
+    /// BLAKE3 tree in which every all-hole subtree has a fixed value per level (`tree`): for files with more than
+    /// 1 GiB of holes, so that hashing follows the data and not the size.
+    Sparse(Hash),
+}
+
+/// Where literal bytes lie in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectRef {
+    /// Inside the commit object of this seq.
+    Commit(Seq),
+    /// `packs/<seq>-<epoch>-<n>`.
+    Pack { seq: Seq, epoch: u64, n: u32 },
+}
+
+/// A run of literal bytes: one frame of one object, and where in the frame's plain bytes the run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DataRef {
+    pub object: ObjectRef,
+    /// Byte offset of the frame in the object.
+    pub frame_offset: u64,
+    /// Stored bytes of the frame, header included.
+    pub frame_bytes: u32,
+    /// Offset in the frame's plain bytes.
+    pub skip: u32,
+}
+
+/// One step of rebuilding a file: librsync's model plus holes. The steps lie end to end and fill the file's size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op<L> {
+    /// Bytes `from..from + len` of the base's content as committed before this commit.
+    Copy { from: u64, len: u64 },
+    /// New bytes. While planning `L` is `Vec<u8>`; in a commit it is `Stored`.
+    Literal(L),
+    /// `len` bytes that were never written, or punched: zeros that take no space.
+    Hole { len: u64 },
+}
+
+/// A literal in a commit: its place in the store and its length in plain bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub at: DataRef,
+    pub len: u64,
+}
+
+/// New content of one file in one commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content<L> {
+    pub size: u64,
+    pub root: Root,
+    /// Whose content the copies read, as of the commit before this one; `None` when there are no copies.
+    pub base: Option<FileId>,
+    pub ops: Vec<Op<L>>,
+}
+
+/// What one flush says of one file. A new file has both parts (a directory, symlink, .. only `meta`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChange<L> {
+    pub id: FileId,
+    pub meta: Option<Meta>,
+    pub content: Option<Content<L>>,
+}
+
+/// A change of one directory entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameChange {
+    /// `parent/name` is `id` from now on (added, or another file than before).
+    Set { parent: FileId, name: Vec<u8>, id: FileId },
+    /// `parent/name` is no more.
+    Unset { parent: FileId, name: Vec<u8> },
+}
+
+/// All that one commit changes. `names` apply as a set: all `Unset` first, then all `Set`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeSet<L> {
+    pub files: Vec<FileChange<L>>,
+    pub names: Vec<NameChange>,
+    /// Files that have no name any more.
+    pub gone: Vec<FileId>,
+}
+
+impl<L> Default for ChangeSet<L> {
+    fn default() -> Self {
+        ChangeSet { files: Vec::new(), names: Vec::new(), gone: Vec::new() }
+    }
+}
+
+impl<L> ChangeSet<L> {
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.names.is_empty() && self.gone.is_empty()
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}

@@ -1,1 +1,47 @@
-fn main(){}
+//! `cargo xtask VERB`: everything that is done to this repository, from installing tools to the whole test gate.
+//! Each verb is one module. Nothing here is part of the product, and the product never depends on it.
+
+mod bench;
+mod ebpf;
+mod run;
+mod setup;
+mod sh;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask VERB
+
+  setup [--build]                 install what is missing for building and testing (--build: for building only)
+  build-ebpf                      compile the kernel object into target/ebpf
+  run -- ARGS                     set up, build everything, run `tracker ARGS`
+  bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<(), sh::Error> {
+    let Some((verb, rest)) = args.split_first() else {
+        return Err(sh::Error::Usage { text: USAGE.into() });
+    };
+    match verb.as_str() {
+        "setup" => setup::main(rest),
+        "build-ebpf" => ebpf::main(rest),
+        "run" => run::main(rest),
+        "bench" => bench::main(rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(sh::Error::Usage { text: format!("no verb `{other}`\n{USAGE}") }),
+    }
+}

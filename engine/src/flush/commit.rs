@@ -1,0 +1,176 @@
+//! The end of a flush: packs, intent, commit, settlement (invariants I3, I5).
+//!
+//! Creating the commit object is the atomic step, and its outcome may stay unknown: a lost reply, a kill. So before it is
+//! created, the catalog holds its exact bytes with everything it changes; whoever finds such an intent first asks the
+//! store, and puts nothing but these bytes at that seq until it knows.
+
+use super::names::Gathered;
+use super::world::{CatalogChange, Created, Head, Intent, Record, World};
+use super::{Facts, Outcome};
+use crate::dirty::DirtySet;
+use crate::format::commit::{self, Header};
+use crate::format::seal::{PackWriter, SealLimits, Span};
+use crate::format::Key;
+use crate::model::{ChangeSet, FileId, ObjectRef, Seq, Time};
+
+/// What is known of an intent after asking the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// No commit is under way; this is the head.
+    Clear(Head),
+    Fenced { seq: Seq },
+    Unknown,
+}
+
+/// Brings a commit whose outcome is open to its end, if the store answers.
+pub fn settle_intent<W: World>(world: &mut W, facts: &Facts) -> Result<Settled, W::Error> {
+    match world.intent()?.filter(|_| facts.steps.same_bytes) {
+        None => Ok(Settled::Clear(world.head()?)),
+        Some(intent) => create(world, &intent, &[], &DirtySet::default()),
+    }
+}
+
+/// Creates the commit object, and settles it when the store's answer, or the object found there, says it is ours.
+fn create<W: World>(
+    world: &mut W,
+    intent: &Intent,
+    taken: &[u64],
+    kept: &DirtySet,
+) -> Result<Settled, W::Error> {
+    let answer = world.create_commit(intent.seq, &intent.bytes)?;
+    if answer != Created::Yes {
+        match world.read_commit(intent.seq)? {
+            None => return Ok(Settled::Unknown),
+            Some(bytes) if commit::hash(&bytes) == intent.hash => {}
+            Some(_) => return Ok(Settled::Fenced { seq: intent.seq }),
+        }
+    }
+    if world.era_closed_by_other(intent.seq)? {
+        return Ok(Settled::Fenced { seq: intent.seq });
+    }
+    let head = Head { seq: intent.seq, hash: intent.hash, time: intent.time };
+    // Marks of an intent found at a restart were never forgotten: they are flushed once more, which finds nothing new.
+    world.settle(head, taken, kept)?;
+    Ok(Settled::Clear(head))
+}
+
+/// Collects what a flush commits.
+pub struct Builder {
+    pub(super) seq: Seq,
+    pub(super) head: Head,
+    epoch: u64,
+    pub(super) writer: PackWriter,
+    pub(super) changes: ChangeSet<Span>,
+    pub(super) records: Vec<Record>,
+    pub(super) nodes: Vec<((FileId, u8, u64), Option<Vec<u8>>)>,
+    pub(super) signatures: Vec<((FileId, u64), Option<Vec<u8>>)>,
+    pub(super) replaced: Vec<FileId>,
+}
+
+impl Builder {
+    pub(super) fn new<W: World>(world: &mut W, facts: &Facts) -> Result<Builder, W::Error> {
+        let head = world.head()?;
+        let seq = head.seq + 1;
+        let first = world.next_attempt()?;
+        Ok(Builder {
+            seq,
+            head,
+            epoch: facts.epoch,
+            writer: PackWriter::new(facts.volume, seq, facts.epoch, first, SealLimits::default())
+                ?,
+            changes: ChangeSet::default(),
+            records: Vec::new(),
+            nodes: Vec::new(),
+            signatures: Vec::new(),
+            replaced: Vec::new(),
+        })
+    }
+
+    /// Takes a literal, and puts the packs that are full.
+    pub(super) fn push<W: World>(&mut self, world: &mut W, literal: &[u8]) -> Result<Span, W::Error> {
+        let span = self.writer.push(literal)?;
+        while let Some((object, bytes)) = self.writer.take_full() {
+            world.put_pack(object, bytes)?;
+        }
+        Ok(span)
+    }
+
+    /// Puts the packs, writes the intent, creates the commit and settles it.
+    pub(super) fn commit<W: World>(
+        mut self,
+        world: &mut W,
+        facts: &Facts,
+        names: &Gathered,
+        taken: &[u64],
+        kept: &DirtySet,
+    ) -> Result<Outcome, W::Error> {
+        self.changes.names = names.plan.changes.clone();
+        self.changes.gone = names.plan.gone.clone();
+        if self.changes.is_empty() {
+            world.forget(self.records, names.plan.missing.clone(), taken, kept)?;
+            return Ok(Outcome::Unchanged);
+        }
+        self.changes.files.sort_by_key(|file| file.id);
+        let sealed = self.writer.finish()?;
+        for (object, bytes) in sealed.last {
+            world.put_pack(object, bytes)?;
+        }
+        let changes = sealed.places.place(self.changes);
+        let header = Header {
+            volume: facts.volume,
+            seq: self.seq,
+            commit: facts.commit_id,
+            writer: facts.writer,
+            epoch: self.epoch,
+            time: later_than(self.head.time, facts.now),
+            parent: self.head.hash,
+        };
+        let bytes =
+            commit::encode(&header, &sealed.packs, &changes, &sealed.inline)?;
+        let intent = Intent {
+            seq: self.seq,
+            commit_id: header.commit,
+            hash: commit::hash(&bytes),
+            time: header.time,
+            bytes,
+        };
+        let change = CatalogChange {
+            records: self.records,
+            changes,
+            nodes: self.nodes,
+            signatures: self.signatures,
+            replaced: self.replaced,
+            missing: names.plan.missing.clone(),
+            next_id: names.assigned.next_id,
+        };
+        if !facts.steps.commit_before_forget {
+            world.forget(Vec::new(), Vec::new(), taken, kept)?;
+        }
+        world.begin_commit(&intent, change)?;
+        Ok(match create(world, &intent, taken, kept)? {
+            Settled::Clear(head) => Outcome::Committed(head),
+            Settled::Fenced { seq } => Outcome::Fenced { seq },
+            Settled::Unknown => Outcome::Unsettled,
+        })
+    }
+}
+
+/// Commit time: the clock, but always after the parent, so that `--at` is monotone whatever the clock does.
+pub fn later_than(parent: Time, now: Time) -> Time {
+    if now > parent {
+        return now;
+    }
+    match parent.nsec {
+        999_999_999 => Time { sec: parent.sec + 1, nsec: 0 },
+        nsec => Time { sec: parent.sec, nsec: nsec + 1 },
+    }
+}
+
+/// Where an object lies.
+pub fn key_of(object: ObjectRef) -> Key {
+    match object {
+        ObjectRef::Commit(seq) => Key::Commit(seq),
+        ObjectRef::Pack { seq, epoch, n } => Key::Pack { seq, epoch, n },
+    }
+}
+

@@ -1,0 +1,355 @@
+//! One pass over a volume, from drain to commit: the order of steps, and nothing else (invariants I2, I3, I5).
+//!
+//! ```text
+//! drain:  SWAP  GRACE  save pending  clear maps
+//! flush:  list directories -> reconcile names -> per file STATX CLEAN BARRIER READ -> plan content
+//!         put packs -> catalog: intent and new values, one transaction -> create commit -> settle -> forget pending
+//! ```
+//!
+//! Every step is a call on `DrainWorld` or `World`; an error of theirs ends the flush at once, and whatever was taken is
+//! still pending in the catalog. A file that cannot be read now is no error of the flush: its marks are kept.
+
+mod attributes;
+pub mod commit;
+pub mod content;
+pub mod names;
+pub mod read;
+pub mod world;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use crate::dirty::{DirtySet, Marks};
+use crate::model::{BLOCK_BYTES, FileId, Id, Kind, NameChange, Time};
+use commit::{Builder, Settled};
+use world::{DrainWorld, FileError, Head, ReadJob, World};
+
+/// Which steps of the protocol are taken. Everything, outside of tests: the simulation switches one off at a time and must
+/// then find data lost, which shows that it would notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steps {
+    pub swap: bool,
+    pub grace: bool,
+    pub clean: bool,
+    pub barrier: bool,
+    /// Pending marks are saved before the maps are cleared.
+    pub durable_pending: bool,
+    /// The commit is in the store before its marks are forgotten.
+    pub commit_before_forget: bool,
+    /// While the outcome of a seq is unknown, the very same bytes are put again.
+    pub same_bytes: bool,
+}
+
+impl Steps {
+    pub const ALL: Steps = Steps {
+        swap: true,
+        grace: true,
+        clean: true,
+        barrier: true,
+        durable_pending: true,
+        commit_before_forget: true,
+        same_bytes: true,
+    };
+}
+
+/// How much one flush carries. What is above goes on being pending.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub files: usize,
+    /// Bytes to read, as far as known before reading.
+    pub bytes: u64,
+    /// A file with more to read than this is read in a stream, not by `World::read_files`.
+    pub stream_bytes: u64,
+    /// Marked bytes taken of one file in one flush; the rest stays pending.
+    pub marked_bytes_of_a_file: u64,
+    /// Files up to this size get a signature, so that a file replacing them is sent as a delta.
+    pub signature_file_bytes: u64,
+    /// Bytes of holes above which a file's root is of kind `Sparse`.
+    pub sparse_hole_bytes: u64,
+}
+
+impl Limits {
+    pub const DEFAULT: Limits = Limits {
+        files: 10_000,
+        bytes: 256 << 20,
+        stream_bytes: 8 << 20,
+        marked_bytes_of_a_file: 64 << 20,
+        signature_file_bytes: 256 << 20,
+        sparse_hole_bytes: 1 << 30,
+    };
+}
+
+/// What is fixed for one flush before it begins.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub volume: Id,
+    pub writer: Id,
+    pub epoch: u64,
+    /// Random, new for this flush.
+    pub commit_id: Id,
+    /// Wall clock from before SWAP.
+    pub now: Time,
+    /// Counts the drains of this volume; only its order matters.
+    pub drain: u64,
+    /// Whether files that a listing shows to differ from their record are read whole, marked or not: true while marks
+    /// are not trusted (first pass after a start without pins) and for the scan back end.
+    pub compare: bool,
+    pub steps: Steps,
+    pub limits: Limits,
+}
+
+/// How a flush ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Nothing had to be committed.
+    Unchanged,
+    Committed(Head),
+    /// Another writer holds the sequence: this one must stop.
+    Fenced { seq: u64 },
+    /// The store did not tell whether the commit took effect; `flush` asks again before anything else.
+    Unsettled,
+}
+
+/// What a flush did, for status, metrics and tests.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    pub files_read: u64,
+    pub bytes_read: u64,
+    pub bytes_marked: u64,
+    pub bytes_literal: u64,
+    /// Whole-content reads for doubt.
+    pub rescans: u64,
+    pub errors: Vec<(FileId, FileError)>,
+    /// Directories that could not be listed.
+    pub unlisted: Vec<(FileId, String)>,
+    /// Removals that wait for proof.
+    pub removals_waiting: u64,
+    /// Inodes left pending for want of room in this flush.
+    pub carried: u64,
+}
+
+/// SWAP, GRACE, save, clear.
+pub fn drain<W: DrainWorld>(world: &mut W, steps: Steps) -> Result<(), W::Error> {
+    if steps.swap {
+        world.swap()?;
+    }
+    if steps.grace {
+        world.grace()?;
+    }
+    if steps.durable_pending {
+        world.save_retired()?;
+        world.clear_retired()
+    } else {
+        world.clear_retired()?;
+        world.save_retired()
+    }
+}
+
+/// Flushes `taken`. What comes back in the second place must go on being pending.
+pub fn flush<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    facts: &Facts,
+    report: &mut Report,
+) -> Result<(Outcome, DirtySet), W::Error> {
+    match commit::settle_intent(world, facts)? {
+        Settled::Clear(_) => {}
+        Settled::Fenced { seq } => return Ok((Outcome::Fenced { seq }, taken.clone())),
+        Settled::Unknown => return Ok((Outcome::Unsettled, taken.clone())),
+    }
+    let taken_inodes: Vec<u64> = taken.iter().map(|(ino, _)| ino).collect();
+    let mut kept = DirtySet::default();
+    let mut names = names::gather(world, taken, facts, report, &mut kept)?;
+    let mut jobs = plan_jobs(world, taken, &names, facts, report, &mut kept)?;
+
+    let mut builder = Builder::new(world, facts)?;
+    let mut excluded: HashSet<FileId> = std::mem::take(&mut jobs.excluded);
+    read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
+    if !excluded.is_empty() {
+        names.exclude(world, facts, &excluded)?;
+        for new in &jobs.new_parents {
+            if excluded.contains(&new.0) {
+                kept.add(new.1, &Marks::names(), new.2);
+            }
+        }
+    }
+    builder.add_names(world, &names, taken, facts, report, &mut kept)?;
+    report.removals_waiting = names.plan.missing.len() as u64;
+    for missing in &names.plan.missing {
+        // A name that waits for proof has its directory listed again after a later swap.
+        if let Some(record) = world.record(missing.parent)? {
+            kept.add(record.inode.ino, &Marks::names(), taken.get(record.inode.ino).map_or(0, |w| w.since_ns));
+        }
+    }
+    let outcome = builder.commit(world, facts, &names, &taken_inodes, &kept)?;
+    if outcome == Outcome::Unsettled {
+        // Nothing is forgotten before the commit is durable (I3).
+        for (ino, waiting) in taken.iter() {
+            kept.add(ino, &waiting.marks, waiting.since_ns);
+        }
+    }
+    Ok((outcome, kept))
+}
+
+/// The files to read.
+struct Jobs {
+    reads: Vec<ReadJob>,
+    /// New files whose content had no room in this flush.
+    excluded: HashSet<FileId>,
+    /// New file, inode of its parent, since when it waits.
+    new_parents: Vec<(FileId, u64, u64)>,
+    bases: BTreeMap<FileId, FileId>,
+}
+
+fn plan_jobs<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    names: &names::Gathered,
+    facts: &Facts,
+    report: &mut Report,
+    kept: &mut DirtySet,
+) -> Result<Jobs, W::Error> {
+    let mut jobs =
+        Jobs { reads: Vec::new(), excluded: HashSet::new(), new_parents: Vec::new(), bases: BTreeMap::new() };
+    let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
+    let (mut files, mut bytes) = (0usize, 0u64);
+    let mut waiting: Vec<(u64, &crate::dirty::Waiting)> = taken.iter().collect();
+    waiting.sort_by_key(|(ino, waiting)| (waiting.since_ns, *ino));
+    for (ino, waiting) in waiting {
+        for record in world.by_inode(ino)? {
+            if record.meta.kind != Kind::File || gone.contains(&record.id) {
+                continue;
+            }
+            if files >= facts.limits.files || bytes >= facts.limits.bytes {
+                report.carried += 1;
+                kept.add(ino, &waiting.marks, waiting.since_ns);
+                continue;
+            }
+            let mut marks = waiting.marks.clone();
+            if marks.from == Some(0) {
+                marks.whole = true;
+            }
+            if marks.rescan {
+                report.rescans += 1;
+            }
+            if !marks.all_content() {
+                let room = (facts.limits.marked_bytes_of_a_file / BLOCK_BYTES).max(1);
+                if marks.blocks.len() > room {
+                    let mut rest = Marks::default();
+                    rest.blocks = marks.blocks.clone();
+                    marks.blocks = rest.blocks.iter().take(room as usize).collect();
+                    rest.blocks -= &marks.blocks;
+                    kept.add(ino, &rest, waiting.since_ns);
+                }
+            }
+            files += 1;
+            bytes += if marks.all_content() { record.size } else { marks.blocks.len() * BLOCK_BYTES };
+            report.bytes_marked += marks.blocks.len() * BLOCK_BYTES;
+            let committed_size = Some(record.size);
+            jobs.reads.push(ReadJob { id: record.id, inode: record.inode, marks, committed_size });
+        }
+    }
+    if facts.compare {
+        let queued: HashSet<FileId> = jobs.reads.iter().map(|job| job.id).collect();
+        for (id, stat) in &names.plan.seen {
+            let Some(record) = world.record(*id)? else { continue };
+            let same = record.ctime == Some(stat.ctime) && record.size == stat.size && record.meta.mtime == stat.mtime;
+            if stat.kind != Kind::File || same || queued.contains(id) {
+                continue;
+            }
+            if files >= facts.limits.files || bytes >= facts.limits.bytes {
+                report.carried += 1;
+                kept.add(stat.inode.ino, &Marks::rescan(), 0);
+                continue;
+            }
+            files += 1;
+            bytes += stat.size;
+            report.rescans += 1;
+            let (marks, committed_size) = (Marks::rescan(), Some(record.size));
+            jobs.reads.push(ReadJob { id: *id, inode: record.inode, marks, committed_size });
+        }
+    }
+    for new in &names.plan.new {
+        if new.stat.kind != Kind::File {
+            continue;
+        }
+        let parent = names.inode_of(world, new.parent)?;
+        let since = taken.get(parent).map_or(0, |waiting| waiting.since_ns);
+        jobs.new_parents.push((new.id, parent, since));
+        if files >= facts.limits.files || bytes >= facts.limits.bytes {
+            report.carried += 1;
+            jobs.excluded.insert(new.id);
+            continue;
+        }
+        files += 1;
+        bytes += new.stat.size;
+        if let Some(base) = new.replaces {
+            jobs.bases.insert(new.id, base);
+        }
+        let marks = Marks::default();
+        jobs.reads.push(ReadJob { id: new.id, inode: new.stat.inode, marks, committed_size: None });
+    }
+    Ok(jobs)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one flush; a struct would only rename them")]
+fn read_contents<W: World>(
+    world: &mut W,
+    jobs: &Jobs,
+    taken: &DirtySet,
+    facts: &Facts,
+    report: &mut Report,
+    builder: &mut Builder,
+    excluded: &mut HashSet<FileId>,
+    kept: &mut DirtySet,
+) -> Result<(), W::Error> {
+    let sizes: BTreeMap<FileId, u64> = builder.sizes(&jobs.reads);
+    let (large, small): (Vec<&ReadJob>, Vec<&ReadJob>) = jobs
+        .reads
+        .iter()
+        .partition(|job| sizes.get(&job.id).copied().unwrap_or(0) > facts.limits.stream_bytes);
+    let mut failed = |job: &ReadJob, error: FileError, report: &mut Report| {
+        if job.committed_size.is_some() {
+            if let Some(waiting) = taken.get(job.inode.ino) {
+                kept.add(job.inode.ino, &waiting.marks, waiting.since_ns);
+            }
+        } else {
+            excluded.insert(job.id);
+        }
+        report.errors.push((job.id, error));
+    };
+    // In pieces, so that what is held in memory is bounded by the stream size times the piece.
+    let small: Vec<ReadJob> = small.into_iter().cloned().collect();
+    for piece in small.chunks(SMALL_JOBS_AT_ONCE) {
+        let images = world.read_files(piece, facts.steps);
+        for (job, image) in piece.iter().zip(images) {
+            match image {
+                Ok(image) => {
+                    let base = jobs.bases.get(&job.id).copied();
+                    let short = image.short;
+                    builder.add_image(world, job, image, base, facts, report)?;
+                    if short {
+                        failed(job, FileError::Unsteady { times: 1 }, report);
+                    }
+                }
+                Err(error) => failed(job, error, report),
+            }
+        }
+    }
+    for job in large {
+        let base = jobs.bases.get(&job.id).copied();
+        if let Err(error) = builder.stream_file(world, job, base, facts, report)? {
+            failed(job, error, report);
+        }
+    }
+    Ok(())
+}
+
+/// Files whose images are held in memory together.
+const SMALL_JOBS_AT_ONCE: usize = 32;
+
+/// Which change of names touches this place.
+pub fn place_of(change: &NameChange) -> (FileId, &[u8]) {
+    match change {
+        NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name } => (*parent, name),
+    }
+}

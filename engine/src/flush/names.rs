@@ -1,0 +1,167 @@
+//! The names part of a flush: lists changed directories, and the new ones they lead to, until nothing is unlisted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+use super::world::{Alive, Listed, Missing, Record, Stat, World};
+use super::{Facts, Report};
+use crate::dirty::{DirtySet, Marks};
+use crate::model::{FileId, InodeId, Kind};
+use crate::reconcile::{Assigned, Listing, Lookup, NamePlan, reconcile};
+
+/// Listings of this flush and what follows from them.
+pub struct Gathered {
+    pub plan: NamePlan,
+    pub assigned: Assigned,
+    listings: Vec<Listing>,
+    missing: Vec<Missing>,
+    new_inodes: HashMap<FileId, InodeId>,
+}
+
+impl Gathered {
+    /// Inode number of a directory, known or new in this flush; 0 when it is neither.
+    pub fn inode_of<W: World>(&self, world: &W, id: FileId) -> Result<u64, W::Error> {
+        if let Some(inode) = self.new_inodes.get(&id) {
+            return Ok(inode.ino);
+        }
+        Ok(world.record(id)?.map_or(0, |record| record.inode.ino))
+    }
+
+    /// Decides again without the files that could not be read.
+    pub fn exclude<W: World>(
+        &mut self,
+        world: &mut W,
+        facts: &Facts,
+        excluded: &HashSet<FileId>,
+    ) -> Result<(), W::Error> {
+        let mut lookup = Answers { world };
+        let (listings, missing) = (&self.listings, &self.missing);
+        self.plan = reconcile(listings, missing, facts.drain, &mut self.assigned, excluded, &mut lookup)?;
+        Ok(())
+    }
+}
+
+/// Lists and reconciles until every new directory was listed or there is no more room.
+pub fn gather<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    facts: &Facts,
+    report: &mut Report,
+    kept: &mut DirtySet,
+) -> Result<Gathered, W::Error> {
+    let mut gathered = Gathered {
+        plan: NamePlan::default(),
+        assigned: Assigned::new(world.next_id()?),
+        listings: Vec::new(),
+        missing: world.missing()?,
+        new_inodes: HashMap::new(),
+    };
+    let mut queue: VecDeque<(FileId, u64, u64)> = VecDeque::new();
+    let mut queued: BTreeSet<FileId> = BTreeSet::new();
+    for (ino, waiting) in taken.iter().filter(|(_, waiting)| waiting.marks.names) {
+        for record in world.by_inode(ino)?.into_iter().filter(|record| record.meta.kind == Kind::Dir) {
+            if queued.insert(record.id) {
+                queue.push_back((record.id, ino, waiting.since_ns));
+            }
+        }
+    }
+    let (mut new_files, mut new_bytes) = (0usize, 0u64);
+    while !queue.is_empty() {
+        while let Some((dir, ino, since)) = queue.pop_front() {
+            if new_files >= facts.limits.files || new_bytes >= facts.limits.bytes {
+                report.carried += 1;
+                kept.add(ino, &Marks::names(), since);
+                continue;
+            }
+            match world.list(dir)? {
+                Listed::Entries(seen) => {
+                    let committed = world.children(dir)?;
+                    for entry in &seen {
+                        if world.by_inode(entry.stat.inode.ino)?.iter().all(|r| r.inode != entry.stat.inode) {
+                            new_files += 1;
+                            new_bytes += entry.stat.size;
+                        }
+                    }
+                    gathered.listings.push(Listing { dir, committed, seen });
+                }
+                Listed::NotThere => kept.add(ino, &Marks::names(), since),
+                Listed::Unreadable(cause) => {
+                    report.unlisted.push((dir, cause));
+                    kept.add(ino, &Marks::names(), since);
+                }
+            }
+        }
+        let (listings, missing, assigned) = (&gathered.listings, &gathered.missing, &mut gathered.assigned);
+        let nothing = HashSet::new();
+        gathered.plan = reconcile(listings, missing, facts.drain, assigned, &nothing, &mut Answers { world })?;
+        // ARM before anything is read of a new file: what it holds now is read, what comes later is marked.
+        let fresh: Vec<_> =
+            gathered.plan.new.iter().filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
+        let inodes: Vec<u64> = fresh.iter().map(|new| new.stat.inode.ino).collect();
+        world.watch(&inodes)?;
+        for new in fresh {
+            world.place(new.id, new.parent, &new.name, new.stat.inode);
+            gathered.new_inodes.insert(new.id, new.stat.inode);
+            if new.stat.kind == Kind::Dir && queued.insert(new.id) {
+                queue.push_back((new.id, new.stat.inode.ino, 0));
+            }
+        }
+        for dir in gathered.plan.also_list.clone() {
+            if queued.insert(dir) {
+                let ino = gathered.inode_of(world, dir)?;
+                queue.push_back((dir, ino, 0));
+            }
+        }
+    }
+    drop_directories_that_went(&gathered, kept, world)?;
+    Ok(gathered)
+}
+
+/// A directory that was not at its path because it is gone must not stay pending for ever.
+fn drop_directories_that_went<W: World>(
+    gathered: &Gathered,
+    kept: &mut DirtySet,
+    world: &mut W,
+) -> Result<(), W::Error> {
+    for id in &gathered.plan.gone {
+        if let Some(record) = world.record(*id)? {
+            kept.remove(record.inode.ino);
+        }
+    }
+    Ok(())
+}
+
+struct Answers<'a, W> {
+    world: &'a mut W,
+}
+
+impl<W: World> Lookup for Answers<'_, W> {
+    type Error = W::Error;
+
+    fn by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Option<FileId>, W::Error> {
+        let records = self.world.by_inode(inode.ino)?;
+        Ok(records.into_iter().find(|record| record.inode == inode && record.meta.kind == kind).map(|record| record.id))
+    }
+
+    fn record(&mut self, id: FileId) -> Result<Option<Record>, W::Error> {
+        self.world.record(id)
+    }
+
+    fn names_of(&mut self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, W::Error> {
+        self.world.names_of(id)
+    }
+
+    fn children(&mut self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, W::Error> {
+        self.world.children(dir)
+    }
+
+    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, W::Error> {
+        self.world.lookup(dir, name)
+    }
+
+    fn alive(&mut self, id: FileId) -> Result<Alive, W::Error> {
+        self.world.alive(id)
+    }
+}
+
+/// Directories by depth are not needed: `Set` and `Unset` apply as a set.
+pub type Places = BTreeMap<(FileId, Vec<u8>), FileId>;

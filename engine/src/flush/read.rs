@@ -1,0 +1,171 @@
+//! Reading one file, exactly (design 4.1): STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
+//!
+//! The generation that holds the marks was retired before; so whatever changes the file from here on marks the other
+//! one, or is seen by the read. Why CLEAN: `writeback_dirty_folio` fires only when a page goes from clean to dirty.
+//! Why BARRIER: some hooks mark before the bytes are there (punch, clone, tmpfs writes), under the inode lock.
+
+use roaring::RoaringBitmap;
+
+use super::Steps;
+use super::world::{FileError, FileOps, Piece, ReadJob, Stat};
+use crate::model::BLOCK_BYTES;
+
+/// Bytes asked of the file at once.
+pub const WINDOW_BYTES: u64 = 1 << 20;
+
+/// How often the end of a file may move towards its start while it is read, before it is left for the next flush.
+const SHORT_READS_MAX: u32 = 8;
+
+/// What was read of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileImage {
+    /// The `statx` from before CLEAN.
+    pub stat: Stat,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Size of the image: `stat.size`, or less when the file shrank meanwhile.
+    pub size: u64,
+    /// Whether the read ended before `stat.size`: the file stays pending.
+    pub short: bool,
+    /// Whether every byte was read, so that nothing of the committed image is relied on.
+    pub whole: bool,
+    /// What was read, in order, block-aligned at the start; blocks lie in exactly one part.
+    pub parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Bytes { offset: u64, bytes: Vec<u8> },
+    Hole { offset: u64, len: u64 },
+}
+
+/// What of a file a job asks for, decided once S0 is known.
+fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
+    let committed = job.committed_size?;
+    if job.marks.all_content() || size.max(committed) > (1 << 32) * BLOCK_BYTES {
+        return None;
+    }
+    let mut blocks = job.marks.blocks_within(size);
+    if committed != size {
+        // The old last block may have been cut or filled with zeros, the new last block is new or cut.
+        for end in [committed, size] {
+            if end > 0 && (end - 1) / BLOCK_BYTES < size.div_ceil(BLOCK_BYTES) {
+                blocks.insert(((end - 1) / BLOCK_BYTES) as u32);
+            }
+        }
+    }
+    Some(blocks)
+}
+
+/// The first half: everything before READ. Returns S0 and the extended attributes.
+pub fn prepare(
+    ops: &mut impl FileOps,
+    job: &ReadJob,
+    steps: Steps,
+) -> Result<(Stat, Vec<(Vec<u8>, Vec<u8>)>), FileError> {
+    let stat = ops.statx()?;
+    let xattrs = ops.xattrs()?;
+    if job.marks.has_data() || job.committed_size != Some(stat.size) {
+        if steps.clean {
+            ops.clean()?;
+        }
+        if steps.barrier {
+            ops.barrier()?;
+        }
+    }
+    Ok((stat, xattrs))
+}
+
+/// Reads what `job` asks for into memory.
+pub fn read_file(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<FileImage, FileError> {
+    let (stat, xattrs) = prepare(ops, job, steps)?;
+    let whole_only = job.committed_size.is_none();
+    let mut size = stat.size;
+    for times in 0..SHORT_READS_MAX {
+        let mut parts = Vec::new();
+        let mut push = |piece: Piece<'_>| {
+            match piece {
+                Piece::Bytes { offset, bytes } => parts.push(Part::Bytes { offset, bytes: bytes.to_vec() }),
+                Piece::Hole { offset, len } => parts.push(Part::Hole { offset, len }),
+            }
+            Ok(())
+        };
+        let blocks = wanted(job, size);
+        let end = match &blocks {
+            None => read_range(ops, 0, size, &mut push)?,
+            Some(blocks) => read_blocks(ops, blocks, size, &mut push)?,
+        };
+        if end == size {
+            let short = size != stat.size;
+            let whole = whole_only || blocks.is_none();
+            return Ok(FileImage { stat, xattrs, size, short, whole, parts });
+        }
+        // The file ends earlier than S0 said: the image ends there, and its new last block must be among the blocks.
+        size = end;
+        if times + 1 == SHORT_READS_MAX {
+            break;
+        }
+    }
+    Err(FileError::Unsteady { times: SHORT_READS_MAX })
+}
+
+fn read_blocks(
+    ops: &mut impl FileOps,
+    blocks: &RoaringBitmap,
+    size: u64,
+    push: &mut dyn FnMut(Piece<'_>) -> Result<(), FileError>,
+) -> Result<u64, FileError> {
+    let mut run: Option<(u64, u64)> = None;
+    for block in blocks.iter().map(u64::from).chain([u64::MAX]) {
+        match run {
+            Some((first, next)) if next == block => run = Some((first, next + 1)),
+            _ => {
+                if let Some((first, next)) = run {
+                    let end = (next * BLOCK_BYTES).min(size);
+                    let got = read_range(ops, first * BLOCK_BYTES, end, push)?;
+                    if got < end {
+                        return Ok(got);
+                    }
+                }
+                run = Some((block, block.wrapping_add(1)));
+            }
+        }
+    }
+    Ok(size)
+}
+
+/// Hands `start..end` to `push`, data in windows and holes as holes, both on block borders. Returns where the file
+/// ended: `end`, or less.
+pub fn read_range(
+    ops: &mut impl FileOps,
+    start: u64,
+    end: u64,
+    push: &mut dyn FnMut(Piece<'_>) -> Result<(), FileError>,
+) -> Result<u64, FileError> {
+    let mut buffer = vec![0u8; WINDOW_BYTES.min(end.saturating_sub(start)) as usize];
+    let mut at = start;
+    for (data, data_end) in ops.data_ranges(start, end)?.into_iter().chain([(end, end)]) {
+        // A block with any data in it is read whole: blocks are either bytes or hole.
+        let data = (data / BLOCK_BYTES * BLOCK_BYTES).max(at);
+        let data_end = data_end.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES).min(end);
+        if data > at {
+            push(Piece::Hole { offset: at, len: data - at })?;
+            at = data;
+        }
+        while at < data_end {
+            let want = WINDOW_BYTES.min(data_end - at) as usize;
+            let got = ops.read(at, &mut buffer[..want])?;
+            if got > 0 {
+                push(Piece::Bytes { offset: at, bytes: &buffer[..got] })?;
+            }
+            at += got as u64;
+            if got < want {
+                return Ok(at);
+            }
+        }
+    }
+    Ok(at.max(end))
+}
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

@@ -1,0 +1,238 @@
+//! What a flush needs from outside: kernel maps, directories, files, catalog, store, clock. The daemon implements it with
+//! system calls, the simulation with a model; the order of calls is `flush`'s alone.
+
+use crate::dirty::{DirtySet, Marks};
+use crate::model::{ChangeSet, FileId, Hash, Id, InodeId, Kind, Meta, Root, Seq, Stored, Time};
+
+/// What `statx` says of one inode, as far as a flush needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub inode: InodeId,
+    pub kind: Kind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u64,
+    pub size: u64,
+    pub nlink: u32,
+    pub mtime: Time,
+    pub ctime: Time,
+}
+
+/// What the catalog keeps of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub id: FileId,
+    pub inode: InodeId,
+    pub meta: Meta,
+    /// Size of the committed image; 0 for everything but regular files.
+    pub size: u64,
+    /// Root of the committed image; `None` for everything but regular files.
+    pub root: Option<Root>,
+    /// Bytes of holes in the committed image (decides the kind of the root).
+    pub hole_bytes: u64,
+    /// Change time of the inode when all of it was known to be committed; `None` is "unknown" (invariant I3).
+    pub ctime: Option<Time>,
+}
+
+/// One directory entry as a listing saw it, with the `statx` that followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub name: Vec<u8>,
+    pub stat: Stat,
+}
+
+/// What became of an inode whose name vanished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alive {
+    /// The handle is stale, or the link count is 0.
+    Gone,
+    /// It exists somewhere, inside or outside the tree.
+    Yes,
+    /// No handle, or no right to use it.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    Entries(Vec<Entry>),
+    /// The directory is not at its path any more (moved, removed); its parent's marks tell.
+    NotThere,
+    /// It is there but may not be read.
+    Unreadable(String),
+}
+
+/// What a drain took out of the kernel maps, for one volume.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Drained {
+    pub marks: Vec<(u64, Marks)>,
+    /// Why the whole volume is in doubt, if it is.
+    pub doubt: Option<String>,
+}
+
+/// The steps of a drain (invariants I2, I3).
+pub trait DrainWorld {
+    type Error;
+    /// Programs write into the other set of maps from now on.
+    fn swap(&mut self) -> Result<(), Self::Error>;
+    /// Returns when no program that saw the old generation is still running.
+    fn grace(&mut self) -> Result<(), Self::Error>;
+    /// Reads the retired maps and makes what they hold pending, in a way that survives the death of this process.
+    fn save_retired(&mut self) -> Result<(), Self::Error>;
+    /// Empties the retired maps.
+    fn clear_retired(&mut self) -> Result<(), Self::Error>;
+}
+
+/// Data or hole, in the order of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    Bytes { offset: u64, bytes: &'a [u8] },
+    Hole { offset: u64, len: u64 },
+}
+
+/// Why one file could not be read in this flush; its marks stay pending.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    #[error("not at its path any more")]
+    Moved,
+    #[error("not ready before the deadline of the flush")]
+    Late,
+    #[error("write-back failed: {cause}")]
+    WriteBack { cause: String },
+    #[error("cannot be read: {cause}")]
+    Unreadable { cause: String },
+    #[error("its size changed {times} times while it was read")]
+    Unsteady { times: u32 },
+}
+
+/// The thin steps on one open file. Their order is `read::read_file`'s.
+pub trait FileOps {
+    fn statx(&mut self) -> Result<Stat, FileError>;
+    /// Extended attributes, sorted by name.
+    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError>;
+    /// Writes dirty pages back and waits: later stores through mappings fault, and mark, again.
+    fn clean(&mut self) -> Result<(), FileError>;
+    /// Waits for a writer that holds the inode lock.
+    fn barrier(&mut self) -> Result<(), FileError>;
+    /// Bytes from `offset`, fewer than asked only at the end of the file.
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError>;
+    /// The data ranges (first byte, first byte after) inside `start..end`, in order.
+    fn data_ranges(&mut self, start: u64, end: u64) -> Result<Vec<(u64, u64)>, FileError>;
+}
+
+/// One file to be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadJob {
+    pub id: FileId,
+    pub inode: InodeId,
+    pub marks: Marks,
+    /// Size of the committed image; `None` when there is none, and all of the file is read.
+    pub committed_size: Option<u64>,
+}
+
+/// Header facts of a commit that is about to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    pub seq: Seq,
+    pub commit_id: Id,
+    pub hash: Hash,
+    pub time: Time,
+    /// The exact bytes: while the outcome is unknown, only these may be put at `seq` (invariant I5).
+    pub bytes: Vec<u8>,
+}
+
+/// The newest commit this writer knows to be in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    pub seq: Seq,
+    pub hash: Hash,
+    pub time: Time,
+}
+
+/// A node of a file's block tree (`tree`): file, level, index.
+pub type NodeKey = (FileId, u8, u64);
+
+/// A name that vanished without proof, and the drain in which that was first seen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Missing {
+    pub parent: FileId,
+    pub name: Vec<u8>,
+    pub drain: u64,
+}
+
+/// What a flush changes in the catalog, in one transaction with the intent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CatalogChange {
+    pub records: Vec<Record>,
+    pub changes: ChangeSet<Stored>,
+    /// `None` deletes.
+    pub nodes: Vec<(NodeKey, Option<Vec<u8>>)>,
+    pub signatures: Vec<((FileId, u64), Option<Vec<u8>>)>,
+    /// Files whose nodes and signatures are all replaced: the old ones go first.
+    pub replaced: Vec<FileId>,
+    /// All names that wait for proof of their removal, replacing the former list.
+    pub missing: Vec<Missing>,
+    /// The next file id that was never given.
+    pub next_id: u64,
+}
+
+/// What the store answered to the creation of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    Yes,
+    /// An object is there already.
+    Exists,
+    /// It may or may not have taken effect.
+    Unknown,
+}
+
+/// Everything a flush needs.
+pub trait World {
+    type Error: From<crate::format::EncodeError>;
+    type File: FileOps;
+
+    /// Entries of a directory of the tree, each with its `statx`.
+    fn list(&mut self, dir: FileId) -> Result<Listed, Self::Error>;
+    /// One entry by name; `None` when there is none.
+    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, Self::Error>;
+    /// `statx` at the file's path; `None` when nothing is there.
+    fn stat(&mut self, id: FileId) -> Result<Option<Stat>, Self::Error>;
+    fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
+    /// Adds inodes to the watch set; after this returns every change of theirs is marked.
+    fn watch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
+    fn unwatch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
+    /// Tells where new files were seen in this flush, so that `open` and `meta_of` find files the catalog has not yet.
+    fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId);
+    /// Attributes of anything but a regular file (symlink target and extended attributes included).
+    fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError>;
+    /// Reads files by `read::read_file`, in parallel if it likes; a file that is late is reported as such.
+    fn read_files(&mut self, jobs: &[ReadJob], steps: super::Steps) -> Vec<Result<super::read::FileImage, FileError>>;
+    /// Opens a file that is too large for `read_files`.
+    fn open(&mut self, job: &ReadJob) -> Result<Self::File, FileError>;
+
+    fn record(&self, id: FileId) -> Result<Option<Record>, Self::Error>;
+    fn by_inode(&self, ino: u64) -> Result<Vec<Record>, Self::Error>;
+    fn children(&self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Self::Error>;
+    fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
+    fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, Self::Error>;
+    fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, Self::Error>;
+    fn missing(&self) -> Result<Vec<Missing>, Self::Error>;
+    fn next_id(&self) -> Result<u64, Self::Error>;
+    fn head(&self) -> Result<Head, Self::Error>;
+
+    /// A number that no other try of this writer epoch gets, kept durably before it is returned: packs are named by it.
+    fn next_attempt(&mut self) -> Result<u32, Self::Error>;
+    fn put_pack(&mut self, at: crate::model::ObjectRef, bytes: Vec<u8>) -> Result<(), Self::Error>;
+    /// One transaction: the intent and all that the commit changes. The marks stay pending.
+    fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), Self::Error>;
+    fn intent(&self) -> Result<Option<Intent>, Self::Error>;
+    fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, Self::Error>;
+    fn read_commit(&mut self, seq: Seq) -> Result<Option<Vec<u8>>, Self::Error>;
+    /// Whether the era of `seq` was closed by another writer (see design: a late writer must not revive it).
+    fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, Self::Error>;
+    /// One transaction: the intent is settled, the head moves, `waiting` is all that is pending now.
+    fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), Self::Error>;
+    /// Nothing was committed: only `taken` is forgotten and records are brought up to date.
+    fn forget(&mut self, records: Vec<Record>, missing: Vec<Missing>, taken: &[u64], kept: &DirtySet)
+    -> Result<(), Self::Error>;
+}

@@ -1,0 +1,295 @@
+//! From listings of changed directories to names: what is new, what moved, what is gone.
+//!
+//! A listing proves presence, never absence (invariant I10): while names move, one pass over a directory can miss an entry
+//! that was always there, or show it twice. So a vanished name is removed only with proof, else it waits. Pure: it sees
+//! listings and the catalog's view, and reads nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::flush::world::{Alive, Entry, Missing, Record, Stat};
+use crate::model::{FileId, InodeId, Kind, NameChange};
+
+/// One listed directory: what the catalog has and what was seen.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    pub dir: FileId,
+    pub committed: Vec<(Vec<u8>, FileId)>,
+    pub seen: Vec<Entry>,
+}
+
+/// Questions that arise on the way, answered by catalog and file system.
+pub trait Lookup {
+    type Error;
+    /// The file the catalog knows under this inode.
+    fn by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Option<FileId>, Self::Error>;
+    fn record(&mut self, id: FileId) -> Result<Option<Record>, Self::Error>;
+    fn names_of(&mut self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
+    fn children(&mut self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Self::Error>;
+    /// Asks the file system for one name, directly.
+    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, Self::Error>;
+    fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
+}
+
+/// A file the catalog does not have yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewFile {
+    pub id: FileId,
+    pub stat: Stat,
+    pub parent: FileId,
+    pub name: Vec<u8>,
+    /// The regular file whose name it took: its content is the base of the delta.
+    pub replaces: Option<FileId>,
+}
+
+/// The outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamePlan {
+    pub changes: Vec<NameChange>,
+    pub new: Vec<NewFile>,
+    pub gone: Vec<FileId>,
+    /// Names that wait for proof; their directories must be listed again after a later swap.
+    pub missing: Vec<Missing>,
+    /// Attributes as the listing saw them, of known files whose record differs (directories and special files count on it).
+    pub seen: Vec<(FileId, Stat)>,
+    /// Directories that a moved file came from and that were not among the listings.
+    pub also_list: BTreeSet<FileId>,
+}
+
+type Place = (FileId, Vec<u8>);
+
+/// Decides. `missing` is what waited before, `drain` the number of this drain, `assigned` the ids given to new inodes so
+/// far in this flush (extended here), `excluded` new files that could not be read and therefore get no name yet.
+pub fn reconcile<L: Lookup>(
+    listings: &[Listing],
+    missing: &[Missing],
+    drain: u64,
+    assigned: &mut Assigned,
+    excluded: &HashSet<FileId>,
+    lookup: &mut L,
+) -> Result<NamePlan, L::Error> {
+    let mut names = Names::default();
+    for listing in listings {
+        names.listed.insert(listing.dir);
+        for (name, id) in &listing.committed {
+            names.committed.insert((listing.dir, name.clone()), *id);
+        }
+    }
+    for listing in listings {
+        for entry in &listing.seen {
+            names.see(listing.dir, entry, assigned, excluded, lookup)?;
+        }
+    }
+    names.drop_earlier_sightings();
+    names.vanish(missing, drain, assigned, excluded, lookup)?;
+    names.finish(missing, lookup)
+}
+
+/// Ids given to inodes in the flush that is running.
+#[derive(Clone, Debug, Default)]
+pub struct Assigned {
+    pub next_id: u64,
+    ids: HashMap<(InodeId, bool), FileId>,
+}
+
+impl Assigned {
+    pub fn new(next_id: u64) -> Assigned {
+        Assigned { next_id, ids: HashMap::new() }
+    }
+
+    fn get_or_give(&mut self, stat: &Stat) -> FileId {
+        let next = &mut self.next_id;
+        *self.ids.entry((stat.inode, stat.kind == Kind::Dir)).or_insert_with(|| {
+            let id = FileId(*next);
+            *next += 1;
+            id
+        })
+    }
+}
+
+#[derive(Default)]
+struct Names {
+    listed: HashSet<FileId>,
+    committed: BTreeMap<Place, FileId>,
+    /// What the tree looks like where it was listed.
+    present: BTreeMap<Place, FileId>,
+    /// Names that may not be touched in this flush: their new file could not be read.
+    held: HashSet<Place>,
+    places: HashMap<FileId, Vec<Place>>,
+    stats: HashMap<FileId, Stat>,
+    known: HashMap<FileId, bool>,
+    first: Vec<FileId>,
+    unset: BTreeSet<Place>,
+    waiting: Vec<Missing>,
+}
+
+impl Names {
+    fn see<L: Lookup>(
+        &mut self,
+        dir: FileId,
+        entry: &Entry,
+        assigned: &mut Assigned,
+        excluded: &HashSet<FileId>,
+        lookup: &mut L,
+    ) -> Result<(), L::Error> {
+        let place = (dir, entry.name.clone());
+        let known = lookup.by_inode(entry.stat.inode, entry.stat.kind)?;
+        let id = match known {
+            Some(id) => id,
+            None => assigned.get_or_give(&entry.stat),
+        };
+        if excluded.contains(&id) {
+            self.held.insert(place);
+            return Ok(());
+        }
+        if !self.stats.contains_key(&id) {
+            self.first.push(id);
+        }
+        self.known.insert(id, known.is_some());
+        self.stats.insert(id, entry.stat.clone());
+        self.places.entry(id).or_default().push(place.clone());
+        self.present.insert(place, id);
+        Ok(())
+    }
+
+    /// A file with one link that was seen twice was moved between the two sightings: the later one holds.
+    fn drop_earlier_sightings(&mut self) {
+        for (id, places) in &mut self.places {
+            let single = self.stats.get(id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
+            if single && places.len() > 1 {
+                for place in places.drain(..places.len() - 1) {
+                    if self.present.get(&place) == Some(id) {
+                        self.present.remove(&place);
+                    }
+                }
+            }
+        }
+    }
+
+    fn vanish<L: Lookup>(
+        &mut self,
+        missing: &[Missing],
+        drain: u64,
+        assigned: &mut Assigned,
+        excluded: &HashSet<FileId>,
+        lookup: &mut L,
+    ) -> Result<(), L::Error> {
+        let waited: HashSet<(FileId, &[u8])> =
+            missing.iter().filter(|m| m.drain < drain).map(|m| (m.parent, m.name.as_slice())).collect();
+        let vanished: Vec<(Place, FileId)> = self
+            .committed
+            .iter()
+            .filter(|(place, _)| !self.present.contains_key(place) && !self.held.contains(place))
+            .map(|(place, id)| (place.clone(), *id))
+            .collect();
+        for (place, id) in vanished {
+            let single =
+                self.stats.get(&id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
+            if single && self.places.get(&id).is_some_and(|places| !places.is_empty()) {
+                self.unset.insert(place);
+                continue;
+            }
+            if let Some(stat) = lookup.direct(place.0, &place.1)? {
+                // The listing missed it, or another file has come to stand there.
+                let entry = Entry { name: place.1.clone(), stat };
+                self.see(place.0, &entry, assigned, excluded, lookup)?;
+                continue;
+            }
+            let has_children = !lookup.children(id)?.is_empty();
+            let proven = !has_children && lookup.alive(id)? == Alive::Gone;
+            if proven || waited.contains(&(place.0, place.1.as_slice())) {
+                self.unset.insert(place);
+            } else {
+                let since = missing.iter().find(|m| m.parent == place.0 && m.name == place.1).map_or(drain, |m| m.drain);
+                self.waiting.push(Missing { parent: place.0, name: place.1, drain: since });
+            }
+        }
+        Ok(())
+    }
+
+    fn finish<L: Lookup>(mut self, missing: &[Missing], lookup: &mut L) -> Result<NamePlan, L::Error> {
+        let mut plan = NamePlan::default();
+        // Who lost a name here: by removal, or because another file took it.
+        let mut losers: BTreeSet<FileId> = BTreeSet::new();
+        let mut sets: BTreeMap<Place, FileId> = BTreeMap::new();
+        for (place, id) in &self.present {
+            if self.committed.get(place) != Some(id) {
+                sets.insert(place.clone(), *id);
+                if let Some(old) = self.committed.get(place) {
+                    losers.insert(*old);
+                }
+            }
+        }
+        for place in &self.unset {
+            losers.extend(self.committed.get(place));
+        }
+        // A moved file with one link has left its former name, wherever that was.
+        for id in sets.values().copied().collect::<BTreeSet<_>>() {
+            let single = self.stats.get(&id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
+            if !single || !self.known.get(&id).copied().unwrap_or(false) {
+                continue;
+            }
+            for place in lookup.names_of(id)? {
+                if self.present.get(&place) != Some(&id) && !self.unset.contains(&place) {
+                    if !self.listed.contains(&place.0) {
+                        plan.also_list.insert(place.0);
+                    }
+                    if !self.present.contains_key(&place) {
+                        self.unset.insert(place);
+                    }
+                }
+            }
+        }
+        let mut gone: BTreeSet<FileId> = BTreeSet::new();
+        let mut queue: Vec<FileId> = losers.into_iter().collect();
+        while let Some(id) = queue.pop() {
+            let named = self.places.get(&id).is_some_and(|places| !places.is_empty())
+                || lookup.names_of(id)?.iter().any(|place| match self.present.get(place) {
+                    Some(now) => *now == id,
+                    None => !self.unset.contains(place),
+                });
+            if named || !gone.insert(id) {
+                continue;
+            }
+            for (name, child) in lookup.children(id)? {
+                // The directory is gone, so every name in it is; a child seen elsewhere keeps living there.
+                let place = (id, name);
+                if !self.present.contains_key(&place) {
+                    self.unset.insert(place);
+                    queue.push(child);
+                }
+            }
+        }
+        // What waited in a directory that was not listed now goes on waiting.
+        for m in missing {
+            if !self.listed.contains(&m.parent) && !gone.contains(&m.parent) {
+                self.waiting.push(m.clone());
+            }
+        }
+        for place in self.unset {
+            // A name that is set again needs no removal first: setting replaces.
+            if !sets.contains_key(&place) {
+                plan.changes.push(NameChange::Unset { parent: place.0, name: place.1 });
+            }
+        }
+        for id in &self.first {
+            let Some(stat) = self.stats.remove(id) else { continue };
+            let place = self.places.get(id).and_then(|places| places.last());
+            if self.known.get(id).copied().unwrap_or(false) {
+                plan.seen.push((*id, stat));
+            } else if let Some((parent, name)) = place {
+                let replaces = self.committed.get(&(*parent, name.clone())).copied();
+                plan.new.push(NewFile { id: *id, stat, parent: *parent, name: name.clone(), replaces });
+            }
+        }
+        plan.changes.extend(sets.into_iter().map(|((parent, name), id)| NameChange::Set { parent, name, id }));
+        plan.gone.extend(gone);
+        self.waiting.sort();
+        self.waiting.dedup();
+        plan.missing = self.waiting;
+        Ok(plan)
+    }
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

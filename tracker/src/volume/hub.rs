@@ -1,0 +1,217 @@
+//! One capture for all volumes of a daemon: drains the kernel maps and hands each volume its marks.
+//!
+//! A drain retires the generation of every volume at once, so their marks are made pending together, each in its own
+//! catalog, before the maps are cleared.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engine::dirty::Marks;
+use engine::flush::world::DrainWorld;
+use engine::flush::{self, Steps};
+use engine::model::{FileId, Kind};
+
+use super::pending::{Pending, now_ns};
+use crate::capture::{Capture, CaptureError, Health, InodeMarks, Retired, WatchOutcome, flags};
+use crate::catalog::{Catalog, CatalogError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// Where one volume's marks go.
+#[derive(Debug)]
+pub struct Sink {
+    pub volume: String,
+    /// Superblock in the kernel's encoding.
+    pub dev: u32,
+    pub catalog: Arc<Catalog>,
+    pub pending: Arc<Pending>,
+    /// Doubts since last asked: cause -> how often.
+    pub doubts: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Sink {
+    fn doubt(&self, cause: &str) {
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        *doubts.entry(cause.to_owned()).or_default() += 1;
+    }
+
+    /// Everything of the volume is in doubt: each file is read again and compared, each directory listed.
+    pub fn widen(&self, cause: &str, only: impl Fn(u64) -> bool) -> Result<u64, CatalogError> {
+        self.doubt(cause);
+        let (mut after, mut count) = (FileId(0), 0);
+        loop {
+            let rows = self.catalog.files_after(after, 4096)?;
+            let Some(last) = rows.last() else { return Ok(count) };
+            after = last.id;
+            let marks: Vec<(u64, Marks)> = rows
+                .iter()
+                .filter(|row| only(row.inode.ino))
+                .map(|row| (row.inode.ino, if row.meta.kind == Kind::Dir { Marks::names() } else { Marks::rescan() }))
+                .collect();
+            count += marks.len() as u64;
+            self.pending.add(&marks, now_ns())?;
+        }
+    }
+}
+
+/// What the drains have shown so far.
+#[derive(Clone, Debug, Default)]
+pub struct HubFacts {
+    pub drains: u64,
+    pub kernel_bytes: u64,
+    pub counters: BTreeMap<String, u64>,
+}
+
+pub struct Hub {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    capture: Capture,
+    sinks: Vec<Arc<Sink>>,
+    last_swap_ns: u64,
+    this_swap_ns: u64,
+    health: Option<Health>,
+    facts: HubFacts,
+}
+
+impl Hub {
+    pub fn new(capture: Capture) -> Hub {
+        let now = now_ns();
+        Hub {
+            inner: Mutex::new(Inner {
+                capture,
+                sinks: Vec::new(),
+                last_swap_ns: now,
+                this_swap_ns: now,
+                health: None,
+                facts: HubFacts::default(),
+            }),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, sink: Arc<Sink>, all_inodes: bool) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        inner.capture.track(sink.dev, all_inodes)?;
+        inner.sinks.push(sink);
+        Ok(())
+    }
+
+    /// After a restart with pins: the generation that was retired when the former process died is read and cleared
+    /// before the next swap.
+    pub fn resume(&self) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        inner.save_retired()?;
+        inner.clear_retired()
+    }
+
+    /// SWAP, GRACE, save pending, clear. Returns the number of this drain.
+    pub fn drain(&self) -> Result<u64, HubError> {
+        let mut inner = self.inner();
+        flush::drain(&mut *inner, Steps::ALL)?;
+        inner.facts.drains += 1;
+        Ok(inner.facts.drains)
+    }
+
+    pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, HubError> {
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        Ok(self.inner().capture.watch(&keys)?)
+    }
+
+    pub fn unwatch(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        Ok(self.inner().capture.unwatch(&keys)?)
+    }
+
+    pub fn facts(&self) -> HubFacts {
+        let inner = self.inner();
+        HubFacts { kernel_bytes: inner.capture.kernel_memory_bytes(), ..inner.facts.clone() }
+    }
+}
+
+impl Inner {
+    /// Whatever makes the capture doubtful since the last drain.
+    fn check_health(&mut self) -> Result<Vec<String>, HubError> {
+        let health = self.capture.health()?;
+        let doubts = match &self.health {
+            Some(before) => health.doubts_since(before),
+            None => Vec::new(),
+        };
+        self.health = Some(health);
+        Ok(doubts)
+    }
+}
+
+fn marks_of(marks: &InodeMarks) -> Marks {
+    let has = |flag: u64| marks.flags & flag != 0;
+    Marks {
+        blocks: marks.blocks.clone(),
+        from: has(flags::FROM).then_some(marks.from),
+        range: has(flags::RANGE).then_some((marks.range_from, marks.range_end)),
+        meta: has(flags::META) || has(flags::NAMES),
+        names: has(flags::NAMES),
+        whole: has(flags::WHOLE),
+        rescan: has(flags::RESCAN),
+    }
+}
+
+impl DrainWorld for Inner {
+    type Error = HubError;
+
+    fn swap(&mut self) -> Result<(), HubError> {
+        self.last_swap_ns = std::mem::replace(&mut self.this_swap_ns, now_ns());
+        Ok(self.capture.swap()?)
+    }
+
+    fn grace(&mut self) -> Result<(), HubError> {
+        Ok(self.capture.grace()?)
+    }
+
+    fn save_retired(&mut self) -> Result<(), HubError> {
+        let retired: Retired = self.capture.read_retired()?;
+        let doubts = self.check_health()?;
+        // A mark is at least as young as the swap before the one that retired it.
+        let since = self.last_swap_ns;
+        let mut by_dev: BTreeMap<u32, Vec<(u64, Marks)>> = BTreeMap::new();
+        for ((dev, ino), marks) in &retired.inodes {
+            by_dev.entry(*dev).or_default().push((*ino, marks_of(marks)));
+        }
+        for io in &retired.inflight {
+            // Begun and not completed: its range stays dirty at every drain.
+            let mut marks = Marks::default();
+            marks.mark_bytes(io.start, io.start.saturating_add(io.len));
+            by_dev.entry(io.dev).or_default().push((io.ino, marks));
+        }
+        self.facts.counters = retired.counters.clone();
+        for sink in &self.sinks {
+            let mut mine = Vec::new();
+            for (ino, marks) in by_dev.get(&sink.dev).into_iter().flatten() {
+                if sink.pending.knows(*ino)? {
+                    mine.push((*ino, marks.clone()));
+                }
+            }
+            sink.pending.add(&mine, since)?;
+            if retired.overflow.any() {
+                sink.widen("kernel map full", |ino| retired.overflow.hit(sink.dev, ino))?;
+            }
+            for doubt in &doubts {
+                sink.widen(doubt, |_| true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear_retired(&mut self) -> Result<(), HubError> {
+        Ok(self.capture.clear_retired()?)
+    }
+}

@@ -1,0 +1,197 @@
+//! The marks of one volume that are not in the store yet: a dirty set in memory with its copy in the catalog.
+//!
+//! The copy is written before the kernel maps are cleared, so a killed daemon finds every mark again (invariant I3). While
+//! a flush runs its marks are `taken`: they stay in the catalog until the commit is settled, and marks that arrive
+//! meanwhile are kept apart from them, so that settling forgets exactly what was read.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engine::dirty::{DirtySet, Marks};
+use engine::flush::world::Head;
+
+use crate::catalog::{Catalog, CatalogError, MissingRow, PendingRow};
+
+const META: u32 = 1;
+const NAMES: u32 = 2;
+const WHOLE: u32 = 4;
+const RESCAN: u32 = 8;
+
+#[derive(Debug)]
+pub struct Pending {
+    catalog: Arc<Catalog>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: DirtySet,
+    taken: DirtySet,
+    /// Inodes watched for files that the catalog does not have yet.
+    fresh: HashSet<u64>,
+}
+
+impl State {
+    fn row(&self, ino: u64, kept: Option<&DirtySet>) -> Option<PendingRow> {
+        let mut all = DirtySet::default();
+        for set in [Some(&self.waiting), Some(&self.taken), kept].into_iter().flatten() {
+            if let Some(waiting) = set.get(ino) {
+                all.add(ino, &waiting.marks, waiting.since_ns);
+            }
+        }
+        all.get(ino).map(|waiting| to_row(ino, &waiting.marks, waiting.since_ns))
+    }
+}
+
+fn to_row(ino: u64, marks: &Marks, since_ns: u64) -> PendingRow {
+    let mut marks = marks.clone();
+    if let Some((start, end)) = marks.range.take() {
+        marks.mark_bytes(start, end);
+    }
+    let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+    PendingRow {
+        ino,
+        flags: bit(marks.meta, META) | bit(marks.names, NAMES) | bit(marks.whole, WHOLE) | bit(marks.rescan, RESCAN),
+        range: marks.from.map(|from| (from, u64::MAX)),
+        blocks: marks.blocks,
+        since_ns,
+    }
+}
+
+fn from_row(row: PendingRow) -> Marks {
+    Marks {
+        blocks: row.blocks,
+        from: row.range.map(|(from, _)| from),
+        range: None,
+        meta: row.flags & META != 0,
+        names: row.flags & NAMES != 0,
+        whole: row.flags & WHOLE != 0,
+        rescan: row.flags & RESCAN != 0,
+    }
+}
+
+impl Pending {
+    /// Takes up what an earlier process left in the catalog.
+    pub fn load(catalog: Arc<Catalog>) -> Result<Pending, CatalogError> {
+        let mut state = State::default();
+        for row in catalog.load_pending()? {
+            let (ino, since_ns) = (row.ino, row.since_ns);
+            state.waiting.add(ino, &from_row(row), since_ns);
+        }
+        Ok(Pending { catalog, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds marks, in the catalog first.
+    pub fn add(&self, marks: &[(u64, Marks)], since_ns: u64) -> Result<(), CatalogError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state();
+        let mut added = DirtySet::default();
+        for (ino, marks) in marks {
+            added.add(*ino, marks, since_ns);
+        }
+        let rows: Vec<PendingRow> = added.iter().filter_map(|(ino, _)| state.row(ino, Some(&added))).collect();
+        self.catalog.save_pending(&rows)?;
+        for (ino, waiting) in added.iter() {
+            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
+        }
+        Ok(())
+    }
+
+    /// All marks, for a flush. They count as taken until `settle` or `give_back`.
+    pub fn take(&self) -> DirtySet {
+        let mut state = self.state();
+        let waiting = std::mem::take(&mut state.waiting);
+        for (ino, marks) in waiting.iter() {
+            state.taken.add(ino, &marks.marks, marks.since_ns);
+        }
+        waiting
+    }
+
+    /// Ends a flush: what was taken is no longer in flight, and `kept` of it goes on waiting.
+    pub fn give_back(&self, kept: &DirtySet) {
+        let mut state = self.state();
+        state.taken = DirtySet::default();
+        for (ino, waiting) in kept.iter() {
+            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
+        }
+    }
+
+    /// Forgets `taken` but for `kept`, together with what `write` does, in one transaction of the catalog.
+    fn forget_with(
+        &self,
+        taken: &[u64],
+        kept: &DirtySet,
+        write: impl FnOnce(&[u64], &[PendingRow]) -> Result<(), CatalogError>,
+    ) -> Result<(), CatalogError> {
+        let mut state = self.state();
+        let in_flight = std::mem::take(&mut state.taken);
+        let mut rows = Vec::new();
+        for ino in taken.iter().copied().chain(kept.iter().map(|(ino, _)| ino)) {
+            rows.extend(state.row(ino, Some(kept)));
+        }
+        rows.sort_by_key(|row| row.ino);
+        rows.dedup_by_key(|row| row.ino);
+        let written = write(taken, &rows);
+        state.taken = in_flight;
+        written
+    }
+
+    /// The commit is in the store: head moves, `taken` but for `kept` is forgotten.
+    pub fn settle(&self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
+        self.forget_with(taken, kept, |forget, keep| {
+            self.catalog.settle_commit(head.seq, &head.hash, head.time, forget, keep)
+        })
+    }
+
+    /// Nothing had to be committed: `taken` but for `kept` is forgotten.
+    pub fn forget(&self, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
+        self.forget_with(taken, kept, |forget, keep| {
+            self.catalog.forget_pending(forget)?;
+            self.catalog.save_pending(keep)
+        })
+    }
+
+    /// Inodes that are watched before the catalog knows them.
+    pub fn add_fresh(&self, inodes: &[u64]) {
+        self.state().fresh.extend(inodes);
+    }
+
+    /// The catalog knows all it ever will of these.
+    pub fn clear_fresh(&self) {
+        self.state().fresh.clear();
+    }
+
+    /// Whether a mark of this inode is this volume's business.
+    pub fn knows(&self, ino: u64) -> Result<bool, CatalogError> {
+        if self.state().fresh.contains(&ino) {
+            return Ok(true);
+        }
+        Ok(!self.catalog.by_ino(ino)?.is_empty())
+    }
+
+    /// Since when the oldest mark waits (nanoseconds since 1970), how many inodes wait, and the bytes they mark.
+    pub fn summary(&self) -> (Option<u64>, usize, u64) {
+        let state = self.state();
+        let oldest = [state.waiting.oldest_ns(), state.taken.oldest_ns()].into_iter().flatten().min();
+        let mut inodes: HashSet<u64> = state.waiting.iter().map(|(ino, _)| ino).collect();
+        inodes.extend(state.taken.iter().map(|(ino, _)| ino));
+        (oldest, inodes.len(), state.waiting.marked_bytes() + state.taken.marked_bytes())
+    }
+
+    /// Names that wait for proof of their removal.
+    pub fn missing(&self) -> Result<Vec<MissingRow>, CatalogError> {
+        self.catalog.load_missing()
+    }
+}
+
+/// Nanoseconds since 1970, for `since_ns`.
+pub fn now_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -6,4 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod dirty;
+pub mod format;
 pub mod model;
+pub mod reconcile;

@@ -4,7 +4,7 @@
 //! A thread inside a system call cannot be called back. So a file that is late keeps its thread, is not tried again before
 //! that thread returns, and has twice the time at its next try; other files go on with other threads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,8 +43,8 @@ pub struct Pool<F> {
     queue: Sender<Task<F>>,
     source: Arc<Mutex<Receiver<Task<F>>>>,
     threads: usize,
-    /// Inodes whose thread has not returned yet.
-    stalled: Arc<Mutex<HashSet<u64>>>,
+    /// Inodes being read by some thread; whether that one is late.
+    running: Arc<Mutex<HashMap<u64, bool>>>,
     late: HashMap<u64, u32>,
     deadline: Duration,
 }
@@ -60,7 +60,7 @@ impl<F: FileOps + 'static> Pool<F> {
             queue,
             source: Arc::new(Mutex::new(source)),
             threads: 0,
-            stalled: Arc::default(),
+            running: Arc::default(),
             late: HashMap::new(),
             deadline: DEADLINE,
         }
@@ -73,21 +73,22 @@ impl<F: FileOps + 'static> Pool<F> {
 
     /// Files whose thread is still out.
     pub fn stalled(&self) -> usize {
-        lock(&self.stalled).len()
+        lock(&self.running).values().filter(|late| **late).count()
     }
 
     fn add_threads(&mut self) {
-        let want = (THREADS + lock(&self.stalled).len()).min(THREADS_MAX);
+        let want = (THREADS + self.stalled()).min(THREADS_MAX);
         while self.threads < want {
-            let (source, stalled) = (Arc::clone(&self.source), Arc::clone(&self.stalled));
+            let (source, running) = (Arc::clone(&self.source), Arc::clone(&self.running));
             let work = move || {
                 loop {
                     // The lock is held while waiting: one idle thread waits in `recv`, the others for the lock.
                     let Ok(task) = lock(&source).recv() else { return };
+                    lock(&running).insert(task.job.inode.ino, false);
                     // A reply nobody waits for any more is dropped: the file was late.
                     let _ = task.reply.send(Reply::Started(task.index, Instant::now()));
                     let image = (task.open)(&task.job).and_then(|mut file| read_file(&mut file, &task.job, task.steps));
-                    lock(&stalled).remove(&task.job.inode.ino);
+                    lock(&running).remove(&task.job.inode.ino);
                     let _ = task.reply.send(Reply::Done(task.index, image));
                 }
             };
@@ -105,7 +106,7 @@ impl<F: FileOps + 'static> Pool<F> {
         let mut results: Vec<Option<Result<FileImage, FileError>>> = vec![None; jobs.len()];
         let mut waiting = 0;
         for (index, job) in jobs.iter().enumerate() {
-            let busy = lock(&self.stalled).contains(&job.inode.ino);
+            let busy = lock(&self.running).contains_key(&job.inode.ino);
             let task = Task { index, job: job.clone(), steps, open: Arc::clone(open), reply: reply.clone() };
             if busy || self.threads == 0 || self.queue.send(task).is_err() {
                 if let Some(result) = results.get_mut(index) {
@@ -143,10 +144,13 @@ impl<F: FileOps + 'static> Pool<F> {
                     for index in over {
                         due.remove(&index);
                         let (Some(job), Some(slot)) = (jobs.get(index), results.get_mut(index)) else { continue };
+                        // Not running any more: it has just returned, and its reply is on the way.
+                        let mut running = lock(&self.running);
+                        let Some(late) = running.get_mut(&job.inode.ino) else { continue };
+                        *late = true;
                         *slot = Some(Err(FileError::Late));
                         waiting -= 1;
                         *self.late.entry(job.inode.ino).or_default() += 1;
-                        lock(&self.stalled).insert(job.inode.ino);
                     }
                     // Its thread is lost for now: the files behind it need another one.
                     self.add_threads();

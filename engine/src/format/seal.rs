@@ -1,0 +1,329 @@
+//! From literal bytes to stored runs: cuts frames, fills packs, and decides whether all of it fits into the commit.
+//!
+//! The flush pushes literals as it reads them and keeps the [`Span`] of each; memory stays at one frame, one pack and
+//! 32 bytes a frame. Only `finish` knows whether the payload is inline, so spans become places at the end.
+
+use super::codec::EncodeError;
+use super::frame::{Body, HEADER_BYTES};
+use super::pack::{PackBuilder, PackInfo};
+use super::{DEFAULT_LEVEL, DEFAULT_PACK_BYTES, HEAD_BYTES, limits};
+use crate::model::{ChangeSet, Content, DataRef, FileChange, Id, ObjectRef, Op, Seq, Stored};
+use std::collections::VecDeque;
+
+/// How literal bytes are cut and packed.
+#[derive(Clone, Copy, Debug)]
+pub struct SealLimits {
+    /// Plain bytes of a frame; at most [`limits::FRAME_PLAIN`].
+    pub frame_plain: usize,
+    /// Stored bytes up to which the payload goes into the commit; at most [`limits::INLINE`].
+    pub inline: usize,
+    /// A pack is closed once it has this many bytes.
+    pub pack: usize,
+    /// zstd level; 0 stores everything raw.
+    pub level: i32,
+}
+
+impl Default for SealLimits {
+    fn default() -> Self {
+        SealLimits {
+            frame_plain: limits::FRAME_PLAIN,
+            inline: limits::INLINE,
+            pack: DEFAULT_PACK_BYTES,
+            level: DEFAULT_LEVEL,
+        }
+    }
+}
+
+/// A run of pushed bytes, before it is known where it will lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u64,
+    pub len: u64,
+}
+
+/// Where one frame of the pushed bytes came to lie.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    plain_start: u64,
+    object: ObjectRef,
+    offset: u64,
+    bytes: u32,
+}
+
+/// Takes literals, gives packs. See the head of this file.
+pub struct PackWriter {
+    volume: Id,
+    seq: Seq,
+    epoch: u64,
+    limits: SealLimits,
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+    open: Vec<u8>,
+    plain: u64,
+    /// Frames that may yet go inline; given up when they exceed the limit.
+    waiting: Vec<Body>,
+    waiting_bytes: usize,
+    inline_possible: bool,
+    pack: Option<PackBuilder>,
+    next: u32,
+    full: VecDeque<(ObjectRef, Vec<u8>)>,
+    packs: Vec<PackInfo>,
+    frames: Vec<Placed>,
+}
+
+impl PackWriter {
+    /// For the literals of the commit `seq` of `volume`, by the writer whose epoch is `epoch`.
+    pub fn new(volume: Id, seq: Seq, epoch: u64, limits: SealLimits) -> Result<Self, EncodeError> {
+        let mut limits = limits;
+        limits.frame_plain = limits.frame_plain.clamp(1, super::limits::FRAME_PLAIN);
+        limits.inline = limits.inline.min(super::limits::INLINE);
+        // Room for the last frame and the index beyond the size at which a pack is closed.
+        limits.pack = limits.pack.min(super::limits::PACK / 2);
+        let level = limits.level;
+        let compressor = match level {
+            0 => None,
+            _ => Some(zstd::bulk::Compressor::new(level).map_err(|_| EncodeError::Compress { level })?),
+        };
+        Ok(PackWriter {
+            volume,
+            seq,
+            epoch,
+            limits,
+            compressor,
+            open: Vec::new(),
+            plain: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            inline_possible: true,
+            pack: None,
+            next: 0,
+            full: VecDeque::new(),
+            packs: Vec::new(),
+            frames: Vec::new(),
+        })
+    }
+
+    /// Appends a literal. Its bytes are not kept longer than until their pack is full and taken.
+    pub fn push(&mut self, literal: &[u8]) -> Result<Span, EncodeError> {
+        let span = Span { start: self.plain, len: literal.len() as u64 };
+        let mut rest = literal;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(self.limits.frame_plain - self.open.len()));
+            self.open.extend_from_slice(now);
+            self.plain += now.len() as u64;
+            rest = later;
+            if self.open.len() == self.limits.frame_plain {
+                self.close_frame()?;
+            }
+        }
+        Ok(span)
+    }
+
+    /// A pack that is complete and can be put; call it after every push until it gives `None`.
+    pub fn take_full(&mut self) -> Option<(ObjectRef, Vec<u8>)> {
+        self.full.pop_front()
+    }
+
+    /// Plain bytes pushed so far.
+    pub fn plain_bytes(&self) -> u64 {
+        self.plain
+    }
+
+    /// Ends the last frame and pack, and settles where everything lies.
+    pub fn finish(mut self) -> Result<Sealed, EncodeError> {
+        self.close_frame()?;
+        let mut inline = Vec::new();
+        if self.inline_possible {
+            let object = ObjectRef::Commit(self.seq);
+            // Offsets count from the commit object's start, so the head's place is kept while frames are written.
+            inline.resize(HEAD_BYTES, 0);
+            for (body, placed) in self.waiting.iter().zip(&mut self.frames) {
+                placed.object = object;
+                placed.offset = inline.len() as u64;
+                body.write(&self.volume, object, &mut inline);
+            }
+            inline.drain(..HEAD_BYTES);
+        }
+        self.close_pack()?;
+        Ok(Sealed {
+            inline,
+            last: self.full.into(),
+            packs: self.packs,
+            places: Places { frames: self.frames, plain: self.plain },
+        })
+    }
+
+    fn close_frame(&mut self) -> Result<(), EncodeError> {
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        let level = self.limits.level;
+        let compressed = match &mut self.compressor {
+            Some(c) => Some(c.compress(&self.open).map_err(|_| EncodeError::Compress { level })?),
+            None => None,
+        };
+        let body = Body::new(&self.open, compressed);
+        self.frames.push(Placed {
+            plain_start: self.plain - self.open.len() as u64,
+            object: ObjectRef::Commit(self.seq),
+            offset: 0,
+            bytes: body.frame_bytes() as u32,
+        });
+        self.open.clear();
+        if !self.inline_possible {
+            return self.pack_frame(&body, self.frames.len() - 1);
+        }
+        self.waiting_bytes += body.frame_bytes();
+        self.waiting.push(body);
+        if self.waiting_bytes > self.limits.inline {
+            self.inline_possible = false;
+            for (n, body) in std::mem::take(&mut self.waiting).iter().enumerate() {
+                self.pack_frame(body, n)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pack_frame(&mut self, body: &Body, n: usize) -> Result<(), EncodeError> {
+        let pack = match &mut self.pack {
+            Some(pack) => pack,
+            none => {
+                let number = self.next;
+                self.next += 1;
+                none.insert(PackBuilder::new(self.volume, self.seq, self.epoch, number))
+            }
+        };
+        let entry = pack.push(body);
+        let object = pack.object();
+        let full = pack.len() >= self.limits.pack;
+        if let Some(placed) = self.frames.get_mut(n) {
+            placed.object = object;
+            placed.offset = entry.offset;
+        }
+        if full { self.close_pack() } else { Ok(()) }
+    }
+
+    fn close_pack(&mut self) -> Result<(), EncodeError> {
+        if let Some(pack) = self.pack.take() {
+            let (info, bytes) = pack.finish()?;
+            self.packs.push(info);
+            self.full.push_back((info.object(), bytes));
+        }
+        Ok(())
+    }
+}
+
+/// The end of a [`PackWriter`].
+#[derive(Debug)]
+pub struct Sealed {
+    /// Frames for the commit's inline payload; empty if packs were made.
+    pub inline: Vec<u8>,
+    /// Packs not yet taken; to be put before the commit.
+    pub last: Vec<(ObjectRef, Vec<u8>)>,
+    /// All packs, for the commit to name.
+    pub packs: Vec<PackInfo>,
+    pub places: Places,
+}
+
+/// Where each [`Span`] of a [`PackWriter`] came to lie.
+#[derive(Debug)]
+pub struct Places {
+    frames: Vec<Placed>,
+    plain: u64,
+}
+
+impl Places {
+    /// The runs of a span, in order; more than one where it crosses frames. Empty for a span of another writer.
+    pub fn runs(&self, span: Span) -> Vec<Stored> {
+        let end = span.start.saturating_add(span.len).min(self.plain);
+        let mut start = span.start;
+        let mut n = self.frames.partition_point(|f| f.plain_start <= start).saturating_sub(1);
+        let mut runs = Vec::new();
+        while start < end {
+            let Some(frame) = self.frames.get(n) else { break };
+            let frame_end = self.frames.get(n + 1).map_or(self.plain, |f| f.plain_start);
+            let at = DataRef {
+                object: frame.object,
+                frame_offset: frame.offset,
+                frame_bytes: frame.bytes,
+                skip: (start - frame.plain_start) as u32,
+            };
+            let len = frame_end.min(end) - start;
+            runs.push(Stored { at, len });
+            start += len;
+            n += 1;
+        }
+        runs
+    }
+
+    /// The same changes with every span replaced by its runs.
+    pub fn place(&self, changes: ChangeSet<Span>) -> ChangeSet<Stored> {
+        let files = changes.files.into_iter().map(|file| FileChange {
+            id: file.id,
+            meta: file.meta,
+            content: file.content.map(|c| Content {
+                size: c.size,
+                root: c.root,
+                base: c.base,
+                ops: self.place_ops(c.ops),
+            }),
+        });
+        ChangeSet { files: files.collect(), names: changes.names, gone: changes.gone }
+    }
+
+    fn place_ops(&self, ops: Vec<Op<Span>>) -> Vec<Op<Stored>> {
+        let mut out = Vec::with_capacity(ops.len());
+        for op in ops {
+            match op {
+                Op::Copy { from, len } => out.push(Op::Copy { from, len }),
+                Op::Hole { len } => out.push(Op::Hole { len }),
+                Op::Literal(span) => out.extend(self.runs(span).into_iter().map(Op::Literal)),
+            }
+        }
+        out
+    }
+}
+
+/// A whole change set, sealed: what [`seal_changes`] makes.
+#[derive(Debug)]
+pub struct SealedCommit {
+    /// To be put before the commit, in any order.
+    pub packs: Vec<(ObjectRef, Vec<u8>)>,
+    pub pack_infos: Vec<PackInfo>,
+    pub changes: ChangeSet<Stored>,
+    pub inline: Vec<u8>,
+}
+
+/// Seals changes whose literals are all in memory; a flush of unknown size uses [`PackWriter`].
+pub fn seal_changes(
+    volume: Id,
+    seq: Seq,
+    epoch: u64,
+    changes: ChangeSet<Vec<u8>>,
+    limits: SealLimits,
+) -> Result<SealedCommit, EncodeError> {
+    let mut writer = PackWriter::new(volume, seq, epoch, limits)?;
+    let mut files = Vec::with_capacity(changes.files.len());
+    for file in changes.files {
+        let content = match file.content {
+            None => None,
+            Some(c) => {
+                let mut ops = Vec::with_capacity(c.ops.len());
+                for op in c.ops {
+                    ops.push(match op {
+                        Op::Copy { from, len } => Op::Copy { from, len },
+                        Op::Hole { len } => Op::Hole { len },
+                        Op::Literal(bytes) => Op::Literal(writer.push(&bytes)?),
+                    });
+                }
+                Some(Content { size: c.size, root: c.root, base: c.base, ops })
+            }
+        };
+        files.push(FileChange { id: file.id, meta: file.meta, content });
+    }
+    let spans = ChangeSet { files, names: changes.names, gone: changes.gone };
+    let sealed = writer.finish()?;
+    let changes = sealed.places.place(spans);
+    Ok(SealedCommit { packs: sealed.last, pack_infos: sealed.packs, changes, inline: sealed.inline })
+}
+
+const _: () = assert!(HEADER_BYTES + limits::FRAME_PLAIN < limits::INLINE);

@@ -7,5 +7,7 @@
 
 pub mod dirty;
 pub mod format;
+pub mod manifest;
 pub mod model;
 pub mod reconcile;
+pub mod rope;

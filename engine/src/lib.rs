@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod dirty;
 pub mod format;
 pub mod manifest;
 pub mod model;
 pub mod reconcile;
 pub mod rope;
+pub mod tree;

@@ -55,7 +55,7 @@ pub const VALUE_BYTES: usize = 32;
 
 /// Where the nodes of one file's committed image are read from.
 pub trait Nodes {
-    type Error: std::error::Error + 'static;
+    type Error;
     /// The stored node, or `None` if there is none.
     fn get(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, Self::Error>;
 }
@@ -101,7 +101,7 @@ impl<N: Nodes> Nodes for Overlay<'_, N> {
 
 /// Why nodes could not be read or do not fit the image they belong to.
 #[derive(Debug, thiserror::Error)]
-pub enum TreeError<E: std::error::Error + 'static> {
+pub enum TreeError<E> {
     #[error("cannot read node ({level}, {index})")]
     Read { level: u8, index: u64, source: E },
     #[error("node ({level}, {index}) has {bytes} bytes, which is not a list of at most 512 values")]
@@ -175,7 +175,7 @@ pub fn block_value(index: u64, bytes: &[u8]) -> Value {
 }
 
 /// Values of a stored node.
-fn decode<E: std::error::Error>(level: u8, index: u64, bytes: &[u8]) -> Result<Vec<Value>, TreeError<E>> {
+fn decode<E>(level: u8, index: u64, bytes: &[u8]) -> Result<Vec<Value>, TreeError<E>> {
     let (values, rest) = bytes.as_chunks::<VALUE_BYTES>();
     if !rest.is_empty() || values.len() > FAN {
         return Err(TreeError::Malformed { level, index, bytes: bytes.len() });

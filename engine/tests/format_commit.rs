@@ -41,7 +41,7 @@ fn one_file(size: u64, meta: Option<Meta>, ops: Vec<Op<Vec<u8>>>) -> ChangeSet<V
 }
 
 fn sealed(seq: Seq, changes: ChangeSet<Vec<u8>>, limits: SealLimits) -> (Commit, HashMap<ObjectRef, Vec<u8>>) {
-    let sealed = seal_changes(VOLUME, seq, 1, changes, limits).unwrap();
+    let sealed = seal_changes(VOLUME, seq, 1, 2, changes, limits).unwrap();
     let commit =
         Commit { header: header(seq), packs: sealed.pack_infos, changes: sealed.changes, inline: sealed.inline };
     (commit, sealed.packs.into_iter().collect())
@@ -116,7 +116,7 @@ fn scattered_blocks_cost_less_than_12_bytes_each() {
 #[test]
 fn the_writer_streams_packs_and_keeps_no_more_than_one() {
     let limits = SealLimits { pack: 1 << 20, ..SealLimits::default() };
-    let mut writer = PackWriter::new(VOLUME, 5, 1, limits).unwrap();
+    let mut writer = PackWriter::new(VOLUME, 5, 1, 3, limits).unwrap();
     let mut packs = HashMap::new();
     let mut spans = Vec::new();
     for n in 0..40u64 {

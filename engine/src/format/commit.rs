@@ -80,11 +80,15 @@ pub fn encode(
     let start = w.len();
     put_header(&mut w, header)?;
     w.count("packs", limits::PACKS, packs.len())?;
+    let first = packs.first().map_or(0, |p| u64::from(p.n));
+    if !packs.is_empty() {
+        w.varint(first);
+    }
     for (n, pack) in packs.iter().enumerate() {
         for (field, found, expected) in [
             ("pack seq", pack.seq, header.seq),
             ("pack epoch", pack.epoch, header.epoch),
-            ("pack number", u64::from(pack.n), n as u64),
+            ("pack number", u64::from(pack.n), first + n as u64),
         ] {
             if found != expected {
                 return Err(EncodeError::Number { field, found, expected });
@@ -116,7 +120,8 @@ pub fn decode(bytes: &[u8], expect: Expect) -> Result<Commit, DecodeError> {
         let limit = match object {
             ObjectRef::Commit(seq) if seq == header.seq => inline_end,
             ObjectRef::Pack { seq, epoch, n } if seq == header.seq => {
-                let pack = packs.get(n as usize).filter(|p| p.epoch == epoch);
+                let place = packs.first().and_then(|first| n.checked_sub(first.n));
+                let pack = place.and_then(|place| packs.get(place as usize)).filter(|p| p.epoch == epoch);
                 pack.ok_or(DecodeError::Limit { field: "pack number", found: u64::from(n), limit: packs.len() as u64 })?
                     .bytes
             }
@@ -199,11 +204,12 @@ fn header(r: &mut Reader<'_>) -> Result<Header, DecodeError> {
 fn packs(r: &mut Reader<'_>, header: &Header) -> Result<Vec<PackInfo>, DecodeError> {
     let count = r.count("packs", limits::PACKS, 33)?;
     let mut packs = Vec::with_capacity(count);
+    let first = if count > 0 { r.bounded("pack number", u64::from(u32::MAX - count as u32))? as u32 } else { 0 };
     for n in 0..count {
         packs.push(PackInfo {
             seq: header.seq,
             epoch: header.epoch,
-            n: n as u32,
+            n: first + n as u32,
             bytes: r.bounded("pack bytes", limits::PACK as u64)?,
             hash: r.array("pack hash")?,
         });

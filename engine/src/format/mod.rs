@@ -47,7 +47,7 @@ pub mod limits {
     /// Bytes of one checkpoint page or checkpoint root.
     pub const PAGE: usize = 64 << 20;
     /// Packs named by one commit.
-    pub const PACKS: usize = 65_536;
+    pub const PACKS: usize = 4096;
     /// Frames of one pack, or referred to by one commit.
     pub const FRAMES: usize = 1 << 20;
     /// File changes, name changes or gone files of one commit.

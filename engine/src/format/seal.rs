@@ -10,6 +10,9 @@ use super::{DEFAULT_LEVEL, DEFAULT_PACK_BYTES, HEAD_BYTES, limits};
 use crate::model::{ChangeSet, Content, DataRef, FileChange, Id, ObjectRef, Op, Seq, Stored};
 use std::collections::VecDeque;
 
+/// Attempts that are told apart; after that many the numbers begin again.
+const ATTEMPTS: u32 = u32::MAX / super::limits::PACKS as u32;
+
 /// How literal bytes are cut and packed.
 #[derive(Clone, Copy, Debug)]
 pub struct SealLimits {
@@ -65,6 +68,7 @@ pub struct PackWriter {
     inline_possible: bool,
     pack: Option<PackBuilder>,
     next: u32,
+    last: u32,
     full: VecDeque<(ObjectRef, Vec<u8>)>,
     packs: Vec<PackInfo>,
     frames: Vec<Placed>,
@@ -72,7 +76,11 @@ pub struct PackWriter {
 
 impl PackWriter {
     /// For the literals of the commit `seq` of `volume`, by the writer whose epoch is `epoch`.
-    pub fn new(volume: Id, seq: Seq, epoch: u64, limits: SealLimits) -> Result<Self, EncodeError> {
+    ///
+    /// `attempt` is a number that no other try at the same seq and epoch has: a flush that is tried again must take pack
+    /// numbers that no earlier try can have put, since an object is never put twice with other bytes (I5). Each
+    /// attempt has [`super::limits::PACKS`] numbers of its own.
+    pub fn new(volume: Id, seq: Seq, epoch: u64, attempt: u32, limits: SealLimits) -> Result<Self, EncodeError> {
         let mut limits = limits;
         limits.frame_plain = limits.frame_plain.clamp(1, super::limits::FRAME_PLAIN);
         limits.inline = limits.inline.min(super::limits::INLINE);
@@ -95,7 +103,8 @@ impl PackWriter {
             waiting_bytes: 0,
             inline_possible: true,
             pack: None,
-            next: 0,
+            next: (attempt % ATTEMPTS) * super::limits::PACKS as u32,
+            last: (attempt % ATTEMPTS) * super::limits::PACKS as u32 + (super::limits::PACKS - 1) as u32,
             full: VecDeque::new(),
             packs: Vec::new(),
             frames: Vec::new(),
@@ -188,7 +197,12 @@ impl PackWriter {
             Some(pack) => pack,
             none => {
                 let number = self.next;
-                self.next += 1;
+                if number > self.last {
+                    let (found, limit) = (u64::from(number), u64::from(self.last));
+                    return Err(EncodeError::Limit { field: "pack number", found, limit });
+                }
+                // Cannot overflow: `ATTEMPTS` leaves the last numbers of all unused.
+                self.next = number + 1;
                 none.insert(PackBuilder::new(self.volume, self.seq, self.epoch, number))
             }
         };
@@ -298,10 +312,11 @@ pub fn seal_changes(
     volume: Id,
     seq: Seq,
     epoch: u64,
+    attempt: u32,
     changes: ChangeSet<Vec<u8>>,
     limits: SealLimits,
 ) -> Result<SealedCommit, EncodeError> {
-    let mut writer = PackWriter::new(volume, seq, epoch, limits)?;
+    let mut writer = PackWriter::new(volume, seq, epoch, attempt, limits)?;
     let mut files = Vec::with_capacity(changes.files.len());
     for file in changes.files {
         let content = match file.content {

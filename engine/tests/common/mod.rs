@@ -43,7 +43,7 @@ pub(crate) fn next(manifest: &Manifest, changes: ChangeSet<Vec<u8>>) -> (Vec<u8>
     let at = manifest.position();
     let seq = at.seq + 1;
     let limits = SealLimits { frame_plain: 4096, ..SealLimits::default() };
-    let sealed = seal_changes(VOLUME, seq, 1, changes, limits).unwrap();
+    let sealed = seal_changes(VOLUME, seq, 1, 0, changes, limits).unwrap();
     let header = Header {
         volume: VOLUME,
         seq,

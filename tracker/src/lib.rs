@@ -1,1 +1,3 @@
-//! x
+//! Effects of tracker: kernel capture, the protected tree, the catalog, the stores, and the daemon over them.
+
+pub mod catalog;

@@ -1,0 +1,189 @@
+//! The key/value part of the catalog: who wrote it, of which source, up to which commit.
+
+use engine::model::{FileId, Hash, Id, Seq, Time};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Catalog, CatalogError, Result, row};
+
+/// The last commit this host knows to be in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub seq: Seq,
+    /// BLAKE3 of the commit object.
+    pub hash: Hash,
+    /// The commit's own time.
+    pub time: Time,
+}
+
+/// Who may commit: the holder of this catalog, at this fencing number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writer {
+    pub id: Id,
+    pub epoch: u64,
+}
+
+/// Which directory the catalog describes. A difference means the source was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceIdentity {
+    /// `st_dev`; may change at a reboot, so its change alone proves nothing.
+    pub device: u64,
+    pub ino: u64,
+    /// Birth time in nanoseconds, 0 where there is none.
+    pub generation: u64,
+}
+
+impl Catalog {
+    /// The volume's id, as written in the store; `None` in a new catalog.
+    pub fn volume_id(&self) -> Result<Option<Id>> {
+        self.read(|conn| fixed(conn, "volume_id"))
+    }
+
+    pub fn set_volume_id(&self, id: &Id) -> Result<()> {
+        self.write(|conn| put(conn, "volume_id", id))
+    }
+
+    pub fn writer(&self) -> Result<Option<Writer>> {
+        self.read(|conn| {
+            let (id, epoch) = (fixed(conn, "writer_id")?, fixed(conn, "writer_epoch")?);
+            match (id, epoch) {
+                (Some(id), Some(epoch)) => Ok(Some(Writer { id, epoch: u64::from_le_bytes(epoch) })),
+                (None, None) => Ok(None),
+                _ => Err(CatalogError::Damaged { table: "meta", what: "writer" }),
+            }
+        })
+    }
+
+    /// On the disk when it returns: a host that forgot its epoch could commit under an older one.
+    pub fn set_writer(&self, writer: &Writer) -> Result<()> {
+        self.write_durably(|conn| {
+            put(conn, "writer_id", &writer.id)?;
+            put(conn, "writer_epoch", &writer.epoch.to_le_bytes())
+        })
+    }
+
+    /// The next file id to give. The first is 2: 1 is the source directory.
+    pub fn next_id(&self) -> Result<FileId> {
+        self.read(next_id)
+    }
+
+    pub fn head(&self) -> Result<Option<Head>> {
+        self.read(head)
+    }
+
+    /// Moves head without a flush: after the catalog was filled from a manifest.
+    pub fn set_head(&self, head: &Head) -> Result<()> {
+        self.write(|conn| put_head(conn, head))
+    }
+
+    pub fn source(&self) -> Result<Option<SourceIdentity>> {
+        self.read(|conn| {
+            let Some(bytes) = fixed::<24>(conn, "source")? else { return Ok(None) };
+            let word = |at: usize| {
+                let mut word = [0; 8];
+                word.copy_from_slice(&bytes[at..at + 8]);
+                u64::from_le_bytes(word)
+            };
+            Ok(Some(SourceIdentity { device: word(0), ino: word(8), generation: word(16) }))
+        })
+    }
+
+    pub fn set_source(&self, source: &SourceIdentity) -> Result<()> {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&source.device.to_le_bytes());
+        bytes[8..16].copy_from_slice(&source.ino.to_le_bytes());
+        bytes[16..].copy_from_slice(&source.generation.to_le_bytes());
+        self.write(|conn| put(conn, "source", &bytes))
+    }
+
+    /// The boot (`/proc/sys/kernel/random/boot_id`) in which the catalog was last live.
+    pub fn boot_id(&self) -> Result<Option<String>> {
+        self.read(|conn| text(conn, "boot_id"))
+    }
+
+    pub fn set_boot_id(&self, boot: &str) -> Result<()> {
+        self.write(|conn| put(conn, "boot_id", boot.as_bytes()))
+    }
+
+    /// The boot at whose end a last flush and a sync were done, after all writers had ended; `None` otherwise.
+    pub fn clean_shutdown(&self) -> Result<Option<String>> {
+        self.read(|conn| text(conn, "clean_shutdown"))
+    }
+
+    /// Sets or clears the mark, on the disk when it returns. Clearing matters more than setting: a mark that came
+    /// back after a power cut would vouch for changes nobody saw.
+    pub fn set_clean_shutdown(&self, boot: Option<&str>) -> Result<()> {
+        self.write_durably(|conn| match boot {
+            Some(boot) => put(conn, "clean_shutdown", boot.as_bytes()),
+            None => {
+                conn.execute("DELETE FROM meta WHERE key = 'clean_shutdown'", [])?;
+                Ok(())
+            }
+        })
+    }
+
+    /// In which store the volume is kept, as the operator wrote it.
+    pub fn store(&self) -> Result<Option<String>> {
+        self.read(|conn| text(conn, "store"))
+    }
+
+    pub fn set_store(&self, store: &str) -> Result<()> {
+        self.write(|conn| put(conn, "store", store.as_bytes()))
+    }
+}
+
+pub(super) fn next_id(conn: &Connection) -> Result<FileId> {
+    Ok(FileId(fixed(conn, "next_id")?.map_or(FileId::ROOT.0 + 1, u64::from_le_bytes)))
+}
+
+/// Never lowers it: an id once given is not given again.
+pub(super) fn raise_next_id(conn: &Connection, next: FileId) -> Result<()> {
+    if next > next_id(conn)? { put(conn, "next_id", &next.0.to_le_bytes()) } else { Ok(()) }
+}
+
+fn head(conn: &Connection) -> Result<Option<Head>> {
+    let Some(bytes) = get(conn, "head")? else { return Ok(None) };
+    if bytes.len() != 52 {
+        return Err(CatalogError::Damaged { table: "meta", what: "head" });
+    }
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[at..at + 8]);
+        word
+    };
+    let mut nsec = [0; 4];
+    nsec.copy_from_slice(&bytes[48..]);
+    let time = Time { sec: i64::from_le_bytes(word(40)), nsec: u32::from_le_bytes(nsec) };
+    Ok(Some(Head { seq: u64::from_le_bytes(word(0)), hash: row::hash_of("meta", &bytes[8..40])?, time }))
+}
+
+pub(super) fn put_head(conn: &Connection, head: &Head) -> Result<()> {
+    let mut bytes = Vec::with_capacity(52);
+    bytes.extend_from_slice(&head.seq.to_le_bytes());
+    bytes.extend_from_slice(&head.hash);
+    bytes.extend_from_slice(&head.time.sec.to_le_bytes());
+    bytes.extend_from_slice(&head.time.nsec.to_le_bytes());
+    put(conn, "head", &bytes)
+}
+
+fn get(conn: &Connection, key: &str) -> Result<Option<Vec<u8>>> {
+    Ok(conn.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()?)
+}
+
+fn fixed<const N: usize>(conn: &Connection, key: &str) -> Result<Option<[u8; N]>> {
+    get(conn, key)?
+        .map(|bytes| bytes.try_into().map_err(|_| CatalogError::Damaged { table: "meta", what: "value length" }))
+        .transpose()
+}
+
+fn text(conn: &Connection, key: &str) -> Result<Option<String>> {
+    get(conn, key)?
+        .map(|bytes| {
+            String::from_utf8(bytes).map_err(|_| CatalogError::Damaged { table: "meta", what: "text is not UTF-8" })
+        })
+        .transpose()
+}
+
+fn put(conn: &Connection, key: &str, value: &[u8]) -> Result<()> {
+    conn.prepare_cached("INSERT OR REPLACE INTO meta(key, value) VALUES(?1, ?2)")?.execute(params![key, value])?;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Questions about the committed image.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use engine::model::{FileId, InodeId, Kind};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Catalog, CatalogError, FileRow, Result, row};
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildRow {
+    pub name: Vec<u8>,
+    pub id: FileId,
+    pub kind: Kind,
+    pub inode: InodeId,
+}
+
+/// How much the catalog holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub files: u64,
+    pub names: u64,
+    /// Sum of the sizes of all committed images, in bytes.
+    pub bytes: u64,
+    /// Inodes with marks that are not committed.
+    pub pending: u64,
+    /// Removals that wait.
+    pub missing: u64,
+}
+
+/// Directories above one another; a longer chain means a cycle, which only a damaged catalog has. Linux paths end at
+/// 4,096 bytes, so a chain reachable by one path is shorter; deeper trees exist, and are walked up to this bound.
+const MAX_DEPTH: usize = 65_536;
+
+impl Catalog {
+    pub fn file(&self, id: FileId) -> Result<Option<FileRow>> {
+        self.read(|conn| row::by_id(conn, id))
+    }
+
+    /// All files whose inode had this number; more than one where a number was used again and the old file is not
+    /// committed as gone yet.
+    pub fn by_ino(&self, ino: u64) -> Result<Vec<FileRow>> {
+        self.read(|conn| {
+            let sql = select_files("WHERE ino = ?1 ORDER BY id");
+            let mut statement = conn.prepare_cached(&sql)?;
+            let mut rows = statement.query([ino as i64])?;
+            let mut out = Vec::new();
+            while let Some(found) = rows.next()? {
+                out.push(row::read(found)?);
+            }
+            Ok(out)
+        })
+    }
+
+    pub fn child(&self, parent: FileId, name: &[u8]) -> Result<Option<FileId>> {
+        self.read(|conn| {
+            Ok(conn
+                .prepare_cached("SELECT id FROM names WHERE parent = ?1 AND name = ?2")?
+                .query_row(params![parent.0 as i64, name], |row| row.get::<_, i64>(0))
+                .optional()?
+                .map(|id| FileId(id as u64)))
+        })
+    }
+
+    /// The names in a directory, sorted by their bytes.
+    pub fn children(&self, parent: FileId) -> Result<Vec<ChildRow>> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT n.name, n.id, f.kind, f.ino, f.generation FROM names n JOIN files f ON f.id = n.id \
+                 WHERE n.parent = ?1 ORDER BY n.name",
+            )?;
+            let mut rows = statement.query([parent.0 as i64])?;
+            let mut out = Vec::new();
+            while let Some(found) = rows.next()? {
+                out.push(ChildRow {
+                    name: found.get(0)?,
+                    id: FileId(found.get::<_, i64>(1)? as u64),
+                    kind: row::kind_of(found.get(2)?)?,
+                    inode: row::inode(found.get(3)?, found.get(4)?),
+                });
+            }
+            Ok(out)
+        })
+    }
+
+    /// Every (parent, name) of a file: several for hard links, none for the source directory.
+    pub fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>> {
+        self.read(|conn| {
+            let mut statement =
+                conn.prepare_cached("SELECT parent, name FROM names WHERE id = ?1 ORDER BY parent, name")?;
+            let rows = statement.query_map([id.0 as i64], |row| {
+                Ok((FileId(row.get::<_, i64>(0)? as u64), row.get::<_, Vec<u8>>(1)?))
+            })?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// The path of a file below the source directory, by one of its names; empty for the source directory itself,
+    /// `None` for a file without a name. `Damaged` when the chain of parents does not end.
+    pub fn path_of(&self, id: FileId) -> Result<Option<PathBuf>> {
+        self.read(|conn| {
+            let mut statement =
+                conn.prepare_cached("SELECT parent, name FROM names WHERE id = ?1 ORDER BY parent, name LIMIT 1")?;
+            let mut names: Vec<Vec<u8>> = Vec::new();
+            let mut at = id;
+            while at != FileId::ROOT {
+                if names.len() == MAX_DEPTH {
+                    return Err(CatalogError::Damaged { table: "names", what: "parents form a cycle" });
+                }
+                let up = statement
+                    .query_row([at.0 as i64], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))
+                    .optional()?;
+                let Some((parent, name)) = up else { return Ok(None) };
+                names.push(name);
+                at = FileId(parent as u64);
+            }
+            Ok(Some(names.iter().rev().map(|name| OsStr::from_bytes(name)).collect()))
+        })
+    }
+
+    /// One opaque tree node of `engine::tree`.
+    pub fn node(&self, file: FileId, level: u8, idx: u64) -> Result<Option<Vec<u8>>> {
+        self.read(|conn| {
+            Ok(conn
+                .prepare_cached("SELECT blob FROM nodes WHERE file = ?1 AND level = ?2 AND idx = ?3")?
+                .query_row(params![file.0 as i64, level, idx as i64], |row| row.get(0))
+                .optional()?)
+        })
+    }
+
+    /// One opaque signature group of `engine::signature`.
+    pub fn sig(&self, file: FileId, group: u64) -> Result<Option<Vec<u8>>> {
+        self.read(|conn| {
+            Ok(conn
+                .prepare_cached("SELECT blob FROM sigs WHERE file = ?1 AND grp = ?2")?
+                .query_row(params![file.0 as i64, group as i64], |row| row.get(0))
+                .optional()?)
+        })
+    }
+
+    /// Up to `limit` files with an id above `after`, by id: `FileId(0)` first, then the last id returned. An empty
+    /// list is the end. Files committed between two calls may be seen or not.
+    pub fn files_after(&self, after: FileId, limit: usize) -> Result<Vec<FileRow>> {
+        self.read(|conn| {
+            let sql = select_files("WHERE id > ?1 ORDER BY id LIMIT ?2");
+            let mut statement = conn.prepare_cached(&sql)?;
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut rows = statement.query(params![after.0 as i64, limit])?;
+            let mut out = Vec::new();
+            while let Some(found) = rows.next()? {
+                out.push(row::read(found)?);
+            }
+            Ok(out)
+        })
+    }
+
+    pub fn counts(&self) -> Result<Counts> {
+        self.read(|conn| {
+            let count = |sql: &str| -> Result<u64> {
+                Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0))? as u64)
+            };
+            Ok(Counts {
+                files: count("SELECT count(*) FROM files")?,
+                names: count("SELECT count(*) FROM names")?,
+                bytes: count("SELECT coalesce(sum(size), 0) FROM files")?,
+                pending: count("SELECT count(*) FROM pending")?,
+                missing: count("SELECT count(*) FROM missing")?,
+            })
+        })
+    }
+
+    /// What is wrong between the tables, for tests, `doctor` and a suspicious operator; empty when all is well.
+    pub fn inconsistencies(&self) -> Result<Vec<String>> {
+        const CHECKS: [(&str, &str); 5] = [
+            ("names without their file", "SELECT count(*) FROM names WHERE id NOT IN (SELECT id FROM files)"),
+            (
+                "names below what is no directory",
+                "SELECT count(*) FROM names WHERE parent NOT IN (SELECT id FROM files WHERE kind = 2)",
+            ),
+            ("files without a name", "SELECT count(*) FROM files WHERE id != 1 AND id NOT IN (SELECT id FROM names)"),
+            ("nodes without their file", "SELECT count(*) FROM nodes WHERE file NOT IN (SELECT id FROM files)"),
+            ("signatures without their file", "SELECT count(*) FROM sigs WHERE file NOT IN (SELECT id FROM files)"),
+        ];
+        self.read(|conn| {
+            let mut out = Vec::new();
+            for (what, sql) in CHECKS {
+                let count: i64 = conn.query_row(sql, [], |row| row.get(0))?;
+                if count > 0 {
+                    out.push(format!("{count} {what}"));
+                }
+            }
+            out.extend(integrity(conn)?);
+            Ok(out)
+        })
+    }
+}
+
+fn integrity(conn: &Connection) -> Result<Vec<String>> {
+    let mut statement = conn.prepare("PRAGMA quick_check(16)")?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+fn select_files(tail: &str) -> String {
+    format!("SELECT {} FROM files {tail}", row::COLUMNS)
+}

@@ -1,0 +1,205 @@
+//! One file as a row: to and from columns. Bytes from the database are checked, not trusted: the file may be damaged.
+
+use engine::model::{FileId, Hash, InodeId, Kind, Meta, Root, Time};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{CatalogError, Result};
+
+/// The committed state of one file, and which inode carried it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRow {
+    pub id: FileId,
+    pub inode: InodeId,
+    /// What `name_to_handle_at` said, for opening without a path; `None` where the file system has none.
+    pub handle: Option<Vec<u8>>,
+    pub meta: Meta,
+    /// Bytes of the committed image; 0 for every kind but a file.
+    pub size: u64,
+    /// Hash of the committed image; `None` before the first content commit and for every kind but a file.
+    pub root: Option<Root>,
+    /// Bytes of the committed image that are holes.
+    pub hole_bytes: u64,
+    /// The file's ctime when the committed image was read (S0); `None` = unknown, the image may be older than the file.
+    pub ctime: Option<Time>,
+    /// Free for the owner of the rules; the catalog does not look into it.
+    pub flags: u32,
+}
+
+pub(super) const COLUMNS: &str = "id, kind, ino, generation, handle, size, root_kind, root, hole_bytes, mode, uid, gid, \
+     mtime_sec, mtime_nsec, rdev, target, xattrs, ctime_sec, ctime_nsec, flags";
+
+pub(super) fn upsert(conn: &Connection, file: &FileRow) -> Result<()> {
+    let (root_kind, root) = match &file.root {
+        None => (0, None),
+        Some(Root::Blake3(hash)) => (1, Some(&hash[..])),
+        Some(Root::Sparse(hash)) => (2, Some(&hash[..])),
+    };
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO files(id, kind, ino, generation, handle, size, root_kind, root, hole_bytes, mode, uid, \
+         gid, mtime_sec, mtime_nsec, rdev, target, xattrs, ctime_sec, ctime_nsec, flags) \
+         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)",
+    )?
+    .execute(params![
+        file.id.0 as i64,
+        kind_code(file.meta.kind),
+        file.inode.ino as i64,
+        file.inode.generation as i64,
+        file.handle,
+        file.size as i64,
+        root_kind,
+        root,
+        file.hole_bytes as i64,
+        file.meta.mode,
+        file.meta.uid,
+        file.meta.gid,
+        file.meta.mtime.sec,
+        file.meta.mtime.nsec,
+        file.meta.rdev as i64,
+        file.meta.target,
+        encode_xattrs(&file.meta.xattrs)?,
+        file.ctime.map(|time| time.sec),
+        file.ctime.map(|time| time.nsec),
+        file.flags,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn by_id(conn: &Connection, id: FileId) -> Result<Option<FileRow>> {
+    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM files WHERE id = ?1"))?
+        .query_row([id.0 as i64], |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+/// A row of `SELECT {COLUMNS}`.
+pub(super) fn read(row: &Row<'_>) -> Result<FileRow> {
+    let root: Option<Vec<u8>> = row.get(7)?;
+    let root = match (row.get::<_, i64>(6)?, root) {
+        (0, None) => None,
+        (1, Some(hash)) => Some(Root::Blake3(hash_of("files", &hash)?)),
+        (2, Some(hash)) => Some(Root::Sparse(hash_of("files", &hash)?)),
+        _ => return Err(CatalogError::Damaged { table: "files", what: "root" }),
+    };
+    let ctime = match (row.get::<_, Option<i64>>(17)?, row.get::<_, Option<u32>>(18)?) {
+        (Some(sec), Some(nsec)) => Some(Time { sec, nsec }),
+        (None, None) => None,
+        _ => return Err(CatalogError::Damaged { table: "files", what: "ctime" }),
+    };
+    let xattrs: Vec<u8> = row.get(16)?;
+    Ok(FileRow {
+        id: FileId(row.get::<_, i64>(0)? as u64),
+        inode: inode(row.get(2)?, row.get(3)?),
+        handle: row.get(4)?,
+        meta: Meta {
+            kind: kind_of(row.get(1)?)?,
+            mode: row.get(9)?,
+            uid: row.get(10)?,
+            gid: row.get(11)?,
+            mtime: Time { sec: row.get(12)?, nsec: row.get(13)? },
+            rdev: row.get::<_, i64>(14)? as u64,
+            target: row.get(15)?,
+            xattrs: decode_xattrs(&xattrs)?,
+        },
+        size: row.get::<_, i64>(5)? as u64,
+        root,
+        hole_bytes: row.get::<_, i64>(8)? as u64,
+        ctime,
+        flags: row.get(19)?,
+    })
+}
+
+pub(super) fn inode(ino: i64, generation: i64) -> InodeId {
+    InodeId { ino: ino as u64, generation: generation as u64 }
+}
+
+pub(super) fn kind_of(code: i64) -> Result<Kind> {
+    Ok(match code {
+        1 => Kind::File,
+        2 => Kind::Dir,
+        3 => Kind::Symlink,
+        4 => Kind::Fifo,
+        5 => Kind::Socket,
+        6 => Kind::CharDevice,
+        7 => Kind::BlockDevice,
+        _ => return Err(CatalogError::Damaged { table: "files", what: "kind" }),
+    })
+}
+
+fn kind_code(kind: Kind) -> i64 {
+    match kind {
+        Kind::File => 1,
+        Kind::Dir => 2,
+        Kind::Symlink => 3,
+        Kind::Fifo => 4,
+        Kind::Socket => 5,
+        Kind::CharDevice => 6,
+        Kind::BlockDevice => 7,
+    }
+}
+
+pub(super) fn hash_of(table: &'static str, bytes: &[u8]) -> Result<Hash> {
+    bytes.try_into().map_err(|_| CatalogError::Damaged { table, what: "hash length" })
+}
+
+/// `u32 name length, u32 value length, name, value` for each, little endian. No attribute: no byte.
+fn encode_xattrs(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(xattrs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum());
+    let length = |bytes: &[u8]| {
+        u32::try_from(bytes.len())
+            .map(u32::to_le_bytes)
+            .map_err(|_| CatalogError::Damaged { table: "files", what: "xattr too long to store" })
+    };
+    for (name, value) in xattrs {
+        out.extend_from_slice(&length(name)?);
+        out.extend_from_slice(&length(value)?);
+        out.extend_from_slice(name);
+        out.extend_from_slice(value);
+    }
+    Ok(out)
+}
+
+fn decode_xattrs(mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    const DAMAGED: CatalogError = CatalogError::Damaged { table: "files", what: "xattrs" };
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let (name_len, rest) = bytes.split_first_chunk::<4>().ok_or(DAMAGED)?;
+        let (value_len, rest) = rest.split_first_chunk::<4>().ok_or(DAMAGED)?;
+        let name_len = u32::from_le_bytes(*name_len) as usize;
+        let value_len = u32::from_le_bytes(*value_len) as usize;
+        let (name, rest) = rest.split_at_checked(name_len).ok_or(DAMAGED)?;
+        let (value, rest) = rest.split_at_checked(value_len).ok_or(DAMAGED)?;
+        out.push((name.to_vec(), value.to_vec()));
+        bytes = rest;
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xattrs_survive_the_way_through_bytes() {
+        let list = vec![(b"user.a".to_vec(), Vec::new()), (b"user.b".to_vec(), vec![0, 255, 7])];
+        let bytes = encode_xattrs(&list).unwrap();
+        assert_eq!(decode_xattrs(&bytes).unwrap(), list);
+    }
+
+    #[test]
+    fn damaged_xattrs_are_an_error_at_every_cut() {
+        let bytes = encode_xattrs(&[(b"user.a".to_vec(), b"value".to_vec())]).unwrap();
+        for cut in 1..bytes.len() {
+            assert!(decode_xattrs(&bytes[..cut]).is_err(), "cut at {cut} was accepted");
+        }
+        assert!(decode_xattrs(&[255; 8]).is_err());
+    }
+
+    #[test]
+    fn every_kind_has_its_own_code() {
+        for code in 1..=7 {
+            assert_eq!(kind_code(kind_of(code).unwrap()), code);
+        }
+        assert!(kind_of(0).is_err());
+        assert!(kind_of(8).is_err());
+    }
+}

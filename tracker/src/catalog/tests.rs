@@ -1,0 +1,406 @@
+//! The catalog as its callers see it, through a real file.
+
+use engine::model::{FileId, InodeId, Kind, Meta, NameChange, Root, Time};
+use roaring::RoaringBitmap;
+use tempfile::TempDir;
+
+use super::*;
+
+fn fresh() -> (TempDir, PathBuf, Catalog) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Catalog::location(dir.path(), "vol");
+    let catalog = Catalog::create(&path).unwrap();
+    (dir, path, catalog)
+}
+
+fn row(id: u64, kind: Kind) -> FileRow {
+    FileRow {
+        id: FileId(id),
+        inode: InodeId { ino: 1000 + id, generation: u64::MAX - id },
+        handle: id.is_multiple_of(2).then(|| vec![id as u8; 12]),
+        meta: Meta {
+            kind,
+            mode: 0o4755,
+            uid: u32::MAX - 1,
+            gid: 7,
+            mtime: Time { sec: -5, nsec: 999_999_999 },
+            rdev: u64::MAX,
+            target: b"\xff/to".to_vec(),
+            xattrs: vec![(b"user.k".to_vec(), b"v".to_vec())],
+        },
+        size: 1 << 40,
+        root: (kind == Kind::File).then_some(Root::Sparse([9; 32])),
+        hole_bytes: 4096,
+        ctime: Some(Time { sec: 1, nsec: 2 }),
+        flags: 3,
+    }
+}
+
+fn set(parent: u64, name: &[u8], id: u64) -> NameChange {
+    NameChange::Set { parent: FileId(parent), name: name.to_vec(), id: FileId(id) }
+}
+
+fn unset(parent: u64, name: &[u8]) -> NameChange {
+    NameChange::Unset { parent: FileId(parent), name: name.to_vec() }
+}
+
+/// root(1) { dir(2) { f(3), hard(3) }, g(4) }
+fn tree(catalog: &Catalog) {
+    catalog
+        .apply(&CatalogChange {
+            files: vec![row(1, Kind::Dir), row(2, Kind::Dir), row(3, Kind::File), row(4, Kind::File)],
+            names: vec![set(1, b"dir", 2), set(2, b"f", 3), set(2, b"hard", 3), set(1, b"g\xfe", 4)],
+            nodes: vec![NodeWrite { file: FileId(3), level: 0, idx: 5, blob: Some(vec![1; 16384]) }],
+            sigs: vec![SigWrite { file: FileId(3), group: 0, blob: Some(vec![2; 20]) }],
+            ..CatalogChange::default()
+        })
+        .unwrap();
+}
+
+fn marks(ino: u64, blocks: &[u32]) -> PendingRow {
+    PendingRow { ino, flags: 1, range: None, blocks: blocks.iter().copied().collect(), since_ns: 50 }
+}
+
+fn intent(seq: u64) -> Intent {
+    Intent { seq, commit_id: [seq as u8; 16], hash: [8; 32], bytes: b"exact bytes".to_vec() }
+}
+
+#[test]
+fn rows_come_back_as_they_were_after_reopening() {
+    let (_dir, path, catalog) = fresh();
+    tree(&catalog);
+    let mut bare = row(5, Kind::Symlink);
+    bare.ctime = None;
+    bare.handle = None;
+    let mut standard = row(6, Kind::File);
+    standard.root = Some(Root::Blake3([4; 32]));
+    let names = vec![set(1, b"bare", 5), set(1, b"std", 6)];
+    catalog.apply(&CatalogChange { files: vec![bare.clone(), standard.clone()], names, ..Default::default() }).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!(catalog.file(FileId(3)).unwrap(), Some(row(3, Kind::File)));
+    assert_eq!(catalog.file(FileId(5)).unwrap(), Some(bare));
+    assert_eq!(catalog.file(FileId(6)).unwrap(), Some(standard));
+    assert_eq!(catalog.file(FileId(77)).unwrap(), None);
+    assert_eq!(catalog.by_ino(1004).unwrap(), vec![row(4, Kind::File)]);
+    assert_eq!(catalog.next_id().unwrap(), FileId(7));
+    assert_eq!(catalog.node(FileId(3), 0, 5).unwrap(), Some(vec![1; 16384]));
+    assert_eq!(catalog.node(FileId(3), 1, 5).unwrap(), None);
+    assert_eq!(catalog.sig(FileId(3), 0).unwrap(), Some(vec![2; 20]));
+    assert_eq!(catalog.inconsistencies().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn one_inode_number_can_have_two_files() {
+    let (_dir, _path, catalog) = fresh();
+    let (old, mut new) = (row(2, Kind::File), row(3, Kind::File));
+    new.inode = InodeId { ino: old.inode.ino, generation: 12 };
+    catalog.apply(&CatalogChange { files: vec![old.clone(), new.clone()], ..Default::default() }).unwrap();
+    assert_eq!(catalog.by_ino(old.inode.ino).unwrap(), vec![old, new]);
+}
+
+#[test]
+fn names_lead_to_files_and_back() {
+    let (_dir, _path, catalog) = fresh();
+    tree(&catalog);
+    assert_eq!(catalog.child(FileId(2), b"f").unwrap(), Some(FileId(3)));
+    assert_eq!(catalog.child(FileId(1), b"f").unwrap(), None);
+    let children = catalog.children(FileId(1)).unwrap();
+    assert_eq!(children.iter().map(|c| &c.name[..]).collect::<Vec<_>>(), [&b"dir"[..], b"g\xfe"]);
+    assert_eq!((children[0].id, children[0].kind, children[0].inode.ino), (FileId(2), Kind::Dir, 1002));
+    let two = catalog.names_of(FileId(3)).unwrap();
+    assert_eq!(two, [(FileId(2), b"f".to_vec()), (FileId(2), b"hard".to_vec())]);
+    assert_eq!(catalog.path_of(FileId(3)).unwrap(), Some(PathBuf::from("dir/f")));
+    assert_eq!(catalog.path_of(FileId::ROOT).unwrap(), Some(PathBuf::new()));
+    assert_eq!(catalog.path_of(FileId(99)).unwrap(), None);
+}
+
+#[test]
+fn names_apply_as_a_set() {
+    let (_dir, _path, catalog) = fresh();
+    tree(&catalog);
+    // Swap, and a move whose Set stands before the Unset of another file's old place.
+    let names = vec![set(2, b"f", 4), set(1, b"g\xfe", 3), unset(2, b"hard"), unset(2, b"f"), unset(1, b"g\xfe")];
+    catalog.apply(&CatalogChange { names, ..Default::default() }).unwrap();
+    assert_eq!(catalog.child(FileId(2), b"f").unwrap(), Some(FileId(4)));
+    assert_eq!(catalog.child(FileId(1), b"g\xfe").unwrap(), Some(FileId(3)));
+    assert_eq!(catalog.child(FileId(2), b"hard").unwrap(), None);
+}
+
+#[test]
+fn a_cycle_of_parents_is_reported_and_not_walked_forever() {
+    let (_dir, _path, catalog) = fresh();
+    let names = vec![set(3, b"a", 2), set(2, b"b", 3)];
+    let files = vec![row(2, Kind::Dir), row(3, Kind::Dir)];
+    catalog.apply(&CatalogChange { files, names, ..Default::default() }).unwrap();
+    assert!(matches!(catalog.path_of(FileId(2)), Err(CatalogError::Damaged { .. })));
+}
+
+#[test]
+fn scans_see_every_file_once() {
+    let (_dir, _path, catalog) = fresh();
+    let files: Vec<FileRow> = (2..102).map(|id| row(id, Kind::File)).collect();
+    catalog.apply(&CatalogChange { files, ..Default::default() }).unwrap();
+    let (mut after, mut seen) = (FileId(0), Vec::new());
+    loop {
+        let page = catalog.files_after(after, 7).unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        seen.extend(page.iter().map(|file| file.id.0));
+    }
+    assert_eq!(seen, (2..102).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_gone_file_takes_its_hashes_along() {
+    let (_dir, _path, catalog) = fresh();
+    tree(&catalog);
+    let names = vec![unset(2, b"f"), unset(2, b"hard")];
+    catalog.apply(&CatalogChange { names, gone: vec![FileId(3)], ..Default::default() }).unwrap();
+    assert_eq!(catalog.file(FileId(3)).unwrap(), None);
+    assert_eq!(catalog.node(FileId(3), 0, 5).unwrap(), None);
+    assert_eq!(catalog.sig(FileId(3), 0).unwrap(), None);
+    assert_eq!(catalog.inconsistencies().unwrap(), Vec::<String>::new());
+    assert_eq!(catalog.next_id().unwrap(), FileId(5), "a removed file's id is not given again");
+}
+
+#[test]
+fn dropped_nodes_go_before_new_ones_come() {
+    let (_dir, _path, catalog) = fresh();
+    tree(&catalog);
+    let nodes = vec![NodeWrite { file: FileId(3), level: 0, idx: 0, blob: Some(vec![3; 32]) }];
+    catalog.apply(&CatalogChange { nodes, drop_nodes_of: vec![FileId(3)], ..Default::default() }).unwrap();
+    assert_eq!(catalog.node(FileId(3), 0, 0).unwrap(), Some(vec![3; 32]));
+    assert_eq!(catalog.node(FileId(3), 0, 5).unwrap(), None);
+    assert_eq!(catalog.sig(FileId(3), 0).unwrap(), None);
+    let nodes = vec![NodeWrite { file: FileId(3), level: 0, idx: 0, blob: None }];
+    catalog.apply(&CatalogChange { nodes, ..Default::default() }).unwrap();
+    assert_eq!(catalog.node(FileId(3), 0, 0).unwrap(), None);
+}
+
+#[test]
+fn inconsistencies_are_found() {
+    let (_dir, _path, catalog) = fresh();
+    tree(&catalog);
+    catalog.apply(&CatalogChange { gone: vec![FileId(2)], ..Default::default() }).unwrap();
+    let found = catalog.inconsistencies().unwrap();
+    assert_eq!(found, ["1 names without their file", "2 names below what is no directory"]);
+}
+
+#[test]
+fn saved_marks_are_joined_and_never_narrowed() {
+    let (_dir, path, catalog) = fresh();
+    let mut wide = marks(5, &[1, 2, 70_000]);
+    wide.range = Some((8192, 1 << 45));
+    catalog.save_pending(&[wide.clone(), marks(6, &[])]).unwrap();
+    let mut later = marks(5, &[3]);
+    (later.flags, later.since_ns, later.range) = (4, 60, Some((0, 4096)));
+    catalog.save_pending(&[later]).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&path).unwrap();
+    let mut joined = marks(5, &[1, 2, 3, 70_000]);
+    (joined.flags, joined.since_ns, joined.range) = (5, 50, Some((0, 1 << 45)));
+    assert_eq!(catalog.load_pending().unwrap(), [joined, marks(6, &[])]);
+    catalog.forget_pending(&[5, 1234]).unwrap();
+    assert_eq!(catalog.load_pending().unwrap(), [marks(6, &[])]);
+}
+
+#[test]
+fn a_damaged_bitmap_is_an_error() {
+    let (_dir, _path, catalog) = fresh();
+    catalog.save_pending(&[marks(5, &[1])]).unwrap();
+    catalog.lock().execute("UPDATE pending SET blocks = x'00ff00ff'", []).unwrap();
+    assert!(matches!(catalog.load_pending(), Err(CatalogError::Damaged { table: "pending", .. })));
+}
+
+#[test]
+fn missing_names_keep_their_first_drain() {
+    let (_dir, _path, catalog) = fresh();
+    let missed = |drain| MissingRow { parent: FileId(2), name: b"x".to_vec(), drain };
+    catalog.save_missing(&[missed(3)]).unwrap();
+    catalog.save_missing(&[missed(9)]).unwrap();
+    assert_eq!(catalog.load_missing().unwrap(), [missed(3)]);
+    let other = MissingRow { parent: FileId(1), name: b"y".to_vec(), drain: 4 };
+    let missing =
+        vec![MissingChange::Clear { parent: FileId(2), name: b"x".to_vec() }, MissingChange::Set(other.clone())];
+    catalog.apply(&CatalogChange { missing, ..Default::default() }).unwrap();
+    assert_eq!(catalog.load_missing().unwrap(), [other]);
+    catalog.forget_missing(&[(FileId(1), b"y".to_vec())]).unwrap();
+    assert_eq!(catalog.load_missing().unwrap(), []);
+}
+
+#[test]
+fn a_commit_survives_a_death_between_begin_and_settle() {
+    let (_dir, path, catalog) = fresh();
+    catalog.save_pending(&[marks(1003, &[1, 2]), marks(1004, &[7])]).unwrap();
+    let change = CatalogChange {
+        files: vec![row(1, Kind::Dir), row(3, Kind::File)],
+        names: vec![set(1, b"f", 3)],
+        ..Default::default()
+    };
+    catalog.begin_commit(&intent(1), &change).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!(catalog.intent().unwrap(), Some(intent(1)));
+    assert_eq!(catalog.head().unwrap(), None);
+    assert_eq!(catalog.load_pending().unwrap().len(), 2, "marks leave only when the commit is settled");
+    let time = Time { sec: 10, nsec: 11 };
+    catalog.settle_commit(1, &[8; 32], time, &[1003], &[marks(1004, &[9])]).unwrap();
+    assert_eq!(catalog.intent().unwrap(), None);
+    assert_eq!(catalog.head().unwrap(), Some(Head { seq: 1, hash: [8; 32], time }));
+    assert_eq!(catalog.load_pending().unwrap(), [marks(1004, &[9])], "keep replaces");
+}
+
+#[test]
+fn a_second_intent_changes_nothing() {
+    let (_dir, _path, catalog) = fresh();
+    catalog.begin_commit(&intent(1), &CatalogChange::default()).unwrap();
+    let change = CatalogChange { files: vec![row(2, Kind::File)], ..Default::default() };
+    let refused = catalog.begin_commit(&intent(2), &change);
+    assert!(matches!(refused, Err(CatalogError::Unsettled { seq: 1 })));
+    assert_eq!(catalog.file(FileId(2)).unwrap(), None);
+    assert_eq!(catalog.intent().unwrap(), Some(intent(1)));
+    let time = Time::default();
+    let wrong = catalog.settle_commit(2, &[0; 32], time, &[], &[]);
+    assert!(matches!(wrong, Err(CatalogError::WrongIntent { seq: 2, found: Some(1) })));
+    assert_eq!(catalog.head().unwrap(), None);
+    catalog.settle_commit(1, &[0; 32], time, &[], &[]).unwrap();
+    let again = catalog.settle_commit(1, &[0; 32], time, &[], &[]);
+    assert!(matches!(again, Err(CatalogError::WrongIntent { seq: 1, found: None })));
+}
+
+#[test]
+fn identity_comes_back_and_damage_is_seen() {
+    let (_dir, path, catalog) = fresh();
+    assert_eq!(catalog.volume_id().unwrap(), None);
+    assert_eq!(catalog.writer().unwrap(), None);
+    assert_eq!(catalog.next_id().unwrap(), FileId(2));
+    let source = SourceIdentity { device: 1, ino: 2, generation: u64::MAX };
+    let head = Head { seq: u64::MAX, hash: [3; 32], time: Time { sec: -1, nsec: 5 } };
+    catalog.set_volume_id(&[1; 16]).unwrap();
+    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
+    catalog.set_source(&source).unwrap();
+    catalog.set_head(&head).unwrap();
+    catalog.set_boot_id("b").unwrap();
+    catalog.set_store("s3://x/y").unwrap();
+    catalog.set_clean_shutdown(Some("b")).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!(catalog.volume_id().unwrap(), Some([1; 16]));
+    assert_eq!(catalog.writer().unwrap(), Some(Writer { id: [2; 16], epoch: 3 }));
+    assert_eq!(catalog.source().unwrap(), Some(source));
+    assert_eq!(catalog.head().unwrap(), Some(head));
+    assert_eq!(catalog.boot_id().unwrap().as_deref(), Some("b"));
+    assert_eq!(catalog.store().unwrap().as_deref(), Some("s3://x/y"));
+    assert_eq!(catalog.clean_shutdown().unwrap().as_deref(), Some("b"));
+    catalog.set_clean_shutdown(None).unwrap();
+    assert_eq!(catalog.clean_shutdown().unwrap(), None);
+    catalog.lock().execute("UPDATE meta SET value = x'01' WHERE key IN ('head', 'writer_epoch')", []).unwrap();
+    assert!(matches!(catalog.head(), Err(CatalogError::Damaged { table: "meta", .. })));
+    assert!(matches!(catalog.writer(), Err(CatalogError::Damaged { table: "meta", .. })));
+}
+
+#[test]
+fn a_wipe_keeps_marks_and_identity_and_never_lowers_the_next_id() {
+    let (_dir, _path, catalog) = fresh();
+    tree(&catalog);
+    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
+    catalog.save_pending(&[marks(9, &[1])]).unwrap();
+    catalog.begin_commit(&intent(1), &CatalogChange::default()).unwrap();
+    catalog.wipe_for_rebuild().unwrap();
+    let counts = catalog.counts().unwrap();
+    assert_eq!(counts, Counts { pending: 1, ..Counts::default() });
+    assert_eq!((catalog.intent().unwrap(), catalog.head().unwrap()), (None, None));
+    assert_eq!(catalog.node(FileId(3), 0, 5).unwrap(), None);
+    assert!(catalog.writer().unwrap().is_some());
+    catalog.apply(&CatalogChange { next_id: Some(FileId(3)), ..Default::default() }).unwrap();
+    assert_eq!(catalog.next_id().unwrap(), FileId(5));
+}
+
+#[test]
+fn opening_what_is_no_catalog_says_so() {
+    let (dir, path, catalog) = fresh();
+    assert!(matches!(Catalog::create(&path), Err(CatalogError::Exists { .. })));
+    assert!(matches!(Catalog::open(&dir.path().join("none")), Err(CatalogError::Absent { .. })));
+    catalog.lock().execute_batch("PRAGMA user_version = 2").unwrap();
+    drop(catalog);
+    assert!(matches!(Catalog::open(&path), Err(CatalogError::Version { found: 2, known: 1, .. })));
+    let foreign = dir.path().join("foreign.db");
+    Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+    assert!(matches!(Catalog::open(&foreign), Err(CatalogError::Foreign { .. })));
+    let text = dir.path().join("text");
+    std::fs::write(&text, "no database, but long enough to be looked at by sqlite".repeat(9)).unwrap();
+    assert!(matches!(Catalog::open(&text), Err(CatalogError::Sqlite { .. })));
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    assert_eq!(Catalog::open_or_create(&empty).unwrap().counts().unwrap(), Counts::default());
+    assert_eq!(Catalog::open_or_create(&dir.path().join("a/b/c.db")).unwrap().counts().unwrap(), Counts::default());
+}
+
+#[test]
+fn a_transaction_that_fails_half_way_leaves_nothing() {
+    let (_dir, _path, catalog) = fresh();
+    let failed = catalog.write(|conn| {
+        conn.execute("INSERT INTO names VALUES(1, x'61', 2)", [])?;
+        Err::<(), _>(CatalogError::Unsettled { seq: 0 })
+    });
+    assert!(failed.is_err());
+    assert_eq!(catalog.counts().unwrap().names, 0);
+}
+
+#[test]
+fn the_log_is_wal_and_the_catalog_can_be_sent() {
+    fn sendable<T: Send + Sync>(_: &T) {}
+    let (_dir, _path, catalog) = fresh();
+    sendable(&catalog);
+    let mode: String = catalog.lock().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+    catalog.set_clean_shutdown(None).unwrap();
+    let level: i64 = catalog.lock().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    assert_eq!(level, 1, "a durable write goes back to NORMAL");
+}
+
+/// Prints the figures; the bounds are wide, they catch a lost index or a statement prepared anew for each row.
+#[test]
+fn a_transaction_of_many_files_is_fast() {
+    const FILES: u64 = 100_000;
+    let (_dir, _path, catalog) = fresh();
+    let change = CatalogChange {
+        files: (2..FILES + 2).map(|id| row(id, Kind::File)).collect(),
+        names: (2..FILES + 2).map(|id| set(1, format!("file-{id:08}").as_bytes(), id)).collect(),
+        nodes: (2..FILES + 2)
+            .map(|id| NodeWrite { file: FileId(id), level: 0, idx: 0, blob: Some(vec![id as u8; 64]) })
+            .collect(),
+        ..Default::default()
+    };
+    let started = std::time::Instant::now();
+    catalog.begin_commit(&intent(1), &change).unwrap();
+    let begin = started.elapsed();
+    let started = std::time::Instant::now();
+    for id in 0..10_000 {
+        assert_eq!(catalog.by_ino(1002 + id * 7 % FILES).unwrap().len(), 1);
+    }
+    let lookups = started.elapsed();
+    let rows: Vec<PendingRow> = (0..FILES).map(|ino| marks(ino, &[1, 5, 900])).collect();
+    let started = std::time::Instant::now();
+    catalog.save_pending(&rows).unwrap();
+    let save = started.elapsed();
+    let inos: Vec<u64> = (0..FILES).collect();
+    let started = std::time::Instant::now();
+    catalog.settle_commit(1, &[0; 32], Time::default(), &inos, &[]).unwrap();
+    let settle = started.elapsed();
+    println!(
+        "100,000 files + names + nodes: {begin:?}; by_ino: {:?} each; save 100,000 marks: {save:?}; settle: {settle:?}",
+        lookups / 10_000
+    );
+    assert!(begin.as_secs() < 60 && lookups.as_secs() < 30 && save.as_secs() < 60 && settle.as_secs() < 60);
+}
+
+#[test]
+fn an_empty_bitmap_is_no_bytes() {
+    let (_dir, _path, catalog) = fresh();
+    catalog.save_pending(&[marks(1, &[])]).unwrap();
+    let bytes: Vec<u8> = catalog.lock().query_row("SELECT blocks FROM pending", [], |row| row.get(0)).unwrap();
+    assert!(bytes.is_empty());
+    assert_eq!(catalog.load_pending().unwrap()[0].blocks, RoaringBitmap::new());
+}

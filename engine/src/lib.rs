@@ -7,9 +7,13 @@
 
 pub mod block;
 pub mod dirty;
+pub mod flush;
 pub mod format;
 pub mod manifest;
 pub mod model;
 pub mod reconcile;
 pub mod rope;
 pub mod tree;
+
+#[cfg(test)]
+mod sim;

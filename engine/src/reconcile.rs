@@ -289,7 +289,3 @@ impl Names {
         Ok(plan)
     }
 }
-
-#[cfg(test)]
-#[path = "reconcile_tests.rs"]
-mod tests;

@@ -2,7 +2,7 @@
 
 use super::commit::Builder;
 use super::names::Gathered;
-use super::world::{FileError, Record, Stat, World};
+use super::world::{Record, Stat, World};
 use super::{Facts, Report};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileChange, FileId, Kind, Meta};
@@ -94,6 +94,6 @@ impl Builder {
         if old.is_none_or(|old| old.meta != meta) {
             self.changes.files.push(FileChange { id, meta: Some(meta.clone()), content: None });
         }
-        self.records.push(Record { id, inode: stat.inode, meta, size: 0, root: None, hole_bytes: 0, ctime });
+        self.records.push(Record { id, inode: stat.inode, meta, size: 0, root: None, hole_bytes: 0, signed: false, ctime });
     }
 }

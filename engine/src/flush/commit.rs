@@ -87,7 +87,7 @@ impl Builder {
     }
 
     /// Takes a literal, and puts the packs that are full.
-    pub(super) fn push<W: World>(&mut self, world: &mut W, literal: &[u8]) -> Result<Span, W::Error> {
+    pub(super) fn push<W: World>(&mut self, world: &W, literal: &[u8]) -> Result<Span, W::Error> {
         let span = self.writer.push(literal)?;
         while let Some((object, bytes)) = self.writer.take_full() {
             world.put_pack(object, bytes)?;

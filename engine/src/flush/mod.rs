@@ -191,6 +191,7 @@ pub fn flush<W: World>(
 }
 
 /// The files to read.
+#[derive(Default)]
 struct Jobs {
     reads: Vec<ReadJob>,
     /// New files whose content had no room in this flush.
@@ -198,6 +199,8 @@ struct Jobs {
     /// New file, inode of its parent, since when it waits.
     new_parents: Vec<(FileId, u64, u64)>,
     bases: BTreeMap<FileId, FileId>,
+    /// Bytes to read of each, as far as known before.
+    sizes: BTreeMap<FileId, u64>,
 }
 
 fn plan_jobs<W: World>(
@@ -208,8 +211,7 @@ fn plan_jobs<W: World>(
     report: &mut Report,
     kept: &mut DirtySet,
 ) -> Result<Jobs, W::Error> {
-    let mut jobs =
-        Jobs { reads: Vec::new(), excluded: HashSet::new(), new_parents: Vec::new(), bases: BTreeMap::new() };
+    let mut jobs = Jobs::default();
     let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
     let (mut files, mut bytes) = (0usize, 0u64);
     let mut waiting: Vec<(u64, &crate::dirty::Waiting)> = taken.iter().collect();
@@ -241,8 +243,17 @@ fn plan_jobs<W: World>(
                     kept.add(ino, &rest, waiting.since_ns);
                 }
             }
+            let expected = if marks.all_content() {
+                record.size
+            } else {
+                marks.blocks_within(record.size).len() * BLOCK_BYTES
+            };
+            if expected > facts.limits.marked_bytes_of_a_file {
+                marks.whole = true;
+            }
+            jobs.sizes.insert(record.id, expected);
             files += 1;
-            bytes += if marks.all_content() { record.size } else { marks.blocks.len() * BLOCK_BYTES };
+            bytes += expected;
             report.bytes_marked += marks.blocks.len() * BLOCK_BYTES;
             let committed_size = Some(record.size);
             jobs.reads.push(ReadJob { id: record.id, inode: record.inode, marks, committed_size });
@@ -263,6 +274,7 @@ fn plan_jobs<W: World>(
             }
             files += 1;
             bytes += stat.size;
+            jobs.sizes.insert(*id, stat.size);
             report.rescans += 1;
             let (marks, committed_size) = (Marks::rescan(), Some(record.size));
             jobs.reads.push(ReadJob { id: *id, inode: record.inode, marks, committed_size });
@@ -282,6 +294,7 @@ fn plan_jobs<W: World>(
         }
         files += 1;
         bytes += new.stat.size;
+        jobs.sizes.insert(new.id, new.stat.size);
         if let Some(base) = new.replaces {
             jobs.bases.insert(new.id, base);
         }
@@ -302,11 +315,10 @@ fn read_contents<W: World>(
     excluded: &mut HashSet<FileId>,
     kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
-    let sizes: BTreeMap<FileId, u64> = builder.sizes(&jobs.reads);
     let (large, small): (Vec<&ReadJob>, Vec<&ReadJob>) = jobs
         .reads
         .iter()
-        .partition(|job| sizes.get(&job.id).copied().unwrap_or(0) > facts.limits.stream_bytes);
+        .partition(|job| jobs.sizes.get(&job.id).copied().unwrap_or(0) > facts.limits.stream_bytes);
     let mut failed = |job: &ReadJob, error: FileError, report: &mut Report| {
         if job.committed_size.is_some() {
             if let Some(waiting) = taken.get(job.inode.ino) {
@@ -347,9 +359,16 @@ fn read_contents<W: World>(
 /// Files whose images are held in memory together.
 const SMALL_JOBS_AT_ONCE: usize = 32;
 
-/// Which change of names touches this place.
-pub fn place_of(change: &NameChange) -> (FileId, &[u8]) {
-    match change {
-        NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name } => (*parent, name),
+/// Applies the name changes of one commit: all removals, then all settings.
+pub fn apply_names(names: &mut BTreeMap<(FileId, Vec<u8>), FileId>, changes: &[NameChange]) {
+    for change in changes {
+        if let NameChange::Unset { parent, name } = change {
+            names.remove(&(*parent, name.clone()));
+        }
+    }
+    for change in changes {
+        if let NameChange::Set { parent, name, id } = change {
+            names.insert((*parent, name.clone()), *id);
+        }
     }
 }

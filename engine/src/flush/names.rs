@@ -1,6 +1,6 @@
 //! The names part of a flush: lists changed directories, and the new ones they lead to, until nothing is unlisted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::world::{Alive, Listed, Missing, Record, Stat, World};
 use super::{Facts, Report};
@@ -163,5 +163,5 @@ impl<W: World> Lookup for Answers<'_, W> {
     }
 }
 
-/// Directories by depth are not needed: `Set` and `Unset` apply as a set.
-pub type Places = BTreeMap<(FileId, Vec<u8>), FileId>;
+
+

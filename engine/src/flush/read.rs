@@ -165,7 +165,3 @@ pub fn read_range(
     }
     Ok(at.max(end))
 }
-
-#[cfg(test)]
-#[path = "read_tests.rs"]
-mod tests;

@@ -31,6 +31,8 @@ pub struct Record {
     pub root: Option<Root>,
     /// Bytes of holes in the committed image (decides the kind of the root).
     pub hole_bytes: u64,
+    /// Whether the catalog holds a signature of the whole image.
+    pub signed: bool,
     /// Change time of the inode when all of it was known to be committed; `None` is "unknown" (invariant I3).
     pub ctime: Option<Time>,
 }
@@ -191,6 +193,9 @@ pub trait World {
     type Error: From<crate::format::EncodeError>;
     type File: FileOps;
 
+    /// The block tree of a file cannot be read, or does not fit its record.
+    fn tree_error(error: crate::tree::TreeError<Self::Error>) -> Self::Error;
+
     /// Entries of a directory of the tree, each with its `statx`.
     fn list(&mut self, dir: FileId) -> Result<Listed, Self::Error>;
     /// One entry by name; `None` when there is none.
@@ -222,7 +227,8 @@ pub trait World {
 
     /// A number that no other try of this writer epoch gets, kept durably before it is returned: packs are named by it.
     fn next_attempt(&mut self) -> Result<u32, Self::Error>;
-    fn put_pack(&mut self, at: crate::model::ObjectRef, bytes: Vec<u8>) -> Result<(), Self::Error>;
+    /// Through a shared reference: packs are put while nodes are being read.
+    fn put_pack(&self, at: crate::model::ObjectRef, bytes: Vec<u8>) -> Result<(), Self::Error>;
     /// One transaction: the intent and all that the commit changes. The marks stay pending.
     fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), Self::Error>;
     fn intent(&self) -> Result<Option<Intent>, Self::Error>;

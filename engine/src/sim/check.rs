@@ -1,0 +1,134 @@
+//! The oracle: the fold of all commits in the store, read back through frames, against the model's tree.
+
+use std::collections::BTreeMap;
+
+use super::files::ROOT;
+use super::run::Failure;
+use super::world::SimWorld;
+use crate::format::commit::{self, Expect};
+use crate::format::{Key, frame};
+use crate::manifest::Manifest;
+use crate::model::{FileId, Id, Kind, ObjectRef, Root};
+use crate::rope::Source;
+
+pub(super) const VOLUME: Id = [5; 16];
+
+fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
+    let mut manifest = Manifest::new(VOLUME);
+    for seq in 1.. {
+        let Some(bytes) = world.store.get(&Key::Commit(seq).to_string()) else { break };
+        let commit = commit::decode(bytes, Expect { volume: VOLUME, seq })
+            .map_err(|error| Failure::Replay(format!("commit {seq}: {error}")))?;
+        manifest.apply(&commit, commit::hash(bytes)).map_err(|error| Failure::Replay(format!("seq {seq}: {error}")))?;
+    }
+    if manifest.seq() != world.catalog.head.seq {
+        return Err(Failure::Replay(format!("head is {}, the catalog says {}", manifest.seq(), world.catalog.head.seq)));
+    }
+    Ok(manifest)
+}
+
+fn content(world: &SimWorld, manifest: &Manifest, id: FileId) -> Result<Vec<u8>, Failure> {
+    let file = manifest.get(id).ok_or_else(|| Failure::Replay(format!("no file {id}")))?;
+    let mut bytes = Vec::new();
+    for (_, extent) in file.rope.extents() {
+        match extent.source {
+            Source::Hole => bytes.resize(bytes.len() + extent.len as usize, 0),
+            Source::Data(at) => {
+                let key = match at.object {
+                    ObjectRef::Commit(seq) => Key::Commit(seq),
+                    ObjectRef::Pack { seq, epoch, n } => Key::Pack { seq, epoch, n },
+                };
+                let packs = world.packs.borrow();
+                let name = key.to_string();
+                let object = world.store.get(&name).or_else(|| packs.get(&name));
+                let object = object.ok_or_else(|| Failure::Replay(format!("{key} is absent")))?;
+                let start = at.frame_offset as usize;
+                let run = object
+                    .get(start..start + at.frame_bytes as usize)
+                    .ok_or_else(|| Failure::Replay(format!("{key} is short")))
+                    .and_then(|stored| {
+                        frame::read_run(&VOLUME, &at, extent.len, stored)
+                            .map_err(|error| Failure::Replay(format!("{key}: {error}")))
+                    })?;
+                bytes.extend_from_slice(&run);
+            }
+        }
+    }
+    if let Some(Root::Blake3(root)) = file.root {
+        if blake3::hash(&bytes) != root {
+            return Err(Failure::Differs(format!("root of {id} is not that of its bytes")));
+        }
+    }
+    Ok(bytes)
+}
+
+type Tree = BTreeMap<Vec<u8>, (u64, Kind)>;
+
+fn tree(world: &SimWorld) -> Tree {
+    let inner = world.inner.borrow();
+    let mut paths = Tree::new();
+    let mut queue = vec![(Vec::new(), ROOT)];
+    while let Some((path, dir)) = queue.pop() {
+        for (name, ino) in &inner.files.inodes[&dir].entries {
+            let mut path = path.clone();
+            path.push(b'/');
+            path.extend_from_slice(name);
+            let kind = inner.files.inodes[ino].kind;
+            if kind == Kind::Dir {
+                queue.push((path.clone(), *ino));
+            }
+            paths.insert(path, (*ino, kind));
+        }
+    }
+    paths
+}
+
+/// The restored tree equals the model's: names, kinds, modes, times, links, bytes.
+pub(super) fn restored_equals(world: &SimWorld) -> Result<(), Failure> {
+    let manifest = replay(world)?;
+    let expected = tree(world);
+    let mut restored: BTreeMap<Vec<u8>, FileId> = BTreeMap::new();
+    let mut queue = vec![(Vec::new(), FileId::ROOT)];
+    while let Some((path, dir)) = queue.pop() {
+        for (name, id) in manifest.children(dir) {
+            let mut path = path.clone();
+            path.push(b'/');
+            path.extend_from_slice(name);
+            queue.push((path.clone(), id));
+            restored.insert(path, id);
+        }
+    }
+    let show = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    if let Some(path) = expected.keys().find(|path| !restored.contains_key(*path)) {
+        return Err(Failure::Differs(format!("{} is missing", show(path))));
+    }
+    if let Some(path) = restored.keys().find(|path| !expected.contains_key(*path)) {
+        return Err(Failure::Differs(format!("{} should not be there", show(path))));
+    }
+    let inner = world.inner.borrow();
+    let mut links: BTreeMap<FileId, u64> = BTreeMap::new();
+    for (path, (ino, kind)) in &expected {
+        let id = restored[path];
+        let Some(file) = manifest.get(id) else { return Err(Failure::Replay(format!("no file {id}"))) };
+        let inode = &inner.files.inodes[ino];
+        if file.meta.kind != *kind || file.meta.mode != inode.mode || file.meta.mtime.sec != inode.time as i64 {
+            return Err(Failure::Differs(format!("attributes of {}", show(path))));
+        }
+        if *links.entry(id).or_insert(*ino) != *ino {
+            return Err(Failure::Differs(format!("{} is linked to another file", show(path))));
+        }
+        if *kind == Kind::File {
+            let bytes = content(world, &manifest, id)?;
+            if bytes != inode.data {
+                let at = bytes.iter().zip(&inode.data).position(|(a, b)| a != b);
+                return Err(Failure::Differs(format!(
+                    "bytes of {} ({} restored, {} in the source, first difference at {at:?})",
+                    show(path),
+                    bytes.len(),
+                    inode.data.len()
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,481 @@
+//! A small file system with a page cache, and applications that change it in every way the hooks must see.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::kernel::{Kernel, Rng};
+use crate::dirty::Marks;
+use crate::flush::world::Stat;
+use crate::model::{BLOCK_BYTES, InodeId, Kind, Time};
+
+/// Inode number of the protected directory, and of one beside it on the same file system.
+pub(super) const ROOT: u64 = 1;
+pub(super) const OUTSIDE: u64 = 2;
+
+const BLOCK: usize = BLOCK_BYTES as usize;
+const BLOCKS_MAX: u64 = 6;
+const FILES_MAX: usize = 14;
+
+#[derive(Clone, Debug)]
+pub(super) struct Inode {
+    pub(super) kind: Kind,
+    pub(super) generation: u64,
+    pub(super) nlink: u32,
+    pub(super) mode: u32,
+    pub(super) time: u64,
+    pub(super) data: Vec<u8>,
+    pub(super) holes: BTreeSet<u64>,
+    /// Pages that are dirty, and pages a mapping may store to without a fault.
+    dirty: BTreeSet<u64>,
+    writable: BTreeSet<u64>,
+    pub(super) entries: Vec<(Vec<u8>, u64)>,
+}
+
+/// An operation that holds the inode lock, or a direct write: begun, marked, not yet visible.
+#[derive(Clone, Debug)]
+enum Stalled {
+    Punch { ino: u64, block: u64 },
+    Direct { token: u64, ino: u64, block: u64, count: u64, fill: u8 },
+    /// The fault is over (and marked), the store is not.
+    Store { ino: u64, at: usize, byte: u8 },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    pub(super) rng: Rng,
+    pub(super) kernel: Kernel,
+    pub(super) inodes: BTreeMap<u64, Inode>,
+    next_ino: u64,
+    free: Vec<u64>,
+    clock: u64,
+    stalled: Vec<Stalled>,
+    token: u64,
+}
+
+fn meta() -> Marks {
+    Marks { meta: true, ..Marks::default() }
+}
+
+impl Files {
+    pub(super) fn new(seed: u64) -> Files {
+        let mut files = Files {
+            rng: Rng::new(seed),
+            kernel: Kernel::default(),
+            inodes: BTreeMap::new(),
+            next_ino: 3,
+            free: Vec::new(),
+            clock: 1,
+            stalled: Vec::new(),
+            token: 0,
+        };
+        for ino in [ROOT, OUTSIDE] {
+            files.inodes.insert(ino, inode(Kind::Dir, ino));
+        }
+        files
+    }
+
+    pub(super) fn stat(&self, ino: u64) -> Option<Stat> {
+        let inode = self.inodes.get(&ino)?;
+        let time = Time { sec: inode.time as i64, nsec: 0 };
+        Some(Stat {
+            inode: InodeId { ino, generation: inode.generation },
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: inode.data.len() as u64,
+            nlink: inode.nlink,
+            mtime: time,
+            ctime: time,
+        })
+    }
+
+    /// Write-back: pages become clean, mappings fault again.
+    pub(super) fn clean(&mut self, ino: u64) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.dirty.clear();
+            inode.writable.clear();
+        }
+    }
+
+    /// Whoever holds the inode lock ends first.
+    pub(super) fn barrier(&mut self, ino: u64) {
+        let (mine, others) = std::mem::take(&mut self.stalled)
+            .into_iter()
+            .partition(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino));
+        self.stalled = others;
+        for stalled in mine {
+            self.finish(stalled);
+        }
+    }
+
+    fn locked(&self, ino: u64) -> bool {
+        self.stalled.iter().any(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino))
+    }
+
+    /// Everything begun comes to its end.
+    pub(super) fn quiesce(&mut self) {
+        for stalled in std::mem::take(&mut self.stalled) {
+            self.finish(stalled);
+        }
+        self.kernel.grace();
+    }
+
+    fn finish(&mut self, stalled: Stalled) {
+        match stalled {
+            Stalled::Punch { ino, block } => {
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    let at = block as usize * BLOCK;
+                    let end = (at + BLOCK).min(inode.data.len());
+                    if at < end {
+                        inode.data[at..end].fill(0);
+                        inode.holes.insert(block);
+                        inode.dirty.remove(&block);
+                        inode.writable.remove(&block);
+                    }
+                }
+            }
+            Stalled::Direct { token, ino, block, count, fill } => {
+                self.fill(ino, block * BLOCK_BYTES, count * BLOCK_BYTES, fill);
+                self.kernel.in_flight.remove(&token);
+                let mut marks = meta();
+                marks.mark_bytes(block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
+                self.kernel.mark(&mut self.rng, ino, marks);
+            }
+            Stalled::Store { ino, at, byte } => {
+                if let Some(slot) = self.inodes.get_mut(&ino).and_then(|inode| inode.data.get_mut(at)) {
+                    *slot = byte;
+                }
+            }
+        }
+    }
+
+    fn fill(&mut self, ino: u64, at: u64, len: u64, byte: u8) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            let end = (at + len) as usize;
+            let old = inode.data.len();
+            if end > old {
+                inode.data.resize(end, 0);
+                for block in (old as u64).div_ceil(BLOCK_BYTES)..at / BLOCK_BYTES {
+                    inode.holes.insert(block);
+                }
+            }
+            inode.data[at as usize..end].fill(byte);
+            for block in at / BLOCK_BYTES..(at + len).div_ceil(BLOCK_BYTES) {
+                inode.holes.remove(&block);
+            }
+        }
+    }
+
+    fn tick(&mut self, ino: u64) {
+        self.clock += 1;
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.time = self.clock;
+        }
+    }
+
+    fn names_changed(&mut self, dir: u64) {
+        self.tick(dir);
+        self.kernel.mark(&mut self.rng, dir, Marks::names());
+    }
+
+    fn meta_changed(&mut self, ino: u64) {
+        self.tick(ino);
+        self.kernel.mark(&mut self.rng, ino, meta());
+    }
+
+    fn pick(&mut self, kind: Kind) -> Option<u64> {
+        let all: Vec<u64> = self.inodes.iter().filter(|(_, i)| i.kind == kind && i.nlink > 0).map(|(n, _)| *n).collect();
+        (!all.is_empty()).then(|| all[self.rng.below(all.len() as u64) as usize])
+    }
+
+    fn pick_entry(&mut self, kind: Option<Kind>) -> Option<(u64, usize)> {
+        let mut all = Vec::new();
+        for (dir, inode) in &self.inodes {
+            for (at, (_, ino)) in inode.entries.iter().enumerate() {
+                if kind.is_none_or(|kind| self.inodes.get(ino).is_some_and(|i| i.kind == kind)) {
+                    all.push((*dir, at));
+                }
+            }
+        }
+        (!all.is_empty()).then(|| all[self.rng.below(all.len() as u64) as usize])
+    }
+
+    /// One step of some application.
+    pub(super) fn step(&mut self) {
+        self.kernel.progress(&mut self.rng);
+        if !self.stalled.is_empty() && self.rng.one_in(3) {
+            let at = self.rng.below(self.stalled.len() as u64) as usize;
+            let stalled = self.stalled.swap_remove(at);
+            self.finish(stalled);
+        }
+        match self.rng.below(20) {
+            0..=5 => self.write(),
+            6..=8 => self.store(),
+            9 => self.punch(),
+            10 => self.direct(),
+            11 => self.truncate(),
+            12 => {
+                if let Some(ino) = self.pick(Kind::File) {
+                    let mode = 0o600 + self.rng.below(64) as u32;
+                    if let Some(inode) = self.inodes.get_mut(&ino) {
+                        inode.mode = mode;
+                    }
+                    self.meta_changed(ino);
+                }
+            }
+            13 | 14 => self.create(Kind::File),
+            15 => self.create(Kind::Dir),
+            16 | 17 => self.rename(),
+            18 => self.unlink(),
+            _ => self.link(),
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
+        let at = self.rng.below(BLOCKS_MAX * BLOCK_BYTES / 2);
+        let len = 1 + self.rng.below(2 * BLOCK_BYTES);
+        let byte = self.rng.below(250) as u8 + 1;
+        let old = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
+        self.fill(ino, at, len, byte);
+        let mut marks = meta();
+        if at + len > old && old > 0 {
+            // The kernel zeroes the rest of the old last page: no mark is needed for what no one stored.
+            self.dirty_page(ino, (old - 1) / BLOCK_BYTES, &mut marks);
+        }
+        for block in at / BLOCK_BYTES..(at + len).div_ceil(BLOCK_BYTES) {
+            self.dirty_page(ino, block, &mut marks);
+        }
+        self.tick(ino);
+        self.kernel.mark(&mut self.rng, ino, marks);
+    }
+
+    /// Marks only on the way from clean to dirty.
+    fn dirty_page(&mut self, ino: u64, block: u64, marks: &mut Marks) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            if inode.dirty.insert(block) {
+                marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+            }
+        }
+    }
+
+    fn store(&mut self) {
+        let Some(ino) = self.pick(Kind::File) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        if inode.data.is_empty() {
+            return;
+        }
+        let at = self.rng.below(inode.data.len() as u64) as usize;
+        let byte = self.rng.below(250) as u8 + 1;
+        let block = (at / BLOCK) as u64;
+        if inode.writable.contains(&block) {
+            inode.data[at] = byte;
+            return;
+        }
+        inode.writable.insert(block);
+        inode.holes.remove(&block);
+        let mut marks = meta();
+        self.dirty_page(ino, block, &mut marks);
+        self.tick(ino);
+        self.kernel.mark(&mut self.rng, ino, marks);
+        self.finish(Stalled::Store { ino, at, byte });
+    }
+
+    fn punch(&mut self) {
+        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
+        let block = self.rng.below(BLOCKS_MAX);
+        let mut marks = meta();
+        marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+        self.tick(ino);
+        self.kernel.mark(&mut self.rng, ino, marks);
+        self.stalled.push(Stalled::Punch { ino, block });
+    }
+
+    fn direct(&mut self) {
+        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
+        let size = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
+        let blocks = size / BLOCK_BYTES;
+        if blocks == 0 {
+            return;
+        }
+        let (block, fill) = (self.rng.below(blocks), self.rng.below(250) as u8 + 1);
+        let count = 1 + self.rng.below(blocks - block);
+        self.token += 1;
+        let (token, start, end) = (self.token, block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
+        self.kernel.in_flight.insert(token, (ino, start, end));
+        let mut marks = meta();
+        marks.mark_bytes(start, end);
+        self.kernel.mark(&mut self.rng, ino, marks);
+        self.stalled.push(Stalled::Direct { token, ino, block, count, fill });
+    }
+
+    fn truncate(&mut self) {
+        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
+        let busy = self.stalled.iter().any(|s| matches!(s, Stalled::Direct { ino: writing, .. } if *writing == ino));
+        if busy {
+            return;
+        }
+        let size = self.rng.below(BLOCKS_MAX * BLOCK_BYTES) as usize;
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let old = inode.data.len();
+        inode.data.resize(size, 0);
+        let mut marks = meta();
+        if size < old {
+            marks.from = Some(size as u64);
+            let blocks = (size as u64).div_ceil(BLOCK_BYTES);
+            inode.holes.retain(|block| *block < blocks);
+            inode.dirty.retain(|block| *block < blocks);
+            inode.writable.retain(|block| *block < blocks);
+        } else {
+            for block in (old as u64).div_ceil(BLOCK_BYTES)..(size as u64).div_ceil(BLOCK_BYTES) {
+                inode.holes.insert(block);
+            }
+        }
+        self.tick(ino);
+        self.kernel.mark(&mut self.rng, ino, marks);
+    }
+
+    fn create(&mut self, kind: Kind) {
+        if self.inodes.len() >= FILES_MAX {
+            return;
+        }
+        let Some(dir) = self.pick(Kind::Dir) else { return };
+        let name = vec![b'a' + self.rng.below(6) as u8];
+        if self.entry(dir, &name).is_some() {
+            return;
+        }
+        // Inode numbers are used again, as ext4 does.
+        let ino = self.free.pop().unwrap_or_else(|| {
+            self.next_ino += 1;
+            self.next_ino
+        });
+        self.clock += 1;
+        let mut inode = inode(kind, self.clock);
+        inode.time = self.clock;
+        self.inodes.insert(ino, inode);
+        self.insert(dir, name, ino);
+        self.names_changed(dir);
+    }
+
+    fn entry(&self, dir: u64, name: &[u8]) -> Option<u64> {
+        self.inodes.get(&dir)?.entries.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)
+    }
+
+    fn insert(&mut self, dir: u64, name: Vec<u8>, ino: u64) {
+        // New entries land anywhere in the order of a listing, as hashed directories do.
+        let len = self.inodes.get(&dir).map_or(0, |inode| inode.entries.len() as u64);
+        let at = self.rng.below(len + 1) as usize;
+        if let Some(inode) = self.inodes.get_mut(&dir) {
+            inode.entries.insert(at.min(inode.entries.len()), (name, ino));
+        }
+    }
+
+    fn below(&self, dir: u64, other: u64) -> bool {
+        dir == other
+            || self.inodes.get(&dir).is_some_and(|inode| inode.entries.iter().any(|(_, ino)| self.below(*ino, other)))
+    }
+
+    fn rename(&mut self) {
+        let Some((from, at)) = self.pick_entry(None) else { return };
+        let Some(to) = self.pick(Kind::Dir) else { return };
+        let Some((name, ino)) = self.inodes.get(&from).and_then(|inode| inode.entries.get(at)).cloned() else { return };
+        if self.below(ino, to) && self.inodes.get(&ino).is_some_and(|inode| inode.kind == Kind::Dir) {
+            return;
+        }
+        let new_name = vec![b'a' + self.rng.below(6) as u8];
+        match self.entry(to, &new_name) {
+            Some(other) if other == ino => return,
+            Some(other) => {
+                let kinds = (self.inodes.get(&ino).map(|i| i.kind), self.inodes.get(&other).map(|i| i.kind));
+                if kinds != (Some(Kind::File), Some(Kind::File)) {
+                    return;
+                }
+                if self.rng.one_in(3) {
+                    // RENAME_EXCHANGE
+                    self.replace(from, &name, other);
+                    self.replace(to, &new_name, ino);
+                    self.meta_changed(other);
+                } else {
+                    self.remove(from, &name);
+                    self.replace(to, &new_name, ino);
+                    self.drop_link(other);
+                }
+            }
+            None => {
+                self.remove(from, &name);
+                self.insert(to, new_name, ino);
+            }
+        }
+        self.meta_changed(ino);
+        self.names_changed(from);
+        self.names_changed(to);
+    }
+
+    fn replace(&mut self, dir: u64, name: &[u8], ino: u64) {
+        if let Some(slot) = self.inodes.get_mut(&dir).and_then(|d| d.entries.iter_mut().find(|(n, _)| n == name)) {
+            slot.1 = ino;
+        }
+    }
+
+    fn remove(&mut self, dir: u64, name: &[u8]) {
+        if let Some(inode) = self.inodes.get_mut(&dir) {
+            inode.entries.retain(|(n, _)| n != name);
+        }
+    }
+
+    fn drop_link(&mut self, ino: u64) {
+        self.meta_changed(ino);
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        inode.nlink -= 1;
+        if inode.nlink == 0 {
+            self.stalled.retain(|s| match s {
+                Stalled::Punch { ino: i, .. } | Stalled::Direct { ino: i, .. } | Stalled::Store { ino: i, .. } => *i != ino,
+            });
+            self.kernel.in_flight.retain(|_, (i, _, _)| *i != ino);
+            self.inodes.remove(&ino);
+            self.free.push(ino);
+        }
+    }
+
+    fn unlink(&mut self) {
+        let Some((dir, at)) = self.pick_entry(None) else { return };
+        let Some((name, ino)) = self.inodes.get(&dir).and_then(|inode| inode.entries.get(at)).cloned() else { return };
+        if self.inodes.get(&ino).is_some_and(|inode| !inode.entries.is_empty()) {
+            return;
+        }
+        self.remove(dir, &name);
+        self.drop_link(ino);
+        self.names_changed(dir);
+    }
+
+    fn link(&mut self) {
+        let Some((from, at)) = self.pick_entry(Some(Kind::File)) else { return };
+        let Some(dir) = self.pick(Kind::Dir) else { return };
+        let Some((_, ino)) = self.inodes.get(&from).and_then(|inode| inode.entries.get(at)).cloned() else { return };
+        let name = vec![b'a' + self.rng.below(6) as u8];
+        if self.entry(dir, &name).is_none() {
+            self.insert(dir, name, ino);
+            if let Some(inode) = self.inodes.get_mut(&ino) {
+                inode.nlink += 1;
+            }
+            self.meta_changed(ino);
+            self.names_changed(dir);
+        }
+    }
+}
+
+fn inode(kind: Kind, generation: u64) -> Inode {
+    Inode {
+        kind,
+        generation,
+        nlink: 1,
+        mode: 0o644,
+        time: 0,
+        data: Vec::new(),
+        holes: BTreeSet::new(),
+        dirty: BTreeSet::new(),
+        writable: BTreeSet::new(),
+        entries: Vec::new(),
+    }
+}

@@ -1,0 +1,103 @@
+//! Kernel maps and hooks, as far as races with a drain go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dirty::Marks;
+
+/// Small generator (xorshift64*): the simulation must not depend on a crate's idea of a seed.
+#[derive(Clone, Debug)]
+pub(super) struct Rng(u64);
+
+impl Rng {
+    pub(super) fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// A program that has read the generation and not yet written its mark.
+#[derive(Clone, Debug)]
+struct Running {
+    generation: usize,
+    ino: u64,
+    marks: Marks,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kernel {
+    pub(super) generation: usize,
+    pub(super) maps: [BTreeMap<u64, Marks>; 2],
+    pub(super) watch: BTreeSet<u64>,
+    /// Direct writes between begin and completion: token -> inode, first byte, first byte after.
+    pub(super) in_flight: BTreeMap<u64, (u64, u64, u64)>,
+    running: Vec<Running>,
+}
+
+impl Kernel {
+    /// A hook fires. One in four programs is interrupted between reading the generation and writing the mark.
+    pub(super) fn mark(&mut self, rng: &mut Rng, ino: u64, marks: Marks) {
+        if !self.watch.contains(&ino) {
+            return;
+        }
+        let running = Running { generation: self.generation, ino, marks };
+        if rng.one_in(4) {
+            self.running.push(running);
+        } else {
+            self.land(running);
+        }
+    }
+
+    fn land(&mut self, running: Running) {
+        if let Some(map) = self.maps.get_mut(running.generation) {
+            map.entry(running.ino).or_default().merge(&running.marks);
+        }
+    }
+
+    /// Some interrupted programs go on.
+    pub(super) fn progress(&mut self, rng: &mut Rng) {
+        if !self.running.is_empty() && rng.one_in(3) {
+            let at = rng.below(self.running.len() as u64) as usize;
+            let running = self.running.swap_remove(at);
+            self.land(running);
+        }
+    }
+
+    /// All programs that were running have ended.
+    pub(super) fn grace(&mut self) {
+        for running in std::mem::take(&mut self.running) {
+            self.land(running);
+        }
+    }
+
+    pub(super) fn swap(&mut self) {
+        self.generation ^= 1;
+    }
+
+    pub(super) fn retired(&self) -> BTreeMap<u64, Marks> {
+        let mut retired = self.maps.get(self.generation ^ 1).cloned().unwrap_or_default();
+        for (ino, start, end) in self.in_flight.values() {
+            retired.entry(*ino).or_default().mark_bytes(*start, *end);
+        }
+        retired
+    }
+
+    pub(super) fn clear_retired(&mut self) {
+        if let Some(map) = self.maps.get_mut(self.generation ^ 1) {
+            map.clear();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! One run: trouble, then calm, then the comparison.
+
+use super::check;
+use super::world::{SimError, SimWorld};
+use crate::dirty::DirtySet;
+use crate::flush::{self, Facts, Limits, Outcome, Report, Steps};
+use crate::model::Time;
+
+/// What a run found wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the writer was fenced at seq {seq} although there is no other")]
+    Fenced { seq: u64 },
+    #[error("after {rounds} quiet flushes something is still pending")]
+    Restless { rounds: u32 },
+    #[error("a quiet flush failed: {0}")]
+    Flush(SimError),
+    #[error("the store does not replay: {0}")]
+    Replay(String),
+    #[error("the restored tree differs: {0}")]
+    Differs(String),
+}
+
+const ROUNDS: u64 = 30;
+const QUIET_ROUNDS_MAX: u32 = 20;
+
+fn facts(round: u64, seed: u64, steps: Steps) -> Facts {
+    let mut commit_id = [0; 16];
+    commit_id[..8].copy_from_slice(&round.to_le_bytes());
+    commit_id[8..].copy_from_slice(&seed.to_le_bytes());
+    Facts {
+        volume: check::VOLUME,
+        writer: [9; 16],
+        epoch: 1,
+        commit_id,
+        // The clock jumps back now and then.
+        now: Time { sec: 1000 + (round * 7 % 13) as i64, nsec: round as u32 },
+        drain: round,
+        compare: false,
+        steps,
+        limits: Limits { stream_bytes: 3 * 4096, signature_file_bytes: 16 * 4096, ..Limits::DEFAULT },
+    }
+}
+
+/// Drain and flush, as the daemon does it. Marks are pending in the catalog all the while.
+fn round(world: &mut SimWorld, round: u64, seed: u64, steps: Steps) -> Result<(Outcome, bool), SimError> {
+    flush::drain(world, steps)?;
+    let mut taken = DirtySet::default();
+    for (ino, marks) in &world.catalog.pending {
+        taken.add(*ino, marks, round);
+    }
+    let mut report = Report::default();
+    let (outcome, kept) = flush::flush(world, &taken, &facts(round, seed, steps), &mut report)?;
+    Ok((outcome, kept.is_empty()))
+}
+
+pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
+    let mut world = SimWorld::new(seed);
+    let mut number = 0;
+    for _ in 0..ROUNDS {
+        number += 1;
+        {
+            let mut inner = world.inner.borrow_mut();
+            inner.dies_in = inner.files.rng.one_in(3).then(|| inner.files.rng.below(40));
+        }
+        match round(&mut world, number, seed, steps) {
+            Ok((Outcome::Fenced { seq }, _)) => return Err(Failure::Fenced { seq }),
+            Ok(_) | Err(SimError::Store) => {}
+            Err(SimError::Crash) => {
+                world.restart();
+                // Restart with pins: what was retired and not yet cleared is taken up first.
+                number += 1;
+                let _ = crate::flush::world::DrainWorld::save_retired(&mut world);
+                let _ = crate::flush::world::DrainWorld::clear_retired(&mut world);
+            }
+            Err(error) => return Err(Failure::Flush(error)),
+        }
+        world.restart();
+    }
+    world.calm();
+    for quiet in 0..=QUIET_ROUNDS_MAX {
+        number += 1;
+        match round(&mut world, number, seed, steps).map_err(Failure::Flush)? {
+            (Outcome::Fenced { seq }, _) => return Err(Failure::Fenced { seq }),
+            // Marks of programs that were interrupted arrive one generation later.
+            (Outcome::Unchanged, true) if quiet >= 2 => break,
+            _ if quiet == QUIET_ROUNDS_MAX => return Err(Failure::Restless { rounds: quiet }),
+            _ => {}
+        }
+    }
+    check::restored_equals(&world)
+}

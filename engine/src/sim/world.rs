@@ -1,0 +1,510 @@
+//! `World` over the model: every call lets applications move a little, and may be the daemon's last.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::files::{Files, ROOT};
+use crate::dirty::{DirtySet, Marks};
+use crate::flush::Steps;
+use crate::flush::read::{FileImage, read_file};
+use crate::flush::world::*;
+use crate::format::{EncodeError, Key};
+use crate::model::{FileId, InodeId, Kind, Meta, ObjectRef, Seq};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SimError {
+    #[error("the daemon died")]
+    Crash,
+    #[error("the store refused")]
+    Store,
+    #[error("a pack was put twice with different bytes: {0}")]
+    Pack(String),
+    #[error("{0}")]
+    Tree(String),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// What the catalog holds: survives the daemon.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Catalog {
+    pub(super) records: BTreeMap<FileId, Record>,
+    pub(super) names: BTreeMap<(FileId, Vec<u8>), FileId>,
+    nodes: BTreeMap<NodeKey, Vec<u8>>,
+    signatures: BTreeMap<(FileId, u64), Vec<u8>>,
+    pub(super) pending: BTreeMap<u64, Marks>,
+    missing: Vec<Missing>,
+    intent: Option<Intent>,
+    next_id: u64,
+    pub(super) head: Head,
+    attempts: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) files: Files,
+    /// Calls until the daemon dies; `None`: it does not.
+    pub(super) dies_in: Option<u64>,
+    pub(super) dead: bool,
+    pub(super) quiet: bool,
+}
+
+impl Inner {
+    /// Time passes; false when the daemon is dead.
+    fn step(&mut self) -> bool {
+        if !self.quiet {
+            for _ in 0..self.files.rng.below(3) {
+                self.files.step();
+            }
+        }
+        match &mut self.dies_in {
+            Some(0) => self.dead = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        !self.dead
+    }
+}
+
+pub(super) struct SimWorld {
+    pub(super) inner: Rc<RefCell<Inner>>,
+    pub(super) catalog: Catalog,
+    pub(super) store: BTreeMap<String, Vec<u8>>,
+    pub(super) packs: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// Creations that will take effect some time later, if nothing is there by then.
+    delayed: Vec<(String, Vec<u8>)>,
+    placed: BTreeMap<FileId, (FileId, Vec<u8>)>,
+}
+
+/// An open file: the inode, whatever happens to its name.
+pub(super) struct SimFile {
+    inner: Rc<RefCell<Inner>>,
+    ino: u64,
+}
+
+impl SimFile {
+    fn step(&mut self) -> Result<(), FileError> {
+        if self.inner.borrow_mut().step() { Ok(()) } else { Err(FileError::Late) }
+    }
+}
+
+impl FileOps for SimFile {
+    fn statx(&mut self) -> Result<Stat, FileError> {
+        self.step()?;
+        self.inner.borrow().files.stat(self.ino).ok_or(FileError::Moved)
+    }
+
+    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError> {
+        Ok(Vec::new())
+    }
+
+    fn clean(&mut self) -> Result<(), FileError> {
+        self.step()?;
+        self.inner.borrow_mut().files.clean(self.ino);
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), FileError> {
+        self.step()?;
+        self.inner.borrow_mut().files.barrier(self.ino);
+        Ok(())
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
+        self.step()?;
+        let inner = self.inner.borrow();
+        let Some(inode) = inner.files.inodes.get(&self.ino) else { return Err(FileError::Moved) };
+        let rest = inode.data.get(offset as usize..).unwrap_or(&[]);
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn data_ranges(&mut self, start: u64, end: u64) -> Result<Vec<(u64, u64)>, FileError> {
+        let inner = self.inner.borrow();
+        let Some(inode) = inner.files.inodes.get(&self.ino) else { return Err(FileError::Moved) };
+        let block = crate::model::BLOCK_BYTES;
+        let end = end.min(inode.data.len() as u64);
+        Ok((start / block..end.div_ceil(block))
+            .filter(|b| !inode.holes.contains(b))
+            .map(|b| ((b * block).max(start), ((b + 1) * block).min(end)))
+            .filter(|(a, b)| a < b)
+            .collect())
+    }
+}
+
+impl SimWorld {
+    pub(super) fn new(seed: u64) -> SimWorld {
+        let mut files = Files::new(seed);
+        files.kernel.watch.insert(ROOT);
+        let stat = files.stat(ROOT);
+        let mut catalog = Catalog { next_id: 2, ..Catalog::default() };
+        if let Some(stat) = stat {
+            let meta = meta(&Stat { mode: 0, ..stat.clone() });
+            let record = Record { id: FileId::ROOT, inode: stat.inode, meta, size: 0, root: None, hole_bytes: 0, signed: false, ctime: None };
+            catalog.records.insert(FileId::ROOT, record);
+            catalog.pending.insert(ROOT, Marks::names());
+        }
+        let inner = Rc::new(RefCell::new(Inner { files, dies_in: None, dead: false, quiet: false }));
+        SimWorld { inner, catalog, store: BTreeMap::new(), packs: RefCell::default(), delayed: Vec::new(), placed: BTreeMap::new() }
+    }
+
+    fn step(&mut self) -> Result<(), SimError> {
+        if !self.delayed.is_empty() && self.inner.borrow_mut().files.rng.one_in(6) {
+            let (key, bytes) = self.delayed.remove(0);
+            self.store.entry(key).or_insert(bytes);
+        }
+        if self.inner.borrow_mut().step() { Ok(()) } else { Err(SimError::Crash) }
+    }
+
+    /// The daemon starts again: what it held in memory is gone.
+    pub(super) fn restart(&mut self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.dead = false;
+        inner.dies_in = None;
+        drop(inner);
+        self.placed.clear();
+    }
+
+    /// Faults and applications end; creations under way arrive.
+    pub(super) fn calm(&mut self) {
+        self.inner.borrow_mut().quiet = true;
+        self.inner.borrow_mut().files.quiesce();
+        for (key, bytes) in std::mem::take(&mut self.delayed) {
+            self.store.entry(key).or_insert(bytes);
+        }
+    }
+
+    fn lucky(&self, one_in: u64) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        !inner.quiet && inner.files.rng.one_in(one_in)
+    }
+
+    /// Follows names as a path walk does: through what is there now.
+    fn resolve(&self, id: FileId) -> Option<u64> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != FileId::ROOT {
+            let (parent, name) = match self.placed.get(&at) {
+                Some(place) => place.clone(),
+                None => self.catalog.names.iter().find(|(_, id)| **id == at).map(|(place, _)| place.clone())?,
+            };
+            names.push(name);
+            at = parent;
+            if names.len() > 64 {
+                return None;
+            }
+        }
+        let inner = self.inner.borrow();
+        let mut ino = ROOT;
+        for name in names.iter().rev() {
+            ino = inner.files.inodes.get(&ino)?.entries.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)?;
+        }
+        Some(ino)
+    }
+
+    fn open_at(&self, id: FileId, inode: InodeId) -> Result<SimFile, FileError> {
+        let ino = self.resolve(id).ok_or(FileError::Moved)?;
+        let stat = self.inner.borrow().files.stat(ino).ok_or(FileError::Moved)?;
+        if stat.inode != inode {
+            return Err(FileError::Moved);
+        }
+        Ok(SimFile { inner: Rc::clone(&self.inner), ino })
+    }
+
+    fn forget_pending(&mut self, taken: &[u64], kept: &DirtySet) {
+        for ino in taken {
+            self.catalog.pending.remove(ino);
+        }
+        for (ino, waiting) in kept.iter() {
+            self.catalog.pending.entry(ino).or_default().merge(&waiting.marks);
+        }
+    }
+}
+
+fn meta(stat: &Stat) -> Meta {
+    Meta {
+        kind: stat.kind,
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime: stat.mtime,
+        rdev: stat.rdev,
+        target: Vec::new(),
+        xattrs: Vec::new(),
+    }
+}
+
+impl DrainWorld for SimWorld {
+    type Error = SimError;
+
+    fn swap(&mut self) -> Result<(), SimError> {
+        self.step()?;
+        self.inner.borrow_mut().files.kernel.swap();
+        Ok(())
+    }
+
+    fn grace(&mut self) -> Result<(), SimError> {
+        self.step()?;
+        self.inner.borrow_mut().files.kernel.grace();
+        Ok(())
+    }
+
+    fn save_retired(&mut self) -> Result<(), SimError> {
+        self.step()?;
+        for (ino, marks) in self.inner.borrow().files.kernel.retired() {
+            self.catalog.pending.entry(ino).or_default().merge(&marks);
+        }
+        Ok(())
+    }
+
+    fn clear_retired(&mut self) -> Result<(), SimError> {
+        self.step()?;
+        self.inner.borrow_mut().files.kernel.clear_retired();
+        Ok(())
+    }
+}
+
+impl World for SimWorld {
+    type Error = SimError;
+    type File = SimFile;
+
+    fn tree_error(error: crate::tree::TreeError<SimError>) -> SimError {
+        SimError::Tree(error.to_string())
+    }
+
+    fn list(&mut self, dir: FileId) -> Result<Listed, SimError> {
+        self.step()?;
+        let Some(ino) = self.resolve(dir) else { return Ok(Listed::NotThere) };
+        let known = match self.catalog.records.get(&dir) {
+            Some(record) => Some(record.inode),
+            None => self.inner.borrow().files.stat(ino).map(|stat| stat.inode),
+        };
+        let same = self.inner.borrow().files.stat(ino).is_some_and(|stat| stat.kind == Kind::Dir && Some(stat.inode) == known);
+        if !same {
+            return Ok(Listed::NotThere);
+        }
+        // Two halves of one pass; names that move across the border between them are missed, or seen twice.
+        let half = self.inner.borrow().files.inodes.get(&ino).map_or(0, |inode| inode.entries.len() / 2);
+        let mut seen = Vec::new();
+        let take = |world: &SimWorld, from: usize, to: usize, seen: &mut Vec<Entry>| {
+            let inner = world.inner.borrow();
+            let Some(inode) = inner.files.inodes.get(&ino) else { return };
+            for (name, child) in inode.entries.iter().take(to).skip(from) {
+                if let Some(stat) = inner.files.stat(*child) {
+                    seen.push(Entry { name: name.clone(), stat });
+                }
+            }
+        };
+        take(self, 0, half, &mut seen);
+        self.step()?;
+        take(self, half, usize::MAX, &mut seen);
+        let mut latest: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
+        let mut order = Vec::new();
+        for entry in seen {
+            if latest.insert(entry.name.clone(), entry.clone()).is_none() {
+                order.push(entry.name);
+            }
+        }
+        Ok(Listed::Entries(order.iter().filter_map(|name| latest.get(name).cloned()).collect()))
+    }
+
+    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, SimError> {
+        self.step()?;
+        let Some(ino) = self.resolve(dir) else { return Ok(None) };
+        let inner = self.inner.borrow();
+        let child = inner.files.inodes.get(&ino).and_then(|i| i.entries.iter().find(|(n, _)| n == name).map(|(_, c)| *c));
+        Ok(child.and_then(|child| inner.files.stat(child)))
+    }
+
+    fn stat(&mut self, id: FileId) -> Result<Option<Stat>, SimError> {
+        self.step()?;
+        Ok(self.resolve(id).and_then(|ino| self.inner.borrow().files.stat(ino)))
+    }
+
+    fn alive(&mut self, id: FileId) -> Result<Alive, SimError> {
+        self.step()?;
+        let Some(record) = self.catalog.records.get(&id) else { return Ok(Alive::Unknown) };
+        let now = self.inner.borrow().files.stat(record.inode.ino);
+        Ok(if now.is_some_and(|stat| stat.inode == record.inode) { Alive::Yes } else { Alive::Gone })
+    }
+
+    fn watch(&mut self, inodes: &[u64]) -> Result<(), SimError> {
+        self.step()?;
+        self.inner.borrow_mut().files.kernel.watch.extend(inodes);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, inodes: &[u64]) -> Result<(), SimError> {
+        for ino in inodes {
+            self.inner.borrow_mut().files.kernel.watch.remove(ino);
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, id: FileId, parent: FileId, name: &[u8], _: InodeId) {
+        self.placed.insert(id, (parent, name.to_vec()));
+    }
+
+    fn meta_of(&mut self, _: FileId, stat: &Stat) -> Result<Meta, FileError> {
+        Ok(meta(stat))
+    }
+
+    fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
+        jobs.iter()
+            .map(|job| self.open_at(job.id, job.inode).and_then(|mut file| read_file(&mut file, job, steps)))
+            .collect()
+    }
+
+    fn open(&mut self, job: &ReadJob) -> Result<SimFile, FileError> {
+        self.open_at(job.id, job.inode)
+    }
+
+    fn record(&self, id: FileId) -> Result<Option<Record>, SimError> {
+        Ok(self.catalog.records.get(&id).cloned())
+    }
+
+    fn by_inode(&self, ino: u64) -> Result<Vec<Record>, SimError> {
+        Ok(self.catalog.records.values().filter(|record| record.inode.ino == ino).cloned().collect())
+    }
+
+    fn children(&self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, SimError> {
+        Ok(self.catalog.names.iter().filter(|((p, _), _)| *p == dir).map(|((_, n), id)| (n.clone(), *id)).collect())
+    }
+
+    fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, SimError> {
+        Ok(self.catalog.names.iter().filter(|(_, i)| **i == id).map(|(place, _)| place.clone()).collect())
+    }
+
+    fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, SimError> {
+        Ok(self.catalog.nodes.get(&key).cloned())
+    }
+
+    fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, SimError> {
+        Ok(self.catalog.signatures.get(&(id, group)).cloned())
+    }
+
+    fn missing(&self) -> Result<Vec<Missing>, SimError> {
+        Ok(self.catalog.missing.clone())
+    }
+
+    fn next_id(&self) -> Result<u64, SimError> {
+        Ok(self.catalog.next_id)
+    }
+
+    fn head(&self) -> Result<Head, SimError> {
+        Ok(self.catalog.head)
+    }
+
+    fn next_attempt(&mut self) -> Result<u32, SimError> {
+        self.catalog.attempts += 1;
+        Ok(self.catalog.attempts * 16)
+    }
+
+    fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), SimError> {
+        if !self.inner.borrow_mut().step() {
+            return Err(SimError::Crash);
+        }
+        let key = crate::flush::commit::key_of(at).to_string();
+        let mut packs = self.packs.borrow_mut();
+        match packs.get(&key) {
+            Some(there) if *there != bytes => Err(SimError::Pack(key)),
+            _ => {
+                packs.insert(key, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), SimError> {
+        self.step()?;
+        let catalog = &mut self.catalog;
+        for id in change.replaced.iter().chain(&change.changes.gone) {
+            catalog.nodes.retain(|(file, _, _), _| file != id);
+            catalog.signatures.retain(|(file, _), _| file != id);
+        }
+        for (key, blob) in change.nodes {
+            match blob {
+                Some(blob) => catalog.nodes.insert(key, blob),
+                None => catalog.nodes.remove(&key),
+            };
+        }
+        for (key, blob) in change.signatures {
+            match blob {
+                Some(blob) => catalog.signatures.insert(key, blob),
+                None => catalog.signatures.remove(&key),
+            };
+        }
+        for record in change.records {
+            catalog.records.insert(record.id, record);
+        }
+        crate::flush::apply_names(&mut catalog.names, &change.changes.names);
+        for id in &change.changes.gone {
+            catalog.records.remove(id);
+        }
+        catalog.missing = change.missing;
+        catalog.next_id = change.next_id;
+        catalog.intent = Some(intent.clone());
+        self.step()
+    }
+
+    fn intent(&self) -> Result<Option<Intent>, SimError> {
+        Ok(self.catalog.intent.clone())
+    }
+
+    fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, SimError> {
+        self.step()?;
+        let key = Key::Commit(seq).to_string();
+        if self.lucky(8) {
+            return Err(SimError::Store);
+        }
+        if self.lucky(5) {
+            self.delayed.push((key, bytes.to_vec()));
+            return Ok(Created::Unknown);
+        }
+        if self.lucky(8) {
+            return Ok(Created::Unknown);
+        }
+        if self.store.contains_key(&key) {
+            return Ok(Created::Exists);
+        }
+        self.store.insert(key, bytes.to_vec());
+        let lost = self.lucky(5);
+        self.step()?;
+        Ok(if lost { Created::Unknown } else { Created::Yes })
+    }
+
+    fn read_commit(&mut self, seq: Seq) -> Result<Option<Vec<u8>>, SimError> {
+        self.step()?;
+        Ok(self.store.get(&Key::Commit(seq).to_string()).cloned())
+    }
+
+    fn era_closed_by_other(&mut self, _: Seq) -> Result<bool, SimError> {
+        Ok(false)
+    }
+
+    fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), SimError> {
+        self.step()?;
+        self.catalog.head = head;
+        self.catalog.intent = None;
+        self.forget_pending(taken, kept);
+        self.step()
+    }
+
+    fn forget(
+        &mut self,
+        records: Vec<Record>,
+        missing: Vec<Missing>,
+        taken: &[u64],
+        kept: &DirtySet,
+    ) -> Result<(), SimError> {
+        self.step()?;
+        for record in records {
+            self.catalog.records.insert(record.id, record);
+        }
+        self.catalog.missing = missing;
+        self.forget_pending(taken, kept);
+        self.step()
+    }
+}

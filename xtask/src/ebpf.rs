@@ -83,6 +83,11 @@ pub(crate) fn find() -> Option<Toolchain> {
     })
 }
 
+/// True if the toolchain `nightly` of rustup is there with the sources of the standard library.
+pub(crate) fn nightly_has_sources() -> bool {
+    nightly("nightly").is_some()
+}
+
 /// Debian's compiler, with cargo and the sources of `core`.
 pub(crate) fn debian() -> Option<Toolchain> {
     let bin = PathBuf::from("/usr/bin");
@@ -122,7 +127,7 @@ fn cargo(toolchain: &Toolchain, program: &str) -> Command {
     path.insert(usize::from(!toolchain.bootstrap).min(path.len()), toolchain.bin.clone());
     let old = std::env::var_os("PATH").unwrap_or_default();
     path.extend(std::env::split_paths(&old));
-    let path = std::env::join_paths(path).unwrap_or_else(|_| old);
+    let path = std::env::join_paths(path).unwrap_or(old);
     command.env("PATH", path);
     command
 }

@@ -3,9 +3,11 @@
 
 mod bench;
 mod ebpf;
+mod gate;
 mod run;
 mod setup;
 mod sh;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -15,6 +17,8 @@ usage: cargo xtask VERB
   setup [--build]                 install what is missing for building and testing (--build: for building only)
   build-ebpf                      compile the kernel object into target/ebpf
   run -- ARGS                     set up, build everything, run `tracker ARGS`
+  test [--tier N] [FILTER]        the whole gate; ends with `N passed, N failed, N skipped`
+  tidy                            house rules over the tree (also run by `cargo test -p xtask`)
   bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode
 ";
 
@@ -37,6 +41,8 @@ fn dispatch(args: &[String]) -> Result<(), sh::Error> {
         "setup" => setup::main(rest),
         "build-ebpf" => ebpf::main(rest),
         "run" => run::main(rest),
+        "test" => gate::main(rest),
+        "tidy" => tidy::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

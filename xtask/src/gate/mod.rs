@@ -1,0 +1,190 @@
+//! `test`: the whole gate. Runs every check and every tier, goes on after a failure so that all of them are seen, and
+//! ends with one line `N passed, N failed, N skipped`. What is skipped is named, with its reason.
+
+mod checks;
+mod deny;
+mod libtest;
+mod packaging;
+mod stream;
+mod tally;
+mod tiers;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::sh::{self, Error};
+use tally::Tally;
+
+/// What a check found out, when it could run at all.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    /// Not run, for this reason.
+    Skipped(String),
+}
+
+const USAGE: &str = "usage: cargo xtask test [--tier 0|1|2] [NAME FILTER]
+  tier 0: checks without tests; tier 1: unit, property and model tests, unprivileged; tier 2: on this kernel, as root
+  without --tier: all of them; with a filter: only tests whose names contain it, and no check";
+
+/// Which part of the gate to run.
+#[derive(Debug, PartialEq, Eq)]
+struct Selection {
+    /// One tier only.
+    tier: Option<u8>,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+impl Selection {
+    fn parse(args: &[String]) -> Result<Self, Error> {
+        let usage = |why: String| Error::Usage { text: format!("{why}\n{USAGE}") };
+        let mut selection = Selection { tier: None, filter: None };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            if arg == "--tier" {
+                let tier = args.next().and_then(|tier| tier.parse().ok()).filter(|tier| *tier <= 2);
+                selection.tier = Some(tier.ok_or_else(|| usage("--tier takes 0, 1 or 2".into()))?);
+            } else if arg.starts_with('-') || selection.filter.is_some() {
+                return Err(usage(format!("unexpected `{arg}`")));
+            } else {
+                selection.filter = Some(arg.clone());
+            }
+        }
+        Ok(selection)
+    }
+
+    fn has(&self, tier: u8) -> bool {
+        self.tier.is_none_or(|only| only == tier) && !(tier == 0 && self.filter.is_some())
+    }
+}
+
+/// One run of the gate: where its logs go and what it counted so far.
+struct Gate {
+    logs: PathBuf,
+    tally: Tally,
+}
+
+pub(crate) fn main(args: &[String]) -> Result<(), Error> {
+    let selection = Selection::parse(args)?;
+    let started = Instant::now();
+    let logs = sh::root().join("target/test-logs");
+    // Logs of an earlier run must not be taken for this one's.
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs).map_err(Error::io(format!("cannot clear {}", logs.display())))?;
+    }
+    std::fs::create_dir_all(&logs).map_err(Error::io(format!("cannot create {}", logs.display())))?;
+
+    let mut gate = Gate { logs, tally: Tally::default() };
+    if selection.has(0) || selection.has(2) {
+        gate.check("setup", |_| crate::setup::main(&[]).map(|()| Outcome::Passed));
+        gate.check("build-ebpf", checks::build_ebpf);
+    }
+    if selection.has(0) {
+        for (name, check) in checks::ALL {
+            gate.check(name, check);
+        }
+    }
+    let filter = selection.filter.as_deref();
+    if selection.has(1) {
+        tiers::unprivileged(&mut gate, filter);
+    }
+    if selection.has(2) {
+        tiers::privileged(&mut gate, filter);
+    }
+    if (selection.has(1) || selection.has(2)) && gate.tally.tests == 0 {
+        gate.tally.fail("no test ran at all");
+    }
+    gate.finish(started)
+}
+
+impl Gate {
+    /// Runs one check, which counts as one test, between two header lines.
+    fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome, Error>) -> bool {
+        println!("== {name}");
+        let started = Instant::now();
+        let result = check(self);
+        let seconds = started.elapsed().as_secs_f64();
+        match result {
+            Ok(Outcome::Passed) => {
+                self.tally.passed += 1;
+                println!("   passed in {seconds:.1} s");
+                return true;
+            }
+            Ok(Outcome::Skipped(reason)) => {
+                println!("   skipped: {reason}");
+                self.tally.skip(name, &reason);
+            }
+            Err(error) => {
+                println!("{error}\n   FAILED after {seconds:.1} s");
+                self.tally.fail(name);
+            }
+        }
+        false
+    }
+
+    /// The log file of a step.
+    fn log(&self, step: &str) -> PathBuf {
+        let name: String = step.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        self.logs.join(format!("{name}.log"))
+    }
+
+    fn finish(self, started: Instant) -> Result<(), Error> {
+        println!("== summary after {:.0} s (logs: target/test-logs)", started.elapsed().as_secs_f64());
+        for (name, reason) in &self.tally.skipped {
+            println!("SKIPPED {name}: {reason}");
+        }
+        for name in &self.tally.failed {
+            println!("FAILED {name}");
+        }
+        println!("{}", self.tally);
+        if self.tally.failed.is_empty() {
+            return Ok(());
+        }
+        // The count is the last line, so the failure is told by the exit code alone.
+        std::process::exit(1)
+    }
+}
+
+/// True if `what` is named in TRACKER_TEST_REQUIRE (a comma list): then its absence is a failure, not a skip.
+fn required(what: &str) -> bool {
+    std::env::var("TRACKER_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
+}
+
+/// Skips because `what` is absent, or fails where it is required.
+fn absent(what: &str, reason: &str) -> Result<Outcome, Error> {
+    if required(what) {
+        let help = format!("TRACKER_TEST_REQUIRE names `{what}`; run: cargo xtask setup");
+        return Err(Error::Missing { what: reason.to_owned(), help });
+    }
+    Ok(Outcome::Skipped(reason.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Selection, Error> {
+        Selection::parse(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn without_arguments_everything_runs() {
+        let selection = parse(&[]).expect("valid");
+        assert!((0..=2).all(|tier| selection.has(tier)));
+    }
+
+    #[test]
+    fn a_filter_leaves_the_checks_out() {
+        let selection = parse(&["--tier", "1", "swap"]).expect("valid");
+        assert_eq!((0..=2).map(|tier| selection.has(tier)).collect::<Vec<_>>(), [false, true, false]);
+        assert!(!parse(&["swap"]).expect("valid").has(0));
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_refused() {
+        for args in [&["--tier"][..], &["--tier", "7"], &["--fast"], &["a", "b"]] {
+            assert!(matches!(parse(args), Err(Error::Usage { .. })), "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Runs one command with all its output in a log file, handing on each line. A command that says nothing for too long
+//! is ended with all it started; one that left a background process holding the pipe does not hold the gate.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use crate::sh::{self, Error};
+
+/// A step that prints nothing for this long hangs: libtest itself speaks up after a minute in one test.
+pub(super) const SILENCE: Duration = Duration::from_secs(900);
+/// How long output is still read after the command has ended.
+const AFTERGLOW: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(100);
+/// Lines of a failed command's output that an error carries; the log has all.
+const TAIL: usize = 200;
+
+/// Runs `command`, writes both its streams to `log`, calls `each` per line. An error means that it could not be run;
+/// a failing status is the caller's to judge.
+pub(super) fn stream(command: &mut Command, log: &Path, mut each: impl FnMut(&str)) -> Result<ExitStatus, Error> {
+    watched(command, log, SILENCE, &mut each)
+}
+
+/// Like [`stream`], and a failing status is an error that carries the end of the output.
+pub(super) fn checked(command: &mut Command, log: &Path) -> Result<(), Error> {
+    let mut lines = Vec::new();
+    let status = stream(command, log, |line| lines.push(line.to_owned()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let output = lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n");
+    Err(Error::Failed { command: sh::show(command), status, output })
+}
+
+fn watched(
+    command: &mut Command,
+    log: &Path,
+    silence: Duration,
+    each: &mut dyn FnMut(&str),
+) -> Result<ExitStatus, Error> {
+    let name = sh::show(command);
+    let mut log_file = File::create(log).map_err(Error::io(format!("cannot create {}", log.display())))?;
+    let mut child = spawn(command, &name)?;
+    let (lines, mut ended, mut last) = (child.1, None, Instant::now());
+    loop {
+        match lines.recv_timeout(POLL) {
+            Ok(line) => {
+                last = Instant::now();
+                writeln!(log_file, "{line}").map_err(Error::io(format!("cannot write {}", log.display())))?;
+                each(&line);
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if ended.is_none() && child.0.try_wait().map_err(Error::io(format!("cannot wait for `{name}`")))?.is_some() {
+            ended = Some(Instant::now());
+        }
+        if ended.is_some_and(|at| at.max(last).elapsed() > AFTERGLOW) {
+            break;
+        }
+        if ended.is_none() && last.elapsed() > silence {
+            each(&format!("xtask: no output for {} s: ended", silence.as_secs()));
+            kill_tree(&mut child.0);
+        }
+    }
+    child.0.wait().map_err(Error::io(format!("cannot wait for `{name}`")))
+}
+
+/// Starts `command` with both streams in one pipe, so that their order is kept, and a thread that reads its lines.
+fn spawn(command: &mut Command, name: &str) -> Result<(Child, mpsc::Receiver<String>), Error> {
+    let failed = |source| Error::Spawn { command: name.to_owned(), source };
+    let (reader, writer) = std::io::pipe().map_err(failed)?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+    let child = command.spawn();
+    // The command keeps our ends of the pipe open until they are replaced, and the reader would never see the end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let child = child.map_err(failed)?;
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || read_lines(reader, &sender));
+    Ok((child, lines))
+}
+
+fn read_lines(reader: PipeReader, lines: &Sender<String>) {
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    while matches!(reader.read_until(b'\n', &mut line), Ok(length) if length > 0) {
+        let text = String::from_utf8_lossy(&line);
+        if lines.send(text.trim_end_matches(['\n', '\r']).to_owned()).is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+/// Ends `child` and every process that descends from it, the children first.
+fn kill_tree(child: &mut Child) {
+    let mut family = vec![child.id()];
+    let parents: Vec<(u32, u32)> = processes();
+    let mut at = 0;
+    while let Some(parent) = family.get(at).copied() {
+        family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    let pids = family.iter().skip(1).rev().map(u32::to_string);
+    sh::succeeds(Command::new("kill").arg("-KILL").args(pids));
+    // An error means that it has ended by itself, which is what we want.
+    child.kill().unwrap_or_default();
+}
+
+/// (pid, parent pid) of every process.
+fn processes() -> Vec<(u32, u32)> {
+    let Ok(listing) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in parentheses and may contain anything; after it come the state and the parent.
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        Some((pid, parent))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(name: &str) -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("xtask-{name}-{}.log", std::process::id()))
+    }
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn both_streams_are_logged_in_order() {
+        let (log, mut lines) = (log("order"), Vec::new());
+        let status = stream(&mut shell("echo a; echo b >&2; echo c; exit 4"), &log, |line| lines.push(line.to_owned()));
+        assert_eq!(status.expect("sh runs").code(), Some(4));
+        assert_eq!(lines, ["a", "b", "c"]);
+        assert_eq!(std::fs::read_to_string(&log).expect("log"), "a\nb\nc\n");
+        std::fs::remove_file(log).expect("clean up");
+    }
+
+    #[test]
+    fn a_silent_command_is_ended_with_its_children() {
+        let (log, started) = (log("silent"), Instant::now());
+        let status = watched(&mut shell("sleep 60 & sleep 60"), &log, Duration::from_millis(300), &mut |_| {});
+        assert!(!status.expect("sh runs").success());
+        assert!(started.elapsed() < Duration::from_secs(30));
+        std::fs::remove_file(log).expect("clean up");
+    }
+
+    #[test]
+    fn a_background_process_does_not_hold_the_gate() {
+        let (log, started) = (log("background"), Instant::now());
+        let status = stream(&mut shell("sleep 20 & echo done"), &log, |_| {});
+        assert!(status.expect("sh runs").success());
+        assert!(started.elapsed() < Duration::from_secs(15));
+        std::fs::remove_file(log).expect("clean up");
+    }
+}

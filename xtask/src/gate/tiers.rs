@@ -1,0 +1,77 @@
+//! Tiers 1 and 2: building and running the test binaries.
+
+use std::process::Command;
+use std::time::Instant;
+
+use super::libtest::Reader;
+use super::stream::{checked, stream};
+use super::{Gate, Outcome, absent};
+use crate::{setup, sh};
+
+/// Tier 1: the default members, without privilege.
+pub(super) fn unprivileged(gate: &mut Gate, filter: Option<&str>) {
+    tier(gate, "tier 1", &[], &[], filter);
+}
+
+/// Tier 2: the crate `tests`, as root, one test at a time: the cases share the kernel's hooks, mounts and ports.
+pub(super) fn privileged(gate: &mut Gate, filter: Option<&str>) {
+    if !sh::is_root() {
+        gate.check("tier 2", |_| absent("root", "needs root: run `sudo -E env PATH=$PATH cargo xtask test --tier 2`"));
+        return;
+    }
+    let built = gate.check("build the tracker under test", |gate| {
+        let log = gate.log("build-tracker");
+        checked(sh::cargo().args(["build", "-p", "tracker"]), &log).map(|()| Outcome::Passed)
+    });
+    if built {
+        tier(gate, "tier 2", &["-p", "tests"], &["--test-threads=1"], filter);
+    }
+}
+
+fn tier(gate: &mut Gate, name: &str, packages: &[&str], options: &[&str], filter: Option<&str>) {
+    // Built first and apart: a compile error is one failure with its own output, not a tier without tests.
+    let built = gate.check(&format!("{name}: build"), |gate| {
+        let log = gate.log(&format!("{name} build"));
+        checked(sh::cargo().args(["test", "--no-run"]).args(packages), &log).map(|()| Outcome::Passed)
+    });
+    if !built {
+        return;
+    }
+    println!("== {name}");
+    let (started, before, failed) = (Instant::now(), gate.tally.tests, gate.tally.failed.len());
+    let mut command = sh::cargo();
+    command.args(["test", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]).args(options).args(filter);
+    describe(&mut command);
+    let (log, mut reader, tally) = (gate.log(name), Reader::default(), &mut gate.tally);
+    let result = stream(&mut command, &log, |line| {
+        if let Some(text) = reader.line(line, tally) {
+            println!("{text}");
+        }
+    });
+    if let Some(text) = reader.end(&mut gate.tally) {
+        println!("{text}");
+    }
+    match result {
+        Err(error) => {
+            println!("{error}");
+            gate.tally.fail(name);
+        }
+        // cargo itself may fail where no test did.
+        Ok(status) if !status.success() && gate.tally.failed.len() == failed => {
+            println!("`{}` failed ({status}), see {}", sh::show(&command), log.display());
+            gate.tally.fail(name);
+        }
+        Ok(_) => {}
+    }
+    if gate.tally.tests == before && filter.is_none() {
+        println!("   no test ran");
+        gate.tally.fail(&format!("{name}: no test ran"));
+    }
+    println!("   {} tests in {:.1} s", gate.tally.tests - before, started.elapsed().as_secs_f64());
+}
+
+/// Tells the tests where the things built for them are.
+fn describe(command: &mut Command) {
+    command.env("TRACKER_TEST_BIN", sh::target_dir().join("debug/tracker"));
+    command.env("TRACKER_TEST_VENV", setup::venv());
+}

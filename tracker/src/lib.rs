@@ -1,3 +1,4 @@
 //! Effects of tracker: kernel capture, the protected tree, the catalog, the stores, and the daemon over them.
 
 pub mod catalog;
+pub mod store;

@@ -1,0 +1,304 @@
+//! The one error of all stores: which operation, on which key, of which class, and what an operator can do about it.
+//!
+//! The class decides what callers do, so it is chosen with care: `Transient` only where certainly nothing was done.
+
+use std::fmt;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Op {
+    Open,
+    Probe,
+    Create,
+    Get,
+    GetRange,
+    Exists,
+    Delete,
+    List,
+}
+
+impl Op {
+    /// All operations, in the order of `as usize`.
+    pub const ALL: [Op; 8] = [Op::Open, Op::Probe, Op::Create, Op::Get, Op::GetRange, Op::Exists, Op::Delete, Op::List];
+
+    /// Name as in logs and metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Open => "open",
+            Op::Probe => "probe",
+            Op::Create => "create",
+            Op::Get => "get",
+            Op::GetRange => "get_range",
+            Op::Exists => "exists",
+            Op::Delete => "delete",
+            Op::List => "list",
+        }
+    }
+
+    /// Whether a repetition can change what the store holds.
+    pub fn reads(self) -> bool {
+        matches!(self, Op::Get | Op::GetRange | Op::Exists | Op::List)
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// The store answered: no object under this key.
+    NotFound,
+    /// The bucket or directory itself is not there.
+    StoreAbsent,
+    /// The change may or may not have taken effect.
+    Unknown,
+    /// Nothing was done; the same call may succeed later.
+    Transient,
+    /// Credentials or permissions do not allow it.
+    Denied,
+    NoSpace,
+    ReadOnly,
+    /// What came back contradicts itself or the request: short, too long, wrong checksum, range outside the object.
+    Corrupt,
+    /// It cannot work this way: an illegal key, a wrong region, a file where a folder must be, a missing function.
+    Misconfigured,
+    /// The store accepts a second create of a key, so it cannot keep two writers apart (only from the probe).
+    Unfenced,
+}
+
+impl ErrorKind {
+    /// All kinds, in the order of `as usize`.
+    pub const ALL: [ErrorKind; 10] = [
+        ErrorKind::NotFound,
+        ErrorKind::StoreAbsent,
+        ErrorKind::Unknown,
+        ErrorKind::Transient,
+        ErrorKind::Denied,
+        ErrorKind::NoSpace,
+        ErrorKind::ReadOnly,
+        ErrorKind::Corrupt,
+        ErrorKind::Misconfigured,
+        ErrorKind::Unfenced,
+    ];
+
+    /// Name as in logs and metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::StoreAbsent => "store_absent",
+            ErrorKind::Unknown => "unknown",
+            ErrorKind::Transient => "transient",
+            ErrorKind::Denied => "denied",
+            ErrorKind::NoSpace => "no_space",
+            ErrorKind::ReadOnly => "read_only",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Misconfigured => "misconfigured",
+            ErrorKind::Unfenced => "unfenced",
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            ErrorKind::NotFound => "no such object",
+            ErrorKind::StoreAbsent => "the store itself is not there",
+            ErrorKind::Unknown => "the outcome is unknown",
+            ErrorKind::Transient => "failed for now",
+            ErrorKind::Denied => "not allowed",
+            ErrorKind::NoSpace => "no space left",
+            ErrorKind::ReadOnly => "the store is read-only",
+            ErrorKind::Corrupt => "the answer is damaged",
+            ErrorKind::Misconfigured => "cannot work as configured",
+            ErrorKind::Unfenced => "the store does not keep two writers apart",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+/// An error's cause, as found at the bottom.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// A sentence as a [`Source`], where no lower layer made an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Detail(pub String);
+
+/// What a store call failed with. `Display` includes the causes, on one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{op} {key:?}: {kind}{}", causes(.code, .source))]
+pub struct StoreError {
+    pub op: Op,
+    /// The key, or the store's place for `Open`, `Probe` and `List`.
+    pub key: String,
+    pub kind: ErrorKind,
+    /// The store's own word for it (`AccessDenied`, `ENOSPC`), where it has one.
+    pub code: Option<String>,
+    pub source: Option<Source>,
+}
+
+fn causes(code: &Option<String>, source: &Option<Source>) -> String {
+    let mut out = String::new();
+    if let Some(code) = code {
+        out = format!(" ({code})");
+    }
+    let mut next: Option<&dyn std::error::Error> = source.as_deref().map(|s| s as _);
+    let mut last = String::new();
+    while let Some(e) = next {
+        // Layers often repeat the text of the layer below; once is enough.
+        let text = e.to_string();
+        if text != last && !out.ends_with(&text) {
+            out.push_str(": ");
+            out.push_str(&text);
+        }
+        last = text;
+        next = e.source();
+    }
+    out
+}
+
+impl StoreError {
+    pub fn new(op: Op, key: &str, kind: ErrorKind) -> StoreError {
+        StoreError { op, key: key.to_owned(), kind, code: None, source: None }
+    }
+
+    pub fn with(self, source: impl Into<Source>) -> StoreError {
+        StoreError { source: Some(source.into()), ..self }
+    }
+
+    pub fn detail(self, text: impl Into<String>) -> StoreError {
+        self.with(Detail(text.into()))
+    }
+
+    pub fn code(self, code: impl Into<String>) -> StoreError {
+        StoreError { code: Some(code.into()), ..self }
+    }
+
+    /// What an operator can do; empty where there is nothing but to wait or to read the causes.
+    pub fn hint(&self) -> &'static str {
+        let code = self.code.as_deref().unwrap_or("");
+        match (self.kind, code) {
+            (ErrorKind::Denied, "SignatureDoesNotMatch") => {
+                "the secret key does not belong to the access key (or a proxy changed the request); check the credentials"
+            }
+            (ErrorKind::Denied, "InvalidAccessKeyId") => {
+                "this server does not know the access key; check the credentials"
+            }
+            (ErrorKind::Denied, "RequestTimeTooSkewed") => "this host's clock differs from the server's; set the clock",
+            (ErrorKind::Denied, "ExpiredToken" | "TokenRefreshRequired") => "the session token has expired; renew it",
+            (ErrorKind::Denied, "NoCredentials") => {
+                "no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the host a role"
+            }
+            (ErrorKind::Denied, "EACCES" | "EPERM") => {
+                "the user tracker runs as may not do this; check owner and mode of the folder"
+            }
+            (ErrorKind::Denied, _) if self.op.reads() => {
+                "allow s3:GetObject, and s3:ListBucket too: without it the server answers 403 for objects that are only absent"
+            }
+            (ErrorKind::Denied, _) => "allow s3:PutObject, s3:GetObject and s3:ListBucket on this bucket and prefix",
+            (ErrorKind::StoreAbsent, _) => {
+                "create the bucket or directory, or mount it; check its name and the endpoint"
+            }
+            (
+                ErrorKind::Misconfigured,
+                "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException",
+            ) => "the bucket is in another region; set AWS_REGION to it",
+            (ErrorKind::Misconfigured, "NotImplemented") => {
+                "the server lacks a function that is needed (conditional writes); use a newer one"
+            }
+            (ErrorKind::Misconfigured, "InvalidRequest" | "InvalidArgument") => {
+                "if the server is older, try AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED"
+            }
+            (ErrorKind::Misconfigured, "ENOTDIR") => "a file is where a folder must be",
+            (ErrorKind::NoSpace, _) => {
+                "free or add space in the store; nothing was lost, writing goes on by itself then"
+            }
+            (ErrorKind::ReadOnly, _) => {
+                "the file system is mounted read-only; look for earlier I/O errors in the kernel log"
+            }
+            (ErrorKind::Unfenced, _) => {
+                "use a store with atomic conditional writes, or set single_writer = true if no other host will ever write here"
+            }
+            (ErrorKind::Unknown | ErrorKind::Transient, _) => {
+                "check that the store is reachable; it is tried again by itself"
+            }
+            (ErrorKind::Corrupt, _) => "run `tracker verify`; look for a proxy or disk that damages data",
+            (ErrorKind::NotFound | ErrorKind::Misconfigured, _) => "",
+        }
+    }
+}
+
+/// A failed system call as a store error. `changed` says that the failing step came after the point of effect, so that
+/// the outcome is open.
+pub fn from_errno(op: Op, key: &str, errno: rustix::io::Errno, changed: bool) -> StoreError {
+    use rustix::io::Errno;
+    let (kind, code) = match errno {
+        _ if changed => (ErrorKind::Unknown, ""),
+        Errno::NOENT => (ErrorKind::NotFound, ""),
+        Errno::ACCESS => (ErrorKind::Denied, "EACCES"),
+        Errno::PERM => (ErrorKind::Denied, "EPERM"),
+        Errno::NOSPC => (ErrorKind::NoSpace, "ENOSPC"),
+        Errno::DQUOT => (ErrorKind::NoSpace, "EDQUOT"),
+        Errno::ROFS => (ErrorKind::ReadOnly, "EROFS"),
+        Errno::NOTDIR => (ErrorKind::Misconfigured, "ENOTDIR"),
+        Errno::ISDIR => (ErrorKind::Misconfigured, "EISDIR"),
+        Errno::XDEV => (ErrorKind::Misconfigured, "EXDEV"),
+        Errno::LOOP => (ErrorKind::Misconfigured, "ELOOP"),
+        Errno::NAMETOOLONG => (ErrorKind::Misconfigured, "ENAMETOOLONG"),
+        Errno::OPNOTSUPP => (ErrorKind::Misconfigured, "EOPNOTSUPP"),
+        Errno::NOSYS => (ErrorKind::Misconfigured, "ENOSYS"),
+        Errno::INVAL => (ErrorKind::Misconfigured, "EINVAL"),
+        Errno::FBIG => (ErrorKind::Misconfigured, "EFBIG"),
+        // EIO, ESTALE, EMFILE, ENOMEM, ETIMEDOUT and the rest: before the point of effect, so nothing was done.
+        _ => (ErrorKind::Transient, ""),
+    };
+    let error = StoreError::new(op, key, kind).with(std::io::Error::from(errno));
+    if code.is_empty() { error } else { error.code(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn errnos_are_classed_by_what_the_caller_must_do() {
+        for (errno, kind) in [
+            (Errno::NOSPC, ErrorKind::NoSpace),
+            (Errno::DQUOT, ErrorKind::NoSpace),
+            (Errno::ROFS, ErrorKind::ReadOnly),
+            (Errno::ACCESS, ErrorKind::Denied),
+            (Errno::NOTDIR, ErrorKind::Misconfigured),
+            (Errno::IO, ErrorKind::Transient),
+        ] {
+            let e = from_errno(Op::Create, "k", errno, false);
+            assert_eq!(e.kind, kind);
+            assert!(!e.hint().is_empty(), "{e}");
+            assert_eq!(from_errno(Op::Create, "k", errno, true).kind, ErrorKind::Unknown);
+        }
+    }
+
+    #[test]
+    fn names_and_positions_agree() {
+        for (i, op) in Op::ALL.iter().enumerate() {
+            assert_eq!(*op as usize, i);
+        }
+        for (i, kind) in ErrorKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, i);
+        }
+    }
+
+    #[test]
+    fn display_is_one_line_with_causes() {
+        let e = from_errno(Op::Create, "v/commits/1", Errno::NOSPC, false);
+        assert_eq!(
+            e.to_string(),
+            "create \"v/commits/1\": no space left (ENOSPC): No space left on device (os error 28)"
+        );
+    }
+}

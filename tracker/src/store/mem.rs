@@ -1,0 +1,115 @@
+//! A store in memory, for tests and simulations. It keeps nothing over the process's end.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{Created, Entry, ErrorKind, MAX_OBJECT_BYTES, Op, Page, Properties, Store, StoreError, key};
+
+/// Entries in one page of a listing, as S3 does it.
+const PAGE: usize = 1000;
+
+#[derive(Debug, Default)]
+pub struct Mem {
+    objects: Mutex<BTreeMap<String, Bytes>>,
+}
+
+impl Mem {
+    pub fn new() -> Mem {
+        Mem::default()
+    }
+
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        // Each change is one map call, so a panic elsewhere cannot leave it half done.
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces an object behind the contract's back: for tests that damage a store.
+    pub fn overwrite(&self, key: &str, bytes: Bytes) {
+        self.objects().insert(key.to_owned(), bytes);
+    }
+
+    fn find(&self, op: Op, key: &str) -> Result<Bytes, StoreError> {
+        key::check(op, key)?;
+        self.objects().get(key).cloned().ok_or_else(|| StoreError::new(op, key, ErrorKind::NotFound))
+    }
+}
+
+/// The end of a range, when it lies inside an object of `size` bytes; the error every store gives when not.
+pub(super) fn range_end(key: &str, offset: u64, len: u64, size: u64) -> Result<u64, StoreError> {
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(end),
+        _ => Err(StoreError::new(Op::GetRange, key, ErrorKind::Corrupt)
+            .code("RangeOutside")
+            .detail(format!("{len} bytes at {offset} asked of an object of {size} bytes"))),
+    }
+}
+
+/// Refuses an object above [`MAX_OBJECT_BYTES`].
+pub(super) fn check_size(op: Op, key: &str, size: u64) -> Result<(), StoreError> {
+    if size <= MAX_OBJECT_BYTES {
+        return Ok(());
+    }
+    let kind = if op.reads() { ErrorKind::Corrupt } else { ErrorKind::Misconfigured };
+    Err(StoreError::new(op, key, kind).code("TooLarge").detail(format!("an object of {size} bytes is above the limit")))
+}
+
+impl Store for Mem {
+    fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        key::check(Op::Create, key)?;
+        check_size(Op::Create, key, bytes.len() as u64)?;
+        let mut objects = self.objects();
+        if objects.contains_key(key) {
+            return Ok(Created::Exists);
+        }
+        objects.insert(key.to_owned(), bytes);
+        Ok(Created::Yes)
+    }
+
+    fn get(&self, key: &str) -> Result<Vec<u8>, StoreError> {
+        Ok(self.find(Op::Get, key)?.to_vec())
+    }
+
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, StoreError> {
+        key::check(Op::GetRange, key)?;
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let object = self.find(Op::GetRange, key)?;
+        let end = range_end(key, offset, len, object.len() as u64)?;
+        Ok(object[offset as usize..end as usize].to_vec())
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, StoreError> {
+        key::check(Op::Exists, key)?;
+        Ok(self.objects().contains_key(key))
+    }
+
+    fn delete(&self, key: &str) -> Result<(), StoreError> {
+        key::check(Op::Delete, key)?;
+        self.objects().remove(key);
+        Ok(())
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
+        key::check_prefix(Op::List, prefix)?;
+        let objects = self.objects();
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut rest = objects.range::<str, _>((from, Bound::Unbounded)).take_while(|(k, _)| k.starts_with(prefix));
+        let entries = rest.by_ref().take(PAGE).map(|(k, v)| Entry { key: k.clone(), bytes: v.len() as u64 }).collect();
+        Ok(Page { entries, more: rest.next().is_some() })
+    }
+
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn properties(&self) -> Properties {
+        Properties { fenced: true, remote: false }
+    }
+}

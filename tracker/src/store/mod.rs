@@ -1,0 +1,169 @@
+//! Where volumes are kept: one small contract over a local directory, an S3 bucket, or memory.
+//!
+//! A store holds immutable objects under keys (`volume/commits/00000001`). It never decodes them, never decides what to
+//! do about a failure, and never relies on a listing. Everything else (metering, faults, a key prefix) is a `Store`
+//! around a `Store`. Calls block and are made from ordinary threads, never from inside an async task.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub mod error;
+pub mod key;
+pub mod local;
+pub mod mem;
+
+pub use error::{ErrorKind, Op, StoreError};
+
+/// Largest object any store returns from [`Store::get`] or takes in [`Store::create`]: a bound on memory, far above
+/// what the writer makes (a flush carries at most 256 MiB).
+pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
+
+/// What [`Store::create`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The object was absent and now holds these bytes, durably.
+    Yes,
+    /// An object is there already and was left as it is. It may be the caller's own, from an earlier call whose reply
+    /// was lost: [`create_exact`] tells.
+    Exists,
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: String,
+    pub bytes: u64,
+}
+
+/// A part of a listing, sorted by the bytes of the key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    pub entries: Vec<Entry>,
+    /// There may be more after the last entry.
+    pub more: bool,
+}
+
+/// What can be relied upon, beyond the contract of the methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// `create` is exclusive between hosts. False only where the probe failed and the operator said `single_writer`.
+    pub fenced: bool,
+    /// Requests cross a network and may be paid for.
+    pub remote: bool,
+}
+
+/// The contract every store meets (`tests/src/store_conformance.rs` is its executable form).
+///
+/// For all methods: a key that is not legal (see [`key::check`]) is `Misconfigured`; a store that is itself missing
+/// (bucket deleted, directory unmounted) is `StoreAbsent` and never taken for an absent object; no object is ever
+/// visible under its key before it is complete.
+pub trait Store: Send + Sync {
+    /// Creates the object, only if the key is absent. Atomic against every other writer of the same store, where
+    /// [`Properties::fenced`].
+    ///
+    /// `Ok` of either kind says that the object now under the key is durable. Implementations retry only where the
+    /// attempt certainly had no effect. `Unknown`: it may or may not have taken effect; the caller settles that by
+    /// calling again *with the very same bytes* ([`create_exact`] does). Every other error: certainly no effect.
+    fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError>;
+
+    /// The whole object. Retried inside; the length is checked against what the store announced.
+    /// `NotFound` only when the store itself answered that this key is absent.
+    fn get(&self, key: &str) -> Result<Vec<u8>, StoreError>;
+
+    /// Exactly `len` bytes from `offset`. Retried inside. A range that does not lie wholly inside the object is
+    /// `Corrupt` (the caller's index and the object contradict each other). `len` 0 asks nothing and returns nothing.
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, StoreError>;
+
+    /// Whether the object is there, as of some moment during the call. Retried inside.
+    fn exists(&self, key: &str) -> Result<bool, StoreError>;
+
+    /// Removes the object; removing an absent one is fine, so it is retried inside also after a lost reply.
+    fn delete(&self, key: &str) -> Result<(), StoreError>;
+
+    /// Objects whose key begins with `prefix` (a plain string prefix; may be empty) and is above `after`, sorted.
+    /// It proves presence, never absence: used to propose candidates, never for correctness.
+    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError>;
+
+    /// For operators: which store this is, without secrets.
+    fn describe(&self) -> String;
+
+    fn properties(&self) -> Properties;
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        (**self).create(key, bytes)
+    }
+    fn get(&self, key: &str) -> Result<Vec<u8>, StoreError> {
+        (**self).get(key)
+    }
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, StoreError> {
+        (**self).get_range(key, offset, len)
+    }
+    fn exists(&self, key: &str) -> Result<bool, StoreError> {
+        (**self).exists(key)
+    }
+    fn delete(&self, key: &str) -> Result<(), StoreError> {
+        (**self).delete(key)
+    }
+    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
+        (**self).list(prefix, after)
+    }
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+    fn properties(&self) -> Properties {
+        (**self).properties()
+    }
+}
+
+/// What [`create_exact`] settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The key holds exactly the given bytes, durably: by this call, or by an earlier one whose reply was lost.
+    Own,
+    /// The key holds other bytes (given here): somebody else was first.
+    Other(Vec<u8>),
+}
+
+/// Creates an object and settles an unknown outcome: tries again with the very same bytes up to `attempts` times, and
+/// reads an existing object back to compare. Does not wait between attempts.
+///
+/// An object that vanishes between `Exists` and the reading back is reported as `Unknown`, as is an outcome that is
+/// still open after the last attempt.
+pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<Settled, StoreError> {
+    let mut left = attempts.max(1);
+    loop {
+        left -= 1;
+        match store.create(key, bytes.clone()) {
+            Ok(Created::Yes) => return Ok(Settled::Own),
+            Ok(Created::Exists) => {
+                return match store.get(key) {
+                    Ok(found) if found == bytes[..] => Ok(Settled::Own),
+                    Ok(found) => Ok(Settled::Other(found)),
+                    Err(mut e) if e.kind == ErrorKind::NotFound => {
+                        (e.op, e.kind) = (Op::Create, ErrorKind::Unknown);
+                        Err(e)
+                    }
+                    Err(e) => Err(e),
+                };
+            }
+            Err(e) if e.kind == ErrorKind::Unknown && left > 0 => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Every object under `prefix`, page by page. For tests and tools over small stores.
+pub fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+    let mut all: Vec<Entry> = Vec::new();
+    loop {
+        let page = store.list(prefix, all.last().map(|e| e.key.as_str()))?;
+        let (empty, more) = (page.entries.is_empty(), page.more);
+        all.extend(page.entries);
+        if empty || !more {
+            return Ok(all);
+        }
+    }
+}

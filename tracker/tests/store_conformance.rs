@@ -1,0 +1,19 @@
+//! The conformance suite of stores, against the stores that need no server. S3's run is `tests/tests/store_s3.rs`.
+
+use std::sync::Arc;
+
+use tracker::store::{local::Local, mem::Mem};
+
+#[path = "../../tests/src/store_conformance.rs"]
+mod store_conformance;
+
+#[test]
+fn mem_conforms() {
+    store_conformance::run(Arc::new(Mem::new()));
+}
+
+#[test]
+fn local_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    store_conformance::run(Arc::new(Local::open(&dir.path().join("made/at/open"), true).unwrap()));
+}

@@ -11,6 +11,7 @@ pub mod flush;
 pub mod format;
 pub mod manifest;
 pub mod model;
+pub mod plan;
 pub mod reconcile;
 pub mod rope;
 pub mod tree;

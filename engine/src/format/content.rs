@@ -44,10 +44,10 @@ struct Cursor {
 
 const COPY_HERE: u64 = 0;
 const COPY_FROM: u64 = 1;
-const LITERAL_ON: u64 = 2;
-const LITERAL_NEXT: u64 = 3;
-const LITERAL_AT: u64 = 4;
-const HOLE: u64 = 5;
+pub(super) const LITERAL_ON: u64 = 2;
+pub(super) const LITERAL_NEXT: u64 = 3;
+pub(super) const LITERAL_AT: u64 = 4;
+pub(super) const HOLE: u64 = 5;
 const KIND_BITS: u32 = 3;
 /// The length is counted in blocks.
 const IN_BLOCKS: u64 = 8;
@@ -182,7 +182,7 @@ fn put_file(
     Ok(())
 }
 
-fn put_op(w: &mut Writer, kind: u64, len: u64) -> Result<(), EncodeError> {
+pub(super) fn put_op(w: &mut Writer, kind: u64, len: u64) -> Result<(), EncodeError> {
     let (count, flag) = if len.is_multiple_of(BLOCK_BYTES) { (len / BLOCK_BYTES, IN_BLOCKS) } else { (len, 0) };
     let limit = u64::MAX >> OP_BITS;
     if len == 0 {
@@ -195,7 +195,7 @@ fn put_op(w: &mut Writer, kind: u64, len: u64) -> Result<(), EncodeError> {
     Ok(())
 }
 
-fn op_head(r: &mut Reader<'_>) -> Result<(u64, u64), DecodeError> {
+pub(super) fn op_head(r: &mut Reader<'_>) -> Result<(u64, u64), DecodeError> {
     let v = r.varint("op")?;
     let count = v >> OP_BITS;
     let len = if v & IN_BLOCKS != 0 { count.checked_mul(BLOCK_BYTES) } else { Some(count) };
@@ -208,12 +208,12 @@ fn op_head(r: &mut Reader<'_>) -> Result<(u64, u64), DecodeError> {
     }
 }
 
-fn check_frame_bytes(bytes: u32) -> Result<(), (u64, u64)> {
+pub(super) fn check_frame_bytes(bytes: u32) -> Result<(), (u64, u64)> {
     let limit = (HEADER_BYTES + limits::FRAME_PLAIN) as u64;
     if u64::from(bytes) > limit { Err((u64::from(bytes), limit)) } else { Ok(()) }
 }
 
-fn check_run(skip: u64, len: u64) -> Result<(), (u64, u64)> {
+pub(super) fn check_run(skip: u64, len: u64) -> Result<(), (u64, u64)> {
     let limit = limits::FRAME_PLAIN as u64;
     let end = skip.saturating_add(len);
     if end > limit { Err((end, limit)) } else { Ok(()) }

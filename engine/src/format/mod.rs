@@ -4,12 +4,15 @@
 //! its input as hostile: lengths are checked against what is left and against a limit before anything is allocated,
 //! and nothing is believed before version, position and checksum were checked (I7). Nothing here touches a store.
 
+pub mod checkpoint;
 pub mod codec;
 pub mod commit;
 mod content;
+pub mod era;
 pub mod frame;
 pub mod keys;
 pub mod pack;
+pub mod page;
 mod parts;
 pub mod seal;
 

@@ -1,0 +1,187 @@
+//! Two small objects that say how a volume's commits are counted: `format` (its parameters) and `eras/<e>` (the end of an era).
+//!
+//! `eras/<e>` is created before the first commit of era e+1 and never deleted: finding head starts there, and a late
+//! writer is caught by it.
+
+use super::codec::{DecodeError, EncodeError, Reader, Writer, open, same_id, same_number};
+use super::parts::{put_time, time};
+use super::{DEFAULT_ERA_LEN, MAGIC_ERA, MAGIC_FORMAT, limits};
+use crate::model::{Hash, Id, Seq, Time};
+
+const FORMAT_CONTEXT: &str = "tracker format v1 volume";
+const ERA_CONTEXT: &str = "tracker format v1 era";
+/// Both objects are far smaller.
+const SMALL: usize = 4096;
+
+/// The volume's `format` object: written once, when the volume is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeFormat {
+    pub volume: Id,
+    pub created: Time,
+    /// Seqs of an era; at least 1, at most [`limits::ERA_LEN`].
+    pub era_len: u64,
+    /// Plain bytes of a frame in this volume; at most [`limits::FRAME_PLAIN`].
+    pub frame_plain: u32,
+}
+
+impl VolumeFormat {
+    pub fn new(volume: Id, created: Time) -> Self {
+        VolumeFormat { volume, created, era_len: DEFAULT_ERA_LEN, frame_plain: limits::FRAME_PLAIN as u32 }
+    }
+
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        let mut w = Writer::object(MAGIC_FORMAT);
+        w.put(&self.volume);
+        put_time(&mut w, self.created, 0)?;
+        for (field, found, limit) in [
+            ("era length", self.era_len, limits::ERA_LEN),
+            ("frame limit", u64::from(self.frame_plain), limits::FRAME_PLAIN as u64),
+        ] {
+            if found == 0 || found > limit {
+                return Err(EncodeError::Limit { field, found, limit });
+            }
+            w.varint(found);
+        }
+        Ok(w.seal(FORMAT_CONTEXT))
+    }
+
+    /// The volume id is learnt here, so nothing is expected of it.
+    pub fn decode(bytes: &[u8]) -> Result<VolumeFormat, DecodeError> {
+        let mut r = Reader::new(open("format", MAGIC_FORMAT, FORMAT_CONTEXT, SMALL, bytes)?);
+        let volume = r.array("volume")?;
+        let created = time(&mut r, 0)?;
+        let era_len = r.bounded("era length", limits::ERA_LEN)?;
+        let frame_plain = r.bounded("frame limit", limits::FRAME_PLAIN as u64)? as u32;
+        r.finish("format")?;
+        for (field, found) in [("era length", era_len), ("frame limit", u64::from(frame_plain))] {
+            if found == 0 {
+                return Err(DecodeError::Tag { field, found });
+            }
+        }
+        Ok(VolumeFormat { volume, created, era_len, frame_plain })
+    }
+}
+
+/// The era a seq lies in. `era_len` is the volume's; 0 is taken as 1.
+pub fn era_of(seq: Seq, era_len: u64) -> u64 {
+    seq / era_len.max(1)
+}
+
+/// First seq of an era: seqs begin at 1, so era 0 is one shorter.
+pub fn first_seq(era: u64, era_len: u64) -> Seq {
+    era.saturating_mul(era_len.max(1)).max(1)
+}
+
+/// Last seq of an era.
+pub fn last_seq(era: u64, era_len: u64) -> Seq {
+    era.saturating_add(1).saturating_mul(era_len.max(1)) - 1
+}
+
+/// A checkpoint by seq and hash of its root object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointRef {
+    pub seq: Seq,
+    pub hash: Hash,
+}
+
+/// The object that closes an era.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Era {
+    pub volume: Id,
+    pub era: u64,
+    /// The era's last seq.
+    pub last_seq: Seq,
+    /// Hash of the commit `last_seq`: the chain up to here.
+    pub chain: Hash,
+    /// Time of that commit; `--at` searches over eras first.
+    pub time: Time,
+    /// Writer epoch of who closed it.
+    pub epoch: u64,
+    /// The newest checkpoint when the era was closed.
+    pub checkpoint: Option<CheckpointRef>,
+}
+
+impl Era {
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        let mut w = Writer::object(MAGIC_ERA);
+        w.put(&self.volume);
+        w.varint(self.era);
+        w.varint(self.last_seq);
+        w.put(&self.chain);
+        put_time(&mut w, self.time, 0)?;
+        w.varint(self.epoch);
+        match self.checkpoint {
+            None => w.u8(0),
+            Some(CheckpointRef { seq, hash }) => {
+                if seq > self.last_seq {
+                    return Err(EncodeError::Limit { field: "checkpoint seq", found: seq, limit: self.last_seq });
+                }
+                w.u8(1);
+                w.varint(seq);
+                w.put(&hash);
+            }
+        }
+        Ok(w.seal(ERA_CONTEXT))
+    }
+
+    /// `era` and `era_len` are what the key and the volume's `format` object say.
+    pub fn decode(bytes: &[u8], volume: Id, era: u64, era_len: u64) -> Result<Era, DecodeError> {
+        let mut r = Reader::new(open("era", MAGIC_ERA, ERA_CONTEXT, SMALL, bytes)?);
+        let found = Era {
+            volume: r.array("era volume")?,
+            era: r.varint("era number")?,
+            last_seq: r.varint("last seq")?,
+            chain: r.array("chain hash")?,
+            time: time(&mut r, 0)?,
+            epoch: r.varint("writer epoch")?,
+            checkpoint: match r.u8("checkpoint")? {
+                0 => None,
+                1 => Some(CheckpointRef { seq: r.varint("checkpoint seq")?, hash: r.array("checkpoint hash")? }),
+                found => return Err(DecodeError::Tag { field: "checkpoint", found: u64::from(found) }),
+            },
+        };
+        r.finish("era")?;
+        same_id("era volume", found.volume, volume)?;
+        same_number("era number", found.era, era)?;
+        same_number("last seq", found.last_seq, last_seq(era, era_len))?;
+        if let Some(CheckpointRef { seq, .. }) = found.checkpoint.filter(|c| c.seq > found.last_seq) {
+            return Err(DecodeError::Limit { field: "checkpoint seq", found: seq, limit: found.last_seq });
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seqs_fall_into_eras_without_gap() {
+        for len in [1, 2, 4096] {
+            for era in 0..4 {
+                assert_eq!(last_seq(era, len) + 1, era * len + len);
+                if last_seq(era, len) > 0 {
+                    assert_eq!(era_of(first_seq(era, len), len), era.max(era_of(1, len)));
+                    assert_eq!(era_of(last_seq(era, len), len), era);
+                }
+                assert_eq!(first_seq(era + 1, len), (last_seq(era, len) + 1).max(1));
+            }
+        }
+    }
+
+    #[test]
+    fn both_objects_come_back_and_only_in_their_place() {
+        let mut volume = VolumeFormat::new([1; 16], Time { sec: 5, nsec: 6 });
+        assert_eq!(VolumeFormat::decode(&volume.encode().unwrap()), Ok(volume.clone()));
+        volume.era_len = 0;
+        assert!(volume.encode().is_err());
+        let time = Time { sec: 5, nsec: 6 };
+        let checkpoint = Some(CheckpointRef { seq: 8000, hash: [3; 32] });
+        let era = Era { volume: [1; 16], era: 1, last_seq: 8191, chain: [2; 32], time, epoch: 4, checkpoint };
+        let bytes = era.encode().unwrap();
+        assert_eq!(Era::decode(&bytes, [1; 16], 1, 4096), Ok(era));
+        assert!(Era::decode(&bytes, [1; 16], 2, 4096).is_err());
+        assert!(Era::decode(&bytes, [1; 16], 1, 4095).is_err());
+        assert!(Era::decode(&bytes, [2; 16], 1, 4096).is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! Finding head, a commit by its time, and what a restore needs: pure searches over questions to the store.
+//!
+//! No LIST (a listing proves presence, never absence: I10) and no clock: only "does this object exist?".
+
+use crate::format::Key;
+use crate::format::era::{CheckpointRef, first_seq, last_seq};
+use crate::model::{Seq, Time};
+use std::ops::RangeInclusive;
+
+/// The highest commit of the unbroken sequence, 0 if there is none.
+///
+/// Gallops over `eras/` (closed eras have no gap: they are closed in order and never deleted), then over the commits of
+/// the open era (which are never pruned). About 2 log2(n) questions each.
+pub fn find_head<E>(era_len: u64, mut exists: impl FnMut(Key) -> Result<bool, E>) -> Result<Seq, E> {
+    let open = first_absent(0, u64::MAX, |era| exists(Key::Era(era)))?;
+    let absent = first_absent(first_seq(open, era_len), last_seq(open, era_len), |seq| exists(Key::Commit(seq)))?;
+    Ok(absent - 1)
+}
+
+/// First number from `start` for which `exists` is false, `last + 1` (or `u64::MAX`) if there is none up to `last`.
+fn first_absent<E>(start: u64, last: u64, mut exists: impl FnMut(u64) -> Result<bool, E>) -> Result<u64, E> {
+    if start > last || !exists(start)? {
+        return Ok(start);
+    }
+    let mut present = start;
+    let mut step = 1u64;
+    let mut absent = loop {
+        if present == last {
+            return Ok(last.saturating_add(1));
+        }
+        let probe = present.saturating_add(step).min(last);
+        if !exists(probe)? {
+            break probe;
+        }
+        present = probe;
+        step = step.saturating_mul(2);
+    };
+    while absent - present > 1 {
+        let middle = present + (absent - present) / 2;
+        if exists(middle)? {
+            present = middle;
+        } else {
+            absent = middle;
+        }
+    }
+    Ok(absent)
+}
+
+/// The last seq in `seqs` whose commit is not later than `when`; `None` if all are later.
+///
+/// `time_of` reads a commit's header. Times rise with seqs whatever the clocks did, so halving finds it.
+pub fn commit_at_time<E>(
+    seqs: RangeInclusive<Seq>,
+    when: Time,
+    mut time_of: impl FnMut(Seq) -> Result<Time, E>,
+) -> Result<Option<Seq>, E> {
+    let (mut low, mut high) = seqs.into_inner();
+    let mut found = None;
+    while low <= high {
+        let middle = low + (high - low) / 2;
+        if time_of(middle)? <= when {
+            found = Some(middle);
+            match middle.checked_add(1) {
+                Some(next) => low = next,
+                None => break,
+            }
+        } else {
+            match middle.checked_sub(1) {
+                Some(next) => high = next,
+                None => break,
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What to read for the state at a seq.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// To start from; `None`: from the empty state.
+    pub checkpoint: Option<CheckpointRef>,
+    /// First and last commit to apply; `None`: the checkpoint is the state.
+    pub commits: Option<(Seq, Seq)>,
+}
+
+/// `checkpoints` are those known (from `eras/` or a listing), in any order; the newest not after `seq` is taken.
+pub fn needed(seq: Seq, checkpoints: impl IntoIterator<Item = CheckpointRef>) -> Needed {
+    let checkpoint = checkpoints.into_iter().filter(|c| c.seq <= seq).max_by_key(|c| c.seq);
+    let first = checkpoint.map_or(0, |c| c.seq) + 1;
+    Needed { checkpoint, commits: (first <= seq).then_some((first, seq)) }
+}
+
+/// The commits of [`Needed`], in the order in which to apply them.
+pub fn commits_of(needed: &Needed) -> impl Iterator<Item = Key> {
+    needed.commits.into_iter().flat_map(|(first, last)| first..=last).map(Key::Commit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::era::era_of;
+    use proptest::prelude::*;
+    use std::convert::Infallible;
+
+    fn head(era_len: u64, closed: u64, commits: RangeInclusive<Seq>) -> (Seq, usize) {
+        let mut questions = 0;
+        let head = find_head(era_len, |key| -> Result<bool, Infallible> {
+            questions += 1;
+            Ok(match key {
+                Key::Era(e) => e < closed,
+                Key::Commit(seq) => commits.contains(&seq),
+                _ => unreachable!("only eras and commits are asked for"),
+            })
+        });
+        (head.unwrap(), questions)
+    }
+
+    proptest! {
+        #[test]
+        fn head_is_found_whatever_is_pruned(era_len in 1..40u64, true_head in 0..2_000u64, lag: bool) {
+            // An era is closed when its last commit is there, at the latest before the next commit.
+            let full = if true_head == 0 { 0 } else { era_of(true_head + 1, era_len) };
+            let closed = full - u64::from(lag && full > 0 && last_seq(full - 1, era_len) == true_head && true_head > 0);
+            // All commits of closed eras are pruned.
+            let (found, questions) = head(era_len, closed, first_seq(closed, era_len)..=true_head);
+            prop_assert_eq!(found, true_head);
+            prop_assert!(questions < 60, "{} questions", questions);
+        }
+
+        #[test]
+        fn the_commit_at_a_time(times in prop::collection::btree_set(0..500i64, 0..40), when in 0..500i64) {
+            let times: Vec<i64> = times.into_iter().collect();
+            let at = |sec| Time { sec, nsec: 0 };
+            let found = commit_at_time(1..=times.len() as u64, at(when), |seq| -> Result<Time, Infallible> {
+                Ok(at(times[seq as usize - 1]))
+            });
+            let expected = times.iter().filter(|t| **t <= when).count() as u64;
+            prop_assert_eq!(found.unwrap(), (expected > 0).then_some(expected));
+        }
+    }
+
+    #[test]
+    fn an_empty_store_and_an_era_just_closed() {
+        assert_eq!(head(4096, 0, 0..=0).0, 0);
+        assert_eq!(head(4096, 1, 1..=4095).0, 4095);
+        assert_eq!(head(4096, 0, 1..=4095).0, 4095);
+        assert_eq!(head(4096, 1, 4096..=4096).0, 4096);
+        assert_eq!(head(1, 1, 0..=0).0, 0, "era 0 of length 1 holds no seq");
+    }
+
+    #[test]
+    fn a_restore_starts_from_the_newest_checkpoint_before() {
+        let at = |seq| CheckpointRef { seq, hash: [0; 32] };
+        let all = [at(10), at(30), at(20)];
+        assert_eq!(needed(25, all), Needed { checkpoint: Some(at(20)), commits: Some((21, 25)) });
+        assert_eq!(needed(20, all), Needed { checkpoint: Some(at(20)), commits: None });
+        assert_eq!(needed(5, all), Needed { checkpoint: None, commits: Some((1, 5)) });
+        assert_eq!(needed(0, []), Needed { checkpoint: None, commits: None });
+        let keys: Vec<Key> = commits_of(&needed(22, all)).collect();
+        assert_eq!(keys, [Key::Commit(21), Key::Commit(22)]);
+    }
+}

@@ -3,6 +3,7 @@
 
 mod bench;
 mod ebpf;
+mod fresh;
 mod gate;
 mod run;
 mod setup;
@@ -19,6 +20,7 @@ usage: cargo xtask VERB
   run -- ARGS                     set up, build everything, run `tracker ARGS`
   test [--tier N] [FILTER]        the whole gate; ends with `N passed, N failed, N skipped`
   tidy                            house rules over the tree (also run by `cargo test -p xtask`)
+  fresh [--full]                  the README's commands in a minimal Debian tree (--full: the whole gate there)
   bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode
 ";
 
@@ -42,6 +44,7 @@ fn dispatch(args: &[String]) -> Result<(), sh::Error> {
         "build-ebpf" => ebpf::main(rest),
         "run" => run::main(rest),
         "test" => gate::main(rest),
+        "fresh" => fresh::main(rest),
         "tidy" => tidy::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {

@@ -76,11 +76,31 @@ fn test_tools() -> Result<(), Error> {
             // Building may have got by without clippy; the gate does not.
             wanted.extend(BUILD);
         }
-        install(&missing(&wanted)?)?;
+        let packages = missing(&wanted)?;
+        if packages.iter().any(|name| name == "postgresql") {
+            no_database_server()?;
+        }
+        install(&packages)?;
     } else {
         println!("setup: not a Debian: the gate's programs are not installed, tests that miss one say so");
     }
     python_tools()
+}
+
+/// Debian's package makes and starts a server; the tests start their own, and the user did not ask for one.
+fn no_database_server() -> Result<(), Error> {
+    let common = missing(&["postgresql-common"])?;
+    if common.is_empty() {
+        // An administrator's own choice stands.
+        return Ok(());
+    }
+    install(&common)?;
+    let edit = "s/^#*create_main_cluster.*/create_main_cluster = false/";
+    let file = "/etc/postgresql-common/createcluster.conf";
+    println!("setup: no database server is to be started: create_main_cluster = false in {file}");
+    let mut command = Command::new(if sh::is_root() { "sed" } else { "sudo" });
+    command.args(if sh::is_root() { &[][..] } else { &["-n", "sed"][..] }).args(["-i", edit, file]);
+    sh::output(&mut command).map(drop)
 }
 
 /// Those of `wanted` that are not installed, in one query.

@@ -238,6 +238,50 @@ fn any_changes() -> impl Strategy<Value = ChangeSet<Vec<u8>>> {
     })
 }
 
+/// A commit with a bit of everything, for damage under a right checksum.
+fn mixed() -> Vec<u8> {
+    let ops = vec![Op::Copy { from: 9, len: 70 }, Op::Literal(noise(900, 1)), Op::Hole { len: 4096 }];
+    let mut changes = one_file(70 + 900 + 4096, Some(meta()), ops);
+    changes.names.push(NameChange::Set { parent: FileId::ROOT, name: b"a".to_vec(), id: FileId(700) });
+    changes.names.push(NameChange::Unset { parent: FileId::ROOT, name: b"b".to_vec() });
+    changes.gone.push(FileId(12));
+    let (commit, _) = sealed(77, changes, SealLimits { inline: 0, ..SealLimits::default() });
+    commit.encode().unwrap()
+}
+
+/// Replaces the checksum by the right one, as an attacker would.
+fn reseal(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(bytes.len().saturating_sub(16));
+    let sum = engine::format::codec::checksum(commit::CONTEXT, &bytes);
+    bytes.extend_from_slice(&sum);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn damage_under_a_right_checksum_does_no_harm(edits in prop::collection::vec(any::<(u16, u8)>(), 1..5), cut in 0usize..40) {
+        let mut bytes = mixed();
+        for (at, value) in edits {
+            // Not the head, which is refused before all else.
+            let at = 4 + usize::from(at) % (bytes.len() - 4);
+            bytes[at] = value;
+        }
+        if cut > 30 {
+            bytes.truncate(bytes.len() - cut);
+        }
+        if let Ok(commit) = decode(&reseal(bytes), 77) {
+            prop_assert!(commit.encode().is_ok(), "what is decoded is within the limits");
+            for file in &commit.changes.files {
+                if let Some(c) = &file.content {
+                    let _ = engine::rope::Rope::check(&c.ops, c.size, u64::MAX);
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn commits_come_back(changes in any_changes(), frame_plain in 1usize..2000, inline in 0usize..2000) {

@@ -15,7 +15,8 @@ use crate::rope::Rope;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-const CONTEXT: &str = "tracker format v1 checkpoint";
+/// BLAKE3 context of the checksum.
+pub const CONTEXT: &str = "tracker format v1 checkpoint";
 /// File ids of one page of files.
 pub const FILES_A_PAGE: u64 = 1024;
 /// A page of names ends after an entry whose hash has this many zero bits ...

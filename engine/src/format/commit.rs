@@ -14,7 +14,8 @@ use super::parts::{delta, name, put_delta, put_name, put_time, time};
 use super::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, limits};
 use crate::model::{ChangeSet, FileId, Hash, Id, NameChange, ObjectRef, Seq, Stored, Time};
 
-const CONTEXT: &str = "tracker format v1 commit";
+/// BLAKE3 context of the checksum.
+pub const CONTEXT: &str = "tracker format v1 commit";
 
 /// Who wrote a commit, when, and after what.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use super::parts::{put_time, time};
 use super::{DEFAULT_ERA_LEN, MAGIC_ERA, MAGIC_FORMAT, limits};
 use crate::model::{Hash, Id, Seq, Time};
 
-const FORMAT_CONTEXT: &str = "tracker format v1 volume";
-const ERA_CONTEXT: &str = "tracker format v1 era";
+/// BLAKE3 contexts of the two checksums.
+pub const FORMAT_CONTEXT: &str = "tracker format v1 volume";
+pub const ERA_CONTEXT: &str = "tracker format v1 era";
 /// Both objects are far smaller.
 const SMALL: usize = 4096;
 

@@ -23,7 +23,8 @@ pub const CODEC_ZSTD: u8 = 1;
 pub const HEADER_BYTES: usize = 16;
 const SUM_BYTES: usize = 8;
 const FIXED_BYTES: usize = HEADER_BYTES - SUM_BYTES;
-const CONTEXT: &str = "tracker format v1 frame";
+/// BLAKE3 context of the checksum.
+pub const CONTEXT: &str = "tracker format v1 frame";
 
 /// Compressed bytes that have no position yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use super::frame::{self, HEADER_BYTES};
 use super::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_PACK, limits};
 use crate::model::{Hash, Id, ObjectRef, Seq};
 
-const CONTEXT: &str = "tracker format v1 pack index";
+/// BLAKE3 context of the checksum.
+pub const CONTEXT: &str = "tracker format v1 pack index";
 /// The index's length and the checksum.
 const TAIL_BYTES: usize = 4 + CHECKSUM_BYTES;
 

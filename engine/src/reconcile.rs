@@ -81,7 +81,17 @@ pub fn reconcile<L: Lookup>(
     }
     names.drop_earlier_sightings();
     names.vanish(missing, drain, assigned, excluded, lookup)?;
-    names.finish(missing, lookup)
+    // Direct questions are sightings too, and later ones.
+    names.drop_earlier_sightings();
+    let mut nowhere = names.unseen_directories(listings, lookup)?;
+    let plan = names.finish(missing, lookup)?;
+    nowhere.extend(plan.gone.iter().copied().filter(|id| listings.iter().any(|listing| listing.dir == *id)));
+    if nowhere.is_empty() {
+        return Ok(plan);
+    }
+    // What was listed in a directory that turned out to be in the tree no more says nothing of the tree.
+    let rest: Vec<Listing> = listings.iter().filter(|listing| !nowhere.contains(&listing.dir)).cloned().collect();
+    reconcile(&rest, missing, drain, assigned, excluded, lookup)
 }
 
 /// Ids given to inodes in the flush that is running.
@@ -149,6 +159,22 @@ impl Names {
         self.places.entry(id).or_default().push(place.clone());
         self.present.insert(place, id);
         Ok(())
+    }
+
+    /// Listed directories that the catalog does not have and that no listing shows any more.
+    fn unseen_directories<L: Lookup>(
+        &self,
+        listings: &[Listing],
+        lookup: &mut L,
+    ) -> Result<HashSet<FileId>, L::Error> {
+        let mut unseen = HashSet::new();
+        for listing in listings {
+            let placed = self.places.get(&listing.dir).is_some_and(|places| !places.is_empty());
+            if !placed && lookup.record(listing.dir)?.is_none() {
+                unseen.insert(listing.dir);
+            }
+        }
+        Ok(unseen)
     }
 
     /// A file with one link that was seen twice was moved between the two sightings: the later one holds.

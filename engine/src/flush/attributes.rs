@@ -67,7 +67,12 @@ impl Builder {
                 Some(stat) => stat,
                 None => match world.stat(id)? {
                     Some(stat) if stat.inode == record.inode => stat,
-                    _ => continue,
+                    // It moved since it was listed: its marks wait until the catalog knows where it is.
+                    _ => {
+                        let ino = record.inode.ino;
+                        kept.add(ino, &Marks { meta: true, ..Marks::default() }, taken.get(ino).map_or(0, |w| w.since_ns));
+                        continue;
+                    }
                 },
             };
             match world.meta_of(id, &stat) {
@@ -87,7 +92,7 @@ impl Builder {
     }
 
     fn add_other(&mut self, id: FileId, stat: &Stat, meta: Meta, old: Option<&Record>) {
-        if self.records.iter().any(|record| record.id == id) {
+        if !self.ids.insert(id) {
             return;
         }
         let ctime = Some(stat.ctime);

@@ -4,6 +4,8 @@
 //! created, the catalog holds its exact bytes with everything it changes; whoever finds such an intent first asks the
 //! store, and puts nothing but these bytes at that seq until it knows.
 
+use std::collections::{BTreeSet, HashSet};
+
 use super::names::Gathered;
 use super::world::{CatalogChange, Created, Head, Intent, Record, World};
 use super::{Facts, Outcome};
@@ -62,6 +64,8 @@ pub struct Builder {
     pub(super) writer: PackWriter,
     pub(super) changes: ChangeSet<Span>,
     pub(super) records: Vec<Record>,
+    /// Files of `records`.
+    pub(super) ids: HashSet<FileId>,
     pub(super) nodes: Vec<((FileId, u8, u64), Option<Vec<u8>>)>,
     pub(super) signatures: Vec<((FileId, u64), Option<Vec<u8>>)>,
     pub(super) replaced: Vec<FileId>,
@@ -80,6 +84,7 @@ impl Builder {
                 ?,
             changes: ChangeSet::default(),
             records: Vec::new(),
+            ids: HashSet::new(),
             nodes: Vec::new(),
             signatures: Vec::new(),
             replaced: Vec::new(),
@@ -93,6 +98,28 @@ impl Builder {
             world.put_pack(object, bytes)?;
         }
         Ok(span)
+    }
+
+    /// Whether this file's content was taken.
+    pub(super) fn has(&self, id: FileId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// Drops what was read of files that the names, decided last, do not have.
+    pub(super) fn keep_only<W: World>(&mut self, world: &mut W, names: &Gathered) -> Result<(), W::Error> {
+        let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
+        let mut stays: BTreeSet<FileId> = names.plan.new.iter().map(|new| new.id).collect();
+        for record in &self.records {
+            if !gone.contains(&record.id) && world.record(record.id)?.is_some() {
+                stays.insert(record.id);
+            }
+        }
+        self.records.retain(|record| stays.contains(&record.id));
+        self.changes.files.retain(|file| stays.contains(&file.id));
+        self.nodes.retain(|((id, _, _), _)| stays.contains(id));
+        self.signatures.retain(|((id, _), _)| stays.contains(id));
+        self.replaced.retain(|id| stays.contains(id));
+        Ok(())
     }
 
     /// Puts the packs, writes the intent, creates the commit and settles it.

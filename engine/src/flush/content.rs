@@ -233,6 +233,7 @@ impl Builder {
         if changed_meta.is_some() || content.is_some() {
             self.changes.files.push(FileChange { id: job.id, meta: changed_meta, content });
         }
+        self.ids.insert(job.id);
         self.records.push(Record {
             id: job.id,
             inode: job.inode,

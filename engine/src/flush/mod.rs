@@ -164,14 +164,8 @@ pub fn flush<W: World>(
     let mut builder = Builder::new(world, facts)?;
     let mut excluded: HashSet<FileId> = std::mem::take(&mut jobs.excluded);
     read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
-    if !excluded.is_empty() {
-        names.exclude(world, facts, &excluded)?;
-        for new in &jobs.new_parents {
-            if excluded.contains(&new.0) {
-                kept.add(new.1, &Marks::names(), new.2);
-            }
-        }
-    }
+    leave_out(world, taken, facts, &mut names, &builder, excluded, &mut kept)?;
+    builder.keep_only(world, &names)?;
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
     report.removals_waiting = names.plan.missing.len() as u64;
     for missing in &names.plan.missing {
@@ -190,14 +184,40 @@ pub fn flush<W: World>(
     Ok((outcome, kept))
 }
 
+/// Takes new files back out of the plan that could not be read, or that only deciding again brought to light (nothing of
+/// them was armed or read), until the plan holds none. Their directories are listed again in the next flush.
+fn leave_out<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    facts: &Facts,
+    names: &mut names::Gathered,
+    builder: &Builder,
+    mut excluded: HashSet<FileId>,
+    kept: &mut DirtySet,
+) -> Result<(), W::Error> {
+    loop {
+        for new in &names.plan.new {
+            if !names.is_armed(new.id) || (new.stat.kind == Kind::File && !builder.has(new.id)) {
+                excluded.insert(new.id);
+            }
+            if excluded.contains(&new.id) {
+                let parent = names.inode_of(world, new.parent)?;
+                kept.add(parent, &Marks::names(), taken.get(parent).map_or(0, |waiting| waiting.since_ns));
+            }
+        }
+        if names.plan.new.iter().all(|new| !excluded.contains(&new.id)) {
+            return Ok(());
+        }
+        names.exclude(world, facts, &excluded)?;
+    }
+}
+
 /// The files to read.
 #[derive(Default)]
 struct Jobs {
     reads: Vec<ReadJob>,
     /// New files whose content had no room in this flush.
     excluded: HashSet<FileId>,
-    /// New file, inode of its parent, since when it waits.
-    new_parents: Vec<(FileId, u64, u64)>,
     bases: BTreeMap<FileId, FileId>,
     /// Bytes to read of each, as far as known before.
     sizes: BTreeMap<FileId, u64>,
@@ -284,9 +304,6 @@ fn plan_jobs<W: World>(
         if new.stat.kind != Kind::File {
             continue;
         }
-        let parent = names.inode_of(world, new.parent)?;
-        let since = taken.get(parent).map_or(0, |waiting| waiting.since_ns);
-        jobs.new_parents.push((new.id, parent, since));
         if files >= facts.limits.files || bytes >= facts.limits.bytes {
             report.carried += 1;
             jobs.excluded.insert(new.id);

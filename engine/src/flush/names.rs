@@ -18,6 +18,11 @@ pub struct Gathered {
 }
 
 impl Gathered {
+    /// Whether a new file was watched, and a new directory listed, in this flush.
+    pub fn is_armed(&self, id: FileId) -> bool {
+        self.new_inodes.contains_key(&id)
+    }
+
     /// Inode number of a directory, known or new in this flush; 0 when it is neither.
     pub fn inode_of<W: World>(&self, world: &W, id: FileId) -> Result<u64, W::Error> {
         if let Some(inode) = self.new_inodes.get(&id) {

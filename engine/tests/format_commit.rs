@@ -1,8 +1,11 @@
 //! Commits and packs: what is sealed comes back, costs little, and damage is refused.
 
+use engine::format::checkpoint::{self, CheckpointRoot};
 use engine::format::commit::{self, Commit, Expect, Header};
+use engine::format::era::{self, Era, VolumeFormat};
 use engine::format::seal::{PackWriter, SealLimits, seal_changes};
-use engine::format::{DecodeError, frame, pack};
+use engine::format::{DecodeError, MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PAGE, VERSION};
+use engine::format::{frame, pack, page};
 use engine::model::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -303,5 +306,24 @@ proptest! {
         let object = ObjectRef::Pack { seq: 1, epoch: 1, n: 0 };
         prop_assert!(pack::verify(&VOLUME, object, &bytes).is_err());
         prop_assert!(frame::decode(&VOLUME, object, 0, &bytes).is_err());
+    }
+
+    #[test]
+    fn any_bytes_under_a_right_checksum_do_no_harm(body in prop::collection::vec(any::<u8>(), 0..300), small: bool) {
+        use engine::format::codec::checksum;
+        // Small values make counts and tags that are taken, so that decoding goes deeper.
+        let body: Vec<u8> = body.into_iter().map(|b| if small { b % 8 } else { b }).collect();
+        let sealed = |magic: [u8; 3], context: &str| {
+            let mut bytes = [&magic[..], &[VERSION], &body].concat();
+            let sum = checksum(context, &bytes);
+            bytes.extend_from_slice(&sum);
+            bytes
+        };
+        let _ = VolumeFormat::decode(&sealed(MAGIC_FORMAT, era::FORMAT_CONTEXT));
+        prop_assert!(Era::decode(&sealed(MAGIC_ERA, era::ERA_CONTEXT), VOLUME, 0, 4096).is_err());
+        prop_assert!(CheckpointRoot::decode(&sealed(MAGIC_CHECKPOINT, checkpoint::CONTEXT), VOLUME, 1).is_err());
+        prop_assert!(decode(&sealed(MAGIC_COMMIT, commit::CONTEXT), 1).is_err());
+        let page = [&MAGIC_PAGE[..], &[VERSION], &body].concat();
+        let _ = page::decode(&commit::hash(&page), &page);
     }
 }

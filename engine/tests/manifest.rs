@@ -3,9 +3,11 @@
 mod common;
 
 use common::*;
-use engine::format::commit;
+use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
+use engine::format::{EncodeError, Key, commit};
 use engine::manifest::{Manifest, ManifestError};
 use engine::model::*;
+use proptest::prelude::*;
 
 fn paths(manifest: &Manifest) -> Vec<String> {
     manifest.walk().map(|(path, _, _)| String::from_utf8(path).unwrap()).collect()
@@ -133,4 +135,94 @@ fn commits_apply_in_their_order_alone() {
     let mut m2 = m.clone();
     m2.apply(&good, hash).unwrap();
     assert!(m2.apply(&good, hash).is_err(), "twice");
+}
+
+/// One record of a commit, over few ids and names so that many fit and many do not.
+#[derive(Clone, Debug)]
+enum Record {
+    Make(u64, bool),
+    Set(u64, u8, u64),
+    Unset(u64, u8),
+    Gone(u64),
+    Write(u64, u64, u64),
+}
+
+fn records() -> impl Strategy<Value = Vec<Record>> {
+    let id = || 1..9u64;
+    let record = prop_oneof![
+        2 => (id(), any::<bool>()).prop_map(|(id, dir)| Record::Make(id, dir)),
+        4 => (id(), 0..4u8, id()).prop_map(|(parent, name, id)| Record::Set(parent, name, id)),
+        3 => (id(), 0..4u8).prop_map(|(parent, name)| Record::Unset(parent, name)),
+        1 => id().prop_map(Record::Gone),
+        2 => (id(), id(), 1..20u64).prop_map(|(id, base, len)| Record::Write(id, base, len)),
+    ];
+    prop::collection::vec(record, 1..4)
+}
+
+fn as_changes(records: &[Record]) -> ChangeSet<Vec<u8>> {
+    let mut out = ChangeSet::default();
+    let name = |n: &u8| format!("n{n}");
+    for record in records {
+        match record {
+            Record::Make(id, true) => out.files.push(make(*id, Kind::Dir)),
+            Record::Make(id, false) => out.files.push(write(*id, None, vec![Op::Literal(vec![*id as u8; 15])])),
+            Record::Set(parent, n, id) => out.names.push(set(*parent, &name(n), *id)),
+            Record::Unset(parent, n) => out.names.push(unset(*parent, &name(n))),
+            Record::Gone(id) => out.gone.push(FileId(*id)),
+            Record::Write(id, base, len) => {
+                out.files.push(write(*id, Some(*base), vec![Op::Copy { from: 0, len: *len }, Op::Hole { len: 3 }]));
+            }
+        }
+    }
+    out
+}
+
+/// The tree as a set of paths, from the links of the files (the walk reads the directories).
+fn by_links(manifest: &Manifest) -> Vec<Vec<u8>> {
+    let mut out = vec![Vec::new()];
+    for (_, file) in manifest.files() {
+        for link in file.links() {
+            let mut path = manifest.path_of(link.parent).unwrap();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&link.name);
+            out.push(path);
+        }
+    }
+    out.sort();
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn whatever_is_applied_leaves_a_tree(commits in prop::collection::vec(records(), 1..60)) {
+        let mut m = small();
+        for records in commits {
+            let before = m.clone();
+            match apply(&mut m, as_changes(&records)) {
+                Err(_) => prop_assert_eq!(&m, &before, "a refused commit changes nothing"),
+                Ok(()) => {
+                    let mut walked: Vec<Vec<u8>> = m.walk().map(|(path, _, _)| path).collect();
+                    walked.sort();
+                    prop_assert_eq!(&walked, &by_links(&m), "all names are below the source directory");
+                    let known = m.walk().map(|(_, id, _)| id).collect::<std::collections::BTreeSet<_>>();
+                    prop_assert_eq!(known.len(), m.file_count(), "no file without a path");
+                    let mut objects = std::collections::BTreeMap::new();
+                    checkpoint::write(&m, |key, bytes| -> Result<(), EncodeError> {
+                        objects.insert(key, bytes);
+                        Ok(())
+                    }).unwrap();
+                    let seq = m.seq();
+                    let root = CheckpointRoot::decode(&objects[&Key::Checkpoint(seq)], VOLUME, seq).unwrap();
+                    let back = checkpoint::load(&root, |hash| -> Result<_, LoadError> {
+                        Ok(objects[&Key::Page(*hash)].clone())
+                    });
+                    prop_assert_eq!(back.unwrap(), m.clone(), "and comes back from a checkpoint");
+                }
+            }
+        }
+    }
 }

@@ -34,8 +34,14 @@ impl Builder {
         kept: &mut DirtySet,
     ) -> Result<(), W::Error> {
         for new in names.plan.new.iter().filter(|new| new.stat.kind != Kind::File) {
-            match world.meta_of(new.id, &new.stat) {
-                Ok(meta) => self.add_other(new.id, &new.stat, meta, None),
+            // The listing saw it before it was watched; attributes are taken after.
+            let now = world.stat(new.id)?.filter(|now| now.inode == new.stat.inode);
+            let meta = match &now {
+                Some(now) => world.meta_of(new.id, now),
+                None => Err(super::world::FileError::Moved),
+            };
+            match meta {
+                Ok(meta) => self.add_other(new.id, now.as_ref().unwrap_or(&new.stat), meta, None),
                 Err(error) => {
                     // It moved or went between listing and now. Its name cannot be committed without attributes, so
                     // plain ones stand for it until the directory, which that change marked, is listed again.

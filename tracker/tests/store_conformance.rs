@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tracker::store::{local::Local, mem::Mem};
 
 #[path = "../../tests/src/store_conformance.rs"]
+#[expect(unreachable_pub, reason = "public in the tests crate, which this file is also part of")]
 mod store_conformance;
 
 #[test]

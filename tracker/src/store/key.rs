@@ -10,7 +10,8 @@ pub const MAX_NAME_BYTES: usize = 200;
 pub const TEMP_PREFIX: &str = ".tmp-";
 
 /// Accepts `a/b/c`: names of 1 to 200 bytes, none of them `.` or `..` or a temporary name, no control characters
-/// (they cannot stand in an S3 listing), at most 1024 bytes in all.
+/// (they cannot stand in an S3 listing), no backslash (SeaweedFS takes it for a slash, so two keys would be one object),
+/// at most 1024 bytes in all.
 ///
 /// # Errors
 /// `Misconfigured`, with the reason.
@@ -37,6 +38,9 @@ fn problem(key: &str) -> Option<&'static str> {
     if key.chars().any(char::is_control) {
         return Some("a key must not contain control characters");
     }
+    if key.contains('\\') {
+        return Some("a key must not contain a backslash, which some servers take for a slash");
+    }
     key.split('/').find_map(|name| match name {
         "" => Some("a key must not begin or end with a slash, or contain two in a row"),
         "." | ".." => Some("a key must not contain . or .. as a name"),
@@ -54,25 +58,31 @@ mod tests {
     fn escapes_and_oddities_are_refused() {
         let long_name = "n".repeat(201);
         let long_key = ["n"; 600].join("/");
-        for bad in
-            ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a/.", "a\0b", "a\nb", "x/.tmp-1-y", &long_name, &long_key]
-        {
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "..",
+            "a/../b",
+            "./a",
+            "a/.",
+            "a\0b",
+            "a\nb",
+            "a\\b",
+            "x/.tmp-1-y",
+            &long_name,
+            &long_key,
+        ] {
             assert!(check(Op::Get, bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn ordinary_and_odd_but_legal_keys_pass() {
-        for good in [
-            "a",
-            "v/commits/00000000000000000001",
-            "...",
-            "..a",
-            "a b+c%2F&=?#'\"<>\\~",
-            "größe/データ",
-            ".hidden",
-            "*",
-        ] {
+        for good in
+            ["a", "v/commits/00000000000000000001", "...", "..a", "a b+c%2F&=?#'\"<>~", "größe/データ", ".hidden", "*"]
+        {
             assert!(check(Op::Get, good).is_ok(), "{good:?}");
         }
         for good in ["", "a/", "a/b", "commits/0001"] {

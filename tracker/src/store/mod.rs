@@ -9,11 +9,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub mod error;
+pub mod fault;
 pub mod key;
 pub mod local;
 pub mod mem;
+pub mod meter;
+pub mod prefixed;
+pub mod probe;
+pub mod s3;
+pub mod url;
 
 pub use error::{ErrorKind, Op, StoreError};
+pub use prefixed::Prefixed;
+pub use url::{StaticCredentials, StoreOptions, StoreUrl, UrlError, open, open_for_writing};
 
 /// Largest object any store returns from [`Store::get`] or takes in [`Store::create`]: a bound on memory, far above
 /// what the writer makes (a flush carries at most 256 MiB).
@@ -36,7 +44,7 @@ pub struct Entry {
     pub bytes: u64,
 }
 
-/// A part of a listing, sorted by the bytes of the key.
+/// A part of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     pub entries: Vec<Entry>,
@@ -81,7 +89,10 @@ pub trait Store: Send + Sync {
     /// Removes the object; removing an absent one is fine, so it is retried inside also after a lost reply.
     fn delete(&self, key: &str) -> Result<(), StoreError>;
 
-    /// Objects whose key begins with `prefix` (a plain string prefix; may be empty) and is above `after`, sorted.
+    /// Objects whose key begins with `prefix` (a plain string prefix; may be empty) and comes after `after`, in the order
+    /// of the store: by bytes of the whole key, or (SeaweedFS) folder by folder, which only differs where a name goes on
+    /// after another with a character below the slash. The next page is asked with the last key of this one;
+    /// `after` must be the key of an object (SeaweedFS takes a folder's name for the end of the folder).
     /// It proves presence, never absence: used to propose candidates, never for correctness.
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError>;
 
@@ -130,29 +141,28 @@ pub enum Settled {
 /// Creates an object and settles an unknown outcome: tries again with the very same bytes up to `attempts` times, and
 /// reads an existing object back to compare. Does not wait between attempts.
 ///
-/// An object that vanishes between `Exists` and the reading back is reported as `Unknown`, as is an outcome that is
-/// still open after the last attempt.
+/// # Errors
+/// `Unknown` where the outcome is still open: after the last attempt, or when the object that is there cannot be read
+/// (whatever the failure: the object may be the caller's own). Other kinds say that this call created nothing.
 pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<Settled, StoreError> {
-    let mut left = attempts.max(1);
-    loop {
-        left -= 1;
-        match store.create(key, bytes.clone()) {
+    let mut doubt = false;
+    for left in (0..attempts.max(1)).rev() {
+        let error = match store.create(key, bytes.clone()) {
             Ok(Created::Yes) => return Ok(Settled::Own),
-            Ok(Created::Exists) => {
-                return match store.get(key) {
-                    Ok(found) if found == bytes[..] => Ok(Settled::Own),
-                    Ok(found) => Ok(Settled::Other(found)),
-                    Err(mut e) if e.kind == ErrorKind::NotFound => {
-                        (e.op, e.kind) = (Op::Create, ErrorKind::Unknown);
-                        Err(e)
-                    }
-                    Err(e) => Err(e),
-                };
-            }
-            Err(e) if e.kind == ErrorKind::Unknown && left > 0 => {}
-            Err(e) => return Err(e),
+            Ok(Created::Exists) => match store.get(key) {
+                Ok(found) if found == bytes[..] => return Ok(Settled::Own),
+                Ok(found) => return Ok(Settled::Other(found)),
+                Err(e) => StoreError { op: Op::Create, kind: ErrorKind::Unknown, ..e },
+            },
+            Err(e) => e,
+        };
+        // A later failure that did nothing does not undo what an earlier attempt may have done.
+        doubt |= error.kind == ErrorKind::Unknown;
+        if left == 0 || error.kind != ErrorKind::Unknown {
+            return Err(StoreError { kind: if doubt { ErrorKind::Unknown } else { error.kind }, ..error });
         }
     }
+    Err(StoreError::new(Op::Create, key, ErrorKind::Unknown))
 }
 
 /// Every object under `prefix`, page by page. For tests and tools over small stores.

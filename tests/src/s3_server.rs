@@ -1,0 +1,234 @@
+//! A real S3 server for tests: SeaweedFS, one process per [`S3Server`], on free ports, its data in a temporary folder.
+//!
+//! Found at `$TRACKER_WEED`, in `target/tools/venv/bin/weed`, or in the path. Killed by its process id when dropped: it
+//! takes up to half a minute to obey a polite signal, and its data is thrown away.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tracker::store::{StaticCredentials, StoreOptions, StoreUrl, open};
+
+pub const ACCESS_KEY: &str = "AKTEST";
+pub const SECRET_KEY: &str = "SKTESTSKTEST";
+/// Generous: virtual machines and full CI machines start it slowly.
+const START: Duration = Duration::from_secs(90);
+
+pub struct S3Server {
+    child: Child,
+    port: u16,
+    filer: u16,
+    folder: tempfile::TempDir,
+}
+
+/// The server's program, where it is installed.
+pub fn weed() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("TRACKER_WEED") {
+        return Some(PathBuf::from(path)).filter(|p| p.is_file());
+    }
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/venv/bin/weed");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::iter::once(installed).chain(std::env::split_paths(&path).map(|d| d.join("weed"))).find(|p| p.is_file())
+}
+
+/// Whether `TRACKER_TEST_REQUIRE` (a comma list) says that tests with `what` must run.
+pub fn required(what: &str) -> bool {
+    std::env::var("TRACKER_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
+}
+
+impl S3Server {
+    /// Like [`S3Server::start_or_skip`], but joins a server that another test of this program is using. Each test then
+    /// keeps to a prefix of its own. The last user's drop ends it, since a static would never be dropped.
+    ///
+    /// # Panics
+    /// As [`S3Server::start_or_skip`].
+    pub fn shared_or_skip(name: &str, bucket: &str) -> Option<Arc<S3Server>> {
+        static SHARED: Mutex<Weak<S3Server>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = shared.upgrade() {
+            return Some(server);
+        }
+        let server = Arc::new(S3Server::start_or_skip(name, bucket)?);
+        *shared = Arc::downgrade(&server);
+        Some(server)
+    }
+
+    /// Starts a server with one bucket, or says why the test `name` skips.
+    ///
+    /// # Panics
+    /// When the server is there and does not start; when it is not there and `TRACKER_TEST_REQUIRE` names `s3`.
+    pub fn start_or_skip(name: &str, bucket: &str) -> Option<S3Server> {
+        let Some(weed) = weed() else {
+            let reason = "no weed (SeaweedFS): run `cargo xtask setup`, or set TRACKER_WEED";
+            assert!(!required("s3"), "{name}: {reason}");
+            println!("SKIP {name}: {reason}");
+            return None;
+        };
+        // Another process can take a port between our look and the server's: then once more, with others.
+        for _ in 0..3 {
+            if let Some(server) = S3Server::start(&weed) {
+                server.create_bucket(bucket);
+                return Some(server);
+            }
+        }
+        panic!("{name}: {} does not start", weed.display());
+    }
+
+    fn start(weed: &Path) -> Option<S3Server> {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).expect("data folder");
+        let identity = format!(
+            r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
+                "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
+        );
+        let config = folder.path().join("s3.json");
+        std::fs::write(&config, identity).expect("s3.json");
+        let log = File::create(folder.path().join("weed.log")).expect("log");
+        let [master, volume, filer, s3] = free_ports();
+        let child = Command::new(weed)
+            .args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
+            .arg(format!("-dir={}", data.display()))
+            .args([format!("-master.port={master}"), format!("-volume.port={volume}")])
+            .args(["-master.volumeSizeLimitMB=64", "-volume.max=30", "-filer", "-s3", "-s3.iam=false"])
+            .args([format!("-filer.port={filer}"), format!("-s3.port={s3}")])
+            // Off, so that several servers can run at once: these have fixed ports by default.
+            .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-metricsPort=0", "-master.telemetry=false"])
+            .arg(format!("-s3.config={}", config.display()))
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .spawn()
+            .expect("weed starts");
+        let mut server = S3Server { child, port: s3, filer, folder };
+        let begun = Instant::now();
+        while begun.elapsed() < START {
+            if matches!(server.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                eprintln!("weed ended at start:\n{}", server.log());
+                return None;
+            }
+            if server.is_ready() {
+                return Some(server);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        eprintln!("weed is not ready after {START:?}:\n{}", server.log());
+        None
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Options that reach this server, independent of the environment.
+    pub fn options(&self) -> StoreOptions {
+        options(self.port)
+    }
+
+    /// The environment for a program under test that finds its store by the standard variables.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ]
+    }
+
+    /// What the server wrote to its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("weed.log")).unwrap_or_default()
+    }
+
+    fn is_ready(&self) -> bool {
+        request(self.port, "GET /status HTTP/1.0\r\n\r\n").is_some_and(|answer| answer.contains(" 200 "))
+    }
+
+    /// Makes a bucket: in this server, a folder of the filer. The filer answers before the parts behind it are all up,
+    /// so this is tried for a while.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    pub fn create_bucket(&self, bucket: &str) {
+        let text = format!("POST /buckets/{bucket}/ HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
+        let begun = Instant::now();
+        while !request(self.filer, &text).is_some_and(|answer| answer.contains(" 201 ")) {
+            assert!(begun.elapsed() < START, "bucket {bucket} cannot be made:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        // A write goes through when the volume server has joined too.
+        let url = StoreUrl::S3 { bucket: bucket.to_owned(), prefix: String::new() };
+        let store = open(&url, &self.options()).expect("the client opens");
+        while let Err(e) = store.create("ready", Bytes::from_static(b"x")) {
+            assert!(begun.elapsed() < START, "bucket {bucket} cannot be written: {e}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        store.delete("ready").expect("delete");
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        // Only fails for a process that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Options for a server (or a proxy before it) on a local port.
+pub fn options(port: u16) -> StoreOptions {
+    StoreOptions {
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        region: Some("us-east-1".to_owned()),
+        credentials: Some(StaticCredentials {
+            access_key: ACCESS_KEY.to_owned(),
+            secret_key: SECRET_KEY.to_owned(),
+            session_token: None,
+        }),
+        ..StoreOptions::default()
+    }
+}
+
+/// Sends a request and returns the answer as text.
+fn request(port: u16, text: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(text.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.take(64 << 10).read_to_end(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Ports that are free, and whose sisters 10,000 above are (the server's gRPC ports).
+fn free_ports<const N: usize>() -> [u16; N] {
+    // Held until all are found, so that none is found twice.
+    let mut held = Vec::new();
+    std::array::from_fn(|_| {
+        loop {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+            let given = listener.local_addr().expect("its number").port();
+            // The kernel gives from 32768 up; below is more room, and its sister stays in range.
+            let port = 11_000 + given % 20_000;
+            let pair = [port, port + 10_000].map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, p)));
+            if let [Ok(a), Ok(b)] = pair {
+                held.extend([listener, a, b]);
+                return port;
+            }
+        }
+    })
+}

@@ -1,0 +1,173 @@
+//! Proves, before anything is written, that a store keeps two writers apart.
+//!
+//! Many servers answer a conditional create with success and overwrite all the same; others check and write in two
+//! steps, which only a race shows. So racers create one key at the same moment, several times over: exactly one may
+//! win, and the object must hold the winner's bytes.
+
+use std::sync::{Arc, Barrier};
+
+use bytes::Bytes;
+
+use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError};
+
+/// Writers of one race, and races: a server that checks in two steps was seen to have a single winner in some races of
+/// sixteen, so one race proves little.
+const RACERS: usize = 8;
+const RACES: usize = 4;
+/// Races that gave no verdict (lost replies) are run again so many times in all.
+const REPEATS: usize = 4;
+/// Bytes of a racer's object.
+const BODY: usize = 512;
+
+/// What a race showed.
+enum Verdict {
+    Exclusive,
+    Broken(String),
+    /// A lost reply, or nobody won: says nothing either way.
+    Open(Option<StoreError>),
+}
+
+/// Probes the store.
+///
+/// # Errors
+/// `Unfenced`: create is not exclusive. Other kinds: the probe could not be made, as of the call that failed.
+pub fn probe(store: &dyn Store) -> Result<(), StoreError> {
+    let mut repeats = REPEATS;
+    let mut races = RACES;
+    while races > 0 {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| failed(store, ErrorKind::Transient).detail(e.to_string()))?;
+        let id = u64::from_le_bytes(random);
+        let key = format!("probe/{id:016x}");
+        // Reading comes first: some servers make an absent bucket for whoever writes into it, and a misspelt name must
+        // not become a new store.
+        if store.exists(&key)? {
+            return Err(failed(store, ErrorKind::Unfenced).detail("the store has an object that was never made"));
+        }
+        let verdict = race(store, &key, id);
+        // Writers need no right to delete; a small object that stays does no harm.
+        if let Err(e) = store.delete(&key) {
+            tracing::info!(%key, error = %e, "probe object stays");
+        }
+        match verdict? {
+            Verdict::Exclusive => races -= 1,
+            Verdict::Broken(why) => return Err(failed(store, ErrorKind::Unfenced).detail(why)),
+            Verdict::Open(cause) => {
+                repeats -= 1;
+                if repeats == 0 {
+                    let e = failed(store, ErrorKind::Transient);
+                    return Err(match cause {
+                        Some(cause) => e.with(cause),
+                        None => e.detail("no race had a clear winner"),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn failed(store: &dyn Store, kind: ErrorKind) -> StoreError {
+    StoreError::new(Op::Probe, &store.describe(), kind)
+}
+
+fn body(id: u64, racer: u8) -> Bytes {
+    let mut bytes = vec![racer; BODY];
+    bytes[..8].copy_from_slice(&id.to_le_bytes());
+    Bytes::from(bytes)
+}
+
+fn race(store: &dyn Store, key: &str, id: u64) -> Result<Verdict, StoreError> {
+    let barrier = Barrier::new(RACERS);
+    let outcomes: Vec<Result<Created, StoreError>> = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..RACERS as u8)
+            .map(|racer| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    store.create(key, body(id, racer))
+                })
+            })
+            .collect();
+        racers
+            .into_iter()
+            .map(|r| r.join().unwrap_or_else(|_| Err(failed(store, ErrorKind::Transient).detail("a racer died"))))
+            .collect()
+    });
+    let winners: Vec<u8> =
+        (0..RACERS as u8).filter(|r| matches!(outcomes[usize::from(*r)], Ok(Created::Yes))).collect();
+    if winners.len() > 1 {
+        return Ok(Verdict::Broken(format!("{} of {RACERS} creates of one key succeeded", winners.len())));
+    }
+    let mut doubt = None;
+    for outcome in outcomes {
+        match outcome {
+            Ok(_) => {}
+            Err(e) if matches!(e.kind, ErrorKind::Unknown | ErrorKind::Transient) => doubt = Some(e),
+            Err(e) => return Err(e),
+        }
+    }
+    let Some(&winner) = winners.first() else { return Ok(Verdict::Open(doubt)) };
+    // From here on the object is the winner's for good, whatever became of the others.
+    let intact = || Ok::<bool, StoreError>(store.get(key)? == body(id, winner)[..]);
+    if !intact()? {
+        return Ok(Verdict::Broken("the object does not hold the bytes of the create that succeeded".to_owned()));
+    }
+    match store.create(key, body(id, u8::MAX)) {
+        Ok(Created::Yes) => return Ok(Verdict::Broken("a second create of one key succeeded".to_owned())),
+        Ok(Created::Exists) => {}
+        Err(e) if matches!(e.kind, ErrorKind::Unknown | ErrorKind::Transient) => doubt = Some(e),
+        Err(e) => return Err(e),
+    }
+    if !intact()? {
+        return Ok(Verdict::Broken("a refused create changed the object".to_owned()));
+    }
+    Ok(if doubt.is_some() { Verdict::Open(doubt) } else { Verdict::Exclusive })
+}
+
+/// The store, if it may be written to: it passed the probe, or it is not fenced and `single_writer` is the operator's
+/// word for that. In the latter case its properties say so.
+pub fn admit(store: Arc<dyn Store>, single_writer: bool) -> Result<Arc<dyn Store>, StoreError> {
+    match probe(&*store) {
+        Ok(()) => Ok(store),
+        Err(e) if e.kind == ErrorKind::Unfenced && single_writer => {
+            tracing::warn!(error = %e, "store is not fenced; single_writer is set, going on");
+            Ok(Arc::new(Unfenced(store)))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// A store that is used although it cannot keep two writers apart.
+struct Unfenced(Arc<dyn Store>);
+
+impl Store for Unfenced {
+    fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        self.0.create(key, bytes)
+    }
+    fn get(&self, key: &str) -> Result<Vec<u8>, StoreError> {
+        self.0.get(key)
+    }
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, StoreError> {
+        self.0.get_range(key, offset, len)
+    }
+    fn exists(&self, key: &str) -> Result<bool, StoreError> {
+        self.0.exists(key)
+    }
+    fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.0.delete(key)
+    }
+    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
+        self.0.list(prefix, after)
+    }
+    fn describe(&self) -> String {
+        format!("{} (unfenced)", self.0.describe())
+    }
+    fn properties(&self) -> Properties {
+        Properties { fenced: false, ..self.0.properties() }
+    }
+}
+
+#[cfg(test)]
+#[path = "probe_tests.rs"]
+mod tests;

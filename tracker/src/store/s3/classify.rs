@@ -1,0 +1,128 @@
+//! What an S3 failure means: was something done, may it be repeated, whose fault is it.
+//!
+//! In doubt the class is `Unknown`: it costs a read, while a wrong `Transient` could cost a commit.
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStreamError;
+
+use super::super::{ErrorKind, Op, StoreError};
+
+/// Code of a body that came damaged or short: worth another attempt, then `Corrupt`.
+pub(super) const BAD_BODY: &str = "BadBody";
+
+/// The HTTP status of an answer, where there was one.
+pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
+    error.raw_response().map(|r| r.status().as_u16())
+}
+
+pub(super) fn classify<E>(op: Op, key: &str, error: SdkError<E, HttpResponse>) -> StoreError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let code = match &error {
+        SdkError::ServiceError(e) => e.err().code().unwrap_or("").to_owned(),
+        _ => String::new(),
+    };
+    let kind = match &error {
+        // The request could not even be built.
+        SdkError::ConstructionFailure(_) => ErrorKind::Transient,
+        SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
+            let text = chain(&error);
+            if text.contains("credentials") || text.contains("identity") {
+                return StoreError::new(op, key, ErrorKind::Denied).code("NoCredentials").with(error);
+            }
+            if never_sent(&text) { ErrorKind::Transient } else { ErrorKind::Unknown }
+        }
+        SdkError::ServiceError(_) | SdkError::ResponseError(_) => kind_of(op, status(&error).unwrap_or(0), &code),
+        _ => ErrorKind::Unknown,
+    };
+    let shown = match (code.is_empty(), status(&error)) {
+        (false, _) => code,
+        (true, Some(status)) => format!("HTTP {status}"),
+        (true, None) => String::new(),
+    };
+    let out = StoreError::new(op, key, kind).with(error);
+    if shown.is_empty() { out } else { out.code(shown) }
+}
+
+/// The class of an answer, by its code first and its status second.
+fn kind_of(op: Op, status: u16, code: &str) -> ErrorKind {
+    match (code, status) {
+        ("NoSuchBucket", _) => ErrorKind::StoreAbsent,
+        ("NoSuchKey", _) => ErrorKind::NotFound,
+        // Only an answer that names the object says that it is absent; a 404 of some proxy does not.
+        (_, 404) => ErrorKind::Misconfigured,
+        ("ConditionalRequestConflict" | "OperationAborted", _) | (_, 409) => ErrorKind::Transient,
+        ("SlowDown" | "SlowDownWrite" | "SlowDownRead" | "TooManyRequests" | "RequestLimitExceeded", _) | (_, 429) => {
+            ErrorKind::Transient
+        }
+        // The body did not arrive as sent, or not in time; nothing was stored.
+        ("RequestTimeout" | "BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody", _) => ErrorKind::Transient,
+        ("ExpiredToken" | "TokenRefreshRequired" | "InvalidToken", _) => ErrorKind::Denied,
+        ("QuotaExceeded" | "XMinioStorageFull" | "InsufficientCapacity", _) | (_, 507) => ErrorKind::NoSpace,
+        ("NotImplemented", _) | (_, 501 | 405) => ErrorKind::Misconfigured,
+        ("InvalidRange", _) | (_, 416) => ErrorKind::Corrupt,
+        (_, 401 | 403) => ErrorKind::Denied,
+        (_, 300..=399 | 400..=499) => ErrorKind::Misconfigured,
+        // 500, 502, 503 of a proxy, 504, and an answer that could not be parsed: anything may have happened.
+        _ if op.reads() => ErrorKind::Transient,
+        _ => ErrorKind::Unknown,
+    }
+}
+
+/// A failure while the body of an answer was read.
+pub(super) fn incomplete(op: Op, key: &str, error: ByteStreamError) -> StoreError {
+    let damaged = chain(&error).contains("checksum");
+    let kind = if damaged { ErrorKind::Corrupt } else { ErrorKind::Transient };
+    StoreError::new(op, key, kind).code(BAD_BODY).with(error)
+}
+
+/// The texts of an error and all its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(e) = next {
+        text.push_str(&e.to_string());
+        text.push('\n');
+        next = e.source();
+    }
+    text
+}
+
+/// Whether no connection came about, so that nothing can have been done. The client does not say so in types that are
+/// public; if its texts change, the class falls back to `Unknown`, and a test of `tests/tests/store_s3.rs` fails.
+fn never_sent(text: &str) -> bool {
+    ["client error (Connect)", "HTTP connect timeout", "dns error"].iter().any(|sign| text.contains(sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_classed_by_what_was_done() {
+        for (op, status, code, kind) in [
+            (Op::Create, 409, "ConditionalRequestConflict", ErrorKind::Transient),
+            (Op::Create, 503, "SlowDown", ErrorKind::Transient),
+            (Op::Create, 503, "ServiceUnavailable", ErrorKind::Unknown),
+            (Op::Create, 500, "InternalError", ErrorKind::Unknown),
+            (Op::Create, 504, "", ErrorKind::Unknown),
+            (Op::Create, 200, "", ErrorKind::Unknown),
+            (Op::Create, 404, "NoSuchBucket", ErrorKind::StoreAbsent),
+            (Op::Create, 501, "NotImplemented", ErrorKind::Misconfigured),
+            (Op::Create, 400, "RequestTimeout", ErrorKind::Transient),
+            (Op::Create, 400, "ExpiredToken", ErrorKind::Denied),
+            (Op::Create, 403, "RequestTimeTooSkewed", ErrorKind::Denied),
+            (Op::Create, 507, "", ErrorKind::NoSpace),
+            (Op::Get, 500, "InternalError", ErrorKind::Transient),
+            (Op::Get, 404, "NoSuchKey", ErrorKind::NotFound),
+            (Op::Get, 404, "", ErrorKind::Misconfigured),
+            (Op::Get, 403, "AccessDenied", ErrorKind::Denied),
+            (Op::GetRange, 416, "InvalidRange", ErrorKind::Corrupt),
+            (Op::Get, 301, "PermanentRedirect", ErrorKind::Misconfigured),
+        ] {
+            assert_eq!(kind_of(op, status, code), kind, "{op} {status} {code}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Store URLs: `path`, `file:///path`, `s3://bucket/prefix`; and the way from one to an open store.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::local::Local;
+use super::s3::S3;
+use super::{ErrorKind, Op, Store, StoreError, key, probe};
+
+/// Where a store is, without any secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    Local(PathBuf),
+    S3 {
+        bucket: String,
+        /// Empty, or a legal key.
+        prefix: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    #[error("a store URL must not be empty")]
+    Empty,
+    #[error("stores of kind `{scheme}` are not known; use a path, file:///path or s3://bucket/prefix")]
+    Scheme { scheme: String },
+    #[error("a file URL has three slashes and an absolute path: file:///path")]
+    FileHost,
+    #[error("a file URL has % followed by two hexadecimal digits")]
+    Escape,
+    /// Does not repeat the text, which may hold a secret.
+    #[error(
+        "a bucket is 3 to 63 letters, digits, dots, hyphens or underscores; credentials do not belong into the URL"
+    )]
+    Bucket,
+    #[error("the prefix `{prefix}` is not a legal key")]
+    Prefix { prefix: String },
+}
+
+impl FromStr for StoreUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<StoreUrl, UrlError> {
+        if text.is_empty() {
+            return Err(UrlError::Empty);
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Ok(StoreUrl::Local(PathBuf::from(text)));
+        };
+        match scheme {
+            "file" if rest.starts_with('/') => Ok(StoreUrl::Local(unescape(rest)?)),
+            "file" => Err(UrlError::FileHost),
+            "s3" => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+                if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(legal) {
+                    return Err(UrlError::Bucket);
+                }
+                let prefix = prefix.trim_end_matches('/');
+                if !prefix.is_empty() && key::check(Op::Open, prefix).is_err() {
+                    return Err(UrlError::Prefix { prefix: prefix.to_owned() });
+                }
+                Ok(StoreUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+            }
+            // `./a://b` is a path; so is anything whose part before :// could not be a scheme.
+            _ if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+                || scheme.is_empty() =>
+            {
+                Ok(StoreUrl::Local(PathBuf::from(text)))
+            }
+            _ => Err(UrlError::Scheme { scheme: scheme.to_owned() }),
+        }
+    }
+}
+
+fn unescape(text: &str) -> Result<PathBuf, UrlError> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        if b != b'%' {
+            out.push(b);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|d| char::from(d).to_digit(16)).ok_or(UrlError::Escape);
+        out.push((digit()? * 16 + digit()?) as u8);
+    }
+    if out.contains(&0) {
+        return Err(UrlError::Escape);
+    }
+    Ok(PathBuf::from(OsString::from_vec(out)))
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreUrl::Local(path) => write!(f, "{}", path.display()),
+            StoreUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            StoreUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+impl StoreUrl {
+    /// Takes `STORE/VOLUME` apart at the last slash. `None` where no volume name is left, or no store before it.
+    pub fn split_volume(&self) -> Option<(StoreUrl, String)> {
+        match self {
+            StoreUrl::Local(path) => {
+                let name = path.file_name()?.to_str()?.to_owned();
+                let parent = match path.parent()? {
+                    p if p.as_os_str().as_bytes().is_empty() => Path::new("."),
+                    p => p,
+                };
+                Some((StoreUrl::Local(parent.to_owned()), name))
+            }
+            StoreUrl::S3 { bucket, prefix } => {
+                let (prefix, name) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+                let store = StoreUrl::S3 { bucket: bucket.clone(), prefix: prefix.to_owned() };
+                (!name.is_empty()).then(|| (store, name.to_owned()))
+            }
+        }
+    }
+}
+
+/// Keys given by hand instead of by the standard chain.
+#[derive(Clone)]
+pub struct StaticCredentials {
+    pub access_key: String,
+    pub secret_key: String,
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for StaticCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StaticCredentials").field("access_key", &self.access_key).finish_non_exhaustive()
+    }
+}
+
+/// How a store is opened. The default is right for reading a store that exists.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Local: make the directory when it is absent.
+    pub create: bool,
+    /// The operator's word that no other host writes: a store that fails the probe is taken all the same.
+    pub single_writer: bool,
+    /// S3: URL of a server that is not AWS. Else `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, profile.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub profile: Option<String>,
+    /// S3: bucket in the path and not in the host name. Default: when there is an endpoint.
+    pub path_style: Option<bool>,
+    pub credentials: Option<StaticCredentials>,
+    /// S3: attempts per call, where another attempt is right.
+    pub attempts: u32,
+    /// S3: time for one attempt, without that for its bytes (these may go as slowly as 32 KiB/s).
+    pub timeout: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            create: false,
+            single_writer: false,
+            endpoint: None,
+            region: None,
+            profile: None,
+            path_style: None,
+            credentials: None,
+            attempts: 5,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Opens a store for reading: nothing is written, except that a local directory is made if `options.create`.
+pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    match url {
+        StoreUrl::Local(path) => Ok(Arc::new(Local::open(path, options.create)?)),
+        StoreUrl::S3 { bucket, prefix } => Ok(Arc::new(S3::open(bucket, prefix, options)?)),
+    }
+}
+
+/// Opens a store for writing: probes that it keeps two writers apart ([`probe::admit`]).
+///
+/// # Errors
+/// As [`open`], and `Unfenced` where the probe fails without `options.single_writer`.
+pub fn open_for_writing(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    probe::admit(open(url, options)?, options.single_writer)
+}
+
+/// Text to an error of the store layer, for callers that have no use for the difference.
+impl From<UrlError> for StoreError {
+    fn from(e: UrlError) -> StoreError {
+        StoreError::new(Op::Open, "", ErrorKind::Misconfigured).with(e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<StoreUrl, UrlError> {
+        text.parse()
+    }
+
+    fn s3(bucket: &str, prefix: &str) -> StoreUrl {
+        StoreUrl::S3 { bucket: bucket.into(), prefix: prefix.into() }
+    }
+
+    #[test]
+    fn urls_parse() {
+        assert_eq!(parse("/srv/store"), Ok(StoreUrl::Local("/srv/store".into())));
+        assert_eq!(parse("store"), Ok(StoreUrl::Local("store".into())));
+        assert_eq!(parse("./a://b"), Ok(StoreUrl::Local("./a://b".into())));
+        assert_eq!(parse("file:///a%20b/c"), Ok(StoreUrl::Local("/a b/c".into())));
+        assert_eq!(parse("s3://bucket"), Ok(s3("bucket", "")));
+        assert_eq!(parse("s3://bucket/"), Ok(s3("bucket", "")));
+        assert_eq!(parse("s3://bucket/a/b/"), Ok(s3("bucket", "a/b")));
+        assert_eq!(parse(""), Err(UrlError::Empty));
+        assert_eq!(parse("file://host/a"), Err(UrlError::FileHost));
+        assert_eq!(parse("file:///a%2"), Err(UrlError::Escape));
+        assert_eq!(parse("file:///a%00"), Err(UrlError::Escape));
+        assert_eq!(parse("gs://b/p"), Err(UrlError::Scheme { scheme: "gs".into() }));
+        assert!(matches!(parse("s3://bucket/../x"), Err(UrlError::Prefix { .. })));
+    }
+
+    #[test]
+    fn secrets_in_urls_are_refused_and_not_repeated() {
+        let error = parse("s3://AKIA:hunter2@bucket/p").unwrap_err();
+        assert_eq!(error, UrlError::Bucket);
+        assert!(!error.to_string().contains("hunter2"));
+        let keys = StaticCredentials {
+            access_key: "AK".into(),
+            secret_key: "hunter2".into(),
+            session_token: Some("hunter2".into()),
+        };
+        assert!(!format!("{keys:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn volumes_split_off() {
+        let split = |text| parse(text).unwrap().split_volume();
+        assert_eq!(split("/srv/store/v"), Some((StoreUrl::Local("/srv/store".into()), "v".into())));
+        assert_eq!(split("v"), Some((StoreUrl::Local(".".into()), "v".into())));
+        assert_eq!(split("s3://bucket/p/v"), Some((s3("bucket", "p"), "v".into())));
+        assert_eq!(split("s3://bucket/v"), Some((s3("bucket", ""), "v".into())));
+        assert_eq!(split("s3://bucket"), None);
+        assert_eq!(split("/"), None);
+    }
+
+    #[test]
+    fn display_parses_back() {
+        for url in [s3("bucket", ""), s3("bucket", "a/b"), StoreUrl::Local("/a b".into())] {
+            assert_eq!(parse(&url.to_string()), Ok(url));
+        }
+    }
+}

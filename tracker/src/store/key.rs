@@ -80,9 +80,16 @@ mod tests {
 
     #[test]
     fn ordinary_and_odd_but_legal_keys_pass() {
-        for good in
-            ["a", "v/commits/00000000000000000001", "...", "..a", "a b+c%2F&=?#'\"<>~", "größe/データ", ".hidden", "*"]
-        {
+        for good in [
+            "a",
+            "v/commits/00000000000000000001",
+            "...",
+            "..a",
+            "a b+c%2F&=?#'\"<>~",
+            "gr\u{f6}\u{df}e/\u{30c7}\u{30fc}\u{30bf}",
+            ".hidden",
+            "*",
+        ] {
             assert!(check(Op::Get, good).is_ok(), "{good:?}");
         }
         for good in ["", "a/", "a/b", "commits/0001"] {

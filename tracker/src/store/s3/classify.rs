@@ -64,7 +64,7 @@ fn kind_of(op: Op, status: u16, code: &str) -> ErrorKind {
         ("NotImplemented", _) | (_, 501 | 405) => ErrorKind::Misconfigured,
         ("InvalidRange", _) | (_, 416) => ErrorKind::Corrupt,
         (_, 401 | 403) => ErrorKind::Denied,
-        (_, 300..=399 | 400..=499) => ErrorKind::Misconfigured,
+        (_, 300..=499) => ErrorKind::Misconfigured,
         // 500, 502, 503 of a proxy, 504, and an answer that could not be parsed: anything may have happened.
         _ if op.reads() => ErrorKind::Transient,
         _ => ErrorKind::Unknown,

@@ -1,4 +1,27 @@
+//! The kernel object: one thin program per hook of `common::hooks`, over one record core.
+//!
+//! A program turns its tracepoint's arguments into (inode, range) and hands them to `record`. It decides nothing beyond "mark
+//! or widen". Each program is `pub fn` because the macro exports it under its own name, by which user space finds it.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the BPF target has no core::sync::atomic read-modify-write operations, only the intrinsics")]
+
+mod atomic;
+mod globals;
+mod kernel;
+mod maps;
+mod programs;
+mod record;
+
+/// The verifier rejects every path that could get here.
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Reading kernel memory and the task's registers is for GPL-compatible programs only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+pub(crate) static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

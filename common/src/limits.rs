@@ -1,0 +1,34 @@
+//! Bounds of the kernel side: sizes of maps that user space does not set, and of every loop in a program.
+
+/// Version of everything in this crate that a pinned, still running kernel object shares with a newer daemon: map layout,
+/// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then replaced.
+pub const ABI_VERSION: u64 = 1;
+
+/// Bytes of one block, the unit of a mark.
+pub const BLOCK_BYTES: u64 = 4096;
+/// Blocks of one entry of a DIRTY map.
+pub const GROUP_BLOCKS: u64 = 512;
+/// Bytes of one entry of a DIRTY map: the largest folio, so that one event touches at most two entries.
+pub const GROUP_BYTES: u64 = BLOCK_BYTES * GROUP_BLOCKS;
+/// 64-bit words of one entry of a DIRTY map.
+pub const GROUP_WORDS: usize = 8;
+/// A range over more groups than this goes to the INODE map as two numbers instead of a loop over groups.
+pub const RANGE_GROUPS_MAX: u64 = 8;
+/// Tries of one compare-and-exchange before the inode is widened instead.
+pub const CAS_TRIES: u32 = 8;
+
+/// Bits of one OVERFLOW map.
+pub const OVERFLOW_BITS: u32 = 1 << 20;
+/// 64-bit words of one OVERFLOW map.
+pub const OVERFLOW_WORDS: u32 = OVERFLOW_BITS / 64;
+
+/// Default entries of each DIRTY map; user space sets the real number at load.
+pub const DIRTY_ENTRIES: u32 = 1 << 17;
+/// Default entries of each INODE map.
+pub const INODE_ENTRIES: u32 = 1 << 16;
+/// Default entries of the WATCH map.
+pub const WATCH_ENTRIES: u32 = 1 << 20;
+/// Default entries of the INFLIGHT map: direct I/O requests under way in tracked superblocks.
+pub const INFLIGHT_ENTRIES: u32 = 1 << 14;
+/// Superblocks that can be tracked at once.
+pub const SUPERS_ENTRIES: u32 = 1024;

@@ -1,0 +1,215 @@
+//! Keys, values, flags, control words and counters of the maps, as both sides see them.
+//!
+//! Keys have no implicit padding: the kernel hashes all their bytes.
+
+use crate::limits::{GROUP_WORDS, OVERFLOW_BITS};
+
+/// Key of a DIRTY map: one group of blocks of one inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Superblock device in the kernel's encoding (`major << 20 | minor`).
+    pub dev: u32,
+    /// File offset / 2 MiB.
+    pub group: u32,
+}
+
+/// Value of a DIRTY map: one bit per 4 KiB block, lowest bit of the first word first.
+pub type GroupBits = [u64; GROUP_WORDS];
+
+/// Key of the INODE and WATCH maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InodeKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Superblock device in the kernel's encoding.
+    pub dev: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+impl InodeKey {
+    /// The key of inode `ino` on superblock `dev`.
+    #[must_use]
+    pub const fn new(dev: u32, ino: u64) -> Self {
+        Self { ino, dev, pad: 0 }
+    }
+}
+
+/// Value of an INODE map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InodeMark {
+    /// Union of the `flag` bits.
+    pub flags: u64,
+    /// Lowest byte of all ranges merged here; meaningful with `flag::RANGE` or `flag::FROM`.
+    pub from: u64,
+    /// One past the highest byte of all ranges merged here; meaningful with `flag::RANGE`.
+    pub end: u64,
+}
+
+/// Value of the INFLIGHT map: a direct write that began; its key is the kernel's address of the `kiocb`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inflight {
+    /// Inode number.
+    pub ino: u64,
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// `CLOCK_MONOTONIC` at the begin, ns.
+    pub began_ns: u64,
+    /// Superblock device in the kernel's encoding.
+    pub dev: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// What happened to an inode beside exact block marks.
+pub mod flag {
+    /// A timestamp tick on something that is no directory: size, mode, owner, times, attributes or content changed.
+    pub const META: u64 = 1 << 0;
+    /// A timestamp tick on a directory: list it.
+    pub const NAMES: u64 = 1 << 1;
+    /// Everything at and behind `from` may have changed.
+    pub const FROM: u64 = 1 << 2;
+    /// Everything in `from..end` may have changed.
+    pub const RANGE: u64 = 1 << 3;
+    /// The whole content may have changed: a range operation whose range the hook does not give.
+    pub const WHOLE: u64 = 1 << 4;
+    /// Doubt: a mark could not be made exactly. Compare the whole content.
+    pub const RESCAN: u64 = 1 << 5;
+    /// A change of content on a file system that gives no ranges (tmpfs). Compare the whole content.
+    pub const DATA_NO_RANGE: u64 = 1 << 6;
+
+    /// Any of the flags that mean "compare the whole content".
+    pub const WHOLE_CONTENT: u64 = WHOLE | RESCAN | DATA_NO_RANGE;
+}
+
+/// Values of the SUPERS map.
+pub mod mode {
+    /// Mark watched inodes only.
+    pub const WATCHED: u32 = 1;
+    /// Mark every inode of the superblock.
+    pub const ALL: u32 = 2;
+}
+
+/// Words of the CTRL map (an array of u64).
+pub mod ctrl {
+    /// Generation; its lowest bit selects the map set that programs write.
+    pub const GENERATION: u32 = 0;
+    /// Not 0: mark completions of direct I/O that have no INFLIGHT entry.
+    pub const MARK_UNKNOWN_DIO: u32 = 1;
+    /// `limits::ABI_VERSION` of the object that made the maps.
+    pub const ABI_VERSION: u32 = 2;
+    /// Hash of the boot id of the boot in which the maps were made.
+    pub const BOOT: u32 = 3;
+    /// Not 0: every program was attached and every map pinned; a set without it is not resumed.
+    pub const COMPLETE: u32 = 4;
+    /// Number of words.
+    pub const WORDS: u32 = 8;
+}
+
+/// Cells of the COUNTERS map (per CPU u64).
+pub mod counter {
+    /// A mark could not be inserted into DIRTY.
+    pub const DIRTY_FULL: u32 = 0;
+    /// A mark could not be inserted into INODE.
+    pub const INODE_FULL: u32 = 1;
+    /// An OVERFLOW bit was set.
+    pub const OVERFLOW: u32 = 2;
+    /// A direct write could not be inserted into INFLIGHT.
+    pub const INFLIGHT_FULL: u32 = 3;
+    /// A folio's size or a field on the way to the inode could not be read.
+    pub const UNREADABLE: u32 = 4;
+    /// A compare-and-exchange did not succeed within its bound; the inode was widened.
+    pub const CAS_BOUND: u32 = 5;
+    /// A direct completion without INFLIGHT entry was marked.
+    pub const UNKNOWN_DIO: u32 = 6;
+    /// An event whose inode could not be learnt at all (no mark is possible).
+    pub const LOST: u32 = 7;
+    /// Entries newly made in DIRTY.
+    pub const GROUPS_NEW: u32 = 8;
+    /// Entries newly made in INODE.
+    pub const INODES_NEW: u32 = 9;
+    /// First of one cell per hook, in the order of `hooks::HOOKS`: events on tracked superblocks.
+    pub const HOOK_BASE: u32 = 16;
+    /// Number of cells.
+    pub const CELLS: u32 = 64;
+
+    /// Names of the cells before `HOOK_BASE`, for metrics.
+    pub const NAMES: [&str; 10] = [
+        "dirty_full",
+        "inode_full",
+        "overflow",
+        "inflight_full",
+        "unreadable",
+        "cas_bound",
+        "unknown_dio",
+        "lost",
+        "groups_new",
+        "inodes_new",
+    ];
+    /// Cells of which any increase means that marks were widened or lost: the caller must look.
+    pub const DOUBTS: [u32; 7] =
+        [DIRTY_FULL, INODE_FULL, OVERFLOW, INFLIGHT_FULL, UNREADABLE, CAS_BOUND, LOST];
+}
+
+/// The OVERFLOW bit of an inode.
+#[must_use]
+#[inline(always)]
+pub const fn overflow_bit(dev: u32, ino: u64) -> u32 {
+    // SplitMix64's finisher: cheap in a program, and spreads the low bits that inode numbers differ in.
+    let mut x = ino ^ ((dev as u64) << 40) ^ dev as u64;
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^= x >> 31;
+    (x as u32) & (OVERFLOW_BITS - 1)
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{GroupKey, Inflight, InodeKey, InodeMark};
+
+    // SAFETY: repr(C), only integers, no padding (the asserts below), valid for every bit pattern.
+    unsafe impl aya::Pod for GroupKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for InodeKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for InodeMark {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Inflight {}
+}
+
+const _: () = {
+    assert!(size_of::<GroupKey>() == 16);
+    assert!(size_of::<InodeKey>() == 16);
+    assert!(size_of::<InodeMark>() == 24);
+    assert!(size_of::<Inflight>() == 40);
+    assert!(counter::NAMES.len() <= counter::HOOK_BASE as usize);
+    assert!(counter::HOOK_BASE as usize + crate::hooks::HOOKS.len() <= counter::CELLS as usize);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::overflow_bit;
+    use crate::limits::OVERFLOW_BITS;
+
+    #[test]
+    fn neighbouring_inodes_and_devices_get_different_bits() {
+        let mut same = 0;
+        for ino in 1..2000u64 {
+            for dev in [0x80_0001u32, 0x80_0002, 0x70_0000] {
+                let bit = overflow_bit(dev, ino);
+                assert!(bit < OVERFLOW_BITS);
+                same += u32::from(bit == overflow_bit(dev, ino + 1));
+                same += u32::from(bit == overflow_bit(dev + 1, ino));
+            }
+        }
+        assert!(same < 10, "{same} collisions between neighbours");
+    }
+}

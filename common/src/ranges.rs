@@ -1,0 +1,98 @@
+//! Byte ranges to groups and bits: the arithmetic of a mark, shared so that it can be tested outside the kernel.
+
+use crate::limits::{BLOCK_BYTES, GROUP_BLOCKS, RANGE_GROUPS_MAX};
+
+/// Blocks `first..=last` of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Index of the first block.
+    pub first: u64,
+    /// Index of the last block.
+    pub last: u64,
+}
+
+/// How a byte range is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is empty.
+    Nothing,
+    /// As bits in at most `RANGE_GROUPS_MAX` groups.
+    Bits(Blocks),
+    /// As `start..end` in the INODE map; an `end` that does not fit 64 bits is `u64::MAX`.
+    Span(u64, u64),
+}
+
+/// Where the range of `len` bytes at `start` is recorded.
+#[must_use]
+#[inline(always)]
+pub const fn place(start: u64, len: u64) -> Place {
+    if len == 0 {
+        return Place::Nothing;
+    }
+    let end = start.saturating_add(len);
+    let first = start / BLOCK_BYTES;
+    let last = (end - 1) / BLOCK_BYTES;
+    // A group number must fit the 32 bits of the key: files beyond 8 PiB are not marked by block.
+    if last / GROUP_BLOCKS - first / GROUP_BLOCKS >= RANGE_GROUPS_MAX || last / GROUP_BLOCKS > u32::MAX as u64 {
+        return Place::Span(start, end);
+    }
+    Place::Bits(Blocks { first, last })
+}
+
+/// The bits of word `word` (0..8) of group `group` that `blocks` covers.
+#[must_use]
+#[inline(always)]
+pub const fn word_mask(blocks: Blocks, group: u64, word: u64) -> u64 {
+    let low = group * GROUP_BLOCKS + word * 64;
+    let high = low + 63;
+    if blocks.last < low || blocks.first > high {
+        return 0;
+    }
+    let from = if blocks.first > low { blocks.first - low } else { 0 };
+    let to = if blocks.last < high { blocks.last - low } else { 63 };
+    // `& 63` tells the verifier that the shift is in range.
+    (u64::MAX << (from & 63)) & (u64::MAX >> ((63 - to) & 63))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Blocks, Place, place, word_mask};
+    use crate::limits::{GROUP_BLOCKS, GROUP_BYTES};
+
+    fn covered(blocks: Blocks, group: u64, bit: u64) -> bool {
+        word_mask(blocks, group, bit / 64) >> (bit % 64) & 1 == 1
+    }
+
+    #[test]
+    fn masks_agree_with_the_plain_definition() {
+        let edges = [0, 1, 62, 63, 64, 65, 127, 128, 510, 511, 512, 513, 575, 576, 1023, 1024];
+        for &first in &edges {
+            for &last in edges.iter().filter(|&&last| last >= first) {
+                let blocks = Blocks { first, last };
+                for group in 0..3 {
+                    for bit in 0..GROUP_BLOCKS {
+                        let block = group * GROUP_BLOCKS + bit;
+                        assert_eq!(covered(blocks, group, bit), block >= first && block <= last, "{blocks:?} {block}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_byte_marks_its_block_and_a_crossing_write_both() {
+        assert_eq!(place(4095, 1), Place::Bits(Blocks { first: 0, last: 0 }));
+        assert_eq!(place(4095, 2), Place::Bits(Blocks { first: 0, last: 1 }));
+        assert_eq!(place(7, 0), Place::Nothing);
+    }
+
+    #[test]
+    fn long_far_and_unbounded_ranges_become_spans() {
+        assert!(matches!(place(0, 8 * GROUP_BYTES), Place::Bits(_)));
+        assert_eq!(place(1, 8 * GROUP_BYTES), Place::Span(1, 8 * GROUP_BYTES + 1));
+        assert_eq!(place(4096, u64::MAX), Place::Span(4096, u64::MAX));
+        let far = (u64::from(u32::MAX) + 1) * GROUP_BYTES;
+        assert_eq!(place(far, 1), Place::Span(far, far + 1));
+        assert!(matches!(place(far - 1, 1), Place::Bits(_)));
+    }
+}

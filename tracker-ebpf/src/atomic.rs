@@ -1,0 +1,50 @@
+//! Atomic read-modify-write on map values, which two CPUs may change at once.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
+
+/// Sets `bits` in `*word`, unless they are all set: a plain look first keeps hot cache lines shared.
+///
+/// # Safety
+/// `word` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn or(word: *mut u64, bits: u64) {
+    // SAFETY: by contract; a torn read is impossible for an aligned word.
+    unsafe {
+        if core::ptr::read_volatile(word) & bits != bits {
+            atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(word, bits);
+        }
+    }
+}
+
+/// Adds `more` to `*word`.
+///
+/// # Safety
+/// `word` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn add(word: *mut u64, more: u64) {
+    // SAFETY: by contract.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, more) };
+}
+
+/// Replaces `*word` by `new` if `better(*word, new)` no longer holds elsewhere; false when that did not succeed within `tries`.
+///
+/// # Safety
+/// `word` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn replace_if(word: *mut u64, new: u64, tries: u32, better: impl Fn(u64, u64) -> bool) -> bool {
+    for _ in 0..tries {
+        // SAFETY: by contract.
+        let old = unsafe { core::ptr::read_volatile(word) };
+        if !better(old, new) {
+            return true;
+        }
+        // SAFETY: by contract.
+        let (_, done) = unsafe {
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)
+        };
+        if done {
+            return true;
+        }
+    }
+    false
+}

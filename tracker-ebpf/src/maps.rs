@@ -1,0 +1,69 @@
+//! The maps. Sizes given here are defaults: user space sets them at load. All hash maps are preallocated (no flags), because
+//! an allocation can fail in the middle of an event; none is an LRU map, because those forget silently.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use common::{
+    limits,
+    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, counter, ctrl},
+};
+
+use crate::atomic;
+
+/// Marks by block, by generation.
+#[map(name = "DIRTY0")]
+pub(crate) static DIRTY0: HashMap<GroupKey, GroupBits> = HashMap::with_max_entries(limits::DIRTY_ENTRIES, 0);
+#[map(name = "DIRTY1")]
+pub(crate) static DIRTY1: HashMap<GroupKey, GroupBits> = HashMap::with_max_entries(limits::DIRTY_ENTRIES, 0);
+/// Marks by inode, by generation.
+#[map(name = "INODE0")]
+pub(crate) static INODE0: HashMap<InodeKey, InodeMark> = HashMap::with_max_entries(limits::INODE_ENTRIES, 0);
+#[map(name = "INODE1")]
+pub(crate) static INODE1: HashMap<InodeKey, InodeMark> = HashMap::with_max_entries(limits::INODE_ENTRIES, 0);
+/// The last resort, which cannot fail: one bit per hash of an inode, by generation.
+#[map(name = "OVERFLOW0")]
+pub(crate) static OVERFLOW0: Array<u64> = Array::with_max_entries(limits::OVERFLOW_WORDS, 0);
+#[map(name = "OVERFLOW1")]
+pub(crate) static OVERFLOW1: Array<u64> = Array::with_max_entries(limits::OVERFLOW_WORDS, 0);
+/// Control words.
+#[map(name = "CTRL")]
+pub(crate) static CTRL: Array<u64> = Array::with_max_entries(ctrl::WORDS, 0);
+/// Counters.
+#[map(name = "COUNTERS")]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::CELLS, 0);
+/// Tracked superblocks.
+#[map(name = "SUPERS")]
+pub(crate) static SUPERS: HashMap<u32, u32> = HashMap::with_max_entries(limits::SUPERS_ENTRIES, 0);
+/// Watched inodes.
+#[map(name = "WATCH")]
+pub(crate) static WATCH: HashMap<InodeKey, u32> = HashMap::with_max_entries(limits::WATCH_ENTRIES, 0);
+/// Direct writes under way, by address of their kiocb.
+#[map(name = "INFLIGHT")]
+pub(crate) static INFLIGHT: HashMap<u64, Inflight> = HashMap::with_max_entries(limits::INFLIGHT_ENTRIES, 0);
+
+/// The current value of a control word.
+#[inline(always)]
+pub(crate) fn control(word: u32) -> u64 {
+    // SAFETY: a pointer the map just gave; volatile, because user space changes the word under the program.
+    CTRL.get_ptr(word).map_or(0, |at| unsafe { core::ptr::read_volatile(at) })
+}
+
+/// Sets a control word.
+#[inline(always)]
+pub(crate) fn set_control(word: u32, value: u64) {
+    if let Some(at) = CTRL.get_ptr_mut(word) {
+        // SAFETY: a pointer the map just gave.
+        unsafe { core::ptr::write_volatile(at, value) };
+    }
+}
+
+/// Adds one to a counter.
+#[inline(always)]
+pub(crate) fn count(cell: u32) {
+    if let Some(at) = COUNTERS.get_ptr_mut(cell) {
+        // SAFETY: a pointer the map just gave. Atomic, because a program can interrupt another one on the same CPU.
+        unsafe { atomic::add(at, 1) };
+    }
+}

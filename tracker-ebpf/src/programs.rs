@@ -1,0 +1,269 @@
+//! The programs: one per hook, named as in `common::hooks`.
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext};
+use common::{
+    hooks::HookId,
+    maps::{Inflight, counter, ctrl, flag},
+    syscalls::{BTRFS_MAGIC, Cause, TMPFS_MAGIC},
+};
+
+use crate::{
+    globals,
+    kernel::{self, Address},
+    maps::{self, INFLIGHT, count},
+    record::{self, Target},
+};
+
+/// `iov_iter.data_source`: memory is the source, so the file is written.
+const SOURCE: u8 = 1;
+/// `FALLOC_FL_KEEP_SIZE`; with no other bit, content stays.
+const KEEP_SIZE: u64 = 1;
+
+/// `writeback_dirty_folio(folio, mapping)`
+#[raw_tracepoint(tracepoint = "writeback_dirty_folio")]
+pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
+    let mapping: Address = ctx.arg(1);
+    let inode: Address = kernel::member(mapping, &globals::MAPPING_HOST)?;
+    let target = Target::marked(inode, HookId::DirtyFolio)?;
+    match kernel::folio_range(ctx.arg(0)) {
+        Some((start, len)) => target.range(start, len),
+        None => {
+            count(counter::UNREADABLE);
+            target.flags(flag::RESCAN);
+        }
+    }
+    Some(())
+}
+
+/// `iomap_dio_rw_begin(kiocb, iter, dio_flags, done_before)`
+///
+/// Remembers every direct write of a tracked superblock, watched or not: the inode may be watched before it completes.
+#[raw_tracepoint(tracepoint = "iomap_dio_rw_begin")]
+pub(crate) fn dio_begin(ctx: RawTracePointContext) -> Option<()> {
+    let kiocb: Address = ctx.arg(0);
+    let iter: Address = ctx.arg(1);
+    let target = Target::of(kernel::kiocb_inode(kiocb)?, HookId::DioBegin)?;
+    let key = kiocb as u64;
+    let source = kernel::member::<u8>(iter, &globals::ITER_SOURCE);
+    if source.is_some_and(|source| source != SOURCE) {
+        // A read. Its kiocb may have been that of a write that failed before it could complete.
+        if INFLIGHT.get_ptr(key).is_some() {
+            let _ = INFLIGHT.remove(key);
+        }
+        return Some(());
+    }
+    let start = kernel::member::<u64>(kiocb, &globals::KIOCB_POS);
+    let len = kernel::member::<u64>(iter, &globals::ITER_COUNT);
+    let (Some(start), Some(len)) = (start, len) else {
+        count(counter::UNREADABLE);
+        maps::set_control(ctrl::MARK_UNKNOWN_DIO, 1);
+        if target.is_marked() {
+            target.flags(flag::RESCAN);
+        }
+        return Some(());
+    };
+    // SAFETY: a helper without arguments.
+    let began_ns = unsafe { bpf_ktime_get_ns() };
+    let entry = Inflight { ino: target.ino, start, len, began_ns, dev: target.dev, pad: 0 };
+    if INFLIGHT.insert(key, entry, 0).is_err() {
+        count(counter::INFLIGHT_FULL);
+        maps::set_control(ctrl::MARK_UNKNOWN_DIO, 1);
+    }
+    if target.is_marked() {
+        target.range(start, len);
+    }
+    Some(())
+}
+
+/// `iomap_dio_complete(kiocb, error, ret)`
+///
+/// Marks what was submitted, not what succeeded: a failed write may have reached the disk in part.
+#[raw_tracepoint(tracepoint = "iomap_dio_complete")]
+pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
+    let kiocb: Address = ctx.arg(0);
+    let key = kiocb as u64;
+    // SAFETY: copied at once; the entry is this request's own until it is removed below.
+    if let Some(&entry) = unsafe { INFLIGHT.get(key) } {
+        count(common::hooks::counter_cell(HookId::DioComplete));
+        if record::is_marked(entry.dev, entry.ino) {
+            record::range(entry.dev, entry.ino, entry.start, entry.len);
+        }
+        let _ = INFLIGHT.remove(key);
+        return Some(());
+    }
+    if maps::control(ctrl::MARK_UNKNOWN_DIO) == 0 {
+        return Some(());
+    }
+    // A write whose begin found no room, or any read: the position has already moved behind it.
+    let target = Target::marked(kernel::kiocb_inode(kiocb)?, HookId::DioComplete)?;
+    count(counter::UNKNOWN_DIO);
+    let done: i64 = ctx.arg(2);
+    match kernel::member::<u64>(kiocb, &globals::KIOCB_POS) {
+        Some(end) if done > 0 && end >= done as u64 => target.range(end - done as u64, done as u64),
+        Some(_) if done == 0 => {}
+        _ => target.flags(flag::RESCAN),
+    }
+    Some(())
+}
+
+/// A timestamp of `inode` was set.
+#[inline(always)]
+fn tick(inode: Address, hook: HookId) -> Option<()> {
+    let target = Target::marked(inode, hook)?;
+    let flags = match kernel::file_type(inode) {
+        Some(0o040_000) => flag::NAMES,
+        Some(0o100_000) => match target.magic() {
+            TMPFS_MAGIC => flag::META | flag::DATA_NO_RANGE,
+            BTRFS_MAGIC if kernel::cause() == Cause::Unknown => flag::META | flag::WHOLE,
+            0 => flag::META | flag::RESCAN,
+            _ => flag::META,
+        },
+        Some(_) => flag::META,
+        None => flag::META | flag::NAMES | flag::RESCAN,
+    };
+    target.flags(flags);
+    Some(())
+}
+
+/// `inode_set_ctime_to_ts(inode, ts)`
+#[raw_tracepoint(tracepoint = "inode_set_ctime_to_ts")]
+pub(crate) fn ctime_set(ctx: RawTracePointContext) -> Option<()> {
+    tick(ctx.arg(0), HookId::CtimeSet)
+}
+
+/// `ctime_ns_xchg(inode, old, new, cur)`
+#[raw_tracepoint(tracepoint = "ctime_ns_xchg")]
+pub(crate) fn ctime_xchg(ctx: RawTracePointContext) -> Option<()> {
+    tick(ctx.arg(0), HookId::CtimeXchg)
+}
+
+/// `ctime_xchg_skip(inode, ts)`
+#[raw_tracepoint(tracepoint = "ctime_xchg_skip")]
+pub(crate) fn ctime_skip(ctx: RawTracePointContext) -> Option<()> {
+    tick(ctx.arg(0), HookId::CtimeSkip)
+}
+
+/// `ext4_fallocate_enter(inode, offset, len, mode)`
+#[raw_tracepoint(tracepoint = "ext4_fallocate_enter")]
+pub(crate) fn ext4_fallocate(ctx: RawTracePointContext) -> Option<()> {
+    let target = Target::marked(ctx.arg(0), HookId::Ext4Fallocate)?;
+    let (start, len, mode): (u64, u64, u32) = (ctx.arg(1), ctx.arg(2), ctx.arg(3));
+    if u64::from(mode) & !KEEP_SIZE == 0 {
+        target.range(start, len);
+    } else {
+        // Kernels before 6.15 come here for the other modes too, some of which move everything behind the offset.
+        target.from(start);
+    }
+    Some(())
+}
+
+/// `ext4_punch_hole(inode, offset, len, mode)`
+#[raw_tracepoint(tracepoint = "ext4_punch_hole")]
+pub(crate) fn ext4_punch(ctx: RawTracePointContext) -> Option<()> {
+    Target::marked(ctx.arg(0), HookId::Ext4Punch)?.range(ctx.arg(1), ctx.arg(2));
+    Some(())
+}
+
+/// `ext4_zero_range(inode, offset, len, mode)`
+#[raw_tracepoint(tracepoint = "ext4_zero_range")]
+pub(crate) fn ext4_zero(ctx: RawTracePointContext) -> Option<()> {
+    Target::marked(ctx.arg(0), HookId::Ext4Zero)?.range(ctx.arg(1), ctx.arg(2));
+    Some(())
+}
+
+/// `ext4_collapse_range(inode, offset, len)`
+#[raw_tracepoint(tracepoint = "ext4_collapse_range")]
+pub(crate) fn ext4_collapse(ctx: RawTracePointContext) -> Option<()> {
+    Target::marked(ctx.arg(0), HookId::Ext4Collapse)?.from(ctx.arg(1));
+    Some(())
+}
+
+/// `ext4_insert_range(inode, offset, len)`
+#[raw_tracepoint(tracepoint = "ext4_insert_range")]
+pub(crate) fn ext4_insert(ctx: RawTracePointContext) -> Option<()> {
+    Target::marked(ctx.arg(0), HookId::Ext4Insert)?.from(ctx.arg(1));
+    Some(())
+}
+
+/// `ext4_truncate_exit(inode)`
+#[raw_tracepoint(tracepoint = "ext4_truncate_exit")]
+pub(crate) fn ext4_truncate(ctx: RawTracePointContext) -> Option<()> {
+    let inode: Address = ctx.arg(0);
+    let target = Target::marked(inode, HookId::Ext4Truncate)?;
+    match kernel::member::<u64>(inode, &globals::INODE_SIZE) {
+        Some(size) => target.from(size),
+        None => {
+            count(counter::UNREADABLE);
+            target.flags(flag::RESCAN);
+        }
+    }
+    Some(())
+}
+
+/// The target of an `xfs_inode`.
+#[inline(always)]
+fn xfs_target(inode: Address, hook: HookId) -> Option<Target> {
+    let Some(inode) = kernel::xfs_inode(inode) else {
+        count(counter::LOST);
+        return None;
+    };
+    Target::marked(inode, hook)
+}
+
+/// Widens an `xfs_inode`.
+#[inline(always)]
+fn xfs_whole(inode: Address, hook: HookId) -> Option<()> {
+    xfs_target(inode, hook)?.flags(flag::WHOLE);
+    Some(())
+}
+
+/// `xfs_reflink_remap_range(source, source offset, len, destination, destination offset)`
+#[raw_tracepoint(tracepoint = "xfs_reflink_remap_range")]
+pub(crate) fn xfs_remap(ctx: RawTracePointContext) -> Option<()> {
+    xfs_target(ctx.arg(3), HookId::XfsRemap)?.range(ctx.arg(4), ctx.arg(2));
+    Some(())
+}
+
+/// `xfs_exchrange_mappings(request, inode 1, inode 2)`
+#[raw_tracepoint(tracepoint = "xfs_exchrange_mappings")]
+pub(crate) fn xfs_exchange(ctx: RawTracePointContext) -> Option<()> {
+    let first = xfs_whole(ctx.arg(1), HookId::XfsExchange);
+    xfs_whole(ctx.arg(2), HookId::XfsExchange).or(first)
+}
+
+/// `xfs_swap_extent_after(inode, which)`; fires for both inodes.
+#[raw_tracepoint(tracepoint = "xfs_swap_extent_after")]
+pub(crate) fn xfs_swap(ctx: RawTracePointContext) -> Option<()> {
+    xfs_whole(ctx.arg(0), HookId::XfsSwap)
+}
+
+/// `xfs_collapse_file_space(inode)`
+#[raw_tracepoint(tracepoint = "xfs_collapse_file_space")]
+pub(crate) fn xfs_collapse(ctx: RawTracePointContext) -> Option<()> {
+    xfs_whole(ctx.arg(0), HookId::XfsCollapse)
+}
+
+/// `xfs_insert_file_space(inode)`
+#[raw_tracepoint(tracepoint = "xfs_insert_file_space")]
+pub(crate) fn xfs_insert(ctx: RawTracePointContext) -> Option<()> {
+    xfs_whole(ctx.arg(0), HookId::XfsInsert)
+}
+
+/// `xfs_free_file_space(inode)`
+#[raw_tracepoint(tracepoint = "xfs_free_file_space")]
+pub(crate) fn xfs_free(ctx: RawTracePointContext) -> Option<()> {
+    xfs_whole(ctx.arg(0), HookId::XfsFree)
+}
+
+/// `xfs_zero_file_space(inode)`
+#[raw_tracepoint(tracepoint = "xfs_zero_file_space")]
+pub(crate) fn xfs_zero(ctx: RawTracePointContext) -> Option<()> {
+    xfs_whole(ctx.arg(0), HookId::XfsZero)
+}
+
+/// `xfs_itruncate_extents_start(inode, new size)`
+#[raw_tracepoint(tracepoint = "xfs_itruncate_extents_start")]
+pub(crate) fn xfs_truncate(ctx: RawTracePointContext) -> Option<()> {
+    xfs_target(ctx.arg(0), HookId::XfsTruncate)?.from(ctx.arg(1));
+    Some(())
+}

@@ -1,0 +1,251 @@
+//! The record core: from (inode, what changed) to marks in the current generation.
+//!
+//! Every mark either succeeds or widens: block bits, else a flag of the inode, else the bit of its hash, which cannot fail.
+
+use common::{
+    hooks::{HookId, counter_cell},
+    limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
+    maps::{GroupBits, GroupKey, InodeKey, InodeMark, counter, ctrl, flag, mode, overflow_bit},
+    ranges::{self, Blocks, Place},
+};
+
+use crate::{
+    atomic, globals,
+    kernel::{self, Address},
+    maps::{self, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, count},
+};
+
+/// `BPF_NOEXIST`: insert, never replace.
+const NO_REPLACE: u64 = 1;
+
+/// An inode of a tracked superblock.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    /// Superblock device.
+    pub(crate) dev: u32,
+    /// Inode number.
+    pub(crate) ino: u64,
+    /// The superblock itself.
+    pub(crate) sb: Address,
+    /// `mode` of the superblock.
+    mode: u32,
+}
+
+impl Target {
+    /// The inode at `inode`, if its superblock is tracked; counts the event for `hook` then.
+    #[inline(always)]
+    pub(crate) fn of(inode: Address, hook: HookId) -> Option<Self> {
+        let Some((sb, dev)) = superblock(inode) else {
+            count(counter::LOST);
+            return None;
+        };
+        // SAFETY: the value is only copied; superblocks are added and removed by user space, never reused by programs.
+        let mode = *unsafe { SUPERS.get(dev) }?;
+        let Some(ino) = kernel::member::<u64>(inode, &globals::INODE_INO) else {
+            count(counter::LOST);
+            return None;
+        };
+        count(counter_cell(hook));
+        Some(Self { dev, ino, sb, mode })
+    }
+
+    /// The inode at `inode`, if it is to be marked.
+    #[inline(always)]
+    pub(crate) fn marked(inode: Address, hook: HookId) -> Option<Self> {
+        let target = Self::of(inode, hook)?;
+        target.is_marked().then_some(target)
+    }
+
+    /// Whether changes of this inode are to be marked.
+    #[inline(always)]
+    pub(crate) fn is_marked(&self) -> bool {
+        self.mode == mode::ALL || is_watched(self.dev, self.ino)
+    }
+
+    /// Magic number of the file system, 0 when it cannot be read.
+    #[inline(always)]
+    pub(crate) fn magic(&self) -> u64 {
+        kernel::member(self.sb, &globals::SB_MAGIC).unwrap_or(0)
+    }
+
+    /// Marks `len` bytes at `start`.
+    #[inline(always)]
+    pub(crate) fn range(&self, start: u64, len: u64) {
+        range(self.dev, self.ino, start, len);
+    }
+
+    /// Marks everything at and behind `start`.
+    #[inline(always)]
+    pub(crate) fn from(&self, start: u64) {
+        inode_mark(generation(), self.dev, self.ino, flag::FROM, start, u64::MAX);
+    }
+
+    /// Sets `flags`, which carry no range.
+    #[inline(always)]
+    pub(crate) fn flags(&self, flags: u64) {
+        inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
+    }
+}
+
+/// Superblock and its device of an inode.
+#[inline(always)]
+fn superblock(inode: Address) -> Option<(Address, u32)> {
+    let sb: Address = kernel::member(inode, &globals::INODE_SB)?;
+    Some((sb, kernel::member(sb, &globals::SB_DEV)?))
+}
+
+/// Whether inode `ino` of superblock `dev` is to be marked, for events that have no inode at hand.
+#[inline(always)]
+pub(crate) fn is_marked(dev: u32, ino: u64) -> bool {
+    // SAFETY: the value is only copied.
+    match unsafe { SUPERS.get(dev) } {
+        None => false,
+        Some(&mode) => mode == mode::ALL || is_watched(dev, ino),
+    }
+}
+
+#[inline(always)]
+fn is_watched(dev: u32, ino: u64) -> bool {
+    // SAFETY: only presence is asked.
+    unsafe { WATCH.get(InodeKey::new(dev, ino)) }.is_some()
+}
+
+/// The generation, read once per mark: all of a mark's words go to the same set.
+#[inline(always)]
+fn generation() -> u64 {
+    maps::control(ctrl::GENERATION) & 1
+}
+
+/// Marks `len` bytes at `start` of an inode.
+#[inline(always)]
+pub(crate) fn range(dev: u32, ino: u64, start: u64, len: u64) {
+    let generation = generation();
+    match ranges::place(start, len) {
+        Place::Nothing => {}
+        Place::Span(start, u64::MAX) => inode_mark(generation, dev, ino, flag::FROM, start, u64::MAX),
+        Place::Span(start, end) => inode_mark(generation, dev, ino, flag::RANGE, start, end),
+        Place::Bits(blocks) => {
+            let first = blocks.first / GROUP_BLOCKS;
+            let last = blocks.last / GROUP_BLOCKS;
+            for step in 0..RANGE_GROUPS_MAX {
+                let group = first + step;
+                if group > last {
+                    break;
+                }
+                let key = GroupKey { ino, dev, group: group as u32 };
+                if mark_group(generation, &key, blocks.first, blocks.last) != 0 {
+                    count(counter::DIRTY_FULL);
+                    inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Sets the bits of blocks `first..=last` that lie in the group of `key`; not 0 when there is no room.
+///
+/// A function of its own for the verifier: its loop is walked once per call, not once per combination of paths.
+#[inline(never)]
+fn mark_group(generation: u64, key: &GroupKey, first: u64, last: u64) -> u64 {
+    let map = if generation == 0 { &DIRTY0 } else { &DIRTY1 };
+    let blocks = Blocks { first, last };
+    let group = u64::from(key.group);
+    if let Some(value) = map.get_ptr_mut(key) {
+        or_group(value, blocks, group);
+        return 0;
+    }
+    let mut fresh: GroupBits = [0; GROUP_WORDS];
+    or_fresh(&mut fresh, blocks, group);
+    if map.insert(key, fresh, NO_REPLACE).is_ok() {
+        count(counter::GROUPS_NEW);
+        return 0;
+    }
+    // Another CPU was faster, or the map is full.
+    match map.get_ptr_mut(key) {
+        Some(value) => {
+            or_group(value, blocks, group);
+            0
+        }
+        None => 1,
+    }
+}
+
+#[inline(always)]
+fn or_group(value: *mut GroupBits, blocks: Blocks, group: u64) {
+    for word in 0..GROUP_WORDS {
+        let bits = ranges::word_mask(blocks, group, word as u64);
+        if bits != 0 {
+            // SAFETY: a pointer the map just gave, and `word` is below its length.
+            unsafe { atomic::or(value.cast::<u64>().add(word), bits) };
+        }
+    }
+}
+
+#[inline(always)]
+fn or_fresh(value: &mut GroupBits, blocks: Blocks, group: u64) {
+    for (word, bits) in value.iter_mut().enumerate() {
+        *bits = ranges::word_mask(blocks, group, word as u64);
+    }
+}
+
+/// Merges `flags` and, if they have one, the range `from..end` into the mark of an inode.
+#[inline(always)]
+fn inode_mark(generation: u64, dev: u32, ino: u64, flags: u64, from: u64, end: u64) {
+    let key = InodeKey::new(dev, ino);
+    let mark = InodeMark { flags, from, end };
+    if merge_inode(generation, &key, &mark) != 0 {
+        count(counter::INODE_FULL);
+        overflow(generation, dev, ino);
+    }
+}
+
+#[inline(never)]
+fn merge_inode(generation: u64, key: &InodeKey, mark: &InodeMark) -> u64 {
+    let map = if generation == 0 { &INODE0 } else { &INODE1 };
+    if let Some(value) = map.get_ptr_mut(key) {
+        merge(value, mark);
+        return 0;
+    }
+    if map.insert(key, mark, NO_REPLACE).is_ok() {
+        count(counter::INODES_NEW);
+        return 0;
+    }
+    match map.get_ptr_mut(key) {
+        Some(value) => {
+            merge(value, mark);
+            0
+        }
+        None => 1,
+    }
+}
+
+#[inline(always)]
+fn merge(value: *mut InodeMark, mark: &InodeMark) {
+    // SAFETY: a pointer the map just gave; the fields are aligned words.
+    unsafe {
+        let mut flags = mark.flags;
+        if flags & (flag::FROM | flag::RANGE) != 0 {
+            let lowered = atomic::replace_if(&raw mut (*value).from, mark.from, CAS_TRIES, |old, new| new < old);
+            let raised = atomic::replace_if(&raw mut (*value).end, mark.end, CAS_TRIES, |old, new| new > old);
+            if !lowered || !raised {
+                count(counter::CAS_BOUND);
+                flags |= flag::RESCAN;
+            }
+        }
+        // Last: whoever sees the flag sees the range. (The reader waits a grace period anyway.)
+        atomic::or(&raw mut (*value).flags, flags);
+    }
+}
+
+/// Sets the bit of the inode's hash.
+#[inline(always)]
+fn overflow(generation: u64, dev: u32, ino: u64) {
+    count(counter::OVERFLOW);
+    let map = if generation == 0 { &OVERFLOW0 } else { &OVERFLOW1 };
+    let bit = overflow_bit(dev, ino);
+    if let Some(word) = map.get_ptr_mut((bit / 64) & (limits::OVERFLOW_WORDS - 1)) {
+        // SAFETY: a pointer the map just gave.
+        unsafe { atomic::or(word, 1 << (bit & 63)) };
+    }
+}

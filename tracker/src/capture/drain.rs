@@ -1,0 +1,336 @@
+//! The drain: swap generations, wait, read the retired set, clear it.
+//!
+//! Nothing is ever removed from the set that programs write: a program may hold a pointer to an element while it is reused.
+
+use std::collections::HashMap;
+
+use common::{
+    hooks::HOOKS,
+    limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
+    maps::{GroupKey, InodeKey, counter, ctrl, flag, overflow_bit},
+};
+use roaring::RoaringBitmap;
+
+use super::{
+    Capture, CaptureError,
+    sys::Table,
+};
+
+/// What a drain found.
+#[derive(Debug)]
+pub struct Retired {
+    /// Marks by (superblock device, inode number).
+    pub inodes: HashMap<(u32, u64), InodeMarks>,
+    /// Inodes whose marks found no room.
+    pub overflow: Overflow,
+    /// Direct writes that began and have not completed: their ranges stay dirty, in this drain and in the next.
+    pub inflight: Vec<InflightWrite>,
+    /// Counters, read after the wait.
+    pub counters: Counters,
+}
+
+/// Marks of one inode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InodeMarks {
+    /// Bits of `common::maps::flag`.
+    pub flags: u64,
+    /// Lowest byte that may have changed, of the ranges that are not in `blocks`; with `flag::FROM` or `flag::RANGE`.
+    pub from: u64,
+    /// One past the highest such byte; `u64::MAX` with `flag::FROM`.
+    pub end: u64,
+    /// Indexes of the 4 KiB blocks that may have changed.
+    pub blocks: RoaringBitmap,
+}
+
+impl InodeMarks {
+    /// Whether any byte in `start..end` may have changed.
+    #[must_use]
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        if self.flags & flag::WHOLE_CONTENT != 0 {
+            return true;
+        }
+        let spans = self.flags & (flag::FROM | flag::RANGE) != 0;
+        (start / 4096..end.div_ceil(4096)).all(|block| {
+            let in_span = spans && block >= self.from / 4096 && block < self.end.div_ceil(4096);
+            in_span || u32::try_from(block).is_ok_and(|block| self.blocks.contains(block))
+        })
+    }
+}
+
+/// A direct write under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InflightWrite {
+    /// Superblock device.
+    pub dev: u32,
+    /// Inode number.
+    pub ino: u64,
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// `CLOCK_MONOTONIC` at its begin, ns. One that failed before it was submitted stays until `forget_inflight`.
+    pub began_ns: u64,
+}
+
+/// The bits that stand for inodes whose marks found no room: a hit means "compare the whole file".
+#[derive(Clone, Debug, Default)]
+pub struct Overflow(Vec<u64>);
+
+impl Overflow {
+    /// Whether this inode may be one of them.
+    #[must_use]
+    pub fn hit(&self, dev: u32, ino: u64) -> bool {
+        let bit = overflow_bit(dev, ino);
+        self.0.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.0.iter().any(|&word| word != 0)
+    }
+}
+
+/// Counters of the programs, summed over CPUs, since the maps were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(Vec<u64>);
+
+impl Counters {
+    /// The cell of `common::maps::counter`.
+    #[must_use]
+    pub fn get(&self, cell: u32) -> u64 {
+        self.0.get(cell as usize).copied().unwrap_or(0)
+    }
+
+    /// Events of the hook with this program name, on tracked superblocks.
+    #[must_use]
+    pub fn of_hook(&self, program: &str) -> u64 {
+        let at = HOOKS.iter().position(|hook| hook.program == program);
+        at.map_or(0, |at| self.0.get(counter::HOOK_BASE as usize + at).copied().unwrap_or(0))
+    }
+
+    /// Name and value of each.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let own = counter::NAMES.iter().zip(&self.0).map(|(name, value)| (*name, *value));
+        let hooks = HOOKS.iter().zip(self.0.iter().skip(counter::HOOK_BASE as usize));
+        own.chain(hooks.map(|(hook, value)| (hook.program, *value)))
+    }
+}
+
+/// Keys of the retired set that were read.
+#[derive(Debug, Default)]
+pub(super) struct Drained {
+    generation: Option<u64>,
+    groups: Vec<GroupKey>,
+    inodes: Vec<InodeKey>,
+    overflow: Vec<u32>,
+}
+
+impl Capture {
+    /// Retires the generation that programs write. Marks made after `grace` go to the other one.
+    ///
+    /// # Errors
+    /// When the control map fails; nothing changed then.
+    pub fn swap(&mut self) -> Result<(), CaptureError> {
+        let now = self.generation()?;
+        self.maps
+            .ctrl
+            .set(ctrl::GENERATION, now.wrapping_add(1))
+            .map_err(|source| CaptureError::Map { what: "swap", map: "CTRL", source })
+    }
+
+    /// Waits until no program runs that began before this call. About 10 ms.
+    ///
+    /// # Errors
+    /// When the kernel cannot promise that: the retired set must not be read then.
+    pub fn grace(&self) -> Result<(), CaptureError> {
+        self.grace.wait().map_err(|source| CaptureError::Grace { source })
+    }
+
+    /// Reads the retired set. Does not change it: reading again gives the same until `clear_retired`.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn read_retired(&mut self) -> Result<Retired, CaptureError> {
+        let retired = self.generation()?.wrapping_add(1);
+        let set = (retired & 1) as usize;
+        let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
+        let groups = self.maps.dirty[set].read_all().map_err(failed("DIRTY"))?;
+        let flags = self.maps.inode[set].read_all().map_err(failed("INODE"))?;
+        let words = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
+        let inflight = self.maps.inflight.read_all().map_err(failed("INFLIGHT"))?;
+
+        let mut inodes: HashMap<(u32, u64), InodeMarks> = HashMap::new();
+        for (key, mark) in &flags {
+            let marks = inodes.entry((key.dev, key.ino)).or_default();
+            marks.flags = mark.flags;
+            if mark.flags & (flag::FROM | flag::RANGE) != 0 {
+                marks.from = mark.from;
+                marks.end = mark.end;
+            }
+        }
+        for (key, bits) in &groups {
+            let marks = inodes.entry((key.dev, key.ino)).or_default();
+            let base = u64::from(key.group) * GROUP_BLOCKS;
+            // Beyond 16 TiB block indexes no longer fit the bitmap.
+            if let Ok(base) = u32::try_from(base + GROUP_BLOCKS - 1).map(|last| last - (GROUP_BLOCKS as u32 - 1)) {
+                insert_bits(&mut marks.blocks, base, bits);
+            } else {
+                marks.flags |= flag::WHOLE;
+            }
+        }
+        let mut overflow = vec![0; OVERFLOW_WORDS as usize];
+        let mut set_words = Vec::new();
+        for (index, word) in words {
+            if word != 0
+                && let Some(slot) = overflow.get_mut(index as usize)
+            {
+                *slot = word;
+                set_words.push(index);
+            }
+        }
+        let inflight = inflight
+            .into_iter()
+            .map(|(_, write)| InflightWrite {
+                dev: write.dev,
+                ino: write.ino,
+                start: write.start,
+                len: write.len,
+                began_ns: write.began_ns,
+            })
+            .collect();
+        self.drained = Drained {
+            generation: Some(retired & 1),
+            groups: groups.into_iter().map(|(key, _)| key).collect(),
+            inodes: flags.into_iter().map(|(key, _)| key).collect(),
+            overflow: set_words,
+        };
+        Ok(Retired { inodes, overflow: Overflow(overflow), inflight, counters: self.counters()? })
+    }
+
+    /// Removes what the last `read_retired` read. To be called when the marks are saved elsewhere.
+    ///
+    /// # Errors
+    /// When a map refuses; what is left is read again by the next drain, which is harmless.
+    pub fn clear_retired(&mut self) -> Result<(), CaptureError> {
+        let drained = std::mem::take(&mut self.drained);
+        // Never the set that programs write: after a swap the keys read before it are of that set.
+        if drained.generation != Some(self.generation()?.wrapping_add(1) & 1) {
+            return Ok(());
+        }
+        let set = drained.generation.unwrap_or(0) as usize;
+        let failed = |map| move |source| CaptureError::Map { what: "clearing", map, source };
+        self.maps.dirty[set].remove_all(&drained.groups).map_err(failed("DIRTY"))?;
+        self.maps.inode[set].remove_all(&drained.inodes).map_err(failed("INODE"))?;
+        for index in drained.overflow {
+            self.maps.overflow[set].set(index, 0).map_err(failed("OVERFLOW"))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets direct writes that began before `before_ns` (`CLOCK_MONOTONIC`): requests that failed before they were
+    /// submitted leave their entry behind. From then on, completions without an entry are marked, so that a slow one is not
+    /// lost; direct reads are marked too, which costs comparing.
+    ///
+    /// # Errors
+    /// When a map fails.
+    pub fn forget_inflight(&self, before_ns: u64) -> Result<usize, CaptureError> {
+        let failed = |what| move |source| CaptureError::Map { what, map: "INFLIGHT", source };
+        let all = self.maps.inflight.read_all().map_err(failed("reading"))?;
+        let old: Vec<u64> = all.iter().filter(|(_, write)| write.began_ns < before_ns).map(|(key, _)| *key).collect();
+        if !old.is_empty() {
+            // First, and for all programs: a completion must find the entry or the order to do without.
+            self.maps
+                .ctrl
+                .set(ctrl::MARK_UNKNOWN_DIO, 1)
+                .map_err(|source| CaptureError::Map { what: "setting", map: "CTRL", source })?;
+            self.grace()?;
+            self.maps.inflight.remove_all(&old).map_err(failed("clearing"))?;
+        }
+        Ok(old.len())
+    }
+
+    /// Counters as they are now.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, CaptureError> {
+        use std::os::fd::AsFd;
+        let cells = counter::HOOK_BASE + HOOKS.len() as u32;
+        (0..cells)
+            .map(|cell| Table::<u32, u64>::sum(self.maps.counters.as_fd(), cell, self.cpus))
+            .collect::<Result<_, _>>()
+            .map(Counters)
+            .map_err(|source| CaptureError::Map { what: "reading", map: "COUNTERS", source })
+    }
+
+    pub(super) fn generation(&self) -> Result<u64, CaptureError> {
+        let word = self.maps.ctrl.get(ctrl::GENERATION);
+        let word = word.map_err(|source| CaptureError::Map { what: "reading", map: "CTRL", source })?;
+        Ok(word.unwrap_or(0))
+    }
+}
+
+fn insert_bits(blocks: &mut RoaringBitmap, base: u32, bits: &[u64]) {
+    for (index, &word) in bits.iter().enumerate() {
+        let first = base + index as u32 * 64;
+        if word == u64::MAX {
+            blocks.insert_range(first..=first + 63);
+            continue;
+        }
+        let mut left = word;
+        while left != 0 {
+            blocks.insert(first + left.trailing_zeros());
+            left &= left - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::maps::flag;
+    use roaring::RoaringBitmap;
+
+    use super::{InodeMarks, Overflow, insert_bits};
+
+    #[test]
+    fn bits_become_block_indexes() {
+        let mut blocks = RoaringBitmap::new();
+        insert_bits(&mut blocks, 1024, &[1 | 1 << 63, u64::MAX, 0, 0, 0, 0, 0, 1 << 5]);
+        let mut expected: Vec<u32> = vec![1024, 1024 + 63];
+        expected.extend(1088..1152);
+        expected.push(1024 + 7 * 64 + 5);
+        assert_eq!(blocks.iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_last_group_a_bitmap_can_hold_does_not_wrap() {
+        let mut blocks = RoaringBitmap::new();
+        insert_bits(&mut blocks, u32::MAX - 511, &[0, 0, 0, 0, 0, 0, 0, u64::MAX]);
+        assert_eq!(blocks.max(), Some(u32::MAX));
+        assert_eq!(blocks.len(), 64);
+    }
+
+    #[test]
+    fn coverage_needs_every_block() {
+        let mut marks = InodeMarks { blocks: RoaringBitmap::from_iter([3, 5]), ..InodeMarks::default() };
+        assert!(marks.covers(3 * 4096, 3 * 4096 + 1));
+        assert!(!marks.covers(3 * 4096, 5 * 4096 + 1));
+        marks.flags = flag::RANGE;
+        (marks.from, marks.end) = (4 * 4096, 5 * 4096);
+        assert!(marks.covers(3 * 4096, 6 * 4096));
+        assert!(!marks.covers(3 * 4096, 6 * 4096 + 1));
+        marks.flags |= flag::RESCAN;
+        assert!(marks.covers(0, u64::from(u32::MAX)));
+    }
+
+    #[test]
+    fn an_empty_overflow_hits_nothing() {
+        assert!(!Overflow::default().any());
+        assert!(!Overflow(vec![0; 16384]).hit(1, 2));
+        let mut words = vec![0; 16384];
+        let bit = common::maps::overflow_bit(7, 9);
+        words[(bit / 64) as usize] = 1 << (bit % 64);
+        assert!(Overflow(words).hit(7, 9));
+    }
+}

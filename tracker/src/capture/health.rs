@@ -1,0 +1,95 @@
+//! Whether capture still sees everything: links, programs, missed runs, doubts that were counted.
+
+use std::{collections::HashMap, os::fd::AsFd};
+
+use common::maps::counter;
+
+use super::{
+    Capture, CaptureError,
+    pins::{link_path, program_path},
+    sys,
+};
+
+/// State of capture at one look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is wrong, or got worse since the last look; after a resume also what happened while nobody looked.
+    /// Anything here means that marks may be missing: the caller compares everything tracked.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The link's pin is gone: the program ends with this process, or has ended.
+    LinkGone {
+        /// Name of the program.
+        program: &'static str,
+    },
+    /// The program behind the link or the pin is another one.
+    ProgramChanged {
+        /// Name of the program.
+        program: &'static str,
+    },
+    /// Runs were skipped because the program was running on that CPU already.
+    Missed {
+        /// Name of the program.
+        program: &'static str,
+        /// How many more than at the last look.
+        runs: u64,
+    },
+    /// A doubt was counted (see `common::maps::counter`): the marks were widened, or lost with `lost`.
+    Doubt {
+        /// Name of the counter.
+        counter: &'static str,
+        /// How many more than at the last look.
+        times: u64,
+    },
+}
+
+/// Values of the last look.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    misses: HashMap<&'static str, u64>,
+    doubts: HashMap<u32, u64>,
+}
+
+impl Capture {
+    /// Looks after links, programs and counters.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn health(&mut self) -> Result<Health, CaptureError> {
+        let mut problems = Vec::new();
+        for attached in &self.attached {
+            let program = attached.hook.program;
+            if !link_path(&self.pin_dir, attached.hook).exists() {
+                problems.push(Problem::LinkGone { program });
+            }
+            let failed = |source| CaptureError::File {
+                what: "program information of",
+                path: program_path(&self.pin_dir, attached.hook),
+                source,
+            };
+            let info = sys::program_info(attached.program.as_fd()).map_err(failed)?;
+            let linked = sys::link_program(attached.link.as_fd()).map_err(failed)?;
+            if info.id != attached.id || linked != attached.id {
+                problems.push(Problem::ProgramChanged { program });
+            }
+            let before = self.seen.misses.insert(program, info.misses).unwrap_or(0);
+            if info.misses > before {
+                problems.push(Problem::Missed { program, runs: info.misses - before });
+            }
+        }
+        let counters = self.counters()?;
+        for cell in counter::DOUBTS {
+            let now = counters.get(cell);
+            let before = self.seen.doubts.insert(cell, now).unwrap_or(0);
+            if now > before {
+                let name = counter::NAMES.get(cell as usize).copied().unwrap_or("unnamed");
+                problems.push(Problem::Doubt { counter: name, times: now - before });
+            }
+        }
+        Ok(Health { problems })
+    }
+}

@@ -1,0 +1,221 @@
+//! Capture: the kernel object, its maps and their drain. The only place that names aya; knows inodes, not files or volumes.
+//!
+//! Everything blocks and is called from one thread. Programs, maps and links are pinned, so marks go on being made while no
+//! daemon runs; only one process may use a pin directory, which its caller ensures by a lock file in the state directory.
+//!
+//! One drain: `swap`, `grace`, `read_retired`, (the caller saves the marks), `clear_retired`. After `Started::Resumed` the
+//! caller first does `grace`, `read_retired`, save, `clear_retired`, because a predecessor may have died between the steps.
+
+pub mod btf;
+pub mod choose;
+pub mod cut;
+mod drain;
+mod health;
+pub mod layout;
+mod load;
+mod log;
+pub mod mounts;
+mod pins;
+mod sys;
+mod watch;
+
+use std::{io, path::PathBuf};
+
+use common::limits;
+
+pub use drain::{Counters, InflightWrite, InodeMarks, Overflow, Retired};
+pub use health::{Health, Problem};
+pub use mounts::{MountInfo, mount_of};
+pub use pins::Capture;
+pub use watch::WatchOutcome;
+
+include!(concat!(env!("OUT_DIR"), "/object.rs"));
+
+/// Environment variable that names a file to load instead of the embedded kernel object, for tests.
+pub const OBJECT_VARIABLE: &str = "TRACKER_EBPF_OBJECT";
+
+/// The kernel object this binary carries: `None` when it was built without (`cargo xtask build-ebpf` makes one).
+#[must_use]
+pub fn object() -> Option<&'static [u8]> {
+    static OBJECT: std::sync::OnceLock<Option<&'static [u8]>> = std::sync::OnceLock::new();
+    *OBJECT.get_or_init(|| match std::env::var_os(OBJECT_VARIABLE) {
+        // Read once per process and kept, as the embedded one is.
+        Some(path) => std::fs::read(path).ok().map(|bytes| &*bytes.leak()),
+        None => EMBEDDED.map(|aligned| &aligned.0),
+    })
+}
+
+/// Bytes with the alignment of ELF headers, which `include_bytes` alone does not give.
+#[repr(C, align(32))]
+struct Aligned<T: ?Sized>(T);
+
+/// How capture is set up. Sizes count entries and are fixed when the maps are made.
+#[derive(Clone, Debug)]
+pub struct CaptureConfig {
+    /// Directory on a bpffs for the pins; made if absent.
+    pub pin_dir: PathBuf,
+    /// Entries of each DIRTY map: 2 MiB groups with marks per drain, about 150 bytes of kernel memory each, twice.
+    pub dirty_entries: u32,
+    /// Entries of each INODE map: inodes with flags per drain, about 90 bytes each, twice.
+    pub inode_entries: u32,
+    /// Entries of the WATCH map: inodes watched, about 80 bytes each.
+    pub watch_entries: u32,
+    /// Entries of the INFLIGHT map: direct writes under way.
+    pub inflight_entries: u32,
+    /// Whether programs log every mark; for debugging, slow.
+    pub log_marks: bool,
+}
+
+impl CaptureConfig {
+    /// Default sizes with pins in `pin_dir`.
+    #[must_use]
+    pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            pin_dir: pin_dir.into(),
+            dirty_entries: limits::DIRTY_ENTRIES,
+            inode_entries: limits::INODE_ENTRIES,
+            watch_entries: limits::WATCH_ENTRIES,
+            inflight_entries: limits::INFLIGHT_ENTRIES,
+            log_marks: false,
+        }
+    }
+}
+
+/// How capture started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// Maps and programs are new: nothing is known about changes before now.
+    Fresh(Why),
+    /// Pinned maps and programs were taken over: every change since they were made is marked.
+    Resumed,
+}
+
+/// Why capture did not resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There were no pins.
+    NoPins,
+    /// A pin is missing or cannot be opened, or an earlier start did not finish.
+    Incomplete,
+    /// The pinned object has another ABI.
+    OtherAbi,
+    /// The pins are of another boot.
+    OtherBoot,
+    /// A link's program is not the pinned one.
+    OtherProgram,
+    /// A tracepoint has appeared since (its module was loaded).
+    NewTracepoint,
+}
+
+/// Why capture failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// This binary carries no kernel object.
+    #[error("this binary was built without the eBPF object; build it with `cargo xtask build-ebpf` first")]
+    NoObject,
+    /// The kernel's structs are not known.
+    #[error(transparent)]
+    Layout(#[from] layout::LayoutError),
+    /// The kernel lacks tracepoints without which no file system can be protected.
+    #[error("kernel {kernel} lacks the tracepoints {missing:?}")]
+    NoTracepoints {
+        /// Release of the kernel.
+        kernel: String,
+        /// Their names.
+        missing: Vec<&'static str>,
+    },
+    /// The object could not be loaded.
+    #[error("cannot load the eBPF object")]
+    Load {
+        /// aya's error.
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
+    /// The object lacks something this binary expects in it.
+    #[error("the eBPF object has no {what} {name}")]
+    ObjectLacks {
+        /// Program or map.
+        what: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A program was refused or could not be attached.
+    #[error("cannot attach program {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// aya's error.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// Something could not be pinned.
+    #[error("cannot pin {path:?}")]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// aya's error.
+        #[source]
+        source: Box<aya::pin::PinError>,
+    },
+    /// A file system call failed.
+    #[error("{what} {path:?}")]
+    File {
+        /// What was done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A call on a map failed.
+    #[error("{what} of map {map}")]
+    Map {
+        /// What was done.
+        what: &'static str,
+        /// Its name.
+        map: &'static str,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Waiting for running programs failed: the retired maps must not be read.
+    #[error("cannot wait for running programs to end")]
+    Grace {
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The mount table does not have what is needed from it.
+    #[error("cannot find the mount of {path:?}")]
+    Mount {
+        /// The path asked about.
+        path: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use common::hooks::HOOKS;
+
+    #[test]
+    fn programs_of_the_object_are_those_of_the_hook_list() {
+        let Some(object) = super::object() else {
+            eprintln!("SKIP programs_of_the_object_are_those_of_the_hook_list: no eBPF object was built");
+            return;
+        };
+        // Section and symbol names lie in the string table, each behind a zero byte.
+        let names: BTreeSet<&[u8]> = object.split(|&byte| byte == 0).collect();
+        let sections: BTreeSet<String> = names
+            .iter()
+            .filter_map(|name| Some(std::str::from_utf8(name.strip_prefix(b"raw_tp/")?).ok()?.to_owned()))
+            .collect();
+        let expected: BTreeSet<String> = HOOKS.iter().map(|hook| hook.tracepoint.to_owned()).collect();
+        assert_eq!(sections, expected);
+        for hook in HOOKS {
+            assert!(names.contains(hook.program.as_bytes()), "{}", hook.program);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The pinned set: names of pins, opening it, taking it over, removing it.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use common::{
+    hooks::{Fs, HOOKS, Hook, Serves},
+    limits::ABI_VERSION,
+    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, ctrl},
+};
+
+use super::{
+    CaptureConfig, CaptureError, Started, Why, drain::Drained, health::Seen, layout::KernelTypes, load, log, mounts,
+    sys::{self, Grace, Table},
+};
+
+/// Names of the maps that are pinned.
+pub(super) const MAPS: [&str; 11] = [
+    "DIRTY0", "DIRTY1", "INODE0", "INODE1", "OVERFLOW0", "OVERFLOW1", "CTRL", "COUNTERS", "SUPERS", "WATCH", "INFLIGHT",
+];
+
+/// The maps, opened.
+#[derive(Debug)]
+pub(super) struct Maps {
+    pub(super) dirty: [Table<GroupKey, GroupBits>; 2],
+    pub(super) inode: [Table<InodeKey, InodeMark>; 2],
+    pub(super) overflow: [Table<u32, u64>; 2],
+    pub(super) ctrl: Table<u32, u64>,
+    pub(super) counters: OwnedFd,
+    pub(super) supers: Table<u32, u32>,
+    pub(super) watch: Table<InodeKey, u32>,
+    pub(super) inflight: Table<u64, Inflight>,
+}
+
+/// One attached program.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) hook: &'static Hook,
+    pub(super) program: OwnedFd,
+    pub(super) link: OwnedFd,
+    /// The program's id when it was opened.
+    pub(super) id: u32,
+}
+
+/// Capture in operation: see the module.
+///
+/// Dropping it leaves the programs attached and the marks being made; `detach` ends both.
+#[derive(Debug)]
+pub struct Capture {
+    pub(super) pin_dir: PathBuf,
+    pub(super) maps: Maps,
+    pub(super) attached: Vec<Attached>,
+    pub(super) grace: Grace,
+    /// Number of possible CPUs, which a per-CPU value has a copy for each of.
+    pub(super) cpus: usize,
+    /// Keys of the retired set that were read and not yet cleared.
+    pub(super) drained: Drained,
+    pub(super) seen: Seen,
+    _log: Option<log::Pump>,
+}
+
+impl Capture {
+    /// Takes over the pins in `config.pin_dir` if they are complete, of this boot and of this ABI; else makes everything new.
+    ///
+    /// # Errors
+    /// When the kernel cannot carry capture, or a call fails. Nothing stays attached then.
+    pub fn start(config: &CaptureConfig) -> Result<(Self, Started), CaptureError> {
+        mounts::ensure_bpffs(&config.pin_dir)?;
+        let types = KernelTypes::running()?;
+        let why = match Self::resume(&config.pin_dir, &types) {
+            Ok(capture) => return Ok((capture, Started::Resumed)),
+            Err(why) => why,
+        };
+        let object = super::object().ok_or(CaptureError::NoObject)?;
+        remove_pins(&config.pin_dir)?;
+        let log = match load::fresh(config, &types, object) {
+            Ok(log) => log,
+            Err(error) => {
+                // A half-attached set must not stay; its own failure adds nothing to the first error.
+                let _ = remove_pins(&config.pin_dir);
+                return Err(error);
+            }
+        };
+        let capture = Self::open(&config.pin_dir, log)?;
+        Ok((capture, Started::Fresh(why)))
+    }
+
+    fn resume(pin_dir: &Path, types: &KernelTypes) -> Result<Self, Why> {
+        if !pin_dir.is_dir() {
+            return Err(Why::NoPins);
+        }
+        let capture = Self::open(pin_dir, None).map_err(|_| Why::Incomplete)?;
+        let control = |word| capture.maps.ctrl.get(word).ok().flatten();
+        if control(ctrl::ABI_VERSION) != Some(ABI_VERSION) {
+            return Err(Why::OtherAbi);
+        }
+        if control(ctrl::BOOT) != boot_hash() {
+            return Err(Why::OtherBoot);
+        }
+        if control(ctrl::COMPLETE) != Some(1) {
+            return Err(Why::Incomplete);
+        }
+        for hook in load::attachable(types) {
+            let Some(attached) = capture.attached.iter().find(|attached| attached.hook.program == hook.program) else {
+                return Err(Why::NewTracepoint);
+            };
+            if sys::link_program(attached.link.as_fd()).ok() != Some(attached.id) {
+                return Err(Why::OtherProgram);
+            }
+        }
+        Ok(capture)
+    }
+
+    /// Opens every pin.
+    fn open(pin_dir: &Path, log: Option<log::Pump>) -> Result<Self, CaptureError> {
+        let mut attached = Vec::new();
+        for hook in HOOKS {
+            let path = link_path(pin_dir, hook);
+            if !path.exists() {
+                continue;
+            }
+            let link = open_pin(&path)?;
+            let path = program_path(pin_dir, hook);
+            let program = open_pin(&path)?;
+            let id = sys::program_info(program.as_fd())
+                .map_err(|source| CaptureError::File { what: "program information of", path, source })?
+                .id;
+            attached.push(Attached { hook, program, link, id });
+        }
+        let maps = Maps::open(pin_dir)?;
+        let grace = Grace::new().map_err(|source| CaptureError::Grace { source })?;
+        Ok(Self {
+            pin_dir: pin_dir.to_owned(),
+            maps,
+            attached,
+            grace,
+            cpus: possible_cpus(),
+            drained: Drained::default(),
+            seen: Seen::default(),
+            _log: log,
+        })
+    }
+
+    /// Whether volumes on a file system of this name can be protected by what is attached; else what is missing.
+    ///
+    /// # Errors
+    /// The absent tracepoints, or why the file system is none to protect.
+    pub fn supported(&self, fs: &str) -> Result<(), Vec<&'static str>> {
+        if fs == "overlay" {
+            return Err(vec!["an overlay is protected through the file system of its upper directory"]);
+        }
+        let Some(fs) = Fs::from_name(fs) else {
+            return Err(vec!["this file system's changes are not known to the tracepoint back end"]);
+        };
+        let missing: Vec<_> = needed(fs)
+            .filter(|hook| !self.attached.iter().any(|attached| attached.hook.program == hook.program))
+            .map(|hook| hook.tracepoint)
+            .collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing) }
+    }
+
+    /// Tracepoints of the hook list that are not attached, because the kernel does not have them now.
+    #[must_use]
+    pub fn absent(&self) -> Vec<&'static Hook> {
+        HOOKS
+            .iter()
+            .filter(|hook| !self.attached.iter().any(|attached| attached.hook.program == hook.program))
+            .collect()
+    }
+
+    /// Detaches everything and removes the pins. Changes from now on are not marked.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn detach(self) -> Result<(), CaptureError> {
+        remove_pins(&self.pin_dir)
+    }
+
+    /// Kernel memory of the maps, in bytes, as the kernel accounts it.
+    #[must_use]
+    pub fn kernel_memory_bytes(&self) -> u64 {
+        self.maps.fds().into_iter().map(memory_of).sum()
+    }
+}
+
+impl Maps {
+    pub(super) fn open(pin_dir: &Path) -> Result<Self, CaptureError> {
+        Ok(Self {
+            dirty: [table(pin_dir, "DIRTY0")?, table(pin_dir, "DIRTY1")?],
+            inode: [table(pin_dir, "INODE0")?, table(pin_dir, "INODE1")?],
+            overflow: [table(pin_dir, "OVERFLOW0")?, table(pin_dir, "OVERFLOW1")?],
+            ctrl: table(pin_dir, "CTRL")?,
+            counters: open_pin(&map_path(pin_dir, "COUNTERS"))?,
+            supers: table(pin_dir, "SUPERS")?,
+            watch: table(pin_dir, "WATCH")?,
+            inflight: table(pin_dir, "INFLIGHT")?,
+        })
+    }
+
+    fn fds(&self) -> [BorrowedFd<'_>; 11] {
+        [
+            self.dirty[0].fd(),
+            self.dirty[1].fd(),
+            self.inode[0].fd(),
+            self.inode[1].fd(),
+            self.overflow[0].fd(),
+            self.overflow[1].fd(),
+            self.ctrl.fd(),
+            self.counters.as_fd(),
+            self.supers.fd(),
+            self.watch.fd(),
+            self.inflight.fd(),
+        ]
+    }
+}
+
+/// The hooks without which `fs` cannot be protected.
+pub(super) fn needed(fs: Fs) -> impl Iterator<Item = &'static Hook> {
+    HOOKS.iter().filter(move |hook| match hook.serves {
+        Serves::All => true,
+        Serves::One(one) => one == fs,
+    })
+}
+
+fn table<K: sys::Plain, V: sys::Plain>(pin_dir: &Path, map: &'static str) -> Result<Table<K, V>, CaptureError> {
+    let fd = open_pin(&map_path(pin_dir, map))?;
+    Table::new(fd).map_err(|source| CaptureError::Map { what: "sizes", map, source })
+}
+
+fn open_pin(path: &Path) -> Result<OwnedFd, CaptureError> {
+    sys::open_pin(path).map_err(|source| CaptureError::File { what: "open pin", path: path.to_owned(), source })
+}
+
+pub(super) fn map_path(pin_dir: &Path, map: &str) -> PathBuf {
+    pin_dir.join(format!("map_{map}"))
+}
+
+pub(super) fn program_path(pin_dir: &Path, hook: &Hook) -> PathBuf {
+    pin_dir.join(format!("program_{}", hook.program))
+}
+
+pub(super) fn link_path(pin_dir: &Path, hook: &Hook) -> PathBuf {
+    pin_dir.join(format!("link_{}", hook.program))
+}
+
+/// Removes a pin directory and what is in it; links first, so that no program runs without its maps being readable.
+fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
+    let failed = |what| move |source| CaptureError::File { what, path: pin_dir.to_owned(), source };
+    let entries = match fs::read_dir(pin_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("list pins in")(error)),
+    };
+    let mut paths =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(failed("list pins in"))?;
+    paths.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
+    for path in paths {
+        fs::remove_file(&path).map_err(|source| CaptureError::File { what: "remove pin", path, source })?;
+    }
+    fs::remove_dir(pin_dir).map_err(failed("remove pin directory"))
+}
+
+/// Hash of the boot id; `None` when it cannot be read, which no pinned set equals.
+pub(super) fn boot_hash() -> Option<u64> {
+    let id = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+    // FNV-1a: only equality matters, and the pins themselves do not outlive a boot.
+    let hash = id.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    Some(hash)
+}
+
+/// Number of possible CPUs: one more than the highest in a list like `0-3,8`.
+fn possible_cpus() -> usize {
+    let list = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    let last = list.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
+    // The kernel writes one value per possible CPU: too large a buffer is harmless, too small a one is not.
+    last.map_or(8192, |last| last + 1)
+}
+
+fn memory_of(fd: BorrowedFd<'_>) -> u64 {
+    use std::os::fd::AsRawFd;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("memlock:"))
+        .and_then(|bytes| bytes.trim().parse().ok())
+        .unwrap_or(0)
+}

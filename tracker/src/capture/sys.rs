@@ -1,0 +1,441 @@
+//! The `bpf(2)` calls that aya does not offer: batches over maps, pinned objects by path, program and link information, and
+//! the array of maps whose update waits for running programs. The only `unsafe` of capture.
+//!
+//! Values are plain integers and `repr(C)` structs of them; sizes are checked against the map by `Table`.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+const MAP_CREATE: i32 = 0;
+const MAP_LOOKUP: i32 = 1;
+const MAP_UPDATE: i32 = 2;
+const MAP_DELETE: i32 = 3;
+const MAP_NEXT_KEY: i32 = 4;
+const OBJ_GET: i32 = 7;
+const INFO_BY_FD: i32 = 15;
+const MAP_LOOKUP_BATCH: i32 = 24;
+const MAP_UPDATE_BATCH: i32 = 26;
+const MAP_DELETE_BATCH: i32 = 27;
+
+/// Internal to the kernel, but batch calls let it out.
+const ENOTSUPP: i32 = 524;
+
+const TYPE_ARRAY: u32 = 2;
+const TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// Integers and `repr(C)` structs of integers without padding: every bit pattern is a value.
+///
+/// # Safety
+/// The type has no padding and no invalid bit pattern.
+pub(super) unsafe trait Plain: Copy {
+    /// All bits zero.
+    const ZERO: Self;
+}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {
+    const ZERO: Self = 0;
+}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {
+    const ZERO: Self = 0;
+}
+// SAFETY: an array of integers.
+unsafe impl Plain for common::maps::GroupBits {
+    const ZERO: Self = [0; 8];
+}
+// SAFETY: integers only; its size is asserted in `common` to be the sum of theirs.
+unsafe impl Plain for common::maps::GroupKey {
+    const ZERO: Self = Self { ino: 0, dev: 0, group: 0 };
+}
+// SAFETY: as above.
+unsafe impl Plain for common::maps::InodeKey {
+    const ZERO: Self = Self { ino: 0, dev: 0, pad: 0 };
+}
+// SAFETY: as above.
+unsafe impl Plain for common::maps::InodeMark {
+    const ZERO: Self = Self { flags: 0, from: 0, end: 0 };
+}
+// SAFETY: as above.
+unsafe impl Plain for common::maps::Inflight {
+    const ZERO: Self = Self { ino: 0, start: 0, len: 0, began_ns: 0, dev: 0, pad: 0 };
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+}
+
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+struct ObjectAttr {
+    path: u64,
+    fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// What the kernel says about a program (the head of `struct bpf_prog_info`).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ProgramInfoRaw {
+    kind: u32,
+    id: u32,
+    tag: u64,
+    lengths: [u32; 2],
+    instructions: [u64; 2],
+    load_time: u64,
+    created_by_uid: u32,
+    map_count: u32,
+    map_ids: u64,
+    name: [u8; 16],
+    ifindex: u32,
+    bits: u32,
+    netns: [u64; 2],
+    jited_counts: [u32; 2],
+    jited: [u64; 2],
+    btf_id: u32,
+    func_info_size: u32,
+    func_info: u64,
+    info_counts: [u32; 2],
+    line_info: [u64; 2],
+    line_counts: [u32; 4],
+    prog_tags: u64,
+    run_time_ns: u64,
+    run_count: u64,
+    recursion_misses: u64,
+}
+
+const _: () = assert!(std::mem::offset_of!(ProgramInfoRaw, recursion_misses) == 208);
+
+/// What health needs to know about a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProgramInfo {
+    pub(super) id: u32,
+    /// Runs skipped because the program was already running on that CPU.
+    pub(super) misses: u64,
+}
+
+fn bpf<T>(command: i32, attr: &mut T) -> io::Result<i64> {
+    let size = size_of::<T>();
+    // SAFETY: `attr` lives through the call and `size` is its size; the callers below make pointers in it point to
+    // buffers that live as long and are as large as the kernel reads or writes.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A new descriptor from the result of a call that makes one.
+fn owned(result: i64) -> io::Result<OwnedFd> {
+    let raw = i32::try_from(result).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the call succeeded, so this is a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    // Never negative for a borrowed descriptor.
+    fd.as_raw_fd() as u32
+}
+
+fn address<T: ?Sized>(of: *const T) -> u64 {
+    of.cast::<()>() as u64
+}
+
+/// Opens a pinned map, program or link.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    owned(bpf(OBJ_GET, &mut ObjectAttr { path: address(path.as_ptr()), fd: 0, file_flags: 0 })?)
+}
+
+/// Information about a program.
+pub(super) fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let mut info = ProgramInfoRaw::default();
+    let len = size_of::<ProgramInfoRaw>() as u32;
+    bpf(INFO_BY_FD, &mut InfoAttr { fd: raw(fd), len, info: address(&raw mut info) })?;
+    Ok(ProgramInfo { id: info.id, misses: info.recursion_misses })
+}
+
+/// Id of the program behind a link.
+pub(super) fn link_program(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // type, id, prog_id, and room for what the kernel adds by link type.
+    let mut info = [0u32; 32];
+    let len = size_of_val(&info) as u32;
+    bpf(INFO_BY_FD, &mut InfoAttr { fd: raw(fd), len, info: address(&raw mut info) })?;
+    Ok(info[2])
+}
+
+/// Waits until every program that runs now has ended, by changing an array of maps: the kernel promises this wait on every
+/// configuration (`membarrier` is refused on some).
+#[derive(Debug)]
+pub(super) struct Grace {
+    outer: OwnedFd,
+    inner: OwnedFd,
+}
+
+impl Grace {
+    pub(super) fn new() -> io::Result<Self> {
+        let array =
+            CreateAttr { map_type: TYPE_ARRAY, key_size: 4, value_size: 8, max_entries: 1, ..CreateAttr::default() };
+        let inner = owned(bpf(MAP_CREATE, &mut { array })?)?;
+        let mut outer = CreateAttr {
+            map_type: TYPE_ARRAY_OF_MAPS,
+            key_size: 4,
+            value_size: 4,
+            max_entries: 1,
+            inner_map_fd: raw(inner.as_fd()),
+            ..CreateAttr::default()
+        };
+        let outer = owned(bpf(MAP_CREATE, &mut outer)?)?;
+        Ok(Self { outer, inner })
+    }
+
+    pub(super) fn wait(&self) -> io::Result<()> {
+        let key = 0u32;
+        let value = raw(self.inner.as_fd());
+        let mut attr = ElementAttr {
+            map_fd: raw(self.outer.as_fd()),
+            pad: 0,
+            key: address(&raw const key),
+            value: address(&raw const value),
+            flags: 0,
+        };
+        bpf(MAP_UPDATE, &mut attr).map(drop)
+    }
+}
+
+/// A hash or array map with keys `K` and values `V`.
+#[derive(Debug)]
+pub(super) struct Table<K, V> {
+    fd: OwnedFd,
+    kind: std::marker::PhantomData<(K, V)>,
+}
+
+/// Elements per batch call.
+const BATCH: usize = 4096;
+
+impl<K: Plain, V: Plain> Table<K, V> {
+    /// Takes a map, after checking that its keys and values have the sizes of `K` and `V`.
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        // type, id, key_size, value_size, max_entries, map_flags
+        let mut info = [0u32; 32];
+        let len = size_of_val(&info) as u32;
+        bpf(INFO_BY_FD, &mut InfoAttr { fd: raw(fd.as_fd()), len, info: address(&raw mut info) })?;
+        if info[2] as usize != size_of::<K>() || info[3] as usize != size_of::<V>() {
+            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        }
+        Ok(Self { fd, kind: std::marker::PhantomData })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn element(&self, key: u64, value: u64, flags: u64) -> ElementAttr {
+        ElementAttr { map_fd: raw(self.fd()), pad: 0, key, value, flags }
+    }
+
+    pub(super) fn get(&self, key: K) -> io::Result<Option<V>> {
+        let mut value = V::ZERO;
+        match bpf(MAP_LOOKUP, &mut self.element(address(&raw const key), address(&raw mut value), 0)) {
+            Ok(_) => Ok(Some(value)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn set(&self, key: K, value: V) -> io::Result<()> {
+        bpf(MAP_UPDATE, &mut self.element(address(&raw const key), address(&raw const value), 0)).map(drop)
+    }
+
+    /// Removes an element; one that is not there is no error.
+    pub(super) fn remove(&self, key: K) -> io::Result<()> {
+        match bpf(MAP_DELETE, &mut self.element(address(&raw const key), 0, 0)) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every element. Complete only for a map that nobody changes meanwhile; otherwise each element that stays is there.
+    pub(super) fn read_all(&self) -> io::Result<Vec<(K, V)>> {
+        match self.read_batches() {
+            Err(error) if is_unsupported(&error) => self.read_one_by_one(),
+            other => other,
+        }
+    }
+
+    fn read_batches(&self) -> io::Result<Vec<(K, V)>> {
+        let mut all = Vec::new();
+        let mut room = BATCH;
+        let mut keys = vec![K::ZERO; room];
+        let mut values = vec![V::ZERO; room];
+        // The cursor is 4 bytes for hash maps and a key for arrays, whose keys are 4 bytes.
+        let mut cursor = 0u32;
+        let mut started = false;
+        loop {
+            let mut next = 0u32;
+            let mut attr = BatchAttr {
+                in_batch: if started { address(&raw const cursor) } else { 0 },
+                out_batch: address(&raw mut next),
+                keys: address(keys.as_mut_ptr()),
+                values: address(values.as_mut_ptr()),
+                count: room as u32,
+                map_fd: raw(self.fd()),
+                element_flags: 0,
+                flags: 0,
+            };
+            let result = bpf(MAP_LOOKUP_BATCH, &mut attr);
+            let code = result.as_ref().err().and_then(io::Error::raw_os_error);
+            match (result, code) {
+                // One bucket has more elements than there is room for.
+                (Err(_), Some(libc::ENOSPC)) if room < 1 << 24 => {
+                    room *= 2;
+                    keys.resize(room, K::ZERO);
+                    values.resize(room, V::ZERO);
+                    continue;
+                }
+                (Ok(_), _) | (_, Some(libc::ENOENT)) => {}
+                (Err(error), _) => return Err(error),
+            }
+            let count = (attr.count as usize).min(room);
+            all.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
+            if code.is_some() {
+                return Ok(all);
+            }
+            cursor = next;
+            started = true;
+        }
+    }
+
+    fn read_one_by_one(&self) -> io::Result<Vec<(K, V)>> {
+        let mut all = Vec::new();
+        let mut key = K::ZERO;
+        let mut started = false;
+        loop {
+            let mut next = K::ZERO;
+            let from = if started { address(&raw const key) } else { 0 };
+            match bpf(MAP_NEXT_KEY, &mut self.element(from, address(&raw mut next), 0)) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+                Err(error) => return Err(error),
+            }
+            if let Some(value) = self.get(next)? {
+                all.push((next, value));
+            }
+            key = next;
+            started = true;
+        }
+    }
+
+    /// Inserts elements; the number done before the first that failed, and its error.
+    pub(super) fn insert_all(&self, keys: &[K], value: V) -> (usize, io::Result<()>) {
+        let mut done = 0;
+        for chunk in keys.chunks(BATCH) {
+            let values = vec![value; chunk.len()];
+            let (count, result) = self.batch(MAP_UPDATE_BATCH, chunk, Some(&values));
+            match result {
+                Ok(()) => done += chunk.len(),
+                Err(error) if is_unsupported(&error) && count == 0 => {
+                    for &key in chunk {
+                        if let Err(error) = self.set(key, value) {
+                            return (done, Err(error));
+                        }
+                        done += 1;
+                    }
+                }
+                Err(error) => return (done + count, Err(error)),
+            }
+        }
+        (done, Ok(()))
+    }
+
+    /// Removes elements; those that are not there are no error.
+    pub(super) fn remove_all(&self, keys: &[K]) -> io::Result<()> {
+        for chunk in keys.chunks(BATCH) {
+            let (count, result) = self.batch(MAP_DELETE_BATCH, chunk, None);
+            if result.is_err() {
+                // A batch stops at the first key that is not there; what is left goes one by one.
+                for &key in &chunk[count..] {
+                    self.remove(key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, command: i32, keys: &[K], values: Option<&[V]>) -> (usize, io::Result<()>) {
+        let mut attr = BatchAttr {
+            in_batch: 0,
+            out_batch: 0,
+            keys: address(keys.as_ptr()),
+            values: values.map_or(0, |values| address(values.as_ptr())),
+            count: keys.len() as u32,
+            map_fd: raw(self.fd()),
+            element_flags: 0,
+            flags: 0,
+        };
+        let result = bpf(command, &mut attr).map(drop);
+        // On refusal before any work the kernel leaves the count as it was.
+        let count = match &result {
+            Err(error) if is_unsupported(error) => 0,
+            _ => (attr.count as usize).min(keys.len()),
+        };
+        (count, result)
+    }
+}
+
+impl Table<u32, u64> {
+    /// The cell of a per-CPU array, summed over `cpus` possible CPUs.
+    pub(super) fn sum(fd: BorrowedFd<'_>, key: u32, cpus: usize) -> io::Result<u64> {
+        let mut cells = vec![0u64; cpus];
+        let mut attr = ElementAttr {
+            map_fd: raw(fd),
+            pad: 0,
+            key: address(&raw const key),
+            value: address(cells.as_mut_ptr()),
+            flags: 0,
+        };
+        bpf(MAP_LOOKUP, &mut attr)?;
+        Ok(cells.iter().fold(0, |sum, cell| sum.wrapping_add(*cell)))
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP | libc::EOPNOTSUPP))
+}

@@ -1,0 +1,99 @@
+//! Which superblocks and inodes are marked.
+
+use std::collections::BTreeSet;
+
+use common::maps::{InodeKey, mode};
+
+use super::{Capture, CaptureError};
+
+/// What became of a request to watch inodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchOutcome {
+    /// All are watched.
+    Watching,
+    /// The WATCH map is full: these superblocks now have every inode marked. To be shown as a degradation, not a loss.
+    Full {
+        /// Their devices, in the kernel's encoding.
+        widened: Vec<u32>,
+    },
+}
+
+impl Capture {
+    /// Marks changes on superblock `dev` from now on: of watched inodes, or of all.
+    ///
+    /// # Errors
+    /// When the map refuses, for instance because too many superblocks are tracked.
+    pub fn track(&self, dev: u32, all_inodes: bool) -> Result<(), CaptureError> {
+        let mode = if all_inodes { mode::ALL } else { mode::WATCHED };
+        self.maps.supers.set(dev, mode).map_err(|source| CaptureError::Map { what: "insert", map: "SUPERS", source })
+    }
+
+    /// Stops marking on superblock `dev`.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn untrack(&self, dev: u32) -> Result<(), CaptureError> {
+        self.maps.supers.remove(dev).map_err(|source| CaptureError::Map { what: "delete", map: "SUPERS", source })
+    }
+
+    /// Superblocks tracked, each with whether all its inodes are marked.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn tracked(&self) -> Result<Vec<(u32, bool)>, CaptureError> {
+        let all = self.maps.supers.read_all();
+        let all = all.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
+        Ok(all.into_iter().map(|(dev, mode)| (dev, mode == mode::ALL)).collect())
+    }
+
+    /// Marks changes of these inodes (superblock device, inode number) from now on.
+    ///
+    /// # Errors
+    /// When the map fails in another way than by being full.
+    pub fn watch(&self, inodes: &[(u32, u64)]) -> Result<WatchOutcome, CaptureError> {
+        let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev, ino)).collect();
+        let mut rest = keys.as_slice();
+        let mut widened = BTreeSet::new();
+        while !rest.is_empty() {
+            let (done, result) = self.maps.watch.insert_all(rest, 1);
+            match result {
+                Ok(()) => break,
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
+                    // The one that found no room; later ones of other superblocks may still be there already.
+                    if let Some(key) = rest.get(done)
+                        && widened.insert(key.dev)
+                    {
+                        self.track(key.dev, true)?;
+                    }
+                    rest = rest.get(done + 1..).unwrap_or(&[]);
+                    rest = skip_widened(rest, &widened);
+                }
+                Err(source) => return Err(CaptureError::Map { what: "insert", map: "WATCH", source }),
+            }
+        }
+        if widened.is_empty() {
+            Ok(WatchOutcome::Watching)
+        } else {
+            Ok(WatchOutcome::Full { widened: widened.into_iter().collect() })
+        }
+    }
+
+    /// Stops marking these inodes, unless their superblock has all its inodes marked.
+    ///
+    /// # Errors
+    /// When the map fails.
+    pub fn unwatch(&self, inodes: &[(u32, u64)]) -> Result<(), CaptureError> {
+        let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev, ino)).collect();
+        self.maps.watch.remove_all(&keys).map_err(|source| CaptureError::Map { what: "delete", map: "WATCH", source })
+    }
+}
+
+/// Leaves out the leading inodes of superblocks that need no watching any more.
+fn skip_widened<'a>(mut rest: &'a [InodeKey], widened: &BTreeSet<u32>) -> &'a [InodeKey] {
+    while let Some((first, tail)) = rest.split_first()
+        && widened.contains(&first.dev)
+    {
+        rest = tail;
+    }
+    rest
+}

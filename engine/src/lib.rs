@@ -6,14 +6,17 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod delta;
 pub mod dirty;
 pub mod flush;
 pub mod format;
+pub mod image;
 pub mod manifest;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
 pub mod rope;
+pub mod signature;
 pub mod tree;
 
 #[cfg(test)]

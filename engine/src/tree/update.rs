@@ -208,6 +208,24 @@ fn store_parents<N: Nodes>(
     Ok(parents)
 }
 
+/// Folds all levels above level 0, given the values of the changed groups, and returns the root if it can be made
+/// without the bytes.
+pub(crate) fn fold_groups<N: Nodes>(
+    nodes: &mut Overlay<'_, N>,
+    kind: RootKind,
+    size: u64,
+    groups: &[(u64, Value)],
+) -> Res<Option<Root>, N> {
+    let top = block::top_level(block::count(size));
+    if top > 0 {
+        let mut dirty = store_parents(nodes, size, 0, groups)?;
+        for level in 1..top {
+            dirty = fold_level(nodes, kind, size, level, &dirty)?;
+        }
+    }
+    root_of(nodes, kind, size)
+}
+
 fn upper_value<N: Nodes>(kind: RootKind, entries: &[Value], size: u64, level: u8, index: u64) -> Res<Value, N> {
     let expected = block::entries(block::count(size), level, index);
     match kind {

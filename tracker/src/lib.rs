@@ -3,4 +3,17 @@
 
 pub mod capture;
 pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod error;
+pub mod guard;
+pub mod http;
+pub mod location;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
+pub mod state_dir;
+pub mod status;
 pub mod store;
+pub mod units;

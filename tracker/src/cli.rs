@@ -1,0 +1,179 @@
+//! The command line: one file per verb, each with its arguments and its handler.
+//!
+//! Here the arguments are read and the verb is called; the exit code and the printing of errors are decided in one
+//! place, `main`. A handler decides nothing that a library module should.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::error::{AppError, ExitCode};
+use crate::logging;
+
+mod cat;
+mod completions;
+mod config;
+mod daemon;
+mod doctor;
+mod log;
+mod ls;
+mod man;
+mod out;
+mod protect;
+mod restore;
+mod serve;
+mod status;
+mod sync;
+mod verify;
+mod version;
+mod watch;
+
+pub use out::Out;
+
+/// Protects directories: the kernel says what changed, tracker commits it to a store, any second can be restored.
+#[derive(Debug, Parser)]
+#[command(name = "tracker", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Print JSON: one object, or one per line, each with a "type".
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Where catalog, control socket and lock lie [default: /var/lib/tracker as root, else $XDG_STATE_HOME/tracker].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// What to log, as in RUST_LOG: a level, or module=level, ..
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How log lines look; they go to stderr.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub log_format: logging::Format,
+}
+
+impl Global {
+    /// `--state-dir`, or its default for this user.
+    pub fn state_dir(&self) -> Result<PathBuf, AppError> {
+        let var = |name: &str| std::env::var_os(name);
+        match &self.state_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => default_state_dir(rustix::process::geteuid().is_root(), &var),
+        }
+    }
+}
+
+/// `/var/lib/tracker` for root, else `$XDG_STATE_HOME/tracker`, else `~/.local/state/tracker`.
+fn default_state_dir(is_root: bool, var: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, AppError> {
+    if is_root {
+        return Ok(PathBuf::from("/var/lib/tracker"));
+    }
+    // The XDG rules: a relative or empty value counts as not set.
+    let absolute = |name: &str| var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    base.map(|base| base.join("tracker")).ok_or_else(|| {
+        AppError::new(ExitCode::Usage, "there is no default state directory: neither XDG_STATE_HOME nor HOME is set")
+            .hint("name one with --state-dir")
+    })
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Protect(protect::ProtectArgs),
+    Daemon(daemon::DaemonArgs),
+    Status(status::StatusArgs),
+    Sync(sync::SyncArgs),
+    Watch(watch::WatchArgs),
+    Log(log::LogArgs),
+    Ls(ls::LsArgs),
+    Cat(cat::CatArgs),
+    Restore(restore::RestoreArgs),
+    Verify(verify::VerifyArgs),
+    Doctor(doctor::DoctorArgs),
+    Config(config::ConfigArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+    Version(version::VersionArgs),
+}
+
+/// The whole command description, for completions, the manual and tests.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Reads the arguments (the first is the program's name), runs the verb, prints what went wrong.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &args).into(),
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            error.print(json);
+            error.code.into()
+        }
+    }
+}
+
+/// Runs one verb. The code of a verb that worked but has something to say (3, 20, ..) is in `Ok`.
+pub fn run(cli: Cli) -> Result<ExitCode, AppError> {
+    let global = cli.global;
+    logging::init(global.log.as_deref(), global.log_format)?;
+    let mut out = Out::stdout(global.json);
+    match cli.verb {
+        Verb::Protect(args) => protect::run(&args, &global, &mut out),
+        Verb::Daemon(args) => daemon::run(&args, &global, &mut out),
+        Verb::Status(args) => status::run(&args, &global, &mut out),
+        Verb::Sync(args) => sync::run(&args, &global, &mut out),
+        Verb::Watch(args) => watch::run(&args, &global, &mut out),
+        Verb::Log(args) => log::run(&args, &global, &mut out),
+        Verb::Ls(args) => ls::run(&args, &global, &mut out),
+        Verb::Cat(args) => cat::run(&args, &global, &mut out),
+        Verb::Restore(args) => restore::run(&args, &global, &mut out),
+        Verb::Verify(args) => verify::run(&args, &global, &mut out),
+        Verb::Doctor(args) => doctor::run(&args, &global, &mut out),
+        Verb::Config(args) => config::run(&args, &global, &mut out),
+        Verb::Completions(args) => completions::run(&args, &mut out),
+        Verb::Man(args) => man::run(&args, &mut out),
+        Verb::Version(args) => version::run(&args, &mut out),
+    }
+}
+
+/// Help and `--version` are answers, everything else is wrong usage.
+fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    use clap::error::ErrorKind;
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !asked && args.iter().any(|arg| arg == "--json") {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
+        AppError::new(ExitCode::Usage, message).hint("`tracker VERB --help` lists the arguments").print(true);
+    } else {
+        // Nobody is left to be told when the terminal is gone.
+        let _ = error.print();
+    }
+    if asked { ExitCode::Ok } else { ExitCode::Usage }
+}
+
+/// What a verb says whose other half is in no build yet.
+fn not_in_this_build(what: &str) -> AppError {
+    AppError::new(ExitCode::Error, format_args!("{what}: not available in this build"))
+}
+
+/// A path as given, from the root: what is stored and compared later must not depend on the working directory.
+fn absolute(path: &Path) -> Result<PathBuf, AppError> {
+    std::path::absolute(path)
+        .map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot resolve {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests;

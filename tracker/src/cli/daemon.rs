@@ -1,0 +1,38 @@
+//! `tracker daemon`: many volumes from one configuration file, under a service manager.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Global, Out, serve};
+use crate::config::{self, parse_listen};
+use crate::error::{AppError, ExitCode};
+
+/// Protect all volumes of a configuration file. SIGHUP reads it again.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// The configuration, TOML; `tracker config check` checks it.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Serve /metrics, /healthz and /readyz here instead of where the file says; `off` for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<String>,
+}
+
+pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    let default_dir = super::absolute(&global.state_dir()?)?;
+    // The command line wins over the file, and the guard must see the directory that will be used.
+    let mut config = config::load(&super::absolute(&args.config)?, &default_dir)?;
+    if let Some(listen) = &args.metrics_listen {
+        config.metrics_listen = parse_listen(listen).map_err(|e| AppError::new(ExitCode::Usage, e))?;
+    }
+    let state_dir = match (&global.state_dir, &config.state_dir) {
+        (None, Some(dir)) => dir.clone(),
+        _ => default_dir,
+    };
+    let refused = crate::guard::check_paths(&config.guarded(), &state_dir, &crate::guard::log_files());
+    if let Some(first) = refused.into_iter().next() {
+        return Err(first.into());
+    }
+    serve::run(&config, &state_dir, out)
+}

@@ -1,0 +1,173 @@
+//! `tracker doctor`: what this machine can do for tracker, why not more, and what would help.
+
+use std::fs;
+use std::path::Path;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Global, Out, not_in_this_build};
+use crate::error::{AppError, ExitCode};
+use crate::status::Backend;
+
+/// Show which capture this kernel and user allow, why, and what would help.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Also look at this directory: its file system decides which capture is possible.
+    pub dir: Option<std::path::PathBuf>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub name: &'static str,
+    pub ok: bool,
+    pub value: String,
+    /// What the user can do when it is not ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+/// The back end that would be taken, and why no better one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    pub backend: Backend,
+    pub reasons: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'static str,
+    choice: Option<&'a Choice>,
+    findings: &'a [Finding],
+}
+
+pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    let dir = args.dir.as_deref().map(super::absolute).transpose()?;
+    let mut findings = machine(&global.state_dir()?);
+    let choice = match choose_backend(dir.as_deref()) {
+        Ok(choice) => Some(choice),
+        Err(error) => {
+            let (value, fix) = (error.message, error.hint);
+            findings.push(Finding { name: "capture", ok: false, value, fix });
+            None
+        }
+    };
+    let line = Line { r#type: "doctor", choice: choice.as_ref(), findings: &findings };
+    out.line(text(choice.as_ref(), &findings), &line)?;
+    let scans = choice.as_ref().is_none_or(|choice| choice.backend == Backend::Scan);
+    Ok(if scans { ExitCode::Degraded } else { ExitCode::Ok })
+}
+
+fn text(choice: Option<&Choice>, findings: &[Finding]) -> String {
+    let mut lines = Vec::new();
+    for finding in findings {
+        let mark = if finding.ok { "ok" } else { "--" };
+        lines.push(format!("{mark}  {:<14} {}", finding.name, finding.value));
+        lines.extend(finding.fix.iter().map(|fix| format!("    fix: {fix}")));
+    }
+    if let Some(choice) = choice {
+        lines.push(format!("capture: {}", choice.backend.name()));
+        lines.extend(choice.reasons.iter().map(|reason| format!("  because {reason}")));
+    }
+    lines.join("\n")
+}
+
+/// What can be said without loading anything.
+fn machine(state_dir: &Path) -> Vec<Finding> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let btf = fs::metadata("/sys/kernel/btf/vmlinux").map(|meta| meta.len());
+    let bpffs = mounted("bpf");
+    let tracefs = mounted("tracefs");
+    let state = writable(state_dir);
+    let finding = |name, ok, value: String, fix: &str| {
+        let fix = (!ok).then(|| fix.to_string());
+        Finding { name, ok, value, fix }
+    };
+    let mut findings = vec![
+        finding("kernel", true, release, ""),
+        finding(
+            "btf",
+            btf.is_ok(),
+            btf.map_or_else(|e| format!("/sys/kernel/btf/vmlinux: {e}"), |len| format!("{len} bytes")),
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF",
+        ),
+        finding(
+            "bpffs",
+            bpffs.is_some(),
+            bpffs.unwrap_or_else(|| "not mounted".to_string()),
+            "mount -t bpf bpf /sys/fs/bpf (tracker does it when it runs as root)",
+        ),
+        finding(
+            "tracefs",
+            tracefs.is_some(),
+            tracefs.unwrap_or_else(|| "not mounted".to_string()),
+            "only raw tracepoints will be used; mount -t tracefs tracefs /sys/kernel/tracing",
+        ),
+        finding("state", state.is_ok(), state_text(state_dir, &state), "name another directory with --state-dir"),
+    ];
+    findings.push(capabilities());
+    findings
+}
+
+fn state_text(dir: &Path, state: &Result<(), String>) -> String {
+    match state {
+        Ok(()) => format!("{} can be written", dir.display()),
+        Err(why) => format!("{}: {why}", dir.display()),
+    }
+}
+
+/// The first mount point of a file system type.
+fn mounted(kind: &str) -> Option<String> {
+    let table = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    lines.find(|fields| fields.get(2) == Some(&kind)).and_then(|fields| fields.get(1).map(|at| at.to_string()))
+}
+
+/// Whether the directory, or the nearest parent that exists, may be written.
+fn writable(dir: &Path) -> Result<(), String> {
+    use rustix::fs::{Access, access};
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| format!("{}: {e}", existing.display()))
+}
+
+/// The capabilities that capture needs, from the effective set of this process.
+fn capabilities() -> Finding {
+    const NEEDED: [(&str, u32); 4] =
+        [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_DAC_READ_SEARCH", 2), ("CAP_SYS_ADMIN", 21)];
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    let has = |bit: u32| set >> bit & 1 == 1;
+    // CAP_SYS_ADMIN stands in for the two that were split off it.
+    let missing: Vec<&str> = NEEDED[..3]
+        .iter()
+        .filter(|(name, bit)| !has(*bit) && !(has(21) && *name != "CAP_DAC_READ_SEARCH"))
+        .map(|(name, _)| *name)
+        .collect();
+    let ok = missing.is_empty();
+    let value = if ok { "all there".to_string() } else { format!("missing {}", missing.join(", ")) };
+    let fix = (!ok).then(|| "run as root, or grant them in the unit; without them tracker scans".to_string());
+    Finding { name: "capabilities", ok, value, fix }
+}
+
+/// PLACEHOLDER: the pure choice of `capture` from the facts of this kernel and of `dir`'s file system.
+fn choose_backend(_dir: Option<&Path>) -> Result<Choice, AppError> {
+    Err(not_in_this_build("the choice of a capture back end"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finding_that_is_not_ok_has_a_fix() {
+        let findings = machine(Path::new("/proc/no/such/place"));
+        assert!(findings.iter().any(|f| f.name == "kernel" && f.ok));
+        assert!(findings.iter().any(|f| f.name == "state" && (!f.ok || rustix::process::geteuid().is_root())));
+        assert!(findings.iter().all(|f| f.ok != f.fix.is_some()));
+        let choice = Choice { backend: Backend::Scan, reasons: vec!["no BTF".into()] };
+        let text = text(Some(&choice), &findings);
+        assert!(text.ends_with("capture: scan\n  because no BTF"), "{text}");
+    }
+}

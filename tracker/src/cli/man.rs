@@ -1,0 +1,41 @@
+//! `tracker man`: the manual page, of the program or of one verb, as roff on stdout.
+
+use std::fmt::Write;
+
+use clap::Args;
+
+use super::Out;
+use crate::error::{AppError, ExitCode};
+
+/// Print a manual page as roff (read it with `tracker man | man -l -`).
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The page of this verb instead of the program's.
+    verb: Option<String>,
+}
+
+pub(super) fn run(args: &ManArgs, out: &mut Out) -> Result<ExitCode, AppError> {
+    let mut command = super::command();
+    command.build();
+    let page = match &args.verb {
+        None => command,
+        Some(verb) => {
+            let found = command.find_subcommand(verb).cloned();
+            found.ok_or_else(|| AppError::new(ExitCode::Usage, format_args!("there is no verb `{verb}`")))?
+        }
+    };
+    let mut roff = Vec::new();
+    clap_mangen::Man::new(page).render(&mut roff).map_err(|e| AppError::from_error(&e))?;
+    out.text(String::from_utf8_lossy(&roff))?;
+    out.text(exit_codes())?;
+    Ok(ExitCode::Ok)
+}
+
+fn exit_codes() -> String {
+    let mut text = ".SH \"EXIT CODES\"\n".to_string();
+    for code in ExitCode::ALL {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ".TP\n{}\n{}\n", code.number(), code.meaning());
+    }
+    text
+}

@@ -1,0 +1,78 @@
+//! `tracker protect`: one directory, in the foreground.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Global, Out, serve};
+use crate::config::{CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, VolumeConfig, parse_interval};
+use crate::error::{AppError, ExitCode};
+use crate::guard;
+use crate::location::{self, StoreUrl};
+
+/// Protect one directory, in the foreground. Prints `ready` once the baseline is committed.
+#[derive(Debug, Args)]
+pub struct ProtectArgs {
+    /// The directory to protect.
+    pub dir: PathBuf,
+    /// Where to keep it: a path, file:///path or s3://bucket/prefix.
+    #[arg(long, value_name = "URL")]
+    pub store: StoreUrl,
+    /// The volume's name in the store [default: the directory's base name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Minimum gap between two flushes [default: 250ms].
+    #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
+    pub interval: Option<Duration>,
+    /// Which capture back end to take.
+    #[arg(long, value_enum, default_value_t)]
+    pub capture: Capture,
+    /// How the blocks of one commit relate in time.
+    #[arg(long, value_enum, default_value_t)]
+    pub consistency: Consistency,
+    /// My word that no other host writes this volume: accept a store that cannot refuse a second writer.
+    #[arg(long)]
+    pub single_writer: bool,
+    /// Serve /metrics, /healthz and /readyz here [default: off].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+pub(super) fn run(args: &ProtectArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    let config = config(args)?;
+    let state_dir = super::absolute(&global.state_dir()?)?;
+    let refused = guard::check_paths(&config.guarded(), &state_dir, &guard::log_files());
+    if let Some(first) = refused.into_iter().next() {
+        return Err(first.into());
+    }
+    serve::run(&config, &state_dir, out)
+}
+
+fn config(args: &ProtectArgs) -> Result<Config, AppError> {
+    if args.consistency == Consistency::Cut {
+        return Err(AppError::new(ExitCode::Usage, CUT_UNAVAILABLE)
+            .hint("leave --consistency out; docs/semantics.md says what `live` promises to databases"));
+    }
+    // Only existing directories resolve; for others the guard finds the words.
+    let source = args.dir.canonicalize().or_else(|_| super::absolute(&args.dir))?;
+    let name = match &args.name {
+        Some(name) => {
+            location::check_volume_name(name).map_err(|e| AppError::new(ExitCode::Usage, e))?;
+            name.clone()
+        }
+        None => location::default_volume_name(&source).ok_or_else(|| {
+            AppError::new(ExitCode::Usage, format_args!("the name of {} is no volume name", source.display()))
+                .hint("give the volume a name of letters, digits, `.`, `_` and `-` with --name")
+        })?,
+    };
+    let store = match &args.store {
+        StoreUrl::Local(path) => StoreUrl::Local(super::absolute(path)?),
+        s3 @ StoreUrl::S3 { .. } => s3.clone(),
+    };
+    let interval = args.interval.unwrap_or(INTERVAL_DEFAULT);
+    let volume =
+        VolumeConfig { name, source, store, interval, capture: args.capture, single_writer: args.single_writer };
+    Ok(Config { file: None, state_dir: None, metrics_listen: args.metrics_listen, volumes: vec![volume] })
+}

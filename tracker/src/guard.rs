@@ -1,0 +1,261 @@
+//! Refuses paths that would feed back into themselves: a flush that writes into what it watches never ends.
+//!
+//! Paths are compared by superblock and inode while walking to the root, and by their place inside the file system
+//! (mount table), so that neither symlinks nor bind mounts hide a cycle. It looks, and changes nothing.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{AppError, ExitCode};
+
+/// What the guard must know of one volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardedVolume {
+    pub name: String,
+    pub source: PathBuf,
+    /// The store's directory, when it is a local one.
+    pub store: Option<PathBuf>,
+}
+
+/// One refusal.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct GuardError {
+    /// The volume it is about; `None` when it is about all.
+    pub volume: Option<String>,
+    #[source]
+    pub kind: GuardKind,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum GuardKind {
+    #[error("the source {} does not exist", .path.display())]
+    SourceAbsent { path: PathBuf },
+    #[error("the source {} is not a directory", .path.display())]
+    SourceNotDirectory { path: PathBuf },
+    #[error("cannot look at {}: {cause}", .path.display())]
+    Look { path: PathBuf, cause: io::Error },
+    #[error("the store {} exists and is not a directory", .path.display())]
+    StoreNotDirectory { path: PathBuf },
+    #[error("the store {} lies inside the source {}: every commit would be a change to commit", .store.display(), .source_dir.display())]
+    StoreInSource { store: PathBuf, source_dir: PathBuf },
+    #[error("the source {} lies inside the store {}", .source_dir.display(), .store.display())]
+    SourceInStore { source_dir: PathBuf, store: PathBuf },
+    #[error("the state directory {} lies inside the source {}: every flush would be a change to flush", .state_dir.display(), .source_dir.display())]
+    StateInSource { state_dir: PathBuf, source_dir: PathBuf },
+    #[error("the source {} lies inside the state directory {}", .source_dir.display(), .state_dir.display())]
+    SourceInState { source_dir: PathBuf, state_dir: PathBuf },
+    #[error("the log file {} lies inside the source {}", .log.display(), .source_dir.display())]
+    LogInSource { log: PathBuf, source_dir: PathBuf },
+    #[error("the sources {} and {} lie one inside the other", .inner.display(), .outer.display())]
+    Nested { inner: PathBuf, outer: PathBuf },
+}
+
+impl From<GuardError> for AppError {
+    fn from(error: GuardError) -> AppError {
+        let (code, hint) = match &error.kind {
+            GuardKind::SourceAbsent { .. } => (ExitCode::Error, "create the directory first, or correct its name"),
+            GuardKind::SourceNotDirectory { .. } => (ExitCode::Error, "protect the directory the file lies in"),
+            GuardKind::Look { .. } => (ExitCode::Error, "check the permissions of the path and of its parents"),
+            GuardKind::StoreNotDirectory { .. } => (ExitCode::Error, "name a directory, or a path that does not exist yet"),
+            GuardKind::StoreInSource { .. } | GuardKind::SourceInStore { .. } => {
+                (ExitCode::Guard, "keep the store in a directory of its own, outside every source")
+            }
+            GuardKind::StateInSource { .. } | GuardKind::SourceInState { .. } => {
+                (ExitCode::Guard, "name a directory outside every source with --state-dir")
+            }
+            GuardKind::LogInSource { .. } => (ExitCode::Guard, "redirect the log to a file outside every source"),
+            GuardKind::Nested { .. } => (ExitCode::Guard, "protect the outer directory only, or two that do not overlap"),
+        };
+        AppError::new(code, &error.kind).hint(hint)
+    }
+}
+
+/// Checks all volumes of one process against each other, their local stores, the state directory and the log files.
+/// Stores and state directory need not exist yet. All refusals are returned, not just the first.
+pub fn check_paths(volumes: &[GuardedVolume], state_dir: &Path, logs: &[PathBuf]) -> Vec<GuardError> {
+    let mounts = Mounts::read();
+    let mut found = Vec::new();
+    let mut sources = Vec::new();
+    for volume in volumes {
+        let refuse = |kind| GuardError { volume: Some(volume.name.clone()), kind };
+        match source_place(&volume.source, &mounts) {
+            Ok(place) => sources.push((volume, place)),
+            Err(kind) => found.push(refuse(kind)),
+        }
+        if let Some(store) = &volume.store
+            && fs::metadata(store).is_ok_and(|meta| !meta.is_dir())
+        {
+            found.push(refuse(GuardKind::StoreNotDirectory { path: store.clone() }));
+        }
+    }
+    let mut other_place = |path: &Path, volume: Option<&str>| {
+        let place = Place::of(path, &mounts);
+        place.map_err(|kind| found.push(GuardError { volume: volume.map(str::to_string), kind })).ok()
+    };
+    let state = other_place(state_dir, None);
+    let logs: Vec<_> = logs.iter().filter_map(|log| Some((log, other_place(log, None)?))).collect();
+    let stores: Vec<_> = volumes
+        .iter()
+        .filter_map(|v| Some((v.store.as_ref()?, other_place(v.store.as_ref()?, Some(&v.name))?)))
+        .collect();
+    let mut seen_stores = HashSet::new();
+    let stores: Vec<_> = stores.into_iter().filter(|(path, _)| seen_stores.insert(path.as_path())).collect();
+
+    for (at, (volume, source)) in sources.iter().enumerate() {
+        let source_dir = || volume.source.clone();
+        let mut refuse = |kind| found.push(GuardError { volume: Some(volume.name.clone()), kind });
+        for (store, place) in &stores {
+            if place.is_inside(source) {
+                refuse(GuardKind::StoreInSource { store: store.to_path_buf(), source_dir: source_dir() });
+            } else if source.is_inside(place) {
+                refuse(GuardKind::SourceInStore { source_dir: source_dir(), store: store.to_path_buf() });
+            }
+        }
+        if let Some(state) = &state {
+            let state_dir = || state_dir.to_path_buf();
+            if state.is_inside(source) {
+                refuse(GuardKind::StateInSource { state_dir: state_dir(), source_dir: source_dir() });
+            } else if source.is_inside(state) {
+                refuse(GuardKind::SourceInState { source_dir: source_dir(), state_dir: state_dir() });
+            }
+        }
+        for (log, place) in &logs {
+            if place.is_inside(source) {
+                refuse(GuardKind::LogInSource { log: log.to_path_buf(), source_dir: source_dir() });
+            }
+        }
+        for (earlier, other) in &sources[..at] {
+            if source.is_inside(other) {
+                refuse(GuardKind::Nested { inner: source_dir(), outer: earlier.source.clone() });
+            } else if other.is_inside(source) {
+                refuse(GuardKind::Nested { inner: earlier.source.clone(), outer: source_dir() });
+            }
+        }
+    }
+    found
+}
+
+/// The regular files that stdout and stderr of this process go to, if any.
+pub fn log_files() -> Vec<PathBuf> {
+    let file_of = |fd: &str| {
+        let path = fs::read_link(Path::new("/proc/self/fd").join(fd)).ok()?;
+        fs::metadata(&path).is_ok_and(|meta| meta.is_file()).then_some(path)
+    };
+    ["1", "2"].into_iter().filter_map(file_of).collect()
+}
+
+fn source_place(source: &Path, mounts: &Mounts) -> Result<Place, GuardKind> {
+    let path = || source.to_path_buf();
+    match fs::metadata(source) {
+        Ok(meta) if meta.is_dir() => Place::of(source, mounts),
+        Ok(_) => Err(GuardKind::SourceNotDirectory { path: path() }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(GuardKind::SourceAbsent { path: path() }),
+        Err(cause) => Err(GuardKind::Look { path: path(), cause }),
+    }
+}
+
+/// Where a path is: itself and all its ancestors.
+#[derive(Debug)]
+struct Place {
+    /// {superblock device, inode} of the path, when it exists.
+    own: Option<(u64, u64)>,
+    /// The same of every existing ancestor and of the path itself.
+    chain: HashSet<(u64, u64)>,
+    /// {mounted device, path inside that file system}: the same directory through a bind mount has the same one.
+    inside_fs: Option<(String, PathBuf)>,
+}
+
+impl Place {
+    fn of(path: &Path, mounts: &Mounts) -> Result<Place, GuardKind> {
+        let look = |cause| GuardKind::Look { path: path.to_path_buf(), cause };
+        let absolute = std::path::absolute(path).map_err(look)?;
+        // The part that exists is resolved; what is still to be created is kept as written.
+        let mut existing = absolute.as_path();
+        let resolved = loop {
+            match fs::canonicalize(existing) {
+                Ok(resolved) => break resolved,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    existing = existing.parent().ok_or_else(|| look(e))?;
+                }
+                Err(e) => return Err(look(e)),
+            }
+        };
+        let missing = absolute.strip_prefix(existing).unwrap_or(Path::new(""));
+        let mut chain = HashSet::new();
+        for ancestor in resolved.ancestors() {
+            let meta = fs::metadata(ancestor).map_err(look)?;
+            chain.insert((meta.dev(), meta.ino()));
+        }
+        let meta = fs::metadata(&resolved).map_err(look)?;
+        let own = missing.as_os_str().is_empty().then_some((meta.dev(), meta.ino()));
+        let full = if own.is_some() { resolved } else { resolved.join(missing) };
+        Ok(Place { own, chain, inside_fs: mounts.place(&full) })
+    }
+
+    /// True when this path is `other` or lies below it.
+    fn is_inside(&self, other: &Place) -> bool {
+        if other.own.is_some_and(|own| self.chain.contains(&own)) {
+            return true;
+        }
+        match (&self.inside_fs, &other.inside_fs) {
+            (Some((dev, path)), Some((other_dev, other_path))) => dev == other_dev && path.starts_with(other_path),
+            _ => false,
+        }
+    }
+}
+
+/// The mount table: mount point, device (`major:minor`), root of the mount inside its file system.
+#[derive(Debug, Default)]
+struct Mounts {
+    entries: Vec<(PathBuf, String, PathBuf)>,
+}
+
+impl Mounts {
+    /// Without /proc the table is empty and only the inode walk is left.
+    fn read() -> Mounts {
+        Mounts::parse(&fs::read("/proc/self/mountinfo").unwrap_or_default())
+    }
+
+    /// Fields of a line: mount id, parent id, major:minor, root, mount point, ..
+    fn parse(table: &[u8]) -> Mounts {
+        let entry = |line: &[u8]| {
+            let mut fields = line.split(|b| *b == b' ').skip(2);
+            let device = String::from_utf8_lossy(fields.next()?).into_owned();
+            let root = unescape(fields.next()?);
+            Some((unescape(fields.next()?), device, root))
+        };
+        Mounts { entries: table.split(|b| *b == b'\n').filter_map(entry).collect() }
+    }
+
+    fn place(&self, path: &Path) -> Option<(String, PathBuf)> {
+        // A later line with the same mount point lies on top of the earlier one, and max_by_key takes the last.
+        let covering = self.entries.iter().filter(|(point, ..)| path.starts_with(point));
+        let (point, device, root) = covering.max_by_key(|(point, ..)| point.components().count())?;
+        Some((device.clone(), root.join(path.strip_prefix(point).ok()?)))
+    }
+}
+
+/// Spaces and the like stand as `\040` (three octal digits) in the table.
+fn unescape(field: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|d| *first == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        if let Some(digits) = octal {
+            bytes.push(digits.iter().fold(0u8, |value, d| value.wrapping_mul(8).wrapping_add(d - b'0')));
+            rest = &tail[3..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests;

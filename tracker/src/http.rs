@@ -1,0 +1,116 @@
+//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`. Read only, and off unless a listen address is given.
+//!
+//! A thread of its own with its own event loop, so that a busy volume delays no scrape and a scrape no volume.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::oneshot;
+
+use crate::control::Control;
+use crate::error::{AppError, ExitCode};
+use crate::metrics::{self, Process};
+
+/// A running server; stops when dropped.
+#[derive(Debug)]
+pub struct HttpServer {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HttpServer {
+    /// Listens at `address` (port 0: any free one). The error names the address.
+    pub fn start(
+        address: SocketAddr,
+        control: Arc<dyn Control>,
+        process: Arc<Process>,
+    ) -> Result<HttpServer, AppError> {
+        let failed = |e: std::io::Error| {
+            AppError::new(ExitCode::Error, format_args!("cannot serve metrics at {address}: {e}"))
+                .hint("name another address with --metrics-listen or [metrics] listen")
+        };
+        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let app = router(control, process);
+        let thread = std::thread::Builder::new().name("http".to_string()).spawn(move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::select! {
+                    served = async { axum::serve(listener, app).await } => served,
+                    // A dropped sender means the same as a message.
+                    _ = stopped => Ok(()),
+                }
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "the metrics server has ended");
+            }
+        });
+        Ok(HttpServer { address, stop: Some(stop), thread: Some(thread.map_err(failed)?) })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that the thread has ended already.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // The thread only panics through a bug that the panic hook has printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Clone)]
+struct App {
+    control: Arc<dyn Control>,
+    process: Arc<Process>,
+}
+
+fn router(control: Arc<dyn Control>, process: Arc<Process>) -> Router {
+    Router::new()
+        .route("/metrics", get(serve_metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .with_state(App { control, process })
+}
+
+async fn serve_metrics(State(app): State<App>) -> Response {
+    match metrics::render(&app.control, &app.process) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// 200 only when every volume is armed, has its baseline, and its last commit is fresh or nothing waits.
+async fn readyz(State(app): State<App>) -> Response {
+    let volumes = app.control.status();
+    let mut reasons: Vec<String> =
+        volumes.iter().flat_map(|v| v.not_ready().into_iter().map(|why| format!("{}: {why}\n", v.volume))).collect();
+    if volumes.is_empty() {
+        reasons.push("no volume has been started\n".to_string());
+    }
+    if reasons.is_empty() {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, reasons.concat()).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! Log lines on stderr. stdout belongs to the answers of the verbs.
+//!
+//! A flush logs nothing at info: a log file inside a protected directory must not make an idle volume busy.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::error::{AppError, ExitCode};
+
+/// What is logged when neither `--log` nor RUST_LOG says otherwise. The SDK below repeats at info what the store
+/// reports itself.
+const DEFAULT_FILTER: &str = "info,aws_config=warn,aws_smithy_runtime=warn,hyper=warn";
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One line per event, coloured on a terminal unless NO_COLOR is set.
+    #[default]
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// Starts logging for this process. A second call (tests) changes nothing.
+/// A filter that is not understood is wrong usage.
+pub fn init(filter: Option<&str>, format: Format) -> Result<(), AppError> {
+    let env = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let filter = parse(filter.or(env.as_deref()))?;
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    // An error means that there is a logger already.
+    let _ = match format {
+        Format::Text => builder.with_target(false).try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+fn parse(filter: Option<&str>) -> Result<EnvFilter, AppError> {
+    let text = filter.unwrap_or(DEFAULT_FILTER);
+    EnvFilter::builder().parse(text).map_err(|e: ParseError| {
+        AppError::new(ExitCode::Usage, format_args!("the log filter `{text}` is not understood: {e}"))
+            .hint("write a level (error, warn, info, debug, trace) or module=level, separated by commas")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read_or_refused() {
+        for good in [None, Some("debug"), Some("warn,tracker::store=trace")] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        assert_eq!(parse(Some("tracker=loud")).unwrap_err().code, ExitCode::Usage);
+    }
+}

@@ -17,6 +17,8 @@ pub struct Intent {
     pub commit_id: Id,
     /// BLAKE3 of `bytes`.
     pub hash: Hash,
+    /// The commit's own time.
+    pub time: Time,
     /// The exact object.
     pub bytes: Vec<u8>,
 }
@@ -38,13 +40,6 @@ pub struct SigWrite {
     pub blob: Option<Vec<u8>>,
 }
 
-/// A change to the removals that wait.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MissingChange {
-    Set(MissingRow),
-    Clear { parent: FileId, name: Vec<u8> },
-}
-
 /// What one commit changes in the catalog. It is applied in this order, whatever the order inside each list: `gone`
 /// and `drop_nodes_of`, then `files`, names (all `Unset`, then all `Set`), nodes, signatures, missing, next id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +53,8 @@ pub struct CatalogChange {
     pub sigs: Vec<SigWrite>,
     /// Files whose nodes and signatures are all dropped before the new ones are written: replaced content.
     pub drop_nodes_of: Vec<FileId>,
-    pub missing: Vec<MissingChange>,
+    /// All removals that wait, in place of the stored list; `None` leaves that as it is.
+    pub missing: Option<Vec<MissingRow>>,
     /// Raises the next file id; a lower value than the stored one is ignored, and it is always above `files`.
     pub next_id: Option<FileId>,
 }
@@ -71,8 +67,15 @@ impl Catalog {
             if let Some(seq) = open_seq(conn)? {
                 return Err(CatalogError::Unsettled { seq });
             }
-            conn.prepare_cached("INSERT INTO intent(only_row, seq, commit_id, hash, bytes) VALUES(1, ?1, ?2, ?3, ?4)")?
-                .execute(params![intent.seq as i64, &intent.commit_id[..], &intent.hash[..], intent.bytes])?;
+            conn.prepare_cached("INSERT INTO intent(only_row, seq, commit_id, hash, time_sec, time_nsec, bytes) VALUES(1,?1,?2,?3,?4,?5,?6)")?
+                .execute(params![
+                    intent.seq as i64,
+                    &intent.commit_id[..],
+                    &intent.hash[..],
+                    intent.time.sec,
+                    intent.time.nsec,
+                    intent.bytes
+                ])?;
             apply(conn, change)
         })
     }
@@ -93,6 +96,16 @@ impl Catalog {
         })
     }
 
+    /// A flush that had nothing to put: in one transaction `change` (facts of this host, such as ctimes) is applied
+    /// and the marks are dealt with as in [`Catalog::settle_commit`]. Head does not move.
+    pub fn settle_without_commit(&self, change: &CatalogChange, forget: &[u64], keep: &[PendingRow]) -> Result<()> {
+        self.write(|conn| {
+            apply(conn, change)?;
+            pending::forget(conn, forget)?;
+            keep.iter().try_for_each(|row| pending::put(conn, row))
+        })
+    }
+
     /// Applies a change that is no commit of ours: filling the catalog from a manifest, or facts of this host only
     /// (inode numbers, handles, ctimes). One transaction.
     pub fn apply(&self, change: &CatalogChange) -> Result<()> {
@@ -103,20 +116,21 @@ impl Catalog {
     pub fn intent(&self) -> Result<Option<Intent>> {
         self.read(|conn| {
             let found = conn
-                .prepare_cached("SELECT seq, commit_id, hash, bytes FROM intent")?
+                .prepare_cached("SELECT seq, commit_id, hash, bytes, time_sec, time_nsec FROM intent")?
                 .query_row([], |row| {
                     Ok((
                         row.get::<_, i64>(0)? as u64,
                         row.get::<_, Vec<u8>>(1)?,
                         row.get::<_, Vec<u8>>(2)?,
                         row.get::<_, Vec<u8>>(3)?,
+                        Time { sec: row.get(4)?, nsec: row.get(5)? },
                     ))
                 })
                 .optional()?;
-            let Some((seq, commit_id, hash, bytes)) = found else { return Ok(None) };
+            let Some((seq, commit_id, hash, bytes, time)) = found else { return Ok(None) };
             let commit_id =
                 commit_id.try_into().map_err(|_| CatalogError::Damaged { table: "intent", what: "commit id" })?;
-            Ok(Some(Intent { seq, commit_id, hash: row::hash_of("intent", &hash)?, bytes }))
+            Ok(Some(Intent { seq, commit_id, hash: row::hash_of("intent", &hash)?, time, bytes }))
         })
     }
 
@@ -183,11 +197,9 @@ fn apply(conn: &Connection, change: &CatalogChange) -> Result<()> {
             }
         };
     }
-    for missing in &change.missing {
-        match missing {
-            MissingChange::Set(row) => pending::put_missing(conn, row)?,
-            MissingChange::Clear { parent, name } => pending::drop_missing(conn, *parent, name)?,
-        }
+    if let Some(missing) = &change.missing {
+        conn.prepare_cached("DELETE FROM missing")?.execute([])?;
+        missing.iter().try_for_each(|row| pending::put_missing(conn, row))?;
     }
     let above_files = change.files.iter().map(|file| FileId(file.id.0 + 1)).max();
     change.next_id.max(above_files).map_or(Ok(()), |next| raise_next_id(conn, next))

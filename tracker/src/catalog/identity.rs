@@ -1,5 +1,7 @@
 //! The key/value part of the catalog: who wrote it, of which source, up to which commit.
 
+use std::sync::PoisonError;
+
 use engine::model::{FileId, Hash, Id, Seq, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -64,6 +66,22 @@ impl Catalog {
     /// The next file id to give. The first is 2: 1 is the source directory.
     pub fn next_id(&self) -> Result<FileId> {
         self.read(next_id)
+    }
+
+    /// A number no other call ever got from this catalog, whatever crashes: packs are named by it. Numbers are
+    /// reserved on the disk 256 at a time, so that a flush does not pay an fsync for each; a restart skips the rest.
+    pub fn next_attempt(&self) -> Result<u32> {
+        let mut reserved = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(next) = reserved.next() {
+            return Ok(next);
+        }
+        *reserved = self.write_durably(|conn| {
+            let first = fixed(conn, "attempts")?.map_or(0, u32::from_le_bytes);
+            let end = first.checked_add(256).ok_or(CatalogError::AttemptsUsedUp)?;
+            put(conn, "attempts", &end.to_le_bytes())?;
+            Ok(first..end)
+        })?;
+        reserved.next().ok_or(CatalogError::AttemptsUsedUp)
     }
 
     pub fn head(&self) -> Result<Option<Head>> {

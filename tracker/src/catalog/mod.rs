@@ -28,7 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-pub use commit::{CatalogChange, Intent, MissingChange, NodeWrite, SigWrite};
+pub use commit::{CatalogChange, Intent, NodeWrite, SigWrite};
 pub use identity::{Head, SourceIdentity, Writer};
 pub use pending::{MissingRow, PendingRow};
 pub use query::{ChildRow, Counts};
@@ -51,6 +51,8 @@ pub enum CatalogError {
     Unsettled { seq: u64 },
     #[error("settling seq {seq}, but the intent is {found:?}")]
     WrongIntent { seq: u64, found: Option<u64> },
+    #[error("all {} numbers for packs are given", u32::MAX)]
+    AttemptsUsedUp,
     #[error("catalog cannot write to {}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     #[error("catalog database: {source}")]
@@ -64,8 +66,10 @@ pub enum CatalogError {
 pub type Result<T> = std::result::Result<T, CatalogError>;
 
 /// The open catalog of one volume. Every method is one short transaction; calls from several threads take turns.
+#[derive(Debug)]
 pub struct Catalog {
     conn: Mutex<Connection>,
+    attempts: Mutex<std::ops::Range<u32>>,
 }
 
 /// How long a call waits for another process that holds the file (a backup, an operator's `sqlite3`).
@@ -94,7 +98,7 @@ impl Catalog {
         )?;
         configure(&conn)?;
         schema::create(&conn)?;
-        Ok(Catalog { conn: Mutex::new(conn) })
+        Ok(Catalog { conn: Mutex::new(conn), attempts: Mutex::new(0..0) })
     }
 
     /// Opens an existing catalog. A file of another version is a clear error and is left as it is.
@@ -106,7 +110,7 @@ impl Catalog {
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         schema::check(&conn, path)?;
         configure(&conn)?;
-        Ok(Catalog { conn: Mutex::new(conn) })
+        Ok(Catalog { conn: Mutex::new(conn), attempts: Mutex::new(0..0) })
     }
 
     /// [`Catalog::open`], or [`Catalog::create`] when there is none. A file whose creation was cut short (no table

@@ -79,6 +79,15 @@ impl Catalog {
         self.write(|conn| forget(conn, inos))
     }
 
+    /// Drops and replaces marks without a commit, in one transaction: the `forget` rows go, then each row of `keep`
+    /// takes the place of what was stored for its inode.
+    pub fn replace_pending(&self, inos: &[u64], keep: &[PendingRow]) -> Result<()> {
+        self.write(|conn| {
+            forget(conn, inos)?;
+            keep.iter().try_for_each(|row| put(conn, row))
+        })
+    }
+
     /// Records that names were missing in a listing. A name already recorded keeps its first drain.
     pub fn save_missing(&self, rows: &[MissingRow]) -> Result<()> {
         self.write(|conn| {
@@ -186,7 +195,7 @@ pub(super) fn put_missing(conn: &Connection, row: &MissingRow) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn drop_missing(conn: &Connection, parent: FileId, name: &[u8]) -> Result<()> {
+fn drop_missing(conn: &Connection, parent: FileId, name: &[u8]) -> Result<()> {
     conn.prepare_cached("DELETE FROM missing WHERE parent = ?1 AND name = ?2")?
         .execute(params![parent.0 as i64, name])?;
     Ok(())

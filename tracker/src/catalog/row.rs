@@ -10,7 +10,8 @@ use super::{CatalogError, Result};
 pub struct FileRow {
     pub id: FileId,
     pub inode: InodeId,
-    /// What `name_to_handle_at` said, for opening without a path; `None` where the file system has none.
+    /// What `name_to_handle_at` said, for opening without a path; `None` where the file system has none. Written as
+    /// `None` over a row of the same inode, the stored handle stays.
     pub handle: Option<Vec<u8>>,
     pub meta: Meta,
     /// Bytes of the committed image; 0 for every kind but a file.
@@ -35,9 +36,15 @@ pub(super) fn upsert(conn: &Connection, file: &FileRow) -> Result<()> {
         Some(Root::Sparse(hash)) => (2, Some(&hash[..])),
     };
     conn.prepare_cached(
-        "INSERT OR REPLACE INTO files(id, kind, ino, generation, handle, size, root_kind, root, hole_bytes, mode, uid, \
-         gid, mtime_sec, mtime_nsec, rdev, target, xattrs, ctime_sec, ctime_nsec, flags) \
-         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)",
+        "INSERT INTO files(id, kind, ino, generation, handle, size, root_kind, root, hole_bytes, mode, uid, gid, \
+         mtime_sec, mtime_nsec, rdev, target, xattrs, ctime_sec, ctime_nsec, flags) \
+         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20) \
+         ON CONFLICT(id) DO UPDATE SET handle = CASE \
+         WHEN excluded.handle IS NOT NULL OR ino != excluded.ino OR generation != excluded.generation \
+         THEN excluded.handle ELSE handle END, \
+         kind = ?2, ino = ?3, generation = ?4, size = ?6, root_kind = ?7, root = ?8, hole_bytes = ?9, mode = ?10, \
+         uid = ?11, gid = ?12, mtime_sec = ?13, mtime_nsec = ?14, rdev = ?15, target = ?16, xattrs = ?17, \
+         ctime_sec = ?18, ctime_nsec = ?19, flags = ?20",
     )?
     .execute(params![
         file.id.0 as i64,

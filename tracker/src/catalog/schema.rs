@@ -68,7 +68,8 @@ CREATE TABLE missing(
 
 CREATE TABLE intent(
     only_row INTEGER PRIMARY KEY CHECK(only_row = 1),
-    seq INTEGER NOT NULL, commit_id BLOB NOT NULL, hash BLOB NOT NULL, bytes BLOB NOT NULL
+    seq INTEGER NOT NULL, commit_id BLOB NOT NULL, hash BLOB NOT NULL,
+    time_sec INTEGER NOT NULL, time_nsec INTEGER NOT NULL, bytes BLOB NOT NULL
 );
 ";
 

@@ -62,7 +62,13 @@ fn marks(ino: u64, blocks: &[u32]) -> PendingRow {
 }
 
 fn intent(seq: u64) -> Intent {
-    Intent { seq, commit_id: [seq as u8; 16], hash: [8; 32], bytes: b"exact bytes".to_vec() }
+    Intent {
+        seq,
+        commit_id: [seq as u8; 16],
+        hash: [8; 32],
+        time: Time { sec: -1, nsec: 4 },
+        bytes: b"exact bytes".to_vec(),
+    }
 }
 
 #[test]
@@ -221,8 +227,7 @@ fn missing_names_keep_their_first_drain() {
     catalog.save_missing(&[missed(9)]).unwrap();
     assert_eq!(catalog.load_missing().unwrap(), [missed(3)]);
     let other = MissingRow { parent: FileId(1), name: b"y".to_vec(), drain: 4 };
-    let missing =
-        vec![MissingChange::Clear { parent: FileId(2), name: b"x".to_vec() }, MissingChange::Set(other.clone())];
+    let missing = Some(vec![other.clone()]);
     catalog.apply(&CatalogChange { missing, ..Default::default() }).unwrap();
     assert_eq!(catalog.load_missing().unwrap(), [other]);
     catalog.forget_missing(&[(FileId(1), b"y".to_vec())]).unwrap();
@@ -335,6 +340,49 @@ fn opening_what_is_no_catalog_says_so() {
     std::fs::write(&empty, "").unwrap();
     assert_eq!(Catalog::open_or_create(&empty).unwrap().counts().unwrap(), Counts::default());
     assert_eq!(Catalog::open_or_create(&dir.path().join("a/b/c.db")).unwrap().counts().unwrap(), Counts::default());
+}
+
+#[test]
+fn a_handle_stays_with_its_inode_only() {
+    let (_dir, _path, catalog) = fresh();
+    let mut file = row(2, Kind::File);
+    let store = |file: &FileRow| {
+        catalog.apply(&CatalogChange { files: vec![file.clone()], ..Default::default() }).unwrap();
+        catalog.file(FileId(2)).unwrap().unwrap().handle
+    };
+    let handle = store(&file);
+    assert!(handle.is_some());
+    file.handle = None;
+    file.size = 9;
+    assert_eq!(store(&file), handle);
+    file.inode.generation = 1;
+    assert_eq!(store(&file), None, "another inode has another handle");
+}
+
+#[test]
+fn a_flush_without_a_commit_forgets_what_it_read() {
+    let (_dir, _path, catalog) = fresh();
+    catalog.save_pending(&[marks(5, &[1]), marks(6, &[1, 2])]).unwrap();
+    let change = CatalogChange { files: vec![row(2, Kind::File)], ..Default::default() };
+    catalog.settle_without_commit(&change, &[5, 6], &[marks(6, &[2])]).unwrap();
+    assert_eq!(catalog.load_pending().unwrap(), [marks(6, &[2])]);
+    assert!(catalog.file(FileId(2)).unwrap().is_some() && catalog.head().unwrap().is_none());
+    catalog.replace_pending(&[6], &[marks(7, &[1])]).unwrap();
+    assert_eq!(catalog.load_pending().unwrap(), [marks(7, &[1])]);
+}
+
+#[test]
+fn attempt_numbers_are_never_given_twice() {
+    let (_dir, path, catalog) = fresh();
+    let mut seen: Vec<u32> = (0..300).map(|_| catalog.next_attempt().unwrap()).collect();
+    drop(catalog);
+    let catalog = Catalog::open(&path).unwrap();
+    seen.extend((0..10).map(|_| catalog.next_attempt().unwrap()));
+    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]));
+    catalog.lock().execute("UPDATE meta SET value = x'ffffffff' WHERE key = 'attempts'", []).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&path).unwrap();
+    assert!(matches!(catalog.next_attempt(), Err(CatalogError::AttemptsUsedUp)));
 }
 
 #[test]

@@ -1,0 +1,178 @@
+//! Opening paths beneath one directory and nowhere else: no `..`, no symlink on the way, by `openat2` or step by step.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
+use rustix::io::Errno;
+
+/// Tries of an `openat2` that answers EAGAIN because something moved meanwhile.
+const TRIES: u32 = 16;
+
+/// A directory below which paths are opened.
+#[derive(Debug)]
+pub(super) struct Beneath {
+    root: OwnedFd,
+    /// Whether a path may lead over a mount point.
+    cross_mounts: bool,
+    /// The kernel (before 5.6) or a seccomp filter has no `openat2`.
+    step_by_step: AtomicBool,
+}
+
+impl Beneath {
+    pub(super) fn new(root: OwnedFd, cross_mounts: bool) -> Beneath {
+        Beneath { root, cross_mounts, step_by_step: AtomicBool::new(false) }
+    }
+
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// For tests: behave as on a kernel without `openat2`.
+    #[cfg(test)]
+    pub(super) fn without_openat2(&self) {
+        self.step_by_step.store(true, Ordering::Relaxed);
+    }
+
+    /// Opens `path` (empty: the root itself); O_NOFOLLOW and O_CLOEXEC are added, so a last symlink can only be opened
+    /// with O_PATH. ELOOP: a symlink on the way. EXDEV: over a mount point. EINVAL: a path with `..` or a leading `/`.
+    pub(super) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Errno::INVAL);
+        }
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if self.step_by_step.load(Ordering::Relaxed) {
+            return self.walk(path, flags);
+        }
+        let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        if !self.cross_mounts {
+            resolve |= ResolveFlags::NO_XDEV;
+        }
+        let whole = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        for _ in 0..TRIES {
+            match openat2(&self.root, whole, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN) if !flags.contains(OFlags::NONBLOCK) => {}
+                Err(Errno::NOSYS) => {
+                    self.step_by_step.store(true, Ordering::Relaxed);
+                    return self.walk(path, flags);
+                }
+                // EPERM is also what seccomp filters answer to calls they do not know, and O_NOATIME's refusal: the
+                // walk gives the call's own answer. A path above PATH_MAX can only be walked.
+                Err(Errno::PERM | Errno::NAMETOOLONG | Errno::AGAIN) => return self.walk(path, flags),
+                other => return other,
+            }
+        }
+        self.walk(path, flags)
+    }
+
+    fn walk(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let mut parts: Vec<&OsStr> = path.iter().collect();
+        let last = parts.pop().unwrap_or(OsStr::new("."));
+        let home = if self.cross_mounts { None } else { Some(mount_of(self.root.as_fd())?) };
+        let same_mount = |fd: BorrowedFd<'_>| match home {
+            Some(home) if mount_of(fd)? != home => Err(Errno::XDEV),
+            _ => Ok(()),
+        };
+        let mut at: Option<OwnedFd> = None;
+        for part in parts {
+            let dir = at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let next = openat(dir, part, step, Mode::empty()).map_err(|error| {
+                // O_DIRECTORY with O_NOFOLLOW says ENOTDIR of a symlink too.
+                if error == Errno::NOTDIR && is_symlink(dir, part) { Errno::LOOP } else { error }
+            })?;
+            same_mount(next.as_fd())?;
+            at = Some(next);
+        }
+        let dir = at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+        let fd = openat(dir, last, flags, Mode::empty())?;
+        same_mount(fd.as_fd())?;
+        Ok(fd)
+    }
+}
+
+fn is_symlink(dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink())
+}
+
+/// The mount an open file lies on: its id where the kernel tells (5.8), else the device.
+fn mount_of(fd: BorrowedFd<'_>) -> Result<(bool, u64), Errno> {
+    let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
+        return Ok((true, stat.stx_mnt_id));
+    }
+    Ok((false, u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)))
+}
+
+/// Opens a directory as the root of a `Beneath`. Symlinks in `dir` itself are followed: it is the operator's word.
+pub(super) fn open_root(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(dir, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn both(test: impl Fn(&Path, &Beneath)) {
+        for step_by_step in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let beneath = Beneath::new(open_root(dir.path()).unwrap(), false);
+            beneath.step_by_step.store(step_by_step, Ordering::Relaxed);
+            test(dir.path(), &beneath);
+        }
+    }
+
+    #[test]
+    fn what_lies_beneath_is_opened() {
+        both(|dir, beneath| {
+            fs::create_dir_all(dir.join("a/b")).unwrap();
+            fs::write(dir.join("a/b/c"), "x").unwrap();
+            symlink("nowhere", dir.join("a/link")).unwrap();
+            for path in ["", "a", "a/b", "a/b/c", "a/link"] {
+                assert!(beneath.open(Path::new(path), OFlags::PATH).is_ok(), "{path}");
+            }
+            assert_eq!(beneath.open(Path::new("a/none"), OFlags::PATH).unwrap_err(), Errno::NOENT);
+            assert_eq!(beneath.open(Path::new("a/b/c/d"), OFlags::PATH).unwrap_err(), Errno::NOTDIR);
+        });
+    }
+
+    #[test]
+    fn nothing_leads_out() {
+        both(|dir, beneath| {
+            fs::create_dir(dir.join("a")).unwrap();
+            symlink("/", dir.join("out")).unwrap();
+            symlink("a", dir.join("inner")).unwrap();
+            fs::write(dir.join("a/f"), "x").unwrap();
+            for path in ["out/etc", "inner/f"] {
+                assert_eq!(beneath.open(Path::new(path), OFlags::PATH).unwrap_err(), Errno::LOOP, "{path}");
+            }
+            assert_eq!(beneath.open(Path::new("out"), OFlags::RDONLY).unwrap_err(), Errno::LOOP);
+            for path in ["..", "a/../..", "/etc", "./a"] {
+                assert_eq!(beneath.open(Path::new(path), OFlags::PATH).unwrap_err(), Errno::INVAL, "{path}");
+            }
+        });
+    }
+
+    #[test]
+    fn paths_above_the_kernels_limit_are_walked() {
+        both(|dir, beneath| {
+            let name = "d".repeat(250);
+            let mut at = Beneath::new(open_root(dir).unwrap(), false).root;
+            let mut path = std::path::PathBuf::new();
+            for _ in 0..20 {
+                rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+                at = openat(&at, &name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+                path.push(&name);
+            }
+            assert!(path.as_os_str().len() > 4096);
+            assert!(beneath.open(&path, OFlags::PATH).is_ok());
+        });
+    }
+}

@@ -1,0 +1,162 @@
+//! One open file of the source: the thin steps of a flush, in no order of their own (that is `engine::flush::read`'s).
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use engine::flush::world::{FileError, FileOps, Stat};
+use engine::model::{InodeId, Kind};
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::stat::{self, SourceStat, stat_fd};
+use super::{FsType, OpenError, SourceError, SourceRoot, sys};
+
+/// How dirty pages of a file are written back, so that the next store through a mapping faults again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CleanBy {
+    /// `sync_file_range` with all three flags: waits for the data, not for the journal or the disk's cache.
+    WriteBack,
+    /// `fdatasync`: where the other does nothing (overlayfs), does not do (ext4 with journalled data), or is not known.
+    DataSync,
+}
+
+/// A regular file of the source, open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    fd: OwnedFd,
+    clean_by: CleanBy,
+}
+
+impl SourceRoot {
+    /// Opens the regular file at `rel` if it is the inode that is expected. O_NOATIME where that is allowed; never
+    /// blocks (a fifo in its place), never follows a symlink.
+    pub fn open_file(&self, rel: &Path, expect: InodeId) -> Result<OpenFile, OpenError> {
+        let found = self.find(rel)?;
+        check(&found.stat, expect)?;
+        let beneath = match &self.upper {
+            Some(upper) if found.upper => upper.beneath().unwrap_or(&self.beneath),
+            _ => &self.beneath,
+        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let fd = match beneath.open(rel, flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => beneath.open(rel, flags),
+            other => other,
+        };
+        let fd = fd.map_err(|errno| SourceError::at(rel, errno))?;
+        // The path may lead elsewhere by now: only the descriptor's own word counts.
+        check(&stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?, expect)?;
+        let clean_by = clean_by(self.fs_of(found.upper), self.data_journal(found.upper), &fd);
+        Ok(OpenFile { fd, clean_by })
+    }
+}
+
+fn check(found: &SourceStat, expect: InodeId) -> Result<(), OpenError> {
+    if found.stat.inode != expect {
+        return Err(OpenError::Mismatch { expected: expect, found: found.stat.inode });
+    }
+    if found.stat.kind != Kind::File {
+        return Err(OpenError::NotAFile { kind: found.stat.kind });
+    }
+    Ok(())
+}
+
+fn clean_by(fs: FsType, data_journal: bool, fd: &OwnedFd) -> CleanBy {
+    match fs {
+        FsType::Ext4 => {
+            // One file can have its data journalled too (`chattr +j`).
+            let journalled = rustix::fs::ioctl_getflags(fd)
+                .is_ok_and(|flags| flags.contains(rustix::fs::IFlags::JOURNALING));
+            if data_journal || journalled { CleanBy::DataSync } else { CleanBy::WriteBack }
+        }
+        FsType::Xfs | FsType::Btrfs => CleanBy::WriteBack,
+        FsType::Tmpfs | FsType::Overlay | FsType::Other(_) => CleanBy::DataSync,
+    }
+}
+
+impl OpenFile {
+    pub fn clean_by(&self) -> CleanBy {
+        self.clean_by
+    }
+
+    /// `statx` of the open inode, whatever its path says now.
+    pub fn source_stat(&self) -> Result<SourceStat, FileError> {
+        stat_fd(&self.fd).map_err(unreadable)
+    }
+
+    /// Reads at `offset` until the buffer is full or the file ends.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(&self.fd, rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(unreadable(errno)),
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl FileOps for OpenFile {
+    fn statx(&mut self) -> Result<Stat, FileError> {
+        Ok(self.source_stat()?.stat)
+    }
+
+    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError> {
+        stat::xattrs(&self.fd).map_err(unreadable)
+    }
+
+    fn clean(&mut self) -> Result<(), FileError> {
+        let done = match self.clean_by {
+            CleanBy::WriteBack => sys::write_back(&self.fd),
+            CleanBy::DataSync => rustix::fs::fdatasync(&self.fd).map_err(Into::into),
+        };
+        done.map_err(|error| FileError::WriteBack { cause: error.to_string() })
+    }
+
+    fn barrier(&mut self) -> Result<(), FileError> {
+        match rustix::fs::seek(&self.fd, SeekFrom::Hole(0)) {
+            // ENXIO: an empty file. EINVAL: no such seek on this file system, and no lock to wait for by it.
+            Ok(_) | Err(Errno::NXIO | Errno::INVAL) => Ok(()),
+            Err(errno) => Err(unreadable(errno)),
+        }
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
+        self.read_at(offset, buffer)
+    }
+
+    fn data_ranges(&mut self, start: u64, end: u64) -> Result<Vec<(u64, u64)>, FileError> {
+        let mut out = Vec::new();
+        let mut at = start;
+        while at < end {
+            let data = match rustix::fs::seek(&self.fd, SeekFrom::Data(at)) {
+                Ok(data) => data,
+                // No data from here to the end of the file.
+                Err(Errno::NXIO) => break,
+                // The file system cannot tell holes: all is data.
+                Err(Errno::INVAL) => return Ok(vec![(start, end)]),
+                Err(errno) => return Err(unreadable(errno)),
+            };
+            if data >= end {
+                break;
+            }
+            let hole = match rustix::fs::seek(&self.fd, SeekFrom::Hole(data)) {
+                Ok(hole) => hole.min(end),
+                // The file was cut short in between: nothing is known behind `data`, so it is data up to the end.
+                Err(Errno::NXIO) => end,
+                Err(errno) => return Err(unreadable(errno)),
+            };
+            if hole > data {
+                out.push((data, hole));
+            }
+            at = hole.max(data + 1);
+        }
+        Ok(out)
+    }
+}
+
+fn unreadable(errno: Errno) -> FileError {
+    FileError::Unreadable { cause: errno.to_string() }
+}

@@ -1,0 +1,82 @@
+//! Effects on directory trees: the protected one, read only ([`SourceRoot`], [`OpenFile`]), and the one a restore writes
+//! ([`target`]). Knows neither store nor catalog, and decides nothing: the order of a flush's steps is the engine's.
+
+mod beneath;
+mod file;
+mod mounts;
+mod root;
+mod stat;
+mod sys;
+pub mod target;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use engine::flush::world::FileError;
+use engine::model::{InodeId, Kind};
+use rustix::io::Errno;
+use thiserror::Error;
+
+pub use file::{CleanBy, OpenFile};
+pub use mounts::Mount;
+pub use root::{Entries, Foreign, IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
+pub use stat::SourceStat;
+
+/// The file systems whose ways are known; the magic number of any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsType {
+    /// ext2, ext3 and ext4 share the number; all have the calls used here.
+    Ext4,
+    Xfs,
+    Btrfs,
+    Tmpfs,
+    Overlay,
+    Other(u64),
+}
+
+/// Why something in the source could not be found or read. Paths are relative to the source.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    #[error("source {}: {source}", path.display())]
+    Root { path: PathBuf, source: std::io::Error },
+    /// Nothing is there, or one of the directories on the way is none (any more).
+    #[error("{} is not there", path.display())]
+    Gone { path: PathBuf },
+    #[error("{} lies on another mount", path.display())]
+    MountPoint { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+}
+
+impl SourceError {
+    fn at(path: &Path, errno: Errno) -> SourceError {
+        let path = path.to_path_buf();
+        match errno {
+            // ELOOP: a symlink where a directory (or the file itself) was.
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => SourceError::Gone { path },
+            Errno::XDEV => SourceError::MountPoint { path },
+            errno => SourceError::Io { path, source: errno.into() },
+        }
+    }
+}
+
+/// Why a file was not opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("inode {} (born {}) is there, not {} (born {})", found.ino, found.generation, expected.ino, expected.generation)]
+    Mismatch { expected: InodeId, found: InodeId },
+    #[error("it is a {kind:?}, not a regular file")]
+    NotAFile { kind: Kind },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+}
+
+impl From<OpenError> for FileError {
+    fn from(error: OpenError) -> FileError {
+        match error {
+            OpenError::Mismatch { .. } | OpenError::Source(SourceError::Gone { .. }) => FileError::Moved,
+            other => FileError::Unreadable { cause: other.to_string() },
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The protected directory: finding, listing and describing what lies in it. Reads only.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use engine::flush::world::{Alive, Entry, Stat};
+use engine::model::{InodeId, Kind, Meta};
+use rustix::fs::{Dir, FileType, OFlags, fstatfs};
+use rustix::io::Errno;
+
+use super::beneath::{Beneath, open_root};
+use super::mounts::{self, Mount};
+use super::stat::{self, SourceStat, stat_at, stat_fd};
+use super::{FsType, SourceError, sys};
+
+/// What tells a source directory from another one at the same path, while this host runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootIdentity {
+    /// `st_dev` as major << 32 | minor.
+    pub device: u64,
+    pub inode: InodeId,
+}
+
+/// What lies at the source's path now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityCheck {
+    Same,
+    Vanished,
+    Replaced(RootIdentity),
+}
+
+/// The writable layer behind a source on overlayfs: kernel marks carry its inodes, and only through it does CLEAN work.
+#[derive(Debug)]
+pub struct Upper {
+    pub upperdir: PathBuf,
+    /// The source's own place in the upper directory.
+    pub path: PathBuf,
+    /// Mounted `volatile`: fdatasync through the overlay cleans nothing.
+    pub volatile: bool,
+    /// Absent while the directory exists in lower layers only, or the upper layer cannot be reached from here.
+    beneath: Option<Beneath>,
+    fs: Option<FsType>,
+}
+
+impl Upper {
+    pub(super) fn beneath(&self) -> Option<&Beneath> {
+        self.beneath.as_ref()
+    }
+
+    /// Whether files can be opened through the upper layer.
+    pub fn reachable(&self) -> bool {
+        self.beneath.is_some()
+    }
+}
+
+/// What does not belong to the volume, though it has a name in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    MountPoint,
+    /// A directory with another device number: a btrfs subvolume, whose inode numbers are its own.
+    OtherDevice,
+}
+
+/// A directory's entries, each with its `statx`, in the order of the listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    pub entries: Vec<Entry>,
+    /// Names left out.
+    pub foreign: Vec<(Vec<u8>, Foreign)>,
+}
+
+/// A name as `getdents` gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawEntry {
+    pub name: Vec<u8>,
+    pub ino: u64,
+    /// `None` where the file system does not tell.
+    pub kind: Option<Kind>,
+}
+
+/// The open source directory of a volume.
+#[derive(Debug)]
+pub struct SourceRoot {
+    path: PathBuf,
+    pub(super) beneath: Beneath,
+    identity: RootIdentity,
+    mount: Mount,
+    fs: FsType,
+    pub(super) upper: Option<Upper>,
+}
+
+/// An inode found by path, and on which file system it is to be read.
+pub(super) struct Found {
+    pub(super) fd: OwnedFd,
+    pub(super) stat: SourceStat,
+    pub(super) upper: bool,
+}
+
+impl SourceRoot {
+    /// Opens a source directory and keeps it. `dir` may lead through symlinks; it is resolved once.
+    pub fn open(dir: &Path) -> Result<SourceRoot, SourceError> {
+        let at = |source: io::Error| SourceError::Root { path: dir.to_path_buf(), source };
+        let path = std::fs::canonicalize(dir).map_err(at)?;
+        let fd = open_root(&path).map_err(at)?;
+        let found = stat_fd(&fd).map_err(|errno| at(errno.into()))?;
+        let fs = FsType::of(&fd).map_err(|errno| at(errno.into()))?;
+        let mount = mount_of(fd.as_fd()).map_err(at)?;
+        let upper = if fs == FsType::Overlay { upper_of(&mount, &path) } else { None };
+        let identity = RootIdentity { device: found.device, inode: found.stat.inode };
+        Ok(SourceRoot { path, beneath: Beneath::new(fd, false), identity, mount, fs, upper })
+    }
+
+    /// Absolute and without symlinks.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn identity(&self) -> RootIdentity {
+        self.identity
+    }
+
+    pub fn fs(&self) -> FsType {
+        self.fs
+    }
+
+    /// The mount that holds the source; its `kernel_dev` is the superblock's device (of the overlay, not of its upper layer).
+    pub fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    pub fn upper(&self) -> Option<&Upper> {
+        self.upper.as_ref()
+    }
+
+    /// The device whose inode numbers kernel marks carry: the superblock of the upper layer on overlayfs.
+    pub fn marks_dev(&self) -> u32 {
+        let upper = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref());
+        let upper = upper.and_then(|upper| mount_of(upper.root()).ok());
+        upper.map_or(self.mount.kernel_dev, |mount| mount.kernel_dev)
+    }
+
+    /// Whether the path still leads to the directory that was opened. The descriptor itself cannot tell: it goes on
+    /// naming a directory that was moved away or unmounted.
+    pub fn check_identity(&self) -> Result<IdentityCheck, SourceError> {
+        match stat_at(rustix::fs::CWD, &self.path, false) {
+            Ok(found) => {
+                let now = RootIdentity { device: found.device, inode: found.stat.inode };
+                Ok(if now == self.identity { IdentityCheck::Same } else { IdentityCheck::Replaced(now) })
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(IdentityCheck::Vanished),
+            Err(errno) => Err(SourceError::Root { path: self.path.clone(), source: errno.into() }),
+        }
+    }
+
+    /// Finds `rel` in the tree; on overlayfs in the upper layer, when it has the whole file.
+    pub(super) fn find(&self, rel: &Path) -> Result<Found, SourceError> {
+        let fd = self.beneath.open(rel, OFlags::PATH).map_err(|errno| SourceError::at(rel, errno))?;
+        let stat = stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
+        if let Some(beneath) = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref())
+            && let Ok(fd) = beneath.open(rel, OFlags::PATH)
+            && let Ok(above) = stat_fd(&fd)
+            && whole_in_upper(&stat.stat, &above.stat, || is_metacopy(fd.as_fd()))
+        {
+            return Ok(Found { fd, stat: above, upper: true });
+        }
+        Ok(Found { fd, stat, upper: false })
+    }
+
+    /// `statx` of what lies at `rel` (empty: the source itself), a last symlink not followed.
+    pub fn stat(&self, rel: &Path) -> Result<SourceStat, SourceError> {
+        Ok(self.find(rel)?.stat)
+    }
+
+    /// The names in a directory, as one pass of `getdents` gives them: proof of presence, never of absence (I10).
+    pub fn list(&self, rel: &Path) -> Result<Vec<RawEntry>, SourceError> {
+        let fail = |errno| SourceError::at(rel, errno);
+        let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
+        names(fd).map_err(fail)
+    }
+
+    /// The entries of a directory, each with a `statx` after it was listed. What vanished in between is not listed.
+    pub fn entries(&self, rel: &Path) -> Result<Entries, SourceError> {
+        let fail = |errno| SourceError::at(rel, errno);
+        let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
+        let device = stat_fd(&fd).map_err(fail)?.device;
+        let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref());
+        let above = above.and_then(|beneath| beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY).ok());
+        let listed = names(fd.try_clone().map_err(|source| SourceError::Io { path: rel.into(), source })?);
+        let mut out = Entries::default();
+        for raw in listed.map_err(fail)? {
+            let name = OsStr::from_bytes(&raw.name);
+            let found = match stat_at(&fd, name, false) {
+                Ok(found) => found,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(SourceError::at(&rel.join(name), errno)),
+            };
+            if found.mount_root {
+                out.foreign.push((raw.name, Foreign::MountPoint));
+                continue;
+            }
+            if found.stat.kind == Kind::Dir && found.device != device {
+                out.foreign.push((raw.name, Foreign::OtherDevice));
+                continue;
+            }
+            let mut stat = found.stat;
+            if let Some(above) = &above
+                && let Ok(upper) = stat_at(above, name, false)
+                && whole_in_upper(&stat, &upper.stat, || self.metacopy_at(&rel.join(name)))
+            {
+                stat = upper.stat;
+            }
+            out.entries.push(Entry { name: raw.name, stat });
+        }
+        Ok(out)
+    }
+
+    fn metacopy_at(&self, rel: &Path) -> bool {
+        let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref());
+        above.and_then(|beneath| beneath.open(rel, OFlags::PATH).ok()).is_none_or(|fd| is_metacopy(fd.as_fd()))
+    }
+
+    /// Extended attributes of anything, sorted by name (see the list of what is left out in `stat`).
+    pub fn xattrs(&self, rel: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SourceError> {
+        stat::xattrs(&self.find(rel)?.fd).map_err(|errno| SourceError::at(rel, errno))
+    }
+
+    /// All attributes of what lies at `rel`, with its `statx`, symlink target and extended attributes from one inode.
+    pub fn meta(&self, rel: &Path) -> Result<(SourceStat, Meta), SourceError> {
+        let found = self.find(rel)?;
+        let fail = |errno| SourceError::at(rel, errno);
+        let target = match found.stat.stat.kind {
+            Kind::Symlink => rustix::fs::readlinkat(&found.fd, c"", Vec::new()).map_err(fail)?.into_bytes(),
+            _ => Vec::new(),
+        };
+        let xattrs = stat::xattrs(&found.fd).map_err(fail)?;
+        let Stat { kind, mode, uid, gid, mtime, rdev, .. } = found.stat.stat;
+        let meta = Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs };
+        Ok((found.stat, meta))
+    }
+
+    /// A handle of what lies at `rel`; `None` where the file system has none.
+    pub fn handle(&self, rel: &Path) -> Result<Option<Vec<u8>>, SourceError> {
+        match sys::name_to_handle(&self.find(rel)?.fd) {
+            Ok(handle) => Ok(Some(handle)),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+            Err(source) => Err(SourceError::Io { path: rel.to_path_buf(), source }),
+        }
+    }
+
+    /// Whether the inode of a handle still exists with a name. Needs CAP_DAC_READ_SEARCH; `Unknown` without.
+    pub fn alive(&self, handle: &[u8]) -> Alive {
+        // The descriptor only names the file system; on overlayfs handles were taken from the upper layer first.
+        let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);
+        let mut answer = Alive::Unknown;
+        for root in above.into_iter().chain([self.beneath.root()]) {
+            let Ok(mount) = rustix::fs::openat(root, c".", OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            else {
+                continue;
+            };
+            match sys::open_by_handle(&mount, handle) {
+                Ok(fd) => match stat_fd(&fd) {
+                    Ok(found) if found.stat.nlink == 0 => return Alive::Gone,
+                    Ok(_) => return Alive::Yes,
+                    Err(_) => return Alive::Unknown,
+                },
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => answer = Alive::Gone,
+                Err(_) => return Alive::Unknown,
+            }
+        }
+        answer
+    }
+
+    /// On which kind of file system a found inode is read.
+    pub(super) fn fs_of(&self, upper: bool) -> FsType {
+        let above = self.upper.as_ref().filter(|_| upper).and_then(|upper| upper.fs);
+        above.unwrap_or(self.fs)
+    }
+
+    /// Whether all data of the file system goes through its journal, where `sync_file_range` does not do.
+    pub(super) fn data_journal(&self, upper: bool) -> bool {
+        !upper && self.mount.option("data") == Some(b"journal")
+    }
+}
+
+/// The upper layer holds a file whole when the merged view shows that very kind, and the data is not still below.
+/// A whiteout is a character device 0:0, which the merged view never shows under that name.
+fn whole_in_upper(merged: &Stat, upper: &Stat, metacopy: impl FnOnce() -> bool) -> bool {
+    merged.kind == upper.kind && merged.rdev == upper.rdev && (merged.kind != Kind::File || !metacopy())
+}
+
+/// A file of the upper layer that has attributes only, its data lies in a lower layer. In doubt it is one.
+fn is_metacopy(fd: BorrowedFd<'_>) -> bool {
+    let path = stat::proc_path(fd);
+    let mut value = [0; 64];
+    ["trusted.overlay.metacopy", "user.overlay.metacopy"].iter().any(|name| {
+        !matches!(rustix::fs::getxattr(&path, *name, &mut value[..]), Err(Errno::NODATA | Errno::NOTSUP))
+    })
+}
+
+fn names(fd: OwnedFd) -> Result<Vec<RawEntry>, Errno> {
+    let mut out = Vec::new();
+    for entry in Dir::new(fd)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            let kind = Some(entry.file_type()).filter(|kind| *kind != FileType::Unknown).and_then(stat::kind_of);
+            out.push(RawEntry { name: name.to_vec(), ino: entry.ino(), kind });
+        }
+    }
+    Ok(out)
+}
+
+/// The mount an open directory lies on, by the mount id in `/proc/self/fdinfo` (any kernel).
+fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    id.and_then(|id| mounts::find(&text, id))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its mount is not in /proc/self/mountinfo"))
+}
+
+fn upper_of(mount: &Mount, source: &Path) -> Option<Upper> {
+    let upperdir = PathBuf::from(OsStr::from_bytes(mount.option("upperdir")?));
+    let path = upperdir.join(mount.inside(source)?);
+    let fd = open_root(&path).ok().filter(|_| upperdir.is_absolute());
+    let fs = fd.as_ref().and_then(|fd| FsType::of(fd).ok());
+    let beneath = fd.map(|fd| Beneath::new(fd, false));
+    Some(Upper { upperdir, path, volatile: mount.has_option("volatile"), beneath, fs })
+}
+
+impl FsType {
+    fn of(fd: impl AsFd) -> Result<FsType, Errno> {
+        let magic = fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
+        Ok(match magic {
+            0xef53 => FsType::Ext4,
+            0x5846_5342 => FsType::Xfs,
+            0x9123_683e => FsType::Btrfs,
+            0x0102_1994 => FsType::Tmpfs,
+            0x794c_7630 => FsType::Overlay,
+            other => FsType::Other(other),
+        })
+    }
+}

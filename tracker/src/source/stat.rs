@@ -1,0 +1,135 @@
+//! What the kernel says of one inode, in the words of the engine; and its extended attributes.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use engine::flush::world::Stat;
+use engine::model::{InodeId, Kind, Time};
+use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, statx};
+use rustix::io::Errno;
+
+/// A `statx` with what only effects need to know beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceStat {
+    pub stat: Stat,
+    /// Allocated units of 512 bytes.
+    pub blocks: u64,
+    /// `st_dev` as major << 32 | minor; on btrfs the subvolume's, on overlayfs perhaps a layer's.
+    pub device: u64,
+    /// The root of a mount: what lies here is not the directory below.
+    pub mount_root: bool,
+}
+
+/// `statx` of `name` in `dir` (empty: `dir` itself), never through a symlink and never triggering an automount.
+pub(super) fn stat_at(dir: impl AsFd, name: impl rustix::path::Arg, empty: bool) -> Result<SourceStat, Errno> {
+    let mut flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    if empty {
+        flags |= AtFlags::EMPTY_PATH;
+    }
+    from_statx(&statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
+}
+
+pub(super) fn stat_fd(fd: impl AsFd) -> Result<SourceStat, Errno> {
+    stat_at(fd, c"", true)
+}
+
+fn from_statx(found: &Statx) -> Result<SourceStat, Errno> {
+    let mode = u32::from(found.stx_mode);
+    let kind = kind_of(FileType::from_raw_mode(mode)).ok_or(Errno::NOTSUP)?;
+    let born = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let rdev = match kind {
+        Kind::CharDevice | Kind::BlockDevice => rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor),
+        _ => 0,
+    };
+    Ok(SourceStat {
+        stat: Stat {
+            inode: InodeId { ino: found.stx_ino, generation: if born { nanoseconds(&found.stx_btime) } else { 0 } },
+            kind,
+            mode: mode & 0o7777,
+            uid: found.stx_uid,
+            gid: found.stx_gid,
+            rdev,
+            size: found.stx_size,
+            nlink: found.stx_nlink,
+            mtime: time(&found.stx_mtime),
+            ctime: time(&found.stx_ctime),
+        },
+        blocks: found.stx_blocks,
+        device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+        mount_root: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+    })
+}
+
+pub(super) fn kind_of(found: FileType) -> Option<Kind> {
+    Some(match found {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Dir,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Unknown => return None,
+    })
+}
+
+fn time(stamp: &StatxTimestamp) -> Time {
+    Time { sec: stamp.tv_sec, nsec: stamp.tv_nsec }
+}
+
+/// Nanoseconds since 1970, wrapping: it is compared for equality only.
+fn nanoseconds(stamp: &StatxTimestamp) -> u64 {
+    (stamp.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(stamp.tv_nsec))
+}
+
+/// The largest list of names and the largest value the kernel gives (XATTR_LIST_MAX, XATTR_SIZE_MAX).
+const XATTR_MAX: usize = 65_536;
+
+/// Whether an attribute is part of the tree. Left out: overlayfs's own marks (they describe its layers, and as
+/// attributes of a plain file they would be wrong) and `security.evm` (a seal over the inode number, void on any copy).
+/// Everything else is kept, `security.selinux` and `security.capability` too.
+pub(super) fn kept(name: &[u8]) -> bool {
+    !(name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") || name == b"security.evm")
+}
+
+/// Extended attributes of an open file of any kind, sorted by name, without those of [`kept`]. O_PATH descriptors are
+/// read through `/proc/self/fd`, which leads to the very inode, be it a symlink.
+pub(super) fn xattrs(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    let fd = fd.as_fd();
+    let path = proc_path(fd);
+    let mut small = [0; 512];
+    let list = match rustix::fs::listxattr(&path, &mut small[..]) {
+        Ok(len) => small.get(..len).unwrap_or_default().to_vec(),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0; XATTR_MAX];
+            let len = rustix::fs::listxattr(&path, &mut large[..])?;
+            large.truncate(len);
+            large
+        }
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut out = Vec::new();
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty() && kept(name)) {
+        let mut value = [0; 512];
+        let found = match rustix::fs::getxattr(&path, name, &mut value[..]) {
+            Ok(len) => value.get(..len).unwrap_or_default().to_vec(),
+            Err(Errno::RANGE) => {
+                let mut large = vec![0; XATTR_MAX];
+                let len = rustix::fs::getxattr(&path, name, &mut large[..])?;
+                large.truncate(len);
+                large
+            }
+            // Removed since the list was made.
+            Err(Errno::NODATA) => continue,
+            Err(error) => return Err(error),
+        };
+        out.push((name.to_vec(), found));
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// A path that leads to an open inode itself, O_PATH descriptors of symlinks included.
+pub(super) fn proc_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}

@@ -1,0 +1,77 @@
+//! The system calls that no safe wrapper has: file handles and `sync_file_range`. The only `unsafe` of `source`.
+
+use std::ffi::{c_int, c_long, c_uint};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// `MAX_HANDLE_SZ` of the kernel.
+const HANDLE_BYTES: usize = 128;
+
+/// `struct file_handle` with room for the largest handle.
+#[repr(C)]
+struct RawHandle {
+    bytes: c_uint,
+    kind: c_int,
+    handle: [u8; HANDLE_BYTES],
+}
+
+/// A file handle as bytes that can be stored: the type (4 bytes, little endian) and the handle itself.
+pub(super) fn name_to_handle(fd: impl AsFd) -> io::Result<Vec<u8>> {
+    let mut raw = RawHandle { bytes: HANDLE_BYTES as c_uint, kind: 0, handle: [0; HANDLE_BYTES] };
+    let mut mount: c_int = 0;
+    // SAFETY: `raw` and `mount` live across the call; `raw.bytes` says how many bytes the kernel may write to it, and
+    // the path is an empty C string, as AT_EMPTY_PATH asks.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut raw,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    check(result)?;
+    let handle = raw.handle.get(..raw.bytes as usize).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    let mut out = raw.kind.to_le_bytes().to_vec();
+    out.extend_from_slice(handle);
+    Ok(out)
+}
+
+/// Opens (O_PATH) the file of a handle made by [`name_to_handle`] on the file system of `mount`. ESTALE: no such inode.
+pub(super) fn open_by_handle(mount: impl AsFd, handle: &[u8]) -> io::Result<OwnedFd> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let (kind, handle) = handle.split_first_chunk::<4>().ok_or_else(invalid)?;
+    let mut raw = RawHandle {
+        bytes: c_uint::try_from(handle.len()).map_err(|_| invalid())?,
+        kind: c_int::from_le_bytes(*kind),
+        handle: [0; HANDLE_BYTES],
+    };
+    raw.handle.get_mut(..handle.len()).ok_or_else(invalid)?.copy_from_slice(handle);
+    // SAFETY: `raw` lives across the call, and `raw.bytes` is at most the size of its array.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_fd().as_raw_fd(),
+            &raw mut raw,
+            libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC,
+        )
+    };
+    let fd = c_int::try_from(check(result)?).map_err(|_| invalid())?;
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Writes all dirty pages of the file back and waits for them (all three flags): later stores through mappings fault
+/// again. Does not flush the disk's cache nor the metadata.
+pub(super) fn write_back(fd: impl AsFd) -> io::Result<()> {
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: no memory is passed.
+    let result = unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) };
+    check(c_long::from(result)).map(|_| ())
+}
+
+fn check(result: c_long) -> io::Result<c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,5 +1,4 @@
 //! Effects of tracker: kernel capture, the protected tree, the catalog, the stores, and the daemon over them.
-//! x
 
 pub mod capture;
 pub mod catalog;
@@ -13,6 +12,7 @@ pub mod location;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod source;
 pub mod state_dir;
 pub mod status;
 pub mod store;

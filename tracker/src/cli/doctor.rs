@@ -80,7 +80,7 @@ fn machine(state_dir: &Path) -> Vec<Finding> {
     let bpffs = mounted("bpf");
     let tracefs = mounted("tracefs");
     let state = writable(state_dir);
-    let finding = |name, ok, value: String, fix: &str| {
+    let finding = |name, ok: bool, value: String, fix: &str| {
         let fix = (!ok).then(|| fix.to_string());
         Finding { name, ok, value, fix }
     };

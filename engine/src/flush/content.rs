@@ -1,21 +1,23 @@
-//! From what was read of a file to its new content: trims blocks whose value is unchanged, makes ops, pushes literals.
+//! From what was read of a file to its new content: planners of `image` over the catalog's nodes and signatures, and the
+//! literals into packs.
 
 use super::commit::Builder;
 use super::read::{self, FileImage, Part};
 use super::world::{FileError, Piece, ReadJob, Record, World};
 use super::{Facts, Report, attributes};
-use crate::block;
 use crate::format::seal::Span;
-use crate::model::{BLOCK_BYTES, Content, FileChange, FileId, Op, Root};
-use crate::tree::{self, Image, Nodes, Rules, Update};
+use crate::image::{self, BlockData, PlanError, WholePlan, WholePlanner};
+use crate::model::{BLOCK_BYTES, Content, FileChange, FileId, Op, Time};
+use crate::signature::{BaseSignature, SignatureWrites, Signatures};
+use crate::tree::{Image, NodeWrites, Nodes, Rules};
 
-/// Nodes of one file's committed image.
-struct FileNodes<'w, W> {
+/// Nodes and signatures of one file's committed image.
+struct Stored<'w, W> {
     world: &'w W,
     id: FileId,
 }
 
-impl<W: World> Nodes for FileNodes<'_, W> {
+impl<W: World> Nodes for Stored<'_, W> {
     type Error = W::Error;
 
     fn get(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, W::Error> {
@@ -23,121 +25,32 @@ impl<W: World> Nodes for FileNodes<'_, W> {
     }
 }
 
-/// Ops under construction; neighbours of a kind are joined.
-#[derive(Default)]
-struct Ops {
+impl<W: World> Signatures for Stored<'_, W> {
+    type Error = W::Error;
+
+    fn get(&self, group: u64) -> Result<Option<Vec<u8>>, W::Error> {
+        self.world.signature(self.id, group)
+    }
+}
+
+/// What a planner said of one file, its literals not yet pushed.
+struct Planned {
+    image: Image,
+    base: Option<FileId>,
     ops: Vec<Op<Vec<u8>>>,
-    at: u64,
+    nodes: NodeWrites,
+    signatures: SignatureWrites,
 }
 
-impl Ops {
-    fn copy_to(&mut self, end: u64) {
-        if end <= self.at {
-            return;
+impl From<WholePlan> for Planned {
+    fn from(plan: WholePlan) -> Planned {
+        Planned {
+            image: plan.image,
+            base: plan.base,
+            ops: plan.ops,
+            nodes: plan.node_writes,
+            signatures: plan.signature_writes,
         }
-        let (from, len) = (self.at, end - self.at);
-        match self.ops.last_mut() {
-            Some(Op::Copy { from: start, len: before }) if *start + *before == from => *before += len,
-            _ => self.ops.push(Op::Copy { from, len }),
-        }
-        self.at = end;
-    }
-
-    fn hole_to(&mut self, end: u64) {
-        if end <= self.at {
-            return;
-        }
-        match self.ops.last_mut() {
-            Some(Op::Hole { len }) => *len += end - self.at,
-            _ => self.ops.push(Op::Hole { len: end - self.at }),
-        }
-        self.at = end;
-    }
-
-    fn literal(&mut self, bytes: &[u8]) {
-        match self.ops.last_mut() {
-            Some(Op::Literal(before)) => before.extend_from_slice(bytes),
-            _ => self.ops.push(Op::Literal(bytes.to_vec())),
-        }
-        self.at += bytes.len() as u64;
-    }
-
-    /// What was not read: as it was, and hole beyond the old end.
-    fn keep_to(&mut self, end: u64, old_size: u64) {
-        self.copy_to(end.min(old_size));
-        self.hole_to(end);
-    }
-}
-
-/// Ops and block values of one file, fed in the order of its content.
-struct Plan<'n, N: Nodes> {
-    update: Update<'n, N>,
-    ops: Ops,
-    old: Image,
-    size: u64,
-    small: Option<Vec<u8>>,
-}
-
-impl<'n, N: Nodes> Plan<'n, N> {
-    fn begin(nodes: &'n N, old: Image, size: u64, rules: Rules) -> Result<Self, tree::TreeError<N::Error>> {
-        let update = Update::begin(nodes, old, size, rules)?;
-        Ok(Plan { update, ops: Ops::default(), old, size, small: None })
-    }
-
-    /// Block-aligned at the start; ends on a block border or at the size.
-    fn piece(&mut self, piece: Piece<'_>) -> Result<(), tree::TreeError<N::Error>> {
-        match piece {
-            Piece::Bytes { offset, bytes } => {
-                self.ops.keep_to(offset, self.old.size);
-                for (n, bytes) in bytes.chunks(BLOCK_BYTES as usize).enumerate() {
-                    let index = offset / BLOCK_BYTES + n as u64;
-                    let changed = self.update.set(index, tree::block_value(index, bytes))?;
-                    if index == 0 && self.size <= BLOCK_BYTES {
-                        self.small = Some(bytes.to_vec());
-                    }
-                    let end = index * BLOCK_BYTES + bytes.len() as u64;
-                    // A block of zeros has one value at every length: its copy must not reach beyond the old end.
-                    if changed || end > self.old.size {
-                        self.ops.literal(bytes);
-                    } else {
-                        self.ops.copy_to(end);
-                    }
-                }
-            }
-            Piece::Hole { offset, len } => {
-                self.ops.keep_to(offset, self.old.size);
-                let end = offset + len;
-                for index in offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES).min(block::count(self.old.size)) {
-                    let block_end = ((index + 1) * BLOCK_BYTES).min(end);
-                    if self.update.set(index, tree::HOLE)? || block_end > self.old.size {
-                        self.ops.hole_to(block_end);
-                    } else {
-                        self.ops.copy_to(block_end);
-                    }
-                    if index == 0 && self.size <= BLOCK_BYTES {
-                        self.small = Some(vec![0; end as usize]);
-                    }
-                }
-                self.ops.hole_to(end);
-                if offset == 0 && self.size <= BLOCK_BYTES && self.small.is_none() {
-                    self.small = Some(vec![0; self.size as usize]);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(Image, tree::NodeWrites, Vec<Op<Vec<u8>>>), tree::TreeError<N::Error>> {
-        self.ops.keep_to(self.size, self.old.size);
-        if self.size <= BLOCK_BYTES {
-            match &self.small {
-                Some(bytes) => self.update.small_content(bytes),
-                None if self.size == 0 => self.update.small_content(&[]),
-                None => {}
-            }
-        }
-        let (image, nodes) = self.update.finish()?;
-        Ok((image, nodes, self.ops.ops))
     }
 }
 
@@ -145,16 +58,71 @@ fn rules(facts: &Facts) -> Rules {
     Rules { sparse_bytes: facts.limits.sparse_hole_bytes, signature_bytes: facts.limits.signature_file_bytes }
 }
 
-fn image_of(record: Option<&Record>) -> Image {
-    match record.and_then(|record| Some((record, record.root?))) {
-        Some((record, root)) => Image {
-            size: record.size,
-            root,
-            hole_blocks: record.hole_bytes / BLOCK_BYTES,
-            signed: record.signed,
-        },
-        None => Image::empty(),
+fn image_of(record: &Record) -> Option<Image> {
+    record.root.map(|root| Image {
+        size: record.size,
+        root,
+        hole_blocks: record.hole_bytes / BLOCK_BYTES,
+        signed: record.signed,
+    })
+}
+
+/// Blocks of what was read, as the in-place planner wants them.
+fn blocks(parts: &[Part]) -> impl Iterator<Item = (u64, BlockData<'_>)> {
+    parts.iter().flat_map(|part| {
+        let (bytes, offset, len) = match part {
+            Part::Bytes { offset, bytes } => (Some(bytes), *offset, bytes.len() as u64),
+            Part::Hole { offset, len } => (None, *offset, *len),
+        };
+        (0..len.div_ceil(BLOCK_BYTES)).map(move |n| {
+            let data = match bytes {
+                Some(bytes) => {
+                    let start = (n * BLOCK_BYTES) as usize;
+                    BlockData::Bytes(&bytes[start..bytes.len().min(start + BLOCK_BYTES as usize)])
+                }
+                None => BlockData::Hole,
+            };
+            (offset / BLOCK_BYTES + n, data)
+        })
+    })
+}
+
+fn feed<N: Nodes>(planner: &mut WholePlanner<'_, N>, piece: Piece<'_>) -> Result<(), PlanError<N::Error>> {
+    match piece {
+        Piece::Bytes { bytes, .. } => planner.bytes(bytes),
+        Piece::Hole { len, .. } => planner.hole(len),
     }
+}
+
+/// The base of a file's delta: itself, or the file whose name a new one took.
+struct Base {
+    id: FileId,
+    image: Image,
+    signature: Option<BaseSignature>,
+}
+
+fn base_of<W: World>(
+    world: &W,
+    job: &ReadJob,
+    record: Option<&Record>,
+    replaces: Option<FileId>,
+) -> Result<Option<Base>, W::Error> {
+    let base = match (record, replaces) {
+        (Some(record), _) => Some(record.clone()),
+        (None, Some(id)) => world.record(id)?,
+        (None, None) => None,
+    };
+    let Some((base, image)) = base.and_then(|base| image_of(&base).map(|image| (base, image))) else {
+        return Ok(None);
+    };
+    // Doubt is settled block by block; a delta pays where the content was made anew.
+    let wanted = base.id != job.id || job.marks.whole;
+    let signature = if image.signed && wanted && image.size > 0 {
+        BaseSignature::load(image.size, &Stored { world, id: base.id })?
+    } else {
+        None
+    };
+    Ok(Some(Base { id: base.id, image, signature }))
 }
 
 impl Builder {
@@ -163,60 +131,80 @@ impl Builder {
         &mut self,
         world: &mut W,
         job: &ReadJob,
-        image: FileImage,
-        base: Option<FileId>,
+        read: FileImage,
+        replaces: Option<FileId>,
         facts: &Facts,
         report: &mut Report,
     ) -> Result<(), W::Error> {
         let record = world.record(job.id)?;
-        let old = image_of(record.as_ref());
-        let FileImage { stat, xattrs, size, short, parts, .. } = image;
-        let (new, nodes, ops) = {
-            let nodes = FileNodes { world: &*world, id: job.id };
-            let mut plan = Plan::begin(&nodes, old, size, rules(facts)).map_err(W::tree_error)?;
-            for part in &parts {
-                let piece = match part {
-                    Part::Bytes { offset, bytes } => {
-                        report.bytes_read += bytes.len() as u64;
-                        Piece::Bytes { offset: *offset, bytes }
-                    }
-                    Part::Hole { offset, len } => Piece::Hole { offset: *offset, len: *len },
-                };
-                plan.piece(piece).map_err(W::tree_error)?;
+        let own = record.as_ref().and_then(image_of);
+        let stored = Stored { world: &*world, id: job.id };
+        for part in &read.parts {
+            if let Part::Bytes { bytes, .. } = part {
+                report.bytes_read += bytes.len() as u64;
             }
-            plan.finish().map_err(W::tree_error)?
-        };
+        }
         report.files_read += 1;
-        let ops = self.same_as_base(world, &new, base, record.as_ref())?.unwrap_or(ops);
-        let base = base.filter(|_| record.is_none()).or(record.as_ref().map(|record| record.id));
-        let meta = attributes::meta_of_file(&stat, xattrs);
-        let unchanged = record.as_ref().is_some_and(|record| record.root == Some(new.root) && record.size == new.size)
-            && nodes.is_empty();
-        let content = if unchanged {
-            None
-        } else {
-            let mut placed = Vec::with_capacity(ops.len());
-            self.place(&FileNodes { world: &*world, id: job.id }, ops, &mut placed, report)?;
-            let copies = placed.iter().any(|op| matches!(op, Op::Copy { .. }));
-            Some(Content { size: new.size, root: new.root, base: base.filter(|_| copies), ops: placed })
+        let base = if read.whole { base_of(&*world, job, record.as_ref(), replaces)? } else { None };
+        let planned: Option<Planned> = match base {
+            Some(base) if base.signature.is_some() || base.id != job.id => {
+                self.plan_whole(&*world, job, base, &read.parts, facts)?
+            }
+            _ => {
+                let plan = image::plan_in_place(
+                    job.id,
+                    own.as_ref(),
+                    &stored,
+                    &stored,
+                    read.size,
+                    blocks(&read.parts),
+                    rules(facts),
+                )
+                .map_err(W::plan_error)?;
+                plan.map(|plan| Planned {
+                    image: plan.image,
+                    base: plan.content.base,
+                    ops: plan.content.ops,
+                    nodes: plan.node_writes,
+                    signatures: plan.signature_writes,
+                })
+            }
         };
-        self.nodes.extend(nodes.into_iter().map(|((level, index), blob)| ((job.id, level, index), blob)));
-        let ctime = (!short).then_some(stat.ctime);
-        self.add_file(record.as_ref(), job, meta, new, ctime, content);
+        let mut ops = Vec::new();
+        let planned = match planned {
+            Some(mut planned) => {
+                self.place(&stored, std::mem::take(&mut planned.ops), &mut ops, report)?;
+                Some(planned)
+            }
+            None => None,
+        };
+        let meta = attributes::meta_of_file(&read.stat, read.xattrs);
+        let ctime = (!read.short).then_some(read.stat.ctime);
+        self.add_file(record.as_ref(), job, meta, planned, ops, ctime);
         Ok(())
     }
 
-    /// A new file with the bytes of the one whose name it took needs no literal.
-    fn same_as_base<W: World>(
+    fn plan_whole<W: World>(
         &self,
         world: &W,
-        new: &Image,
-        base: Option<FileId>,
-        record: Option<&Record>,
-    ) -> Result<Option<Vec<Op<Vec<u8>>>>, W::Error> {
-        let Some(base) = base.filter(|_| record.is_none() && new.size > 0) else { return Ok(None) };
-        let same = world.record(base)?.is_some_and(|base| base.root == Some(new.root) && base.size == new.size);
-        Ok(same.then(|| vec![Op::Copy { from: 0, len: new.size }]))
+        job: &ReadJob,
+        base: Base,
+        parts: &[Part],
+        facts: &Facts,
+    ) -> Result<Option<Planned>, W::Error> {
+        let nodes = Stored { world, id: base.id };
+        let index = base.signature.as_ref().map(BaseSignature::index);
+        let from = image::Base { id: base.id, image: base.image, nodes: &nodes, index: index.as_ref() };
+        let mut planner = WholePlanner::new(job.id, Some(from), rules(facts));
+        for part in parts {
+            let piece = match part {
+                Part::Bytes { offset, bytes } => Piece::Bytes { offset: *offset, bytes },
+                Part::Hole { offset, len } => Piece::Hole { offset: *offset, len: *len },
+            };
+            feed(&mut planner, piece).map_err(W::plan_error)?;
+        }
+        let plan = planner.finish().map_err(W::plan_error)?;
+        Ok((!plan.unchanged).then(|| plan.into()))
     }
 
     fn add_file(
@@ -224,11 +212,29 @@ impl Builder {
         record: Option<&Record>,
         job: &ReadJob,
         meta: crate::model::Meta,
-        new: Image,
-        ctime: Option<crate::model::Time>,
-        content: Option<Content<Span>>,
+        planned: Option<Planned>,
+        ops: Vec<Op<Span>>,
+        ctime: Option<Time>,
     ) {
-        let root: Option<Root> = Some(new.root);
+        let old = record.and_then(image_of);
+        let image = match (&planned, old) {
+            (Some(planned), _) => planned.image,
+            (None, Some(old)) => old,
+            (None, None) => Image::empty(),
+        };
+        let content = match planned {
+            Some(planned) => {
+                let id = job.id;
+                self.nodes.extend(planned.nodes.into_iter().map(|((level, index), blob)| ((id, level, index), blob)));
+                self.signatures.extend(planned.signatures.into_iter().map(|(group, blob)| ((id, group), blob)));
+                Some(Content { size: image.size, root: image.root, base: planned.base, ops })
+            }
+            // A new empty file has content all the same.
+            None if record.is_none() => {
+                Some(Content { size: image.size, root: image.root, base: None, ops: Vec::new() })
+            }
+            None => None,
+        };
         let changed_meta = record.is_none_or(|record| record.meta != meta).then(|| meta.clone());
         if changed_meta.is_some() || content.is_some() {
             self.changes.files.push(FileChange { id: job.id, meta: changed_meta, content });
@@ -238,10 +244,10 @@ impl Builder {
             id: job.id,
             inode: job.inode,
             meta,
-            size: new.size,
-            root,
-            hole_bytes: new.hole_blocks * BLOCK_BYTES,
-            signed: new.signed,
+            size: image.size,
+            root: Some(image.root),
+            hole_bytes: image.hole_blocks * BLOCK_BYTES,
+            signed: image.signed,
             ctime,
         });
     }
@@ -252,7 +258,7 @@ impl Builder {
         &mut self,
         world: &mut W,
         job: &ReadJob,
-        base: Option<FileId>,
+        replaces: Option<FileId>,
         facts: &Facts,
         report: &mut Report,
     ) -> Result<Result<(), FileError>, W::Error> {
@@ -262,7 +268,10 @@ impl Builder {
         };
         if job.committed_size.is_some() && !job.marks.all_content() {
             return match read::read_file(&mut file, job, facts.steps) {
-                Ok(image) => Ok(Ok(self.add_image(world, job, image, base, facts, report)?)),
+                Ok(image) => {
+                    self.add_image(world, job, image, replaces, facts, report)?;
+                    Ok(Ok(()))
+                }
                 Err(error) => Ok(Err(error)),
             };
         }
@@ -271,19 +280,26 @@ impl Builder {
             Err(error) => return Ok(Err(error)),
         };
         let record = world.record(job.id)?;
-        let old = image_of(record.as_ref());
-        let nodes = FileNodes { world: &*world, id: job.id };
-        let mut plan = Plan::begin(&nodes, old, stat.size, rules(facts)).map_err(W::tree_error)?;
+        let base = base_of(&*world, job, record.as_ref(), replaces)?;
+        let base_id = base.as_ref().map_or(job.id, |base| base.id);
+        let nodes = Stored { world: &*world, id: base_id };
+        let index = base.as_ref().and_then(|base| base.signature.as_ref()).map(BaseSignature::index);
+        let from = base.as_ref().map(|base| image::Base {
+            id: base.id,
+            image: base.image,
+            nodes: &nodes,
+            index: index.as_ref(),
+        });
+        let mut planner = WholePlanner::new(job.id, from, rules(facts));
         let mut ops: Vec<Op<Span>> = Vec::new();
         let mut failed: Option<W::Error> = None;
         let end = read::read_range(&mut file, 0, stat.size, &mut |piece| {
             if let Piece::Bytes { bytes, .. } = piece {
                 report.bytes_read += bytes.len() as u64;
             }
-            let done = plan.piece(piece).map_err(W::tree_error).and_then(|()| {
-                let planned = std::mem::take(&mut plan.ops.ops);
-                self.place(&nodes, planned, &mut ops, report)
-            });
+            let done = feed(&mut planner, piece)
+                .map_err(W::plan_error)
+                .and_then(|()| self.place(&nodes, planner.take_ops(), &mut ops, report));
             match done {
                 Ok(()) => Ok(()),
                 Err(error) => {
@@ -300,28 +316,28 @@ impl Builder {
             Ok(_) => return Ok(Err(FileError::Unsteady { times: 1 })),
             Err(error) => return Ok(Err(error)),
         }
-        let (new, writes, rest) = plan.finish().map_err(W::tree_error)?;
-        self.place(&nodes, rest, &mut ops, report)?;
+        let plan = planner.finish().map_err(W::plan_error)?;
+        let planned = if plan.unchanged { None } else { Some(Planned::from(plan)) };
+        let planned = match planned {
+            Some(mut planned) => {
+                self.place(&nodes, std::mem::take(&mut planned.ops), &mut ops, report)?;
+                Some(planned)
+            }
+            None => {
+                ops.clear();
+                None
+            }
+        };
         report.files_read += 1;
-        let copies = ops.iter().any(|op| matches!(op, Op::Copy { .. }));
-        let unchanged = record.as_ref().is_some_and(|record| record.root == Some(new.root) && record.size == new.size)
-            && writes.is_empty();
-        let content = (!unchanged).then(|| Content {
-            size: new.size,
-            root: new.root,
-            base: record.as_ref().map(|record| record.id).filter(|_| copies),
-            ops,
-        });
-        self.nodes.extend(writes.into_iter().map(|((level, index), blob)| ((job.id, level, index), blob)));
         let meta = attributes::meta_of_file(&stat, xattrs);
-        self.add_file(record.as_ref(), job, meta, new, Some(stat.ctime), content);
+        self.add_file(record.as_ref(), job, meta, planned, ops, Some(stat.ctime));
         Ok(Ok(()))
     }
 
     /// Pushes the literals of `planned` and appends what they become; copies and holes are joined with the last one.
     fn place<W: World>(
         &mut self,
-        nodes: &FileNodes<'_, W>,
+        stored: &Stored<'_, W>,
         planned: Vec<Op<Vec<u8>>>,
         ops: &mut Vec<Op<Span>>,
         report: &mut Report,
@@ -336,7 +352,7 @@ impl Builder {
                 (Op::Hole { len }, _) => ops.push(Op::Hole { len }),
                 (Op::Literal(bytes), _) => {
                     report.bytes_literal += bytes.len() as u64;
-                    ops.push(Op::Literal(self.push(nodes.world, &bytes)?));
+                    ops.push(Op::Literal(self.push(stored.world, &bytes)?));
                 }
             }
         }

@@ -193,8 +193,8 @@ pub trait World {
     type Error: From<crate::format::EncodeError>;
     type File: FileOps;
 
-    /// The block tree of a file cannot be read, or does not fit its record.
-    fn tree_error(error: crate::tree::TreeError<Self::Error>) -> Self::Error;
+    /// A file's content could not be planned: its nodes cannot be read, or do not fit its record.
+    fn plan_error(error: crate::image::PlanError<Self::Error>) -> Self::Error;
 
     /// Entries of a directory of the tree, each with its `statx`.
     fn list(&mut self, dir: FileId) -> Result<Listed, Self::Error>;

@@ -270,7 +270,7 @@ impl World for SimWorld {
     type Error = SimError;
     type File = SimFile;
 
-    fn tree_error(error: crate::tree::TreeError<SimError>) -> SimError {
+    fn plan_error(error: crate::image::PlanError<SimError>) -> SimError {
         SimError::Tree(error.to_string())
     }
 

@@ -167,6 +167,7 @@ pub fn flush<W: World>(
     leave_out(world, taken, facts, &mut names, &builder, excluded, &mut kept)?;
     builder.keep_only(world, &names)?;
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
+    keep_unread(world, taken, &names, &builder, &mut kept)?;
     report.removals_waiting = names.plan.missing.len() as u64;
     for missing in &names.plan.missing {
         // A name that waits for proof has its directory listed again after a later swap.
@@ -182,6 +183,33 @@ pub fn flush<W: World>(
         }
     }
     Ok((outcome, kept))
+}
+
+/// Every mark that was taken was read, or is kept, or its file is gone: what an earlier decision skipped (a file that
+/// seemed gone and was then found after all) is kept here.
+fn keep_unread<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    names: &names::Gathered,
+    builder: &Builder,
+    kept: &mut DirtySet,
+) -> Result<(), W::Error> {
+    for (ino, waiting) in taken.iter() {
+        for record in world.by_inode(ino)? {
+            if names.plan.gone.contains(&record.id) || kept.get(ino).is_some() {
+                continue;
+            }
+            let done = match record.meta.kind {
+                Kind::Dir => !waiting.marks.names || names.was_listed(record.id),
+                Kind::File => builder.has(record.id),
+                _ => true,
+            };
+            if !done {
+                kept.add(ino, &waiting.marks, waiting.since_ns);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes new files back out of the plan that could not be read, or that only deciding again brought to light (nothing of

@@ -18,6 +18,10 @@ pub struct Gathered {
 }
 
 impl Gathered {
+    pub fn was_listed(&self, dir: FileId) -> bool {
+        self.listings.iter().any(|listing| listing.dir == dir)
+    }
+
     /// Whether a new file was watched, and a new directory listed, in this flush.
     pub fn is_armed(&self, id: FileId) -> bool {
         self.new_inodes.contains_key(&id)

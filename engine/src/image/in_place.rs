@@ -85,9 +85,15 @@ where
             tree.small_content(bytes.unwrap_or(&[0; BLOCK_LEN][..len]));
         }
         let value = bytes.map_or(HOLE, |bytes| block_value(index, bytes));
-        // A mark (`HOLE`, `ZERO`) does not tell the length, so growth within a block is a change by itself.
-        let grown = (1..len).contains(&block::len(old.size, index));
-        if !tree.set(index, value)? && !grown {
+        // A mark (`HOLE`, `ZERO`) does not tell the length: growth within a block is a change by itself, and a tail of
+        // zeros that was cut has another signature although its value is the same.
+        let before_len = block::len(old.size, index);
+        let grown = (1..len).contains(&before_len);
+        let changed = tree.set(index, value)? || grown;
+        if changed || before_len != len {
+            signer.set(index, bytes)?;
+        }
+        if !changed {
             trimmed_blocks += 1;
             continue;
         }
@@ -98,7 +104,6 @@ where
             None => ops.hole(len as u64),
         }
         at = block::offset(index) + len as u64;
-        signer.set(index, bytes)?;
     }
     if let Some(tail) = tails.next() {
         return Err(missing(tail));

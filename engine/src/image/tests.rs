@@ -297,6 +297,19 @@ fn a_caller_that_forgets_a_tail_is_told() {
 }
 
 #[test]
+fn a_cut_tail_of_written_zeros_is_signed_anew() {
+    let rules = Rules::default();
+    let mut model = Model::default();
+    model.resize(2159);
+    model.write(0, 2159, Some(0));
+    let (plan, mut store) = fresh(&model, rules);
+    let old = model.clone();
+    model.resize(1);
+    let image = in_place(&mut store, plan.image, &old, &model, &[], rules);
+    check_image(&store, image, &model, rules);
+}
+
+#[test]
 fn marks_without_change_upload_nothing() {
     let rules = Rules::default();
     let model = bytes_of(3_000_000);

@@ -169,6 +169,64 @@ fn many_threads_share_one_store() {
     assert_eq!(list_all(&store, "").unwrap().len(), 160);
 }
 
+/// Runs this program's case `name` in a child whose environment holds only `env`, as an operator would set it.
+fn in_environment(name: &str, env: &[(&str, String)]) {
+    let out = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env_clear()
+        .envs(env.iter().map(|(k, v)| (k, v)))
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+const INSIDE: &str = "TRACKER_TEST_INSIDE";
+
+#[test]
+fn the_standard_variables_are_honoured() {
+    if std::env::var_os(INSIDE).is_some() {
+        let store = open(&url("env"), &StoreOptions::default()).unwrap();
+        let key = std::env::var("TRACKER_TEST_KEY").unwrap();
+        assert_eq!(store.create(&key, Bytes::from_static(b"x")).unwrap(), Created::Yes);
+        return;
+    }
+    let Some(server) = server("the_standard_variables_are_honoured") else { return };
+    let mut env = server.env();
+    env.push(("TRACKER_TEST_KEY", "by-general-variable".to_owned()));
+    in_environment("the_standard_variables_are_honoured", &env);
+    // The one for S3 alone goes before the general one; checksums only where S3 demands them.
+    env.retain(|(name, _)| !matches!(*name, "AWS_ENDPOINT_URL" | "TRACKER_TEST_KEY"));
+    env.push(("AWS_ENDPOINT_URL", "http://127.0.0.1:1".to_owned()));
+    env.push(("AWS_ENDPOINT_URL_S3", server.endpoint()));
+    env.push(("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED".to_owned()));
+    env.push(("TRACKER_TEST_KEY", "by-own-variable".to_owned()));
+    in_environment("the_standard_variables_are_honoured", &env);
+    let keys: Vec<String> =
+        list_all(&open(&url("env"), &server.options()).unwrap(), "").unwrap().into_iter().map(|e| e.key).collect();
+    assert_eq!(keys, ["by-general-variable", "by-own-variable"]);
+}
+
+/// Needs no server, so it never skips.
+#[test]
+fn a_host_without_credentials_or_region_is_told_at_open() {
+    if std::env::var_os(INSIDE).is_some() {
+        let error = open(&url("p"), &StoreOptions::default()).err().unwrap();
+        match std::env::var("AWS_REGION") {
+            Ok(_) => assert_eq!((error.kind, error.code.as_deref()), (ErrorKind::Denied, Some("NoCredentials"))),
+            Err(_) => assert_eq!(error.kind, ErrorKind::Misconfigured, "{error}"),
+        }
+        assert!(error.to_string().contains("region") || error.hint().contains("AWS_ACCESS_KEY_ID"), "{error}");
+        return;
+    }
+    let no_metadata = ("AWS_EC2_METADATA_DISABLED", "true".to_owned());
+    let home = ("HOME", "/nonexistent".to_owned());
+    let name = "a_host_without_credentials_or_region_is_told_at_open";
+    in_environment(name, &[no_metadata.clone(), home.clone(), ("AWS_REGION", "eu-west-1".to_owned())]);
+    in_environment(name, &[no_metadata, home]);
+}
+
 /// Prints rates; fails only where the store is unusably slow.
 #[test]
 fn rates() {

@@ -29,42 +29,66 @@ enum Verdict {
 
 /// Probes the store.
 ///
+/// The races run at the same time: some servers let the losers of one key wait for seconds.
+///
 /// # Errors
 /// `Unfenced`: create is not exclusive. Other kinds: the probe could not be made, as of the call that failed.
 pub fn probe(store: &dyn Store) -> Result<(), StoreError> {
-    let mut repeats = REPEATS;
-    let mut races = RACES;
-    while races > 0 {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|e| failed(store, ErrorKind::Transient).detail(e.to_string()))?;
-        let id = u64::from_le_bytes(random);
-        let key = format!("probe/{id:016x}");
-        // Reading comes first: some servers make an absent bucket for whoever writes into it, and a misspelt name must
-        // not become a new store.
-        if store.exists(&key)? {
-            return Err(failed(store, ErrorKind::Unfenced).detail("the store has an object that was never made"));
-        }
-        let verdict = race(store, &key, id);
-        // Writers need no right to delete; a small object that stays does no harm.
-        if let Err(e) = store.delete(&key) {
-            tracing::info!(%key, error = %e, "probe object stays");
-        }
-        match verdict? {
-            Verdict::Exclusive => races -= 1,
-            Verdict::Broken(why) => return Err(failed(store, ErrorKind::Unfenced).detail(why)),
-            Verdict::Open(cause) => {
-                repeats -= 1;
-                if repeats == 0 {
-                    let e = failed(store, ErrorKind::Transient);
-                    return Err(match cause {
-                        Some(cause) => e.with(cause),
-                        None => e.detail("no race had a clear winner"),
-                    });
+    let mut missing = RACES;
+    let mut cause = None;
+    for _ in 0..REPEATS {
+        let verdicts: Vec<Result<Verdict, StoreError>> = std::thread::scope(|scope| {
+            let races: Vec<_> = (0..missing).map(|_| scope.spawn(|| clean_race(store))).collect();
+            races.into_iter().map(|r| r.join().unwrap_or_else(|_| Err(died(store)))).collect()
+        });
+        // A proof that it is broken outweighs whatever else went wrong.
+        let mut error = None;
+        missing = 0;
+        for verdict in verdicts {
+            match verdict {
+                Ok(Verdict::Broken(why)) => return Err(failed(store, ErrorKind::Unfenced).detail(why)),
+                Ok(Verdict::Exclusive) => {}
+                Ok(Verdict::Open(why)) => {
+                    missing += 1;
+                    cause = why.or(cause);
                 }
+                Err(e) => error = Some(e),
             }
         }
+        match error {
+            Some(e) => return Err(e),
+            None if missing == 0 => return Ok(()),
+            None => {}
+        }
     }
-    Ok(())
+    let e = failed(store, ErrorKind::Transient);
+    Err(match cause {
+        Some(cause) => e.with(cause),
+        None => e.detail("no race had a clear winner"),
+    })
+}
+
+/// A race on a new key, which is removed afterwards.
+fn clean_race(store: &dyn Store) -> Result<Verdict, StoreError> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|e| failed(store, ErrorKind::Transient).detail(e.to_string()))?;
+    let id = u64::from_le_bytes(random);
+    let key = format!("probe/{id:016x}");
+    // Reading comes first: some servers make an absent bucket for whoever writes into it, and a misspelt name must not
+    // become a new store.
+    if store.exists(&key)? {
+        return Ok(Verdict::Broken("the store has an object that was never made".to_owned()));
+    }
+    let verdict = race(store, &key, id);
+    // Writers need no right to delete; a small object that stays does no harm.
+    if let Err(e) = store.delete(&key) {
+        tracing::info!(%key, error = %e, "probe object stays");
+    }
+    verdict
+}
+
+fn died(store: &dyn Store) -> StoreError {
+    failed(store, ErrorKind::Transient).detail("a racer died")
 }
 
 fn failed(store: &dyn Store, kind: ErrorKind) -> StoreError {
@@ -89,10 +113,7 @@ fn race(store: &dyn Store, key: &str, id: u64) -> Result<Verdict, StoreError> {
                 })
             })
             .collect();
-        racers
-            .into_iter()
-            .map(|r| r.join().unwrap_or_else(|_| Err(failed(store, ErrorKind::Transient).detail("a racer died"))))
-            .collect()
+        racers.into_iter().map(|r| r.join().unwrap_or_else(|_| Err(died(store)))).collect()
     });
     let winners: Vec<u8> =
         (0..RACERS as u8).filter(|r| matches!(outcomes[usize::from(*r)], Ok(Created::Yes))).collect();

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::ebpf;
 use crate::sh::{self, Error};
 
-/// Debian packages of a compiler that can build the kernel object. llvm-<major>-dev is added once rustc is there.
+/// Debian packages of a compiler that can build the kernel object. `llvm-MAJOR-dev` is added once rustc is there.
 const BUILD: &[&str] = &["rustc-web", "rust-web-src", "cargo-web", "gcc", "libc6-dev"];
 
 /// Debian packages of the test gate, each with what needs it.

@@ -17,3 +17,4 @@ pub mod state_dir;
 pub mod status;
 pub mod store;
 pub mod units;
+pub mod volume;

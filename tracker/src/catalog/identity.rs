@@ -139,6 +139,15 @@ impl Catalog {
         })
     }
 
+    /// A remark of the owner of the rules; the catalog does not look into it.
+    pub fn note(&self, name: &str) -> Result<Option<String>> {
+        self.read(|conn| text(conn, &format!("note:{name}")))
+    }
+
+    pub fn set_note(&self, name: &str, value: &str) -> Result<()> {
+        self.write(|conn| put(conn, &format!("note:{name}"), value.as_bytes()))
+    }
+
     /// In which store the volume is kept, as the operator wrote it.
     pub fn store(&self) -> Result<Option<String>> {
         self.read(|conn| text(conn, "store"))

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify as Wake;
 
-use super::{Out, not_in_this_build};
+use super::Out;
 use crate::config::Config;
 use crate::control::{Control, Server};
 use crate::error::{AppError, ExitCode};
@@ -20,6 +20,7 @@ use crate::metrics::Process;
 use crate::notify::{Notify, Progress};
 use crate::state_dir::StateDir;
 use crate::status::{State, VolumeStatus};
+use crate::volume::fleet::Fleet;
 
 /// How often the loop looks at the volumes. `ready` is late by at most this.
 const TICK: Duration = Duration::from_millis(50);
@@ -32,10 +33,10 @@ pub(super) fn run(config: &Config, state_dir: &Path, out: &mut Out) -> Result<Ex
     serve(config, &state_dir, &control, &process, &Notify::from_env(), out)
 }
 
-/// PLACEHOLDER: starts a runner for each volume and returns at once; the baselines go on behind it. Only errors that
-/// concern the whole process are returned here; a volume that cannot start says so in its status (`failure`).
-fn start_volumes(_config: &Config, _state_dir: &StateDir) -> Result<Arc<dyn Control>, AppError> {
-    Err(not_in_this_build("protecting volumes"))
+/// Starts a runner for each volume and returns at once; the baselines go on behind it. Only errors that concern the
+/// whole process are returned here; a volume that cannot start says so in its status (`failure`).
+fn start_volumes(config: &Config, state_dir: &StateDir) -> Result<Arc<dyn Control>, AppError> {
+    Ok(Arc::new(Fleet::start(config, state_dir.path())?))
 }
 
 fn serve(

@@ -50,6 +50,11 @@ impl Upper {
         self.beneath.as_ref()
     }
 
+    /// The file system of the upper layer, if it can be reached.
+    pub fn fs(&self) -> Option<FsType> {
+        self.fs
+    }
+
     /// Whether files can be opened through the upper layer.
     pub fn reachable(&self) -> bool {
         self.beneath.is_some()
@@ -167,6 +172,19 @@ impl SourceRoot {
             return Ok(Found { fd, stat: above, upper: true });
         }
         Ok(Found { fd, stat, upper: false })
+    }
+
+    /// Writes everything of the file system back and waits (`syncfs`): pages that were dirty before capture was attached
+    /// would never mark again.
+    pub fn sync(&self) -> Result<(), SourceError> {
+        let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);
+        for root in above.into_iter().chain([self.beneath.root()]) {
+            let fail = |errno| SourceError::at(Path::new(""), errno);
+            let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(root, c".", open, rustix::fs::Mode::empty()).map_err(fail)?;
+            rustix::fs::syncfs(&fd).map_err(fail)?;
+        }
+        Ok(())
     }
 
     /// `statx` of what lies at `rel` (empty: the source itself), a last symlink not followed.

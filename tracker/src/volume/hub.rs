@@ -12,7 +12,9 @@ use engine::flush::{self, Steps};
 use engine::model::{FileId, Kind};
 
 use super::pending::{Pending, now_ns};
-use crate::capture::{Capture, CaptureError, Health, InodeMarks, Retired, WatchOutcome, flags};
+use common::maps::flag;
+
+use crate::capture::{Capture, CaptureError, InodeMarks, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
 
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,10 @@ pub struct Sink {
 }
 
 impl Sink {
+    pub fn new(volume: &str, dev: u32, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Sink {
+        Sink { volume: volume.to_owned(), dev, catalog, pending, doubts: Mutex::default() }
+    }
+
     fn doubt(&self, cause: &str) {
         let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
         *doubts.entry(cause.to_owned()).or_default() += 1;
@@ -77,8 +83,8 @@ struct Inner {
     sinks: Vec<Arc<Sink>>,
     last_swap_ns: u64,
     this_swap_ns: u64,
-    health: Option<Health>,
     facts: HubFacts,
+    left_over: bool,
 }
 
 impl Hub {
@@ -90,8 +96,8 @@ impl Hub {
                 sinks: Vec::new(),
                 last_swap_ns: now,
                 this_swap_ns: now,
-                health: None,
                 facts: HubFacts::default(),
+                left_over: false,
             }),
         }
     }
@@ -107,17 +113,26 @@ impl Hub {
         Ok(())
     }
 
-    /// After a restart with pins: the generation that was retired when the former process died is read and cleared
-    /// before the next swap.
-    pub fn resume(&self) -> Result<(), HubError> {
-        let mut inner = self.inner();
-        inner.save_retired()?;
-        inner.clear_retired()
+    /// After a restart with pins, before the first swap: the generation that was retired when the former process died
+    /// still holds its marks. They are taken up as soon as every volume of this process is here to take its own.
+    pub fn resume(&self) {
+        self.inner().left_over = true;
+    }
+
+    /// Why volumes on this file system cannot use the capture.
+    pub fn supported(&self, fs: &str) -> Result<(), Vec<&'static str>> {
+        self.inner().capture.supported(fs)
     }
 
     /// SWAP, GRACE, save pending, clear. Returns the number of this drain.
     pub fn drain(&self) -> Result<u64, HubError> {
         let mut inner = self.inner();
+        if inner.left_over {
+            inner.grace()?;
+            inner.save_retired()?;
+            inner.clear_retired()?;
+            inner.left_over = false;
+        }
         flush::drain(&mut *inner, Steps::ALL)?;
         inner.facts.drains += 1;
         Ok(inner.facts.drains)
@@ -140,14 +155,24 @@ impl Hub {
 }
 
 impl Inner {
-    /// Whatever makes the capture doubtful since the last drain.
-    fn check_health(&mut self) -> Result<Vec<String>, HubError> {
+    /// Whatever makes the capture doubtful since the last drain, in a closed set of words. Doubts that a mark or an
+    /// overflow bit stands for already are not among them.
+    fn check_health(&mut self) -> Result<Vec<&'static str>, HubError> {
         let health = self.capture.health()?;
-        let doubts = match &self.health {
-            Some(before) => health.doubts_since(before),
-            None => Vec::new(),
-        };
-        self.health = Some(health);
+        let mut doubts: Vec<&'static str> = Vec::new();
+        for problem in &health.problems {
+            let word = match problem {
+                Problem::LinkGone { .. } => "link gone",
+                Problem::ProgramChanged { .. } => "program changed",
+                Problem::Missed { .. } => "missed program run",
+                Problem::Doubt { counter: "lost", .. } => "mark lost",
+                Problem::Doubt { .. } => continue,
+            };
+            tracing::warn!(?problem, "marks may be missing: everything is compared");
+            doubts.push(word);
+        }
+        doubts.sort_unstable();
+        doubts.dedup();
         Ok(doubts)
     }
 }
@@ -156,12 +181,12 @@ fn marks_of(marks: &InodeMarks) -> Marks {
     let has = |flag: u64| marks.flags & flag != 0;
     Marks {
         blocks: marks.blocks.clone(),
-        from: has(flags::FROM).then_some(marks.from),
-        range: has(flags::RANGE).then_some((marks.range_from, marks.range_end)),
-        meta: has(flags::META) || has(flags::NAMES),
-        names: has(flags::NAMES),
-        whole: has(flags::WHOLE),
-        rescan: has(flags::RESCAN),
+        from: has(flag::FROM).then_some(marks.from),
+        range: (has(flag::RANGE) && !has(flag::FROM)).then_some((marks.from, marks.end)),
+        meta: has(flag::META) || has(flag::NAMES),
+        names: has(flag::NAMES),
+        whole: has(flag::WHOLE) || has(flag::DATA_NO_RANGE),
+        rescan: has(flag::RESCAN),
     }
 }
 
@@ -192,7 +217,7 @@ impl DrainWorld for Inner {
             marks.mark_bytes(io.start, io.start.saturating_add(io.len));
             by_dev.entry(io.dev).or_default().push((io.ino, marks));
         }
-        self.facts.counters = retired.counters.clone();
+        self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
         for sink in &self.sinks {
             let mut mine = Vec::new();
             for (ino, marks) in by_dev.get(&sink.dev).into_iter().flatten() {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use engine::dirty::{DirtySet, Marks};
 use engine::flush::world::Head;
 
-use crate::catalog::{Catalog, CatalogError, MissingRow, PendingRow};
+use crate::catalog::{Catalog, CatalogChange, CatalogError, MissingRow, PendingRow};
 
 const META: u32 = 1;
 const NAMES: u32 = 2;
@@ -149,12 +149,15 @@ impl Pending {
         })
     }
 
-    /// Nothing had to be committed: `taken` but for `kept` is forgotten.
-    pub fn forget(&self, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
-        self.forget_with(taken, kept, |forget, keep| {
-            self.catalog.forget_pending(forget)?;
-            self.catalog.save_pending(keep)
-        })
+    /// Nothing had to be committed: `taken` but for `kept` is forgotten, and `change` holds what is new all the same.
+    pub fn forget(&self, change: &CatalogChange, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
+        self.forget_with(taken, kept, |forget, keep| self.catalog.settle_without_commit(change, forget, keep))
+    }
+
+    /// The flush failed: what was taken waits again.
+    pub fn give_back_taken(&self) {
+        let taken = std::mem::take(&mut self.state().taken);
+        self.give_back(&taken);
     }
 
     /// Inodes that are watched before the catalog knows them.

@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,11 @@ use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
 use engine::model::Time;
 
 use super::era;
-use super::hub::Sink;
 use super::open::Opened;
 use super::pending::now_ns;
 use super::world::WorldError;
-use crate::store::StoreError;
+use crate::error::{AppError, ExitCode};
+use crate::status::Histogram;
 
 /// Longest wait between tries while the store does not answer.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -45,7 +46,13 @@ pub struct Progress {
     pub left_over: Vec<String>,
     pub last_error: Option<String>,
     pub fenced_at: Option<u64>,
-    pub unreadable: BTreeMap<String, String>,
+    pub unreadable: BTreeMap<PathBuf, String>,
+    /// Marks are being made (or the tree is being compared).
+    pub armed: bool,
+    pub baseline_seq: Option<u64>,
+    pub started: Option<Instant>,
+    /// Names inside the tree that are not part of the volume.
+    pub foreign: Vec<PathBuf>,
     pub removals_waiting: u64,
     pub unsettled: bool,
     pub watch_full: bool,
@@ -78,9 +85,13 @@ pub struct Totals {
     pub carried: u64,
     pub late: u64,
     pub write_back_errors: u64,
-    pub flush_seconds: f64,
     pub flush_seconds_last: f64,
+    pub flush_histogram: Histogram,
+    /// Flushes that took longer than the interval.
+    pub slow_flushes: u64,
     pub rescan_reasons: BTreeMap<String, u64>,
+    /// Files of the last flush whose write-back failed.
+    pub write_back_failing: u64,
 }
 
 /// How a wait for a sync ended.
@@ -92,7 +103,42 @@ pub enum Synced {
     Ended(Phase),
 }
 
+impl Progress {
+    /// Why the volume is not wholly protected, in plain words.
+    pub fn trouble(&self) -> Vec<String> {
+        let mut why = Vec::new();
+        if !self.unreadable.is_empty() {
+            why.push(format!("{} files or directories cannot be read", self.unreadable.len()));
+        }
+        if self.totals.write_back_failing > 0 {
+            why.push(format!("write-back fails for {} files: their owner may have lost data", self.totals.write_back_failing));
+        }
+        if self.unsettled {
+            why.push("the store has not told whether the last commit took effect".into());
+        }
+        if self.watch_full {
+            why.push("the watch set is full: every inode of the file system is marked".into());
+        }
+        if self.stalled > 0 {
+            why.push(format!("{} files wait for a writer or write-back that does not end", self.stalled));
+        }
+        for path in self.foreign.iter().take(3) {
+            why.push(format!("{} is another file system (or subvolume) and is not in the volume", path.display()));
+        }
+        why
+    }
+}
+
 impl Shared {
+    /// The volume's thread is over.
+    pub fn end(&self) {
+        self.update(|progress| {
+            if progress.phase != Phase::Fenced {
+                progress.phase = Phase::Stopped;
+            }
+        });
+    }
+
     pub fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -151,6 +197,8 @@ pub struct Runner {
     pub opened: Opened,
     pub shared: Arc<Shared>,
     pub interval: Duration,
+    /// The first pass is through.
+    pub trusted: bool,
 }
 
 /// Errors after which trying again makes no sense.
@@ -160,31 +208,45 @@ fn is_final(error: &WorldError) -> bool {
 
 impl Runner {
     /// Runs until `stop`, a fence, or a final error.
-    pub fn run(mut self) -> Result<(), WorldError> {
+    pub fn run(mut self) -> Result<(), AppError> {
         let phase = self.opened.first_phase;
-        self.shared.update(|progress| progress.phase = phase);
+        let head = self.opened.world.catalog.head().ok().flatten().map(|head| head.seq);
+        self.shared.update(|progress| {
+            progress.phase = phase;
+            progress.armed = true;
+            progress.started = Some(Instant::now());
+            if phase != Phase::Baseline {
+                progress.baseline_seq = head.or(Some(0));
+            }
+        });
         let result = self.rounds();
-        if let Err(error) = &result {
-            let message = error.to_string();
-            self.shared.update(|progress| progress.last_error = Some(message));
+        let fenced = self.shared.progress().fenced_at;
+        match (fenced, result) {
+            (Some(seq), _) => {
+                self.shared.update(|progress| progress.phase = Phase::Fenced);
+                Err(AppError::new(ExitCode::Locked, format_args!("another writer has made commit {seq}: this one stops"))
+                    .hint("one host writes a volume; its commits and ours up to there are in the store"))
+            }
+            (None, result) => result,
         }
-        let fenced = self.shared.progress().fenced_at.is_some();
-        self.shared.update(|progress| progress.phase = if fenced { Phase::Fenced } else { Phase::Stopped });
-        result
     }
 
-    fn rounds(&mut self) -> Result<(), WorldError> {
+    fn rounds(&mut self) -> Result<(), AppError> {
         let mut backoff = Duration::ZERO;
         loop {
             let started = Instant::now();
+            let last = self.shared.progress().stop;
+            self.opened.check_source()?;
             match self.round() {
                 Ok(true) => {
                     backoff = Duration::ZERO;
                     self.shared.update(|progress| progress.last_error = None);
                 }
                 Ok(false) => return Ok(()),
-                Err(error) if is_final(&error) => return Err(error),
+                Err(error) if is_final(&error) => return Err(AppError::new(ExitCode::Error, error)),
                 Err(error) => {
+                    // The source may be what is wrong.
+                    self.opened.check_source()?;
                     tracing::warn!(volume = %self.opened.name, %error, "flush failed, will be tried again");
                     let message = error.to_string();
                     self.shared.update(|progress| progress.last_error = Some(message));
@@ -193,24 +255,25 @@ impl Runner {
                     backoff = (backoff * 2).clamp(self.interval, BACKOFF_MAX);
                 }
             }
-            if !self.pause(started, backoff) {
+            if last {
                 return Ok(());
             }
+            self.pause(started, backoff);
         }
     }
 
-    /// Waits for the next round. False: stop (after a last flush).
-    fn pause(&mut self, started: Instant, backoff: Duration) -> bool {
+    /// Waits for the next round; not at all when a stop was asked for, which makes one last round.
+    fn pause(&mut self, started: Instant, backoff: Duration) {
         let gap = self.interval.max(backoff);
         let mut progress = self.shared.progress();
         loop {
             if progress.stop {
-                return false;
+                return;
             }
             let gap = if progress.hurry > 0 { gap.min(HURRY) } else { gap };
             let left = (started + gap).saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return true;
+                return;
             }
             progress = self.shared.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -219,13 +282,13 @@ impl Runner {
     /// One drain and one flush. False: fenced.
     fn round(&mut self) -> Result<bool, WorldError> {
         let began = Instant::now();
-        let number = {
+        let (number, hurry) = {
             let mut progress = self.shared.progress();
             progress.begun += 1;
-            progress.begun
+            (progress.begun, progress.hurry > 0)
         };
         let now = wall_clock();
-        let drain = self.opened.drain()?;
+        let drain = self.opened.drain(hurry)?;
         self.note_doubts();
         let taken = self.opened.world.pending.take();
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();
@@ -278,21 +341,22 @@ impl Runner {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
         let clean = kept.is_empty() && !unsettled;
-        if clean && self.opened.compare_once {
+        if clean && !self.trusted {
             self.opened.trust()?;
+            self.trusted = true;
         }
         let mut unreadable = BTreeMap::new();
         let mut left_over = Vec::new();
         for (id, error) in &report.errors {
-            let path = self.opened.world.path(*id)?.unwrap_or_default().to_string_lossy().into_owned();
-            left_over.push(format!("{path}: {error}"));
+            let path = self.opened.world.path(*id)?.unwrap_or_default();
+            left_over.push(format!("{}: {error}", path.display()));
             if matches!(error, flush::world::FileError::Unreadable { .. }) {
                 unreadable.insert(path, error.to_string());
             }
         }
         for (id, cause) in &report.unlisted {
-            let path = self.opened.world.path(*id)?.unwrap_or_default().to_string_lossy().into_owned();
-            left_over.push(format!("{path}: directory cannot be listed: {cause}"));
+            let path = self.opened.world.path(*id)?.unwrap_or_default();
+            left_over.push(format!("{}: directory cannot be listed: {cause}", path.display()));
             unreadable.insert(path, cause.clone());
         }
         if report.removals_waiting > 0 {
@@ -301,6 +365,9 @@ impl Runner {
         if unsettled {
             left_over.push("the store has not told whether the last commit took effect".into());
         }
+        let interval = self.interval;
+        let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(0));
+        let foreign: Vec<PathBuf> = self.opened.world.foreign.keys().cloned().collect();
         let (watch_full, stalled) = (self.opened.world.watch_full, self.opened.world.stalled() as u64);
         self.shared.update(|progress| {
             let totals = &mut progress.totals;
@@ -312,18 +379,24 @@ impl Runner {
             totals.bytes_literal += report.bytes_literal;
             totals.rescans += report.rescans;
             totals.carried += report.carried;
-            totals.flush_seconds += seconds;
             totals.flush_seconds_last = seconds;
+            totals.flush_histogram.observe(seconds);
+            totals.slow_flushes += u64::from(seconds > interval.as_secs_f64());
+            totals.write_back_failing = 0;
             for (_, error) in &report.errors {
                 match error {
                     flush::world::FileError::Late => totals.late += 1,
-                    flush::world::FileError::WriteBack { .. } => totals.write_back_errors += 1,
+                    flush::world::FileError::WriteBack { .. } => {
+                        totals.write_back_errors += 1;
+                        totals.write_back_failing += 1;
+                    }
                     _ => {}
                 }
             }
             progress.ended = number;
             if clean {
                 progress.clean = number;
+                progress.baseline_seq = progress.baseline_seq.or(head);
                 if matches!(progress.phase, Phase::Baseline | Phase::Verifying | Phase::Starting) {
                     progress.phase = Phase::Protected;
                 }
@@ -334,6 +407,7 @@ impl Runner {
             progress.unsettled = unsettled;
             progress.watch_full = watch_full;
             progress.stalled = stalled;
+            progress.foreign = foreign;
             if let Outcome::Fenced { seq } = outcome {
                 progress.fenced_at = Some(*seq);
             }
@@ -356,14 +430,3 @@ pub fn wall_clock() -> Time {
     let ns = now_ns();
     Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
 }
-
-/// For `status`.
-pub fn is_store_error(error: &WorldError) -> Option<&StoreError> {
-    match error {
-        WorldError::Store(error) => Some(error),
-        _ => None,
-    }
-}
-
-/// What the hub needs to know of a volume.
-pub type HubSink = Arc<Sink>;

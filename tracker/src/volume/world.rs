@@ -1,26 +1,31 @@
 //! `engine::flush::World` over the real thing: directories and files of the source, the catalog, the store, the kernel's
 //! watch set. Thin: every decision is the engine's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
 use engine::flush::world::{
-    Alive, CatalogChange, Created, Entry, FileError, FileOps, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record,
+    Alive, CatalogChange, Created, FileError, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record,
     Stat, World,
 };
 use engine::format::{EncodeError, Key};
-use engine::model::{FileId, InodeId, Meta, ObjectRef, Seq};
+use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq};
 
 use super::hub::{Hub, HubError};
+use crate::capture::WatchOutcome;
 use super::pending::Pending;
 use super::pool::{Opener, Pool};
-use crate::catalog::{Catalog, CatalogError, FileRow};
-use crate::source::{OpenError, OpenFile, SourceError, SourceRoot};
-use crate::store::{self, Store, StoreError};
+use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
+use crate::source::{Foreign, OpenFile, SourceError, SourceRoot, SourceStat};
+use crate::store::{self, ErrorKind, Store, StoreError};
 
 /// What ends a flush. Files that cannot be read are not among them.
 #[derive(Debug, thiserror::Error)]
@@ -37,37 +42,12 @@ pub enum WorldError {
     Encode(#[from] EncodeError),
     #[error("pack {key} is in the store with other bytes than were made")]
     ForeignPack { key: String },
-}
-
-/// One open regular file.
-pub struct SourceFile {
-    file: OpenFile,
-}
-
-impl FileOps for SourceFile {
-    fn statx(&mut self) -> Result<Stat, FileError> {
-        self.file.stat().map_err(unreadable)
-    }
-
-    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError> {
-        self.file.xattrs().map_err(unreadable)
-    }
-
-    fn clean(&mut self) -> Result<(), FileError> {
-        self.file.clean().map_err(|error| FileError::WriteBack { cause: error.to_string() })
-    }
-
-    fn barrier(&mut self) -> Result<(), FileError> {
-        self.file.barrier().map_err(unreadable)
-    }
-
-    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
-        self.file.read_at(offset, buffer).map_err(unreadable)
-    }
-
-    fn data_ranges(&mut self, start: u64, end: u64) -> Result<Vec<(u64, u64)>, FileError> {
-        self.file.data_ranges(start, end).map_err(unreadable)
-    }
+    #[error("no random numbers: {cause}")]
+    Random { cause: String },
+    #[error("the catalog and a file's content do not fit: {cause}")]
+    Plan { cause: String },
+    #[error("object {key}: {cause}")]
+    Object { key: String, cause: String },
 }
 
 fn unreadable(error: impl std::fmt::Display) -> FileError {
@@ -75,12 +55,17 @@ fn unreadable(error: impl std::fmt::Display) -> FileError {
 }
 
 /// Opens by path and makes sure that it is the inode that was meant.
-fn open(root: &SourceRoot, path: Option<&PathBuf>, inode: InodeId) -> Result<SourceFile, FileError> {
+fn open(root: &SourceRoot, path: Option<&PathBuf>, inode: InodeId) -> Result<OpenFile, FileError> {
     let Some(path) = path else { return Err(FileError::Moved) };
-    match root.open_file(path, inode) {
-        Ok(file) => Ok(SourceFile { file }),
-        Err(OpenError::Gone | OpenError::Mismatch { .. }) => Err(FileError::Moved),
-        Err(error) => Err(unreadable(error)),
+    Ok(root.open_file(path, inode)?)
+}
+
+/// `None` where nothing is.
+fn there(found: Result<SourceStat, SourceError>) -> Result<Option<Stat>, SourceError> {
+    match found {
+        Ok(found) => Ok(Some(found.stat)),
+        Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -95,13 +80,17 @@ pub struct VolumeWorld {
     pub hub: Option<(Arc<Hub>, u32)>,
     pub era_length: u64,
     pub epoch: u64,
+    pub volume_id: Id,
     placed: HashMap<FileId, (FileId, Vec<u8>, InodeId)>,
-    pool: Pool<SourceFile>,
+    pool: Pool<OpenFile>,
+    /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
+    pub foreign: BTreeMap<PathBuf, Foreign>,
     /// The watch set was full: every inode of the superblock is recorded now.
     pub watch_full: bool,
 }
 
 impl VolumeWorld {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one volume, each of its own type")]
     pub fn new(
         root: Arc<SourceRoot>,
         catalog: Arc<Catalog>,
@@ -110,6 +99,7 @@ impl VolumeWorld {
         hub: Option<(Arc<Hub>, u32)>,
         era_length: u64,
         epoch: u64,
+        volume_id: Id,
     ) -> VolumeWorld {
         VolumeWorld {
             root,
@@ -119,8 +109,10 @@ impl VolumeWorld {
             hub,
             era_length,
             epoch,
+            volume_id,
             placed: HashMap::new(),
             pool: Pool::new(),
+            foreign: BTreeMap::new(),
             watch_full: false,
         }
     }
@@ -133,7 +125,6 @@ impl VolumeWorld {
 
     /// Path below the source; `None` when no name is known.
     pub fn path(&self, id: FileId) -> Result<Option<PathBuf>, CatalogError> {
-        use std::os::unix::ffi::OsStrExt;
         let mut names: Vec<&[u8]> = Vec::new();
         let mut at = id;
         while let Some((parent, name, _)) = self.placed.get(&at) {
@@ -142,7 +133,7 @@ impl VolumeWorld {
         }
         let Some(mut path) = self.catalog.path_of(at)? else { return Ok(None) };
         for name in names.into_iter().rev() {
-            path.push(std::ffi::OsStr::from_bytes(name));
+            path.push(OsStr::from_bytes(name));
         }
         Ok(Some(path))
     }
@@ -156,13 +147,40 @@ fn to_record(row: FileRow) -> Record {
         size: row.size,
         root: row.root,
         hole_bytes: row.hole_bytes,
+        signed: row.flags & SIGNED != 0,
         ctime: row.ctime,
     }
 }
 
+/// `FileRow::flags`: the catalog holds a signature of the whole image.
+const SIGNED: u32 = 1;
+
+/// A record as a row; the handle of a known inode stays as it is stored.
+pub(super) fn to_row(record: Record, handle: Option<Vec<u8>>) -> FileRow {
+    FileRow {
+        id: record.id,
+        inode: record.inode,
+        handle,
+        meta: record.meta,
+        size: record.size,
+        root: record.root,
+        hole_bytes: record.hole_bytes,
+        ctime: record.ctime,
+        flags: if record.signed { SIGNED } else { 0 },
+    }
+}
+
+fn missing_rows(missing: Vec<Missing>) -> Vec<MissingRow> {
+    missing.into_iter().map(|m| MissingRow { parent: m.parent, name: m.name, drain: m.drain }).collect()
+}
+
 impl World for VolumeWorld {
     type Error = WorldError;
-    type File = SourceFile;
+    type File = OpenFile;
+
+    fn plan_error(error: engine::image::PlanError<WorldError>) -> WorldError {
+        WorldError::Plan { cause: error.to_string() }
+    }
 
     fn list(&mut self, dir: FileId) -> Result<Listed, WorldError> {
         let Some(path) = self.path(dir)? else { return Ok(Listed::NotThere) };
@@ -170,25 +188,30 @@ impl World for VolumeWorld {
             Some((_, _, inode)) => Some(*inode),
             None => self.catalog.file(dir)?.map(|row| row.inode),
         };
-        let Some(expect) = expect else { return Ok(Listed::NotThere) };
-        match self.root.list_dir(&path, expect) {
-            Ok(entries) => {
-                Ok(Listed::Entries(entries.into_iter().map(|(name, stat)| Entry { name, stat }).collect()))
+        let same = there(self.root.stat(&path))?.is_some_and(|stat| Some(stat.inode) == expect);
+        if !same {
+            return Ok(Listed::NotThere);
+        }
+        match self.root.entries(&path) {
+            Ok(found) => {
+                for (name, why) in found.foreign {
+                    self.foreign.insert(path.join(OsStr::from_bytes(&name)), why);
+                }
+                Ok(Listed::Entries(found.entries))
             }
-            Err(error) if error.is_gone() => Ok(Listed::NotThere),
+            Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Ok(Listed::NotThere),
             Err(error) => Ok(Listed::Unreadable(error.to_string())),
         }
     }
 
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, WorldError> {
-        use std::os::unix::ffi::OsStrExt;
         let Some(path) = self.path(dir)? else { return Ok(None) };
-        Ok(self.root.stat(&path.join(std::ffi::OsStr::from_bytes(name)))?)
+        Ok(there(self.root.stat(&path.join(OsStr::from_bytes(name))))?)
     }
 
     fn stat(&mut self, id: FileId) -> Result<Option<Stat>, WorldError> {
         match self.path(id)? {
-            Some(path) => Ok(self.root.stat(&path)?),
+            Some(path) => Ok(there(self.root.stat(&path))?),
             None => Ok(None),
         }
     }
@@ -204,7 +227,7 @@ impl World for VolumeWorld {
         }
         self.pending.add_fresh(inodes);
         if let Some((hub, dev)) = &self.hub {
-            self.watch_full |= hub.watch(*dev, inodes)?.is_full();
+            self.watch_full |= hub.watch(*dev, inodes)? != WatchOutcome::Watching;
         }
         Ok(())
     }
@@ -222,7 +245,11 @@ impl World for VolumeWorld {
 
     fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError> {
         let path = self.path(id).map_err(unreadable)?.ok_or(FileError::Moved)?;
-        self.root.meta(&path, stat).map_err(unreadable)
+        match self.root.meta(&path) {
+            Ok((found, meta)) if found.stat.inode == stat.inode => Ok(meta),
+            Ok(_) | Err(SourceError::Gone { .. }) => Err(FileError::Moved),
+            Err(error) => Err(unreadable(error)),
+        }
     }
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
@@ -233,11 +260,11 @@ impl World for VolumeWorld {
             }
         }
         let root = Arc::clone(&self.root);
-        let opener: Opener<SourceFile> = Arc::new(move |job| open(&root, paths.get(&job.id), job.inode));
+        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.get(&job.id), job.inode));
         self.pool.read(jobs, steps, &opener)
     }
 
-    fn open(&mut self, job: &ReadJob) -> Result<SourceFile, FileError> {
+    fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
         let path = self.path(job.id).map_err(unreadable)?;
         open(&self.root, path.as_ref(), job.inode)
     }
@@ -284,30 +311,59 @@ impl World for VolumeWorld {
         Ok(self.catalog.next_attempt()?)
     }
 
-    fn put_pack(&mut self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), WorldError> {
+    fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), WorldError> {
         let key = engine::flush::commit::key_of(at).to_string();
-        store::retry(|| match self.store.create(&key, &bytes)? {
-            store::Created::Yes => Ok(()),
-            // A lost reply of our own try: the same bytes.
-            store::Created::Exists if self.store.get(&key)? == bytes => Ok(()),
-            store::Created::Exists => Err(WorldError::ForeignPack { key: key.clone() }),
-        })
+        match store::create_exact(&*self.store, &key, &Bytes::from(bytes), ATTEMPTS)? {
+            store::Settled::Own => Ok(()),
+            store::Settled::Other(_) => Err(WorldError::ForeignPack { key }),
+        }
     }
 
     fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), WorldError> {
-        let handles = self.handles(&change);
-        Ok(self.catalog.begin_commit(intent, &change, &handles)?)
+        let mut files = Vec::with_capacity(change.records.len());
+        for record in change.records {
+            let handle = self.handle(&record);
+            files.push(to_row(record, handle));
+        }
+        let rows = catalog::CatalogChange {
+            files,
+            names: change.changes.names,
+            gone: change.changes.gone,
+            nodes: change
+                .nodes
+                .into_iter()
+                .map(|((file, level, idx), blob)| NodeWrite { file, level, idx, blob })
+                .collect(),
+            sigs: change.signatures.into_iter().map(|((file, group), blob)| SigWrite { file, group, blob }).collect(),
+            drop_nodes_of: change.replaced,
+            missing: Some(missing_rows(change.missing)),
+            next_id: Some(FileId(change.next_id)),
+        };
+        let intent = catalog::Intent {
+            seq: intent.seq,
+            commit_id: intent.commit_id,
+            hash: intent.hash,
+            time: intent.time,
+            bytes: intent.bytes.clone(),
+        };
+        Ok(self.catalog.begin_commit(&intent, &rows)?)
     }
 
     fn intent(&self) -> Result<Option<Intent>, WorldError> {
-        Ok(self.catalog.intent()?)
+        Ok(self.catalog.intent()?.map(|found| Intent {
+            seq: found.seq,
+            commit_id: found.commit_id,
+            hash: found.hash,
+            time: found.time,
+            bytes: found.bytes,
+        }))
     }
 
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, WorldError> {
-        match self.store.create(&Key::Commit(seq).to_string(), bytes) {
+        match self.store.create(&Key::Commit(seq).to_string(), Bytes::copy_from_slice(bytes)) {
             Ok(store::Created::Yes) => Ok(Created::Yes),
             Ok(store::Created::Exists) => Ok(Created::Exists),
-            Err(error) if error.may_have_taken_effect() => Ok(Created::Unknown),
+            Err(error) if error.kind == ErrorKind::Unknown => Ok(Created::Unknown),
             Err(error) => Err(error.into()),
         }
     }
@@ -315,13 +371,13 @@ impl World for VolumeWorld {
     fn read_commit(&mut self, seq: Seq) -> Result<Option<Vec<u8>>, WorldError> {
         match self.store.get(&Key::Commit(seq).to_string()) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, WorldError> {
-        super::era::closed_by_other(self, seq)
+        super::era::closed_by_other(self, self.volume_id, seq)
     }
 
     fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), WorldError> {
@@ -335,25 +391,39 @@ impl World for VolumeWorld {
         taken: &[u64],
         kept: &DirtySet,
     ) -> Result<(), WorldError> {
-        self.catalog.update_records(&records, &missing)?;
-        Ok(self.pending.forget(taken, kept)?)
+        let change = catalog::CatalogChange {
+            files: records.into_iter().map(|record| to_row(record, None)).collect(),
+            missing: Some(missing_rows(missing)),
+            ..catalog::CatalogChange::default()
+        };
+        Ok(self.pending.forget(&change, taken, kept)?)
     }
 }
 
+/// Tries of a pack whose outcome stays unknown.
+const ATTEMPTS: u32 = 3;
+
 impl VolumeWorld {
-    /// File handles of files that get a record for the first time; they prove later that an inode is gone.
-    fn handles(&self, change: &CatalogChange) -> HashMap<FileId, Vec<u8>> {
-        let mut handles = HashMap::new();
-        for record in &change.records {
-            if !self.placed.contains_key(&record.id) {
-                continue;
-            }
-            if let Ok(Some(path)) = self.path(record.id) {
-                if let Some(handle) = self.root.handle(&path, record.inode) {
-                    handles.insert(record.id, handle);
-                }
-            }
+    /// A handle for a file that gets a record for the first time; it proves later that an inode is gone.
+    fn handle(&self, record: &Record) -> Option<Vec<u8>> {
+        if !self.placed.contains_key(&record.id) {
+            return None;
         }
-        handles
+        let path = self.path(record.id).ok()??;
+        let same = self.root.stat(&path).is_ok_and(|found| found.stat.inode == record.inode);
+        if same { self.root.handle(&path).ok()? } else { None }
+    }
+
+    /// Watches inodes that the catalog knows.
+    pub fn watch_known(&mut self, inodes: &[u64]) -> Result<(), WorldError> {
+        if let Some((hub, dev)) = &self.hub {
+            self.watch_full |= hub.watch(*dev, inodes)? != WatchOutcome::Watching;
+        }
+        Ok(())
+    }
+
+    /// Files whose reading thread has not come back.
+    pub fn stalled(&self) -> usize {
+        self.pool.stalled()
     }
 }

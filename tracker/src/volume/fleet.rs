@@ -1,0 +1,348 @@
+//! All volumes of one process: starts their threads, answers `Control`.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use engine::model::Time;
+
+use super::hub::Hub;
+use super::open::{self, CaptureFacts};
+use super::pending::{Pending, now_ns};
+use super::run::{Phase, Runner, Shared, Synced};
+use crate::capture::choose::{self, BackEnd};
+use crate::capture::{Capture, CaptureConfig, Started};
+use crate::catalog::Catalog;
+use crate::config::{self, Config, VolumeConfig};
+use crate::control::{Control, ControlError};
+use crate::error::{AppError, ExitCode};
+use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus};
+use crate::store::Op;
+use crate::store::meter::Meter;
+use crate::units::{PathField, rfc3339};
+
+/// How long a stop waits for the last flush of a volume.
+const LAST_FLUSH: Duration = Duration::from_secs(30);
+
+/// What of a volume does not change while it runs.
+struct Facts {
+    volume_id: String,
+    backend: Backend,
+    reasons: Vec<String>,
+    fenced_store: bool,
+    pending: Arc<Pending>,
+    catalog: Arc<Catalog>,
+    meter: Arc<Meter>,
+    hub: Option<Arc<Hub>>,
+}
+
+struct Volume {
+    config: VolumeConfig,
+    shared: Arc<Shared>,
+    facts: Arc<Mutex<Option<Facts>>>,
+    failure: Arc<Mutex<Option<AppError>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The volumes of one process.
+pub struct Fleet {
+    volumes: Mutex<Vec<Arc<Volume>>>,
+    capture: Arc<CaptureFacts>,
+    state_dir: PathBuf,
+    config_file: Option<PathBuf>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Directory of the pins of one state directory: its identity names it, so a state directory that is moved or copied does
+/// not take over another's marks.
+fn pin_dir(state_dir: &Path) -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let name = std::fs::metadata(state_dir).map_or_else(|_| "state".into(), |m| format!("{:x}-{:x}", m.dev(), m.ino()));
+    Path::new("/sys/fs/bpf/tracker").join(name)
+}
+
+/// Starts capture if some volume may use it.
+fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> {
+    let wanted = config.volumes.iter().any(|volume| volume.capture != config::Capture::Scan);
+    let mut none = CaptureFacts { hub: None, resumed: false, reasons: Vec::new() };
+    if !wanted {
+        none.reasons.push("the scan back end was asked for".into());
+        return Ok(none);
+    }
+    let choice = choose::choose(&choose::Facts::gather());
+    let forced = config.volumes.iter().find(|volume| !matches!(volume.capture, config::Capture::Auto | config::Capture::Scan));
+    if choice.back_end == BackEnd::Tracepoint {
+        match Capture::start(&CaptureConfig::new(pin_dir(state_dir))) {
+            Ok((capture, started)) => {
+                tracing::info!(?started, "capture is attached");
+                let resumed = started == Started::Resumed;
+                let hub = Hub::new(capture);
+                if resumed {
+                    hub.resume();
+                }
+                return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new() });
+            }
+            Err(error) => none.reasons.push(format!("tracepoint: {}", chain(&error))),
+        }
+    } else {
+        none.reasons.extend(choice.reasons.iter().map(|(back_end, why)| format!("{back_end:?}: {why}").to_lowercase()));
+    }
+    match forced {
+        Some(volume) => Err(AppError::new(
+            ExitCode::Error,
+            format_args!("volume {} asks for a capture back end that cannot be had: {}", volume.name, none.reasons.join("; ")),
+        )
+        .hint("`tracker doctor` explains what this kernel can do; --capture auto falls back to scanning")),
+        None => Ok(none),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(cause) = at {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        at = cause.source();
+    }
+    text
+}
+
+impl Fleet {
+    /// Starts a thread for each volume and returns at once.
+    pub fn start(config: &Config, state_dir: &Path) -> Result<Fleet, AppError> {
+        let fleet = Fleet {
+            volumes: Mutex::new(Vec::new()),
+            capture: Arc::new(capture(config, state_dir)?),
+            state_dir: state_dir.to_path_buf(),
+            config_file: config.file.clone(),
+        };
+        for volume in &config.volumes {
+            fleet.add(volume.clone());
+        }
+        Ok(fleet)
+    }
+
+    fn add(&self, config: VolumeConfig) {
+        let volume = Arc::new(Volume {
+            config,
+            shared: Arc::new(Shared::default()),
+            facts: Arc::default(),
+            failure: Arc::default(),
+            thread: Mutex::new(None),
+        });
+        let (mine, capture, state) = (Arc::clone(&volume), Arc::clone(&self.capture), self.state_dir.clone());
+        let spawned = std::thread::Builder::new().name("volume".into()).spawn(move || {
+            if let Err(error) = live(&mine, &capture, &state) {
+                *lock(&mine.failure) = Some(error);
+            }
+            mine.shared.end();
+        });
+        match spawned {
+            Ok(thread) => *lock(&volume.thread) = Some(thread),
+            Err(error) => {
+                *lock(&volume.failure) =
+                    Some(AppError::new(ExitCode::Error, format_args!("cannot start a thread: {error}")));
+                volume.shared.end();
+            }
+        }
+        lock(&self.volumes).push(volume);
+    }
+
+    fn list(&self) -> Vec<Arc<Volume>> {
+        lock(&self.volumes).clone()
+    }
+}
+
+/// The whole life of one volume.
+fn live(volume: &Volume, capture: &CaptureFacts, state: &Path) -> Result<(), AppError> {
+    let opened = open::open(&volume.config, state, capture)?;
+    *lock(&volume.facts) = Some(Facts {
+        volume_id: opened.volume_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        backend: opened.backend,
+        reasons: opened.reasons.clone(),
+        fenced_store: opened.fenced_store,
+        pending: Arc::clone(&opened.world.pending),
+        catalog: Arc::clone(&opened.world.catalog),
+        meter: Arc::clone(&opened.meter),
+        hub: opened.world.hub.as_ref().map(|(hub, _)| Arc::clone(hub)),
+    });
+    Runner { opened, shared: Arc::clone(&volume.shared), interval: volume.config.interval, trusted: false }.run()
+}
+
+impl Volume {
+    fn status(&self) -> VolumeStatus {
+        let progress = self.shared.progress().clone();
+        let failure = lock(&self.failure).clone();
+        let mut status = VolumeStatus {
+            volume: self.config.name.clone(),
+            source: self.config.source.to_string_lossy().into_owned(),
+            store: self.config.store.to_string(),
+            interval_ms: u64::try_from(self.config.interval.as_millis()).unwrap_or(u64::MAX),
+            last_error: progress.last_error.clone(),
+            failure,
+            ..VolumeStatus::default()
+        };
+        status.state = match progress.phase {
+            Phase::Starting => State::Starting,
+            Phase::Baseline => State::Baseline,
+            Phase::Verifying => State::Verifying,
+            Phase::Protected => State::Protected,
+            Phase::Fenced => State::Fenced,
+            Phase::Stopped => State::Stopped,
+        };
+        let facts = lock(&self.facts);
+        let Some(facts) = facts.as_ref() else { return status };
+        let (oldest, inodes, bytes) = facts.pending.summary();
+        let totals = &progress.totals;
+        status.volume_id.clone_from(&facts.volume_id);
+        status.backend = facts.backend;
+        status.fenced_store = facts.fenced_store;
+        status.reasons.clone_from(&facts.reasons);
+        status.reasons.extend(progress.trouble());
+        status.armed = progress.armed;
+        status.baseline_seq = progress.baseline_seq;
+        status.loss_window_seconds = oldest.map_or(0.0, |at| now_ns().saturating_sub(at) as f64 / 1e9);
+        if let Ok(Some(head)) = facts.catalog.head() {
+            status.head_seq = head.seq;
+            status.head_time = rfc3339(nanoseconds(head.time));
+            status.head_timestamp_seconds = seconds(head.time);
+        }
+        status.pending_inodes = inodes as u64;
+        status.pending_bytes = bytes;
+        status.commits = totals.commits;
+        status.bytes_marked = totals.bytes_marked;
+        status.bytes_read = totals.bytes_read;
+        status.bytes_literal = totals.bytes_literal;
+        status.bytes_uploaded = facts.meter.counts(Op::Create).bytes_sent;
+        status.store_requests = facts.meter.requests();
+        status.files_read = totals.files_read;
+        status.rescans = totals.rescans;
+        status.rescan_reasons.clone_from(&totals.rescan_reasons);
+        status.carried = totals.carried + totals.late;
+        status.late = totals.slow_flushes;
+        status.write_back_errors = totals.write_back_errors;
+        status.unreadable_total = progress.unreadable.len() as u64;
+        status.unreadable = unreadable(&progress.unreadable);
+        status.removals_waiting = progress.removals_waiting;
+        status.flushes = totals.flushes;
+        status.flush_seconds = totals.flush_seconds_last;
+        status.flush_histogram = totals.flush_histogram.clone();
+        if let Some(hub) = &facts.hub {
+            let hub = hub.facts();
+            status.kernel_map_bytes = hub.kernel_bytes;
+            status.kernel_counters = hub.counters;
+        }
+        let running = progress.started.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        if running >= 1.0 {
+            status.requests_per_day_estimate = (status.store_requests as f64 / running * 86_400.0) as u64;
+        }
+        let trouble = progress.trouble();
+        if status.state == State::Protected && (!trouble.is_empty() || status.last_error.is_some()) {
+            status.state = State::Degraded;
+        }
+        status
+    }
+}
+
+fn unreadable(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
+    all.iter()
+        .take(UNREADABLE_MAX)
+        .map(|(path, cause)| Unreadable { path: PathField::new(path.as_os_str().as_bytes()), cause: cause.clone() })
+        .collect()
+}
+
+fn nanoseconds(time: Time) -> u64 {
+    u64::try_from(i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)).unwrap_or(0)
+}
+
+fn seconds(time: Time) -> f64 {
+    time.sec as f64 + f64::from(time.nsec) / 1e9
+}
+
+impl Control for Fleet {
+    fn status(&self) -> Vec<VolumeStatus> {
+        self.list().iter().map(|volume| volume.status()).collect()
+    }
+
+    fn sync(&self, name: Option<&str>, timeout: Duration) -> Result<SyncReply, ControlError> {
+        let volumes: Vec<_> =
+            self.list().into_iter().filter(|volume| name.is_none_or(|name| volume.config.name == name)).collect();
+        if let (Some(name), true) = (name, volumes.is_empty()) {
+            return Err(ControlError::UnknownVolume { volume: name.to_owned() });
+        }
+        let deadline = std::time::Instant::now() + timeout;
+        let mut reply = SyncReply::default();
+        for volume in volumes {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let synced = volume.shared.sync(left);
+            let status = volume.status();
+            reply.seq = status.head_seq;
+            match synced {
+                Synced::Done => {}
+                Synced::Partial(why) => {
+                    reply.partial.extend(why.into_iter().map(|why| format!("{}: {why}", volume.config.name)));
+                }
+                Synced::Ended(_) => {
+                    let failure = status.failure.unwrap_or_else(|| AppError::new(ExitCode::Error, "it was stopped"));
+                    return Err(ControlError::Ended { volume: volume.config.name.clone(), failure });
+                }
+            }
+            if !timeout.is_zero() {
+                let trouble = volume.shared.progress().trouble();
+                reply.degraded.extend(trouble.into_iter().map(|why| format!("{}: {why}", volume.config.name)));
+            }
+        }
+        Ok(reply)
+    }
+
+    fn reload(&self) -> Result<(), ControlError> {
+        let Some(file) = &self.config_file else { return Err(ControlError::Unsupported) };
+        let config =
+            config::load(file, &self.state_dir).map_err(|error| ControlError::Reload { reason: error.to_string() })?;
+        let running = self.list();
+        for volume in &running {
+            let changed = config.volumes.iter().any(|new| new.name == volume.config.name && *new != volume.config);
+            if changed {
+                let reason = format!("volume {} runs with other settings; restart to change them", volume.config.name);
+                return Err(ControlError::Reload { reason });
+            }
+        }
+        for volume in &running {
+            if config.volumes.iter().all(|new| new.name != volume.config.name) {
+                volume.shared.stop();
+            }
+        }
+        lock(&self.volumes).retain(|volume| config.volumes.iter().any(|new| new.name == volume.config.name));
+        for new in config.volumes {
+            if running.iter().all(|volume| volume.config.name != new.name) {
+                self.add(new);
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        let volumes = self.list();
+        for volume in &volumes {
+            volume.shared.stop();
+        }
+        let deadline = std::time::Instant::now() + LAST_FLUSH;
+        for volume in volumes {
+            let thread = lock(&volume.thread).take();
+            let Some(thread) = thread else { continue };
+            while !thread.is_finished() && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if thread.is_finished() && thread.join().is_err() {
+                tracing::error!(volume = volume.config.name, "the volume's thread ended in a panic");
+            }
+        }
+    }
+}

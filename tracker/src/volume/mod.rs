@@ -1,0 +1,20 @@
+//! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
+//! the thread that flushes (`open`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+
+pub mod era;
+pub mod fleet;
+pub mod hub;
+pub mod open;
+pub mod pending;
+pub mod pool;
+pub mod run;
+pub mod world;
+
+use engine::model::Id;
+
+/// A random identifier.
+pub fn random_id() -> Result<Id, world::WorldError> {
+    let mut id = Id::default();
+    getrandom::fill(&mut id).map_err(|error| world::WorldError::Random { cause: error.to_string() })?;
+    Ok(id)
+}

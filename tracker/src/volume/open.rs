@@ -1,0 +1,455 @@
+//! Bringing a volume up: source, store, catalog, capture, and what may be believed of what was before.
+//!
+//! ARM before anything is compared: inodes are watched first, then dirty pages are written back, then the tree is looked
+//! at. After a restart in the same boot with pins intact nothing is looked at: the marks never stopped.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::dirty::Marks;
+use engine::flush::world::Record;
+use engine::format::era::VolumeFormat;
+use engine::format::{Key, commit};
+use engine::model::{FileId, Id, InodeId, Kind, Meta, NameChange, Root, Time};
+use engine::plan::find_head;
+
+use super::era;
+use super::hub::{Hub, Sink};
+use super::pending::{Pending, now_ns};
+use super::run::{Phase, wall_clock};
+use super::world::{VolumeWorld, WorldError, to_row};
+use crate::catalog::{self, Catalog, SourceIdentity, Writer};
+use crate::config::VolumeConfig;
+use crate::error::{AppError, ExitCode};
+use crate::source::{FsType, IdentityCheck, SourceRoot};
+use crate::status::Backend;
+use crate::store::meter::{Meter, Metered};
+use crate::store::{self, ErrorKind, Prefixed, Store, StoreError, StoreOptions};
+
+/// A volume that can flush.
+pub struct Opened {
+    pub name: String,
+    pub volume_id: Id,
+    pub writer: Writer,
+    pub world: VolumeWorld,
+    pub sink: Option<Arc<Sink>>,
+    pub first_phase: Phase,
+    /// Listings are compared with the records.
+    pub compare: bool,
+    /// .. only until the first pass is through.
+    pub compare_once: bool,
+    pub backend: Backend,
+    pub reasons: Vec<String>,
+    pub fenced_store: bool,
+    pub meter: Arc<Meter>,
+    /// Drains, when no hub counts them.
+    pub scans: u64,
+    pub last_scan: Option<std::time::Instant>,
+}
+
+/// Name of the note that the baseline is committed.
+const BASELINE: &str = "baseline";
+
+fn failed(what: &str, error: impl std::fmt::Display) -> AppError {
+    AppError::new(ExitCode::Error, format_args!("{what}: {error}"))
+}
+
+/// What the store's refusal means to an operator.
+pub fn store_error(error: &StoreError) -> AppError {
+    let code = match error.kind {
+        ErrorKind::StoreAbsent => ExitCode::Absent,
+        ErrorKind::Corrupt => ExitCode::Mismatch,
+        _ => ExitCode::Error,
+    };
+    AppError::new(code, error).hint(error.hint())
+}
+
+fn world_error(error: WorldError) -> AppError {
+    match error {
+        WorldError::Store(error) => store_error(&error),
+        WorldError::Object { .. } => AppError::new(ExitCode::Mismatch, error)
+            .hint("`tracker verify` says what else is damaged; nothing was written"),
+        error => failed("cannot start", error),
+    }
+}
+
+/// The name of a file system as the capture knows it.
+fn fs_name(fs: FsType) -> &'static str {
+    match fs {
+        FsType::Ext4 => "ext4",
+        FsType::Xfs => "xfs",
+        FsType::Btrfs => "btrfs",
+        FsType::Tmpfs => "tmpfs",
+        FsType::Overlay => "overlay",
+        FsType::Other(_) => "other",
+    }
+}
+
+/// What the kernel's capture came to, for one daemon.
+pub struct CaptureFacts {
+    pub hub: Option<Arc<Hub>>,
+    /// Marks went on being made since the last daemon of this boot.
+    pub resumed: bool,
+    /// Why there is no hub.
+    pub reasons: Vec<String>,
+}
+
+/// Opens everything. Nothing is in the store yet when it returns, but the `format` object.
+pub fn open(config: &VolumeConfig, state: &Path, capture: &CaptureFacts) -> Result<Opened, AppError> {
+    let root = SourceRoot::open(&config.source).map_err(|error| failed("cannot open the source", error))?;
+    let root = Arc::new(root);
+    let catalog = Catalog::open_or_create(&Catalog::location(state, &config.name))
+        .map_err(|error| failed("cannot open the catalog", error))?;
+    let catalog = Arc::new(catalog);
+    same_source(&catalog, &root, config)?;
+
+    let meter = Arc::new(Meter::default());
+    let options = StoreOptions { create: true, single_writer: config.single_writer, ..StoreOptions::default() };
+    let url = config.store.to_string();
+    let parsed: store::StoreUrl = url.parse().map_err(|error: store::UrlError| failed("bad store URL", error))?;
+    let whole = store::open_for_writing(&parsed, &options).map_err(|error| store_error(&error))?;
+    let fenced_store = whole.properties().fenced;
+    let metered = Metered::new(whole, Arc::clone(&meter));
+    let store: Arc<dyn Store> =
+        Arc::new(Prefixed::new(metered, &config.name).map_err(|error| store_error(&error))?);
+
+    let (volume_id, writer, format) = claim(&catalog, &*store, &url)?;
+    let pending = Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?);
+    let mut reasons = capture.reasons.clone();
+    let mut hub = capture.hub.clone();
+    if let Some(there) = &hub {
+        let fs = root.upper().filter(|upper| upper.reachable()).and_then(|upper| upper.fs()).unwrap_or(root.fs());
+        if let Err(missing) = there.supported(fs_name(fs)) {
+            reasons.push(format!("{}: {}", fs_name(fs), missing.join(", ")));
+            hub = None;
+        }
+    }
+    if config.capture == crate::config::Capture::Scan {
+        hub = None;
+    }
+    let backend = if hub.is_some() { Backend::Tracepoint } else { Backend::Scan };
+    let dev = root.marks_dev();
+    let world = VolumeWorld::new(
+        Arc::clone(&root),
+        Arc::clone(&catalog),
+        Arc::clone(&pending),
+        store,
+        hub.clone().map(|hub| (hub, dev)),
+        format.era_len,
+        writer.epoch,
+        volume_id,
+    );
+    let mut opened = Opened {
+        name: config.name.clone(),
+        volume_id,
+        writer,
+        world,
+        sink: None,
+        first_phase: Phase::Baseline,
+        compare: false,
+        compare_once: false,
+        backend,
+        reasons,
+        fenced_store,
+        meter,
+        scans: 0,
+        last_scan: None,
+    };
+    opened.agree_on_head()?;
+    opened.arm(capture.resumed).map_err(world_error)?;
+    Ok(opened)
+}
+
+/// The source must be the directory the catalog knows: a replaced one is not mirrored as a deletion of everything.
+fn same_source(catalog: &Catalog, root: &SourceRoot, config: &VolumeConfig) -> Result<(), AppError> {
+    let now = root.identity();
+    let known = catalog.source().map_err(|error| failed("catalog", error))?;
+    let identity = SourceIdentity { device: now.device, ino: now.inode.ino, generation: now.inode.generation };
+    match known {
+        None => catalog.set_source(&identity).map_err(|error| failed("catalog", error)),
+        Some(known) if known.ino == identity.ino && known.generation == identity.generation => Ok(()),
+        Some(_) => Err(AppError::new(
+            ExitCode::Guard,
+            format_args!("{} is not the directory that volume {} was made of", config.source.display(), config.name),
+        )
+        .hint("if it was replaced on purpose, protect it under another --name; the old volume stays restorable")),
+    }
+}
+
+/// Who we are in this store: makes the volume, or finds it as ours, or refuses.
+fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer, VolumeFormat), AppError> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    let key = Key::Format.to_string();
+    let known = catalog.volume_id().map_err(broken)?;
+    if let Some(there) = catalog.store().map_err(broken)?.filter(|there| there != url) {
+        return Err(AppError::new(
+            ExitCode::Guard,
+            format_args!("the state directory says that this volume is kept in {there}, not in {url}"),
+        )
+        .hint("use another --name or another --state-dir for a second copy"));
+    }
+    let bytes = match store.get(&key) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind == ErrorKind::NotFound => match known {
+            Some(_) => {
+                return Err(AppError::new(
+                    ExitCode::Absent,
+                    format_args!("the volume is no longer in {url}, though this host has committed to it"),
+                )
+                .hint("bring the store back, or start anew with another --state-dir"));
+            }
+            None => {
+                let id = super::random_id().map_err(world_error)?;
+                let mut format = VolumeFormat::new(id, wall_clock());
+                if let Some(length) = std::env::var("TRACKER_ERA_LENGTH").ok().and_then(|text| text.parse().ok()) {
+                    // For tests of what happens at the end of an era; stands in the volume's format from then on.
+                    format.era_len = length;
+                }
+                let bytes = format.encode().map_err(|error| failed("format", error))?;
+                match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
+                    Ok(store::Settled::Own) => bytes,
+                    Ok(store::Settled::Other(bytes)) => bytes,
+                    Err(error) => return Err(store_error(&error)),
+                }
+            }
+        },
+        Err(error) => return Err(store_error(&error)),
+    };
+    let format = VolumeFormat::decode(&bytes).map_err(|error| {
+        AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {error}"))
+            .hint("this may not be a tracker store, or one of a newer version")
+    })?;
+    if known.is_some_and(|known| known != format.volume) {
+        return Err(AppError::new(ExitCode::Locked, "the store holds another volume under this name")
+            .hint("use another --name; this one belongs to another host or another state directory"));
+    }
+    let writer = match catalog.writer().map_err(broken)? {
+        Some(writer) => writer,
+        None => {
+            // No catalog: whoever has committed here is somebody else, even if it was this host once.
+            let head = find_head(format.era_len, |key| store.exists(&key.to_string())).map_err(|e| store_error(&e))?;
+            if head > 0 {
+                return Err(AppError::new(
+                    ExitCode::Locked,
+                    format_args!("the volume in {url} has another writer (its head is {head})"),
+                )
+                .hint("one host writes a volume; restore it, or protect this directory under another --name"));
+            }
+            let writer = Writer { id: super::random_id().map_err(world_error)?, epoch: 1 };
+            catalog.set_writer(&writer).map_err(broken)?;
+            writer
+        }
+    };
+    catalog.set_volume_id(&format.volume).map_err(broken)?;
+    catalog.set_store(url).map_err(broken)?;
+    Ok((format.volume, writer, format))
+}
+
+impl Opened {
+    /// Compares the store's head with the catalog's.
+    fn agree_on_head(&mut self) -> Result<(), AppError> {
+        let world = &self.world;
+        let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
+        let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
+        let exists = |key: Key| world.store.exists(&key.to_string());
+        let theirs = find_head(world.era_length, exists).map_err(|error| store_error(&error))?;
+        if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
+            return Ok(());
+        }
+        if theirs < ours {
+            return Err(AppError::new(
+                ExitCode::Mismatch,
+                format_args!("the store's head is {theirs}, but this host has committed {ours}: commits were lost"),
+            )
+            .hint("bring the store's lost objects back; to go on without them, start anew under another --name"));
+        }
+        let key = Key::Commit(theirs).to_string();
+        let bytes = world.store.get(&key).map_err(|error| store_error(&error))?;
+        let expect = commit::Expect { volume: self.volume_id, seq: theirs };
+        let header = commit::decode_header(&bytes, expect)
+            .map_err(|error| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
+        if header.writer != self.writer.id {
+            return Err(AppError::new(
+                ExitCode::Locked,
+                format_args!("another writer has committed: the store's head is {theirs}, ours was {ours}"),
+            )
+            .hint("one host writes a volume; this one must not go on"));
+        }
+        self.rebuild(theirs).map_err(world_error)
+    }
+
+    /// Our own commits are in the store and the catalog does not know them (it was set back, for instance by a power
+    /// cut): it is thrown away, and every file is read and compared with the manifest.
+    fn rebuild(&mut self, head: u64) -> Result<(), WorldError> {
+        let world = &self.world;
+        tracing::warn!(volume = %self.name, head, "the catalog is older than the store: all files are compared again");
+        let manifest = era::manifest_at(&*world.store, self.volume_id, world.era_length, head)?;
+        world.catalog.wipe_for_rebuild()?;
+        let mut change = catalog::CatalogChange::default();
+        let mut highest = FileId::ROOT;
+        for (id, file) in manifest.files() {
+            // An inode that no file has: what lies at a name now is new, with this file as the base it is compared to.
+            let inode = InodeId { ino: 0, generation: id.0 };
+            let record = Record {
+                id,
+                inode,
+                meta: file.meta.clone(),
+                size: file.size(),
+                root: file.root,
+                hole_bytes: 0,
+                signed: false,
+                ctime: None,
+            };
+            change.files.push(to_row(record, None));
+            highest = highest.max(id);
+        }
+        change.names = manifest
+            .names()
+            .map(|(parent, name, id)| NameChange::Set { parent, name: name.to_vec(), id })
+            .collect();
+        change.next_id = Some(FileId(highest.0 + 1));
+        world.catalog.apply(&change)?;
+        let at = manifest.position();
+        world.catalog.set_head(&catalog::Head { seq: at.seq, hash: at.head, time: at.time })?;
+        Ok(())
+    }
+
+    /// ARM, CLEAN; decides what has to be compared.
+    fn arm(&mut self, resumed: bool) -> Result<(), WorldError> {
+        let world = &mut self.world;
+        let root = world.root.identity().inode;
+        let known = world.catalog.file(FileId::ROOT)?;
+        if known.as_ref().is_none_or(|row| row.inode != root) {
+            let meta = Meta {
+                kind: Kind::Dir,
+                mode: u32::MAX,
+                uid: 0,
+                gid: 0,
+                mtime: Time::default(),
+                rdev: 0,
+                target: Vec::new(),
+                xattrs: Vec::new(),
+            };
+            let meta = known.map_or(meta, |row| row.meta);
+            let none: Option<Root> = None;
+            let record = Record {
+                id: FileId::ROOT,
+                inode: root,
+                meta,
+                size: 0,
+                root: none,
+                hole_bytes: 0,
+                signed: false,
+                ctime: None,
+            };
+            let change = catalog::CatalogChange {
+                files: vec![to_row(record, None)],
+                next_id: Some(FileId(2)),
+                ..catalog::CatalogChange::default()
+            };
+            world.catalog.apply(&change)?;
+        }
+        let boot = boot_id();
+        let same_boot = boot.is_some() && world.catalog.boot_id()? == boot;
+        let baseline = world.catalog.note(BASELINE)?.is_some();
+        let tracked = resumed && same_boot && world.hub.is_some();
+        if let Some((hub, dev)) = &world.hub {
+            let sink = Arc::new(Sink::new(&self.name, *dev, Arc::clone(&world.catalog), Arc::clone(&world.pending)));
+            hub.add(Arc::clone(&sink), false)?;
+            self.sink = Some(sink);
+            let mut after = FileId(0);
+            loop {
+                let rows = world.catalog.files_after(after, 4096)?;
+                let Some(last) = rows.last() else { break };
+                after = last.id;
+                let inodes: Vec<u64> = rows.iter().map(|row| row.inode.ino).filter(|ino| *ino != 0).collect();
+                world.watch_known(&inodes)?;
+            }
+        }
+        if let Some(boot) = &boot {
+            world.catalog.set_boot_id(boot)?;
+        }
+        self.first_phase = if baseline { Phase::Verifying } else { Phase::Baseline };
+        if tracked && baseline {
+            self.first_phase = Phase::Protected;
+            return Ok(());
+        }
+        world.root.sync().map_err(WorldError::Source)?;
+        self.compare = true;
+        self.compare_once = world.hub.is_some();
+        if baseline && !same_boot {
+            // After a power cut new data may lie under an old ctime, so an equal ctime proves nothing.
+            let pending = &world.pending;
+            let sink = Sink::new(&self.name, 0, Arc::clone(&world.catalog), Arc::clone(pending));
+            sink.widen("reboot", |_| true)?;
+            self.sink.get_or_insert_with(|| Arc::new(sink));
+        } else {
+            self.mark_directories()?;
+        }
+        Ok(())
+    }
+
+    /// Every directory is to be listed.
+    fn mark_directories(&self) -> Result<(), WorldError> {
+        let (mut after, now) = (FileId(0), now_ns());
+        loop {
+            let rows = self.world.catalog.files_after(after, 4096)?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let dirs: Vec<(u64, Marks)> = rows
+                .iter()
+                .filter(|row| row.meta.kind == Kind::Dir && row.inode.ino != 0)
+                .map(|row| (row.inode.ino, Marks::names()))
+                .collect();
+            self.world.pending.add(&dirs, now)?;
+        }
+    }
+
+    /// SWAP .. clear for all volumes, or one look at the tree where no kernel marks it.
+    pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
+        if let Some((hub, _)) = &self.world.hub {
+            return Ok(hub.drain()?);
+        }
+        let due = self.last_scan.is_none_or(|at| at.elapsed() >= SCAN_GAP) || hurry;
+        if due {
+            self.world.root.sync().map_err(WorldError::Source)?;
+            self.mark_directories()?;
+            self.last_scan = Some(std::time::Instant::now());
+        }
+        self.scans += 1;
+        Ok(self.scans)
+    }
+
+    /// The first pass is through: what the catalog says is the tree, and marks keep it so.
+    pub fn trust(&mut self) -> Result<(), WorldError> {
+        if self.compare_once {
+            self.compare = false;
+            self.compare_once = false;
+        }
+        Ok(self.world.catalog.set_note(BASELINE, "committed")?)
+    }
+
+    /// Whether the source is still the directory that was opened.
+    pub fn check_source(&self) -> Result<(), AppError> {
+        let path = self.world.root.path().display();
+        match self.world.root.check_identity() {
+            Ok(IdentityCheck::Same) => Ok(()),
+            Ok(IdentityCheck::Vanished) => Err(AppError::new(ExitCode::Guard, format_args!("the source {path} vanished"))
+                .hint("nothing was removed from the store; mount or make it again, and start again")),
+            Ok(IdentityCheck::Replaced(_)) => {
+                Err(AppError::new(ExitCode::Guard, format_args!("the source {path} was replaced by another directory"))
+                    .hint("nothing was removed from the store; protect the new one under another --name"))
+            }
+            Err(error) => Err(failed("cannot look at the source", error)),
+        }
+    }
+}
+
+/// Gap between two looks at the tree without kernel marks.
+const SCAN_GAP: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}

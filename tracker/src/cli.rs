@@ -11,23 +11,24 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::error::{AppError, ExitCode};
 use crate::logging;
 
-mod cat;
-mod completions;
-mod config;
-mod daemon;
-mod doctor;
-mod log;
-mod ls;
-mod man;
+// Public, because their owners fill in reports and entries that are printed here.
+pub mod cat;
+pub mod completions;
+pub mod config;
+pub mod daemon;
+pub mod doctor;
+pub mod log;
+pub mod ls;
+pub mod man;
 mod out;
-mod protect;
-mod restore;
+pub mod protect;
+pub mod restore;
 mod serve;
-mod status;
-mod sync;
-mod verify;
-mod version;
-mod watch;
+pub mod status;
+pub mod sync;
+pub mod verify;
+pub mod version;
+pub mod watch;
 
 pub use out::Out;
 

@@ -245,7 +245,9 @@ pub fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| format!("`{text}` is no ADDRESS:PORT (write for example {METRICS_LISTEN_DEFAULT}, or off)"))
+    text.parse()
+        .map(Some)
+        .map_err(|_| format!("`{text}` is no ADDRESS:PORT (write for example {METRICS_LISTEN_DEFAULT}, or off)"))
 }
 
 /// Everything that the text alone can tell. The second value holds the line of each volume.
@@ -284,7 +286,10 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             None => {
                 let name = location::default_volume_name(&source);
                 if name.is_none() {
-                    check.problem(&raw.source.span(), "the directory's name is no volume name: give the volume a `name`");
+                    check.problem(
+                        &raw.source.span(),
+                        "the directory's name is no volume name: give the volume a `name`",
+                    );
                 }
                 name
             }
@@ -299,7 +304,10 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
         if let (Some(StoreUrl::Local(path)), Some(url)) = (&store, raw.store.as_ref().or(defaults.store.as_ref()))
             && !path.is_absolute()
         {
-            check.problem(&url.span(), format_args!("`store` must be a URL or an absolute path, not `{}`", path.display()));
+            check.problem(
+                &url.span(),
+                format_args!("`store` must be a URL or an absolute path, not `{}`", path.display()),
+            );
         }
         let interval = match &raw.interval {
             Some(text) => check.parsed(text, |t| parse_interval(t)),

@@ -12,6 +12,8 @@ use crate::error::{AppError, ExitCode};
 use crate::status::{SyncReply, VolumeStatus};
 
 mod client;
+#[cfg(test)]
+pub(crate) mod fake;
 mod server;
 
 pub use client::Client;
@@ -79,7 +81,7 @@ impl From<ControlError> for AppError {
 
 /// One request line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     Status,
     Sync { volume: Option<String>, timeout_ms: u64 },
@@ -106,11 +108,14 @@ pub fn socket_path(state_dir: &Path) -> PathBuf {
 pub fn answer(control: &dyn Control, request: &Request) -> Reply {
     let result = match request {
         Request::Status => Ok(Reply::Status { volumes: control.status() }),
-        Request::Sync { volume, timeout_ms } => control
-            .sync(volume.as_deref(), Duration::from_millis(*timeout_ms))
-            .map(|sync| Reply::Sync { sync }),
+        Request::Sync { volume, timeout_ms } => {
+            control.sync(volume.as_deref(), Duration::from_millis(*timeout_ms)).map(|sync| Reply::Sync { sync })
+        }
         Request::Reload => control.reload().map(|()| Reply::Done),
         Request::Stop => Ok(Reply::Done),
     };
     result.unwrap_or_else(|cause| Reply::Error { cause })
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,7 +191,10 @@ mod tests {
         assert_eq!(json["code"], 22);
         assert_eq!(json["message"], "no \"way\"");
         assert_eq!(json["hint"], "go round");
-        assert!(serde_json::from_str::<serde_json::Value>(&AppError::new(ExitCode::Error, "x").to_json()).unwrap()["hint"].is_null());
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&AppError::new(ExitCode::Error, "x").to_json()).unwrap()["hint"]
+                .is_null()
+        );
     }
 
     #[test]

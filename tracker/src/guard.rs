@@ -60,7 +60,9 @@ impl From<GuardError> for AppError {
             GuardKind::SourceAbsent { .. } => (ExitCode::Error, "create the directory first, or correct its name"),
             GuardKind::SourceNotDirectory { .. } => (ExitCode::Error, "protect the directory the file lies in"),
             GuardKind::Look { .. } => (ExitCode::Error, "check the permissions of the path and of its parents"),
-            GuardKind::StoreNotDirectory { .. } => (ExitCode::Error, "name a directory, or a path that does not exist yet"),
+            GuardKind::StoreNotDirectory { .. } => {
+                (ExitCode::Error, "name a directory, or a path that does not exist yet")
+            }
             GuardKind::StoreInSource { .. } | GuardKind::SourceInStore { .. } => {
                 (ExitCode::Guard, "keep the store in a directory of its own, outside every source")
             }
@@ -68,7 +70,9 @@ impl From<GuardError> for AppError {
                 (ExitCode::Guard, "name a directory outside every source with --state-dir")
             }
             GuardKind::LogInSource { .. } => (ExitCode::Guard, "redirect the log to a file outside every source"),
-            GuardKind::Nested { .. } => (ExitCode::Guard, "protect the outer directory only, or two that do not overlap"),
+            GuardKind::Nested { .. } => {
+                (ExitCode::Guard, "protect the outer directory only, or two that do not overlap")
+            }
         };
         AppError::new(code, &error.kind).hint(hint)
     }

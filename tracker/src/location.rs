@@ -164,8 +164,17 @@ mod tests {
         ] {
             assert_eq!(text.parse::<StoreUrl>().unwrap().to_string(), shown);
         }
-        for text in ["", "http://x/y", "file://host/x", "s3://", "s3:///x", "s3://k:s@b/x", "s3://b/a//c", "s3://b/../c", "s3://b?x"]
-        {
+        for text in [
+            "",
+            "http://x/y",
+            "file://host/x",
+            "s3://",
+            "s3:///x",
+            "s3://k:s@b/x",
+            "s3://b/a//c",
+            "s3://b/../c",
+            "s3://b?x",
+        ] {
             assert!(text.parse::<StoreUrl>().is_err(), "{text}");
         }
     }

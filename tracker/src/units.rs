@@ -229,7 +229,9 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
         }
-        for text in ["", "5", "ms", "1 s", "-1s", "1x", "1..2s", ".5s", "99999999999999999999s", "18446744073709551615d"] {
+        for text in
+            ["", "5", "ms", "1 s", "-1s", "1x", "1..2s", ".5s", "99999999999999999999s", "18446744073709551615d"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(show_duration(Duration::from_millis(250)), "250ms");
@@ -239,7 +241,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("64KiB", 65536), ("256 MiB", 256 << 20), ("1.5GiB", 3 << 29), ("1kB", 1000)]
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("64KiB", 65536), ("256 MiB", 256 << 20), ("1.5GiB", 3 << 29), ("1kB", 1000)]
         {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
@@ -269,7 +272,8 @@ mod tests {
     fn paths_that_are_not_utf8_become_base64() {
         assert_eq!(serde_json::to_string(&PathField::new(b"a/b")).unwrap(), r#"{"path":"a/b"}"#);
         assert_eq!(serde_json::to_string(&PathField::new(b"\xff\x00a")).unwrap(), r#"{"path_base64":"/wBh"}"#);
-        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"foob", "Zm9vYg==")] {
+        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"foob", "Zm9vYg==")]
+        {
             assert_eq!(base64(bytes), text);
         }
         assert_eq!(PathField::new(b"a\nb").for_people(), "a\\nb");

@@ -133,18 +133,15 @@ fn writable(dir: &Path) -> Result<(), String> {
 
 /// The capabilities that capture needs, from the effective set of this process.
 fn capabilities() -> Finding {
-    const NEEDED: [(&str, u32); 4] =
-        [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_DAC_READ_SEARCH", 2), ("CAP_SYS_ADMIN", 21)];
+    const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_DAC_READ_SEARCH", 2)];
+    const SYS_ADMIN: u32 = 21;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let set = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
     let has = |bit: u32| set >> bit & 1 == 1;
     // CAP_SYS_ADMIN stands in for the two that were split off it.
-    let missing: Vec<&str> = NEEDED[..3]
-        .iter()
-        .filter(|(name, bit)| !has(*bit) && !(has(21) && *name != "CAP_DAC_READ_SEARCH"))
-        .map(|(name, _)| *name)
-        .collect();
+    let granted = |name: &str, bit: u32| has(bit) || (has(SYS_ADMIN) && name != "CAP_DAC_READ_SEARCH");
+    let missing: Vec<&str> = NEEDED.iter().filter(|(name, bit)| !granted(name, *bit)).map(|(name, _)| *name).collect();
     let ok = missing.is_empty();
     let value = if ok { "all there".to_string() } else { format!("missing {}", missing.join(", ")) };
     let fix = (!ok).then(|| "run as root, or grant them in the unit; without them tracker scans".to_string());

@@ -60,7 +60,10 @@ pub(super) fn run(args: &LogArgs, _global: &Global, out: &mut Out) -> Result<Exi
             let (seq, writer_epoch, files, names) = (e.seq, e.writer_epoch, e.files, e.names);
             let (literal_bytes, stored_bytes) = (e.literal_bytes, e.stored_bytes);
             let time = rfc3339(e.time);
-            out.line("", &Line { r#type: "commit", seq, time, writer_epoch, files, names, literal_bytes, stored_bytes })?;
+            out.line(
+                "",
+                &Line { r#type: "commit", seq, time, writer_epoch, files, names, literal_bytes, stored_bytes },
+            )?;
         }
         return Ok(ExitCode::Ok);
     }

@@ -59,7 +59,8 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     let source = args.dir.canonicalize().or_else(|_| super::absolute(&args.dir))?;
     let name = match &args.name {
         Some(name) => {
-            location::check_volume_name(name).map_err(|e| AppError::new(ExitCode::Usage, e))?;
+            location::check_volume_name(name)
+                .map_err(|e| AppError::new(ExitCode::Usage, e).hint("give the volume another name with --name"))?;
             name.clone()
         }
         None => location::default_volume_name(&source).ok_or_else(|| {

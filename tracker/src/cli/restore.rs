@@ -97,7 +97,8 @@ fn check_target(target: &Path, options: &RestoreOptions) -> Result<(), AppError>
 fn text(report: &RestoreReport, dry_run: bool) -> String {
     let did = if dry_run { "would restore" } else { "restored" };
     let (files, bytes) = (report.files, show_bytes(report.bytes));
-    let (fetched, requests, seconds) = (show_bytes(report.fetched_bytes), report.requests, show_seconds(report.seconds));
+    let (fetched, requests, seconds) =
+        (show_bytes(report.fetched_bytes), report.requests, show_seconds(report.seconds));
     let mut text = format!("{did} commit {} of {}: {files} files, {bytes}", report.seq, report.time);
     text.push_str(&format!(" ({fetched} fetched by {requests} requests in {seconds})"));
     for what in &report.partial {

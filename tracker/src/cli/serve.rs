@@ -48,7 +48,8 @@ fn serve(
     out: &mut Out,
 ) -> Result<ExitCode, AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot start the event loop: {e}")))?;
+    let runtime =
+        runtime.map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot start the event loop: {e}")))?;
     let asked_to_stop = Arc::new(Wake::new());
     let wake = Arc::clone(&asked_to_stop);
     let socket = Server::start(&state_dir.socket(), Arc::clone(control), Box::new(move || wake.notify_one()));

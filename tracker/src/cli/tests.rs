@@ -1,1 +1,118 @@
-//! x
+//! The command line without a process: arguments, help, defaults.
+
+use super::*;
+
+fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("tracker").chain(args.iter().copied()))
+}
+
+fn help_of(verb: &str) -> String {
+    let mut command = command();
+    command.build();
+    command.find_subcommand_mut(verb).unwrap().render_long_help().to_string()
+}
+
+#[test]
+fn the_description_is_consistent() {
+    command().debug_assert();
+}
+
+#[test]
+fn the_verbs_are_the_designs() {
+    let names: Vec<String> = command().get_subcommands().map(|c| c.get_name().to_string()).collect();
+    let expected = [
+        "protect",
+        "daemon",
+        "status",
+        "sync",
+        "watch",
+        "log",
+        "ls",
+        "cat",
+        "restore",
+        "verify",
+        "doctor",
+        "config",
+        "completions",
+        "man",
+        "version",
+    ];
+    assert_eq!(names, expected);
+    for verb in expected {
+        let about = command().find_subcommand(verb).unwrap().get_about().map(|about| about.to_string());
+        assert!(about.is_some_and(|about| !about.is_empty()), "{verb} says what it does");
+    }
+}
+
+#[test]
+fn each_verb_has_its_flags() {
+    for (verb, flags) in [
+        ("protect", &["--store", "--name", "--interval", "--capture", "--consistency", "--metrics-listen"][..]),
+        ("daemon", &["--config", "--metrics-listen"]),
+        ("sync", &["--wait", "--timeout"]),
+        ("watch", &["--interval", "--capture"]),
+        ("log", &["--at"]),
+        ("ls", &["--at"]),
+        ("cat", &["--at"]),
+        ("restore", &["--at", "--merge", "--dry-run", "--untrusted"]),
+        ("verify", &["--read-data"]),
+    ] {
+        let help = help_of(verb);
+        for flag in flags.iter().chain(&["--json", "--state-dir", "--log"]) {
+            assert!(
+                help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")),
+                "{verb} {flag}:\n{help}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_help_of_restore_reads_as_it_should() {
+    let help = help_of("restore");
+    let usage = help.lines().find(|line| line.starts_with("Usage:")).unwrap();
+    assert_eq!(usage, "Usage: tracker restore [OPTIONS] <STORE/VOLUME> <TARGET>");
+    assert!(help.starts_with("Restore a volume into a directory; every file is verified"), "{help}");
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    for args in [
+        &["protect", "d"][..],
+        &["protect", "d", "--store", "ftp://x/y"],
+        &["protect", "d", "--store", "s", "--interval", "5"],
+        &["protect", "d", "--store", "s", "--interval", "1ms"],
+        &["protect", "d", "--store", "s", "--capture", "magic"],
+        &["sync", "--timeout", "1s"],
+        &["restore", "s3://bucket", "t"],
+        &["restore", "s/v", "t", "--at", "yesterday"],
+        &["nonsense"],
+        &[],
+    ] {
+        assert!(parse(args).is_err(), "{args:?}");
+    }
+    for args in [
+        &["protect", "d", "--store", "s3://b/p", "--interval", "1s", "--capture", "scan", "--consistency", "live"][..],
+        &["--json", "status"],
+        &["status", "db", "--json", "--state-dir", "/x"],
+        &["sync", "db", "--wait", "--timeout", "5m"],
+        &["restore", "s/v", "t", "--at", "7", "--merge", "--dry-run", "--untrusted"],
+        &["restore", "s/v", "t", "--at", "2026-11-24T06:00:00Z"],
+        &["config", "check", "f"],
+    ] {
+        assert!(parse(args).is_ok(), "{args:?}: {}", parse(args).unwrap_err());
+    }
+}
+
+#[test]
+fn the_state_directory_follows_user_and_environment() {
+    let none = |_: &str| None;
+    let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/u"));
+    let xdg = |name: &str| (name == "XDG_STATE_HOME").then(|| OsString::from("/s"));
+    let relative = |name: &str| Some(OsString::from(if name == "HOME" { "/home/u" } else { "s" }));
+    assert_eq!(default_state_dir(true, &home).unwrap(), Path::new("/var/lib/tracker"));
+    assert_eq!(default_state_dir(false, &home).unwrap(), Path::new("/home/u/.local/state/tracker"));
+    assert_eq!(default_state_dir(false, &xdg).unwrap(), Path::new("/s/tracker"));
+    assert_eq!(default_state_dir(false, &relative).unwrap(), Path::new("/home/u/.local/state/tracker"));
+    assert_eq!(default_state_dir(false, &none).unwrap_err().code, ExitCode::Usage);
+}

@@ -94,8 +94,11 @@ mod tests {
 
     #[test]
     fn a_change_reads_as_the_design_says() {
-        let change =
-            Change { path: PathField::new(b"a/b"), kinds: vec![ChangeKind::Data, ChangeKind::Size], ranges: vec![(0, 4096)] };
+        let change = Change {
+            path: PathField::new(b"a/b"),
+            kinds: vec![ChangeKind::Data, ChangeKind::Size],
+            ranges: vec![(0, 4096)],
+        };
         let json = serde_json::to_string(&Line { r#type: "change", change: &change }).unwrap();
         assert_eq!(json, r#"{"type":"change","path":"a/b","kinds":["data","size"],"ranges":[[0,4096]]}"#);
         assert_eq!(text(&change), "a/b  data,size  0+4096");

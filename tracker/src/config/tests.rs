@@ -1,1 +1,110 @@
-//! x
+//! What a configuration file may say, and the words for what it may not.
+
+use super::*;
+
+const GOOD: &str = r#"
+state_dir = "/var/lib/t"
+[defaults]
+store = "s3://bucket/prefix"
+interval = "1s"
+capture = "tracepoint"
+[metrics]
+listen = "127.0.0.1:9"
+[[volume]]
+source = "/srv/db"
+[[volume]]
+name = "web"
+source = "/srv/www"
+store = "file:///backup"
+interval = "100ms"
+capture = "scan"
+consistency = "live"
+single_writer = true
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    parse(text).unwrap_err().iter().map(Problem::to_string).collect()
+}
+
+fn volume(lines: &str) -> String {
+    format!("[[volume]]\nname = \"v\"\nsource = \"/s\"\nstore = \"/b\"\n{lines}\n")
+}
+
+#[test]
+fn defaults_apply_where_a_volume_says_nothing() {
+    let (config, lines) = parse(GOOD).unwrap();
+    assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/t")));
+    assert_eq!(config.metrics_listen, Some("127.0.0.1:9".parse().unwrap()));
+    let [db, web] = &config.volumes[..] else { panic!("{config:?}") };
+    assert_eq!((db.name.as_str(), db.interval, db.capture), ("db", Duration::from_secs(1), Capture::Tracepoint));
+    assert_eq!(db.store.to_string(), "s3://bucket/prefix");
+    assert!(!db.single_writer && web.single_writer);
+    assert_eq!((web.interval, web.capture), (Duration::from_millis(100), Capture::Scan));
+    assert_eq!(web.store.local(), Some(Path::new("/backup")));
+    assert_eq!(lines, [9, 11]);
+}
+
+#[test]
+fn metrics_listen_on_loopback_unless_turned_off() {
+    let (config, _) = parse(&volume("")).unwrap();
+    assert_eq!(config.metrics_listen.unwrap().to_string(), METRICS_LISTEN_DEFAULT);
+    let (config, _) = parse(&format!("[metrics]\nlisten = \"off\"\n{}", volume(""))).unwrap();
+    assert_eq!(config.metrics_listen, None);
+}
+
+#[test]
+fn every_error_names_its_line() {
+    for (text, expected) in [
+        (volume("intervall = \"1s\""), "line 5: unknown field `intervall`"),
+        (format!("\nx = 1\n{}", volume("")), "line 2: unknown field `x`"),
+        (format!("[metrics]\nport = 1\n{}", volume("")), "line 2: unknown field `port`"),
+        (volume("interval = \"5\""), "line 5: `5` is no duration"),
+        (volume("interval = \"1ms\""), "line 5: the interval must lie between 10ms and 60m"),
+        (volume("capture = \"magic\""), "line 5: unknown variant `magic`"),
+        (volume("consistency = \"cut\""), "line 5: consistency `cut` is not available"),
+        (volume("single_writer = 1"), "line 5: invalid type"),
+        (format!("[defaults]\ninterval = \"x\"\n{}", volume("")), "line 2: `x` is no duration"),
+        (format!("[metrics]\nlisten = \"9750\"\n{}", volume("")), "line 2: `9750` is no ADDRESS:PORT"),
+        (format!("state_dir = \"state\"\n{}", volume("")), "line 1: `state_dir` must be an absolute path"),
+        (format!("{}\n{}", volume(""), volume("")), "line 7: there is already a volume `v`"),
+        ("[[volume]]\nsource = \"/a b\"\nstore = \"/b\"".into(), "line 2: the directory's name is no volume name"),
+        ("[[volume]]\nsource = \"/s\"".into(), "line 1: the volume has no `store`"),
+        ("[[volume]]\nsource = \"s\"\nstore = \"/b\"".into(), "line 2: `source` must be an absolute path"),
+        ("[[volume]]\nsource = \"/s\"\nstore = \"b\"".into(), "line 3: `store` must be a URL or an absolute path"),
+        ("[[volume]]\nsource = \"/s\"\nstore = \"ftp://b\"".into(), "line 3: `ftp://` is no kind of store"),
+        ("[[volume]]\nname = \"a/b\"\nsource = \"/s\"\nstore = \"/b\"".into(), "line 2: `a/b` is no volume name"),
+        ("[[volume]]\nsource = ".into(), "line 2: "),
+        (String::new(), "there is no [[volume]] in it"),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|p| p.starts_with(expected)), "{text}\n{found:?}\nexpected {expected}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    assert_eq!(problems(&volume("interval = \"5\"\nconsistency = \"cut\"")).len(), 2);
+}
+
+#[test]
+fn a_cycle_is_told_with_the_line_of_its_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    std::fs::create_dir_all(root.join("s")).unwrap();
+    let file = root.join("tracker.toml");
+    let root = root.display();
+    std::fs::write(&file, format!("\n[[volume]]\nsource = \"{root}/s\"\nstore = \"{root}/s/backup\"\n")).unwrap();
+    let error = load(&file, Path::new("/nonexistent/state")).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("line 2: the store") && text.contains("lies inside the source"), "{text}");
+    assert_eq!(AppError::from(error).code, ExitCode::Usage);
+    std::fs::write(&file, format!("[[volume]]\nsource = \"{root}/s\"\nstore = \"{root}/backup\"\n")).unwrap();
+    let config = load(&file, Path::new("/nonexistent/state")).unwrap();
+    assert_eq!(config.file.as_deref(), Some(file.as_path()));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = load(Path::new("/no/such/file"), Path::new("/x")).unwrap_err();
+    assert!(AppError::from(error).message.contains("/no/such/file: No such file"));
+}

@@ -32,11 +32,7 @@ pub struct Server {
 impl Server {
     /// Listens at `path` (mode 0600, a stale socket is replaced). Only the holder of the state directory's lock may
     /// call this. `on_stop` is called when a client asked the daemon to stop.
-    pub fn start(
-        path: &Path,
-        control: Arc<dyn Control>,
-        on_stop: Box<dyn Fn() + Send + Sync>,
-    ) -> io::Result<Server> {
+    pub fn start(path: &Path, control: Arc<dyn Control>, on_stop: Box<dyn Fn() + Send + Sync>) -> io::Result<Server> {
         match fs::symlink_metadata(path) {
             Ok(_) => fs::remove_file(path)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -1,6 +1,6 @@
 //! The state directory: made private, and held by one process at a time.
 //!
-//! It knows the layout (catalogs, control socket, lock), not what is in the files.
+//! It knows lock and socket; the catalogs below it belong to `catalog`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -47,13 +47,6 @@ impl StateDir {
         &self.path
     }
 
-    /// The directory of one volume's own files (its catalog), made where it is absent.
-    pub fn volume(&self, name: &str) -> io::Result<PathBuf> {
-        let dir = self.path.join("volumes").join(name);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(dir)
-    }
-
     pub fn socket(&self) -> PathBuf {
         control::socket_path(&self.path)
     }
@@ -70,7 +63,6 @@ mod tests {
         let path = parent.path().join("a/b");
         let first = StateDir::lock(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(first.volume("v").unwrap().is_dir());
         let refused = StateDir::lock(&path).unwrap_err();
         assert_eq!(refused.code, ExitCode::Locked);
         drop(first);

@@ -11,10 +11,7 @@ use common::{
 };
 use roaring::RoaringBitmap;
 
-use super::{
-    Capture, CaptureError,
-    sys::Table,
-};
+use super::{Capture, CaptureError, sys::Table};
 
 /// What a drain found.
 #[derive(Debug)]
@@ -133,10 +130,11 @@ impl Capture {
     /// When the control map fails; nothing changed then.
     pub fn swap(&mut self) -> Result<(), CaptureError> {
         let now = self.generation()?;
-        self.maps
-            .ctrl
-            .set(ctrl::GENERATION, now.wrapping_add(1))
-            .map_err(|source| CaptureError::Map { what: "swap", map: "CTRL", source })
+        self.maps.ctrl.set(ctrl::GENERATION, now.wrapping_add(1)).map_err(|source| CaptureError::Map {
+            what: "swap",
+            map: "CTRL",
+            source,
+        })
     }
 
     /// Waits until no program runs that began before this call. About 10 ms.
@@ -240,10 +238,11 @@ impl Capture {
         let old: Vec<u64> = all.iter().filter(|(_, write)| write.began_ns < before_ns).map(|(key, _)| *key).collect();
         if !old.is_empty() {
             // First, and for all programs: a completion must find the entry or the order to do without.
-            self.maps
-                .ctrl
-                .set(ctrl::MARK_UNKNOWN_DIO, 1)
-                .map_err(|source| CaptureError::Map { what: "setting", map: "CTRL", source })?;
+            self.maps.ctrl.set(ctrl::MARK_UNKNOWN_DIO, 1).map_err(|source| CaptureError::Map {
+                what: "setting",
+                map: "CTRL",
+                source,
+            })?;
             self.grace()?;
             self.maps.inflight.remove_all(&old).map_err(failed("clearing"))?;
         }

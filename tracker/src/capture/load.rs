@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use aya::{EbpfLoader, maps::MapError, programs::{RawTracePoint, links::FdLink}};
+use aya::{
+    EbpfLoader,
+    maps::MapError,
+    programs::{RawTracePoint, links::FdLink},
+};
 use common::{
     hooks::{Fs, HOOKS, Hook, Serves},
     limits::{ABI_VERSION, OVERFLOW_WORDS},
@@ -88,11 +92,9 @@ pub(super) fn fresh(
 
     let log = if config.log_marks { log::Pump::start(&mut ebpf) } else { None };
     for hook in hooks {
-        let failed =
-            |source| CaptureError::Program { program: hook.program, source: Box::new(source) };
-        let program = ebpf
-            .program_mut(hook.program)
-            .ok_or(CaptureError::ObjectLacks { what: "program", name: hook.program })?;
+        let failed = |source| CaptureError::Program { program: hook.program, source: Box::new(source) };
+        let program =
+            ebpf.program_mut(hook.program).ok_or(CaptureError::ObjectLacks { what: "program", name: hook.program })?;
         let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
         program.load().map_err(failed)?;
         let path = program_path(pin_dir, hook);

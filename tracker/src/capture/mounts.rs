@@ -84,7 +84,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let escaped = tail.first_chunk::<3>().filter(|digits| first == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
+        let escaped =
+            tail.first_chunk::<3>().filter(|digits| first == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
         match escaped {
             Some([a, b, c]) => {
                 path.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));

@@ -13,13 +13,27 @@ use common::{
 };
 
 use super::{
-    CaptureConfig, CaptureError, Started, Why, drain::Drained, health::Seen, layout::KernelTypes, load, log, mounts,
+    CaptureConfig, CaptureError, Started, Why,
+    drain::Drained,
+    health::Seen,
+    layout::KernelTypes,
+    load, log, mounts,
     sys::{self, Grace, Table},
 };
 
 /// Names of the maps that are pinned.
 pub(super) const MAPS: [&str; 11] = [
-    "DIRTY0", "DIRTY1", "INODE0", "INODE1", "OVERFLOW0", "OVERFLOW1", "CTRL", "COUNTERS", "SUPERS", "WATCH", "INFLIGHT",
+    "DIRTY0",
+    "DIRTY1",
+    "INODE0",
+    "INODE1",
+    "OVERFLOW0",
+    "OVERFLOW1",
+    "CTRL",
+    "COUNTERS",
+    "SUPERS",
+    "WATCH",
+    "INFLIGHT",
 ];
 
 /// The maps, opened.
@@ -254,8 +268,10 @@ fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("list pins in")(error)),
     };
-    let mut paths =
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(failed("list pins in"))?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed("list pins in"))?;
     paths.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
     for path in paths {
         fs::remove_file(&path).map_err(|source| CaptureError::File { what: "remove pin", path, source })?;
@@ -267,7 +283,8 @@ fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
 pub(super) fn boot_hash() -> Option<u64> {
     let id = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
     // FNV-1a: only equality matters, and the pins themselves do not outlive a boot.
-    let hash = id.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash =
+        id.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     Some(hash)
 }
 
@@ -282,8 +299,5 @@ fn possible_cpus() -> usize {
 fn memory_of(fd: BorrowedFd<'_>) -> u64 {
     use std::os::fd::AsRawFd;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap_or_default();
-    info.lines()
-        .find_map(|line| line.strip_prefix("memlock:"))
-        .and_then(|bytes| bytes.trim().parse().ok())
-        .unwrap_or(0)
+    info.lines().find_map(|line| line.strip_prefix("memlock:")).and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }

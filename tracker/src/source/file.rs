@@ -64,8 +64,8 @@ fn clean_by(fs: FsType, data_journal: bool, fd: &OwnedFd) -> CleanBy {
     match fs {
         FsType::Ext4 => {
             // One file can have its data journalled too (`chattr +j`).
-            let journalled = rustix::fs::ioctl_getflags(fd)
-                .is_ok_and(|flags| flags.contains(rustix::fs::IFlags::JOURNALING));
+            let journalled =
+                rustix::fs::ioctl_getflags(fd).is_ok_and(|flags| flags.contains(rustix::fs::IFlags::JOURNALING));
             if data_journal || journalled { CleanBy::DataSync } else { CleanBy::WriteBack }
         }
         FsType::Xfs | FsType::Btrfs => CleanBy::WriteBack,

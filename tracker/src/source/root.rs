@@ -313,9 +313,9 @@ fn whole_in_upper(merged: &Stat, upper: &Stat, metacopy: impl FnOnce() -> bool) 
 fn is_metacopy(fd: BorrowedFd<'_>) -> bool {
     let path = stat::proc_path(fd);
     let mut value = [0; 64];
-    ["trusted.overlay.metacopy", "user.overlay.metacopy"].iter().any(|name| {
-        !matches!(rustix::fs::getxattr(&path, *name, &mut value[..]), Err(Errno::NODATA | Errno::NOTSUP))
-    })
+    ["trusted.overlay.metacopy", "user.overlay.metacopy"]
+        .iter()
+        .any(|name| !matches!(rustix::fs::getxattr(&path, *name, &mut value[..]), Err(Errno::NODATA | Errno::NOTSUP)))
 }
 
 fn names(fd: OwnedFd) -> Result<Vec<RawEntry>, Errno> {

@@ -65,8 +65,7 @@ pub(super) fn open_by_handle(mount: impl AsFd, handle: &[u8]) -> io::Result<Owne
 /// Writes all dirty pages of the file back and waits for them (all three flags): later stores through mappings fault
 /// again. Does not flush the disk's cache nor the metadata.
 pub(super) fn write_back(fd: impl AsFd) -> io::Result<()> {
-    let flags =
-        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: no memory is passed.
     let result = unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) };
     check(c_long::from(result)).map(|_| ())

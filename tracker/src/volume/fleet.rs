@@ -76,7 +76,8 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
         return Ok(none);
     }
     let choice = choose::choose(&choose::Facts::gather());
-    let forced = config.volumes.iter().find(|volume| !matches!(volume.capture, config::Capture::Auto | config::Capture::Scan));
+    let forced =
+        config.volumes.iter().find(|volume| !matches!(volume.capture, config::Capture::Auto | config::Capture::Scan));
     if choice.back_end == BackEnd::Tracepoint {
         match Capture::start(&CaptureConfig::new(pin_dir(state_dir))) {
             Ok((capture, started)) => {
@@ -96,7 +97,11 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
     match forced {
         Some(volume) => Err(AppError::new(
             ExitCode::Error,
-            format_args!("volume {} asks for a capture back end that cannot be had: {}", volume.name, none.reasons.join("; ")),
+            format_args!(
+                "volume {} asks for a capture back end that cannot be had: {}",
+                volume.name,
+                none.reasons.join("; ")
+            ),
         )
         .hint("`tracker doctor` explains what this kernel can do; --capture auto falls back to scanning")),
         None => Ok(none),

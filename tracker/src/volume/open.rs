@@ -111,8 +111,7 @@ pub fn open(config: &VolumeConfig, state: &Path, capture: &CaptureFacts) -> Resu
     let whole = store::open_for_writing(&parsed, &options).map_err(|error| store_error(&error))?;
     let fenced_store = whole.properties().fenced;
     let metered = Metered::new(whole, Arc::clone(&meter));
-    let store: Arc<dyn Store> =
-        Arc::new(Prefixed::new(metered, &config.name).map_err(|error| store_error(&error))?);
+    let store: Arc<dyn Store> = Arc::new(Prefixed::new(metered, &config.name).map_err(|error| store_error(&error))?);
 
     let (volume_id, writer, format) = claim(&catalog, &*store, &url)?;
     let pending = Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?);
@@ -304,10 +303,8 @@ impl Opened {
             change.files.push(to_row(record, None));
             highest = highest.max(id);
         }
-        change.names = manifest
-            .names()
-            .map(|(parent, name, id)| NameChange::Set { parent, name: name.to_vec(), id })
-            .collect();
+        change.names =
+            manifest.names().map(|(parent, name, id)| NameChange::Set { parent, name: name.to_vec(), id }).collect();
         change.next_id = Some(FileId(highest.0 + 1));
         world.catalog.apply(&change)?;
         let at = manifest.position();
@@ -435,8 +432,10 @@ impl Opened {
         let path = self.world.root.path().display();
         match self.world.root.check_identity() {
             Ok(IdentityCheck::Same) => Ok(()),
-            Ok(IdentityCheck::Vanished) => Err(AppError::new(ExitCode::Guard, format_args!("the source {path} vanished"))
-                .hint("nothing was removed from the store; mount or make it again, and start again")),
+            Ok(IdentityCheck::Vanished) => {
+                Err(AppError::new(ExitCode::Guard, format_args!("the source {path} vanished"))
+                    .hint("nothing was removed from the store; mount or make it again, and start again"))
+            }
             Ok(IdentityCheck::Replaced(_)) => {
                 Err(AppError::new(ExitCode::Guard, format_args!("the source {path} was replaced by another directory"))
                     .hint("nothing was removed from the store; protect the new one under another --name"))

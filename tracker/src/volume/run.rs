@@ -111,7 +111,10 @@ impl Progress {
             why.push(format!("{} files or directories cannot be read", self.unreadable.len()));
         }
         if self.totals.write_back_failing > 0 {
-            why.push(format!("write-back fails for {} files: their owner may have lost data", self.totals.write_back_failing));
+            why.push(format!(
+                "write-back fails for {} files: their owner may have lost data",
+                self.totals.write_back_failing
+            ));
         }
         if self.unsettled {
             why.push("the store has not told whether the last commit took effect".into());
@@ -224,8 +227,11 @@ impl Runner {
         match (fenced, result) {
             (Some(seq), _) => {
                 self.shared.update(|progress| progress.phase = Phase::Fenced);
-                Err(AppError::new(ExitCode::Locked, format_args!("another writer has made commit {seq}: this one stops"))
-                    .hint("one host writes a volume; its commits and ours up to there are in the store"))
+                Err(AppError::new(
+                    ExitCode::Locked,
+                    format_args!("another writer has made commit {seq}: this one stops"),
+                )
+                .hint("one host writes a volume; its commits and ours up to there are in the store"))
             }
             (None, result) => result,
         }

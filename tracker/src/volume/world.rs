@@ -13,16 +13,15 @@ use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
 use engine::flush::world::{
-    Alive, CatalogChange, Created, FileError, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record,
-    Stat, World,
+    Alive, CatalogChange, Created, FileError, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record, Stat, World,
 };
 use engine::format::{EncodeError, Key};
 use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq};
 
 use super::hub::{Hub, HubError};
-use crate::capture::WatchOutcome;
 use super::pending::Pending;
 use super::pool::{Opener, Pool};
+use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
 use crate::source::{Foreign, OpenFile, SourceError, SourceRoot, SourceStat};
 use crate::store::{self, ErrorKind, Store, StoreError};

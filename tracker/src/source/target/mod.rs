@@ -48,8 +48,14 @@ pub struct Warning {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shortfall {
     /// Owner or group not given. Setuid and setgid bits are left out then: they would serve another user.
-    Owner { uid: u32, gid: u32 },
-    Xattr { name: Vec<u8>, cause: String },
+    Owner {
+        uid: u32,
+        gid: u32,
+    },
+    Xattr {
+        name: Vec<u8>,
+        cause: String,
+    },
     /// A device that was not made: no right to, or `untrusted`.
     Device,
     /// `untrusted`: setuid, setgid or a file capability left out.
@@ -135,7 +141,8 @@ impl Target {
         let fd = self.open_beneath(rel, OFlags::PATH | OFlags::DIRECTORY)?;
         let mode = stat_fd(&fd).map_err(io("stat", rel))?.stat.mode;
         if mode & 0o700 != 0o700 {
-            rustix::fs::chmod(stat::proc_path(&fd), Mode::from_raw_mode(mode | 0o700)).map_err(io("change mode of", rel))?;
+            rustix::fs::chmod(stat::proc_path(&fd), Mode::from_raw_mode(mode | 0o700))
+                .map_err(io("change mode of", rel))?;
         }
         Ok(())
     }

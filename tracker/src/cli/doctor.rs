@@ -6,16 +6,14 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Global, Out, not_in_this_build};
+use super::{Global, Out};
+use crate::capture::choose::{self, BackEnd};
 use crate::error::{AppError, ExitCode};
 use crate::status::Backend;
 
 /// Show which capture this kernel and user allow, why, and what would help.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// Also look at this directory: its file system decides which capture is possible.
-    pub dir: Option<std::path::PathBuf>,
-}
+pub struct DoctorArgs {}
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,47 +36,48 @@ pub struct Choice {
 #[derive(Serialize)]
 struct Line<'a> {
     r#type: &'static str,
-    choice: Option<&'a Choice>,
+    choice: &'a Choice,
     findings: &'a [Finding],
 }
 
-pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let dir = args.dir.as_deref().map(super::absolute).transpose()?;
-    let mut findings = machine(&global.state_dir()?);
-    let choice = match choose_backend(dir.as_deref()) {
-        Ok(choice) => Some(choice),
-        Err(error) => {
-            let (value, fix) = (error.message, error.hint);
-            findings.push(Finding { name: "capture", ok: false, value, fix });
-            None
-        }
-    };
-    let line = Line { r#type: "doctor", choice: choice.as_ref(), findings: &findings };
-    out.line(text(choice.as_ref(), &findings), &line)?;
-    let scans = choice.as_ref().is_none_or(|choice| choice.backend == Backend::Scan);
-    Ok(if scans { ExitCode::Degraded } else { ExitCode::Ok })
+pub(super) fn run(_args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    let facts = choose::Facts::gather();
+    let findings = machine(&global.state_dir()?, &facts);
+    let choice = choice(&choose::choose(&facts));
+    let line = Line { r#type: "doctor", choice: &choice, findings: &findings };
+    out.line(text(&choice, &findings), &line)?;
+    Ok(if choice.backend == Backend::Scan { ExitCode::Degraded } else { ExitCode::Ok })
 }
 
-fn text(choice: Option<&Choice>, findings: &[Finding]) -> String {
+/// The choice in the words of the status, one reason per back end that was looked at.
+fn choice(of: &choose::Choice) -> Choice {
+    let word = |back_end| match back_end {
+        BackEnd::Fentry => Backend::Fentry,
+        BackEnd::Kprobe => Backend::Kprobe,
+        BackEnd::Tracepoint => Backend::Tracepoint,
+        BackEnd::Scan => Backend::Scan,
+    };
+    let reasons = of.reasons.iter().map(|(back_end, why)| format!("{}: {why}", word(*back_end).name())).collect();
+    Choice { backend: word(of.back_end), reasons }
+}
+
+fn text(choice: &Choice, findings: &[Finding]) -> String {
     let mut lines = Vec::new();
     for finding in findings {
         let mark = if finding.ok { "ok" } else { "--" };
         lines.push(format!("{mark}  {:<14} {}", finding.name, finding.value));
         lines.extend(finding.fix.iter().map(|fix| format!("    fix: {fix}")));
     }
-    if let Some(choice) = choice {
-        lines.push(format!("capture: {}", choice.backend.name()));
-        lines.extend(choice.reasons.iter().map(|reason| format!("  because {reason}")));
-    }
+    lines.push(format!("capture: {}", choice.backend.name()));
+    lines.extend(choice.reasons.iter().map(|reason| format!("  {reason}")));
     lines.join("\n")
 }
 
 /// What can be said without loading anything.
-fn machine(state_dir: &Path) -> Vec<Finding> {
+fn machine(state_dir: &Path, facts: &choose::Facts) -> Vec<Finding> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let btf = fs::metadata("/sys/kernel/btf/vmlinux").map(|meta| meta.len());
     let bpffs = mounted("bpf");
-    let tracefs = mounted("tracefs");
     let state = writable(state_dir);
     let finding = |name, ok: bool, value: String, fix: &str| {
         let fix = (!ok).then(|| fix.to_string());
@@ -99,10 +98,10 @@ fn machine(state_dir: &Path) -> Vec<Finding> {
             "mount -t bpf bpf /sys/fs/bpf (tracker does it when it runs as root)",
         ),
         finding(
-            "tracefs",
-            tracefs.is_some(),
-            tracefs.unwrap_or_else(|| "not mounted".to_string()),
-            "only raw tracepoints will be used; mount -t tracefs tracefs /sys/kernel/tracing",
+            "object",
+            facts.object,
+            if facts.object { "carried by this program".to_string() } else { "not in this program".to_string() },
+            "build with `cargo xtask build-ebpf`, then the program again",
         ),
         finding("state", state.is_ok(), state_text(state_dir, &state), "name another directory with --state-dir"),
     ];
@@ -148,23 +147,18 @@ fn capabilities() -> Finding {
     Finding { name: "capabilities", ok, value, fix }
 }
 
-/// PLACEHOLDER: the pure choice of `capture` from the facts of this kernel and of `dir`'s file system.
-fn choose_backend(_dir: Option<&Path>) -> Result<Choice, AppError> {
-    Err(not_in_this_build("the choice of a capture back end"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_finding_that_is_not_ok_has_a_fix() {
-        let findings = machine(Path::new("/proc/no/such/place"));
+        let findings = machine(Path::new("/proc/no/such/place"), &choose::Facts::gather());
         assert!(findings.iter().any(|f| f.name == "kernel" && f.ok));
         assert!(findings.iter().any(|f| f.name == "state" && (!f.ok || rustix::process::geteuid().is_root())));
         assert!(findings.iter().all(|f| f.ok != f.fix.is_some()));
         let choice = Choice { backend: Backend::Scan, reasons: vec!["no BTF".into()] };
-        let text = text(Some(&choice), &findings);
-        assert!(text.ends_with("capture: scan\n  because no BTF"), "{text}");
+        let text = text(&choice, &findings);
+        assert!(text.ends_with("capture: scan\n  no BTF"), "{text}");
     }
 }

@@ -31,12 +31,6 @@ impl Beneath {
         self.root.as_fd()
     }
 
-    /// For tests: behave as on a kernel without `openat2`.
-    #[cfg(test)]
-    pub(super) fn without_openat2(&self) {
-        self.step_by_step.store(true, Ordering::Relaxed);
-    }
-
     /// Opens `path` (empty: the root itself); O_NOFOLLOW and O_CLOEXEC are added, so a last symlink can only be opened
     /// with O_PATH. ELOOP: a symlink on the way. EXDEV: over a mount point. EINVAL: a path with `..` or a leading `/`.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {

@@ -21,7 +21,7 @@ use thiserror::Error;
 pub use file::{CleanBy, OpenFile};
 pub use mounts::Mount;
 pub use root::{Entries, Foreign, IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
-pub use stat::SourceStat;
+pub use stat::{SourceStat, Xattrs};
 
 /// The file systems whose ways are known; the magic number of any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,11 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Nothing is at the path: what was meant was moved or removed.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, SourceError::Gone { .. })
+    }
+
     fn at(path: &Path, errno: Errno) -> SourceError {
         let path = path.to_path_buf();
         match errno {

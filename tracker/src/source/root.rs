@@ -1,9 +1,9 @@
 //! The protected directory: finding, listing and describing what lies in it. Reads only.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use engine::flush::world::{Alive, Entry, Stat};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::beneath::{Beneath, open_root};
 use super::mounts::{self, Mount};
-use super::stat::{self, SourceStat, stat_at, stat_fd};
+use super::stat::{self, SourceStat, Xattrs, stat_at, stat_fd};
 use super::{FsType, SourceError, sys};
 
 /// What tells a source directory from another one at the same path, while this host runs.
@@ -241,7 +241,7 @@ impl SourceRoot {
     }
 
     /// Extended attributes of anything, sorted by name (see the list of what is left out in `stat`).
-    pub fn xattrs(&self, rel: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SourceError> {
+    pub fn xattrs(&self, rel: &Path) -> Result<Xattrs, SourceError> {
         stat::xattrs(&self.find(rel)?.fd).map_err(|errno| SourceError::at(rel, errno))
     }
 
@@ -342,12 +342,22 @@ fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
 }
 
 fn upper_of(mount: &Mount, source: &Path) -> Option<Upper> {
-    let upperdir = PathBuf::from(OsStr::from_bytes(mount.option("upperdir")?));
+    let upperdir = PathBuf::from(OsString::from_vec(unescape_overlay(mount.option("upperdir")?)));
     let path = upperdir.join(mount.inside(source)?);
     let fd = open_root(&path).ok().filter(|_| upperdir.is_absolute());
     let fs = fd.as_ref().and_then(|fd| FsType::of(fd).ok());
     let beneath = fd.map(|fd| Beneath::new(fd, false));
     Some(Upper { upperdir, path, volatile: mount.has_option("volatile"), beneath, fs })
+}
+
+/// Overlayfs shows its option as it was given, with the backslashes by which it tells a comma or colon of a name.
+fn unescape_overlay(option: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(option.len());
+    let mut bytes = option.iter();
+    while let Some(&byte) = bytes.next() {
+        out.push(if byte == b'\\' { bytes.next().copied().unwrap_or(byte) } else { byte });
+    }
+    out
 }
 
 impl FsType {

@@ -7,6 +7,9 @@ use engine::model::{InodeId, Kind, Time};
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
 
+/// Names and values of extended attributes, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A `statx` with what only effects need to know beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStat {
@@ -93,7 +96,7 @@ pub(super) fn kept(name: &[u8]) -> bool {
 
 /// Extended attributes of an open file of any kind, sorted by name, without those of [`kept`]. O_PATH descriptors are
 /// read through `/proc/self/fd`, which leads to the very inode, be it a symlink.
-pub(super) fn xattrs(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(super) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
     let fd = fd.as_fd();
     let path = proc_path(fd);
     let mut small = [0; 512];

@@ -88,10 +88,12 @@ fn nanoseconds(stamp: &StatxTimestamp) -> u64 {
 const XATTR_MAX: usize = 65_536;
 
 /// Whether an attribute is part of the tree. Left out: overlayfs's own marks (they describe its layers, and as
-/// attributes of a plain file they would be wrong) and `security.evm` (a seal over the inode number, void on any copy).
+/// attributes of a plain file they would be wrong), `security.evm` (a seal over the inode number, void on any copy), and
+/// xfs's second names of the ACLs, which `system.posix_acl_*` carries already.
 /// Everything else is kept, `security.selinux` and `security.capability` too.
 pub(super) fn kept(name: &[u8]) -> bool {
-    !(name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") || name == b"security.evm")
+    const OUT: [&[u8]; 4] = [b"trusted.overlay.", b"user.overlay.", b"trusted.SGI_ACL_", b"security.evm"];
+    !OUT.iter().any(|out| name.starts_with(out))
 }
 
 /// Extended attributes of an open file of any kind, sorted by name, without those of [`kept`]. O_PATH descriptors are

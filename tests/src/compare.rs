@@ -70,15 +70,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(source: &'a Path, copy: &'a Path, options: Options) -> Run<'a> {
-        Run {
-            source,
-            copy,
-            options,
-            found: Vec::new(),
-            total: 0,
-            of_source: HashMap::new(),
-            of_copy: HashMap::new(),
-        }
+        Run { source, copy, options, found: Vec::new(), total: 0, of_source: HashMap::new(), of_copy: HashMap::new() }
     }
 
     fn differs(&mut self, rel: &Path, what: String) {

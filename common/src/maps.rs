@@ -83,7 +83,7 @@ pub mod flag {
     pub const WHOLE: u64 = 1 << 4;
     /// Doubt: a mark could not be made exactly. Compare the whole content.
     pub const RESCAN: u64 = 1 << 5;
-    /// A change of content on a file system that gives no ranges (tmpfs). Compare the whole content.
+    /// Beside `WHOLE`: it is the file system that gives no ranges (tmpfs).
     pub const DATA_NO_RANGE: u64 = 1 << 6;
 
     /// Any of the flags that mean "compare the whole content".
@@ -155,8 +155,7 @@ pub mod counter {
         "inodes_new",
     ];
     /// Cells of which any increase means that marks were widened or lost: the caller must look.
-    pub const DOUBTS: [u32; 7] =
-        [DIRTY_FULL, INODE_FULL, OVERFLOW, INFLIGHT_FULL, UNREADABLE, CAS_BOUND, LOST];
+    pub const DOUBTS: [u32; 7] = [DIRTY_FULL, INODE_FULL, OVERFLOW, INFLIGHT_FULL, UNREADABLE, CAS_BOUND, LOST];
 }
 
 /// The OVERFLOW bit of an inode.

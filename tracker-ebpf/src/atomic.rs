@@ -39,9 +39,8 @@ pub(crate) unsafe fn replace_if(word: *mut u64, new: u64, tries: u32, better: im
             return true;
         }
         // SAFETY: by contract.
-        let (_, done) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)
-        };
+        let (_, done) =
+            unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new) };
         if done {
             return true;
         }

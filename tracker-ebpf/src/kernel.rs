@@ -71,12 +71,6 @@ pub(crate) fn folio_range(folio: Address) -> Option<(u64, u64)> {
     Some((index.wrapping_mul(BLOCK_BYTES), pages.wrapping_mul(BLOCK_BYTES)))
 }
 
-/// Whether the inode is a directory.
-#[inline(always)]
-pub(crate) fn is_directory(inode: Address) -> Option<bool> {
-    Some(file_type(inode)? == 0o040_000)
-}
-
 /// The file type bits of the inode's mode.
 #[inline(always)]
 pub(crate) fn file_type(inode: Address) -> Option<u16> {

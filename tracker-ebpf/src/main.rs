@@ -5,7 +5,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "the BPF target has no core::sync::atomic read-modify-write operations, only the intrinsics")]
+#![expect(
+    internal_features,
+    reason = "the BPF target has no core::sync::atomic read-modify-write operations, only the intrinsics"
+)]
 
 mod atomic;
 mod globals;

@@ -1,6 +1,6 @@
 //! The programs: one per hook, named as in `common::hooks`.
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext};
 use common::{
     hooks::HookId,
     maps::{Inflight, counter, ctrl, flag},
@@ -113,7 +113,7 @@ fn tick(inode: Address, hook: HookId) -> Option<()> {
     let flags = match kernel::file_type(inode) {
         Some(0o040_000) => flag::NAMES,
         Some(0o100_000) => match target.magic() {
-            TMPFS_MAGIC => flag::META | flag::DATA_NO_RANGE,
+            TMPFS_MAGIC => flag::META | flag::WHOLE | flag::DATA_NO_RANGE,
             BTRFS_MAGIC if kernel::cause() == Cause::Unknown => flag::META | flag::WHOLE,
             0 => flag::META | flag::RESCAN,
             _ => flag::META,

@@ -132,8 +132,7 @@ pub(crate) fn range(dev: u32, ino: u64, start: u64, len: u64) {
                 if group > last {
                     break;
                 }
-                let key = GroupKey { ino, dev, group: group as u32 };
-                if mark_group(generation, &key, blocks.first, blocks.last) != 0 {
+                if mark_group(home(generation, dev), ino, group, blocks.first, blocks.last) != 0 {
                     count(counter::DIRTY_FULL);
                     inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
                     break;
@@ -143,14 +142,21 @@ pub(crate) fn range(dev: u32, ino: u64, start: u64, len: u64) {
     }
 }
 
-/// Sets the bits of blocks `first..=last` that lie in the group of `key`; not 0 when there is no room.
+/// Generation and device in one number: a function that the verifier looks at on its own has five arguments at most.
+#[inline(always)]
+fn home(generation: u64, dev: u32) -> u64 {
+    generation << 32 | u64::from(dev)
+}
+
+/// Sets the bits of blocks `first..=last` that lie in `group`; not 0 when there is no room.
 ///
-/// A function of its own for the verifier: its loop is walked once per call, not once per combination of paths.
+/// Exported and of numbers only, which makes it a global function to the verifier: looked at once, not once per path to it.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn mark_group(generation: u64, key: &GroupKey, first: u64, last: u64) -> u64 {
-    let map = if generation == 0 { &DIRTY0 } else { &DIRTY1 };
+extern "C" fn mark_group(home: u64, ino: u64, group: u64, first: u64, last: u64) -> u64 {
+    let map = if home >> 32 == 0 { &DIRTY0 } else { &DIRTY1 };
+    let key = GroupKey { ino, dev: home as u32, group: group as u32 };
     let blocks = Blocks { first, last };
-    let group = u64::from(key.group);
     if let Some(value) = map.get_ptr_mut(key) {
         or_group(value, blocks, group);
         return 0;
@@ -192,19 +198,21 @@ fn or_fresh(value: &mut GroupBits, blocks: Blocks, group: u64) {
 /// Merges `flags` and, if they have one, the range `from..end` into the mark of an inode.
 #[inline(always)]
 fn inode_mark(generation: u64, dev: u32, ino: u64, flags: u64, from: u64, end: u64) {
-    let key = InodeKey::new(dev, ino);
-    let mark = InodeMark { flags, from, end };
-    if merge_inode(generation, &key, &mark) != 0 {
+    if merge_inode(home(generation, dev), ino, flags, from, end) != 0 {
         count(counter::INODE_FULL);
         overflow(generation, dev, ino);
     }
 }
 
+/// As `inode_mark`; not 0 when there is no room. A global function, as `mark_group`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn merge_inode(generation: u64, key: &InodeKey, mark: &InodeMark) -> u64 {
-    let map = if generation == 0 { &INODE0 } else { &INODE1 };
+extern "C" fn merge_inode(home: u64, ino: u64, flags: u64, from: u64, end: u64) -> u64 {
+    let map = if home >> 32 == 0 { &INODE0 } else { &INODE1 };
+    let key = InodeKey::new(home as u32, ino);
+    let mark = InodeMark { flags, from, end };
     if let Some(value) = map.get_ptr_mut(key) {
-        merge(value, mark);
+        merge(value, &mark);
         return 0;
     }
     if map.insert(key, mark, NO_REPLACE).is_ok() {
@@ -213,7 +221,7 @@ fn merge_inode(generation: u64, key: &InodeKey, mark: &InodeMark) -> u64 {
     }
     match map.get_ptr_mut(key) {
         Some(value) => {
-            merge(value, mark);
+            merge(value, &mark);
             0
         }
         None => 1,

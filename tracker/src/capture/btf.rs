@@ -205,7 +205,7 @@ impl Btf {
         self.entries
             .iter()
             .copied()
-            .filter(move |entry| kinds.contains(&entry.kind) && entry.name != 0 && self.string(entry.name) == name)
+            .filter(move |entry| kinds.contains(&entry.kind) && entry.name != 0 && self.is_string(entry.name, name))
     }
 
     /// The type of this id; `None` for void and for ids that do not exist.
@@ -224,6 +224,16 @@ impl Btf {
         let start = self.strings.start + (offset - self.first_string) as usize;
         let Some(rest) = self.bytes.get(start..self.strings.end) else { return &[] };
         rest.split(|&byte| byte == 0).next().unwrap_or(&[])
+    }
+
+    /// Whether the string at `offset` is `name`, without looking for its end: lookups go through every type of the kernel.
+    fn is_string(&self, offset: u32, name: &[u8]) -> bool {
+        if offset < self.first_string {
+            return self.base.as_deref().is_some_and(|base| base.is_string(offset, name));
+        }
+        let start = self.strings.start + (offset - self.first_string) as usize;
+        let rest = self.bytes.get(start..self.strings.end).unwrap_or(&[]);
+        rest.strip_prefix(name).is_some_and(|rest| rest.first().is_none_or(|&byte| byte == 0))
     }
 
     pub(super) fn word(&self, at: usize) -> Result<u32, BtfError> {

@@ -162,11 +162,7 @@ impl Names {
     }
 
     /// Listed directories that the catalog does not have and that no listing shows any more.
-    fn unseen_directories<L: Lookup>(
-        &self,
-        listings: &[Listing],
-        lookup: &mut L,
-    ) -> Result<HashSet<FileId>, L::Error> {
+    fn unseen_directories<L: Lookup>(&self, listings: &[Listing], lookup: &mut L) -> Result<HashSet<FileId>, L::Error> {
         let mut unseen = HashSet::new();
         for listing in listings {
             let placed = self.places.get(&listing.dir).is_some_and(|places| !places.is_empty());
@@ -208,8 +204,7 @@ impl Names {
             .map(|(place, id)| (place.clone(), *id))
             .collect();
         for (place, id) in vanished {
-            let single =
-                self.stats.get(&id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
+            let single = self.stats.get(&id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
             if single && self.places.get(&id).is_some_and(|places| !places.is_empty()) {
                 self.unset.insert(place);
                 continue;
@@ -225,7 +220,8 @@ impl Names {
             if proven || waited.contains(&(place.0, place.1.as_slice())) {
                 self.unset.insert(place);
             } else {
-                let since = missing.iter().find(|m| m.parent == place.0 && m.name == place.1).map_or(drain, |m| m.drain);
+                let since =
+                    missing.iter().find(|m| m.parent == place.0 && m.name == place.1).map_or(drain, |m| m.drain);
                 self.waiting.push(Missing { parent: place.0, name: place.1, drain: since });
             }
         }

@@ -2,13 +2,13 @@
 
 use super::commit::Builder;
 use super::names::Gathered;
-use super::world::{Record, Stat, World};
+use super::world::{Record, Stat, World, Xattrs};
 use super::{Facts, Report};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileChange, FileId, Kind, Meta};
 
 /// `Meta` of a regular file.
-pub(super) fn meta_of_file(stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Meta {
+pub(super) fn meta_of_file(stat: &Stat, xattrs: Xattrs) -> Meta {
     Meta {
         kind: Kind::File,
         mode: stat.mode,
@@ -76,7 +76,11 @@ impl Builder {
                     // It moved since it was listed: its marks wait until the catalog knows where it is.
                     _ => {
                         let ino = record.inode.ino;
-                        kept.add(ino, &Marks { meta: true, ..Marks::default() }, taken.get(ino).map_or(0, |w| w.since_ns));
+                        kept.add(
+                            ino,
+                            &Marks { meta: true, ..Marks::default() },
+                            taken.get(ino).map_or(0, |w| w.since_ns),
+                        );
                         continue;
                     }
                 },
@@ -105,6 +109,15 @@ impl Builder {
         if old.is_none_or(|old| old.meta != meta) {
             self.changes.files.push(FileChange { id, meta: Some(meta.clone()), content: None });
         }
-        self.records.push(Record { id, inode: stat.inode, meta, size: 0, root: None, hole_bytes: 0, signed: false, ctime });
+        self.records.push(Record {
+            id,
+            inode: stat.inode,
+            meta,
+            size: 0,
+            root: None,
+            hole_bytes: 0,
+            signed: false,
+            ctime,
+        });
     }
 }

@@ -7,12 +7,12 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::names::Gathered;
-use super::world::{CatalogChange, Created, Head, Intent, Record, World};
+use super::world::{CatalogChange, Created, Head, Intent, NodeChanges, Record, SignatureChanges, World};
 use super::{Facts, Outcome};
 use crate::dirty::DirtySet;
+use crate::format::Key;
 use crate::format::commit::{self, Header};
 use crate::format::seal::{PackWriter, SealLimits, Span};
-use crate::format::Key;
 use crate::model::{ChangeSet, FileId, ObjectRef, Seq, Time};
 
 /// What is known of an intent after asking the store.
@@ -20,7 +20,9 @@ use crate::model::{ChangeSet, FileId, ObjectRef, Seq, Time};
 pub enum Settled {
     /// No commit is under way; this is the head.
     Clear(Head),
-    Fenced { seq: Seq },
+    Fenced {
+        seq: Seq,
+    },
     Unknown,
 }
 
@@ -33,12 +35,7 @@ pub fn settle_intent<W: World>(world: &mut W, facts: &Facts) -> Result<Settled, 
 }
 
 /// Creates the commit object, and settles it when the store's answer, or the object found there, says it is ours.
-fn create<W: World>(
-    world: &mut W,
-    intent: &Intent,
-    taken: &[u64],
-    kept: &DirtySet,
-) -> Result<Settled, W::Error> {
+fn create<W: World>(world: &mut W, intent: &Intent, taken: &[u64], kept: &DirtySet) -> Result<Settled, W::Error> {
     let answer = world.create_commit(intent.seq, &intent.bytes)?;
     if answer != Created::Yes {
         match world.read_commit(intent.seq)? {
@@ -66,8 +63,8 @@ pub struct Builder {
     pub(super) records: Vec<Record>,
     /// Files of `records`.
     pub(super) ids: HashSet<FileId>,
-    pub(super) nodes: Vec<((FileId, u8, u64), Option<Vec<u8>>)>,
-    pub(super) signatures: Vec<((FileId, u64), Option<Vec<u8>>)>,
+    pub(super) nodes: NodeChanges,
+    pub(super) signatures: SignatureChanges,
     pub(super) replaced: Vec<FileId>,
 }
 
@@ -80,8 +77,7 @@ impl Builder {
             seq,
             head,
             epoch: facts.epoch,
-            writer: PackWriter::new(facts.volume, seq, facts.epoch, first, SealLimits::default())
-                ?,
+            writer: PackWriter::new(facts.volume, seq, facts.epoch, first, SealLimits::default())?,
             changes: ChangeSet::default(),
             records: Vec::new(),
             ids: HashSet::new(),
@@ -128,13 +124,14 @@ impl Builder {
         world: &mut W,
         facts: &Facts,
         names: &Gathered,
-        taken: &[u64],
+        taken: &DirtySet,
         kept: &DirtySet,
     ) -> Result<Outcome, W::Error> {
         self.changes.names = names.plan.changes.clone();
         self.changes.gone = names.plan.gone.clone();
+        let inodes: Vec<u64> = taken.iter().map(|(ino, _)| ino).collect();
         if self.changes.is_empty() {
-            world.forget(self.records, names.plan.missing.clone(), taken, kept)?;
+            world.forget(self.records, names.plan.missing.clone(), &inodes, kept)?;
             return Ok(Outcome::Unchanged);
         }
         self.changes.files.sort_by_key(|file| file.id);
@@ -152,15 +149,9 @@ impl Builder {
             time: later_than(self.head.time, facts.now),
             parent: self.head.hash,
         };
-        let bytes =
-            commit::encode(&header, &sealed.packs, &changes, &sealed.inline)?;
-        let intent = Intent {
-            seq: self.seq,
-            commit_id: header.commit,
-            hash: commit::hash(&bytes),
-            time: header.time,
-            bytes,
-        };
+        let bytes = commit::encode(&header, &sealed.packs, &changes, &sealed.inline)?;
+        let intent =
+            Intent { seq: self.seq, commit_id: header.commit, hash: commit::hash(&bytes), time: header.time, bytes };
         let change = CatalogChange {
             records: self.records,
             changes,
@@ -171,15 +162,35 @@ impl Builder {
             next_id: names.assigned.next_id,
         };
         if !facts.steps.commit_before_forget {
-            world.forget(Vec::new(), Vec::new(), taken, kept)?;
+            world.forget(Vec::new(), Vec::new(), &inodes, kept)?;
+        }
+        // What this commit leaves open was not all taken (a new directory whose file could not be read): it must be pending
+        // before the commit can take effect, for whoever settles the intent after a death knows only what is pending.
+        let opened = opened(taken, kept);
+        if !opened.is_empty() {
+            world.forget(Vec::new(), world.missing()?, &[], &opened)?;
         }
         world.begin_commit(&intent, change)?;
-        Ok(match create(world, &intent, taken, kept)? {
+        Ok(match create(world, &intent, &inodes, kept)? {
             Settled::Clear(head) => Outcome::Committed(head),
             Settled::Fenced { seq } => Outcome::Fenced { seq },
             Settled::Unknown => Outcome::Unsettled,
         })
     }
+}
+
+/// Marks of `kept` that `taken` does not hold already, with those it holds of the same inodes.
+fn opened(taken: &DirtySet, kept: &DirtySet) -> DirtySet {
+    let mut opened = DirtySet::default();
+    for (ino, waiting) in kept.iter() {
+        let before = taken.get(ino);
+        let mut marks = before.map(|before| before.marks.clone()).unwrap_or_default();
+        marks.merge(&waiting.marks);
+        if before.is_none_or(|before| before.marks != marks) {
+            opened.add(ino, &marks, before.map_or(waiting.since_ns, |before| before.since_ns));
+        }
+    }
+    opened
 }
 
 /// Commit time: the clock, but always after the parent, so that `--at` is monotone whatever the clock does.
@@ -200,4 +211,3 @@ pub fn key_of(object: ObjectRef) -> Key {
         ObjectRef::Pack { seq, epoch, n } => Key::Pack { seq, epoch, n },
     }
 }
-

@@ -104,7 +104,9 @@ pub enum Outcome {
     Unchanged,
     Committed(Head),
     /// Another writer holds the sequence: this one must stop.
-    Fenced { seq: u64 },
+    Fenced {
+        seq: u64,
+    },
     /// The store did not tell whether the commit took effect; `flush` asks again before anything else.
     Unsettled,
 }
@@ -156,7 +158,6 @@ pub fn flush<W: World>(
         Settled::Fenced { seq } => return Ok((Outcome::Fenced { seq }, taken.clone())),
         Settled::Unknown => return Ok((Outcome::Unsettled, taken.clone())),
     }
-    let taken_inodes: Vec<u64> = taken.iter().map(|(ino, _)| ino).collect();
     let mut kept = DirtySet::default();
     let mut names = names::gather(world, taken, facts, report, &mut kept)?;
     let mut jobs = plan_jobs(world, taken, &names, facts, report, &mut kept)?;
@@ -168,6 +169,7 @@ pub fn flush<W: World>(
     builder.keep_only(world, &names)?;
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
     keep_unread(world, taken, &names, &builder, &mut kept)?;
+    names.forget_gone(world, &mut kept)?;
     report.removals_waiting = names.plan.missing.len() as u64;
     for missing in &names.plan.missing {
         // A name that waits for proof has its directory listed again after a later swap.
@@ -175,7 +177,7 @@ pub fn flush<W: World>(
             kept.add(record.inode.ino, &Marks::names(), taken.get(record.inode.ino).map_or(0, |w| w.since_ns));
         }
     }
-    let outcome = builder.commit(world, facts, &names, &taken_inodes, &kept)?;
+    let outcome = builder.commit(world, facts, &names, taken, &kept)?;
     if outcome == Outcome::Unsettled {
         // Nothing is forgotten before the commit is durable (I3).
         for (ino, waiting) in taken.iter() {
@@ -284,18 +286,14 @@ fn plan_jobs<W: World>(
             if !marks.all_content() {
                 let room = (facts.limits.marked_bytes_of_a_file / BLOCK_BYTES).max(1);
                 if marks.blocks.len() > room {
-                    let mut rest = Marks::default();
-                    rest.blocks = marks.blocks.clone();
-                    marks.blocks = rest.blocks.iter().take(room as usize).collect();
-                    rest.blocks -= &marks.blocks;
+                    let first = marks.blocks.iter().take(room as usize).collect();
+                    let rest = Marks { blocks: &marks.blocks - &first, ..Marks::default() };
+                    marks.blocks = first;
                     kept.add(ino, &rest, waiting.since_ns);
                 }
             }
-            let expected = if marks.all_content() {
-                record.size
-            } else {
-                marks.blocks_within(record.size).len() * BLOCK_BYTES
-            };
+            let expected =
+                if marks.all_content() { record.size } else { marks.blocks_within(record.size).len() * BLOCK_BYTES };
             if expected > facts.limits.marked_bytes_of_a_file {
                 marks.whole = true;
             }
@@ -360,10 +358,8 @@ fn read_contents<W: World>(
     excluded: &mut HashSet<FileId>,
     kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
-    let (large, small): (Vec<&ReadJob>, Vec<&ReadJob>) = jobs
-        .reads
-        .iter()
-        .partition(|job| jobs.sizes.get(&job.id).copied().unwrap_or(0) > facts.limits.stream_bytes);
+    let (large, small): (Vec<&ReadJob>, Vec<&ReadJob>) =
+        jobs.reads.iter().partition(|job| jobs.sizes.get(&job.id).copied().unwrap_or(0) > facts.limits.stream_bytes);
     let mut failed = |job: &ReadJob, error: FileError, report: &mut Report| {
         if job.committed_size.is_some() {
             if let Some(waiting) = taken.get(job.inode.ino) {

@@ -35,6 +35,20 @@ impl Gathered {
         Ok(world.record(id)?.map_or(0, |record| record.inode.ino))
     }
 
+    /// What is gone must not stay pending for ever; but marks are kept by inode number, and a number may be in use again.
+    pub fn forget_gone<W: World>(&self, world: &W, kept: &mut DirtySet) -> Result<(), W::Error> {
+        let again: HashSet<u64> = self.new_inodes.values().map(|inode| inode.ino).collect();
+        for id in &self.plan.gone {
+            let Some(record) = world.record(*id)? else { continue };
+            let ino = record.inode.ino;
+            let others = world.by_inode(ino)?.iter().any(|other| !self.plan.gone.contains(&other.id));
+            if !others && !again.contains(&ino) {
+                kept.remove(ino);
+            }
+        }
+        Ok(())
+    }
+
     /// Decides again without the files that could not be read.
     pub fn exclude<W: World>(
         &mut self,
@@ -121,22 +135,7 @@ pub fn gather<W: World>(
             }
         }
     }
-    drop_directories_that_went(&gathered, kept, world)?;
     Ok(gathered)
-}
-
-/// A directory that was not at its path because it is gone must not stay pending for ever.
-fn drop_directories_that_went<W: World>(
-    gathered: &Gathered,
-    kept: &mut DirtySet,
-    world: &mut W,
-) -> Result<(), W::Error> {
-    for id in &gathered.plan.gone {
-        if let Some(record) = world.record(*id)? {
-            kept.remove(record.inode.ino);
-        }
-    }
-    Ok(())
 }
 
 struct Answers<'a, W> {
@@ -171,6 +170,3 @@ impl<W: World> Lookup for Answers<'_, W> {
         self.world.alive(id)
     }
 }
-
-
-

@@ -110,8 +110,7 @@ pub enum FileError {
 /// The thin steps on one open file. Their order is `read::read_file`'s.
 pub trait FileOps {
     fn statx(&mut self) -> Result<Stat, FileError>;
-    /// Extended attributes, sorted by name.
-    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError>;
+    fn xattrs(&mut self) -> Result<Xattrs, FileError>;
     /// Writes dirty pages back and waits: later stores through mappings fault, and mark, again.
     fn clean(&mut self) -> Result<(), FileError>;
     /// Waits for a writer that holds the inode lock.
@@ -154,6 +153,15 @@ pub struct Head {
 /// A node of a file's block tree (`tree`): file, level, index.
 pub type NodeKey = (FileId, u8, u64);
 
+/// Tree nodes to keep; `None` deletes.
+pub type NodeChanges = Vec<(NodeKey, Option<Vec<u8>>)>;
+
+/// Signatures to keep, by file and group; `None` deletes.
+pub type SignatureChanges = Vec<((FileId, u64), Option<Vec<u8>>)>;
+
+/// Extended attributes: names and values, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A name that vanished without proof, and the drain in which that was first seen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
@@ -167,9 +175,8 @@ pub struct Missing {
 pub struct CatalogChange {
     pub records: Vec<Record>,
     pub changes: ChangeSet<Stored>,
-    /// `None` deletes.
-    pub nodes: Vec<(NodeKey, Option<Vec<u8>>)>,
-    pub signatures: Vec<((FileId, u64), Option<Vec<u8>>)>,
+    pub nodes: NodeChanges,
+    pub signatures: SignatureChanges,
     /// Files whose nodes and signatures are all replaced: the old ones go first.
     pub replaced: Vec<FileId>,
     /// All names that wait for proof of their removal, replacing the former list.
@@ -238,7 +245,13 @@ pub trait World {
     fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, Self::Error>;
     /// One transaction: the intent is settled, the head moves, `waiting` is all that is pending now.
     fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), Self::Error>;
-    /// Nothing was committed: only `taken` is forgotten and records are brought up to date.
-    fn forget(&mut self, records: Vec<Record>, missing: Vec<Missing>, taken: &[u64], kept: &DirtySet)
-    -> Result<(), Self::Error>;
+    /// One transaction: `taken` is forgotten, `kept` is pending (also what was never taken), records are brought up to date.
+    /// Called when nothing is committed, and with an empty `taken` before an intent that leaves more open than was taken.
+    fn forget(
+        &mut self,
+        records: Vec<Record>,
+        missing: Vec<Missing>,
+        taken: &[u64],
+        kept: &DirtySet,
+    ) -> Result<(), Self::Error>;
 }

@@ -22,7 +22,11 @@ fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
         manifest.apply(&commit, commit::hash(bytes)).map_err(|error| Failure::Replay(format!("seq {seq}: {error}")))?;
     }
     if manifest.seq() != world.catalog.head.seq {
-        return Err(Failure::Replay(format!("head is {}, the catalog says {}", manifest.seq(), world.catalog.head.seq)));
+        return Err(Failure::Replay(format!(
+            "head is {}, the catalog says {}",
+            manifest.seq(),
+            world.catalog.head.seq
+        )));
     }
     Ok(manifest)
 }
@@ -54,10 +58,10 @@ fn content(world: &SimWorld, manifest: &Manifest, id: FileId) -> Result<Vec<u8>,
             }
         }
     }
-    if let Some(Root::Blake3(root)) = file.root {
-        if blake3::hash(&bytes) != root {
-            return Err(Failure::Differs(format!("root of {id} is not that of its bytes")));
-        }
+    if let Some(Root::Blake3(root)) = file.root
+        && blake3::hash(&bytes) != root
+    {
+        return Err(Failure::Differs(format!("root of {id} is not that of its bytes")));
     }
     Ok(bytes)
 }

@@ -33,10 +33,23 @@ pub(super) struct Inode {
 /// An operation that holds the inode lock, or a direct write: begun, marked, not yet visible.
 #[derive(Clone, Debug)]
 enum Stalled {
-    Punch { ino: u64, block: u64 },
-    Direct { token: u64, ino: u64, block: u64, count: u64, fill: u8 },
+    Punch {
+        ino: u64,
+        block: u64,
+    },
+    Direct {
+        token: u64,
+        ino: u64,
+        block: u64,
+        count: u64,
+        fill: u8,
+    },
     /// The fault is over (and marked), the store is not.
-    Store { ino: u64, at: usize, byte: u8 },
+    Store {
+        ino: u64,
+        at: usize,
+        byte: u8,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -185,7 +198,8 @@ impl Files {
     }
 
     fn pick(&mut self, kind: Kind) -> Option<u64> {
-        let all: Vec<u64> = self.inodes.iter().filter(|(_, i)| i.kind == kind && i.nlink > 0).map(|(n, _)| *n).collect();
+        let all: Vec<u64> =
+            self.inodes.iter().filter(|(_, i)| i.kind == kind && i.nlink > 0).map(|(n, _)| *n).collect();
         (!all.is_empty()).then(|| all[self.rng.below(all.len() as u64) as usize])
     }
 
@@ -253,10 +267,10 @@ impl Files {
 
     /// Marks only on the way from clean to dirty.
     fn dirty_page(&mut self, ino: u64, block: u64, marks: &mut Marks) {
-        if let Some(inode) = self.inodes.get_mut(&ino) {
-            if inode.dirty.insert(block) {
-                marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
-            }
+        if let Some(inode) = self.inodes.get_mut(&ino)
+            && inode.dirty.insert(block)
+        {
+            marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
         }
     }
 
@@ -430,7 +444,9 @@ impl Files {
         inode.nlink -= 1;
         if inode.nlink == 0 {
             self.stalled.retain(|s| match s {
-                Stalled::Punch { ino: i, .. } | Stalled::Direct { ino: i, .. } | Stalled::Store { ino: i, .. } => *i != ino,
+                Stalled::Punch { ino: i, .. } | Stalled::Direct { ino: i, .. } | Stalled::Store { ino: i, .. } => {
+                    *i != ino
+                }
             });
             self.kernel.in_flight.retain(|_, (i, _, _)| *i != ino);
             self.inodes.remove(&ino);

@@ -17,6 +17,7 @@
 mod check;
 mod files;
 mod kernel;
+mod open;
 mod run;
 mod world;
 
@@ -33,7 +34,9 @@ fn first_failure(steps: Steps, seeds: u64) -> Option<(u64, Failure)> {
 
 /// The command that repeats one seed.
 fn repeat(seed: u64, failure: &Failure) -> String {
-    format!("seed {seed}: {failure}\nrepeat: TRACKER_SIM_SEED={seed} cargo test -p engine --lib sim_one_seed -- --nocapture")
+    format!(
+        "seed {seed}: {failure}\nrepeat: TRACKER_SIM_SEED={seed} cargo test -p engine --lib sim_one_seed -- --nocapture"
+    )
 }
 
 #[test]

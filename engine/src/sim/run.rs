@@ -51,12 +51,6 @@ fn round(world: &mut SimWorld, round: u64, seed: u64, steps: Steps) -> Result<(O
     }
     let mut report = Report::default();
     let (outcome, kept) = flush::flush(world, &taken, &facts(round, seed, steps), &mut report)?;
-    if std::env::var_os("TRACKER_SIM_TRACE").is_some() {
-        println!("round {round}: {outcome:?} report {report:?} taken {taken:?} kept {kept:?}");
-        for record in world.catalog.records.values() {
-            println!("  {} {:?} {:?}", record.id, record.inode, record.meta.kind);
-        }
-    }
     Ok((outcome, kept.is_empty()))
 }
 
@@ -84,13 +78,6 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
         world.restart();
     }
     world.calm();
-    if std::env::var_os("TRACKER_SIM_TRACE").is_some() {
-        println!("names {:?}", world.catalog.names);
-        let inner = world.inner.borrow();
-        for (ino, inode) in &inner.files.inodes {
-            println!("model {ino} gen {} nlink {} {:?}", inode.generation, inode.nlink, inode.entries);
-        }
-    }
     for quiet in 0..=QUIET_ROUNDS_MAX {
         number += 1;
         match round(&mut world, number, seed, steps).map_err(Failure::Flush)? {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::files::{Files, ROOT};
+use super::open::{Inner, SimFile};
 use crate::dirty::{DirtySet, Marks};
 use crate::flush::Steps;
 use crate::flush::read::{FileImage, read_file};
@@ -41,32 +42,6 @@ pub(super) struct Catalog {
     attempts: u32,
 }
 
-#[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) files: Files,
-    /// Calls until the daemon dies; `None`: it does not.
-    pub(super) dies_in: Option<u64>,
-    pub(super) dead: bool,
-    pub(super) quiet: bool,
-}
-
-impl Inner {
-    /// Time passes; false when the daemon is dead.
-    fn step(&mut self) -> bool {
-        if !self.quiet {
-            for _ in 0..self.files.rng.below(3) {
-                self.files.step();
-            }
-        }
-        match &mut self.dies_in {
-            Some(0) => self.dead = true,
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        !self.dead
-    }
-}
-
 pub(super) struct SimWorld {
     pub(super) inner: Rc<RefCell<Inner>>,
     pub(super) catalog: Catalog,
@@ -77,63 +52,6 @@ pub(super) struct SimWorld {
     placed: BTreeMap<FileId, (FileId, Vec<u8>)>,
 }
 
-/// An open file: the inode, whatever happens to its name.
-pub(super) struct SimFile {
-    inner: Rc<RefCell<Inner>>,
-    ino: u64,
-}
-
-impl SimFile {
-    fn step(&mut self) -> Result<(), FileError> {
-        if self.inner.borrow_mut().step() { Ok(()) } else { Err(FileError::Late) }
-    }
-}
-
-impl FileOps for SimFile {
-    fn statx(&mut self) -> Result<Stat, FileError> {
-        self.step()?;
-        self.inner.borrow().files.stat(self.ino).ok_or(FileError::Moved)
-    }
-
-    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError> {
-        Ok(Vec::new())
-    }
-
-    fn clean(&mut self) -> Result<(), FileError> {
-        self.step()?;
-        self.inner.borrow_mut().files.clean(self.ino);
-        Ok(())
-    }
-
-    fn barrier(&mut self) -> Result<(), FileError> {
-        self.step()?;
-        self.inner.borrow_mut().files.barrier(self.ino);
-        Ok(())
-    }
-
-    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
-        self.step()?;
-        let inner = self.inner.borrow();
-        let Some(inode) = inner.files.inodes.get(&self.ino) else { return Err(FileError::Moved) };
-        let rest = inode.data.get(offset as usize..).unwrap_or(&[]);
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
-    }
-
-    fn data_ranges(&mut self, start: u64, end: u64) -> Result<Vec<(u64, u64)>, FileError> {
-        let inner = self.inner.borrow();
-        let Some(inode) = inner.files.inodes.get(&self.ino) else { return Err(FileError::Moved) };
-        let block = crate::model::BLOCK_BYTES;
-        let end = end.min(inode.data.len() as u64);
-        Ok((start / block..end.div_ceil(block))
-            .filter(|b| !inode.holes.contains(b))
-            .map(|b| ((b * block).max(start), ((b + 1) * block).min(end)))
-            .filter(|(a, b)| a < b)
-            .collect())
-    }
-}
-
 impl SimWorld {
     pub(super) fn new(seed: u64) -> SimWorld {
         let mut files = Files::new(seed);
@@ -142,12 +60,28 @@ impl SimWorld {
         let mut catalog = Catalog { next_id: 2, ..Catalog::default() };
         if let Some(stat) = stat {
             let meta = meta(&Stat { mode: 0, ..stat.clone() });
-            let record = Record { id: FileId::ROOT, inode: stat.inode, meta, size: 0, root: None, hole_bytes: 0, signed: false, ctime: None };
+            let record = Record {
+                id: FileId::ROOT,
+                inode: stat.inode,
+                meta,
+                size: 0,
+                root: None,
+                hole_bytes: 0,
+                signed: false,
+                ctime: None,
+            };
             catalog.records.insert(FileId::ROOT, record);
             catalog.pending.insert(ROOT, Marks::names());
         }
         let inner = Rc::new(RefCell::new(Inner { files, dies_in: None, dead: false, quiet: false }));
-        SimWorld { inner, catalog, store: BTreeMap::new(), packs: RefCell::default(), delayed: Vec::new(), placed: BTreeMap::new() }
+        SimWorld {
+            inner,
+            catalog,
+            store: BTreeMap::new(),
+            packs: RefCell::default(),
+            delayed: Vec::new(),
+            placed: BTreeMap::new(),
+        }
     }
 
     fn step(&mut self) -> Result<(), SimError> {
@@ -281,7 +215,8 @@ impl World for SimWorld {
             Some(record) => Some(record.inode),
             None => self.inner.borrow().files.stat(ino).map(|stat| stat.inode),
         };
-        let same = self.inner.borrow().files.stat(ino).is_some_and(|stat| stat.kind == Kind::Dir && Some(stat.inode) == known);
+        let same =
+            self.inner.borrow().files.stat(ino).is_some_and(|stat| stat.kind == Kind::Dir && Some(stat.inode) == known);
         if !same {
             return Ok(Listed::NotThere);
         }
@@ -314,7 +249,8 @@ impl World for SimWorld {
         self.step()?;
         let Some(ino) = self.resolve(dir) else { return Ok(None) };
         let inner = self.inner.borrow();
-        let child = inner.files.inodes.get(&ino).and_then(|i| i.entries.iter().find(|(n, _)| n == name).map(|(_, c)| *c));
+        let child =
+            inner.files.inodes.get(&ino).and_then(|i| i.entries.iter().find(|(n, _)| n == name).map(|(_, c)| *c));
         Ok(child.and_then(|child| inner.files.stat(child)))
     }
 

@@ -1,0 +1,90 @@
+//! What moves while the daemon works, and `FileOps` over an open file of it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::files::Files;
+use crate::flush::world::{FileError, FileOps, Stat, Xattrs};
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) files: Files,
+    /// Calls until the daemon dies; `None`: it does not.
+    pub(super) dies_in: Option<u64>,
+    pub(super) dead: bool,
+    pub(super) quiet: bool,
+}
+
+impl Inner {
+    /// Time passes; false when the daemon is dead.
+    pub(super) fn step(&mut self) -> bool {
+        if !self.quiet {
+            for _ in 0..self.files.rng.below(3) {
+                self.files.step();
+            }
+        }
+        match &mut self.dies_in {
+            Some(0) => self.dead = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        !self.dead
+    }
+}
+
+/// An open file: the inode, whatever happens to its name.
+pub(super) struct SimFile {
+    pub(super) inner: Rc<RefCell<Inner>>,
+    pub(super) ino: u64,
+}
+
+impl SimFile {
+    fn step(&mut self) -> Result<(), FileError> {
+        if self.inner.borrow_mut().step() { Ok(()) } else { Err(FileError::Late) }
+    }
+}
+
+impl FileOps for SimFile {
+    fn statx(&mut self) -> Result<Stat, FileError> {
+        self.step()?;
+        self.inner.borrow().files.stat(self.ino).ok_or(FileError::Moved)
+    }
+
+    fn xattrs(&mut self) -> Result<Xattrs, FileError> {
+        Ok(Vec::new())
+    }
+
+    fn clean(&mut self) -> Result<(), FileError> {
+        self.step()?;
+        self.inner.borrow_mut().files.clean(self.ino);
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), FileError> {
+        self.step()?;
+        self.inner.borrow_mut().files.barrier(self.ino);
+        Ok(())
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
+        self.step()?;
+        let inner = self.inner.borrow();
+        let Some(inode) = inner.files.inodes.get(&self.ino) else { return Err(FileError::Moved) };
+        let rest = inode.data.get(offset as usize..).unwrap_or(&[]);
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn data_ranges(&mut self, start: u64, end: u64) -> Result<Vec<(u64, u64)>, FileError> {
+        let inner = self.inner.borrow();
+        let Some(inode) = inner.files.inodes.get(&self.ino) else { return Err(FileError::Moved) };
+        let block = crate::model::BLOCK_BYTES;
+        let end = end.min(inode.data.len() as u64);
+        Ok((start / block..end.div_ceil(block))
+            .filter(|b| !inode.holes.contains(b))
+            .map(|b| ((b * block).max(start), ((b + 1) * block).min(end)))
+            .filter(|(a, b)| a < b)
+            .collect())
+    }
+}

@@ -48,7 +48,7 @@ pub const fn word_mask(blocks: Blocks, group: u64, word: u64) -> u64 {
     if blocks.last < low || blocks.first > high {
         return 0;
     }
-    let from = if blocks.first > low { blocks.first - low } else { 0 };
+    let from = blocks.first.saturating_sub(low);
     let to = if blocks.last < high { blocks.last - low } else { 63 };
     // `& 63` tells the verifier that the shift is in range.
     (u64::MAX << (from & 63)) & (u64::MAX >> ((63 - to) & 63))

@@ -12,6 +12,8 @@ pub mod cut;
 mod drain;
 mod health;
 pub mod layout;
+#[cfg(test)]
+mod layout_tests;
 mod load;
 mod log;
 pub mod mounts;
@@ -28,6 +30,9 @@ pub use health::{Health, Problem};
 pub use mounts::{MountInfo, mount_of};
 pub use pins::Capture;
 pub use watch::WatchOutcome;
+
+/// What `InodeMarks::flags` can hold.
+pub use common::maps::flag as flags;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));
 

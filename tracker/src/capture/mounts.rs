@@ -15,7 +15,7 @@ use super::CaptureError;
 /// Where a bpffs is expected, and mounted if there is none.
 const BPFFS: &str = "/sys/fs/bpf";
 /// `f_type` of a bpffs.
-const BPFFS_MAGIC: i64 = 0xcafe_4a11;
+const BPFFS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The mount a path lies on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub(super) fn ensure_bpffs(pin_dir: &Path) -> Result<(), CaptureError> {
     let failed = |what| move |source| CaptureError::File { what, path: PathBuf::from(BPFFS), source };
     // The directory itself may not exist yet; the nearest ancestor that does says what it will lie on.
     let existing = pin_dir.ancestors().find(|ancestor| ancestor.exists());
-    if existing.is_some_and(|path| rustix::fs::statfs(path).is_ok_and(|fs| i64::from(fs.f_type) == BPFFS_MAGIC)) {
+    if existing.is_some_and(|path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPFFS_MAGIC)) {
         return Ok(());
     }
     if !pin_dir.as_os_str().as_bytes().starts_with(BPFFS.as_bytes()) {

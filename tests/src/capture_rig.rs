@@ -1,0 +1,129 @@
+//! A capture of its own for one case: own pins, one mounted file system, drains.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tracker::capture::mounts::kernel_dev;
+use tracker::capture::{Capture, CaptureConfig, InodeMarks, Retired, object};
+
+use crate::mounts::{Kind, Mount};
+
+static CASES: AtomicU32 = AtomicU32::new(0);
+
+/// Why capture cannot be tested here, if so.
+#[must_use]
+pub fn obstacle() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root");
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Some("this kernel has no BTF");
+    }
+    if object().is_none() {
+        return Some("no eBPF object was built (cargo xtask build-ebpf)");
+    }
+    None
+}
+
+/// A configuration with pins of its own.
+#[must_use]
+pub fn config() -> CaptureConfig {
+    let case = CASES.fetch_add(1, Ordering::Relaxed);
+    let mut config = CaptureConfig::new(format!("/sys/fs/bpf/tracker-test-{}-{case}", std::process::id()));
+    (config.dirty_entries, config.inode_entries) = (4096, 4096);
+    (config.watch_entries, config.inflight_entries) = (4096, 256);
+    config
+}
+
+/// A capture and a file system.
+#[derive(Debug)]
+pub struct Rig {
+    /// The capture; `None` after it was taken.
+    pub capture: Option<Capture>,
+    /// The file system.
+    pub mount: Mount,
+    /// Its superblock (that of the upper directory, for an overlay).
+    pub dev: u32,
+}
+
+impl Rig {
+    /// A fresh capture that tracks a fresh file system of this kind, watched inodes only. `None`, aloud, when that cannot be.
+    #[must_use]
+    pub fn new(case: &str, kind: Kind) -> Option<Self> {
+        Self::with(case, kind, &config())
+    }
+
+    /// As `new`, with this configuration.
+    #[must_use]
+    pub fn with(case: &str, kind: Kind, config: &CaptureConfig) -> Option<Self> {
+        if let Some(reason) = obstacle() {
+            println!("SKIP {case}: {reason}");
+            return None;
+        }
+        let mount = match Mount::new(kind) {
+            Ok(mount) => mount,
+            Err(reason) => {
+                println!("SKIP {case}: {reason}");
+                return None;
+            }
+        };
+        let dev = kernel_dev(mount.real()).unwrap();
+        let (capture, _) = Capture::start(config).unwrap();
+        capture.track(dev, false).unwrap();
+        Some(Self { capture: Some(capture), mount, dev })
+    }
+
+    /// The capture.
+    #[must_use]
+    pub fn capture(&mut self) -> &mut Capture {
+        self.capture.as_mut().unwrap()
+    }
+
+    /// A path in the file system.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.mount.root().join(name)
+    }
+
+    /// Inode number that the kernel's events have for `name`.
+    #[must_use]
+    pub fn ino(&self, name: &str) -> u64 {
+        std::fs::symlink_metadata(self.mount.real().join(name)).unwrap().ino()
+    }
+
+    /// Watches these names, writes everything back, and forgets all marks.
+    pub fn settle(&mut self, names: &[&str]) {
+        let inodes: Vec<_> = names.iter().map(|name| (self.dev, self.ino(name))).collect();
+        self.capture().watch(&inodes).unwrap();
+        rustix::fs::syncfs(File::open(self.mount.real()).unwrap()).unwrap();
+        for _ in 0..2 {
+            self.drain();
+        }
+    }
+
+    /// One whole drain.
+    pub fn drain(&mut self) -> Retired {
+        let capture = self.capture();
+        capture.swap().unwrap();
+        capture.grace().unwrap();
+        let retired = capture.read_retired().unwrap();
+        capture.clear_retired().unwrap();
+        retired
+    }
+
+    /// Marks of an inode in a drain; empty when there are none.
+    #[must_use]
+    pub fn marks(&self, retired: &Retired, ino: u64) -> InodeMarks {
+        retired.inodes.get(&(self.dev, ino)).cloned().unwrap_or_default()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            let _ = capture.detach();
+        }
+    }
+}

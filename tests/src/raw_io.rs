@@ -1,0 +1,188 @@
+//! Ways to write a file that the standard library does not have: mappings, kernel AIO, io_uring, faults that wait.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// A buffer aligned for direct I/O.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub struct Pages<const N: usize>(pub [u8; N]);
+
+/// Writes through `io_submit`, and waits.
+///
+/// # Errors
+/// The kernel's.
+pub fn aio_write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    // struct iocb: data, key and flags, opcode and priority, descriptor, buffer, bytes, offset, reserved, flags and eventfd.
+    const PWRITE: u64 = 1;
+    let mut iocb = [0u64; 8];
+    iocb[2] = PWRITE | (file.as_raw_fd() as u64) << 32;
+    iocb[3] = bytes.as_ptr() as u64;
+    iocb[4] = bytes.len() as u64;
+    iocb[5] = offset;
+    let mut context = 0u64;
+    let mut event = [0u64; 4];
+    let list = [iocb.as_ptr()];
+    // SAFETY: every pointer is to a live local of the size the call uses, and the request ends before they do.
+    let (submitted, reaped) = unsafe {
+        check(libc::syscall(libc::SYS_io_setup, 1, &raw mut context))?;
+        let submitted = libc::syscall(libc::SYS_io_submit, context, 1, list.as_ptr());
+        let reaped = if submitted == 1 {
+            libc::syscall(libc::SYS_io_getevents, context, 1, 1, event.as_mut_ptr(), std::ptr::null_mut::<u8>())
+        } else {
+            0
+        };
+        libc::syscall(libc::SYS_io_destroy, context);
+        (submitted, reaped)
+    };
+    if submitted != 1 || reaped != 1 || event[2] != bytes.len() as u64 {
+        return Err(io::Error::other(format!(
+            "aio: submitted {submitted}, reaped {reaped}, result {}",
+            event[2] as i64
+        )));
+    }
+    Ok(())
+}
+
+/// Writes through io_uring; `worker` has a kernel worker do it.
+///
+/// # Errors
+/// The kernel's.
+pub fn uring_write(file: &File, bytes: &[u8], offset: u64, worker: bool) -> io::Result<()> {
+    let mut ring = io_uring::IoUring::new(2)?;
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    let entry = io_uring::opcode::Write::new(io_uring::types::Fd(file.as_raw_fd()), bytes.as_ptr(), length)
+        .offset(offset)
+        .build();
+    let flags = if worker { io_uring::squeue::Flags::ASYNC } else { io_uring::squeue::Flags::empty() };
+    submit(&mut ring, &entry.flags(flags), length as i32)
+}
+
+/// Truncates through io_uring, which always uses a kernel worker.
+///
+/// # Errors
+/// The kernel's.
+pub fn uring_truncate(file: &File, size: u64) -> io::Result<()> {
+    let mut ring = io_uring::IoUring::new(2)?;
+    let entry = io_uring::opcode::Ftruncate::new(io_uring::types::Fd(file.as_raw_fd()), size).build();
+    submit(&mut ring, &entry, 0)
+}
+
+fn submit(ring: &mut io_uring::IoUring, entry: &io_uring::squeue::Entry, expected: i32) -> io::Result<()> {
+    // SAFETY: what the entry points to outlives the completion that is waited for here.
+    unsafe { ring.submission().push(entry) }.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    let result = ring.completion().next().map_or(i32::MIN, |completion| completion.result());
+    if result == expected { Ok(()) } else { Err(io::Error::other(format!("io_uring: {result}"))) }
+}
+
+/// A shared, writable mapping of a whole file.
+#[derive(Debug)]
+pub struct Mapping {
+    at: *mut u8,
+    len: usize,
+}
+
+impl Mapping {
+    /// Maps `len` bytes of the file.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(file: &File, len: usize) -> io::Result<Self> {
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, rights, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { at: at.cast(), len }) }
+    }
+
+    /// Stores one byte.
+    pub fn store(&self, offset: usize, byte: u8) {
+        assert!(offset < self.len);
+        // SAFETY: within the mapping.
+        unsafe { std::ptr::write_volatile(self.at.add(offset), byte) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, and nobody has a reference into it.
+        unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
+
+/// Two pages of memory of which the second is not there: whoever reads it waits until `fill`.
+#[derive(Debug)]
+pub struct SlowSource {
+    at: *mut u8,
+    uffd: OwnedFd,
+}
+
+// SAFETY: plain memory that is only read, through `bytes`.
+unsafe impl Sync for SlowSource {}
+// SAFETY: as above.
+unsafe impl Send for SlowSource {}
+
+const PAGE: usize = 4096;
+
+impl SlowSource {
+    /// Makes the pages; the first is full of `byte`.
+    ///
+    /// # Errors
+    /// The kernel's, for instance when userfaultfd is not allowed.
+    pub fn new(byte: u8) -> io::Result<Self> {
+        const API: u64 = 0xc018_aa3f;
+        const REGISTER: u64 = 0xc020_aa00;
+        const MISSING: u64 = 1;
+        // SAFETY: a new anonymous mapping; the arguments of the calls are live locals of the layout the kernel documents.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let rights = libc::PROT_READ | libc::PROT_WRITE;
+            let at = libc::mmap(std::ptr::null_mut(), 2 * PAGE, rights, flags, -1, 0);
+            if at == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let at = at.cast::<u8>();
+            std::ptr::write_bytes(at, byte, PAGE);
+            let uffd = OwnedFd::from_raw_fd(check(libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC))? as i32);
+            let mut api = [0xaau64, 0, 0];
+            check(libc::ioctl(uffd.as_raw_fd(), API, api.as_mut_ptr()).into())?;
+            let mut register = [at as u64 + PAGE as u64, PAGE as u64, MISSING, 0];
+            check(libc::ioctl(uffd.as_raw_fd(), REGISTER, register.as_mut_ptr()).into())?;
+            Ok(Self { at, uffd })
+        }
+    }
+
+    /// Both pages.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped and never unmapped (a test's leak of two pages); reading the second page waits for `fill`.
+        unsafe { std::slice::from_raw_parts(self.at, 2 * PAGE) }
+    }
+
+    /// Waits until somebody has run into the second page.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut message = [0u64; 4];
+        // SAFETY: the buffer has the size of the message.
+        check(unsafe { libc::read(self.uffd.as_raw_fd(), message.as_mut_ptr().cast(), 32) } as i64).map(drop)
+    }
+
+    /// Fills the second page with `byte`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn fill(&self, byte: u8) -> io::Result<()> {
+        const COPY: u64 = 0xc028_aa03;
+        let page = Pages([byte; PAGE]);
+        let mut copy = [self.at as u64 + PAGE as u64, page.0.as_ptr() as u64, PAGE as u64, 0, 0];
+        // SAFETY: source and destination are pages of this process.
+        check(unsafe { libc::ioctl(self.uffd.as_raw_fd(), COPY, copy.as_mut_ptr()) }.into()).map(drop)
+    }
+}
+
+fn check(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,200 @@
+//! What capture does at its limits: full maps, a daemon that goes away and comes back, pins that are taken away, races.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use common::maps::counter;
+use tests::capture_rig::{Rig, config};
+use tests::mounts::Kind;
+use tracker::capture::choose::{BackEnd, Facts, choose};
+use tracker::capture::{Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
+
+fn files(rig: &mut Rig, count: u32) -> Vec<u64> {
+    let names: Vec<_> = (0..count).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        fs::write(rig.path(name), [0; 4096]).unwrap();
+    }
+    rig.settle(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    names.iter().map(|name| rig.ino(name)).collect()
+}
+
+/// With maps of 16 entries and 200 files, every file must be marked, widened, or hit by the overflow bits.
+#[test]
+fn full_maps_widen_and_count_but_lose_nothing() {
+    let mut config = config();
+    (config.dirty_entries, config.inode_entries) = (16, 16);
+    let Some(mut rig) = Rig::with("full_maps_widen_and_count_but_lose_nothing", Kind::Ext4, &config) else { return };
+    let inodes = files(&mut rig, 200);
+    let _ = rig.capture().health().unwrap();
+    for number in 0..200 {
+        fs::write(rig.path(&format!("f{number}")), [1; 4096]).unwrap();
+    }
+    let retired = rig.drain();
+    assert!(retired.overflow.any());
+    let mut by_overflow = 0;
+    for &ino in &inodes {
+        let marks = rig.marks(&retired, ino);
+        let seen = marks.covers(0, 4096);
+        let hit = retired.overflow.hit(rig.dev, ino);
+        assert!(seen || hit, "inode {ino} is lost: {marks:?}");
+        by_overflow += u32::from(!seen);
+    }
+    assert!(by_overflow > 100, "the maps were not full: only {by_overflow} by overflow");
+    assert!(retired.counters.get(counter::DIRTY_FULL) > 0);
+    assert!(retired.counters.get(counter::INODE_FULL) > 0);
+    assert!(retired.counters.get(counter::OVERFLOW) > 0);
+    let problems = rig.capture().health().unwrap().problems;
+    assert!(
+        problems.iter().any(|problem| matches!(problem, Problem::Doubt { counter: "overflow", .. })),
+        "{problems:?}"
+    );
+    assert!(rig.capture().health().unwrap().problems.is_empty(), "an old doubt was told twice");
+    let after = rig.drain();
+    assert!(!after.overflow.any(), "cleared overflow bits came back");
+}
+
+/// A full DIRTY map alone sets RESCAN in the INODE map, which still has room.
+#[test]
+fn a_full_block_map_rescans_the_inode() {
+    let mut config = config();
+    config.dirty_entries = 16;
+    let Some(mut rig) = Rig::with("a_full_block_map_rescans_the_inode", Kind::Ext4, &config) else { return };
+    let inodes = files(&mut rig, 100);
+    for number in 0..100 {
+        let file = OpenOptions::new().write(true).open(rig.path(&format!("f{number}"))).unwrap();
+        file.write_all_at(&[1; 10], 0).unwrap();
+    }
+    let retired = rig.drain();
+    let rescans = inodes.iter().filter(|&&ino| rig.marks(&retired, ino).flags & flags::RESCAN != 0).count();
+    assert!(rescans >= 80, "{rescans}");
+    assert!(inodes.iter().all(|&ino| rig.marks(&retired, ino).covers(0, 4096)));
+    assert!(!retired.overflow.any());
+}
+
+#[test]
+fn a_full_watch_map_widens_the_superblock_visibly() {
+    let mut config = config();
+    config.watch_entries = 8;
+    let Some(mut rig) = Rig::with("a_full_watch_map_widens_the_superblock_visibly", Kind::Ext4, &config) else {
+        return;
+    };
+    let dev = rig.dev;
+    let wanted: Vec<_> = (100..150).map(|ino| (dev, ino)).collect();
+    assert_eq!(rig.capture().watch(&wanted).unwrap(), WatchOutcome::Full { widened: vec![dev] });
+    assert_eq!(rig.capture().tracked().unwrap(), [(dev, true)]);
+    fs::write(rig.path("anything"), [1; 10]).unwrap();
+    let retired = rig.drain();
+    assert!(rig.marks(&retired, rig.ino("anything")).covers(0, 10));
+    rig.capture().unwatch(&wanted).unwrap();
+    assert_eq!(rig.capture().watch(&wanted[..8]).unwrap(), WatchOutcome::Watching);
+}
+
+/// Marks made while no daemon has the maps open, and those of a drain that was cut off before it cleared, are found again.
+#[test]
+fn a_restart_resumes_and_finds_both_generations() {
+    let config = config();
+    let Some(mut rig) = Rig::with("a_restart_resumes_and_finds_both_generations", Kind::Ext4, &config) else { return };
+    let inodes = files(&mut rig, 3);
+    let write = |rig: &Rig, name: &str| fs::write(rig.path(name), [1; 4096]).unwrap();
+    write(&rig, "f0");
+    let capture = rig.capture();
+    capture.swap().unwrap();
+    capture.grace().unwrap();
+    // The predecessor dies here: read, perhaps, but not cleared.
+    capture.read_retired().unwrap();
+    write(&rig, "f1");
+    drop(rig.capture.take());
+    write(&rig, "f2");
+    let (capture, started) = Capture::start(&config).unwrap();
+    assert_eq!(started, Started::Resumed);
+    rig.capture = Some(capture);
+    rig.capture().grace().unwrap();
+    let first = rig.capture().read_retired().unwrap();
+    assert!(rig.marks(&first, inodes[0]).covers(0, 4096));
+    assert!(!first.inodes.contains_key(&(rig.dev, inodes[1])));
+    rig.capture().clear_retired().unwrap();
+    let second = rig.drain();
+    assert!(rig.marks(&second, inodes[1]).covers(0, 4096));
+    assert!(rig.marks(&second, inodes[2]).covers(0, 4096));
+    assert!(rig.capture().supported("ext4").is_ok());
+}
+
+#[test]
+fn pins_that_are_not_whole_are_replaced() {
+    let config = config();
+    let Some(mut rig) = Rig::with("pins_that_are_not_whole_are_replaced", Kind::Ext4, &config) else { return };
+    let link = config.pin_dir.join("link_dirty_folio");
+    fs::remove_file(&link).unwrap();
+    let problems = rig.capture().health().unwrap().problems;
+    assert_eq!(problems, [Problem::LinkGone { program: "dirty_folio" }]);
+    drop(rig.capture.take());
+    let (capture, started) = Capture::start(&config).unwrap();
+    assert!(matches!(started, Started::Fresh(Why::NewTracepoint | Why::Incomplete)), "{started:?}");
+    assert!(link.exists());
+    capture.detach().unwrap();
+    assert!(!config.pin_dir.exists());
+    let (capture, started) = Capture::start(&config).unwrap();
+    assert_eq!(started, Started::Fresh(Why::NoPins));
+    capture.detach().unwrap();
+}
+
+#[test]
+fn this_kernel_is_given_the_tracepoint_back_end_and_knows_its_limits() {
+    let case = "this_kernel_is_given_the_tracepoint_back_end_and_knows_its_limits";
+    let Some(mut rig) = Rig::new(case, Kind::Ext4) else { return };
+    assert_eq!(choose(&Facts::gather()).back_end, BackEnd::Tracepoint);
+    assert!(rig.capture().supported("nfs4").is_err());
+    assert!(rig.capture().supported("overlay").is_err());
+    let bytes = rig.capture().kernel_memory_bytes();
+    assert!(bytes > 1 << 20 && bytes < 64 << 20, "{bytes}");
+}
+
+/// Two threads set bits of the same words while drains take them away. Without a wait between swap and read a bit can be
+/// set after it was read and be cleared unseen; with it, every write must be seen in a drain that began after the write.
+#[test]
+fn no_mark_is_lost_between_drains() {
+    let Some(mut rig) = Rig::new("no_mark_is_lost_between_drains", Kind::Ext4) else { return };
+    let ino = files(&mut rig, 1)[0];
+    let path = rig.path("f0");
+    let stop = AtomicBool::new(false);
+    let done: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+    let mut seen = [0u64; 2];
+    let mut before = InodeMarks::default();
+    std::thread::scope(|scope| {
+        for (thread, done) in done.iter().enumerate() {
+            let (path, stop) = (&path, &stop);
+            scope.spawn(move || {
+                // Direct writes: marked each time, whether or not the page was dirty. Each thread has every second block.
+                use std::os::unix::fs::OpenOptionsExt;
+                let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+                let page = tests::raw_io::Pages([1; 4096]);
+                let mut number = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let block = (number * 2 + thread as u64) % 512;
+                    file.write_all_at(&page.0, block * 4096).unwrap();
+                    number += 1;
+                    done.store(number, Ordering::SeqCst);
+                }
+            });
+        }
+        for round in 0..100 {
+            let written = [done[0].load(Ordering::SeqCst), done[1].load(Ordering::SeqCst)];
+            let retired = rig.drain();
+            let marks = rig.marks(&retired, ino);
+            for (thread, (&now, seen)) in written.iter().zip(&mut seen).enumerate() {
+                // Ended between the last snapshot and this one: in this drain, or in the last, whose swap came after its
+                // snapshot. The first one may have been marked earlier and counted late.
+                for number in *seen + 1..now {
+                    let block = ((number * 2 + thread as u64) % 512) as u32;
+                    let marked = marks.blocks.contains(block) || before.blocks.contains(block);
+                    assert!(marked, "round {round} thread {thread} write {number} block {block}");
+                }
+                *seen = now;
+            }
+            before = marks;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    File::open(&path).unwrap().sync_all().unwrap();
+}

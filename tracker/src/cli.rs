@@ -28,6 +28,7 @@ pub mod status;
 pub mod sync;
 pub mod verify;
 pub mod version;
+mod volume;
 pub mod watch;
 
 pub use out::Out;

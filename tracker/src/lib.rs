@@ -12,6 +12,7 @@ pub mod location;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod reading;
 pub mod source;
 pub mod state_dir;
 pub mod status;

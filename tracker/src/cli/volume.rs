@@ -1,0 +1,68 @@
+//! What the verbs that read a volume share: opening it, and what a user is told when that fails.
+
+use crate::error::{AppError, ExitCode, chain};
+use crate::location::{StoreUrl, VolumeRef};
+use crate::reading::{self, ReadError, Reader};
+use crate::store::{self, ErrorKind, StoreError, StoreOptions};
+use crate::units::rfc3339;
+
+/// Opens the volume for reading.
+pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
+    let url = match &volume.store {
+        StoreUrl::Local(path) => store::StoreUrl::Local(path.clone()),
+        StoreUrl::S3 { bucket, prefix } => store::StoreUrl::S3 { bucket: bucket.clone(), prefix: prefix.clone() },
+    };
+    let opened = store::open(&url, &StoreOptions::default()).map_err(|error| store_error(&error))?;
+    reading::open(opened, &volume.volume).map_err(|error| app_error(&error))
+}
+
+/// The exit code and the hint for what reading failed with.
+pub(super) fn app_error(error: &ReadError) -> AppError {
+    let told = |code, hint: &str| AppError::new(code, chain(error)).hint(hint);
+    match error {
+        ReadError::Store(error) => store_error(error),
+        ReadError::VolumeAbsent { .. } => told(
+            ExitCode::Absent,
+            "write STORE/VOLUME: everything before the last slash is the store, the rest is the volume's name",
+        ),
+        ReadError::NoCommit { .. } => told(ExitCode::Absent, "wait until its first flush is committed"),
+        ReadError::SeqAbsent { .. } | ReadError::TimeAbsent { .. } | ReadError::Pruned { .. } => {
+            told(ExitCode::Absent, "`tracker log STORE/VOLUME` lists the commits there are")
+        }
+        ReadError::Version { .. } => told(ExitCode::Error, "read it with a newer tracker"),
+        ReadError::Foreign { .. } => told(ExitCode::Error, "name a store that tracker wrote"),
+        ReadError::NotEmpty { .. } => {
+            told(ExitCode::Guard, "restore into an absent or empty directory, or onto what is there with --merge")
+        }
+        ReadError::NotADirectory { .. } => told(ExitCode::Guard, "name a directory that is absent or empty"),
+        error if error.is_mismatch() => told(
+            ExitCode::Mismatch,
+            "`tracker verify --read-data` says what else is damaged; an older commit may be whole (--at)",
+        ),
+        error => AppError::new(ExitCode::Error, chain(error)),
+    }
+}
+
+fn store_error(error: &StoreError) -> AppError {
+    let code = match error.kind {
+        ErrorKind::StoreAbsent => ExitCode::Absent,
+        ErrorKind::Corrupt => ExitCode::Mismatch,
+        _ => ExitCode::Error,
+    };
+    let told = AppError::new(code, error);
+    match error.hint() {
+        "" => told,
+        hint => told.hint(hint),
+    }
+}
+
+/// A commit's time as RFC 3339.
+pub(super) fn show_time(time: engine::model::Time) -> String {
+    rfc3339(nanos(time))
+}
+
+/// Nanoseconds since 1970; 0 for times before.
+pub(super) fn nanos(time: engine::model::Time) -> u64 {
+    let sec = u64::try_from(time.sec).unwrap_or(0);
+    sec.saturating_mul(1_000_000_000).saturating_add(u64::from(time.nsec))
+}

@@ -1,0 +1,83 @@
+//! `--merge`: which files of an existing tree are already what the volume has, so that they are not fetched again.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use engine::model::{Kind, Root};
+use engine::plan::PlanFile;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::fetch::root_of;
+use super::{THREADS, parallel};
+use crate::source::target::Target;
+
+/// Bytes hashed at a time.
+const PIECE: usize = 256 * 1024;
+
+pub(super) fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// Indexes of the files that are there already, with equal content under all their names and no other name.
+///
+/// What cannot be read counts as different. A file with a name beyond the volume's is different too: writing its
+/// attributes would change whatever else that name belongs to, perhaps outside the target.
+pub(super) fn unchanged(target: &Target, files: &[PlanFile]) -> HashSet<u32> {
+    let numbered: Vec<(u32, &PlanFile)> = (0u32..).zip(files).filter(|(_, file)| file.root.is_some()).collect();
+    let same = parallel::map(THREADS, &numbered, |(_, file)| is_same(target, file));
+    numbered.iter().zip(same).filter(|(_, same)| *same).map(|((n, _), _)| *n).collect()
+}
+
+fn is_same(target: &Target, file: &PlanFile) -> bool {
+    let mut inode = None;
+    for name in &file.paths {
+        let Ok(Some(found)) = target.stat(path(name)) else { return false };
+        let stat = found.stat;
+        if stat.kind != Kind::File || stat.size != file.size || u64::from(stat.nlink) != file.paths.len() as u64 {
+            return false;
+        }
+        if *inode.get_or_insert((found.device, stat.inode)) != (found.device, stat.inode) {
+            return false;
+        }
+    }
+    let (Some(first), Some(root)) = (file.paths.first(), file.root) else { return false };
+    let Ok(opened) = target.read(path(first)) else { return false };
+    hash(&opened, file.size, root).is_ok_and(|found| found == root)
+}
+
+/// The root of an open file, by the rule of `like`. Holes are not read.
+fn hash(file: &File, size: u64, like: Root) -> Result<Root, Errno> {
+    let mut data = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start.min(size),
+            // No data up to the end.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.clamp(start, size);
+        if end == start {
+            break;
+        }
+        data.push(start..end);
+        at = end;
+    }
+    let mut buffer = vec![0; PIECE];
+    root_of(like.kind(), size, &data, |range, hasher| {
+        let mut at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at).unwrap_or(PIECE).min(PIECE);
+            let part = buffer.get_mut(..len).unwrap_or_default();
+            file.read_exact_at(part, at).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+            hasher.bytes(part);
+            at += len as u64;
+        }
+        Ok(())
+    })
+}

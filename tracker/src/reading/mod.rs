@@ -1,0 +1,202 @@
+//! Reading a volume from its store: which commits there are, the state at one of them, its files back on a disk.
+//!
+//! Nothing here writes to a store, and nothing is believed before it was checked (I7): version, place, checksum and chain
+//! of every object, the root of every file. Head is found without a listing (I10); a listing only proposes checkpoints.
+
+mod error;
+mod fetch;
+mod load;
+mod merge;
+mod parallel;
+mod restore;
+
+use std::sync::Arc;
+
+use engine::format::Key;
+use engine::format::commit::{self, Commit, Expect};
+use engine::format::era::{Era, VolumeFormat, era_of, first_seq};
+use engine::model::{Hash, Id, Seq, Time};
+use engine::plan::{commit_at_time, find_head};
+
+use crate::store::{ErrorKind, Prefixed, Store};
+use crate::units::At;
+
+pub use error::ReadError;
+pub use restore::{RestoreOptions, RestoreReport, check_target, restore};
+
+/// Requests that are under way at once.
+const THREADS: usize = 8;
+
+/// One volume as it was when it was opened.
+pub struct Reader {
+    store: Prefixed<Arc<dyn Store>>,
+    volume: String,
+    format: VolumeFormat,
+    head: Seq,
+    /// Eras that are closed: 0 up to here.
+    closed: u64,
+}
+
+/// Opens a volume and finds its head.
+///
+/// # Errors
+/// `VolumeAbsent` where there is no `format` object, `NoCommit` where nothing was committed yet.
+pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
+    let described = store.describe();
+    let store = Prefixed::new(store, volume).map_err(ReadError::Store)?;
+    let key = full(volume, Key::Format);
+    let bytes = store.get(&Key::Format.to_string()).map_err(|error| match error.kind {
+        ErrorKind::NotFound => ReadError::VolumeAbsent { volume: volume.to_owned(), store: described },
+        _ => ReadError::Store(error),
+    })?;
+    let format = VolumeFormat::decode(&bytes).map_err(|source| ReadError::damaged(key, source))?;
+    let mut reader = Reader { store, volume: volume.to_owned(), format, head: 0, closed: 0 };
+    reader.refresh()?;
+    if reader.head == 0 {
+        return Err(ReadError::NoCommit { volume: reader.volume });
+    }
+    Ok(reader)
+}
+
+fn full(volume: &str, key: Key) -> String {
+    format!("{volume}/{key}")
+}
+
+impl Reader {
+    /// Looks for the head again.
+    pub fn refresh(&mut self) -> Result<(), ReadError> {
+        let mut closed = 0;
+        self.head = find_head(self.format.era_len, |key| {
+            let there = self.store.exists(&key.to_string()).map_err(ReadError::Store)?;
+            if let Key::Era(era) = key
+                && there
+            {
+                closed = closed.max(era.saturating_add(1));
+            }
+            Ok::<_, ReadError>(there)
+        })?;
+        self.closed = closed;
+        Ok(())
+    }
+
+    /// The highest commit of the unbroken sequence, at least 1.
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// The volume's name.
+    pub fn volume(&self) -> &str {
+        &self.volume
+    }
+
+    pub fn format(&self) -> &VolumeFormat {
+        &self.format
+    }
+
+    pub fn volume_id(&self) -> Id {
+        self.format.volume
+    }
+
+    /// Refuses a history whose end is cut off, by the word of somebody who remembers a later head.
+    pub fn expect_head(&self, expected: Seq) -> Result<(), ReadError> {
+        if self.head < expected { Err(ReadError::Cut { head: self.head, expected }) } else { Ok(()) }
+    }
+
+    /// The seq a user means; without `at` the head.
+    ///
+    /// # Errors
+    /// `SeqAbsent`, `TimeAbsent`; and as reading the commits that the search by time looks at.
+    pub fn resolve(&self, at: Option<At>) -> Result<Seq, ReadError> {
+        match at {
+            None => Ok(self.head),
+            Some(At::Seq(seq)) if seq == 0 || seq > self.head => {
+                Err(ReadError::SeqAbsent { volume: self.volume.clone(), seq, head: self.head })
+            }
+            Some(At::Seq(seq)) => Ok(seq),
+            Some(At::Time(when)) => {
+                let nanos = when.as_nanosecond();
+                let sec = i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+                let nsec = u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0);
+                let found = self.seq_at(Time { sec, nsec })?;
+                found.ok_or_else(|| ReadError::TimeAbsent { volume: self.volume.clone(), when: when.to_string() })
+            }
+        }
+    }
+
+    /// The last commit not later than `when`: over the ends of the eras first, then inside one.
+    fn seq_at(&self, when: Time) -> Result<Option<Seq>, ReadError> {
+        // The last era that ended by then; the seq is its end, or lies in the era after it.
+        let eras = match self.closed.checked_sub(1) {
+            Some(last) => commit_at_time(0..=last, when, |era| Ok::<_, ReadError>(self.era(era)?.time))?,
+            None => None,
+        };
+        let next = eras.map_or(0, |era| era + 1);
+        let before = eras.map(|era| first_seq(era + 1, self.format.era_len) - 1).filter(|seq| *seq > 0);
+        let first = first_seq(next, self.format.era_len);
+        let last = (first_seq(next + 1, self.format.era_len) - 1).min(self.head);
+        if first > last {
+            return Ok(before);
+        }
+        match commit_at_time(first..=last, when, |seq| Ok(self.commit_header(seq)?.time)) {
+            Ok(found) => Ok(found.or(before)),
+            // Commits of closed eras may be pruned; what is kept of them are checkpoints.
+            Err(ReadError::Missing { .. }) if next < self.closed => {
+                Ok(self.checkpoint_at(when, first..=last)?.or(before))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A commit, checked and decoded, with its hash and its size in bytes. The chain is the caller's to check.
+    pub fn commit(&self, seq: Seq) -> Result<(Commit, Hash, u64), ReadError> {
+        self.decode_commit(seq, &self.get(Key::Commit(seq))?)
+    }
+
+    fn decode_commit(&self, seq: Seq, bytes: &[u8]) -> Result<(Commit, Hash, u64), ReadError> {
+        let commit = commit::decode(bytes, Expect { volume: self.format.volume, seq })
+            .map_err(|source| ReadError::damaged(self.key(Key::Commit(seq)), source))?;
+        Ok((commit, commit::hash(bytes), bytes.len() as u64))
+    }
+
+    fn commit_header(&self, seq: Seq) -> Result<commit::Header, ReadError> {
+        let bytes = self.get(Key::Commit(seq))?;
+        commit::decode_header(&bytes, Expect { volume: self.format.volume, seq })
+            .map_err(|source| ReadError::damaged(self.key(Key::Commit(seq)), source))
+    }
+
+    fn era(&self, era: u64) -> Result<Era, ReadError> {
+        let bytes = self.get(Key::Era(era))?;
+        Era::decode(&bytes, self.format.volume, era, self.format.era_len)
+            .map_err(|source| ReadError::damaged(self.key(Key::Era(era)), source))
+    }
+
+    /// Whether prune may have taken this commit.
+    fn may_be_pruned(&self, seq: Seq) -> bool {
+        era_of(seq, self.format.era_len) < self.closed
+    }
+
+    /// The objects of several commits, in the order asked for; requests overlap.
+    fn commit_bytes(&self, seqs: &[Seq]) -> Vec<Result<Vec<u8>, ReadError>> {
+        parallel::map(THREADS, seqs, |seq| self.get(Key::Commit(*seq)))
+    }
+
+    fn get(&self, key: Key) -> Result<Vec<u8>, ReadError> {
+        self.store.get(&key.to_string()).map_err(|error| self.store_error(key, error))
+    }
+
+    fn get_range(&self, key: Key, offset: u64, len: u64) -> Result<Vec<u8>, ReadError> {
+        self.store.get_range(&key.to_string(), offset, len).map_err(|error| self.store_error(key, error))
+    }
+
+    fn store_error(&self, key: Key, error: crate::store::StoreError) -> ReadError {
+        match error.kind {
+            ErrorKind::NotFound => ReadError::Missing { key: self.key(key) },
+            _ => ReadError::Store(error),
+        }
+    }
+
+    /// The whole key, for messages.
+    fn key(&self, key: Key) -> String {
+        full(&self.volume, key)
+    }
+}

@@ -51,6 +51,8 @@ pub struct NamePlan {
     pub missing: Vec<Missing>,
     /// Attributes as the listing saw them, of known files whose record differs (directories and special files count on it).
     pub seen: Vec<(FileId, Stat)>,
+    /// Directories in which an excluded file has a name: all its links are to be listed again.
+    pub held: BTreeSet<FileId>,
     /// Directories that a moved file came from and that were not among the listings.
     pub also_list: BTreeSet<FileId>,
 }
@@ -229,7 +231,7 @@ impl Names {
     }
 
     fn finish<L: Lookup>(mut self, missing: &[Missing], lookup: &mut L) -> Result<NamePlan, L::Error> {
-        let mut plan = NamePlan::default();
+        let mut plan = NamePlan { held: self.held.iter().map(|place| place.0).collect(), ..NamePlan::default() };
         // Who lost a name here: by removal, or because another file took it.
         let mut losers: BTreeSet<FileId> = BTreeSet::new();
         let mut sets: BTreeMap<Place, FileId> = BTreeMap::new();

@@ -230,16 +230,17 @@ fn leave_out<W: World>(
             if !names.is_armed(new.id) || (new.stat.kind == Kind::File && !builder.has(new.id)) {
                 excluded.insert(new.id);
             }
-            if excluded.contains(&new.id) {
-                let parent = names.inode_of(world, new.parent)?;
-                kept.add(parent, &Marks::names(), taken.get(parent).map_or(0, |waiting| waiting.since_ns));
-            }
         }
         if names.plan.new.iter().all(|new| !excluded.contains(&new.id)) {
-            return Ok(());
+            break;
         }
         names.exclude(world, facts, &excluded)?;
     }
+    for dir in &names.plan.held {
+        let ino = names.inode_of(world, *dir)?;
+        kept.add(ino, &Marks::names(), taken.get(ino).map_or(0, |waiting| waiting.since_ns));
+    }
+    Ok(())
 }
 
 /// The files to read.

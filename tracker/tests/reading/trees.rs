@@ -8,18 +8,18 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Bytes that do not compress to nothing and differ with `seed`.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
     out
 }
 
-pub fn age(path: &Path, sec: u64, nsec: u32) {
+pub(crate) fn age(path: &Path, sec: u64, nsec: u32) {
     File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::new(sec, nsec)).unwrap();
 }
 
 /// A first state: a bit of everything.
-pub fn first(dir: &Path) {
+pub(crate) fn first(dir: &Path) {
     fs::create_dir_all(dir.join("d/e")).unwrap();
     fs::write(dir.join("empty"), "").unwrap();
     fs::write(dir.join("small"), "hello").unwrap();
@@ -71,7 +71,7 @@ pub fn first(dir: &Path) {
 }
 
 /// A second state, made from the first in place: rewrites, growth, cuts, renames, removals, other kinds.
-pub fn second(dir: &Path) {
+pub(crate) fn second(dir: &Path) {
     let mode = |path: &str, mode| fs::set_permissions(dir.join(path), fs::Permissions::from_mode(mode)).unwrap();
     mode("d", 0o750);
     let large = File::options().write(true).open(dir.join("d/large")).unwrap();
@@ -89,7 +89,7 @@ pub fn second(dir: &Path) {
 }
 
 /// A third state: many small files, so that frames are shared.
-pub fn third(dir: &Path) {
+pub(crate) fn third(dir: &Path) {
     fs::create_dir(dir.join("many")).unwrap();
     for n in 0..300u64 {
         fs::write(dir.join(format!("many/{n}")), noise(100 + n, (n * 17 % 3000) as usize)).unwrap();
@@ -98,7 +98,7 @@ pub fn third(dir: &Path) {
 }
 
 /// A copy of a tree as it is, by the system's own tool.
-pub fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let done =
         std::process::Command::new("cp").args(["-a", "--sparse=always", "-T"]).arg(from).arg(to).status().unwrap();
     assert!(done.success());

@@ -18,13 +18,13 @@ use engine::tree::{RootHasher, RootKind};
 use rustix::fs::SeekFrom;
 use tracker::store::{Created, Store, local::Local};
 
-pub const VOLUME: Id = [0x42; 16];
-pub const NAME: &str = "vol";
+pub(crate) const VOLUME: Id = [0x42; 16];
+pub(crate) const NAME: &str = "vol";
 const BLOCK: usize = 4096;
 
-pub struct Volume {
-    pub store: Arc<dyn Store>,
-    pub manifest: Manifest,
+pub(crate) struct Volume {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) manifest: Manifest,
     /// Times of the commits: seq n is at `START + n` seconds.
     era_len: u64,
     contents: HashMap<FileId, Vec<u8>>,
@@ -35,7 +35,7 @@ pub struct Volume {
 }
 
 /// Seconds since 1970 of "commit 0".
-pub const START: i64 = 1_700_000_000;
+pub(crate) const START: i64 = 1_700_000_000;
 
 struct Entry {
     path: Vec<u8>,
@@ -45,11 +45,11 @@ struct Entry {
 }
 
 impl Volume {
-    pub fn create(dir: &Path, era_len: u64) -> Volume {
+    pub(crate) fn create(dir: &Path, era_len: u64) -> Volume {
         Volume::create_in(Arc::new(Local::open(dir, true).unwrap()), era_len)
     }
 
-    pub fn create_in(store: Arc<dyn Store>, era_len: u64) -> Volume {
+    pub(crate) fn create_in(store: Arc<dyn Store>, era_len: u64) -> Volume {
         let format = VolumeFormat { era_len, ..VolumeFormat::new(VOLUME, Time { sec: START, nsec: 0 }) };
         let volume = Volume {
             store,
@@ -64,18 +64,18 @@ impl Volume {
         volume
     }
 
-    pub fn put(&self, key: Key, bytes: Vec<u8>) {
+    pub(crate) fn put(&self, key: Key, bytes: Vec<u8>) {
         let made = self.store.create(&format!("{NAME}/{key}"), bytes.into()).unwrap();
         assert!(made == Created::Yes || matches!(key, Key::Page(_)), "{key} is there already");
     }
 
     /// Commits what a directory is now; `inline` is the limit above which literals go to packs.
-    pub fn commit(&mut self, dir: &Path, inline: usize) -> Seq {
+    pub(crate) fn commit(&mut self, dir: &Path, inline: usize) -> Seq {
         let changes = self.changes(scan(dir));
         self.commit_changes(changes, inline)
     }
 
-    pub fn commit_changes(&mut self, changes: ChangeSet<Vec<u8>>, inline: usize) -> Seq {
+    pub(crate) fn commit_changes(&mut self, changes: ChangeSet<Vec<u8>>, inline: usize) -> Seq {
         let at = self.manifest.position().clone();
         let seq = at.seq + 1;
         if seq > 1 && era_of(seq, self.era_len) > era_of(at.seq, self.era_len) {
@@ -106,7 +106,7 @@ impl Volume {
         seq
     }
 
-    pub fn checkpoint(&mut self) -> CheckpointRef {
+    pub(crate) fn checkpoint(&mut self) -> CheckpointRef {
         let mut objects = Vec::new();
         let reference = checkpoint::write(&self.manifest, |key, bytes| {
             objects.push((key, bytes));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, CaptureConfig, InodeMarks, Retired, object};
 
-use crate::mounts::{Kind, Mount};
+use crate::capture_mounts::{Kind, Mount};
 
 static CASES: AtomicU32 = AtomicU32::new(0);
 

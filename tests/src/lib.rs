@@ -2,7 +2,7 @@
 
 pub mod capture_rig;
 pub mod compare;
-pub mod mounts;
+pub mod capture_mounts;
 pub mod raw_io;
 pub mod s3_server;
 pub mod store_conformance;

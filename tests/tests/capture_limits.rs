@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::maps::counter;
 use tests::capture_rig::{Rig, config};
-use tests::mounts::Kind;
+use tests::capture_mounts::Kind;
 use tracker::capture::choose::{BackEnd, Facts, choose};
 use tracker::capture::{Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
 

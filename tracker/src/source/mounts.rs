@@ -41,7 +41,7 @@ pub(super) fn find(mountinfo: &[u8], id: u64) -> Option<Mount> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(parse).find(|mount| mount.id == id)
 }
 
-/// `36 35 98:0 /root /mount rw,noatime master:1 - ext4 /dev/sda rw,data=journal`
+/// `36 35 98:0 /srv /mount rw,noatime master:1 - ext4 /dev/sda rw,data=journal`
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;

@@ -1,6 +1,10 @@
-//! What the cases in `tests/` share: real servers, proxies, suites.
+//! What the cases in `tests/` share: real servers, proxies, suites, file systems, daemons, loads.
 
 pub mod compare;
+pub mod daemon;
+pub mod load;
+pub mod loads;
+pub mod mounts;
 pub mod s3_server;
 pub mod store_conformance;
 pub mod tcp_proxy;

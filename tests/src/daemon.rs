@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
@@ -107,6 +108,8 @@ impl Volume {
     /// When there is no temporary folder.
     pub fn new(source: &Path) -> Volume {
         let folder = tempfile::Builder::new().prefix("tracker-volume-").tempdir().expect("a temporary folder");
+        // Servers under test start from what was restored below it, as other users.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         let at = |name: &str| folder.path().join(name);
         Volume {
             source: source.to_path_buf(),

@@ -114,8 +114,7 @@ impl Mount {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         let point = folder.path().join("mnt");
         fs::create_dir(&point).expect("mkdir");
-        let mut mount =
-            Mount { point, upper: None, mounted: false, loop_device: None, _below: None, _folder: folder };
+        let mut mount = Mount { point, upper: None, mounted: false, loop_device: None, _below: None, _folder: folder };
         let mut options = options.to_vec();
         let device = match fs {
             Fs::Tmpfs => "tmpfs".to_owned(),
@@ -224,6 +223,12 @@ impl Drop for Mount {
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }

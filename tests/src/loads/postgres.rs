@@ -114,7 +114,11 @@ impl Postgres {
             }
             let ended = server.child.as_mut().expect("running").try_wait().expect("wait");
             let late = Instant::now() > deadline;
-            assert!(ended.is_none() && !late, "the server: {ended:?}\n{}", fs::read_to_string(&log).unwrap_or_default());
+            assert!(
+                ended.is_none() && !late,
+                "the server: {ended:?}\n{}",
+                fs::read_to_string(&log).unwrap_or_default()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }

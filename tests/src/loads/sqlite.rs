@@ -56,8 +56,11 @@ impl Feed {
             // The total is kept by the same transaction: a copy that mixes two moments is seen.
             let _ = match random.below(4) {
                 0 => writeln!(sql, "DELETE FROM item WHERE id = {id}; UPDATE total SET n = n - changes();"),
-                1 => writeln!(sql, "INSERT OR IGNORE INTO item VALUES ({id}, {owner}, randomblob({len})); \
-                                    UPDATE total SET n = n + changes();"),
+                1 => writeln!(
+                    sql,
+                    "INSERT OR IGNORE INTO item VALUES ({id}, {owner}, randomblob({len})); \
+                                    UPDATE total SET n = n + changes();"
+                ),
                 _ => writeln!(sql, "UPDATE item SET owner = {owner}, body = randomblob({len}) WHERE id = {id};"),
             };
         }
@@ -76,7 +79,8 @@ impl Load for Sqlite {
     fn start(&mut self) {
         let mut command = Command::new("sqlite3");
         command.args(["-batch", "-bail"]).arg(&self.database);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("sqlite3");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("sqlite3");
         let mut stdin = child.stdin.take().expect("piped");
         stdin.write_all(b"PRAGMA wal_autocheckpoint=100;\nPRAGMA synchronous=NORMAL;\n").expect("the settings");
         let worker = Worker::start(Feed { stdin, random: Random::new(3) }, Feed::transaction);
@@ -103,7 +107,8 @@ impl Load for Sqlite {
     fn check(&mut self, copy: &Path) {
         let database = copy.join("app.db");
         assert_eq!(Sqlite::ask(&database, "PRAGMA integrity_check;"), "ok", "{}", utf8(&database));
-        let [counted, kept] = ["SELECT count(*) FROM item;", "SELECT n FROM total;"].map(|sql| Sqlite::ask(&database, sql));
+        let [counted, kept] =
+            ["SELECT count(*) FROM item;", "SELECT n FROM total;"].map(|sql| Sqlite::ask(&database, sql));
         assert_eq!(counted, kept, "the transaction that counts is whole");
         let ours = Sqlite::ask(&self.database, "SELECT count(*), sum(id), sum(owner), sum(length(body)) FROM item;");
         let theirs = Sqlite::ask(&database, "SELECT count(*), sum(id), sum(owner), sum(length(body)) FROM item;");

@@ -1,8 +1,12 @@
-//! What the cases in `tests/` share: real servers, proxies, suites.
+//! What the cases in `tests/` share: real servers, proxies, suites, file systems, daemons, loads.
 
+pub mod capture_mounts;
 pub mod capture_rig;
 pub mod compare;
-pub mod capture_mounts;
+pub mod daemon;
+pub mod load;
+pub mod loads;
+pub mod mounts;
 pub mod raw_io;
 pub mod s3_server;
 pub mod store_conformance;

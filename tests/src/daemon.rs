@@ -1,0 +1,389 @@
+//! The program under test as a process: started, killed, asked, stopped. It knows the command line of the product and
+//! nothing of its inside.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest start: a full machine with a debug build.
+pub const READY: Duration = Duration::from_secs(60);
+/// Longest polite stop. The daemon itself gives a last flush 30 s.
+const STOP: Duration = Duration::from_secs(40);
+/// End of the log that a failed test prints.
+const LOG_SHOWN: u64 = 16 << 10;
+
+/// The program: `$TRACKER_BIN`, `$TRACKER_TEST_BIN`, or the one beside this test, built if cargo has not yet.
+///
+/// # Panics
+/// When there is none and none can be built.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let named = ["TRACKER_BIN", "TRACKER_TEST_BIN"].iter().find_map(|name| std::env::var_os(name));
+        if let Some(path) = named {
+            let path = PathBuf::from(path);
+            assert!(path.is_file(), "{} is not there", path.display());
+            return path;
+        }
+        // target/debug/deps/this-test
+        let own = std::env::current_exe().expect("the path of this test");
+        let beside = own.ancestors().nth(2).expect("a target directory").join("tracker");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        crate::mounts::run(Command::new(cargo).args(["build", "-q", "-p", "tracker"]));
+        assert!(beside.is_file(), "`cargo build -p tracker` made no {}", beside.display());
+        beside
+    })
+}
+
+/// One volume: what is protected, where to, and the state directory. Its folder goes when it is dropped.
+pub struct Volume {
+    pub source: PathBuf,
+    pub store: PathBuf,
+    pub state: PathBuf,
+    pub name: String,
+    /// More arguments of `protect`.
+    pub extra: Vec<String>,
+    log: PathBuf,
+    folder: TempDir,
+}
+
+/// What a command of the product answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Answer {
+    /// The last line of stdout as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        let last = self.stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("no JSON: {error}: {self:?}"))
+    }
+
+    /// That the command ended with `code`.
+    #[track_caller]
+    pub fn expect(&self, code: i32) -> &Answer {
+        assert_eq!(self.code, Some(code), "exit code, after {self:?}");
+        self
+    }
+
+    /// That it ended with `code`, one error that says `word`, and one hint.
+    #[track_caller]
+    pub fn refuses(&self, code: i32, word: &str) {
+        self.expect(code);
+        let lines = |start: &str| self.stderr.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!((lines("error: "), lines("hint: ")), (1, 1), "one error and one hint, not {self:?}");
+        assert!(self.stderr.contains(word), "`{word}` is not said: {self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+    }
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Answer {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Answer { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Volume {
+    /// A volume of `source` whose store and state directory are in a temporary folder of their own.
+    ///
+    /// # Panics
+    /// When there is no temporary folder.
+    pub fn new(source: &Path) -> Volume {
+        let folder = tempfile::Builder::new().prefix("tracker-volume-").tempdir().expect("a temporary folder");
+        // Servers under test start from what was restored below it, as other users.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        let at = |name: &str| folder.path().join(name);
+        Volume {
+            source: source.to_path_buf(),
+            store: at("store"),
+            state: at("state"),
+            name: "v".to_owned(),
+            extra: vec!["--interval".into(), "100ms".into()],
+            log: at("log"),
+            folder,
+        }
+    }
+
+    /// A path in the folder, for restores and the like.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `STORE/VOLUME`.
+    pub fn reference(&self) -> PathBuf {
+        self.store.join(&self.name)
+    }
+
+    fn protect(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).arg("--name").arg(&self.name);
+        command.arg("--state-dir").arg(&self.state).args(&self.extra);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Starts `protect`; its `ready` is not waited for. Log lines of several starts follow each other in one file.
+    ///
+    /// # Panics
+    /// When the program does not start at all.
+    pub fn start(&self) -> Daemon<'_> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("the log");
+        let mut child = self.protect().stdout(Stdio::piped()).stderr(log).spawn().expect("tracker starts");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Daemon { volume: self, child: Some(child), lines }
+    }
+
+    /// Starts `protect` and waits for `ready`.
+    ///
+    /// # Panics
+    /// When it is not ready within [`READY`].
+    #[track_caller]
+    pub fn start_ready(&self) -> Daemon<'_> {
+        let mut daemon = self.start();
+        daemon.wait_ready(READY);
+        daemon
+    }
+
+    /// Runs `protect` where it must refuse by itself.
+    ///
+    /// # Panics
+    /// When it has not ended after [`READY`].
+    #[track_caller]
+    pub fn protect_ends(&self) -> Answer {
+        limited(self.protect(), READY)
+    }
+
+    /// Runs another verb with this volume's state directory.
+    #[track_caller]
+    pub fn tracker(&self, args: &[&str]) -> Answer {
+        let mut command = Command::new(binary());
+        command.args(args).arg("--state-dir").arg(&self.state).stdin(Stdio::null());
+        limited(command, Duration::from_secs(180))
+    }
+
+    /// The volume's part of `status --json`; `None` when no daemon answers.
+    pub fn try_status(&self) -> Option<Value> {
+        let answer = self.tracker(&["status", "--json"]);
+        let line: Value = serde_json::from_str(answer.stdout.lines().last()?).ok()?;
+        line["volumes"].as_array()?.first().cloned()
+    }
+
+    /// As [`Volume::try_status`], of a daemon that must answer.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.try_status().expect("a status")
+    }
+
+    /// `sync --wait`.
+    #[track_caller]
+    pub fn sync(&self, timeout: Duration) -> Answer {
+        self.tracker(&["sync", "--wait", "--timeout", &format!("{}ms", timeout.as_millis())])
+    }
+
+    /// `restore` of the newest commit.
+    #[track_caller]
+    pub fn restore(&self, target: &Path) -> Answer {
+        let reference = self.reference();
+        self.tracker(&["restore", utf8(&reference), utf8(target)])
+    }
+
+    /// `verify`, with `--read-data` when asked.
+    #[track_caller]
+    pub fn verify(&self, read_data: bool) -> Answer {
+        let reference = self.reference();
+        let mut args = vec!["verify", utf8(&reference)];
+        args.extend(read_data.then_some("--read-data"));
+        self.tracker(&args)
+    }
+
+    /// The end of what the daemons of this volume logged.
+    pub fn log_tail(&self) -> String {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(&self.log)?;
+            let from = file.metadata()?.len().saturating_sub(LOG_SHOWN);
+            file.seek(SeekFrom::Start(from))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_or_else(|error| format!("no log: {error}"), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("---- log of the daemon of {} ----\n{}", self.source.display(), self.log_tail());
+            if std::env::var_os("TRACKER_TEST_KEEP").is_some() {
+                self.folder.disable_cleanup(true);
+                eprintln!("kept: {}", self.folder.path().display());
+            }
+        }
+        // Tracking goes on after the daemon's end by design; without a daemon to come it would only cost.
+        if let Some(pins) = pins(&self.state)
+            && let Err(error) = fs::remove_dir_all(&pins)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("cannot remove the pins {}: {error}", pins.display());
+        }
+    }
+}
+
+/// Where the pins of a state directory are: its device and inode name them.
+fn pins(state: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(state).ok()?;
+    Some(Path::new("/sys/fs/bpf/tracker").join(format!("{:x}-{:x}", meta.dev(), meta.ino())))
+}
+
+/// Paths that tests make are text.
+pub fn utf8(path: &Path) -> &str {
+    path.to_str().expect("a path of a test is text")
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// When it takes longer than `limit`; it is killed first.
+#[track_caller]
+fn limited(mut command: Command, limit: Duration) -> Answer {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tracker starts");
+    let pid = Pid::from_child(&child);
+    let (sender, ended) = channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    match ended.recv_timeout(limit) {
+        Ok(output) => output.expect("its output").into(),
+        Err(_) => {
+            // Not waited for yet, so the id is still its.
+            let _ = kill_process(pid, Signal::KILL);
+            let output = ended.recv().expect("its end").map(Answer::from);
+            panic!("{command:?} did not end within {limit:?}: {output:?}");
+        }
+    }
+}
+
+/// A running `protect`, killed when dropped.
+pub struct Daemon<'a> {
+    volume: &'a Volume,
+    child: Option<Child>,
+    lines: Receiver<String>,
+}
+
+impl Daemon<'_> {
+    /// Waits for the line `ready`; `false` when `limit` has passed.
+    ///
+    /// # Panics
+    /// When the daemon ends instead.
+    #[track_caller]
+    pub fn ready_within(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line == "ready" => return true,
+                Ok(line) => panic!("`{line}` before `ready`"),
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.child.as_mut().map(Child::wait);
+                    panic!("the daemon ended before `ready`: {status:?}\n{}", self.volume.log_tail());
+                }
+            }
+        }
+    }
+
+    /// Waits for the line `ready`.
+    ///
+    /// # Panics
+    /// When it does not come within `limit`.
+    #[track_caller]
+    pub fn wait_ready(&mut self, limit: Duration) {
+        let status = || self.volume.try_status();
+        if !self.ready_within(limit) {
+            panic!("not ready within {limit:?}; status: {:?}\n{}", status(), self.volume.log_tail());
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Panics
+    /// When it had ended before.
+    #[track_caller]
+    pub fn kill9(mut self) {
+        let mut child = self.child.take().expect("running");
+        if let Ok(Some(status)) = child.try_wait() {
+            panic!("the daemon ended by itself: {status}\n{}", self.volume.log_tail());
+        }
+        child.kill().expect("kill");
+        child.wait().expect("its end");
+    }
+
+    /// SIGTERM, then its exit status.
+    ///
+    /// # Panics
+    /// When it does not obey within 40 s.
+    #[track_caller]
+    pub fn stop(mut self) -> ExitStatus {
+        let child = self.child.as_ref().expect("running");
+        kill_process(Pid::from_child(child), Signal::TERM).expect("SIGTERM");
+        let status = self.wait_end(STOP);
+        status.unwrap_or_else(|| panic!("SIGTERM was not obeyed within {STOP:?}\n{}", self.volume.log_tail()))
+    }
+
+    /// Waits for its end; `None` when `limit` has passed.
+    pub fn wait_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        let child = self.child.as_mut()?;
+        loop {
+            if let Some(status) = child.try_wait().expect("wait") {
+                self.child = None;
+                return Some(status);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Gone already is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Real loads: each writes as its application does, and knows whether what was restored is usable.
+
+pub mod build;
+pub mod download;
+pub mod postgres;
+pub mod sqlite;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+
+/// The unit of a mark, in bytes.
+const BLOCK: u64 = 4096;
+
+/// A thread that works until it is told to stop.
+struct Worker<T> {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Worker<T> {
+    /// Runs `step` over and over on `state`.
+    fn start(mut state: T, mut step: impl FnMut(&mut T) + Send + 'static) -> Worker<T> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !asked.load(SeqCst) {
+                step(&mut state);
+            }
+            state
+        });
+        Worker { stop, thread }
+    }
+
+    /// Waits for the step it is in. Fails as the step did.
+    fn stop(self) -> T {
+        self.stop.store(true, SeqCst);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Bytes of the blocks that a write of `len` at `offset` touches.
+fn blocks_touched(offset: u64, len: u64) -> u64 {
+    if len == 0 { 0 } else { ((offset + len - 1) / BLOCK - offset / BLOCK + 1) * BLOCK }
+}
+
+/// Which files of a tree were written, judged by inode, size and times.
+#[derive(Default)]
+struct Versions {
+    seen: HashMap<PathBuf, (u64, u64, i64, i64)>,
+}
+
+impl Versions {
+    /// Bytes of the files that are new or different since the last call, in whole blocks.
+    fn changed(&mut self, dir: &Path) -> io::Result<u64> {
+        let mut bytes = 0;
+        let mut dirs = vec![dir.to_path_buf()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir)? {
+                let entry = entry?;
+                let meta = entry.metadata()?;
+                if meta.is_dir() {
+                    dirs.push(entry.path());
+                    continue;
+                }
+                let version = (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
+                if self.seen.insert(entry.path(), version) != Some(version) {
+                    bytes += blocks_touched(0, meta.len());
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}

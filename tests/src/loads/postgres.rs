@@ -1,0 +1,193 @@
+//! A PostgreSQL server under pgbench, its data directory being what is protected. The server refuses to be root.
+
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tempfile::TempDir;
+
+use crate::load::{Io, Load, Stop, Written};
+use crate::mounts::run;
+
+/// `nobody` and `nogroup`.
+const USER: u32 = 65_534;
+const START: Duration = Duration::from_secs(60);
+/// Small segments, often recycled; memory for a small machine.
+const SETTINGS: [&str; 8] = [
+    "listen_addresses=",
+    "shared_buffers=16MB",
+    "max_wal_size=8MB",
+    "min_wal_size=4MB",
+    "checkpoint_timeout=30s",
+    "checkpoint_completion_target=0.1",
+    "autovacuum_naptime=3s",
+    "max_connections=20",
+];
+/// Transactions per second, so that the machine is not full: it is the daemon that is tested.
+const RATE: &str = "150";
+
+pub struct Postgres {
+    bin: PathBuf,
+    /// For sockets and logs; outside what is protected.
+    aside: TempDir,
+    data: PathBuf,
+    server: Option<Server>,
+    bench: Option<Child>,
+    before: Io,
+}
+
+struct Server {
+    child: Option<Child>,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // At once: a test has failed, and nothing of it is kept.
+            let _ = kill_process(Pid::from_child(&child), Signal::QUIT);
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(mut bench) = self.bench.take() {
+            let _ = bench.kill();
+            let _ = bench.wait();
+        }
+    }
+}
+
+/// The directory of the newest installed server's programs.
+fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+    let version = |path: &Path| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    let bins = versions.flatten().map(|entry| entry.path().join("bin")).filter(|bin| bin.join("pgbench").is_file());
+    bins.max_by_key(|bin| version(bin))
+}
+
+impl Postgres {
+    /// Says why `test` skips where there is no server.
+    ///
+    /// # Panics
+    /// When there is no temporary folder.
+    pub fn new_or_skip(test: &str) -> Option<Postgres> {
+        let Some(bin) = programs() else {
+            println!("SKIP {test}: no PostgreSQL server with pgbench (Debian: postgresql, postgresql-contrib)");
+            return None;
+        };
+        let aside = tempfile::Builder::new().prefix("tracker-pg-").tempdir().expect("a temporary folder");
+        chown(aside.path(), Some(USER), Some(USER)).expect("chown");
+        Some(Postgres { bin, aside, data: PathBuf::new(), server: None, bench: None, before: Io::default() })
+    }
+
+    /// One of the server's programs, as the user it runs as.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        let ids = [format!("--reuid={USER}"), format!("--regid={USER}")];
+        command.args(ids).arg("--clear-groups").arg(self.bin.join(program));
+        command.current_dir("/").env("PGHOST", self.aside.path()).env("PGUSER", "postgres").env("LC_ALL", "C");
+        command
+    }
+
+    fn start_server(&self, data: &Path, port: u16) -> Server {
+        let log = self.aside.path().join(format!("server-{port}.log"));
+        let out = File::create(&log).expect("the log");
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(data).args(["-p", &port.to_string(), "-k"]).arg(self.aside.path());
+        for setting in SETTINGS {
+            command.args(["-c", setting]);
+        }
+        command.stdin(Stdio::null()).stdout(out.try_clone().expect("the log")).stderr(out);
+        let child = command.spawn().expect("the server");
+        let mut server = Server { child: Some(child), port };
+        let deadline = Instant::now() + START;
+        loop {
+            let mut ready = self.command("pg_isready");
+            if ready.args(["-q", "-p", &port.to_string()]).status().expect("pg_isready").success() {
+                return server;
+            }
+            let ended = server.child.as_mut().expect("running").try_wait().expect("wait");
+            let late = Instant::now() > deadline;
+            assert!(
+                ended.is_none() && !late,
+                "the server: {ended:?}\n{}",
+                fs::read_to_string(&log).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Ends a server and gives what it had written in its life.
+    fn stop_server(mut server: Server, how: Stop) -> Io {
+        let mut child = server.child.take().expect("running");
+        let pid = Pid::from_child(&child);
+        kill_process(pid, if how == Stop::Clean { Signal::INT } else { Signal::QUIT }).expect("stop the server");
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).expect("its end");
+        let io = Io::of(child.id());
+        child.wait().expect("its end");
+        io
+    }
+
+    fn ask(&self, server: &Server, sql: &str) -> String {
+        let mut psql = self.command("psql");
+        psql.args(["-X", "-A", "-t", "-q", "-p", &server.port.to_string(), "-d", "postgres", "-c", sql]);
+        run(&mut psql).trim().to_owned()
+    }
+}
+
+impl Load for Postgres {
+    fn prepare(&mut self, dir: &Path) {
+        chown(dir, Some(USER), Some(USER)).expect("chown");
+        self.data = dir.to_path_buf();
+        run(self.command("initdb").arg("-D").arg(dir).args(["-U", "postgres", "-A", "trust", "--wal-segsize=1", "-N"]));
+        let server = self.start_server(dir, 5432);
+        let mut init = self.command("pgbench");
+        run(init.args(["-i", "-q", "-s", "1", "-p", &server.port.to_string(), "postgres"]));
+        self.server = Some(server);
+    }
+
+    fn start(&mut self) {
+        let server = self.server.as_ref().expect("started");
+        self.before = Io::of_tree(server.child.as_ref().expect("running").id());
+        let mut bench = self.command("pgbench");
+        bench.args(["-c", "4", "-j", "1", "-T", "600", "-R", RATE, "-p", &server.port.to_string(), "postgres"]);
+        let log = File::create(self.aside.path().join("pgbench.log")).expect("the log");
+        let child = bench.stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log).spawn();
+        self.bench = Some(child.expect("pgbench"));
+    }
+
+    fn stop(&mut self, how: Stop) -> Written {
+        let mut bench = self.bench.take().expect("started");
+        let ended = bench.try_wait().expect("wait");
+        let log = fs::read_to_string(self.aside.path().join("pgbench.log")).unwrap_or_default();
+        assert!(ended.is_none(), "pgbench ended by itself: {ended:?}\n{log}");
+        let server = self.server.take().expect("started");
+        // Under load in both cases: a fast stop ends the sessions.
+        let io = Postgres::stop_server(server, how);
+        // It may have ended with its sessions.
+        let _ = bench.kill();
+        bench.wait().expect("its end");
+        Written { bytes: io.written.saturating_sub(self.before.written), mapped: 0 }
+    }
+
+    fn check(&mut self, copy: &Path) {
+        let server = self.start_server(copy, 5433);
+        let accounts = self.ask(&server, "SELECT count(*) FROM pgbench_accounts");
+        assert_eq!(accounts, "100000", "rows of pgbench_accounts");
+        let sums = ["accounts.abalance", "tellers.tbalance", "branches.bbalance", "history.delta"].map(|what| {
+            let (table, column) = what.split_once('.').expect("table.column");
+            self.ask(&server, &format!("SELECT sum({column}) FROM pgbench_{table}"))
+        });
+        assert!(sums.iter().all(|sum| *sum == sums[0]), "pgbench keeps these sums equal: {sums:?}");
+        let history = self.ask(&server, "SELECT count(*) FROM pgbench_history");
+        println!("   the restored server answers: {history} transactions in the history, balance {}", sums[0]);
+        assert_ne!(history, "0", "pgbench has worked");
+        Postgres::stop_server(server, Stop::Clean);
+    }
+}

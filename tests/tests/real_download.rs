@@ -1,0 +1,19 @@
+//! An append-and-rename load as a downloader's, on ext4: protected, killed, restored.
+
+use tests::load::{killed, steady};
+use tests::loads::download::Download;
+use tests::mounts::{Fs, Mount};
+
+#[test]
+fn download_steady() {
+    let name = "download";
+    let Some(mount) = Mount::new_or_skip(name, Fs::Ext4) else { return };
+    steady(name, &mount, &mut Download { truncates: true, ..Download::default() });
+}
+
+#[test]
+fn download_killed() {
+    let name = "download, killed";
+    let Some(mount) = Mount::new_or_skip(name, Fs::Ext4) else { return };
+    killed(name, &mount, &mut Download { truncates: true, ..Download::default() });
+}

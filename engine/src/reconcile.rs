@@ -60,7 +60,8 @@ pub struct NamePlan {
 type Place = (FileId, Vec<u8>);
 
 /// Decides. `missing` is what waited before, `drain` the number of this drain, `assigned` the ids given to new inodes so
-/// far in this flush (extended here), `excluded` new files that could not be read and therefore get no name yet.
+/// far in this flush (extended here), `excluded` files whose names stay as they are: new ones that could not be read,
+/// and directories of which no consistent place was seen.
 pub fn reconcile<L: Lookup>(
     listings: &[Listing],
     missing: &[Missing],
@@ -85,6 +86,11 @@ pub fn reconcile<L: Lookup>(
     names.vanish(missing, drain, assigned, excluded, lookup)?;
     // Direct questions are sightings too, and later ones.
     names.drop_earlier_sightings();
+    if let Some(dir) = names.inside_itself(lookup)? {
+        let mut excluded = excluded.clone();
+        excluded.insert(dir);
+        return reconcile(listings, missing, drain, assigned, &excluded, lookup);
+    }
     let mut nowhere = names.unseen_directories(listings, lookup)?;
     let plan = names.finish(missing, lookup)?;
     nowhere.extend(plan.gone.iter().copied().filter(|id| listings.iter().any(|listing| listing.dir == *id)));
@@ -124,7 +130,7 @@ struct Names {
     committed: BTreeMap<Place, FileId>,
     /// What the tree looks like where it was listed.
     present: BTreeMap<Place, FileId>,
-    /// Names that may not be touched in this flush: their new file could not be read.
+    /// Names that may not be touched in this flush: their file is excluded.
     held: HashSet<Place>,
     places: HashMap<FileId, Vec<Place>>,
     stats: HashMap<FileId, Stat>,
@@ -149,7 +155,7 @@ impl Names {
             Some(id) => id,
             None => assigned.get_or_give(&entry.stat),
         };
-        if excluded.contains(&id) {
+        if excluded.contains(&id) || self.committed.get(&place).is_some_and(|old| excluded.contains(old)) {
             self.held.insert(place);
             return Ok(());
         }
@@ -161,6 +167,33 @@ impl Names {
         self.places.entry(id).or_default().push(place.clone());
         self.present.insert(place, id);
         Ok(())
+    }
+
+    /// A directory that the plan would put below itself: two directories changed places while they were listed, and what was
+    /// seen is of two times. It stays where the catalog has it until all of it is listed again.
+    fn inside_itself<L: Lookup>(&self, lookup: &mut L) -> Result<Option<FileId>, L::Error> {
+        for (place, id) in &self.present {
+            let is_dir = self.stats.get(id).is_some_and(|stat| stat.kind == Kind::Dir);
+            if !is_dir || self.committed.get(place) == Some(id) {
+                continue;
+            }
+            let (mut at, mut passed) = (place.0, HashSet::new());
+            while at != FileId::ROOT && passed.insert(at) {
+                if at == *id {
+                    return Ok(Some(*id));
+                }
+                let seen = self.places.get(&at).and_then(|places| places.last()).map(|place| place.0);
+                let parent = match seen {
+                    Some(parent) => Some(parent),
+                    None => lookup.names_of(at)?.first().map(|place| place.0),
+                };
+                match parent {
+                    Some(parent) => at = parent,
+                    None => break,
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Listed directories that the catalog does not have and that no listing shows any more.
@@ -206,6 +239,10 @@ impl Names {
             .map(|(place, id)| (place.clone(), *id))
             .collect();
         for (place, id) in vanished {
+            if excluded.contains(&id) {
+                self.held.insert(place);
+                continue;
+            }
             let single = self.stats.get(&id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
             if single && self.places.get(&id).is_some_and(|places| !places.is_empty()) {
                 self.unset.insert(place);
@@ -313,3 +350,6 @@ impl Names {
         Ok(plan)
     }
 }
+
+#[cfg(test)]
+mod tests;

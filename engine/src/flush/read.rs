@@ -161,3 +161,6 @@ pub fn read_range(
     }
     Ok(at.max(end))
 }
+
+#[cfg(test)]
+mod tests;

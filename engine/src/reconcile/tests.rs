@@ -1,0 +1,263 @@
+//! The cases of section "Names" of the design, one test each, over a catalog and a tree made of maps.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::convert::Infallible;
+
+use super::*;
+use crate::model::{Meta, Time};
+
+const ROOT: FileId = FileId::ROOT;
+const DIR: FileId = FileId(3);
+
+/// What the catalog has, and what direct questions to the file system find.
+#[derive(Default)]
+struct Known {
+    records: BTreeMap<FileId, Record>,
+    names: BTreeMap<Place, FileId>,
+    there: BTreeMap<Place, Stat>,
+    dead: BTreeSet<FileId>,
+}
+
+impl Known {
+    /// The root, to which `file` and `dir` add.
+    fn new() -> Known {
+        let mut known = Known::default();
+        known.record(ROOT, Kind::Dir);
+        known
+    }
+
+    fn record(&mut self, id: FileId, kind: Kind) {
+        let stat = stat(id, kind);
+        let meta =
+            Meta { kind, mode: 0, uid: 0, gid: 0, mtime: stat.mtime, rdev: 0, target: Vec::new(), xattrs: Vec::new() };
+        let record =
+            Record { id, inode: stat.inode, meta, size: 0, root: None, hole_bytes: 0, signed: false, ctime: None };
+        self.records.insert(id, record);
+    }
+
+    fn with(mut self, parent: FileId, name: &str, id: FileId, kind: Kind) -> Known {
+        self.record(id, kind);
+        self.names.insert((parent, name.into()), id);
+        self
+    }
+}
+
+impl Lookup for Known {
+    type Error = Infallible;
+
+    fn by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Option<FileId>, Infallible> {
+        Ok(self.records.values().find(|r| r.inode == inode && r.meta.kind == kind).map(|r| r.id))
+    }
+
+    fn record(&mut self, id: FileId) -> Result<Option<Record>, Infallible> {
+        Ok(self.records.get(&id).cloned())
+    }
+
+    fn names_of(&mut self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Infallible> {
+        Ok(self.names.iter().filter(|(_, named)| **named == id).map(|(place, _)| place.clone()).collect())
+    }
+
+    fn children(&mut self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Infallible> {
+        Ok(self.names.iter().filter(|((p, _), _)| *p == dir).map(|((_, name), id)| (name.clone(), *id)).collect())
+    }
+
+    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, Infallible> {
+        Ok(self.there.get(&(dir, name.to_vec())).cloned())
+    }
+
+    fn alive(&mut self, id: FileId) -> Result<Alive, Infallible> {
+        Ok(if self.dead.contains(&id) { Alive::Gone } else { Alive::Yes })
+    }
+}
+
+/// The inode of a known file: ten times its id.
+fn stat(id: FileId, kind: Kind) -> Stat {
+    let time = Time { sec: 1, nsec: 0 };
+    Stat {
+        inode: InodeId { ino: id.0 * 10, generation: 1 },
+        kind,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        nlink: 1,
+        mtime: time,
+        ctime: time,
+    }
+}
+
+fn listing(known: &mut Known, dir: FileId, seen: Vec<(&str, Stat)>) -> Listing {
+    let Ok(committed) = known.children(dir);
+    let seen = seen.into_iter().map(|(name, stat)| Entry { name: name.into(), stat }).collect();
+    Listing { dir, committed, seen }
+}
+
+fn decide(known: &mut Known, listings: &[Listing], missing: &[Missing], drain: u64) -> NamePlan {
+    let Ok(plan) = reconcile(listings, missing, drain, &mut Assigned::new(100), &HashSet::new(), known);
+    plan
+}
+
+fn set(parent: FileId, name: &str, id: FileId) -> NameChange {
+    NameChange::Set { parent, name: name.into(), id }
+}
+
+fn unset(parent: FileId, name: &str) -> NameChange {
+    NameChange::Unset { parent, name: name.into() }
+}
+
+fn assert_nothing(plan: &NamePlan) {
+    assert_eq!((&plan.changes, &plan.new, &plan.gone, &plan.missing), (&vec![], &vec![], &vec![], &vec![]));
+}
+
+#[test]
+fn a_name_that_the_listing_missed_stays() {
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+    known.there.insert((ROOT, "a".into()), stat(FileId(2), Kind::File));
+    let listing = listing(&mut known, ROOT, vec![]);
+    assert_nothing(&decide(&mut known, &[listing], &[], 5));
+}
+
+#[test]
+fn a_single_link_seen_twice_keeps_the_later_name() {
+    let file = stat(FileId(2), Kind::File);
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File).with(ROOT, "d", DIR, Kind::Dir);
+    let root = listing(&mut known, ROOT, vec![("a", file.clone()), ("d", stat(DIR, Kind::Dir))]);
+    let dir = listing(&mut known, DIR, vec![("b", file)]);
+    let moved = decide(&mut known, &[root.clone(), dir.clone()], &[], 5);
+    assert_eq!(moved.changes, [unset(ROOT, "a"), set(DIR, "b", FileId(2))]);
+    assert_eq!((moved.gone, moved.missing), (vec![], vec![]));
+    assert_nothing(&decide(&mut known, &[dir, root], &[], 5));
+}
+
+#[test]
+fn two_links_seen_are_two_names() {
+    let file = Stat { nlink: 2, ..stat(FileId(2), Kind::File) };
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+    let listing = listing(&mut known, ROOT, vec![("a", file.clone()), ("b", file)]);
+    assert_eq!(decide(&mut known, &[listing], &[], 5).changes, [set(ROOT, "b", FileId(2))]);
+}
+
+#[test]
+fn a_vanished_name_of_a_dead_inode_is_removed_at_once() {
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+    known.dead.insert(FileId(2));
+    let listing = listing(&mut known, ROOT, vec![]);
+    let plan = decide(&mut known, &[listing], &[], 5);
+    assert_eq!((plan.changes, plan.gone), (vec![unset(ROOT, "a")], vec![FileId(2)]));
+}
+
+#[test]
+fn a_vanished_name_of_a_living_inode_waits_for_a_later_swap() {
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+    let listing = listing(&mut known, ROOT, vec![]);
+    let waits = vec![Missing { parent: ROOT, name: "a".into(), drain: 5 }];
+    for missing in [&[][..], &waits[..]] {
+        let plan = decide(&mut known, std::slice::from_ref(&listing), missing, 5);
+        assert_eq!((plan.changes, plan.gone, plan.missing), (vec![], vec![], waits.clone()));
+    }
+    let plan = decide(&mut known, &[listing], &waits, 6);
+    assert_eq!((plan.changes, plan.gone, plan.missing), (vec![unset(ROOT, "a")], vec![FileId(2)], vec![]));
+}
+
+#[test]
+fn what_waits_in_a_directory_that_was_not_listed_goes_on_waiting() {
+    let mut known = Known::new().with(ROOT, "d", DIR, Kind::Dir).with(DIR, "a", FileId(2), Kind::File);
+    let waits = vec![Missing { parent: DIR, name: "a".into(), drain: 5 }];
+    let root = listing(&mut known, ROOT, vec![("d", stat(DIR, Kind::Dir))]);
+    let plan = decide(&mut known, &[root], &waits, 6);
+    assert_eq!((plan.changes, plan.missing), (vec![], waits));
+}
+
+fn with_directory() -> Known {
+    Known::new().with(ROOT, "d", DIR, Kind::Dir).with(DIR, "x", FileId(4), Kind::File).with(
+        DIR,
+        "y",
+        FileId(5),
+        Kind::File,
+    )
+}
+
+#[test]
+fn the_rename_of_a_directory_is_one_record() {
+    let mut known = with_directory();
+    let listing = listing(&mut known, ROOT, vec![("e", stat(DIR, Kind::Dir))]);
+    let plan = decide(&mut known, &[listing], &[], 5);
+    assert_eq!(plan.changes, [unset(ROOT, "d"), set(ROOT, "e", DIR)]);
+    assert_eq!((plan.gone, plan.missing), (vec![], vec![]));
+}
+
+#[test]
+fn a_directory_that_was_moved_out_takes_its_files_along() {
+    let mut known = with_directory();
+    // A file that was taken out of it before lives on, under its new name.
+    let listing = listing(&mut known, ROOT, vec![("z", stat(FileId(4), Kind::File))]);
+    let waits = vec![Missing { parent: ROOT, name: "d".into(), drain: 5 }];
+    let plan = decide(&mut known, std::slice::from_ref(&listing), &[], 5);
+    assert_eq!((plan.gone, plan.missing), (vec![], waits.clone()));
+    assert_eq!(plan.changes, [unset(DIR, "x"), set(ROOT, "z", FileId(4))]);
+    let plan = decide(&mut known, &[listing], &waits, 6);
+    assert_eq!(plan.gone, [DIR, FileId(5)]);
+    assert_eq!(plan.changes, [unset(ROOT, "d"), unset(DIR, "x"), unset(DIR, "y"), set(ROOT, "z", FileId(4))]);
+}
+
+#[test]
+fn a_dead_directory_with_names_in_it_is_not_removed_at_once() {
+    let mut known = with_directory();
+    known.dead.insert(DIR);
+    let listing = listing(&mut known, ROOT, vec![]);
+    let plan = decide(&mut known, &[listing], &[], 5);
+    assert_eq!((plan.changes, plan.gone, plan.missing.len()), (vec![], vec![], 1));
+}
+
+/// Another file with the inode number of file 2.
+fn again() -> Stat {
+    Stat { inode: InodeId { ino: 20, generation: 2 }, ..stat(FileId(2), Kind::File) }
+}
+
+#[test]
+fn an_inode_number_used_again_under_the_same_name_is_another_file() {
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+    let listing = listing(&mut known, ROOT, vec![("a", again())]);
+    let plan = decide(&mut known, &[listing], &[], 5);
+    assert_eq!((plan.changes, plan.gone), (vec![set(ROOT, "a", FileId(100))], vec![FileId(2)]));
+    let new = NewFile { id: FileId(100), stat: again(), parent: ROOT, name: "a".into(), replaces: Some(FileId(2)) };
+    assert_eq!(plan.new, [new]);
+}
+
+#[test]
+fn an_excluded_new_file_leaves_the_old_name() {
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+    let listing = listing(&mut known, ROOT, vec![("a", again())]);
+    let mut assigned = Assigned::new(100);
+    let mut excluded = HashSet::new();
+    let Ok(plan) = reconcile(std::slice::from_ref(&listing), &[], 5, &mut assigned, &excluded, &mut known);
+    excluded.insert(plan.new[0].id);
+    let Ok(plan) = reconcile(&[listing], &[], 5, &mut assigned, &excluded, &mut known);
+    assert_nothing(&plan);
+    assert_eq!(plan.held, BTreeSet::from([ROOT]));
+}
+
+#[test]
+fn all_directories_with_a_link_to_an_excluded_file_are_held() {
+    let mut known = Known::new().with(ROOT, "d", DIR, Kind::Dir);
+    let new = Stat { nlink: 2, ..again() };
+    let root = listing(&mut known, ROOT, vec![("a", new.clone()), ("d", stat(DIR, Kind::Dir))]);
+    let dir = listing(&mut known, DIR, vec![("b", new)]);
+    let (mut assigned, excluded) = (Assigned::new(100), HashSet::from([FileId(100)]));
+    let Ok(plan) = reconcile(&[root, dir], &[], 5, &mut assigned, &excluded, &mut known);
+    assert_nothing(&plan);
+    assert_eq!(plan.held, BTreeSet::from([ROOT, DIR]));
+}
+
+#[test]
+fn directories_that_change_places_while_listed_are_not_put_into_each_other() {
+    let inner = FileId(4);
+    let mut known = Known::new().with(ROOT, "d", DIR, Kind::Dir).with(DIR, "x", inner, Kind::Dir);
+    // `d/x` became `x`, then `d` became `x/d`; the root was listed between, `x` after, `d` not at all.
+    let root = listing(&mut known, ROOT, vec![]);
+    let dir = listing(&mut known, inner, vec![("d", stat(DIR, Kind::Dir))]);
+    let plan = decide(&mut known, &[root, dir], &[], 5);
+    assert_nothing(&plan);
+    assert_eq!(plan.held, BTreeSet::from([ROOT, inner]));
+}

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Global, Out, not_in_this_build};
+use super::volume::{app_error, open};
+use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
 use crate::units::At;
@@ -29,8 +30,10 @@ pub(super) fn run(args: &CatArgs, _global: &Global, out: &mut Out) -> Result<Exi
     Ok(ExitCode::Ok)
 }
 
-/// PLACEHOLDER: writes the file's bytes to `to`. They can only be verified as a whole: a root that does not match at the
-/// end is `ExitCode::Mismatch`, with the bytes already written.
-fn cat_file(_volume: &VolumeRef, _at: Option<At>, _path: &[u8], _to: &mut dyn Write) -> Result<(), AppError> {
-    Err(not_in_this_build("cat"))
+/// Writes the file's bytes to `to`. They can only be verified as a whole: a root that does not match at the end is
+/// `ExitCode::Mismatch`, with the bytes already written.
+fn cat_file(volume: &VolumeRef, at: Option<At>, path: &[u8], to: &mut dyn Write) -> Result<(), AppError> {
+    let reader = open(volume)?;
+    let state = reader.resolve(at).and_then(|seq| reader.manifest(seq));
+    state.and_then(|manifest| reader.cat(&manifest, path, to)).map_err(|error| app_error(&error))
 }

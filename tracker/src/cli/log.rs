@@ -3,11 +3,13 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::Out;
 use super::status::columns;
-use super::{Out, not_in_this_build};
+use super::volume::{app_error, nanos, open};
 use crate::cli::Global;
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
+use crate::reading::ReadError;
 use crate::units::{At, rfc3339, show_bytes};
 
 /// List the commits of a volume, newest first.
@@ -86,7 +88,23 @@ fn table(entries: &[LogEntry]) -> String {
     columns(&rows)
 }
 
-/// PLACEHOLDER: reads at most `limit` commits downwards from `at` (or head), each checked against the hash chain.
-fn read_log(_volume: &VolumeRef, _at: Option<At>, _limit: usize) -> Result<Vec<LogEntry>, AppError> {
-    Err(not_in_this_build("log"))
+/// Reads at most `limit` commits downwards from `at` (or head), each checked against the hash chain.
+fn read_log(volume: &VolumeRef, at: Option<At>, limit: usize) -> Result<Vec<LogEntry>, AppError> {
+    let reader = open(volume)?;
+    let mut entries = Vec::new();
+    let from = reader.resolve(at).map_err(|error| app_error(&error))?;
+    let read: Result<(), ReadError> = reader.history(from, limit, |commit| {
+        entries.push(LogEntry {
+            seq: commit.seq,
+            time: nanos(commit.time),
+            writer_epoch: commit.epoch,
+            files: commit.files,
+            names: commit.names,
+            literal_bytes: commit.literal_bytes,
+            stored_bytes: commit.stored_bytes,
+        });
+        Ok(())
+    });
+    read.map_err(|error| app_error(&error))?;
+    Ok(entries)
 }

@@ -7,9 +7,11 @@ use clap::Args;
 use engine::model::{Kind, Meta};
 use serde::Serialize;
 
-use super::{Global, Out, not_in_this_build};
+use super::volume::{app_error, open};
+use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
+use crate::reading::{ReadError, kind_name};
 use crate::units::{At, PathField};
 
 /// List the files of a volume without restoring it.
@@ -67,7 +69,7 @@ fn line(entry: &LsEntry) -> Line {
     Line {
         r#type: "file",
         path: PathField::new(&entry.path),
-        kind: kind(meta.kind),
+        kind: kind_name(meta.kind),
         mode: format!("{:04o}", meta.mode),
         uid: meta.uid,
         gid: meta.gid,
@@ -83,33 +85,48 @@ fn text(line: &Line) -> String {
     format!("{kind:7} {mode} {uid:5} {gid:5} {:>12} {} {}{target}", line.size, line.mtime, line.path.for_people())
 }
 
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => "file",
-        Kind::Dir => "dir",
-        Kind::Symlink => "symlink",
-        Kind::Fifo => "fifo",
-        Kind::Socket => "socket",
-        Kind::CharDevice => "char",
-        Kind::BlockDevice => "block",
-    }
-}
-
 /// RFC 3339; `?` for a time outside the calendar.
 fn time(sec: i64, nsec: u32) -> String {
     let nsec = i32::try_from(nsec).unwrap_or(0);
     jiff::Timestamp::new(sec, nsec).map_or_else(|_| "?".to_string(), |time| time.to_string())
 }
 
-/// PLACEHOLDER: calls `each` for `path` (or what is in it, when it is a directory) as of `at`, in the order of names.
+/// Calls `each` for `path` (or what is in it, when it is a directory) as of `at`, in the order of names.
 fn list(
-    _volume: &VolumeRef,
-    _at: Option<At>,
-    _path: &[u8],
-    _recursive: bool,
-    _each: &mut dyn FnMut(&LsEntry) -> Result<(), AppError>,
+    volume: &VolumeRef,
+    at: Option<At>,
+    path: &[u8],
+    recursive: bool,
+    each: &mut dyn FnMut(&LsEntry) -> Result<(), AppError>,
 ) -> Result<(), AppError> {
-    Err(not_in_this_build("ls"))
+    let reader = open(volume)?;
+    let manifest = reader.resolve(at).and_then(|seq| reader.manifest(seq)).map_err(|error| app_error(&error))?;
+    let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
+    let path = parts.join(&b'/');
+    let absent = || app_error(&ReadError::Plan(engine::plan::PlanError::NoSuchPath { path: path.clone() }));
+    let id = manifest.resolve(&path).ok_or_else(absent)?;
+    let entry =
+        |path: Vec<u8>, file: &engine::manifest::File| LsEntry { path, meta: file.meta.clone(), size: file.size() };
+    let file = manifest.get(id).ok_or_else(absent)?;
+    if file.meta.kind != Kind::Dir {
+        return each(&entry(path, file));
+    }
+    // A stack whose top is the next name; only what lies below `path` is ever on it.
+    let below = |at: &[u8], id| -> Vec<(Vec<u8>, engine::model::FileId)> {
+        let full = |name: &[u8]| if at.is_empty() { name.to_vec() } else { [at, name].join(&b'/') };
+        let mut names: Vec<_> = manifest.children(id).map(|(name, id)| (full(name), id)).collect();
+        names.reverse();
+        names
+    };
+    let mut pending = below(&path, id);
+    while let Some((path, id)) = pending.pop() {
+        let Some(file) = manifest.get(id) else { continue };
+        if recursive && file.meta.kind == Kind::Dir {
+            pending.extend(below(&path, id));
+        }
+        each(&entry(path, file))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Global, Out, not_in_this_build};
+use super::volume::{app_error, open};
+use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
+use crate::reading;
 use crate::units::{At, show_bytes};
 
 /// Check the commits of a volume; with --read-data also every byte they speak of.
@@ -20,18 +22,25 @@ pub struct VerifyArgs {
     /// Read all data and compare every file with its root.
     #[arg(long)]
     pub read_data: bool,
+    /// Fail with 21 when the volume's newest commit is before this one: its history was cut off.
+    #[arg(long, value_name = "SEQ")]
+    pub expect_head: Option<u64>,
 }
 
 /// What was checked, and what is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     pub seq: u64,
+    /// The oldest commit that is there.
+    pub first: u64,
     pub commits: u64,
     pub objects: u64,
     pub files: u64,
     pub bytes_read: u64,
-    /// One line per damaged object or file: exit code 21 unless empty.
+    /// One line per damaged object or file (the first 1,000): exit code 21 unless empty.
     pub mismatches: Vec<String>,
+    /// How many there are.
+    pub mismatch_count: u64,
 }
 
 #[derive(Serialize)]
@@ -44,7 +53,7 @@ struct Line<'a> {
 }
 
 pub(super) fn run(args: &VerifyArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let report = verify(&args.volume, args.at, args.read_data)?;
+    let report = verify(args)?;
     let ok = report.mismatches.is_empty();
     let line = Line { r#type: "verified", ok, read_data: args.read_data, report: &report };
     out.line(text(&report), &line)?;
@@ -52,17 +61,29 @@ pub(super) fn run(args: &VerifyArgs, _global: &Global, out: &mut Out) -> Result<
 }
 
 fn text(report: &VerifyReport) -> String {
-    let VerifyReport { seq, commits, objects, files, bytes_read, mismatches } = report;
+    let VerifyReport { seq, first, commits, objects, files, bytes_read, mismatches, mismatch_count } = report;
     let verdict = if mismatches.is_empty() { "ok" } else { "damaged" };
     let read = show_bytes(*bytes_read);
-    let mut text = format!("{verdict}: head {seq}, {commits} commits, {objects} objects, {files} files, {read} read");
+    let mut text = format!(
+        "{verdict}: commits {first} to {seq}, {commits} commits, {objects} objects, {files} files, {read} read"
+    );
     for what in mismatches {
         text.push_str(&format!("\nmismatch: {what}"));
+    }
+    if *mismatch_count > mismatches.len() as u64 {
+        text.push_str(&format!("\nmismatch: .. {mismatch_count} in all"));
     }
     text
 }
 
-/// PLACEHOLDER: walks the hash chain up to `at`; with `read_data` rebuilds every file in memory-bounded pieces.
-fn verify(_volume: &VolumeRef, _at: Option<At>, _read_data: bool) -> Result<VerifyReport, AppError> {
-    Err(not_in_this_build("verify"))
+/// Walks the hash chain; with `read_data` also rebuilds every file, in bounded memory.
+fn verify(args: &VerifyArgs) -> Result<VerifyReport, AppError> {
+    let reader = open(&args.volume)?;
+    let expected = args.expect_head.map_or(Ok(()), |head| reader.expect_head(head));
+    let found = expected
+        .and_then(|()| reader.resolve(args.at))
+        .and_then(|seq| reading::verify(&reader, seq, args.read_data))
+        .map_err(|error| app_error(&error))?;
+    let reading::VerifyReport { seq, first, commits, objects, files, bytes_read, mismatches, mismatch_count } = found;
+    Ok(VerifyReport { seq, first, commits, objects, files, bytes_read, mismatches, mismatch_count })
 }

@@ -200,6 +200,22 @@ impl Reader {
         found
     }
 
+    /// All checkpoints of `from..=to` that an era or a listing names, in order.
+    pub(super) fn checkpoints_from(&self, from: Seq, to: Seq) -> Result<Vec<Seq>, ReadError> {
+        let mut found = self.listed_checkpoints(from..=to);
+        for era in era_of(from, self.format.era_len)..self.closed {
+            match self.era(era) {
+                Ok(era) => found.extend(era.checkpoint.map(|c| c.seq).filter(|seq| (from..=to).contains(seq))),
+                // What is wrong with it is said where the eras are verified.
+                Err(error) if error.is_about_object() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
     /// Of the checkpoints in `seqs` the last one not later than `when`: for an era whose commits are pruned.
     pub(super) fn checkpoint_at(&self, when: Time, seqs: RangeInclusive<Seq>) -> Result<Option<Seq>, ReadError> {
         for seq in self.listed_checkpoints(seqs).into_iter().rev() {

@@ -5,10 +5,13 @@
 
 mod error;
 mod fetch;
+mod history;
 mod load;
 mod merge;
 mod parallel;
 mod restore;
+mod stream;
+mod verify;
 
 use std::sync::Arc;
 
@@ -22,7 +25,10 @@ use crate::store::{ErrorKind, Prefixed, Store};
 use crate::units::At;
 
 pub use error::ReadError;
+pub use history::CommitSummary;
 pub use restore::{RestoreOptions, RestoreReport, check_target, restore};
+pub use stream::kind_name;
+pub use verify::{VerifyReport, verify};
 
 /// Requests that are under way at once.
 const THREADS: usize = 8;

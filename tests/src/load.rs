@@ -208,7 +208,8 @@ pub fn killed(name: &str, mount: &Mount, load: &mut dyn Load) {
     let (mut head, mut rescans, mut early) = (first, 0, 0);
     for kill in 0..KILLS {
         // Some while it starts, most while it works.
-        thread::sleep(Duration::from_millis(random.below(if random.one_in(3) { 100 } else { 900 })));
+        let longest = if random.one_in(3) { 100 } else { 900 };
+        thread::sleep(Duration::from_millis(random.below(longest)));
         match run.volume.try_status() {
             Some(status) if status["backend"] == "tracepoint" => {
                 let now = number(&status, "head_seq");

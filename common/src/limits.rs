@@ -27,7 +27,7 @@ pub const DIRTY_ENTRIES: u32 = 1 << 17;
 /// Default entries of each INODE map.
 pub const INODE_ENTRIES: u32 = 1 << 16;
 /// Default entries of the WATCH map.
-pub const WATCH_ENTRIES: u32 = 1 << 20;
+pub const WATCH_ENTRIES: u32 = 1 << 18;
 /// Default entries of the INFLIGHT map: direct I/O requests under way in tracked superblocks.
 pub const INFLIGHT_ENTRIES: u32 = 1 << 14;
 /// Superblocks that can be tracked at once.

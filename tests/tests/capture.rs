@@ -5,8 +5,8 @@ use std::io::{IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 
 use rustix::fs::{FallocateFlags, XattrFlags, fallocate, ioctl_ficlone, setxattr};
-use tests::capture_rig::Rig;
 use tests::capture_mounts::{ALL, Kind};
+use tests::capture_rig::Rig;
 use tests::raw_io::{Mapping, Pages, SlowSource, aio_write, uring_truncate, uring_write};
 use tracker::capture::flags;
 

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::maps::counter;
-use tests::capture_rig::{Rig, config};
 use tests::capture_mounts::Kind;
+use tests::capture_rig::{Rig, config};
 use tracker::capture::choose::{BackEnd, Facts, choose};
 use tracker::capture::{Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
 
@@ -197,4 +197,16 @@ fn no_mark_is_lost_between_drains() {
         stop.store(true, Ordering::Relaxed);
     });
     File::open(&path).unwrap().sync_all().unwrap();
+}
+
+/// The programs' log lines can be switched on, and switching them on changes no mark.
+#[test]
+fn programs_with_log_lines_load_and_mark() {
+    let mut config = config();
+    config.log_marks = true;
+    let Some(mut rig) = Rig::with("programs_with_log_lines_load_and_mark", Kind::Ext4, &config) else { return };
+    let ino = files(&mut rig, 1)[0];
+    fs::write(rig.path("f0"), [1; 4096]).unwrap();
+    let retired = rig.drain();
+    assert!(rig.marks(&retired, ino).covers(0, 4096));
 }

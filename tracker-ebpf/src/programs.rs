@@ -35,6 +35,16 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     Some(())
 }
 
+/// The inode a direct request is about; counted when it cannot be read, because nothing can be marked then.
+#[inline(always)]
+fn kiocb_inode(kiocb: Address) -> Option<Address> {
+    let inode = kernel::kiocb_inode(kiocb);
+    if inode.is_none() {
+        count(counter::LOST);
+    }
+    inode
+}
+
 /// `iomap_dio_rw_begin(kiocb, iter, dio_flags, done_before)`
 ///
 /// Remembers every direct write of a tracked superblock, watched or not: the inode may be watched before it completes.
@@ -42,7 +52,7 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
 pub(crate) fn dio_begin(ctx: RawTracePointContext) -> Option<()> {
     let kiocb: Address = ctx.arg(0);
     let iter: Address = ctx.arg(1);
-    let target = Target::of(kernel::kiocb_inode(kiocb)?, HookId::DioBegin)?;
+    let target = Target::of(kiocb_inode(kiocb)?, HookId::DioBegin)?;
     let key = kiocb as u64;
     let source = kernel::member::<u8>(iter, &globals::ITER_SOURCE);
     if source.is_some_and(|source| source != SOURCE) {
@@ -95,7 +105,7 @@ pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
         return Some(());
     }
     // A write whose begin found no room, or any read: the position has already moved behind it.
-    let target = Target::marked(kernel::kiocb_inode(kiocb)?, HookId::DioComplete)?;
+    let target = Target::marked(kiocb_inode(kiocb)?, HookId::DioComplete)?;
     count(counter::UNKNOWN_DIO);
     let done: i64 = ctx.arg(2);
     match kernel::member::<u64>(kiocb, &globals::KIOCB_POS) {

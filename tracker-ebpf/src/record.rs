@@ -2,6 +2,7 @@
 //!
 //! Every mark either succeeds or widens: block bits, else a flag of the inode, else the bit of its hash, which cannot fail.
 
+use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
     limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
@@ -53,7 +54,12 @@ impl Target {
     #[inline(always)]
     pub(crate) fn marked(inode: Address, hook: HookId) -> Option<Self> {
         let target = Self::of(inode, hook)?;
-        target.is_marked().then_some(target)
+        if !target.is_marked() {
+            return None;
+        }
+        // The level is a read-only global, off by default: the verifier removes the line then.
+        debug!(&(), "hook {} dev {} ino {}", hook as u32, target.dev, target.ino);
+        Some(target)
     }
 
     /// Whether changes of this inode are to be marked.

@@ -1,6 +1,8 @@
 //! Reading a volume back through the command line: every commit restores to what was there, and damage of any kind ends
 //! in its exit code with nothing false written.
 
+#[path = "reading/bed.rs"]
+mod bed;
 #[path = "../../tests/src/compare.rs"]
 #[expect(unreachable_pub, reason = "public in the tests crate, which this file is also part of")]
 mod compare;
@@ -10,87 +12,10 @@ mod trees;
 mod volume;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
+use bed::{Bed, assert_no_false_file, code, filetime, flip, text, tracker};
 use volume::{NAME, START, Volume};
-
-fn tracker(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tracker")).args(args).env_remove("RUST_LOG").output().unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-struct Bed {
-    dir: tempfile::TempDir,
-    volume: Volume,
-    /// Copies of the source at seq 1, 2, ..
-    states: Vec<PathBuf>,
-}
-
-impl Bed {
-    /// A store with three commits: inline, packs, both.
-    fn new(era_len: u64) -> Bed {
-        let dir = tempfile::tempdir().unwrap();
-        let volume = Volume::create(&dir.path().join("store"), era_len);
-        let mut bed = Bed { dir, volume, states: Vec::new() };
-        fs::create_dir(bed.path("source")).unwrap();
-        for (step, inline) in [(trees::first as fn(&Path), 0), (trees::second, 500_000), (trees::third, 0)] {
-            step(&bed.path("source"));
-            bed.commit(inline);
-        }
-        bed
-    }
-
-    fn commit(&mut self, inline: usize) {
-        let seq = self.volume.commit(&self.path("source"), inline);
-        let state = self.path(&format!("state-{seq}"));
-        trees::copy(&self.path("source"), &state);
-        self.states.push(state);
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn url(&self) -> String {
-        self.path("store").join(NAME).to_str().unwrap().to_owned()
-    }
-
-    fn object(&self, key: &str) -> PathBuf {
-        self.path("store").join(NAME).join(key)
-    }
-
-    fn objects(&self, folder: &str) -> Vec<PathBuf> {
-        let mut all: Vec<_> = fs::read_dir(self.object(folder)).unwrap().map(|e| e.unwrap().path()).collect();
-        all.sort();
-        all
-    }
-
-    fn restore(&self, target: &str, more: &[&str]) -> Output {
-        let (url, target) = (self.url(), self.path(target));
-        let mut args = vec!["restore", &url, target.to_str().unwrap()];
-        args.extend(more);
-        tracker(&args)
-    }
-
-    fn assert_state(&self, target: &str, seq: usize) {
-        compare::assert_same(&self.states[seq - 1], &self.path(target));
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        // Directories without write permission cannot be emptied by the temporary directory's own drop.
-        let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(self.dir.path()).status();
-    }
-}
 
 #[test]
 fn every_commit_restores_to_what_was_there() {
@@ -167,31 +92,6 @@ fn checkpoints_stand_in_for_pruned_commits_and_for_one_another() {
     assert_eq!(code(&none), 21, "{}", text(&none));
     assert!(text(&none).contains("checkpoints/"), "{}", text(&none));
     assert!(!bed.path("none").exists());
-}
-
-/// Changes one bit.
-fn flip(path: &Path, at: usize) {
-    let mut bytes = fs::read(path).unwrap();
-    let at = at % bytes.len();
-    bytes[at] ^= 4;
-    fs::write(path, bytes).unwrap();
-}
-
-/// Every regular file that has a name in the target is what it was; nothing else is claimed.
-fn assert_no_false_file(bed: &Bed, target: &str, seq: usize) {
-    let mut pending = vec![PathBuf::new()];
-    while let Some(rel) = pending.pop() {
-        for entry in fs::read_dir(bed.path(target).join(&rel)).into_iter().flatten() {
-            let entry = entry.unwrap();
-            let below = rel.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                pending.push(below);
-            } else if entry.file_type().unwrap().is_file() {
-                let was = fs::read(bed.states[seq - 1].join(&below));
-                assert_eq!(was.ok(), fs::read(entry.path()).ok(), "{}", below.display());
-            }
-        }
-    }
 }
 
 #[test]
@@ -333,12 +233,6 @@ fn a_target_with_something_in_it_is_refused_or_merged() {
         (Some(0), again["files"].as_u64()),
         "{again}"
     );
-}
-
-/// Gives a directory the times of another, after entries were taken out of it.
-fn filetime(from: &Path, to: &Path) {
-    let time = fs::metadata(from).unwrap().modified().unwrap();
-    fs::File::open(to).unwrap().set_modified(time).unwrap();
 }
 
 #[test]
@@ -498,4 +392,51 @@ fn an_object_that_vanishes_meanwhile_is_planned_around_once() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn what_cannot_be_given_is_said() {
+    use engine::model::*;
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mut volume = Volume::create(&dir.path().join("store"), 4096);
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("f"), "x").unwrap();
+    volume.commit(&source, 500_000);
+    let root = volume.manifest.get(FileId::ROOT).unwrap().meta.clone();
+    let id = volume.manifest.resolve(b"f").unwrap();
+    let (uid, gid) = (54_321, 54_322);
+    let file = Meta { uid, gid, mode: 0o6755, ..volume.manifest.get(id).unwrap().meta.clone() };
+    let device = Meta { kind: Kind::CharDevice, rdev: rustix::fs::makedev(1, 3), mode: 0o666, ..root };
+    let change = |id, meta| FileChange { id, meta: Some(meta), content: None };
+    let name = NameChange::Set { parent: FileId::ROOT, name: b"null".to_vec(), id: FileId(900) };
+    let files = vec![change(id, file), change(FileId(900), device)];
+    volume.commit_changes(ChangeSet { files, names: vec![name], ..ChangeSet::default() }, 0);
+    let url = dir.path().join("store").join(NAME);
+    let run = |target: &str, more: &[&str]| {
+        let target = dir.path().join(target);
+        let mut args = vec!["restore", "--json", url.to_str().unwrap(), target.to_str().unwrap()];
+        args.extend(more);
+        let done = tracker(&args);
+        let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let of = |key: &str| report[key].as_array().unwrap().iter().map(|w| w["path"].clone()).collect::<Vec<_>>();
+        (code(&done), of("partial"), of("left_out"), fs::metadata(target.join("f")).unwrap())
+    };
+    let root = rustix::process::geteuid().is_root();
+    let (partial_code, partial, left_out, found) = run("out", &[]);
+    assert!(left_out.is_empty());
+    assert_eq!(partial_code, if partial.is_empty() { 0 } else { 3 });
+    if root && partial.is_empty() {
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (uid, gid, 0o6755));
+    } else {
+        // A root without all capabilities may give owners away, but make no devices.
+        assert!(partial.iter().any(|path| path == "null"), "{partial:?}");
+        assert!(root || (partial.iter().any(|path| path == "f") && found.mode() & 0o7777 == 0o755), "{partial:?}");
+    }
+    let (untrusted_code, _, left_out, found) = run("untrusted", &["--untrusted"]);
+    assert_eq!(untrusted_code, if root { 0 } else { 3 });
+    assert!(left_out.iter().any(|path| path == "null"));
+    assert_eq!(found.mode() & 0o7777, 0o755);
+    assert!(!dir.path().join("untrusted/null").exists());
 }

@@ -15,7 +15,7 @@ const AHEAD: u64 = 4 << 20;
 /// Extents looked at for one read ahead.
 const EXTENTS_AHEAD: usize = 4096;
 /// Zeros written at a time.
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 impl Reader {
     /// Writes a file's bytes to `to`, in order. They can only be verified as a whole.

@@ -37,11 +37,14 @@ pub(crate) struct Volume {
 /// Seconds since 1970 of "commit 0".
 pub(crate) const START: i64 = 1_700_000_000;
 
+/// Offsets and lengths.
+type Holes = Vec<(u64, u64)>;
+
 struct Entry {
     path: Vec<u8>,
     meta: Meta,
     inode: u64,
-    content: Option<(Vec<u8>, Vec<(u64, u64)>)>,
+    content: Option<(Vec<u8>, Holes)>,
 }
 
 impl Volume {

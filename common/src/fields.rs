@@ -65,6 +65,7 @@ macro_rules! kernel_fields {
             XFS_VNODE: Optional Offset "xfs_inode" ["i_vnode"];
             REGS_SYSCALL: Optional Offset "pt_regs" ["orig_ax"];
             REGS_IP: Optional Offset "pt_regs" ["ip"];
+            REGS_ARGUMENT_2: Optional Offset "pt_regs" ["si"];
         }
     };
 }

@@ -77,11 +77,12 @@ pub(crate) fn file_type(inode: Address) -> Option<u16> {
     Some(member::<u16>(inode, &globals::INODE_MODE)? & 0o170_000)
 }
 
-/// What the current task is doing, judged by its system call.
+/// What the current task is doing, judged by its system call; with `Truncate`, the size it asks for.
 #[inline(always)]
-pub(crate) fn cause() -> Cause {
-    if globals::REGS_SYSCALL.load() == ABSENT || globals::REGS_IP.load() == ABSENT {
-        return Cause::Unknown;
+pub(crate) fn cause() -> (Cause, u64) {
+    let known = globals::REGS_SYSCALL.load() != ABSENT && globals::REGS_IP.load() != ABSENT;
+    if !known || globals::REGS_ARGUMENT_2.load() == ABSENT {
+        return (Cause::Unknown, 0);
     }
     // SAFETY: both helpers are available to tracing programs; the second takes what the first gives.
     let regs = unsafe {
@@ -90,8 +91,14 @@ pub(crate) fn cause() -> Cause {
     };
     // The registers of a kernel thread, an io_uring worker or its poll thread are not those of a system call: 0 there.
     match member::<u64>(regs, &globals::REGS_IP) {
-        None | Some(0) => return Cause::Unknown,
+        None | Some(0) => return (Cause::Unknown, 0),
         Some(_) => {}
     }
-    member::<u64>(regs, &globals::REGS_SYSCALL).map_or(Cause::Unknown, syscalls::cause)
+    match member::<u64>(regs, &globals::REGS_SYSCALL).map_or(Cause::Unknown, syscalls::cause) {
+        Cause::Truncate => match member::<u64>(regs, &globals::REGS_ARGUMENT_2) {
+            Some(size) => (Cause::Truncate, size),
+            None => (Cause::Unknown, 0),
+        },
+        cause => (cause, 0),
+    }
 }

@@ -124,7 +124,16 @@ fn tick(inode: Address, hook: HookId) -> Option<()> {
         Some(0o040_000) => flag::NAMES,
         Some(0o100_000) => match target.magic() {
             TMPFS_MAGIC => flag::META | flag::WHOLE | flag::DATA_NO_RANGE,
-            BTRFS_MAGIC if kernel::cause() == Cause::Unknown => flag::META | flag::WHOLE,
+            BTRFS_MAGIC => match kernel::cause() {
+                (Cause::Unknown, _) => flag::META | flag::WHOLE,
+                (Cause::Truncate, size) => {
+                    // Whether the tick comes before or after the inode has its new size: what is cut, or was never
+                    // there, lies behind the size that was asked for.
+                    target.from(size);
+                    flag::META
+                }
+                _ => flag::META,
+            },
             0 => flag::META | flag::RESCAN,
             _ => flag::META,
         },

@@ -220,8 +220,12 @@ impl Files {
         self.kernel.progress(&mut self.rng);
         if !self.stalled.is_empty() && self.rng.one_in(3) {
             let at = self.rng.below(self.stalled.len() as u64) as usize;
-            let stalled = self.stalled.swap_remove(at);
-            self.finish(stalled);
+            // A lock holder stalls long: a shorter stall ends before a read could overtake it.
+            let long = matches!(self.stalled.get(at), Some(Stalled::Punch { .. })) && !self.rng.one_in(8);
+            if !long {
+                let stalled = self.stalled.swap_remove(at);
+                self.finish(stalled);
+            }
         }
         match self.rng.below(20) {
             0..=5 => self.write(),

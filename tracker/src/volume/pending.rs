@@ -150,8 +150,18 @@ impl Pending {
     }
 
     /// Nothing had to be committed: `taken` but for `kept` is forgotten, and `change` holds what is new all the same.
+    ///
+    /// With nothing `taken`, `kept` is what the commit about to be made will leave open: it waits from now on, whatever
+    /// becomes of that commit.
     pub fn forget(&self, change: &CatalogChange, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
-        self.forget_with(taken, kept, |forget, keep| self.catalog.settle_without_commit(change, forget, keep))
+        self.forget_with(taken, kept, |forget, keep| self.catalog.settle_without_commit(change, forget, keep))?;
+        if taken.is_empty() {
+            let mut state = self.state();
+            for (ino, waiting) in kept.iter() {
+                state.waiting.add(ino, &waiting.marks, waiting.since_ns);
+            }
+        }
+        Ok(())
     }
 
     /// The flush failed: what was taken waits again.

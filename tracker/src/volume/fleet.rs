@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::model::Time;
 
 use super::hub::Hub;
-use super::open::{self, CaptureFacts};
+use super::open::{self, CaptureFacts, Prepared};
 use super::pending::{Pending, now_ns};
 use super::run::{Phase, Runner, Shared, Synced};
 use crate::capture::choose::{self, BackEnd};
@@ -67,10 +67,25 @@ fn pin_dir(state_dir: &Path) -> PathBuf {
     Path::new("/sys/fs/bpf/tracker").join(name)
 }
 
+/// Counts this start of capture, before its first drain.
+fn next_run(state_dir: &Path) -> Result<u64, AppError> {
+    let path = state_dir.join("capture-run");
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(_) => 0u64,
+    };
+    // A number that was unreadable starts anew: no volume's note fits it then, and all are compared.
+    let run = before + 1;
+    let beside = state_dir.join("capture-run.new");
+    let written = std::fs::write(&beside, format!("{run}\n")).and_then(|()| std::fs::rename(&beside, &path));
+    written.map_err(|error| AppError::new(ExitCode::Error, format_args!("cannot write {}: {error}", path.display())))?;
+    Ok(run)
+}
+
 /// Starts capture if some volume may use it.
 fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> {
     let wanted = config.volumes.iter().any(|volume| volume.capture != config::Capture::Scan);
-    let mut none = CaptureFacts { hub: None, resumed: false, reasons: Vec::new() };
+    let mut none = CaptureFacts { hub: None, resumed: false, reasons: Vec::new(), run: 0 };
     if !wanted {
         none.reasons.push("the scan back end was asked for".into());
         return Ok(none);
@@ -87,7 +102,8 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
                 if resumed {
                     hub.resume();
                 }
-                return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new() });
+                let run = next_run(state_dir)?;
+                return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new(), run });
             }
             Err(error) => none.reasons.push(format!("tracepoint: {}", chain(&error))),
         }
@@ -128,13 +144,20 @@ impl Fleet {
             state_dir: state_dir.to_path_buf(),
             config_file: config.file.clone(),
         };
-        for volume in &config.volumes {
-            fleet.add(volume.clone());
+        // All volumes first, then the threads: the first drain must find a place for every volume's marks.
+        let hub = fleet.capture.hub.clone();
+        let prepared: Vec<Option<Prepared>> = config
+            .volumes
+            .iter()
+            .map(|volume| hub.as_ref().and_then(|hub| open::prepare(volume, state_dir, hub)))
+            .collect();
+        for (volume, prepared) in config.volumes.iter().zip(prepared) {
+            fleet.add(volume.clone(), prepared);
         }
         Ok(fleet)
     }
 
-    fn add(&self, config: VolumeConfig) {
+    fn add(&self, config: VolumeConfig, prepared: Option<Prepared>) {
         let volume = Arc::new(Volume {
             config,
             shared: Arc::new(Shared::default()),
@@ -144,7 +167,7 @@ impl Fleet {
         });
         let (mine, capture, state) = (Arc::clone(&volume), Arc::clone(&self.capture), self.state_dir.clone());
         let spawned = std::thread::Builder::new().name("volume".into()).spawn(move || {
-            if let Err(error) = live(&mine, &capture, &state) {
+            if let Err(error) = live(&mine, &capture, &state, prepared) {
                 *lock(&mine.failure) = Some(error);
             }
             mine.shared.end();
@@ -166,8 +189,13 @@ impl Fleet {
 }
 
 /// The whole life of one volume.
-fn live(volume: &Volume, capture: &CaptureFacts, state: &Path) -> Result<(), AppError> {
-    let opened = open::open(&volume.config, state, capture)?;
+fn live(
+    volume: &Volume,
+    capture: &CaptureFacts,
+    state: &Path,
+    prepared: Option<Prepared>,
+) -> Result<(), AppError> {
+    let opened = open::open(&volume.config, state, capture, prepared)?;
     *lock(&volume.facts) = Some(Facts {
         volume_id: opened.volume_id.iter().map(|byte| format!("{byte:02x}")).collect(),
         backend: opened.backend,
@@ -327,7 +355,7 @@ impl Control for Fleet {
         lock(&self.volumes).retain(|volume| config.volumes.iter().any(|new| new.name == volume.config.name));
         for new in config.volumes {
             if running.iter().all(|volume| volume.config.name != new.name) {
-                self.add(new);
+                self.add(new, None);
             }
         }
         Ok(())

@@ -93,15 +93,52 @@ pub struct CaptureFacts {
     pub resumed: bool,
     /// Why there is no hub.
     pub reasons: Vec<String>,
+    /// Counts the starts of capture with this state directory, this one included.
+    pub run: u64,
 }
 
+/// A volume whose marks have a place to go before the first drain of this process: without it, a drain for another volume
+/// would clear this one's marks. Only such a volume may trust that nothing was lost since the last process.
+pub struct Prepared {
+    catalog: Arc<Catalog>,
+    pending: Arc<Pending>,
+    sink: Arc<Sink>,
+}
+
+/// Registers a volume that this state directory knows already; `None` for a new one, or one that cannot be opened now.
+pub fn prepare(config: &VolumeConfig, state: &Path, hub: &Hub) -> Option<Prepared> {
+    let location = Catalog::location(state, &config.name);
+    if config.capture == crate::config::Capture::Scan || !location.exists() {
+        return None;
+    }
+    let root = SourceRoot::open(&config.source).ok()?;
+    let catalog = Arc::new(Catalog::open(&location).ok()?);
+    let pending = Arc::new(Pending::load(Arc::clone(&catalog)).ok()?);
+    let sink = Sink::new(&config.name, root.marks_dev(), Arc::clone(&catalog), Arc::clone(&pending));
+    let sink = Arc::new(sink);
+    hub.add(Arc::clone(&sink), false).ok()?;
+    Some(Prepared { catalog, pending, sink })
+}
+
+/// Name of the note in which run of capture a volume last had a place for its marks.
+const RUN: &str = "capture run";
+
 /// Opens everything. Nothing is in the store yet when it returns, but the `format` object.
-pub fn open(config: &VolumeConfig, state: &Path, capture: &CaptureFacts) -> Result<Opened, AppError> {
+pub fn open(
+    config: &VolumeConfig,
+    state: &Path,
+    capture: &CaptureFacts,
+    prepared: Option<Prepared>,
+) -> Result<Opened, AppError> {
     let root = SourceRoot::open(&config.source).map_err(|error| failed("cannot open the source", error))?;
     let root = Arc::new(root);
-    let catalog = Catalog::open_or_create(&Catalog::location(state, &config.name))
-        .map_err(|error| failed("cannot open the catalog", error))?;
-    let catalog = Arc::new(catalog);
+    let catalog = match &prepared {
+        Some(prepared) => Arc::clone(&prepared.catalog),
+        None => Arc::new(
+            Catalog::open_or_create(&Catalog::location(state, &config.name))
+                .map_err(|error| failed("cannot open the catalog", error))?,
+        ),
+    };
     same_source(&catalog, &root, config)?;
 
     let meter = Arc::new(Meter::default());
@@ -114,7 +151,10 @@ pub fn open(config: &VolumeConfig, state: &Path, capture: &CaptureFacts) -> Resu
     let store: Arc<dyn Store> = Arc::new(Prefixed::new(metered, &config.name).map_err(|error| store_error(&error))?);
 
     let (volume_id, writer, format) = claim(&catalog, &*store, &url)?;
-    let pending = Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?);
+    let pending = match &prepared {
+        Some(prepared) => Arc::clone(&prepared.pending),
+        None => Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?),
+    };
     let mut reasons = capture.reasons.clone();
     let mut hub = capture.hub.clone();
     if let Some(there) = &hub {
@@ -156,7 +196,7 @@ pub fn open(config: &VolumeConfig, state: &Path, capture: &CaptureFacts) -> Resu
         last_scan: None,
     };
     opened.agree_on_head()?;
-    opened.arm(capture.resumed).map_err(world_error)?;
+    opened.arm(capture, prepared).map_err(world_error)?;
     Ok(opened)
 }
 
@@ -313,7 +353,7 @@ impl Opened {
     }
 
     /// ARM, CLEAN; decides what has to be compared.
-    fn arm(&mut self, resumed: bool) -> Result<(), WorldError> {
+    fn arm(&mut self, capture: &CaptureFacts, prepared: Option<Prepared>) -> Result<(), WorldError> {
         let world = &mut self.world;
         let root = world.root.identity().inode;
         let known = world.catalog.file(FileId::ROOT)?;
@@ -350,10 +390,23 @@ impl Opened {
         let boot = boot_id();
         let same_boot = boot.is_some() && world.catalog.boot_id()? == boot;
         let baseline = world.catalog.note(BASELINE)?.is_some();
-        let tracked = resumed && same_boot && world.hub.is_some();
+        // Trusted only if this volume took part in the run of capture just before this one, and in this one from before
+        // its first drain: in any other run its marks were drained for others, or new files were not watched.
+        let last_run = world.catalog.note(RUN)?.and_then(|text| text.parse::<u64>().ok());
+        let in_order = last_run.is_some_and(|run| run + 1 == capture.run);
+        let tracked = capture.resumed && same_boot && world.hub.is_some() && prepared.is_some() && in_order;
+        let run = if world.hub.is_some() { capture.run } else { 0 };
+        world.catalog.set_note(RUN, &run.to_string())?;
         if let Some((hub, dev)) = &world.hub {
-            let sink = Arc::new(Sink::new(&self.name, *dev, Arc::clone(&world.catalog), Arc::clone(&world.pending)));
-            hub.add(Arc::clone(&sink), false)?;
+            let sink = match prepared {
+                Some(prepared) => prepared.sink,
+                None => {
+                    let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
+                    let sink = Arc::new(Sink::new(&self.name, *dev, catalog, pending));
+                    hub.add(Arc::clone(&sink), false)?;
+                    sink
+                }
+            };
             self.sink = Some(sink);
             let mut after = FileId(0);
             loop {

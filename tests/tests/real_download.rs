@@ -8,12 +8,12 @@ use tests::mounts::{Fs, Mount};
 fn download_steady() {
     let name = "download";
     let Some(mount) = Mount::new_or_skip(name, Fs::Ext4) else { return };
-    steady(name, &mount, &mut Download { truncates: true, ..Download::default() });
+    steady(name, &mount, &mut Download::new(true));
 }
 
 #[test]
 fn download_killed() {
     let name = "download, killed";
     let Some(mount) = Mount::new_or_skip(name, Fs::Ext4) else { return };
-    killed(name, &mount, &mut Download { truncates: true, ..Download::default() });
+    killed(name, &mount, &mut Download::new(true));
 }

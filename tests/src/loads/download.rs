@@ -17,12 +17,17 @@ const PARTS: usize = 4;
 /// Files kept; the oldest goes then.
 const KEPT: usize = 40;
 
-#[derive(Default)]
 pub struct Download {
     dir: PathBuf,
     worker: Option<Worker<State>>,
     /// Whether files are ever cut back.
-    pub truncates: bool,
+    truncates: bool,
+}
+
+impl Download {
+    pub fn new(truncates: bool) -> Download {
+        Download { dir: PathBuf::new(), worker: None, truncates }
+    }
 }
 
 struct State {

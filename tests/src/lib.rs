@@ -1,5 +1,6 @@
 //! What the cases in `tests/` share: real servers, proxies, suites, file systems, daemons, loads.
 
+pub mod bench;
 pub mod capture_mounts;
 pub mod capture_rig;
 pub mod compare;

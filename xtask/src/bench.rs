@@ -8,5 +8,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
         return Err(Error::Usage { text: "usage: cargo xtask bench NAME [ARGS]".into() });
     }
     ebpf::build()?;
+    // The benchmarks start the program beside them.
+    sh::run(sh::cargo().args(["build", "--release", "-p", "tracker"]))?;
     sh::run(sh::cargo().args(["run", "--release", "-p", "tests", "--bin", "bench", "--"]).args(args))
 }

@@ -1,0 +1,172 @@
+//! `loss-window`: from the moment a write returned to the first commit in the store that carries it.
+//!
+//! Every write stamps its block with its own number. Afterwards all commits are decoded, and for each write the first one
+//! is looked for whose literal for that block has this stamp or, the block having been written again, a later one. The
+//! moment of a commit is the status change time of its object in the local store: when it got its name. That clock
+//! of the file system moves in steps of some milliseconds, so a figure may be short by as much.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::format::{Key, frame};
+use engine::model::{DataRef, Op, Seq};
+use serde_json::json;
+use tracker::reading;
+use tracker::store::local::Local;
+
+use super::process::{Place, VOLUME};
+use super::{Numbers, Outcome, machine, now_ns, percentile, table};
+
+const BLOCK: u64 = 4096;
+const FILE_BYTES: u64 = 256 << 20;
+const BLOCKS: u64 = FILE_BYTES / BLOCK;
+const PER_SECOND: u32 = 2_000;
+
+/// One write: its block and when it returned, in nanoseconds since 1970. Its number is its place in the list, from 1.
+struct Write {
+    block: u64,
+    returned: i128,
+}
+
+/// # Errors
+/// When something cannot be set up, or a write is in no commit.
+pub(super) fn run(seconds: u64) -> Outcome<()> {
+    let place = Place::new(None)?;
+    let path = place.source.join("file");
+    let mut content = vec![0; FILE_BYTES as usize];
+    Numbers(1).fill(&mut content);
+    for block in content.chunks_exact_mut(BLOCK as usize) {
+        stamp(block, 0);
+    }
+    fs::write(&path, &content)?;
+    drop(content);
+    let daemon = place.start()?;
+    daemon.sync()?;
+    let before = daemon.status()?;
+    let began = Instant::now();
+    let writes = write(&path, seconds)?;
+    let elapsed = began.elapsed().as_secs_f64();
+    daemon.sync()?;
+    let after = daemon.status()?;
+    daemon.stop()?;
+    let windows = windows(&place, &writes, before.head_seq)?;
+
+    println!("loss-window: random 4 KiB writes into a file of 256 MiB, local store, interval {} ms", after.interval_ms);
+    let machine = machine();
+    let pace = writes.len() as f64 / elapsed;
+    let commits = after.head_seq - before.head_seq;
+    let backend = after.backend.name();
+    let rescans = after.rescans - before.rescans;
+    println!(
+        "{} writes in {elapsed:.1} s ({pace:.0} a second, {PER_SECOND} wanted), {commits} commits, back end {backend}, \
+         {rescans} rescans; every write was looked for by its stamp in the decoded commits",
+        writes.len()
+    );
+    let at = |part| percentile(&windows, part) / 1e6;
+    let (half, most, all) = (at(0.5), at(0.99), at(1.0));
+    let cell = |value: f64| format!("{value:.0}");
+    table(
+        &["ms from a write's return to its commit", "p50", "p99", "max"],
+        &[vec![String::new(), cell(half), cell(most), cell(all)]],
+    );
+    let record = json!({"bench": "loss-window", "writes": writes.len(), "seconds": elapsed, "commits": commits,
+        "interval_ms": after.interval_ms, "backend": backend, "rescans": rescans, "p50_ms": half, "p99_ms": most,
+        "max_ms": all, "machine": machine});
+    println!("{record}");
+    Ok(())
+}
+
+fn stamp(block: &mut [u8], number: u64) {
+    block[..8].copy_from_slice(&number.to_le_bytes());
+}
+
+/// Writes at a steady pace; what came late is caught up with.
+fn write(path: &Path, seconds: u64) -> Outcome<Vec<Write>> {
+    let file = File::options().write(true).open(path)?;
+    let mut numbers = Numbers(2);
+    let mut block = [0; BLOCK as usize];
+    let count = seconds * u64::from(PER_SECOND);
+    let mut writes = Vec::new();
+    let began = Instant::now();
+    for number in 1..=count {
+        let due = Duration::from_secs(1) / PER_SECOND * u32::try_from(number)?;
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        numbers.fill(&mut block);
+        stamp(&mut block, number);
+        let at = numbers.next() % BLOCKS;
+        file.write_all_at(&block, at * BLOCK)?;
+        writes.push(Write { block: at, returned: now_ns() });
+    }
+    Ok(writes)
+}
+
+/// For each write the nanoseconds until its commit.
+fn windows(place: &Place, writes: &[Write], before: Seq) -> Outcome<Vec<f64>> {
+    let reader = reading::open(Arc::new(Local::open(&place.store, false)?), VOLUME)?;
+    // Writes that wait for their commit, by block, in order.
+    let mut waiting: HashMap<u64, Vec<u64>> = HashMap::new();
+    for (number, write) in (1..).zip(writes) {
+        waiting.entry(write.block).or_default().push(number);
+    }
+    let mut windows = Vec::with_capacity(writes.len());
+    for seq in before + 1..=reader.head() {
+        let meta = fs::metadata(object(place, Key::Commit(seq)))?;
+        let named = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+        for (block, stamp) in stamps(place, &reader, seq)? {
+            let Some(list) = waiting.get_mut(&block) else { continue };
+            list.retain(|number| {
+                let write = usize::try_from(number - 1).ok().and_then(|at| writes.get(at));
+                if let Some(write) = write.filter(|_| *number <= stamp) {
+                    // A block can be read, and even committed, before its writer runs again.
+                    windows.push((named - write.returned).max(0) as f64);
+                    return false;
+                }
+                true
+            });
+        }
+    }
+    let lost: usize = waiting.values().map(Vec::len).sum();
+    if lost > 0 { Err(format!("{lost} writes are in no commit").into()) } else { Ok(windows) }
+}
+
+/// Blocks that a commit carries as literals, with their stamps.
+fn stamps(place: &Place, reader: &reading::Reader, seq: Seq) -> Outcome<Vec<(u64, u64)>> {
+    let (commit, _, _) = reader.commit(seq)?;
+    let mut found = Vec::new();
+    for content in commit.changes.files.iter().filter_map(|file| file.content.as_ref()) {
+        let mut at = 0;
+        for op in &content.ops {
+            match op {
+                Op::Copy { len, .. } | Op::Hole { len } => at += len,
+                Op::Literal(stored) => {
+                    let frame = read_frame(place, &stored.at)?;
+                    let bytes = frame::read_run(&reader.volume_id(), &stored.at, stored.len, &frame)?;
+                    // Literals may begin or end inside a block; only stamps that are whole count.
+                    let first = at.next_multiple_of(BLOCK);
+                    for block in first / BLOCK..(at + stored.len).div_ceil(BLOCK) {
+                        let start = usize::try_from(block * BLOCK - at)?;
+                        if let Some(stamp) = bytes.get(start..).and_then(|bytes| bytes.first_chunk()) {
+                            found.push((block, u64::from_le_bytes(*stamp)));
+                        }
+                    }
+                    at += stored.len;
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn read_frame(place: &Place, at: &DataRef) -> Outcome<Vec<u8>> {
+    let mut frame = vec![0; at.frame_bytes as usize];
+    File::open(object(place, Key::from(at.object)))?.read_exact_at(&mut frame, at.frame_offset)?;
+    Ok(frame)
+}
+
+fn object(place: &Place, key: Key) -> std::path::PathBuf {
+    place.store.join(VOLUME).join(key.to_string())
+}

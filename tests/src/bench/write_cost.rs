@@ -98,7 +98,7 @@ fn write(file: &File, round: u64) -> Outcome<Cost> {
     let mut block = [0; BLOCK];
     Numbers(round).fill(&mut block);
     let blocks = FILE_BYTES / BLOCK as u64;
-    let mut pass = || (0..blocks).try_for_each(|at| file.write_all_at(&block, at * BLOCK as u64));
+    let pass = || (0..blocks).try_for_each(|at| file.write_all_at(&block, at * BLOCK as u64));
     pass()?;
     let (began, cpu) = (Instant::now(), thread_cpu_ns());
     let mut writes = 0;

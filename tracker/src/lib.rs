@@ -19,3 +19,4 @@ pub mod status;
 pub mod store;
 pub mod units;
 pub mod volume;
+pub mod watching;

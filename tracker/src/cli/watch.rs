@@ -1,15 +1,23 @@
 //! `tracker watch`: the capture alone. Prints what changed as it drains; there is no store and nothing is kept.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use engine::flush::world::{Entry, FileOps, Stat};
+use engine::model::InodeId;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Global, Out, not_in_this_build};
-use crate::config::{Capture, INTERVAL_DEFAULT, parse_interval};
+use super::{Global, Out};
+use crate::capture::choose::{self, BackEnd};
+use crate::capture::{Capture, CaptureConfig, CaptureError, Problem, WatchOutcome, mount_of};
+use crate::config::{self, INTERVAL_DEFAULT, parse_interval};
 use crate::error::{AppError, ExitCode};
+use crate::source::SourceRoot;
 use crate::units::PathField;
+use crate::watching::{Change, Tree, World};
 
 /// Print changed paths, kinds and byte ranges as they happen. Needs no store.
 #[derive(Debug, Args)]
@@ -21,38 +29,27 @@ pub struct WatchArgs {
     pub interval: Option<Duration>,
     /// Which capture back end to take.
     #[arg(long, value_enum, default_value_t)]
-    pub capture: Capture,
+    pub capture: config::Capture,
     /// End after this time [default: never].
     #[arg(long, value_name = "DURATION", value_parser = crate::units::parse_duration)]
     pub timeout: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChangeKind {
-    Data,
-    Size,
-    Meta,
-    Names,
-    Rescan,
-}
-
-/// One changed path of one drain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
-    #[serde(flatten)]
-    pub path: PathField,
-    pub kinds: Vec<ChangeKind>,
-    /// Byte ranges {offset, length}, ascending, not touching.
-    pub ranges: Vec<(u64, u64)>,
 }
 
 /// What to watch, and for how long.
 #[derive(Clone, Debug)]
 pub struct WatchOptions {
     pub interval: Duration,
-    pub capture: Capture,
+    pub capture: config::Capture,
     pub timeout: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Ready {
+    r#type: &'static str,
+    #[serde(flatten)]
+    path: PathField,
+    /// Inodes watched.
+    inodes: usize,
 }
 
 #[derive(Serialize)]
@@ -69,8 +66,7 @@ pub(super) fn run(args: &WatchArgs, _global: &Global, out: &mut Out) -> Result<E
         timeout: args.timeout,
     };
     let dir = super::absolute(&args.dir)?;
-    watch_dir(&dir, &options, &mut |change| out.line(text(change), &Line { r#type: "change", change }))?;
-    Ok(ExitCode::Ok)
+    watch_dir(&dir, &options, out)
 }
 
 fn text(change: &Change) -> String {
@@ -79,18 +75,154 @@ fn text(change: &Change) -> String {
     format!("{}  {}  {}", change.path.for_people(), kinds.join(","), ranges.join(" ")).trim_end().to_string()
 }
 
-/// PLACEHOLDER: captures `dir` and calls `sink` for every changed path, until `timeout`, a signal or a failing sink.
-fn watch_dir(
-    _dir: &Path,
-    _options: &WatchOptions,
-    _sink: &mut dyn FnMut(&Change) -> Result<(), AppError>,
-) -> Result<(), AppError> {
-    Err(not_in_this_build("watch"))
+/// The opened tree and its capture.
+struct Live {
+    root: SourceRoot,
+    dev: u32,
+    capture: Capture,
+}
+
+impl World for Live {
+    type Error = CaptureError;
+
+    fn list(&mut self, dir: &Path) -> Option<Vec<Entry>> {
+        match self.root.entries(dir) {
+            Ok(found) => Some(found.entries),
+            Err(error) => {
+                tracing::debug!(%error, "a directory cannot be listed");
+                None
+            }
+        }
+    }
+
+    fn stat(&mut self, path: &Path) -> Option<Stat> {
+        self.root.stat(path).ok().map(|found| found.stat)
+    }
+
+    fn watch(&mut self, inodes: &[u64]) -> Result<(), CaptureError> {
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (self.dev, *ino)).collect();
+        if let WatchOutcome::Full { .. } = self.capture.watch(&keys)? {
+            tracing::warn!("too many inodes to watch each: the whole file system is marked");
+        }
+        Ok(())
+    }
+
+    fn clean(&mut self, path: &Path, inode: InodeId) {
+        if let Err(error) = self.root.open_file(path, inode).map(|mut file| file.clean()) {
+            tracing::debug!(%error, "a changed file was not written back");
+        }
+    }
+}
+
+impl Live {
+    /// One drain, as changes.
+    fn drain(&mut self, tree: &mut Tree) -> Result<Vec<Change>, CaptureError> {
+        self.capture.swap()?;
+        self.capture.grace()?;
+        let mut retired = self.capture.read_retired()?;
+        let lost = self.capture.health()?.problems.iter().any(|problem| match problem {
+            Problem::Doubt { counter, .. } => *counter == "lost",
+            _ => true,
+        });
+        for io in &retired.inflight {
+            let marks = retired.inodes.entry((io.dev, io.ino)).or_default();
+            if let (Ok(first), Ok(end)) =
+                (u32::try_from(io.start / 4096), u32::try_from(io.start.saturating_add(io.len).div_ceil(4096)))
+            {
+                marks.blocks.insert_range(first..end);
+            } else {
+                marks.flags |= crate::capture::flags::WHOLE;
+            }
+        }
+        let dev = self.dev;
+        let overflow = retired.overflow;
+        let doubt = |ino: u64| lost || overflow.hit(dev, ino);
+        let any = lost || overflow.any();
+        let mine = retired.inodes.into_iter().filter(|((of, _), _)| *of == dev).map(|((_, ino), marks)| (ino, marks));
+        let changes = tree.apply(mine, any.then_some(&doubt as &dyn Fn(u64) -> bool), self)?;
+        self.capture.clear_retired()?;
+        Ok(changes)
+    }
+}
+
+fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
+    let hint = "`tracker doctor` explains what this kernel and user can do";
+    if wanted == config::Capture::Scan {
+        return Err(AppError::new(ExitCode::Error, "watch has no scan mode: it needs the kernel's marks").hint(hint));
+    }
+    let choice = choose::choose(&choose::Facts::gather());
+    if choice.back_end != BackEnd::Tracepoint {
+        let why = choice.reasons.iter().find(|(back_end, _)| *back_end == BackEnd::Tracepoint);
+        let why = why.map_or("no capture back end", |(_, why)| why);
+        return Err(AppError::new(ExitCode::Error, format_args!("cannot watch: {why}")).hint(hint));
+    }
+    let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error))?;
+    let real = root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path);
+    let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
+    let pins = format!("/sys/fs/bpf/tracker/watch-{}", std::process::id());
+    let (capture, _) = Capture::start(&CaptureConfig::new(pins)).map_err(|e| AppError::from_error(&e).hint(hint))?;
+    if let Err(missing) = capture.supported(&fs) {
+        let error =
+            AppError::new(ExitCode::Error, format_args!("cannot watch {fs}: {}", missing.join(", "))).hint(hint);
+        capture.detach().map_err(|error| AppError::from_error(&error))?;
+        return Err(error);
+    }
+    let dev = root.marks_dev();
+    Ok(Live { root, dev, capture })
+}
+
+/// Captures `dir` and prints every changed path, until `timeout`, a signal or a closed output.
+fn watch_dir(dir: &Path, options: &WatchOptions, out: &mut Out) -> Result<ExitCode, AppError> {
+    let failed =
+        |error: std::io::Error| AppError::new(ExitCode::Error, format_args!("cannot listen for signals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
+        // Before the first pin: a signal must not leave one behind.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut live = arm(dir, options.capture)?;
+        let end = options.timeout.map(|timeout| tokio::time::Instant::now() + timeout);
+        let mut tree = None;
+        let result = async {
+            let tree = tree.insert(start(&mut live)?);
+            let (path, inodes) = (PathField::new(live.root.path().as_os_str().as_bytes()), tree.len());
+            out.line("ready", &Ready { r#type: "ready", path, inodes })?;
+            loop {
+                let sleep = tokio::time::Instant::now() + options.interval;
+                tokio::select! {
+                    _ = interrupt.recv() => return Ok(ExitCode::Interrupted),
+                    _ = terminate.recv() => return Ok(ExitCode::Ok),
+                    () = tokio::time::sleep_until(end.map_or(sleep, |end| end.min(sleep))) => {}
+                }
+                for change in live.drain(tree).map_err(|error| AppError::from_error(&error))? {
+                    out.line(text(&change), &Line { r#type: "change", change: &change })?;
+                }
+                if end.is_some_and(|end| tokio::time::Instant::now() >= end) {
+                    return Ok(ExitCode::Ok);
+                }
+            }
+        }
+        .await;
+        let detached = live.capture.detach().map_err(|error| AppError::from_error(&error));
+        result.and_then(|code| detached.map(|()| code))
+    })
+}
+
+/// Watches everything, then writes back what was dirty before, which would mark no more; forgets the marks until then.
+fn start(live: &mut Live) -> Result<Tree, AppError> {
+    let failed = |error: CaptureError| AppError::from_error(&error);
+    live.capture.track(live.dev, false).map_err(failed)?;
+    let root = live.root.stat(Path::new("")).map_err(|error| AppError::from_error(&error))?.stat;
+    let mut tree = Tree::walk(&root, live).map_err(failed)?;
+    live.root.sync().map_err(|error| AppError::from_error(&error))?;
+    live.drain(&mut tree).map_err(failed)?;
+    Ok(tree)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watching::ChangeKind;
 
     #[test]
     fn a_change_reads_as_the_design_says() {

@@ -166,11 +166,6 @@ fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     if asked { ExitCode::Ok } else { ExitCode::Usage }
 }
 
-/// What a verb says whose other half is in no build yet.
-fn not_in_this_build(what: &str) -> AppError {
-    AppError::new(ExitCode::Error, format_args!("{what}: not available in this build"))
-}
-
 /// A path as given, from the root: what is stored and compared later must not depend on the working directory.
 fn absolute(path: &Path) -> Result<PathBuf, AppError> {
     std::path::absolute(path)

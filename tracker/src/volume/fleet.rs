@@ -78,7 +78,8 @@ fn next_run(state_dir: &Path) -> Result<u64, AppError> {
     let run = before + 1;
     let beside = state_dir.join("capture-run.new");
     let written = std::fs::write(&beside, format!("{run}\n")).and_then(|()| std::fs::rename(&beside, &path));
-    written.map_err(|error| AppError::new(ExitCode::Error, format_args!("cannot write {}: {error}", path.display())))?;
+    written
+        .map_err(|error| AppError::new(ExitCode::Error, format_args!("cannot write {}: {error}", path.display())))?;
     Ok(run)
 }
 
@@ -189,12 +190,7 @@ impl Fleet {
 }
 
 /// The whole life of one volume.
-fn live(
-    volume: &Volume,
-    capture: &CaptureFacts,
-    state: &Path,
-    prepared: Option<Prepared>,
-) -> Result<(), AppError> {
+fn live(volume: &Volume, capture: &CaptureFacts, state: &Path, prepared: Option<Prepared>) -> Result<(), AppError> {
     let opened = open::open(&volume.config, state, capture, prepared)?;
     *lock(&volume.facts) = Some(Facts {
         volume_id: opened.volume_id.iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -32,6 +32,10 @@ impl Marks {
         Marks { rescan: true, meta: true, ..Marks::default() }
     }
 
+    pub fn meta() -> Marks {
+        Marks { meta: true, ..Marks::default() }
+    }
+
     pub fn names() -> Marks {
         Marks { names: true, meta: true, ..Marks::default() }
     }

@@ -29,7 +29,7 @@ const LOG_SHOWN: u64 = 16 << 10;
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let named = ["TRACKER_BIN", "TRACKER_TEST_BIN"].iter().find_map(|name| std::env::var_os(name));
+        let named = ["TRACKER_BIN", "TRACKER_TEST_BIN"].iter().find_map(std::env::var_os);
         if let Some(path) = named {
             let path = PathBuf::from(path);
             assert!(path.is_file(), "{} is not there", path.display());
@@ -306,15 +306,13 @@ impl Daemon<'_> {
     #[track_caller]
     pub fn ready_within(&mut self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line == "ready" => return true,
-                Ok(line) => panic!("`{line}` before `ready`"),
-                Err(RecvTimeoutError::Timeout) => return false,
-                Err(RecvTimeoutError::Disconnected) => {
-                    let status = self.child.as_mut().map(Child::wait);
-                    panic!("the daemon ended before `ready`: {status:?}\n{}", self.volume.log_tail());
-                }
+        match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) if line == "ready" => true,
+            Ok(line) => panic!("`{line}` before `ready`"),
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.child.as_mut().map(Child::wait);
+                panic!("the daemon ended before `ready`: {status:?}\n{}", self.volume.log_tail());
             }
         }
     }

@@ -3,6 +3,7 @@
 //! The layers below have error enums of their own; a command maps them to this one at its edge. Nothing below the
 //! command line builds an `AppError` except where it states why a volume ended.
 
+use crate::store::{ErrorKind, StoreError};
 use std::fmt;
 use std::io::Write;
 
@@ -106,6 +107,20 @@ pub struct AppError {
 }
 
 impl AppError {
+    /// What a store's refusal means to an operator.
+    pub fn from_store(error: &StoreError) -> AppError {
+        let code = match error.kind {
+            ErrorKind::StoreAbsent => ExitCode::Absent,
+            ErrorKind::Corrupt => ExitCode::Mismatch,
+            _ => ExitCode::Error,
+        };
+        let told = AppError::new(code, error);
+        match error.hint() {
+            "" => told,
+            hint => told.hint(hint),
+        }
+    }
+
     pub fn new(code: ExitCode, message: impl fmt::Display) -> Self {
         AppError { code, message: message.to_string(), hint: None }
     }

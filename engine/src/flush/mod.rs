@@ -287,9 +287,11 @@ fn plan_jobs<W: World>(
             if !marks.all_content() {
                 let room = (facts.limits.marked_bytes_of_a_file / BLOCK_BYTES).max(1);
                 if marks.blocks.len() > room {
-                    let first = marks.blocks.iter().take(room as usize).collect();
-                    let rest = Marks { blocks: &marks.blocks - &first, ..Marks::default() };
-                    marks.blocks = first;
+                    // Another part in each flush: a file that is marked all over, all the time, has its end carried too.
+                    let part = facts.drain % marks.blocks.len().div_ceil(room);
+                    let now = marks.blocks.iter().skip((part * room) as usize).take(room as usize).collect();
+                    let rest = Marks { blocks: &marks.blocks - &now, ..Marks::default() };
+                    marks.blocks = now;
                     kept.add(ino, &rest, waiting.since_ns);
                 }
             }

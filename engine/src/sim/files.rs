@@ -64,10 +64,6 @@ pub(super) struct Files {
     token: u64,
 }
 
-fn meta() -> Marks {
-    Marks { meta: true, ..Marks::default() }
-}
-
 impl Files {
     pub(super) fn new(seed: u64) -> Files {
         let mut files = Files {
@@ -151,7 +147,7 @@ impl Files {
             Stalled::Direct { token, ino, block, count, fill } => {
                 self.fill(ino, block * BLOCK_BYTES, count * BLOCK_BYTES, fill);
                 self.kernel.in_flight.remove(&token);
-                let mut marks = meta();
+                let mut marks = Marks::meta();
                 marks.mark_bytes(block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
                 self.kernel.mark(&mut self.rng, ino, marks);
             }
@@ -194,7 +190,7 @@ impl Files {
 
     fn meta_changed(&mut self, ino: u64) {
         self.tick(ino);
-        self.kernel.mark(&mut self.rng, ino, meta());
+        self.kernel.mark(&mut self.rng, ino, Marks::meta());
     }
 
     fn pick(&mut self, kind: Kind) -> Option<u64> {
@@ -220,7 +216,7 @@ impl Files {
         self.kernel.progress(&mut self.rng);
         if !self.stalled.is_empty() && self.rng.one_in(3) {
             let at = self.rng.below(self.stalled.len() as u64) as usize;
-            // A lock holder stalls long: a shorter stall ends before a read could overtake it.
+            // Long: a shorter stall ends before a read could overtake it.
             let long = matches!(self.stalled.get(at), Some(Stalled::Punch { .. })) && !self.rng.one_in(8);
             if !long {
                 let stalled = self.stalled.swap_remove(at);
@@ -257,7 +253,7 @@ impl Files {
         let byte = self.rng.below(250) as u8 + 1;
         let old = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
         self.fill(ino, at, len, byte);
-        let mut marks = meta();
+        let mut marks = Marks::meta();
         if at + len > old && old > 0 {
             // The kernel zeroes the rest of the old last page: no mark is needed for what no one stored.
             self.dirty_page(ino, (old - 1) / BLOCK_BYTES, &mut marks);
@@ -293,7 +289,7 @@ impl Files {
         }
         inode.writable.insert(block);
         inode.holes.remove(&block);
-        let mut marks = meta();
+        let mut marks = Marks::meta();
         self.dirty_page(ino, block, &mut marks);
         self.tick(ino);
         self.kernel.mark(&mut self.rng, ino, marks);
@@ -303,7 +299,7 @@ impl Files {
     fn punch(&mut self) {
         let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
         let block = self.rng.below(BLOCKS_MAX);
-        let mut marks = meta();
+        let mut marks = Marks::meta();
         marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
         self.tick(ino);
         self.kernel.mark(&mut self.rng, ino, marks);
@@ -322,7 +318,7 @@ impl Files {
         self.token += 1;
         let (token, start, end) = (self.token, block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
         self.kernel.in_flight.insert(token, (ino, start, end));
-        let mut marks = meta();
+        let mut marks = Marks::meta();
         marks.mark_bytes(start, end);
         self.kernel.mark(&mut self.rng, ino, marks);
         self.stalled.push(Stalled::Direct { token, ino, block, count, fill });
@@ -338,7 +334,7 @@ impl Files {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         let old = inode.data.len();
         inode.data.resize(size, 0);
-        let mut marks = meta();
+        let mut marks = Marks::meta();
         if size < old {
             marks.from = Some(size as u64);
             let blocks = (size as u64).div_ceil(BLOCK_BYTES);

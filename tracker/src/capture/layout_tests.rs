@@ -41,6 +41,7 @@ const EXPECTED: &[(&str, [Option<u32>; 3])] = &[
     ("XFS_VNODE", [Some(312), Some(312), Some(312)]),
     ("REGS_SYSCALL", [Some(120), Some(120), Some(120)]),
     ("REGS_IP", [Some(128), Some(128), Some(128)]),
+    ("REGS_ARGUMENT_2", [Some(104), Some(104), Some(104)]),
 ];
 
 #[test]

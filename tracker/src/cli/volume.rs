@@ -3,7 +3,7 @@
 use crate::error::{AppError, ExitCode, chain};
 use crate::location::{StoreUrl, VolumeRef};
 use crate::reading::{self, ReadError, Reader};
-use crate::store::{self, ErrorKind, StoreError, StoreOptions};
+use crate::store::{self, StoreOptions};
 use crate::units::rfc3339;
 
 /// Opens the volume for reading.
@@ -12,7 +12,7 @@ pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
         StoreUrl::Local(path) => store::StoreUrl::Local(path.clone()),
         StoreUrl::S3 { bucket, prefix } => store::StoreUrl::S3 { bucket: bucket.clone(), prefix: prefix.clone() },
     };
-    let opened = store::open(&url, &StoreOptions::default()).map_err(|error| store_error(&error))?;
+    let opened = store::open(&url, &StoreOptions::default()).map_err(|error| AppError::from_store(&error))?;
     reading::open(opened, &volume.volume).map_err(|error| app_error(&error))
 }
 
@@ -20,7 +20,7 @@ pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
 pub(super) fn app_error(error: &ReadError) -> AppError {
     let told = |code, hint: &str| AppError::new(code, chain(error)).hint(hint);
     match error {
-        ReadError::Store(error) => store_error(error),
+        ReadError::Store(error) => AppError::from_store(error),
         ReadError::VolumeAbsent { .. } => told(
             ExitCode::Absent,
             "write STORE/VOLUME: everything before the last slash is the store, the rest is the volume's name",
@@ -40,19 +40,6 @@ pub(super) fn app_error(error: &ReadError) -> AppError {
             "`tracker verify --read-data` says what else is damaged; an older commit may be whole (--at)",
         ),
         error => AppError::new(ExitCode::Error, chain(error)),
-    }
-}
-
-fn store_error(error: &StoreError) -> AppError {
-    let code = match error.kind {
-        ErrorKind::StoreAbsent => ExitCode::Absent,
-        ErrorKind::Corrupt => ExitCode::Mismatch,
-        _ => ExitCode::Error,
-    };
-    let told = AppError::new(code, error);
-    match error.hint() {
-        "" => told,
-        hint => told.hint(hint),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::error::{AppError, ExitCode};
 use crate::source::{FsType, IdentityCheck, SourceRoot};
 use crate::status::Backend;
 use crate::store::meter::{Meter, Metered};
-use crate::store::{self, ErrorKind, Prefixed, Store, StoreError, StoreOptions};
+use crate::store::{self, ErrorKind, Prefixed, Store, StoreOptions};
 
 /// A volume that can flush.
 pub struct Opened {
@@ -55,19 +55,9 @@ fn failed(what: &str, error: impl std::fmt::Display) -> AppError {
     AppError::new(ExitCode::Error, format_args!("{what}: {error}"))
 }
 
-/// What the store's refusal means to an operator.
-pub fn store_error(error: &StoreError) -> AppError {
-    let code = match error.kind {
-        ErrorKind::StoreAbsent => ExitCode::Absent,
-        ErrorKind::Corrupt => ExitCode::Mismatch,
-        _ => ExitCode::Error,
-    };
-    AppError::new(code, error).hint(error.hint())
-}
-
 fn world_error(error: WorldError) -> AppError {
     match error {
-        WorldError::Store(error) => store_error(&error),
+        WorldError::Store(error) => AppError::from_store(&error),
         WorldError::Object { .. } => AppError::new(ExitCode::Mismatch, error)
             .hint("`tracker verify` says what else is damaged; nothing was written"),
         error => failed("cannot start", error),
@@ -145,10 +135,11 @@ pub fn open(
     let options = StoreOptions { create: true, single_writer: config.single_writer, ..StoreOptions::default() };
     let url = config.store.to_string();
     let parsed: store::StoreUrl = url.parse().map_err(|error: store::UrlError| failed("bad store URL", error))?;
-    let whole = store::open_for_writing(&parsed, &options).map_err(|error| store_error(&error))?;
+    let whole = store::open_for_writing(&parsed, &options).map_err(|error| AppError::from_store(&error))?;
     let fenced_store = whole.properties().fenced;
     let metered = Metered::new(whole, Arc::clone(&meter));
-    let store: Arc<dyn Store> = Arc::new(Prefixed::new(metered, &config.name).map_err(|error| store_error(&error))?);
+    let store: Arc<dyn Store> =
+        Arc::new(Prefixed::new(metered, &config.name).map_err(|error| AppError::from_store(&error))?);
 
     let (volume_id, writer, format) = claim(&catalog, &*store, &url)?;
     let pending = match &prepared {
@@ -249,11 +240,11 @@ fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer,
                 match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
                     Ok(store::Settled::Own) => bytes,
                     Ok(store::Settled::Other(bytes)) => bytes,
-                    Err(error) => return Err(store_error(&error)),
+                    Err(error) => return Err(AppError::from_store(&error)),
                 }
             }
         },
-        Err(error) => return Err(store_error(&error)),
+        Err(error) => return Err(AppError::from_store(&error)),
     };
     let format = VolumeFormat::decode(&bytes).map_err(|error| {
         AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {error}"))
@@ -267,7 +258,8 @@ fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer,
         Some(writer) => writer,
         None => {
             // No catalog: whoever has committed here is somebody else, even if it was this host once.
-            let head = find_head(format.era_len, |key| store.exists(&key.to_string())).map_err(|e| store_error(&e))?;
+            let head = find_head(format.era_len, |key| store.exists(&key.to_string()))
+                .map_err(|e| AppError::from_store(&e))?;
             if head > 0 {
                 return Err(AppError::new(
                     ExitCode::Locked,
@@ -292,7 +284,7 @@ impl Opened {
         let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
         let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
         let exists = |key: Key| world.store.exists(&key.to_string());
-        let theirs = find_head(world.era_length, exists).map_err(|error| store_error(&error))?;
+        let theirs = find_head(world.era_length, exists).map_err(|error| AppError::from_store(&error))?;
         if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
             return Ok(());
         }
@@ -304,7 +296,7 @@ impl Opened {
             .hint("bring the store's lost objects back; to go on without them, start anew under another --name"));
         }
         let key = Key::Commit(theirs).to_string();
-        let bytes = world.store.get(&key).map_err(|error| store_error(&error))?;
+        let bytes = world.store.get(&key).map_err(|error| AppError::from_store(&error))?;
         let expect = commit::Expect { volume: self.volume_id, seq: theirs };
         let header = commit::decode_header(&bytes, expect)
             .map_err(|error| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;

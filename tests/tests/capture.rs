@@ -335,7 +335,9 @@ fn btrfs_truncation_after_a_write_widens() {
     file.write_all_at(&[2; 10], 0).unwrap();
     file.set_len(500_000).unwrap();
     let retired = rig.drain();
-    assert_ne!(rig.marks(&retired, rig.ino("d/f")).flags & flags::WHOLE, 0);
+    let marks = rig.marks(&retired, rig.ino("d/f"));
+    assert_ne!(marks.flags & (flags::WHOLE | flags::FROM), 0);
+    assert!(marks.covers(500_000, 1 << 20), "{marks:?}");
 }
 
 /// A direct write that a drain overtakes half way must be in that drain's list of writes under way, and in a later drain.

@@ -15,9 +15,9 @@ mod verify;
 
 use std::sync::Arc;
 
-use engine::format::Key;
 use engine::format::commit::{self, Commit, Expect};
 use engine::format::era::{Era, VolumeFormat, era_of, first_seq};
+use engine::format::{Key, keys};
 use engine::model::{Hash, Id, Seq, Time};
 use engine::plan::{commit_at_time, find_head};
 
@@ -192,6 +192,13 @@ impl Reader {
 
     fn get_range(&self, key: Key, offset: u64, len: u64) -> Result<Vec<u8>, ReadError> {
         self.store.get_range(&key.to_string(), offset, len).map_err(|error| self.store_error(key, error))
+    }
+
+    /// Names of commits behind `key`, which must exist; one page.
+    fn list_after(&self, key: Key) -> Result<Vec<String>, ReadError> {
+        let page = self.store.list(keys::COMMITS, Some(&key.to_string()));
+        let page = page.map_err(|error| self.store_error(key, error))?;
+        Ok(page.entries.into_iter().map(|entry| entry.key).collect())
     }
 
     fn store_error(&self, key: Key, error: crate::store::StoreError) -> ReadError {

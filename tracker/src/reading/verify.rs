@@ -69,6 +69,7 @@ pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport
     walk.commits(seq)?;
     let (manifest, seen) = (walk.manifest.take(), walk.seen);
     eras(reader, seq, &mut report)?;
+    beyond_a_gap(reader, &mut report)?;
     let manifest = match manifest.filter(|m| m.seq() == seq) {
         Some(manifest) => Some(manifest),
         // The walk broke off; a checkpoint may lead around the damage.
@@ -90,6 +91,23 @@ pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport
         }
     }
     Ok(report)
+}
+
+/// Finding the head stops at the first absent commit, so a commit lost in the middle would pass for the end. A listing
+/// proves nothing by what it lacks, but a commit that it shows behind the head proves a gap.
+fn beyond_a_gap(reader: &Reader, report: &mut VerifyReport) -> Result<(), ReadError> {
+    let head = reader.head();
+    let page = reader.list_after(Key::Commit(head))?;
+    let later = page.iter().find_map(|name| match name.parse() {
+        Ok(Key::Commit(seq)) if seq > head => Some(seq),
+        _ => None,
+    });
+    if let Some(seq) = later {
+        report.mismatch_count += 1;
+        let missing = Key::Commit(head + 1);
+        report.mismatches.push(format!("{missing} is missing, though commit {seq} is there: the history has a gap"));
+    }
+    Ok(())
 }
 
 struct Walk<'a> {

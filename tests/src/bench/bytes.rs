@@ -60,11 +60,12 @@ pub(super) fn run(gib: Option<u64>, rounds: u64) -> Outcome<()> {
     println!("bytes: scattered 4 KiB overwrites in a file of {gib} GiB");
     let machine = machine();
     println!(
-        "{:.0} GiB of disk were free; back end {}, {} rescans; tracker's CPU time has its idle flushes in it; \
+        "{:.0} GiB of disk were free; back end {}, {} rescans {:?}; tracker's CPU time has its idle flushes in it; \
          read of rsync counts all its reading calls, as rchar does",
         free as f64 / GIB as f64,
         status.backend.name(),
-        status.rescans
+        status.rescans,
+        status.rescan_reasons
     );
     report(gib, rounds, &costs, &machine)
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -35,15 +36,41 @@ struct Write {
 /// # Errors
 /// When something cannot be set up, or a write is in no commit.
 pub(super) fn run(seconds: u64) -> Outcome<()> {
+    println!("loss-window: random 4 KiB writes into a file of 256 MiB, local store, default interval");
+    let machine = machine();
+    println!(
+        "every write was looked for by its stamp in the decoded commits; wanted are {PER_SECOND} writes a second. \
+         A file written in large pieces lies in the cache in large folios"
+    );
+    let mut rows = Vec::new();
+    let mut records = Vec::new();
+    for (name, piece) in [("file made in pieces of 4 KiB", BLOCK), ("file made in one piece", FILE_BYTES)] {
+        let (row, record) = case(name, piece, seconds)?;
+        rows.push(row);
+        records.push(record);
+    }
+    let head = [
+        "",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "writes/s",
+        "commits",
+        "read/dirty",
+        "uploaded/dirty",
+        "rescans",
+        "back end",
+    ];
+    table(&head, &rows);
+    println!("{}", json!({"bench": "loss-window", "machine": machine, "cases": records}));
+    Ok(())
+}
+
+/// One file, one load: a row of the table, and the same for machines.
+fn case(name: &str, piece: u64, seconds: u64) -> Outcome<(Vec<String>, serde_json::Value)> {
     let place = Place::new(None)?;
     let path = place.source.join("file");
-    let mut content = vec![0; FILE_BYTES as usize];
-    Numbers(1).fill(&mut content);
-    for block in content.chunks_exact_mut(BLOCK as usize) {
-        stamp(block, 0);
-    }
-    fs::write(&path, &content)?;
-    drop(content);
+    make(&path, usize::try_from(piece)?)?;
     let daemon = place.start()?;
     daemon.sync()?;
     let before = daemon.status()?;
@@ -54,29 +81,30 @@ pub(super) fn run(seconds: u64) -> Outcome<()> {
     let after = daemon.status()?;
     daemon.stop()?;
     let windows = windows(&place, &writes, before.head_seq)?;
-
-    println!("loss-window: random 4 KiB writes into a file of 256 MiB, local store, interval {} ms", after.interval_ms);
-    let machine = machine();
-    let pace = writes.len() as f64 / elapsed;
-    let commits = after.head_seq - before.head_seq;
-    let backend = after.backend.name();
-    let rescans = after.rescans - before.rescans;
-    println!(
-        "{} writes in {elapsed:.1} s ({pace:.0} a second, {PER_SECOND} wanted), {commits} commits, back end {backend}, \
-         {rescans} rescans; every write was looked for by its stamp in the decoded commits",
-        writes.len()
-    );
     let at = |part| percentile(&windows, part) / 1e6;
-    let (half, most, all) = (at(0.5), at(0.99), at(1.0));
-    let cell = |value: f64| format!("{value:.0}");
-    table(
-        &["ms from a write's return to its commit", "p50", "p99", "max"],
-        &[vec![String::new(), cell(half), cell(most), cell(all)]],
-    );
-    let record = json!({"bench": "loss-window", "writes": writes.len(), "seconds": elapsed, "commits": commits,
-        "interval_ms": after.interval_ms, "backend": backend, "rescans": rescans, "p50_ms": half, "p99_ms": most,
-        "max_ms": all, "machine": machine});
-    println!("{record}");
+    let dirty = (writes.len() as u64 * BLOCK) as f64;
+    let read = (after.bytes_read - before.bytes_read) as f64 / dirty;
+    let uploaded = (after.bytes_uploaded - before.bytes_uploaded) as f64 / dirty;
+    let pace = writes.len() as f64 / elapsed;
+    let (commits, rescans) = (after.head_seq - before.head_seq, after.rescans - before.rescans);
+    let mut row = vec![name.to_owned()];
+    row.extend([at(0.5), at(0.99), at(1.0), pace].map(|value| format!("{value:.0}")));
+    row.push(commits.to_string());
+    row.extend([read, uploaded].map(|value| format!("{value:.2}")));
+    row.extend([rescans.to_string(), after.backend.name().to_owned()]);
+    let record = json!({"case": name, "writes": writes.len(), "seconds": elapsed, "commits": commits,
+        "interval_ms": after.interval_ms, "backend": after.backend.name(), "rescans": rescans, "p50_ms": at(0.5),
+        "p99_ms": at(0.99), "max_ms": at(1.0), "read_per_dirty_byte": read, "uploaded_per_dirty_byte": uploaded});
+    Ok((row, record))
+}
+
+fn make(path: &Path, piece: usize) -> Outcome<()> {
+    let mut content = vec![0; FILE_BYTES as usize];
+    Numbers(1).fill(&mut content);
+    content.chunks_exact_mut(BLOCK as usize).for_each(|block| stamp(block, 0));
+    let mut file = File::create(path)?;
+    content.chunks(piece).try_for_each(|part| file.write_all(part))?;
+    file.sync_all()?;
     Ok(())
 }
 

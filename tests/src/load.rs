@@ -206,18 +206,25 @@ pub fn killed(name: &str, mount: &Mount, load: &mut dyn Load) {
     let begun = Instant::now();
     load.start();
     let (mut head, mut rescans, mut early) = (first, 0, 0);
+    let mut slowest = Duration::ZERO;
     for kill in 0..KILLS {
-        // Some while it starts, most while it works.
-        let longest = if random.one_in(3) { 100 } else { 900 };
-        thread::sleep(Duration::from_millis(random.below(longest)));
-        match run.volume.try_status() {
-            Some(status) if status["backend"] == "tracepoint" => {
-                let now = number(&status, "head_seq");
-                assert!(now >= head, "{name}: the head went back from {head} to {now} after {kill} kills");
-                head = now;
-                rescans += number(&status, "rescans");
+        // A third while it starts, the others while it works.
+        if random.one_in(3) {
+            early += 1;
+            thread::sleep(Duration::from_millis(random.below(400)));
+        } else {
+            let started = Instant::now();
+            if kill > 0 {
+                daemon.wait_ready(READY);
             }
-            _ => early += 1,
+            slowest = slowest.max(started.elapsed());
+            thread::sleep(Duration::from_millis(random.below(600)));
+            let status = run.expect_capture();
+            let now = number(&status, "head_seq");
+            assert!(now >= head, "{name}: the head went back from {head} to {now} after {kill} kills");
+            (head, rescans) = (now, rescans + number(&status, "rescans"));
+            // Not always at the same point of a flush.
+            thread::sleep(Duration::from_millis(random.below(100)));
         }
         daemon.kill9();
         daemon = run.volume.start();
@@ -228,8 +235,9 @@ pub fn killed(name: &str, mount: &Mount, load: &mut dyn Load) {
     let written = load.stop(Stop::Abrupt);
     let last = run.settle();
     println!(
-        "{name}: {KILLS} kills ({early} before it answered), {} commits in {:.1} s, written {}; rescans {} before the kills, \
-         {} after the last {}; openings of the untouched file {}",
+        "{name}: {KILLS} kills ({early} while it started; slowest start {:.1} s), {} commits in {:.1} s, written {}; rescans {} \
+         before the kills, {} after the last {}; openings of the untouched file {}",
+        slowest.as_secs_f64(),
         number(&last, "head_seq") - first,
         begun.elapsed().as_secs_f64(),
         written.bytes,

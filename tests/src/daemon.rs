@@ -305,8 +305,7 @@ impl Daemon<'_> {
     /// When the daemon ends instead.
     #[track_caller]
     pub fn ready_within(&mut self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match self.lines.recv_timeout(limit) {
             Ok(line) if line == "ready" => true,
             Ok(line) => panic!("`{line}` before `ready`"),
             Err(RecvTimeoutError::Timeout) => false,

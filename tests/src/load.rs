@@ -234,9 +234,10 @@ pub fn killed(name: &str, mount: &Mount, load: &mut dyn Load) {
     run.until_head(first + COMMITS, begun + LIMIT);
     let written = load.stop(Stop::Abrupt);
     let last = run.settle();
+    let opened = untouched.events();
     println!(
         "{name}: {KILLS} kills ({early} while it started; slowest start {:.1} s), {} commits in {:.1} s, written {}; rescans {} \
-         before the kills, {} after the last {}; openings of the untouched file {}",
+         before the kills, {} after the last {}; openings of the untouched file {opened}",
         slowest.as_secs_f64(),
         number(&last, "head_seq") - first,
         begun.elapsed().as_secs_f64(),
@@ -244,9 +245,9 @@ pub fn killed(name: &str, mount: &Mount, load: &mut dyn Load) {
         rescans,
         number(&last, "rescans"),
         last["rescan_reasons"],
-        untouched.events(),
     );
     run.restored(load);
+    assert_eq!(opened, 0, "{name}: a file that nobody touched was opened or read after the baseline");
     assert!(daemon.stop().success(), "{name}: a polite stop\n{}", run.volume.log_tail());
 }
 

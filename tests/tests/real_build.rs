@@ -2,25 +2,21 @@
 
 use tests::load::{killed, steady};
 use tests::loads::build::Build;
-use tests::mounts::{Fs, Mount, missing_program};
+use tests::mounts::{Kind, Mount, programs_or_skip};
 
 fn mount(name: &str) -> Option<Mount> {
-    let mount = Mount::new_or_skip(name, Fs::Ext4)?;
-    if let Some(tool) = missing_program(&Build::PROGRAMS) {
-        println!("SKIP {name}: no {tool}");
-        return None;
-    }
-    Some(mount)
+    let mount = Mount::new_or_skip(name, Kind::Ext4)?;
+    programs_or_skip(name, &Build::PROGRAMS).then_some(mount)
 }
 
 #[test]
 fn build_steady() {
-    let Some(mount) = mount("build") else { return };
-    steady("build", &mount, &mut Build::default());
+    let Some(mount) = mount("build_steady") else { return };
+    steady("build_steady", &mount, &mut Build::default());
 }
 
 #[test]
 fn build_killed() {
-    let Some(mount) = mount("build, killed") else { return };
-    killed("build, killed", &mount, &mut Build::default());
+    let Some(mount) = mount("build_killed") else { return };
+    killed("build_killed", &mount, &mut Build::default());
 }

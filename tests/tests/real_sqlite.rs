@@ -2,30 +2,27 @@
 
 use tests::load::{killed, steady};
 use tests::loads::sqlite::Sqlite;
-use tests::mounts::{Fs, Mount, missing_program};
+use tests::mounts::{Kind, Mount, programs_or_skip};
 
-fn on(fs: Fs) {
-    let name = format!("sqlite on {}", fs.name());
-    let Some(mount) = Mount::new_or_skip(&name, fs) else { return };
-    if let Some(tool) = missing_program(&Sqlite::PROGRAMS) {
-        println!("SKIP {name}: no {tool}");
-        return;
+fn on(name: &str, kind: Kind) {
+    let Some(mount) = Mount::new_or_skip(name, kind) else { return };
+    if programs_or_skip(name, &Sqlite::PROGRAMS) {
+        steady(name, &mount, &mut Sqlite::default());
+        killed(&format!("{name}, killed"), &mount, &mut Sqlite::default());
     }
-    steady(&name, &mount, &mut Sqlite::default());
-    killed(&name, &mount, &mut Sqlite::default());
 }
 
 #[test]
 fn sqlite_on_ext4() {
-    on(Fs::Ext4);
+    on("sqlite_on_ext4", Kind::Ext4);
 }
 
 #[test]
 fn sqlite_on_xfs() {
-    on(Fs::Xfs);
+    on("sqlite_on_xfs", Kind::Xfs);
 }
 
 #[test]
 fn sqlite_on_btrfs() {
-    on(Fs::Btrfs);
+    on("sqlite_on_btrfs", Kind::Btrfs);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tests::compare::assert_same;
 use tests::daemon::Volume;
-use tests::mounts::{Fs, Mount};
+use tests::mounts::{Kind, Mount};
 
 const SYNC: Duration = Duration::from_secs(30);
 
@@ -15,7 +15,7 @@ const SYNC: Duration = Duration::from_secs(30);
 #[test]
 fn a_volume_left_out_of_a_run_is_compared_when_it_comes_back() {
     let name = "a_volume_left_out_of_a_run_is_compared_when_it_comes_back";
-    let Some(mount) = Mount::new_or_skip(name, Fs::Ext4) else { return };
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
     let (one, two) = (mount.dir("one"), mount.dir("two"));
     fs::write(one.join("file"), "before").unwrap();
     fs::write(two.join("file"), "other").unwrap();

@@ -338,3 +338,31 @@ impl Io {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_of_the_untouched_file_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Untouched::make(dir.path());
+        let untouched = Untouched::watch(&path);
+        fs::metadata(&path).unwrap();
+        assert_eq!(untouched.events(), 0, "a look at its attributes is none");
+        drop(fs::File::open(&path).unwrap());
+        assert_eq!(untouched.events(), 1);
+        fs::read(&path).unwrap();
+        assert!(untouched.events() >= 2, "an opening and a read");
+        assert_eq!(untouched.events(), 0);
+    }
+
+    #[test]
+    fn writes_of_a_process_are_counted() {
+        let before = Io::of(std::process::id()).written;
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), vec![1; 100_000]).unwrap();
+        assert!(Io::of(std::process::id()).written >= before + 100_000);
+        assert!(Io::of_tree(std::process::id()).written >= before + 100_000);
+    }
+}

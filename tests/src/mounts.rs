@@ -18,24 +18,31 @@ pub struct Mount {
     mount: capture_mounts::Mount,
 }
 
-/// Says why `test` does not run as anybody but root. With `root` in `TRACKER_TEST_REQUIRE` that is a failure.
-pub fn root_or_skip(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    let reason = "needs root, for mounts and for eBPF";
-    assert!(!crate::s3_server::required("root"), "{test}: {reason}");
+/// Says why `test` does not run. Where `TRACKER_TEST_REQUIRE` names `what`, that is a failure.
+///
+/// # Panics
+/// Then.
+pub fn skip(test: &str, what: &str, reason: &str) {
+    assert!(!crate::s3_server::required(what), "{test}: {reason}");
     println!("SKIP {test}: {reason}");
-    false
 }
 
-/// True if all `programs` are in the path; else says why `test` skips.
-pub fn programs_or_skip(test: &str, programs: &[&str]) -> bool {
+/// True as root; else says why `test` skips.
+pub fn root_or_skip(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip(test, "root", "needs root, for mounts and for eBPF");
+    }
+    root
+}
+
+/// True if all `programs` are in the path; else says why `test`, which needs them for `what`, skips.
+pub fn programs_or_skip(test: &str, what: &str, programs: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let missing = programs.iter().find(|name| !dirs.iter().any(|dir| dir.join(name).is_file()));
     if let Some(name) = missing {
-        println!("SKIP {test}: no {name} in the path");
+        skip(test, what, &format!("no {name} in the path"));
     }
     missing.is_none()
 }
@@ -46,20 +53,21 @@ impl Mount {
     /// # Panics
     /// When root cannot mount it though its tools are there.
     pub fn new_or_skip(test: &str, kind: Kind) -> Option<Mount> {
-        let maker = match kind {
-            Kind::Ext4 | Kind::Overlay => "mkfs.ext4",
-            Kind::Xfs => "mkfs.xfs",
-            Kind::Btrfs => "mkfs.btrfs",
-            Kind::Tmpfs => "mount",
+        let (name, maker) = match kind {
+            Kind::Ext4 => ("ext4", "mkfs.ext4"),
+            Kind::Overlay => ("overlay", "mkfs.ext4"),
+            Kind::Xfs => ("xfs", "mkfs.xfs"),
+            Kind::Btrfs => ("btrfs", "mkfs.btrfs"),
+            Kind::Tmpfs => ("tmpfs", "mount"),
         };
         if !root_or_skip(test) {
             return None;
         }
         if let Some(reason) = obstacle() {
-            println!("SKIP {test}: {reason}");
+            skip(test, "ebpf", reason);
             return None;
         }
-        if !programs_or_skip(test, &[maker]) {
+        if !programs_or_skip(test, name, &[maker]) {
             return None;
         }
         let mount = capture_mounts::Mount::new(kind).unwrap_or_else(|error| panic!("{test}: {error}"));

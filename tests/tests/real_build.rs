@@ -6,7 +6,7 @@ use tests::mounts::{Kind, Mount, programs_or_skip};
 
 fn mount(name: &str) -> Option<Mount> {
     let mount = Mount::new_or_skip(name, Kind::Ext4)?;
-    programs_or_skip(name, &Build::PROGRAMS).then_some(mount)
+    programs_or_skip(name, "cc", &Build::PROGRAMS).then_some(mount)
 }
 
 #[test]

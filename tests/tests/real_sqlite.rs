@@ -6,7 +6,7 @@ use tests::mounts::{Kind, Mount, programs_or_skip};
 
 fn on(name: &str, kind: Kind) {
     let Some(mount) = Mount::new_or_skip(name, kind) else { return };
-    if programs_or_skip(name, &Sqlite::PROGRAMS) {
+    if programs_or_skip(name, "sqlite", &Sqlite::PROGRAMS) {
         steady(name, &mount, &mut Sqlite::default());
         killed(&format!("{name}, killed"), &mount, &mut Sqlite::default());
     }

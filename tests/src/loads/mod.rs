@@ -77,3 +77,28 @@ impl Versions {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_rounded_to_the_blocks_it_touches() {
+        for (offset, len, bytes) in [(0, 0, 0), (0, 1, 4096), (4095, 2, 8192), (4096, 4096, 4096), (1, 4096, 8192)] {
+            assert_eq!(blocks_touched(offset, len), bytes, "{offset}+{len}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_written_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, [0; 5000]).unwrap();
+        fs::write(&b, [0; 10]).unwrap();
+        let mut versions = Versions::default();
+        assert_eq!(versions.changed(dir.path()).unwrap(), 8192 + 4096);
+        assert_eq!(versions.changed(dir.path()).unwrap(), 0);
+        fs::write(&b, [0; 11]).unwrap();
+        assert_eq!(versions.changed(dir.path()).unwrap(), 4096);
+    }
+}

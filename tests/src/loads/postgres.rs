@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::load::{Io, Load, Stop, Written};
-use crate::mounts::run;
+use crate::mounts::{run, skip};
 
 /// `nobody` and `nogroup`.
 const USER: u32 = 65_534;
@@ -78,7 +78,7 @@ impl Postgres {
     /// When there is no temporary folder.
     pub fn new_or_skip(test: &str) -> Option<Postgres> {
         let Some(bin) = programs() else {
-            println!("SKIP {test}: no PostgreSQL server with pgbench (Debian: postgresql, postgresql-contrib)");
+            skip(test, "postgres", "no PostgreSQL server with pgbench (Debian: postgresql, postgresql-contrib)");
             return None;
         };
         let aside = tempfile::Builder::new().prefix("tracker-pg-").tempdir().expect("a temporary folder");

@@ -53,6 +53,8 @@ pub struct Volume {
     pub name: String,
     /// More arguments of `protect`.
     pub extra: Vec<String>,
+    /// Environment of `protect`.
+    pub environment: Vec<(String, String)>,
     log: PathBuf,
     folder: TempDir,
 }
@@ -117,6 +119,7 @@ impl Volume {
             state: at("state"),
             name: "v".to_owned(),
             extra: vec!["--interval".into(), "100ms".into()],
+            environment: Vec::new(),
             log: at("log"),
             folder,
         }
@@ -136,6 +139,7 @@ impl Volume {
         let mut command = Command::new(binary());
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).arg("--name").arg(&self.name);
         command.arg("--state-dir").arg(&self.state).args(&self.extra);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
         command
     }

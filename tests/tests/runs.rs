@@ -1,4 +1,4 @@
-//! What a volume may trust when it comes back: only a run of capture that it was part of.
+//! What a volume may trust when it comes back, and that it goes on over the ends of eras.
 
 use std::fs;
 use std::time::Duration;
@@ -37,4 +37,39 @@ fn a_volume_left_out_of_a_run_is_compared_when_it_comes_back() {
     first.restore(&copy).expect(0);
     assert_same(&one, &copy);
     assert!(back.stop().success());
+}
+
+/// Commits over the ends of several eras, with a kill in between: each closed era has its object and its checkpoint, and
+/// the head is found behind them, by the restarted writer and by readers.
+#[test]
+fn a_volume_goes_on_over_the_ends_of_eras() {
+    let name = "a_volume_goes_on_over_the_ends_of_eras";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fs::write(source.join("kept"), vec![7; 300_000]).unwrap();
+    let mut volume = Volume::new(&source);
+    volume.environment.push(("TRACKER_ERA_LENGTH".into(), "4".into()));
+    let daemon = volume.start_ready();
+    for round in 0..9 {
+        fs::write(source.join(format!("file{round}")), format!("round {round}")).unwrap();
+        volume.sync(SYNC).expect(0);
+    }
+    daemon.kill9();
+    let daemon = volume.start_ready();
+    for round in 0..5 {
+        fs::write(source.join("again"), format!("round {round}")).unwrap();
+        volume.sync(SYNC).expect(0);
+    }
+    let head = volume.status()["head_seq"].as_u64().unwrap();
+    assert!(head >= 14, "{head}");
+    assert!(daemon.stop().success());
+    let listed = |folder: &str| fs::read_dir(volume.reference().join(folder)).unwrap().count() as u64;
+    // Era 0 ends with commit 3. The era of the head is open, or closed with the head its last commit.
+    let closed = listed("eras");
+    assert!(closed == head / 4 || (head % 4 == 3 && closed == head / 4 + 1), "{closed} eras, head {head}");
+    assert!(listed("checkpoints") > closed, "a checkpoint for each era, and the folder of their pages");
+    volume.verify(true).expect(0);
+    let copy = volume.scratch("copy");
+    volume.restore(&copy).expect(0);
+    assert_same(&source, &copy);
 }

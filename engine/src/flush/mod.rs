@@ -177,7 +177,14 @@ pub fn flush<W: World>(
             kept.add(record.inode.ino, &Marks::names(), taken.get(record.inode.ino).map_or(0, |w| w.since_ns));
         }
     }
+    let mut left = Vec::new();
+    for id in &names.plan.gone {
+        left.extend(world.record(*id)?.map(|record| record.inode.ino));
+    }
     let outcome = builder.commit(world, facts, &names, taken, &kept)?;
+    if matches!(outcome, Outcome::Committed(_)) {
+        stop_watching(world, left)?;
+    }
     if outcome == Outcome::Unsettled {
         // Nothing is forgotten before the commit is durable (I3).
         for (ino, waiting) in taken.iter() {
@@ -185,6 +192,18 @@ pub fn flush<W: World>(
         }
     }
     Ok((outcome, kept))
+}
+
+/// Takes inodes that left the tree out of the watch set, which would fill up otherwise. A number that another file has by
+/// now is spared; one that is given to a file not seen yet is watched again when that is seen, before it is read.
+fn stop_watching<W: World>(world: &mut W, mut inodes: Vec<u64>) -> Result<(), W::Error> {
+    let mut used = Vec::new();
+    for ino in &inodes {
+        used.push(!world.by_inode(*ino)?.is_empty());
+    }
+    let mut used = used.into_iter();
+    inodes.retain(|_| !used.next().unwrap_or(true));
+    if inodes.is_empty() { Ok(()) } else { world.unwatch(&inodes) }
 }
 
 /// Every mark that was taken was read, or is kept, or its file is gone: what an earlier decision skipped (a file that

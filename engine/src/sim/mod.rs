@@ -21,7 +21,7 @@ mod open;
 mod run;
 mod world;
 
-use run::{Failure, run};
+use run::{Failure, run, watched_for_nothing};
 
 use crate::flush::Steps;
 
@@ -95,4 +95,15 @@ fn sim_finds_forgetting_before_the_commit() {
 #[test]
 fn sim_finds_other_bytes_at_an_unknown_seq() {
     must_be_found("same bytes at an unknown seq", Steps { same_bytes: false, ..Steps::ALL });
+}
+
+#[test]
+fn files_that_left_the_tree_are_watched_no_longer() {
+    for seed in 1..=50 {
+        match watched_for_nothing(seed) {
+            Ok(0) => {}
+            Ok(count) => panic!("seed {seed}: {count} inodes are watched for nothing"),
+            Err(failure) => panic!("seed {seed}: {failure}"),
+        }
+    }
 }

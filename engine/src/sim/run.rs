@@ -90,3 +90,23 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
     }
     check::restored_equals(&world)
 }
+
+/// Inodes that are still watched though their files left the tree, after a run in which nothing moves or fails while a
+/// flush runs.
+pub(super) fn watched_for_nothing(seed: u64) -> Result<usize, Failure> {
+    let mut world = SimWorld::new(seed);
+    world.inner.borrow_mut().quiet = true;
+    for number in 1..=ROUNDS {
+        for _ in 0..20 {
+            world.inner.borrow_mut().files.step();
+        }
+        round(&mut world, number, seed, Steps::ALL).map_err(Failure::Flush)?;
+    }
+    world.calm();
+    for number in ROUNDS + 1..ROUNDS + 6 {
+        round(&mut world, number, seed, Steps::ALL).map_err(Failure::Flush)?;
+    }
+    let inner = world.inner.borrow();
+    let known = |ino: &u64| world.catalog.records.values().any(|record| record.inode.ino == *ino);
+    Ok(inner.files.kernel.watch.iter().filter(|ino| !known(ino)).count())
+}

@@ -35,7 +35,7 @@ const THREADS: usize = 8;
 
 /// One volume as it was when it was opened.
 pub struct Reader {
-    store: Prefixed<Arc<dyn Store>>,
+    store: Arc<dyn Store>,
     volume: String,
     format: VolumeFormat,
     head: Seq,
@@ -49,7 +49,7 @@ pub struct Reader {
 /// `VolumeAbsent` where there is no `format` object, `NoCommit` where nothing was committed yet.
 pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
     let described = store.describe();
-    let store = Prefixed::new(store, volume).map_err(ReadError::Store)?;
+    let store: Arc<dyn Store> = Arc::new(Prefixed::new(store, volume).map_err(ReadError::Store)?);
     let key = full(volume, Key::Format);
     let bytes = store.get(&Key::Format.to_string()).map_err(|error| match error.kind {
         ErrorKind::NotFound => ReadError::VolumeAbsent { volume: volume.to_owned(), store: described },
@@ -62,6 +62,12 @@ pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
         return Err(ReadError::NoCommit { volume: reader.volume });
     }
     Ok(reader)
+}
+
+/// For the volume's writer, who knows its format and head: `store` is the volume's own part of the store.
+pub fn of_writer(store: Arc<dyn Store>, volume: &str, format: VolumeFormat, head: Seq) -> Reader {
+    let closed = era_of(head, format.era_len);
+    Reader { store, volume: volume.to_owned(), format, head, closed }
 }
 
 fn full(volume: &str, key: Key) -> String {

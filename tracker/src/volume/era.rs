@@ -1,11 +1,9 @@
 //! Ends of eras: the checkpoint, the object that closes an era, and what it says to a late writer.
 
-use engine::format::checkpoint::{self, CheckpointRoot};
-use engine::format::commit::{self, Expect};
-use engine::format::era::{CheckpointRef, Era, era_of, first_seq, last_seq};
+use engine::format::checkpoint;
+use engine::format::era::{Era, era_of, last_seq};
 use engine::format::{EncodeError, Key};
-use engine::manifest::Manifest;
-use engine::model::{Hash, Id, Seq};
+use engine::model::{Id, Seq};
 
 use bytes::Bytes;
 
@@ -39,56 +37,6 @@ pub fn closed_by_other(world: &VolumeWorld, volume: Id, seq: Seq) -> Result<bool
     Ok(era.epoch != world.epoch)
 }
 
-/// The state at `seq`, from the newest checkpoint before it and the commits after that.
-pub fn manifest_at(store: &dyn Store, volume: Id, era_length: u64, seq: Seq) -> Result<Manifest, WorldError> {
-    let mut manifest = Manifest::new(volume);
-    let first_era = first_seq(0, era_length);
-    for number in (0..era_of(seq, era_length)).rev() {
-        let key = Key::Era(number);
-        let Some(bytes) = find(store, &key)? else { continue };
-        let era = Era::decode(&bytes, volume, number, era_length).map_err(|error| object(&key, error))?;
-        let Some(reference) = era.checkpoint.filter(|reference| reference.seq <= seq && reference.seq >= first_era)
-        else {
-            continue;
-        };
-        manifest = load(store, volume, reference)?;
-        break;
-    }
-    for next in manifest.seq() + 1..=seq {
-        let key = Key::Commit(next);
-        let bytes = find(store, &key)?.ok_or_else(|| object(&key, "is absent"))?;
-        let found = commit::decode(&bytes, Expect { volume, seq: next }).map_err(|error| object(&key, error))?;
-        manifest.apply(&found, commit::hash(&bytes)).map_err(|error| object(&key, error))?;
-    }
-    Ok(manifest)
-}
-
-#[derive(Debug, thiserror::Error)]
-enum PageError {
-    #[error(transparent)]
-    Load(#[from] checkpoint::LoadError),
-    #[error(transparent)]
-    World(#[from] WorldError),
-}
-
-fn load(store: &dyn Store, volume: Id, reference: CheckpointRef) -> Result<Manifest, WorldError> {
-    let key = Key::Checkpoint(reference.seq);
-    let bytes = find(store, &key)?.ok_or_else(|| object(&key, "is absent"))?;
-    if blake3::hash(&bytes) != reference.hash {
-        return Err(object(&key, "its hash is not the one its era names"));
-    }
-    let root = CheckpointRoot::decode(&bytes, volume, reference.seq).map_err(|error| object(&key, error))?;
-    let page = |hash: &Hash| -> Result<Vec<u8>, PageError> {
-        let key = Key::Page(*hash);
-        Ok(find(store, &key)?.ok_or_else(|| object(&key, "is absent"))?)
-    };
-    match checkpoint::load(&root, page) {
-        Ok(manifest) => Ok(manifest),
-        Err(PageError::World(error)) => Err(error),
-        Err(PageError::Load(error)) => Err(object(&key, error)),
-    }
-}
-
 /// Errors of writing a checkpoint.
 #[derive(Debug)]
 struct Writing(WorldError);
@@ -112,7 +60,7 @@ pub fn close_if_due(opened: &mut Opened) -> Result<(), WorldError> {
     if world.store.exists(&key.to_string())? {
         return Ok(());
     }
-    let manifest = manifest_at(&*world.store, opened.volume_id, world.era_length, head.seq)?;
+    let manifest = opened.reader(head.seq).manifest(head.seq)?;
     let put = |key: Key, bytes: Vec<u8>| -> Result<(), Writing> {
         // Pages are named by their content, so one that exists is the same page.
         match store::create_exact(&*world.store, &key.to_string(), &Bytes::from(bytes), ATTEMPTS) {

@@ -11,10 +11,9 @@ use engine::dirty::Marks;
 use engine::flush::world::Record;
 use engine::format::era::VolumeFormat;
 use engine::format::{Key, commit};
-use engine::model::{FileId, Id, InodeId, Kind, Meta, NameChange, Root, Time};
+use engine::model::{FileId, Id, InodeId, Kind, Meta, NameChange, Root, Seq, Time};
 use engine::plan::find_head;
 
-use super::era;
 use super::hub::{Hub, Sink};
 use super::pending::{Pending, now_ns};
 use super::run::{Phase, wall_clock};
@@ -22,6 +21,7 @@ use super::world::{VolumeWorld, WorldError, to_row};
 use crate::catalog::{self, Catalog, SourceIdentity, Writer};
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
+use crate::reading::{self, Reader};
 use crate::source::{FsType, IdentityCheck, SourceRoot};
 use crate::status::Backend;
 use crate::store::meter::{Meter, Metered};
@@ -31,6 +31,7 @@ use crate::store::{self, ErrorKind, Prefixed, Store, StoreOptions};
 pub struct Opened {
     pub name: String,
     pub volume_id: Id,
+    pub format: VolumeFormat,
     pub writer: Writer,
     pub world: VolumeWorld,
     pub sink: Option<Arc<Sink>>,
@@ -58,7 +59,8 @@ fn failed(what: &str, error: impl std::fmt::Display) -> AppError {
 fn world_error(error: WorldError) -> AppError {
     match error {
         WorldError::Store(error) => AppError::from_store(&error),
-        WorldError::Object { .. } => AppError::new(ExitCode::Mismatch, error)
+        WorldError::Read(error) if !error.is_mismatch() => failed("cannot read the volume back", error),
+        WorldError::Object { .. } | WorldError::Read(_) => AppError::new(ExitCode::Mismatch, error)
             .hint("`tracker verify` says what else is damaged; nothing was written"),
         error => failed("cannot start", error),
     }
@@ -158,6 +160,9 @@ pub fn open(
     if config.capture == crate::config::Capture::Scan {
         hub = None;
     }
+    if hub.is_some() && root.fs() == FsType::Tmpfs {
+        reasons.push("tmpfs: repeated stores through a shared mapping leave no trace and are not seen".into());
+    }
     let backend = if hub.is_some() { Backend::Tracepoint } else { Backend::Scan };
     let dev = root.marks_dev();
     let world = VolumeWorld::new(
@@ -173,6 +178,7 @@ pub fn open(
     let mut opened = Opened {
         name: config.name.clone(),
         volume_id,
+        format,
         writer,
         world,
         sink: None,
@@ -278,6 +284,11 @@ fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer,
 }
 
 impl Opened {
+    /// Reads this volume's history up to `head`.
+    pub fn reader(&self, head: Seq) -> Reader {
+        reading::of_writer(Arc::clone(&self.world.store), &self.name, self.format.clone(), head)
+    }
+
     /// Compares the store's head with the catalog's.
     fn agree_on_head(&mut self) -> Result<(), AppError> {
         let world = &self.world;
@@ -315,7 +326,7 @@ impl Opened {
     fn rebuild(&mut self, head: u64) -> Result<(), WorldError> {
         let world = &self.world;
         tracing::warn!(volume = %self.name, head, "the catalog is older than the store: all files are compared again");
-        let manifest = era::manifest_at(&*world.store, self.volume_id, world.era_length, head)?;
+        let manifest = self.reader(head).manifest(head)?;
         world.catalog.wipe_for_rebuild()?;
         let mut change = catalog::CatalogChange::default();
         let mut highest = FileId::ROOT;

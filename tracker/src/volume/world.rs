@@ -45,6 +45,8 @@ pub enum WorldError {
     Random { cause: String },
     #[error("the catalog and a file's content do not fit: {cause}")]
     Plan { cause: String },
+    #[error(transparent)]
+    Read(#[from] crate::reading::ReadError),
     #[error("object {key}: {cause}")]
     Object { key: String, cause: String },
 }

@@ -146,6 +146,14 @@ pub fn drain<W: DrainWorld>(world: &mut W, steps: Steps) -> Result<(), W::Error>
     }
 }
 
+/// Before the first SWAP of a process that found the maps of a former one: that one may have died at any step of a drain,
+/// so the retired generation may hold marks, and programs that saw it may still be running.
+pub fn take_up<W: DrainWorld>(world: &mut W) -> Result<(), W::Error> {
+    world.grace()?;
+    world.save_retired()?;
+    world.clear_retired()
+}
+
 /// Flushes `taken`. What comes back in the second place must go on being pending.
 pub fn flush<W: World>(
     world: &mut W,

@@ -70,8 +70,7 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
                 world.restart();
                 // Restart with pins: what was retired and not yet cleared is taken up first.
                 number += 1;
-                let _ = crate::flush::world::DrainWorld::save_retired(&mut world);
-                let _ = crate::flush::world::DrainWorld::clear_retired(&mut world);
+                flush::take_up(&mut world).map_err(Failure::Flush)?;
             }
             Err(error) => return Err(Failure::Flush(error)),
         }

@@ -128,9 +128,7 @@ impl Hub {
     pub fn drain(&self) -> Result<u64, HubError> {
         let mut inner = self.inner();
         if inner.left_over {
-            inner.grace()?;
-            inner.save_retired()?;
-            inner.clear_retired()?;
+            flush::take_up(&mut *inner)?;
             inner.left_over = false;
         }
         flush::drain(&mut *inner, Steps::ALL)?;

@@ -53,6 +53,9 @@ pub struct NamePlan {
     pub seen: Vec<(FileId, Stat)>,
     /// Directories in which an excluded file has a name: all its links are to be listed again.
     pub held: BTreeSet<FileId>,
+    /// New directories whose name is held by another one: to be listed too, since what is in them may say where that one
+    /// went.
+    pub behind: Vec<NewFile>,
     /// Directories that a moved file came from and that were not among the listings.
     pub also_list: BTreeSet<FileId>,
 }
@@ -138,6 +141,7 @@ struct Names {
     first: Vec<FileId>,
     unset: BTreeSet<Place>,
     waiting: Vec<Missing>,
+    behind: Vec<NewFile>,
 }
 
 impl Names {
@@ -156,6 +160,10 @@ impl Names {
             None => assigned.get_or_give(&entry.stat),
         };
         if excluded.contains(&id) || self.committed.get(&place).is_some_and(|old| excluded.contains(old)) {
+            if known.is_none() && entry.stat.kind == Kind::Dir && !excluded.contains(&id) {
+                let (parent, name) = place.clone();
+                self.behind.push(NewFile { id, stat: entry.stat.clone(), parent, name, replaces: None });
+            }
             self.held.insert(place);
             return Ok(());
         }
@@ -344,6 +352,7 @@ impl Names {
         }
         plan.changes.extend(sets.into_iter().map(|((parent, name), id)| NameChange::Set { parent, name, id }));
         plan.gone.extend(gone);
+        plan.behind = self.behind;
         self.waiting.sort();
         self.waiting.dedup();
         plan.missing = self.waiting;

@@ -117,8 +117,8 @@ pub fn gather<W: World>(
         let nothing = HashSet::new();
         gathered.plan = reconcile(listings, missing, facts.drain, assigned, &nothing, &mut Answers { world })?;
         // ARM before anything is read of a new file: what it holds now is read, what comes later is marked.
-        let fresh: Vec<_> =
-            gathered.plan.new.iter().filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
+        let seen = gathered.plan.new.iter().chain(&gathered.plan.behind);
+        let fresh: Vec<_> = seen.filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
         let inodes: Vec<u64> = fresh.iter().map(|new| new.stat.inode.ino).collect();
         world.watch(&inodes)?;
         for new in fresh {

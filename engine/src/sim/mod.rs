@@ -54,6 +54,16 @@ fn sim_one_seed() {
     }
 }
 
+/// Seeds beyond the ordinary ones that once found something.
+#[test]
+fn sim_seeds_that_found_something_converge() {
+    for seed in [3467, 4928, 4952, 5432, 10_970, 14_575, 30_158] {
+        if let Err(failure) = run(seed, Steps::ALL) {
+            panic!("{}", repeat(seed, &failure));
+        }
+    }
+}
+
 /// Each step of the protocol, switched off, must lose data in the model: else the simulation would not notice a mistake.
 fn must_be_found(name: &str, steps: Steps) {
     match first_failure(steps, SEEDS) {

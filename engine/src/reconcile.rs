@@ -56,6 +56,8 @@ pub struct NamePlan {
     /// New directories whose name is held by another one: to be listed too, since what is in them may say where that one
     /// went.
     pub behind: Vec<NewFile>,
+    /// Listed directories whose listing was not used; those that are in the tree after all are to be listed again.
+    pub unused: BTreeSet<FileId>,
     /// Directories that a moved file came from and that were not among the listings.
     pub also_list: BTreeSet<FileId>,
 }
@@ -102,7 +104,9 @@ pub fn reconcile<L: Lookup>(
     }
     // What was listed in a directory that turned out to be in the tree no more says nothing of the tree.
     let rest: Vec<Listing> = listings.iter().filter(|listing| !nowhere.contains(&listing.dir)).cloned().collect();
-    reconcile(&rest, missing, drain, assigned, excluded, lookup)
+    let mut plan = reconcile(&rest, missing, drain, assigned, excluded, lookup)?;
+    plan.unused.extend(nowhere);
+    Ok(plan)
 }
 
 /// Ids given to inodes in the flush that is running.

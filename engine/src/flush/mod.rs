@@ -238,6 +238,9 @@ fn keep_unread<W: World>(
             }
         }
     }
+    for new in names.plan.new.iter().filter(|new| names.plan.unused.contains(&new.id)) {
+        kept.add(new.stat.inode.ino, &Marks::names(), 0);
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use crate::reconcile::{Assigned, Listing, Lookup, NamePlan, reconcile};
 /// Listings of this flush and what follows from them.
 pub struct Gathered {
     pub plan: NamePlan,
+    asked: Asked,
     pub assigned: Assigned,
     listings: Vec<Listing>,
     missing: Vec<Missing>,
@@ -19,7 +20,7 @@ pub struct Gathered {
 
 impl Gathered {
     pub fn was_listed(&self, dir: FileId) -> bool {
-        self.listings.iter().any(|listing| listing.dir == dir)
+        !self.plan.unused.contains(&dir) && self.listings.iter().any(|listing| listing.dir == dir)
     }
 
     /// Whether a new file was watched, and a new directory listed, in this flush.
@@ -56,7 +57,7 @@ impl Gathered {
         facts: &Facts,
         excluded: &HashSet<FileId>,
     ) -> Result<(), W::Error> {
-        let mut lookup = Answers { world };
+        let mut lookup = Answers { world, asked: &mut self.asked };
         let (listings, missing) = (&self.listings, &self.missing);
         self.plan = reconcile(listings, missing, facts.drain, &mut self.assigned, excluded, &mut lookup)?;
         Ok(())
@@ -73,6 +74,7 @@ pub fn gather<W: World>(
 ) -> Result<Gathered, W::Error> {
     let mut gathered = Gathered {
         plan: NamePlan::default(),
+        asked: Asked::default(),
         assigned: Assigned::new(world.next_id()?),
         listings: Vec::new(),
         missing: world.missing()?,
@@ -115,7 +117,8 @@ pub fn gather<W: World>(
         }
         let (listings, missing, assigned) = (&gathered.listings, &gathered.missing, &mut gathered.assigned);
         let nothing = HashSet::new();
-        gathered.plan = reconcile(listings, missing, facts.drain, assigned, &nothing, &mut Answers { world })?;
+        let mut answers = Answers { world, asked: &mut gathered.asked };
+        gathered.plan = reconcile(listings, missing, facts.drain, assigned, &nothing, &mut answers)?;
         // ARM before anything is read of a new file: what it holds now is read, what comes later is marked.
         let seen = gathered.plan.new.iter().chain(&gathered.plan.behind);
         let fresh: Vec<_> = seen.filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
@@ -138,8 +141,17 @@ pub fn gather<W: World>(
     Ok(gathered)
 }
 
+/// Answers of the file system in this flush. They are asked for once: the plan is decided several times, and each time
+/// from the same facts, though the tree moves on.
+#[derive(Default)]
+struct Asked {
+    direct: HashMap<(FileId, Vec<u8>), Option<Stat>>,
+    alive: HashMap<FileId, Alive>,
+}
+
 struct Answers<'a, W> {
     world: &'a mut W,
+    asked: &'a mut Asked,
 }
 
 impl<W: World> Lookup for Answers<'_, W> {
@@ -163,10 +175,20 @@ impl<W: World> Lookup for Answers<'_, W> {
     }
 
     fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, W::Error> {
-        self.world.lookup(dir, name)
+        if let Some(answer) = self.asked.direct.get(&(dir, name.to_vec())) {
+            return Ok(answer.clone());
+        }
+        let answer = self.world.lookup(dir, name)?;
+        self.asked.direct.insert((dir, name.to_vec()), answer.clone());
+        Ok(answer)
     }
 
     fn alive(&mut self, id: FileId) -> Result<Alive, W::Error> {
-        self.world.alive(id)
+        if let Some(answer) = self.asked.alive.get(&id) {
+            return Ok(*answer);
+        }
+        let answer = self.world.alive(id)?;
+        self.asked.alive.insert(id, answer);
+        Ok(answer)
     }
 }

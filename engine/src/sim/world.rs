@@ -49,7 +49,7 @@ pub(super) struct SimWorld {
     pub(super) packs: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Creations that will take effect some time later, if nothing is there by then.
     delayed: Vec<(String, Vec<u8>)>,
-    placed: BTreeMap<FileId, (FileId, Vec<u8>)>,
+    placed: BTreeMap<FileId, (FileId, Vec<u8>, InodeId)>,
 }
 
 impl SimWorld {
@@ -120,8 +120,8 @@ impl SimWorld {
         let mut names = Vec::new();
         let mut at = id;
         while at != FileId::ROOT {
-            let (parent, name) = match self.placed.get(&at) {
-                Some(place) => place.clone(),
+            let (parent, name) = match self.placed.get(&at).map(|(parent, name, _)| (*parent, name.clone())) {
+                Some(place) => place,
                 None => self.catalog.names.iter().find(|(_, id)| **id == at).map(|(place, _)| place.clone())?,
             };
             names.push(name);
@@ -136,6 +136,15 @@ impl SimWorld {
             ino = inner.files.inodes.get(&ino)?.entries.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)?;
         }
         Some(ino)
+    }
+
+    /// The inode of a directory, if it still is what its path leads to.
+    fn directory(&self, id: FileId) -> Option<u64> {
+        let ino = self.resolve(id)?;
+        let record = self.catalog.records.get(&id).map(|record| record.inode);
+        let known = record.or(self.placed.get(&id).map(|(_, _, inode)| *inode));
+        let stat = self.inner.borrow().files.stat(ino)?;
+        (stat.kind == Kind::Dir && Some(stat.inode) == known).then_some(ino)
     }
 
     fn open_at(&self, id: FileId, inode: InodeId) -> Result<SimFile, FileError> {
@@ -210,16 +219,7 @@ impl World for SimWorld {
 
     fn list(&mut self, dir: FileId) -> Result<Listed, SimError> {
         self.step()?;
-        let Some(ino) = self.resolve(dir) else { return Ok(Listed::NotThere) };
-        let known = match self.catalog.records.get(&dir) {
-            Some(record) => Some(record.inode),
-            None => self.inner.borrow().files.stat(ino).map(|stat| stat.inode),
-        };
-        let same =
-            self.inner.borrow().files.stat(ino).is_some_and(|stat| stat.kind == Kind::Dir && Some(stat.inode) == known);
-        if !same {
-            return Ok(Listed::NotThere);
-        }
+        let Some(ino) = self.directory(dir) else { return Ok(Listed::NotThere) };
         // Two halves of one pass; names that move across the border between them are missed, or seen twice.
         let half = self.inner.borrow().files.inodes.get(&ino).map_or(0, |inode| inode.entries.len() / 2);
         let mut seen = Vec::new();
@@ -247,7 +247,7 @@ impl World for SimWorld {
 
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, SimError> {
         self.step()?;
-        let Some(ino) = self.resolve(dir) else { return Ok(None) };
+        let Some(ino) = self.directory(dir) else { return Ok(None) };
         let inner = self.inner.borrow();
         let child =
             inner.files.inodes.get(&ino).and_then(|i| i.entries.iter().find(|(n, _)| n == name).map(|(_, c)| *c));
@@ -279,8 +279,8 @@ impl World for SimWorld {
         Ok(())
     }
 
-    fn place(&mut self, id: FileId, parent: FileId, name: &[u8], _: InodeId) {
-        self.placed.insert(id, (parent, name.to_vec()));
+    fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
+        self.placed.insert(id, (parent, name.to_vec(), inode));
     }
 
     fn meta_of(&mut self, _: FileId, stat: &Stat) -> Result<Meta, FileError> {

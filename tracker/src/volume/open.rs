@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use engine::dirty::Marks;
 use engine::flush::world::Record;
 use engine::format::era::VolumeFormat;
@@ -14,18 +13,19 @@ use engine::format::{Key, commit};
 use engine::model::{FileId, Id, InodeId, Kind, Meta, NameChange, Root, Seq, Time};
 use engine::plan::find_head;
 
+use super::claim::{claim, same_source};
 use super::hub::{Hub, Sink};
 use super::pending::{Pending, now_ns};
-use super::run::{Phase, wall_clock};
+use super::run::Phase;
 use super::world::{VolumeWorld, WorldError, to_row};
-use crate::catalog::{self, Catalog, SourceIdentity, Writer};
+use crate::catalog::{self, Catalog, Writer};
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
 use crate::reading::{self, Reader};
 use crate::source::{FsType, IdentityCheck, SourceRoot};
 use crate::status::Backend;
 use crate::store::meter::{Meter, Metered};
-use crate::store::{self, ErrorKind, Prefixed, Store, StoreOptions};
+use crate::store::{self, Prefixed, Store, StoreOptions};
 
 /// A volume that can flush.
 pub struct Opened {
@@ -52,11 +52,11 @@ pub struct Opened {
 /// Name of the note that the baseline is committed.
 const BASELINE: &str = "baseline";
 
-fn failed(what: &str, error: impl std::fmt::Display) -> AppError {
+pub(super) fn failed(what: &str, error: impl std::fmt::Display) -> AppError {
     AppError::new(ExitCode::Error, format_args!("{what}: {error}"))
 }
 
-fn world_error(error: WorldError) -> AppError {
+pub(super) fn world_error(error: WorldError) -> AppError {
     match error {
         WorldError::Store(error) => AppError::from_store(&error),
         WorldError::Read(error) if !error.is_mismatch() => failed("cannot read the volume back", error),
@@ -195,92 +195,6 @@ pub fn open(
     opened.agree_on_head()?;
     opened.arm(capture, prepared).map_err(world_error)?;
     Ok(opened)
-}
-
-/// The source must be the directory the catalog knows: a replaced one is not mirrored as a deletion of everything.
-fn same_source(catalog: &Catalog, root: &SourceRoot, config: &VolumeConfig) -> Result<(), AppError> {
-    let now = root.identity();
-    let known = catalog.source().map_err(|error| failed("catalog", error))?;
-    let identity = SourceIdentity { device: now.device, ino: now.inode.ino, generation: now.inode.generation };
-    match known {
-        None => catalog.set_source(&identity).map_err(|error| failed("catalog", error)),
-        Some(known) if known.ino == identity.ino && known.generation == identity.generation => Ok(()),
-        Some(_) => Err(AppError::new(
-            ExitCode::Guard,
-            format_args!("{} is not the directory that volume {} was made of", config.source.display(), config.name),
-        )
-        .hint("if it was replaced on purpose, protect it under another --name; the old volume stays restorable")),
-    }
-}
-
-/// Who we are in this store: makes the volume, or finds it as ours, or refuses.
-fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer, VolumeFormat), AppError> {
-    let broken = |error: catalog::CatalogError| failed("catalog", error);
-    let key = Key::Format.to_string();
-    let known = catalog.volume_id().map_err(broken)?;
-    if let Some(there) = catalog.store().map_err(broken)?.filter(|there| there != url) {
-        return Err(AppError::new(
-            ExitCode::Guard,
-            format_args!("the state directory says that this volume is kept in {there}, not in {url}"),
-        )
-        .hint("use another --name or another --state-dir for a second copy"));
-    }
-    let bytes = match store.get(&key) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind == ErrorKind::NotFound => match known {
-            Some(_) => {
-                return Err(AppError::new(
-                    ExitCode::Absent,
-                    format_args!("the volume is no longer in {url}, though this host has committed to it"),
-                )
-                .hint("bring the store back, or start anew with another --state-dir"));
-            }
-            None => {
-                let id = super::random_id().map_err(world_error)?;
-                let mut format = VolumeFormat::new(id, wall_clock());
-                if let Some(length) = std::env::var("TRACKER_ERA_LENGTH").ok().and_then(|text| text.parse().ok()) {
-                    // For tests of what happens at the end of an era; stands in the volume's format from then on.
-                    format.era_len = length;
-                }
-                let bytes = format.encode().map_err(|error| failed("format", error))?;
-                match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
-                    Ok(store::Settled::Own) => bytes,
-                    Ok(store::Settled::Other(bytes)) => bytes,
-                    Err(error) => return Err(AppError::from_store(&error)),
-                }
-            }
-        },
-        Err(error) => return Err(AppError::from_store(&error)),
-    };
-    let format = VolumeFormat::decode(&bytes).map_err(|error| {
-        AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {error}"))
-            .hint("this may not be a tracker store, or one of a newer version")
-    })?;
-    if known.is_some_and(|known| known != format.volume) {
-        return Err(AppError::new(ExitCode::Locked, "the store holds another volume under this name")
-            .hint("use another --name; this one belongs to another host or another state directory"));
-    }
-    let writer = match catalog.writer().map_err(broken)? {
-        Some(writer) => writer,
-        None => {
-            // No catalog: whoever has committed here is somebody else, even if it was this host once.
-            let head = find_head(format.era_len, |key| store.exists(&key.to_string()))
-                .map_err(|e| AppError::from_store(&e))?;
-            if head > 0 {
-                return Err(AppError::new(
-                    ExitCode::Locked,
-                    format_args!("the volume in {url} has another writer (its head is {head})"),
-                )
-                .hint("one host writes a volume; restore it, or protect this directory under another --name"));
-            }
-            let writer = Writer { id: super::random_id().map_err(world_error)?, epoch: 1 };
-            catalog.set_writer(&writer).map_err(broken)?;
-            writer
-        }
-    };
-    catalog.set_volume_id(&format.volume).map_err(broken)?;
-    catalog.set_store(url).map_err(broken)?;
-    Ok((format.volume, writer, format))
 }
 
 impl Opened {

@@ -15,7 +15,7 @@ use crate::source::SourceRoot;
 use crate::store::{self, ErrorKind, Store};
 
 /// The source must be the directory the catalog knows: a replaced one is not mirrored as a deletion of everything.
-pub fn same_source(catalog: &Catalog, root: &SourceRoot, config: &VolumeConfig) -> Result<(), AppError> {
+pub(super) fn same_source(catalog: &Catalog, root: &SourceRoot, config: &VolumeConfig) -> Result<(), AppError> {
     let now = root.identity();
     let known = catalog.source().map_err(|error| failed("catalog", error))?;
     let identity = SourceIdentity { device: now.device, ino: now.inode.ino, generation: now.inode.generation };
@@ -31,7 +31,7 @@ pub fn same_source(catalog: &Catalog, root: &SourceRoot, config: &VolumeConfig) 
 }
 
 /// Who we are in this store: makes the volume, or finds it as ours, or refuses.
-pub fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer, VolumeFormat), AppError> {
+pub(super) fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer, VolumeFormat), AppError> {
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     let key = Key::Format.to_string();
     let known = catalog.volume_id().map_err(broken)?;

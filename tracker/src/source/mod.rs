@@ -2,6 +2,7 @@
 //! ([`target`]). Knows neither store nor catalog, and decides nothing: the order of a flush's steps is the engine's.
 
 mod beneath;
+mod directory;
 mod file;
 mod mounts;
 mod root;
@@ -18,9 +19,10 @@ use engine::model::{InodeId, Kind};
 use rustix::io::Errno;
 use thiserror::Error;
 
+pub use directory::{Directory, Entries, Foreign};
 pub use file::{CleanBy, OpenFile};
 pub use mounts::Mount;
-pub use root::{Entries, Foreign, IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
+pub use root::{IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
 pub use stat::{SourceStat, Xattrs};
 
 /// The file systems whose ways are known; the magic number of any other.

@@ -1,12 +1,12 @@
 //! The protected directory: finding, listing and describing what lies in it. Reads only.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use engine::flush::world::{Alive, Entry, Stat};
+use engine::flush::world::{Alive, Stat};
 use engine::model::{InodeId, Kind, Meta};
 use rustix::fs::{Dir, FileType, OFlags, fstatfs};
 use rustix::io::Errno;
@@ -59,22 +59,6 @@ impl Upper {
     pub fn reachable(&self) -> bool {
         self.beneath.is_some()
     }
-}
-
-/// What does not belong to the volume, though it has a name in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
-    MountPoint,
-    /// A directory with another device number: a btrfs subvolume, whose inode numbers are its own.
-    OtherDevice,
-}
-
-/// A directory's entries, each with its `statx`, in the order of the listing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entries {
-    pub entries: Vec<Entry>,
-    /// Names left out.
-    pub foreign: Vec<(Vec<u8>, Foreign)>,
 }
 
 /// A name as `getdents` gives it.
@@ -199,47 +183,6 @@ impl SourceRoot {
         names(fd).map_err(fail)
     }
 
-    /// The entries of a directory, each with a `statx` after it was listed. What vanished in between is not listed.
-    pub fn entries(&self, rel: &Path) -> Result<Entries, SourceError> {
-        let fail = |errno| SourceError::at(rel, errno);
-        let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-        let device = stat_fd(&fd).map_err(fail)?.device;
-        let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref());
-        let above = above.and_then(|beneath| beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY).ok());
-        let listed = names(fd.try_clone().map_err(|source| SourceError::Io { path: rel.into(), source })?);
-        let mut out = Entries::default();
-        for raw in listed.map_err(fail)? {
-            let name = OsStr::from_bytes(&raw.name);
-            let found = match stat_at(&fd, name, false) {
-                Ok(found) => found,
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(SourceError::at(&rel.join(name), errno)),
-            };
-            if found.mount_root {
-                out.foreign.push((raw.name, Foreign::MountPoint));
-                continue;
-            }
-            if found.stat.kind == Kind::Dir && found.device != device {
-                out.foreign.push((raw.name, Foreign::OtherDevice));
-                continue;
-            }
-            let mut stat = found.stat;
-            if let Some(above) = &above
-                && let Ok(upper) = stat_at(above, name, false)
-                && whole_in_upper(&stat, &upper.stat, || self.metacopy_at(&rel.join(name)))
-            {
-                stat = upper.stat;
-            }
-            out.entries.push(Entry { name: raw.name, stat });
-        }
-        Ok(out)
-    }
-
-    fn metacopy_at(&self, rel: &Path) -> bool {
-        let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref());
-        above.and_then(|beneath| beneath.open(rel, OFlags::PATH).ok()).is_none_or(|fd| is_metacopy(fd.as_fd()))
-    }
-
     /// Extended attributes of anything, sorted by name (see the list of what is left out in `stat`).
     pub fn xattrs(&self, rel: &Path) -> Result<Xattrs, SourceError> {
         stat::xattrs(&self.find(rel)?.fd).map_err(|errno| SourceError::at(rel, errno))
@@ -259,9 +202,13 @@ impl SourceRoot {
         Ok((found.stat, meta))
     }
 
-    /// A handle of what lies at `rel`; `None` where the file system has none.
-    pub fn handle(&self, rel: &Path) -> Result<Option<Vec<u8>>, SourceError> {
-        match sys::name_to_handle(&self.find(rel)?.fd) {
+    /// A handle of `inode` at `rel`; `None` where the file system has none, or another inode is there.
+    pub fn handle(&self, rel: &Path, inode: InodeId) -> Result<Option<Vec<u8>>, SourceError> {
+        let found = self.find(rel)?;
+        if found.stat.stat.inode != inode {
+            return Ok(None);
+        }
+        match sys::name_to_handle(&found.fd) {
             Ok(handle) => Ok(Some(handle)),
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
             Err(source) => Err(SourceError::Io { path: rel.to_path_buf(), source }),
@@ -305,12 +252,12 @@ impl SourceRoot {
 
 /// The upper layer holds a file whole when the merged view shows that very kind, and the data is not still below.
 /// A whiteout is a character device 0:0, which the merged view never shows under that name.
-fn whole_in_upper(merged: &Stat, upper: &Stat, metacopy: impl FnOnce() -> bool) -> bool {
+pub(super) fn whole_in_upper(merged: &Stat, upper: &Stat, metacopy: impl FnOnce() -> bool) -> bool {
     merged.kind == upper.kind && merged.rdev == upper.rdev && (merged.kind != Kind::File || !metacopy())
 }
 
 /// A file of the upper layer that has attributes only, its data lies in a lower layer. In doubt it is one.
-fn is_metacopy(fd: BorrowedFd<'_>) -> bool {
+pub(super) fn is_metacopy(fd: BorrowedFd<'_>) -> bool {
     let path = stat::proc_path(fd);
     let mut value = [0; 64];
     ["trusted.overlay.metacopy", "user.overlay.metacopy"]
@@ -318,7 +265,7 @@ fn is_metacopy(fd: BorrowedFd<'_>) -> bool {
         .any(|name| !matches!(rustix::fs::getxattr(&path, *name, &mut value[..]), Err(Errno::NODATA | Errno::NOTSUP)))
 }
 
-fn names(fd: OwnedFd) -> Result<Vec<RawEntry>, Errno> {
+pub(super) fn names(fd: OwnedFd) -> Result<Vec<RawEntry>, Errno> {
     let mut out = Vec::new();
     for entry in Dir::new(fd)? {
         let entry = entry?;

@@ -132,16 +132,35 @@ fn attributes_of_a_file_and_a_symlink_are_read() {
 }
 
 #[test]
+fn an_open_directory_answers_for_itself_only() {
+    let (dir, root) = fresh();
+    for name in ["a", "b"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join(format!("in {name}")), "").unwrap();
+    }
+    let a = root.directory(rel("a")).unwrap();
+    assert_eq!(a.inode(), root.stat(rel("a")).unwrap().stat.inode);
+    fs::rename(dir.path().join("a"), dir.path().join("c")).unwrap();
+    fs::rename(dir.path().join("b"), dir.path().join("a")).unwrap();
+    assert_eq!(a.entries().unwrap().entries.iter().map(|entry| entry.name.as_slice()).collect::<Vec<_>>(), [b"in a"]);
+    assert_eq!(a.child(b"in b").unwrap(), None);
+    assert_eq!(a.child(b"in a").unwrap().unwrap().inode, root.stat(rel("c/in a")).unwrap().stat.inode);
+    assert_ne!(root.directory(rel("a")).unwrap().inode(), a.inode());
+}
+
+#[test]
 fn a_handle_tells_life_and_death() {
     let (dir, root) = fresh();
     for name in ["f", "open"] {
         fs::write(dir.path().join(name), "").unwrap();
     }
-    let Some(handle) = root.handle(rel("f")).unwrap() else {
+    let inode = |name| root.stat(rel(name)).unwrap().stat.inode;
+    assert_eq!(root.handle(rel("f"), inode("open")).unwrap(), None, "another inode is there");
+    let Some(handle) = root.handle(rel("f"), inode("f")).unwrap() else {
         println!("SKIP a_handle_tells_life_and_death: no handles on this file system");
         return;
     };
-    let held = root.handle(rel("open")).unwrap().unwrap();
+    let held = root.handle(rel("open"), inode("open")).unwrap().unwrap();
     if root.alive(&handle) == Alive::Unknown {
         println!("SKIP a_handle_tells_life_and_death: open_by_handle_at needs CAP_DAC_READ_SEARCH");
         return;

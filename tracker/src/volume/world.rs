@@ -23,7 +23,7 @@ use super::pending::Pending;
 use super::pool::{Opener, Pool};
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
-use crate::source::{Foreign, OpenFile, SourceError, SourceRoot, SourceStat};
+use crate::source::{Directory, Foreign, OpenFile, SourceError, SourceRoot, SourceStat};
 use crate::store::{self, ErrorKind, Store, StoreError};
 
 /// What ends a flush. Files that cannot be read are not among them.
@@ -184,30 +184,23 @@ impl World for VolumeWorld {
     }
 
     fn list(&mut self, dir: FileId) -> Result<Listed, WorldError> {
-        let Some(path) = self.path(dir)? else { return Ok(Listed::NotThere) };
-        let expect = match self.placed.get(&dir) {
-            Some((_, _, inode)) => Some(*inode),
-            None => self.catalog.file(dir)?.map(|row| row.inode),
-        };
-        let same = there(self.root.stat(&path))?.is_some_and(|stat| Some(stat.inode) == expect);
-        if !same {
-            return Ok(Listed::NotThere);
-        }
-        match self.root.entries(&path) {
+        let Some((path, opened)) = self.directory(dir)? else { return Ok(Listed::NotThere) };
+        match opened.and_then(|dir| dir.entries()) {
             Ok(found) => {
                 for (name, why) in found.foreign {
                     self.foreign.insert(path.join(OsStr::from_bytes(&name)), why);
                 }
                 Ok(Listed::Entries(found.entries))
             }
-            Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Ok(Listed::NotThere),
             Err(error) => Ok(Listed::Unreadable(error.to_string())),
         }
     }
 
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, WorldError> {
-        let Some(path) = self.path(dir)? else { return Ok(None) };
-        Ok(there(self.root.stat(&path.join(OsStr::from_bytes(name))))?)
+        match self.directory(dir)? {
+            Some((_, opened)) => Ok(opened?.child(name)?),
+            None => Ok(None),
+        }
     }
 
     fn stat(&mut self, id: FileId) -> Result<Option<Stat>, WorldError> {
@@ -411,8 +404,22 @@ impl VolumeWorld {
             return None;
         }
         let path = self.path(record.id).ok()??;
-        let same = self.root.stat(&path).is_ok_and(|found| found.stat.inode == record.inode);
-        if same { self.root.handle(&path).ok()? } else { None }
+        self.root.handle(&path, record.inode).ok()?
+    }
+
+    /// Opens the directory `dir`; `None` if it is at its path no more, an inner error if it is and cannot be opened.
+    #[expect(clippy::type_complexity, reason = "two kinds of failure, one of them an answer")]
+    fn directory(&self, dir: FileId) -> Result<Option<(PathBuf, Result<Directory, SourceError>)>, WorldError> {
+        let Some(path) = self.path(dir)? else { return Ok(None) };
+        let expect = match self.placed.get(&dir) {
+            Some((_, _, inode)) => Some(*inode),
+            None => self.catalog.file(dir)?.map(|row| row.inode),
+        };
+        match self.root.directory(&path) {
+            Ok(opened) if Some(opened.inode()) != expect => Ok(None),
+            Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Ok(None),
+            opened => Ok(Some((path, opened))),
+        }
     }
 
     /// Watches inodes that the catalog knows.

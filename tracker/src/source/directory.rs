@@ -1,0 +1,152 @@
+//! One open directory of the source: its entries, and single names in it.
+//!
+//! Everything is asked of the descriptor, so an answer never comes from another directory that took its path meanwhile:
+//! whether a name is absent is decided by such answers.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use engine::flush::world::{Entry, Stat};
+use engine::model::{InodeId, Kind};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::SourceError;
+use super::beneath::Beneath;
+use super::root::{SourceRoot, is_metacopy, names, whole_in_upper};
+use super::stat::{SourceStat, stat_at, stat_fd};
+
+/// What does not belong to the volume, though it has a name in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    MountPoint,
+    /// A directory with another device number: a btrfs subvolume, whose inode numbers are its own.
+    OtherDevice,
+}
+
+/// A directory's entries, each with its `statx`, in the order of the listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    pub entries: Vec<Entry>,
+    /// Names left out.
+    pub foreign: Vec<(Vec<u8>, Foreign)>,
+}
+
+/// A directory held open, with its place in the upper layer on overlayfs.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    fd: OwnedFd,
+    found: SourceStat,
+    above: Option<OwnedFd>,
+}
+
+/// What one name leads to.
+enum Named {
+    Entry(Stat),
+    Foreign(Foreign),
+}
+
+impl SourceRoot {
+    /// Opens the directory at `rel` (empty: the source itself).
+    pub fn directory(&self, rel: &Path) -> Result<Directory, SourceError> {
+        let fail = |errno| SourceError::at(rel, errno);
+        let Some(beneath) = self.upper.as_ref().and_then(|upper| upper.beneath()) else {
+            let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
+            let found = stat_fd(&fd).map_err(fail)?;
+            return Ok(Directory { path: rel.into(), fd, found, above: None });
+        };
+        // Two opens by path: they are one directory if the upper layer shows the same before and after the other.
+        let before = above(beneath, rel)?;
+        let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
+        let merged = stat_fd(&fd).map_err(fail)?;
+        let after = above(beneath, rel)?;
+        let inode = |found: &Option<(OwnedFd, SourceStat)>| found.as_ref().map(|(_, found)| found.stat.inode);
+        if inode(&before) != inode(&after) {
+            return Err(SourceError::Gone { path: rel.into() });
+        }
+        let (above, found) = match after {
+            Some((fd, found)) => (Some(fd), SourceStat { device: merged.device, ..found }),
+            None => (None, merged),
+        };
+        Ok(Directory { path: rel.into(), fd, found, above })
+    }
+
+    /// The entries of the directory at `rel`, whichever that is.
+    pub fn entries(&self, rel: &Path) -> Result<Entries, SourceError> {
+        self.directory(rel)?.entries()
+    }
+}
+
+/// The directory in the upper layer; `None` where it is in lower layers only.
+fn above(beneath: &Beneath, rel: &Path) -> Result<Option<(OwnedFd, SourceStat)>, SourceError> {
+    match beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY) {
+        Ok(fd) => {
+            let found = stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
+            Ok(Some((fd, found)))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(SourceError::at(rel, errno)),
+    }
+}
+
+impl Directory {
+    /// The inode that marks of this directory carry.
+    pub fn inode(&self) -> InodeId {
+        self.found.stat.inode
+    }
+
+    /// Its entries, each with a `statx` after it was listed. What vanished in between is not listed.
+    pub fn entries(&self) -> Result<Entries, SourceError> {
+        let fd = self.fd.try_clone().map_err(|source| SourceError::Io { path: self.path.clone(), source })?;
+        let mut out = Entries::default();
+        for raw in names(fd).map_err(|errno| SourceError::at(&self.path, errno))? {
+            match self.named(&raw.name)? {
+                Some(Named::Entry(stat)) => out.entries.push(Entry { name: raw.name, stat }),
+                Some(Named::Foreign(why)) => out.foreign.push((raw.name, why)),
+                None => {}
+            }
+        }
+        Ok(out)
+    }
+
+    /// What `name` in it leads to now; `None` if nothing, or nothing of the volume.
+    pub fn child(&self, name: &[u8]) -> Result<Option<Stat>, SourceError> {
+        match self.named(name)? {
+            Some(Named::Entry(stat)) => Ok(Some(stat)),
+            Some(Named::Foreign(_)) | None => Ok(None),
+        }
+    }
+
+    fn named(&self, name: &[u8]) -> Result<Option<Named>, SourceError> {
+        let name = OsStr::from_bytes(name);
+        let found = match stat_at(&self.fd, name, false) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(SourceError::at(&self.path.join(name), errno)),
+        };
+        if found.mount_root {
+            return Ok(Some(Named::Foreign(Foreign::MountPoint)));
+        }
+        if found.stat.kind == Kind::Dir && found.device != self.found.device {
+            return Ok(Some(Named::Foreign(Foreign::OtherDevice)));
+        }
+        if let Some(above) = &self.above
+            && let Ok(upper) = stat_at(above, name, false)
+            && whole_in_upper(&found.stat, &upper.stat, || self.metacopy(name))
+        {
+            return Ok(Some(Named::Entry(upper.stat)));
+        }
+        Ok(Some(Named::Entry(found.stat)))
+    }
+
+    /// In doubt it is one.
+    fn metacopy(&self, name: &OsStr) -> bool {
+        use rustix::fs::{Mode, openat};
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = self.above.as_ref().and_then(|above| openat(above, name, flags, Mode::empty()).ok());
+        opened.is_none_or(|fd| is_metacopy(std::os::fd::AsFd::as_fd(&fd)))
+    }
+}

@@ -139,11 +139,18 @@ pub fn read_range(
 ) -> Result<u64, FileError> {
     let mut buffer = vec![0u8; WINDOW_BYTES.min(end.saturating_sub(start)) as usize];
     let mut at = start;
-    for (data, data_end) in ops.data_ranges(start, end)?.into_iter().chain([(end, end)]) {
-        // A block with any data in it is read whole: blocks are either bytes or hole.
-        let data = (data / BLOCK_BYTES * BLOCK_BYTES).max(at);
-        let data_end = data_end.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES).min(end);
+    // A block with any data in it is read whole: blocks are either bytes or hole.
+    let whole = |(data, data_end): (u64, u64)| {
+        (data / BLOCK_BYTES * BLOCK_BYTES, data_end.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES).min(end))
+    };
+    // Behind the last data is a hole up to the end, which need not be on the border of a block.
+    for (data, data_end) in ops.data_ranges(start, end)?.into_iter().map(whole).chain([(end, end)]) {
+        let data = data.max(at);
         if data > at {
+            // No data up to the end: a hole, or the file was cut short in the meantime. A read tells.
+            if data == end && ops.read(end - 1, &mut [0])? == 0 {
+                return Ok(at);
+            }
             push(Piece::Hole { offset: at, len: data - at })?;
             at = data;
         }

@@ -155,3 +155,31 @@ fn a_new_file_is_read_whole_with_its_holes() {
     let b = BLOCK_BYTES;
     assert_eq!(shape(&image), [(0, b, "*"), (b, b, ""), (2 * b, b, "*"), (3 * b, 5, "")]);
 }
+
+#[test]
+fn a_hole_reaches_to_the_end_of_the_file() {
+    let b = BLOCK_BYTES;
+    for job in [job(Marks::default(), None), job(marked(1..4), Some(b)), job(marked([3]), Some(3 * b + 9))] {
+        let mut file = Fake::new(3 * b + 5);
+        file.holes = vec![2, 3];
+        let image = read_file(&mut file, &job, Steps::ALL).unwrap();
+        let last = *shape(&image).last().unwrap();
+        assert_eq!((last.0 + last.1, last.2), (3 * b + 5, "*"), "{job:?}");
+        assert!(!image.short);
+    }
+}
+
+/// A file that is shorter by now has no data in its old end either; that is no hole of the image.
+#[test]
+fn a_file_cut_short_has_no_hole_at_its_old_end() {
+    let b = BLOCK_BYTES;
+    for size in [4 * b, 4 * b + 5] {
+        let mut file = Fake::new(size);
+        file.data.truncate(2 * b as usize);
+        file.holes = vec![2, 3, 4];
+        let image = read_file(&mut file, &job(Marks::default(), None), Steps::ALL).unwrap();
+        assert!(image.short);
+        assert_eq!(image.size, 2 * b);
+        assert_eq!(shape(&image), [(0, b, ""), (b, b, "")]);
+    }
+}

@@ -203,9 +203,14 @@ fn the_standard_variables_are_honoured() {
     env.push(("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED".to_owned()));
     env.push(("TRACKER_TEST_KEY", "by-own-variable".to_owned()));
     in_environment("the_standard_variables_are_honoured", &env);
+    // An empty variable is an unset one.
+    let mut env = server.env();
+    env.push(("AWS_ENDPOINT_URL_S3", String::new()));
+    env.push(("TRACKER_TEST_KEY", "beside-an-empty-variable".to_owned()));
+    in_environment("the_standard_variables_are_honoured", &env);
     let keys: Vec<String> =
         list_all(&open(&url("env"), &server.options()).unwrap(), "").unwrap().into_iter().map(|e| e.key).collect();
-    assert_eq!(keys, ["by-general-variable", "by-own-variable"]);
+    assert_eq!(keys, ["beside-an-empty-variable", "by-general-variable", "by-own-variable"]);
 }
 
 /// Needs no server, so it never skips.

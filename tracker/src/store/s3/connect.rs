@@ -47,7 +47,7 @@ pub(super) async fn client(place: &str, options: &StoreOptions) -> Result<(Clien
         .endpoint
         .clone()
         .or_else(|| std::env::var("AWS_ENDPOINT_URL_S3").ok().filter(|e| !e.is_empty()))
-        .or_else(|| shared.endpoint_url().map(str::to_owned));
+        .or_else(|| shared.endpoint_url().filter(|e| !e.is_empty()).map(str::to_owned));
     if let Some(endpoint) = &endpoint
         && !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
     {
@@ -57,6 +57,13 @@ pub(super) async fn client(place: &str, options: &StoreOptions) -> Result<(Clien
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
         .force_path_style(options.path_style.unwrap_or(endpoint.is_some()));
+    // Service managers and compose files set variables to nothing for "unset"; the SDK takes that for an address.
+    if ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|e| e.is_empty()))
+    {
+        config.set_endpoint_url(endpoint.clone());
+    }
     if shared.region().is_none() {
         if endpoint.is_none() {
             return Err(fail(ErrorKind::Misconfigured).detail("no region: set AWS_REGION, or `region` in the profile"));

@@ -48,12 +48,13 @@ pub fn binary() -> &'static Path {
 /// One volume: what is protected, where to, and the state directory. Its folder goes when it is dropped.
 pub struct Volume {
     pub source: PathBuf,
+    /// A directory, or an URL.
     pub store: PathBuf,
     pub state: PathBuf,
     pub name: String,
     /// More arguments of `protect`.
     pub extra: Vec<String>,
-    /// Environment of `protect`.
+    /// Environment of every command.
     pub environment: Vec<(String, String)>,
     log: PathBuf,
     folder: TempDir,
@@ -136,11 +137,15 @@ impl Volume {
     }
 
     fn protect(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = self.command();
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).arg("--name").arg(&self.name);
         command.arg("--state-dir").arg(&self.state).args(&self.extra);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null());
+        command
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
         command
     }
 
@@ -186,8 +191,8 @@ impl Volume {
     /// Runs another verb with this volume's state directory.
     #[track_caller]
     pub fn tracker(&self, args: &[&str]) -> Answer {
-        let mut command = Command::new(binary());
-        command.args(args).arg("--state-dir").arg(&self.state).stdin(Stdio::null());
+        let mut command = self.command();
+        command.args(args).arg("--state-dir").arg(&self.state);
         limited(command, Duration::from_secs(180))
     }
 

@@ -20,10 +20,20 @@ pub const SECRET_KEY: &str = "SKTESTSKTEST";
 const START: Duration = Duration::from_secs(90);
 
 pub struct S3Server {
-    child: Child,
-    port: u16,
-    filer: u16,
+    weed: PathBuf,
+    /// `None` while it is stopped.
+    child: Option<Child>,
+    /// Of its parts; the same after a stop.
+    ports: Ports,
     folder: tempfile::TempDir,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    master: u16,
+    volume: u16,
+    filer: u16,
+    s3: u16,
 }
 
 /// The server's program, where it is installed.
@@ -81,73 +91,96 @@ impl S3Server {
 
     fn start(weed: &Path) -> Option<S3Server> {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let data = folder.path().join("data");
-        std::fs::create_dir(&data).expect("data folder");
+        std::fs::create_dir(folder.path().join("data")).expect("data folder");
         let identity = format!(
             r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
                 "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
         );
-        let config = folder.path().join("s3.json");
-        std::fs::write(&config, identity).expect("s3.json");
-        let log = File::create(folder.path().join("weed.log")).expect("log");
+        std::fs::write(folder.path().join("s3.json"), identity).expect("s3.json");
         let [master, volume, filer, s3] = free_ports();
-        let child = Command::new(weed)
-            .args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
-            .arg(format!("-dir={}", data.display()))
+        let ports = Ports { master, volume, filer, s3 };
+        let mut server = S3Server { weed: weed.to_path_buf(), child: None, ports, folder };
+        server.run().then_some(server)
+    }
+
+    /// Starts the process on its ports and data, and waits until it answers. `false` when it ends or does not.
+    fn run(&mut self) -> bool {
+        let log = self.folder.path().join("weed.log");
+        let log = File::options().create(true).append(true).open(log).expect("log");
+        let Ports { master, volume, filer, s3 } = self.ports;
+        let mut child = Command::new(&self.weed)
+            .args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=data"])
             .args([format!("-master.port={master}"), format!("-volume.port={volume}")])
             .args(["-master.volumeSizeLimitMB=64", "-volume.max=30", "-filer", "-s3", "-s3.iam=false"])
             .args([format!("-filer.port={filer}"), format!("-s3.port={s3}")])
             // Off, so that several servers can run at once: these have fixed ports by default.
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-metricsPort=0", "-master.telemetry=false"])
-            .arg(format!("-s3.config={}", config.display()))
-            .current_dir(folder.path())
+            .arg("-s3.config=s3.json")
+            .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log"))
             .stderr(log)
             .spawn()
             .expect("weed starts");
-        let mut server = S3Server { child, port: s3, filer, folder };
         let begun = Instant::now();
-        while begun.elapsed() < START {
-            if matches!(server.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                eprintln!("weed ended at start:\n{}", server.log());
-                return None;
+        let answers = loop {
+            if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+                eprintln!("weed ended at start:\n{}", self.log());
+                break false;
             }
-            if server.is_ready() {
-                return Some(server);
+            if self.is_ready() {
+                break true;
+            }
+            if begun.elapsed() > START {
+                eprintln!("weed is not ready after {START:?}:\n{}", self.log());
+                break false;
             }
             std::thread::sleep(Duration::from_millis(100));
+        };
+        self.child = Some(child);
+        answers
+    }
+
+    /// Ends the process as a crash would; its data stay.
+    ///
+    /// # Panics
+    /// When it cannot be ended.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("weed is killed");
+            child.wait().expect("its end");
         }
-        eprintln!("weed is not ready after {START:?}:\n{}", server.log());
-        None
+    }
+
+    /// Starts it again after a stop, with the same address and data.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none() && self.run(), "weed does not start again");
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.s3
     }
 
+    /// Its process; 0 while it is stopped.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port())
     }
 
     /// Options that reach this server, independent of the environment.
     pub fn options(&self) -> StoreOptions {
-        options(self.port)
+        options(self.port())
     }
 
-    /// The environment for a program under test that finds its store by the standard variables.
+    /// As [`env`].
     pub fn env(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("AWS_ENDPOINT_URL", self.endpoint()),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-        ]
+        env(self.port())
     }
 
     /// What the server wrote to its log.
@@ -156,7 +189,7 @@ impl S3Server {
     }
 
     fn is_ready(&self) -> bool {
-        request(self.port, "GET /status HTTP/1.0\r\n\r\n").is_some_and(|answer| answer.contains(" 200 "))
+        request(self.port(), "GET /status HTTP/1.0\r\n\r\n").is_some_and(|answer| answer.contains(" 200 "))
     }
 
     /// Makes a bucket: in this server, a folder of the filer. The filer answers before the parts behind it are all up,
@@ -167,7 +200,7 @@ impl S3Server {
     pub fn create_bucket(&self, bucket: &str) {
         let text = format!("POST /buckets/{bucket}/ HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
         let begun = Instant::now();
-        while !request(self.filer, &text).is_some_and(|answer| answer.contains(" 201 ")) {
+        while !request(self.ports.filer, &text).is_some_and(|answer| answer.contains(" 201 ")) {
             assert!(begun.elapsed() < START, "bucket {bucket} cannot be made:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -184,10 +217,23 @@ impl S3Server {
 
 impl Drop for S3Server {
     fn drop(&mut self) {
-        // Only fails for a process that has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(mut child) = self.child.take() {
+            // Only fails for a process that has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
+}
+
+/// The environment for a program under test that finds a server (or a proxy before it) by the standard variables.
+pub fn env(port: u16) -> Vec<(&'static str, String)> {
+    vec![
+        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+    ]
 }
 
 /// Options for a server (or a proxy before it) on a local port.

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod download;
+pub mod mixed;
 pub mod postgres;
 pub mod sqlite;
 
@@ -17,10 +18,11 @@ use std::thread::JoinHandle;
 /// The unit of a mark, in bytes.
 const BLOCK: u64 = 4096;
 
-/// A thread that works until it is told to stop.
+/// A thread that works until it is told to stop, or dropped.
 struct Worker<T> {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<T>,
+    /// `Some` until it was waited for.
+    thread: Option<JoinHandle<T>>,
 }
 
 impl<T: Send + 'static> Worker<T> {
@@ -34,13 +36,24 @@ impl<T: Send + 'static> Worker<T> {
             }
             state
         });
-        Worker { stop, thread }
+        Worker { stop, thread: Some(thread) }
     }
 
     /// Waits for the step it is in. Fails as the step did.
-    fn stop(self) -> T {
+    fn stop(mut self) -> T {
         self.stop.store(true, SeqCst);
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let thread = self.thread.take().expect("waited for only here and when dropped");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl<T> Drop for Worker<T> {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        // Its files must be closed before the file system can be unmounted.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

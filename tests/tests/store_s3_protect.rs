@@ -1,0 +1,233 @@
+//! The whole way against a real S3 server: protect, change, sync, restore, look, with the daemon killed, the server gone
+//! for a while, and replies that get lost.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::compare::assert_same;
+use tests::daemon::{Answer, Volume, utf8};
+use tests::load::{number, seed};
+use tests::loads::mixed::Mixed;
+use tests::mounts::{Kind, Mount, run};
+use tests::s3_server::{S3Server, env};
+use tests::tcp_proxy::TcpProxy;
+use tracker::store::open;
+
+const BUCKET: &str = "tracker-test";
+const SYNC: Duration = Duration::from_secs(60);
+/// Longest wait for what must show in a status.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A volume of `source` in the bucket, reached at a port by the standard variables.
+fn volume(source: &Path, prefix: &str, port: u16) -> Volume {
+    let mut volume = Volume::new(source);
+    volume.store = format!("s3://{BUCKET}/{prefix}").into();
+    volume.environment = env(port).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    // What the machine has of its own must not stand before these.
+    volume.environment.push(("AWS_ENDPOINT_URL_S3".into(), String::new()));
+    volume
+}
+
+/// Waits until a status is as wanted.
+#[track_caller]
+fn until(volume: &Volume, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let status = volume.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{what} was not seen: {status}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Nothing more is pending, and the newest commit, read from the server, is the tree.
+#[track_caller]
+fn all_is_there(volume: &Volume, copy: &str) -> Value {
+    volume.sync(SYNC).expect(0);
+    let status = volume.status();
+    assert_eq!(status["state"], "protected", "{status}");
+    let copy = volume.scratch(copy);
+    volume.restore(&copy).expect(0);
+    assert_same(&volume.source, &copy);
+    status
+}
+
+fn lines(answer: &Answer) -> Vec<Value> {
+    answer.expect(0).stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+}
+
+fn names_below(dir: &Path) -> usize {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| 1 + if entry.file_type().unwrap().is_dir() { names_below(&entry.path()) } else { 0 }).sum()
+}
+
+#[test]
+fn a_directory_is_protected_and_restored() {
+    let name = "a_directory_is_protected_and_restored";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let Some(server) = S3Server::shared_or_skip(name, BUCKET) else { return };
+    let source = mount.dir("source");
+    let mut mixed = Mixed::new(&source, seed());
+    let volume = volume(&source, "deep/prefix", server.port());
+    let reference = volume.reference();
+    let reference = utf8(&reference);
+
+    let daemon = volume.start_ready();
+    let first = all_is_there(&volume, "baseline");
+    assert_eq!(first["store"], format!("s3://{BUCKET}/deep/prefix"), "{first}");
+    assert_eq!(first["fenced_store"], true, "{first}");
+    assert_eq!(first["backend"], "tracepoint", "{first}");
+    let before = volume.scratch("before");
+    run(Command::new("cp").arg("-a").args([&source, &before]));
+
+    mixed.changes(400);
+    let status = all_is_there(&volume, "changed");
+    let head = number(&status, "head_seq");
+    assert!(head > number(&first, "head_seq"), "{status}");
+    let earlier = volume.scratch("earlier");
+    volume.tracker(&["restore", reference, utf8(&earlier), "--at", &first["head_seq"].to_string()]).expect(0);
+    assert_same(&before, &earlier);
+
+    let log = lines(&volume.tracker(&["log", reference, "--json"]));
+    assert_eq!(log[0]["seq"], head, "the newest first");
+    let listed = lines(&volume.tracker(&["ls", reference, "--recursive", "--json"]));
+    assert_eq!(listed.len(), names_below(&source));
+    for read_data in [false, true] {
+        volume.verify(read_data).expect(0);
+    }
+
+    // Another host with the same words, before and after this one has ended.
+    let other = self::volume(&source, "deep/prefix", server.port());
+    other.protect_ends().refuses(11, "another writer");
+    assert!(daemon.stop().success());
+    other.protect_ends().refuses(11, "another writer");
+    volume.verify(true).expect(0);
+}
+
+#[test]
+fn a_killed_daemon_goes_on() {
+    let name = "a_killed_daemon_goes_on";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let Some(server) = S3Server::shared_or_skip(name, BUCKET) else { return };
+    let source = mount.dir("source");
+    let mixed = Mixed::new(&source, seed());
+    let volume = volume(&source, "killed", server.port());
+    let mut daemon = volume.start_ready();
+    let mut head = number(&all_is_there(&volume, "baseline"), "head_seq");
+    let load = mixed.run();
+    for kill in 1..=5 {
+        until(&volume, "a commit of the load", |status| number(status, "head_seq") > head);
+        thread::sleep(Duration::from_millis(137 * kill));
+        let status = volume.status();
+        let now = number(&status, "head_seq");
+        assert!(now > head, "from {head} to {now}");
+        head = now;
+        daemon.kill9();
+        // Written while nobody drains.
+        thread::sleep(Duration::from_millis(200));
+        daemon = volume.start_ready();
+        let reasons = &volume.status()["rescan_reasons"];
+        assert!(reasons["reboot"].is_null(), "nothing is compared anew in the same boot: {reasons}");
+    }
+    let done = load.stop().done;
+    let status = all_is_there(&volume, "after");
+    assert!(number(&status, "head_seq") > head, "{status}");
+    println!("{name}: changes {done:?}, head {}, rescans {}", status["head_seq"], status["rescan_reasons"]);
+    volume.verify(true).expect(0);
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_server_that_was_away_is_caught_up_with() {
+    let name = "a_server_that_was_away_is_caught_up_with";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let Some(mut server) = S3Server::start_or_skip(name, BUCKET) else { return };
+    let source = mount.dir("source");
+    let mixed = Mixed::new(&source, seed());
+    let volume = volume(&source, "away", server.port());
+    let daemon = volume.start_ready();
+    let head = number(&all_is_there(&volume, "baseline"), "head_seq");
+    let load = mixed.run();
+    until(&volume, "a commit of the load", |status| number(status, "head_seq") > head);
+
+    server.stop();
+    let behind = until(&volume, "the growing loss window", |status| {
+        status["loss_window_seconds"].as_f64().is_some_and(|seconds| seconds > 3.0) && status["state"] != "protected"
+    });
+    assert_eq!(behind["state"], "degraded", "{behind}");
+    let error = behind["last_error"].as_str().expect("the error is told");
+    assert!(error.contains("failed for now") || error.contains("outcome is unknown"), "{error}");
+    volume.sync(Duration::from_secs(2)).expect(3);
+    volume.tracker(&["status"]).expect(20);
+    server.start_again();
+    let again = until(&volume, "the way out", |status| status["state"] == "protected");
+    assert!(number(&again, "head_seq") > number(&behind, "head_seq"), "{again}");
+    assert!(again["last_error"].is_null(), "{again}");
+    volume.sync(SYNC).expect(0);
+
+    // Away again, and the daemon dies meanwhile. It cannot start without the store, and the kernel marks on.
+    server.stop();
+    let away = until(&volume, "the error", |status| status["last_error"].is_string());
+    daemon.kill9();
+    thread::sleep(Duration::from_millis(300));
+    volume.protect_ends().refuses(1, "failed for now");
+    thread::sleep(Duration::from_millis(300));
+    server.start_again();
+    let daemon = volume.start_ready();
+    let done = load.stop().done;
+    let status = all_is_there(&volume, "after");
+    assert!(number(&status, "head_seq") > number(&away, "head_seq"), "{status}");
+    println!("{name}: changes {done:?}, head {}, rescans {}", status["head_seq"], status["rescan_reasons"]);
+    volume.verify(true).expect(0);
+    assert!(daemon.stop().success());
+}
+
+/// A commit takes effect and its reply gets lost. The daemon says that it does not know, makes no second one, and counts
+/// the first as its own once it can ask: by itself, or after a kill in between.
+#[test]
+fn a_commit_whose_reply_is_lost_is_settled() {
+    let name = "a_commit_whose_reply_is_lost_is_settled";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let Some(server) = S3Server::shared_or_skip(name, BUCKET) else { return };
+    let source = mount.dir("source");
+    let proxy = TcpProxy::before(server.port());
+    let volume = volume(&source, "lost", proxy.port());
+    let direct = open(&format!("s3://{BUCKET}/lost/v").parse().unwrap(), &server.options()).unwrap();
+    let mut daemon = volume.start_ready();
+    for kill in [false, true] {
+        fs::write(source.join("before"), format!("before {kill}")).unwrap();
+        let head = number(&all_is_there(&volume, &format!("before-{kill}")), "head_seq");
+        let next = engine::format::Key::Commit(head + 1).to_string();
+        proxy.lose_replies(true);
+        fs::write(source.join("file"), format!("in the commit {kill}")).unwrap();
+        let deadline = Instant::now() + SOON;
+        while !direct.exists(&next).unwrap() {
+            assert!(Instant::now() < deadline, "no {next}: {}", volume.status());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let bytes = direct.get(&next).unwrap();
+        let doubt = until(&volume, "the doubt", |status| status["state"] == "degraded");
+        assert_eq!(number(&doubt, "head_seq"), head, "not acknowledged: {doubt}");
+        volume.sync(Duration::from_secs(1)).expect(3);
+        fs::write(source.join("later"), format!("after it {kill}")).unwrap();
+        if kill {
+            daemon.kill9();
+            proxy.lose_replies(false);
+            daemon = volume.start_ready();
+        } else {
+            proxy.lose_replies(false);
+        }
+        let status = all_is_there(&volume, &format!("after-{kill}"));
+        assert!(number(&status, "head_seq") > head + 1, "{status}");
+        assert_eq!(direct.get(&next).unwrap(), bytes, "the commit is still the one that was made");
+    }
+    assert!(proxy.lost() >= 2);
+    volume.verify(true).expect(0);
+    assert!(daemon.stop().success());
+}

@@ -63,6 +63,11 @@ macro_rules! kernel_fields {
             ITER_COUNT: Required Offset "iov_iter" ["count"];
             ITER_SOURCE: Required Offset "iov_iter" ["data_source"];
             XFS_VNODE: Optional Offset "xfs_inode" ["i_vnode"];
+            DENTRY_PARENT: Optional Offset "dentry" ["d_parent"];
+            DENTRY_INODE: Optional Offset "dentry" ["d_inode"];
+            IATTR_VALID: Optional Offset "iattr" ["ia_valid"];
+            IATTR_SIZE: Optional Offset "iattr" ["ia_size"];
+            DIO_IOCB: Optional Offset "iomap_dio" ["iocb"];
             REGS_SYSCALL: Optional Offset "pt_regs" ["orig_ax"];
             REGS_IP: Optional Offset "pt_regs" ["ip"];
             REGS_ARGUMENT_2: Optional Offset "pt_regs" ["si"];

@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod fields;
+pub mod functions;
 pub mod hooks;
 pub mod limits;
 pub mod maps;

@@ -51,7 +51,8 @@ pub struct InodeMark {
     pub end: u64,
 }
 
-/// Value of the INFLIGHT map: a direct write that began; its key is the kernel's address of the `kiocb`.
+/// Value of the INFLIGHT map: a change that began. Its key is the kernel's address of the `kiocb` for a direct write, and
+/// `call_key` for a call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inflight {
@@ -59,14 +60,21 @@ pub struct Inflight {
     pub ino: u64,
     /// First byte.
     pub start: u64,
-    /// Bytes.
+    /// Bytes; 0: no range, `u64::MAX`: everything behind `start`.
     pub len: u64,
     /// `CLOCK_MONOTONIC` at the begin, ns.
     pub began_ns: u64,
     /// Superblock device in the kernel's encoding.
     pub dev: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Union of the `flag` bits, which all fit.
+    pub flags: u32,
+}
+
+/// The INFLIGHT key of a task in a hooked function: below every kernel address, where the keys of direct writes are.
+#[must_use]
+#[inline(always)]
+pub const fn call_key(task: u32, function: u32) -> u64 {
+    (task as u64) << 8 | (function & 0xff) as u64
 }
 
 /// What happened to an inode beside exact block marks.
@@ -110,6 +118,8 @@ pub mod ctrl {
     pub const BOOT: u32 = 3;
     /// Not 0: every program was attached and every map pinned; a set without it is not resumed.
     pub const COMPLETE: u32 = 4;
+    /// Which back end made the set.
+    pub const BACK_END: u32 = 5;
     /// Number of words.
     pub const WORDS: u32 = 8;
 }
@@ -136,7 +146,8 @@ pub mod counter {
     pub const GROUPS_NEW: u32 = 8;
     /// Entries newly made in INODE.
     pub const INODES_NEW: u32 = 9;
-    /// First of one cell per hook, in the order of `hooks::HOOKS`: events on tracked superblocks.
+    /// First of one cell per hook, in the order of `hooks::HOOKS` and then `functions::FUNCTIONS`: events on tracked
+    /// superblocks.
     pub const HOOK_BASE: u32 = 16;
     /// Number of cells.
     pub const CELLS: u32 = 64;
@@ -190,7 +201,8 @@ const _: () = {
     assert!(size_of::<InodeMark>() == 24);
     assert!(size_of::<Inflight>() == 40);
     assert!(counter::NAMES.len() <= counter::HOOK_BASE as usize);
-    assert!(counter::HOOK_BASE as usize + crate::hooks::HOOKS.len() <= counter::CELLS as usize);
+    let hooks = crate::hooks::HOOKS.len() + crate::functions::FUNCTIONS.len();
+    assert!(counter::HOOK_BASE as usize + hooks <= counter::CELLS as usize);
 };
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tracker::capture::choose::{Facts, choose};
 use tracker::capture::mounts::kernel_dev;
-use tracker::capture::{Capture, CaptureConfig, InodeMarks, Retired, object};
+use tracker::capture::{BackEnd, Capture, CaptureConfig, InodeMarks, Retired, object};
 
 use crate::capture_mounts::{Kind, Mount};
 
@@ -27,11 +28,20 @@ pub fn obstacle() -> Option<&'static str> {
     None
 }
 
+/// The back end under test: the one that the environment names, else the best one here.
+#[must_use]
+pub fn back_end() -> BackEnd {
+    let wanted = std::env::var("TRACKER_TEST_BACK_END").ok();
+    let only = BackEnd::WITH_PROGRAMS.into_iter().find(|back_end| wanted.as_deref() == Some(back_end.name()));
+    assert!(only.is_some() || wanted.is_none(), "TRACKER_TEST_BACK_END names no back end: {wanted:?}");
+    choose(&Facts { only, ..Facts::gather() }).back_end
+}
+
 /// A configuration with pins of its own.
 #[must_use]
 pub fn config() -> CaptureConfig {
     let case = CASES.fetch_add(1, Ordering::Relaxed);
-    let mut config = CaptureConfig::new(format!("/sys/fs/bpf/tracker-test-{}-{case}", std::process::id()));
+    let mut config = CaptureConfig::new(format!("/sys/fs/bpf/tracker-test-{}-{case}", std::process::id()), back_end());
     (config.dirty_entries, config.inode_entries) = (4096, 4096);
     (config.watch_entries, config.inflight_entries) = (4096, 256);
     config

@@ -11,6 +11,8 @@
 )]
 
 mod atomic;
+mod calls;
+mod functions;
 mod globals;
 mod kernel;
 mod maps;

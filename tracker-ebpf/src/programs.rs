@@ -50,8 +50,12 @@ fn kiocb_inode(kiocb: Address) -> Option<Address> {
 /// Remembers every direct write of a tracked superblock, watched or not: the inode may be watched before it completes.
 #[raw_tracepoint(tracepoint = "iomap_dio_rw_begin")]
 pub(crate) fn dio_begin(ctx: RawTracePointContext) -> Option<()> {
-    let kiocb: Address = ctx.arg(0);
-    let iter: Address = ctx.arg(1);
+    dio_began(ctx.arg(0), ctx.arg(1))
+}
+
+/// A direct request begins.
+#[inline(always)]
+pub(crate) fn dio_began(kiocb: Address, iter: Address) -> Option<()> {
     let target = Target::of(kiocb_inode(kiocb)?, HookId::DioBegin)?;
     let key = kiocb as u64;
     let source = kernel::member::<u8>(iter, &globals::ITER_SOURCE);
@@ -74,7 +78,7 @@ pub(crate) fn dio_begin(ctx: RawTracePointContext) -> Option<()> {
     };
     // SAFETY: a helper without arguments.
     let began_ns = unsafe { bpf_ktime_get_ns() };
-    let entry = Inflight { ino: target.ino, start, len, began_ns, dev: target.dev, pad: 0 };
+    let entry = Inflight { ino: target.ino, start, len, began_ns, dev: target.dev, flags: 0 };
     if INFLIGHT.insert(key, entry, 0).is_err() {
         count(counter::INFLIGHT_FULL);
         maps::set_control(ctrl::MARK_UNKNOWN_DIO, 1);
@@ -101,16 +105,21 @@ pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
         let _ = INFLIGHT.remove(key);
         return Some(());
     }
+    dio_unknown(kiocb, Some(ctx.arg(2)))
+}
+
+/// A direct request without a known begin completes, with `done` bytes or an error; `None`: that is not known.
+#[inline(always)]
+pub(crate) fn dio_unknown(kiocb: Address, done: Option<i64>) -> Option<()> {
     if maps::control(ctrl::MARK_UNKNOWN_DIO) == 0 {
         return Some(());
     }
     // A write whose begin found no room, or any read: the position has already moved behind it.
     let target = Target::marked(kiocb_inode(kiocb)?, HookId::DioComplete)?;
     count(counter::UNKNOWN_DIO);
-    let done: i64 = ctx.arg(2);
-    match kernel::member::<u64>(kiocb, &globals::KIOCB_POS) {
-        Some(end) if done > 0 && end >= done as u64 => target.range(end - done as u64, done as u64),
-        Some(_) if done == 0 => {}
+    match (kernel::member::<u64>(kiocb, &globals::KIOCB_POS), done) {
+        (Some(end), Some(done)) if done > 0 && end >= done as u64 => target.range(end - done as u64, done as u64),
+        (Some(_), Some(0)) => {}
         _ => target.flags(flag::RESCAN),
     }
     Some(())
@@ -119,7 +128,13 @@ pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
 /// A timestamp of `inode` was set.
 #[inline(always)]
 fn tick(inode: Address, hook: HookId) -> Option<()> {
-    let target = Target::marked(inode, hook)?;
+    tick_cell(inode, common::hooks::counter_cell(hook))
+}
+
+/// As `tick`, with the counter of the hook.
+#[inline(always)]
+pub(crate) fn tick_cell(inode: Address, cell: u32) -> Option<()> {
+    let target = Target::marked_cell(inode, cell)?;
     let flags = match kernel::file_type(inode) {
         Some(0o040_000) => flag::NAMES,
         Some(0o100_000) => match target.magic() {

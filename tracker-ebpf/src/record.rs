@@ -36,6 +36,11 @@ impl Target {
     /// The inode at `inode`, if its superblock is tracked; counts the event for `hook` then.
     #[inline(always)]
     pub(crate) fn of(inode: Address, hook: HookId) -> Option<Self> {
+        Self::of_cell(inode, counter_cell(hook))
+    }
+
+    #[inline(always)]
+    fn of_cell(inode: Address, cell: u32) -> Option<Self> {
         let Some((sb, dev)) = superblock(inode) else {
             count(counter::LOST);
             return None;
@@ -46,19 +51,25 @@ impl Target {
             count(counter::LOST);
             return None;
         };
-        count(counter_cell(hook));
+        count(cell);
         Some(Self { dev, ino, sb, mode })
     }
 
     /// The inode at `inode`, if it is to be marked.
     #[inline(always)]
     pub(crate) fn marked(inode: Address, hook: HookId) -> Option<Self> {
-        let target = Self::of(inode, hook)?;
+        Self::marked_cell(inode, counter_cell(hook))
+    }
+
+    /// As `marked`, with the counter of the hook.
+    #[inline(always)]
+    pub(crate) fn marked_cell(inode: Address, cell: u32) -> Option<Self> {
+        let target = Self::of_cell(inode, cell)?;
         if !target.is_marked() {
             return None;
         }
         // The level is a read-only global, off by default: the verifier removes the line then.
-        debug!(&(), "hook {} dev {} ino {}", hook as u32, target.dev, target.ino);
+        debug!(&(), "counter {} dev {} ino {}", cell, target.dev, target.ino);
         Some(target)
     }
 
@@ -83,13 +94,13 @@ impl Target {
     /// Marks everything at and behind `start`.
     #[inline(always)]
     pub(crate) fn from(&self, start: u64) {
-        inode_mark(generation(), self.dev, self.ino, flag::FROM, start, u64::MAX);
+        from(self.dev, self.ino, start);
     }
 
     /// Sets `flags`, which carry no range.
     #[inline(always)]
     pub(crate) fn flags(&self, flags: u64) {
-        inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
+        self::flags(self.dev, self.ino, flags);
     }
 }
 
@@ -120,6 +131,18 @@ fn is_watched(dev: u32, ino: u64) -> bool {
 #[inline(always)]
 fn generation() -> u64 {
     maps::control(ctrl::GENERATION) & 1
+}
+
+/// Marks everything at and behind `start` of an inode.
+#[inline(always)]
+pub(crate) fn from(dev: u32, ino: u64, start: u64) {
+    inode_mark(generation(), dev, ino, flag::FROM, start, u64::MAX);
+}
+
+/// Sets flags of an inode, which carry no range.
+#[inline(always)]
+pub(crate) fn flags(dev: u32, ino: u64, flags: u64) {
+    inode_mark(generation(), dev, ino, flags, u64::MAX, 0);
 }
 
 /// Marks `len` bytes at `start` of an inode.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::capture::BackEnd;
 use crate::error::{AppError, ExitCode};
 use crate::guard::{self, GuardedVolume};
 use crate::location::{self, StoreUrl};
@@ -39,6 +40,18 @@ pub enum Capture {
     Tracepoint,
     /// Periodic comparison, without eBPF.
     Scan,
+}
+
+impl Capture {
+    /// The one back end with programs that is asked for, if it is one.
+    pub fn back_end(self) -> Option<BackEnd> {
+        match self {
+            Capture::Auto | Capture::Scan => None,
+            Capture::Fentry => Some(BackEnd::Fentry),
+            Capture::Kprobe => Some(BackEnd::Kprobe),
+            Capture::Tracepoint => Some(BackEnd::Tracepoint),
+        }
+    }
 }
 
 /// How the blocks of one commit relate in time.

@@ -71,6 +71,17 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// The word for a back end.
+    pub fn of(back_end: crate::capture::BackEnd) -> Backend {
+        use crate::capture::BackEnd;
+        match back_end {
+            BackEnd::Fentry => Backend::Fentry,
+            BackEnd::Kprobe => Backend::Kprobe,
+            BackEnd::Tracepoint => Backend::Tracepoint,
+            BackEnd::Scan => Backend::Scan,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Backend::Tracepoint => "tracepoint",

@@ -69,7 +69,7 @@ fn turn(variant: usize, path: &Path, place: &Place, round: u64) -> Outcome<Cost>
         0 => write(&file, round),
         1..=3 => {
             let pins = format!("/sys/fs/bpf/tracker-bench-{}", std::process::id());
-            let (capture, _) = Capture::start(&CaptureConfig::new(pins))?;
+            let (capture, _) = Capture::start(&CaptureConfig::new(pins, crate::capture_rig::back_end()))?;
             let cost = captured(variant, &capture, path, &file, round);
             capture.detach()?;
             cost

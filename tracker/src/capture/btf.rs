@@ -92,6 +92,8 @@ pub(super) struct Entry {
 pub struct Btf {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    /// Hash of the name and position of each named entry, sorted: a kernel has some 100,000 types and is asked about dozens.
+    index: Vec<(u32, u32)>,
     strings: std::ops::Range<usize>,
     base: Option<Arc<Btf>>,
     /// Id of the first entry here.
@@ -142,7 +144,12 @@ impl Btf {
         }
         let first_id = base.as_ref().map_or(1, |base| base.end_id());
         let first_string = base.as_ref().map_or(0, |base| base.end_string());
-        Ok(Self { bytes, entries, strings, base, first_id, first_string })
+        let mut btf = Self { bytes, entries, index: Vec::new(), strings, base, first_id, first_string };
+        let named = btf.entries.iter().enumerate().filter(|(_, entry)| entry.name != 0);
+        let mut index: Vec<_> = named.map(|(at, entry)| (hash(btf.tail(entry.name)), at as u32)).collect();
+        index.sort_unstable();
+        btf.index = index;
+        Ok(btf)
     }
 
     /// Byte offset of `member` in the struct `container`, also inside anonymous members; `None` when there is none.
@@ -202,10 +209,11 @@ impl Btf {
 
     /// Types of this blob (not of its base) with this name and one of these kinds.
     pub(super) fn named<'a>(&'a self, name: &'a [u8], kinds: &'a [u32]) -> impl Iterator<Item = Entry> + 'a {
-        self.entries
-            .iter()
-            .copied()
-            .filter(move |entry| kinds.contains(&entry.kind) && entry.name != 0 && self.is_string(entry.name, name))
+        let wanted = hash(name);
+        let first = self.index.partition_point(|(hash, _)| *hash < wanted);
+        let same = self.index.iter().skip(first).take_while(move |(hash, _)| *hash == wanted);
+        same.filter_map(|(_, at)| self.entries.get(*at as usize).copied())
+            .filter(move |entry| kinds.contains(&entry.kind) && self.string(entry.name) == name)
     }
 
     /// The type of this id; `None` for void and for ids that do not exist.
@@ -218,22 +226,16 @@ impl Btf {
 
     /// The name at this string offset; empty when there is none.
     pub(super) fn string(&self, offset: u32) -> &[u8] {
-        if offset < self.first_string {
-            return self.base.as_deref().map_or(&[], |base| base.string(offset));
-        }
-        let start = self.strings.start + (offset - self.first_string) as usize;
-        let Some(rest) = self.bytes.get(start..self.strings.end) else { return &[] };
-        rest.split(|&byte| byte == 0).next().unwrap_or(&[])
+        self.tail(offset).split(|&byte| byte == 0).next().unwrap_or(&[])
     }
 
-    /// Whether the string at `offset` is `name`, without looking for its end: lookups go through every type of the kernel.
-    fn is_string(&self, offset: u32, name: &[u8]) -> bool {
+    /// What follows this string offset: a name, its end marker and other names; empty when there is nothing.
+    fn tail(&self, offset: u32) -> &[u8] {
         if offset < self.first_string {
-            return self.base.as_deref().is_some_and(|base| base.is_string(offset, name));
+            return self.base.as_deref().map_or(&[], |base| base.tail(offset));
         }
         let start = self.strings.start + (offset - self.first_string) as usize;
-        let rest = self.bytes.get(start..self.strings.end).unwrap_or(&[]);
-        rest.strip_prefix(name).is_some_and(|rest| rest.first().is_none_or(|&byte| byte == 0))
+        self.bytes.get(start..self.strings.end).unwrap_or(&[])
     }
 
     pub(super) fn word(&self, at: usize) -> Result<u32, BtfError> {
@@ -307,6 +309,12 @@ impl Walk<'_> {
         }
         Ok(None)
     }
+}
+
+/// FNV-1a of a name, up to its end marker.
+fn hash(name: &[u8]) -> u32 {
+    let bytes = name.iter().take_while(|&&byte| byte != 0);
+    bytes.fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 fn byte(bytes: &[u8], at: usize) -> Result<u8, BtfError> {

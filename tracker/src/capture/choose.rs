@@ -1,22 +1,49 @@
-//! Which back end captures changes: a pure function from facts about the kernel to a choice with reasons.
+//! Which back end to use, and why: a pure function of facts about kernel and binary.
 
 use super::{
+    attach,
     layout::{KernelTypes, Layout},
-    object,
+    object, points,
 };
-use common::hooks::{HOOKS, Serves};
+use common::functions::FunctionId;
 
 /// A way to learn of changes, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackEnd {
-    /// Programs on function entry and exit.
+    /// Programs on function entry and exit, beside those on raw tracepoints.
     Fentry,
-    /// Programs on kernel probes.
+    /// Programs on kernel probes, beside those on raw tracepoints.
     Kprobe,
     /// Programs on raw tracepoints.
     Tracepoint,
     /// No programs: compare the tree at an interval.
     Scan,
+}
+
+impl BackEnd {
+    /// Those with programs, best first.
+    pub const WITH_PROGRAMS: [BackEnd; 3] = [BackEnd::Fentry, BackEnd::Kprobe, BackEnd::Tracepoint];
+
+    /// Its name in configuration, status and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+            Self::Scan => "scan",
+        }
+    }
+
+    /// Value of `common::maps::ctrl::BACK_END`.
+    pub(super) const fn word(self) -> u64 {
+        match self {
+            Self::Fentry => 1,
+            Self::Kprobe => 2,
+            Self::Tracepoint => 3,
+            Self::Scan => 4,
+        }
+    }
 }
 
 /// What is known about kernel and binary.
@@ -28,28 +55,46 @@ pub struct Facts {
     pub object: bool,
     /// Why the layout of the kernel's structs is not known, if it is not.
     pub layout_problem: Option<String>,
-    /// Tracepoints that every file system needs and the kernel lacks.
+    /// Tracepoints that every file system needs from the tracepoint back end and the kernel lacks.
     pub missing: Vec<&'static str>,
+    /// What speaks against single back ends: functions that are missing, a refusal by the kernel, a start that failed.
+    pub against: Vec<(BackEnd, String)>,
+    /// The user wants this one and no other.
+    pub only: Option<BackEnd>,
 }
 
 impl Facts {
-    /// Those of the running kernel and this process.
+    /// Those of the running kernel and this process. Tries one program of each kind, which is attached for a moment and
+    /// marks nothing.
     #[must_use]
     pub fn gather() -> Self {
         let types = KernelTypes::running();
-        let layout_problem = match &types {
-            Err(error) => Some(error.to_string()),
-            Ok(types) => Layout::resolve(types).err().map(|error| error.to_string()),
+        let layout = match &types {
+            Err(error) => Err(error.to_string()),
+            Ok(types) => Layout::resolve(types).map_err(|error| error.to_string()),
         };
-        let missing = types.map_or_else(|_| Vec::new(), |types| missing_tracepoints(&types));
-        Self { privileged: rustix::process::geteuid().is_root(), object: object().is_some(), layout_problem, missing }
+        let privileged = rustix::process::geteuid().is_root();
+        let mut against = Vec::new();
+        let mut missing = Vec::new();
+        if let (Ok(types), Ok(layout)) = (&types, &layout) {
+            missing = missing_tracepoints(types);
+            for back_end in [BackEnd::Fentry, BackEnd::Kprobe] {
+                let problem = points::functions(types, back_end).err().or_else(|| {
+                    let object = object().filter(|_| privileged)?;
+                    let point = points::ways(FunctionId::Move.get(), back_end).concat().first().copied()?;
+                    attach::refusal(object, layout, point)
+                });
+                against.extend(problem.map(|problem| (back_end, problem)));
+            }
+        }
+        Self { privileged, object: object().is_some(), layout_problem: layout.err(), missing, against, only: None }
     }
 }
 
-/// Tracepoints that every file system needs and the kernel lacks.
+/// Tracepoints that every file system needs from the tracepoint back end and the kernel lacks.
 #[must_use]
 pub fn missing_tracepoints(types: &KernelTypes) -> Vec<&'static str> {
-    let needed = HOOKS.iter().filter(|hook| hook.serves == Serves::All);
+    let needed = points::required_tracepoints(BackEnd::Tracepoint);
     needed.map(|hook| hook.tracepoint).filter(|tracepoint| !types.has_tracepoint(tracepoint)).collect()
 }
 
@@ -62,36 +107,51 @@ pub struct Choice {
     pub reasons: Vec<(BackEnd, String)>,
 }
 
+impl Choice {
+    /// One line per back end that was looked at.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.reasons.iter().map(|(back_end, why)| format!("{}: {why}", back_end.name()))
+    }
+}
+
 /// The best back end that these facts allow.
 #[must_use]
 pub fn choose(facts: &Facts) -> Choice {
-    let mut reasons = vec![
-        (BackEnd::Fentry, "not built in this version".to_owned()),
-        (BackEnd::Kprobe, "not built in this version".to_owned()),
-    ];
-    let against = if !facts.object {
-        Some("this binary carries no eBPF object".to_owned())
-    } else if !facts.privileged {
-        Some("loading programs needs root".to_owned())
-    } else if let Some(problem) = &facts.layout_problem {
-        Some(problem.clone())
-    } else if facts.missing.is_empty() {
-        None
-    } else {
-        Some(format!("the kernel lacks the tracepoints {}", facts.missing.join(", ")))
-    };
-    let back_end = match against {
-        Some(reason) => {
-            reasons.push((BackEnd::Tracepoint, reason));
-            reasons.push((BackEnd::Scan, "needs nothing".to_owned()));
-            BackEnd::Scan
+    let mut reasons = Vec::new();
+    for back_end in BackEnd::WITH_PROGRAMS {
+        match obstacle(facts, back_end) {
+            Some(reason) => reasons.push((back_end, reason)),
+            None => {
+                reasons.push((back_end, "the kernel has everything it needs".to_owned()));
+                return Choice { back_end, reasons };
+            }
         }
-        None => {
-            reasons.push((BackEnd::Tracepoint, "every tracepoint and struct member is there".to_owned()));
-            BackEnd::Tracepoint
-        }
-    };
-    Choice { back_end, reasons }
+    }
+    reasons.push((BackEnd::Scan, "needs nothing".to_owned()));
+    Choice { back_end: BackEnd::Scan, reasons }
+}
+
+/// What speaks against a back end with programs.
+fn obstacle(facts: &Facts, back_end: BackEnd) -> Option<String> {
+    if let Some(only) = facts.only.filter(|only| *only != back_end) {
+        return Some(format!("{} was asked for", only.name()));
+    }
+    if !facts.object {
+        return Some("this binary carries no eBPF object".to_owned());
+    }
+    if !facts.privileged {
+        return Some("loading programs needs root".to_owned());
+    }
+    if let Some(problem) = &facts.layout_problem {
+        return Some(problem.clone());
+    }
+    if let Some((_, problem)) = facts.against.iter().find(|(which, _)| *which == back_end) {
+        return Some(problem.clone());
+    }
+    if back_end == BackEnd::Tracepoint && !facts.missing.is_empty() {
+        return Some(format!("the kernel lacks the tracepoints {}", facts.missing.join(", ")));
+    }
+    None
 }
 
 #[cfg(test)]
@@ -99,21 +159,51 @@ mod tests {
     use super::{BackEnd, Facts, choose};
 
     fn good() -> Facts {
-        Facts { privileged: true, object: true, layout_problem: None, missing: Vec::new() }
+        Facts {
+            privileged: true,
+            object: true,
+            layout_problem: None,
+            missing: Vec::new(),
+            against: Vec::new(),
+            only: None,
+        }
     }
 
     #[test]
-    fn tracepoints_are_taken_when_nothing_speaks_against_them() {
-        assert_eq!(choose(&good()).back_end, BackEnd::Tracepoint);
+    fn the_best_is_taken_when_nothing_speaks_against_it() {
+        assert_eq!(choose(&good()).back_end, BackEnd::Fentry);
+        let no = |which: BackEnd| (which, "no".to_owned());
+        let without_fentry = Facts { against: vec![no(BackEnd::Fentry)], ..good() };
+        assert_eq!(choose(&without_fentry).back_end, BackEnd::Kprobe);
+        let tracepoints = Facts { against: vec![no(BackEnd::Fentry), no(BackEnd::Kprobe)], ..good() };
+        assert_eq!(choose(&tracepoints).back_end, BackEnd::Tracepoint);
+        let nothing = Facts { missing: vec!["ctime_ns_xchg"], ..tracepoints };
+        let choice = choose(&nothing);
+        assert_eq!(choice.back_end, BackEnd::Scan);
+        assert_eq!(choice.reasons.len(), 4, "every back end has its reason: {choice:?}");
+    }
+
+    #[test]
+    fn missing_tracepoints_speak_against_the_tracepoint_back_end_alone() {
+        assert_eq!(choose(&Facts { missing: vec!["ctime_ns_xchg"], ..good() }).back_end, BackEnd::Fentry);
+    }
+
+    #[test]
+    fn one_that_is_asked_for_is_taken_or_none() {
+        let wanted = Facts { only: Some(BackEnd::Kprobe), ..good() };
+        assert_eq!(choose(&wanted).back_end, BackEnd::Kprobe);
+        let refused = Facts { against: vec![(BackEnd::Kprobe, "no".into())], ..wanted };
+        assert_eq!(choose(&refused).back_end, BackEnd::Scan);
     }
 
     #[test]
     fn every_single_obstacle_leads_to_scan_and_is_named() {
+        let only = Some(BackEnd::Tracepoint);
         let cases = [
             (Facts { object: false, ..good() }, "object"),
             (Facts { privileged: false, ..good() }, "root"),
             (Facts { layout_problem: Some("no member i_sb".into()), ..good() }, "i_sb"),
-            (Facts { missing: vec!["ctime_ns_xchg"], ..good() }, "ctime_ns_xchg"),
+            (Facts { missing: vec!["ctime_ns_xchg"], only, ..good() }, "ctime_ns_xchg"),
         ];
         for (facts, word) in cases {
             let choice = choose(&facts);

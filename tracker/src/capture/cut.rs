@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use common::{
     fields::{FIELDS, Kind},
+    functions::FUNCTIONS,
     hooks::HOOKS,
 };
 
@@ -12,7 +13,7 @@ use super::{
     layout::KernelTypes,
 };
 
-/// One blob with the structs, enums and tracepoint names of `types` that capture looks for. Members keep names and offsets;
+/// One blob with the structs, enums, tracepoint names and function prototypes of `types` that capture looks for. Members keep names and offsets;
 /// their types are kept only where they are anonymous structs or unions, and are void otherwise.
 ///
 /// # Errors
@@ -37,6 +38,13 @@ pub fn cut(types: &KernelTypes) -> Result<Vec<u8>, BtfError> {
         if types.has_tracepoint(hook.tracepoint) {
             let name = writer.string(format!("btf_trace_{}", hook.tracepoint).as_bytes());
             writer.record([name, kind::TYPEDEF << 24, 0], &[]);
+        }
+    }
+    for function in FUNCTIONS {
+        if writer.done.insert(format!("{}()", function.name))
+            && let Some(parameters) = types.function(function.name)
+        {
+            writer.function(function.name, &parameters);
         }
     }
     Ok(writer.finish())
@@ -101,6 +109,22 @@ impl Writer {
         let name = self.string(btf.string(entry.name));
         let info = u32::from(entry.flagged) << 31 | entry.kind << 24 | entry.count;
         Ok(self.record([name, info, entry.size_or_type], &body))
+    }
+
+    /// Writes a function whose parameters are pointers to structs of these names, or anything else.
+    fn function(&mut self, name: &str, parameters: &[Option<String>]) {
+        let mut body = Vec::new();
+        for parameter in parameters {
+            let of = parameter.as_ref().map(|of| {
+                let of = self.string(of.as_bytes());
+                let forward = self.record([of, kind::FWD << 24, 0], &[]);
+                self.record([0, kind::PTR << 24, forward], &[])
+            });
+            body.extend([0, of.unwrap_or(0)]);
+        }
+        let prototype = self.record([0, kind::FUNC_PROTO << 24 | parameters.len() as u32, 0], &body);
+        let name = self.string(name.as_bytes());
+        self.record([name, kind::FUNC << 24, prototype], &[]);
     }
 
     fn finish(mut self) -> Vec<u8> {

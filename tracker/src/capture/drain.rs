@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use common::{
+    functions::FUNCTIONS,
     hooks::HOOKS,
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
     maps::{GroupKey, InodeKey, counter, ctrl, flag, overflow_bit},
@@ -54,7 +55,7 @@ impl InodeMarks {
     }
 }
 
-/// A direct write under way.
+/// A change under way: a direct write, or a call of a hooked function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InflightWrite {
     /// Superblock device.
@@ -63,8 +64,10 @@ pub struct InflightWrite {
     pub ino: u64,
     /// First byte.
     pub start: u64,
-    /// Bytes.
+    /// Bytes; 0: no range, `u64::MAX`: everything behind `start`.
     pub len: u64,
+    /// Bits of `common::maps::flag`.
+    pub flags: u64,
     /// `CLOCK_MONOTONIC` at its begin, ns. One that failed before it was submitted stays until `forget_inflight`.
     pub began_ns: u64,
 }
@@ -109,8 +112,8 @@ impl Counters {
     /// Name and value of each.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let own = counter::NAMES.iter().zip(&self.0).map(|(name, value)| (*name, *value));
-        let hooks = HOOKS.iter().zip(self.0.iter().skip(counter::HOOK_BASE as usize));
-        own.chain(hooks.map(|(hook, value)| (hook.program, *value)))
+        let names = HOOKS.iter().map(|hook| hook.program).chain(FUNCTIONS.iter().map(|function| function.probe));
+        own.chain(names.zip(self.0.iter().skip(counter::HOOK_BASE as usize).copied()))
     }
 }
 
@@ -194,6 +197,7 @@ impl Capture {
                 ino: write.ino,
                 start: write.start,
                 len: write.len,
+                flags: u64::from(write.flags),
                 began_ns: write.began_ns,
             })
             .collect();
@@ -255,7 +259,7 @@ impl Capture {
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters, CaptureError> {
         use std::os::fd::AsFd;
-        let cells = counter::HOOK_BASE + HOOKS.len() as u32;
+        let cells = counter::HOOK_BASE + (HOOKS.len() + FUNCTIONS.len()) as u32;
         (0..cells)
             .map(|cell| Table::<u32, u64>::sum(self.maps.counters.as_fd(), cell, self.cpus))
             .collect::<Result<_, _>>()

@@ -62,13 +62,13 @@ impl Capture {
     pub fn health(&mut self) -> Result<Health, CaptureError> {
         let mut problems = Vec::new();
         for attached in &self.attached {
-            let program = attached.hook.program;
-            if !link_path(&self.pin_dir, attached.hook).exists() {
+            let program = attached.name;
+            if !link_path(&self.pin_dir, program).exists() {
                 problems.push(Problem::LinkGone { program });
             }
             let failed = |source| CaptureError::File {
                 what: "program information of",
-                path: program_path(&self.pin_dir, attached.hook),
+                path: program_path(&self.pin_dir, program),
                 source,
             };
             let info = sys::program_info(attached.program.as_fd()).map_err(failed)?;

@@ -112,8 +112,17 @@ impl KernelTypes {
     /// Whether the kernel, or a loaded module, has this tracepoint.
     #[must_use]
     pub fn has_tracepoint(&self, name: &str) -> bool {
+        if name.is_empty() {
+            return false;
+        }
         let typedef = format!("btf_trace_{name}");
         self.blobs().any(|btf| btf.has_typedef(&typedef))
+    }
+
+    /// Parameters of a kernel function, as `Btf::function`.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<Vec<Option<String>>> {
+        self.blobs().find_map(|btf| btf.function(name))
     }
 
     fn lookup(&self, field: &Field) -> Result<Option<u32>, BtfError> {

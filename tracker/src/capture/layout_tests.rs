@@ -5,10 +5,12 @@ use std::sync::Arc;
 use common::fields::FIELDS;
 
 use super::{
+    BackEnd,
     btf::{Btf, BtfError},
     choose::missing_tracepoints,
     cut::cut,
     layout::{KernelTypes, Layout, LayoutError},
+    points::functions,
 };
 
 const V6_1: &[u8] = include_bytes!("../../testdata/btf/6.1.192.btf");
@@ -39,6 +41,11 @@ const EXPECTED: &[(&str, [Option<u32>; 3])] = &[
     ("ITER_COUNT", [Some(16), Some(24), Some(24)]),
     ("ITER_SOURCE", [Some(2), Some(2), Some(2)]),
     ("XFS_VNODE", [Some(312), Some(312), Some(312)]),
+    ("DENTRY_PARENT", [Some(24), Some(24), Some(24)]),
+    ("DENTRY_INODE", [Some(48), Some(48), Some(48)]),
+    ("IATTR_VALID", [Some(0), Some(0), Some(0)]),
+    ("IATTR_SIZE", [Some(16), Some(16), Some(16)]),
+    ("DIO_IOCB", [Some(0), Some(0), Some(0)]),
     ("REGS_SYSCALL", [Some(120), Some(120), Some(120)]),
     ("REGS_IP", [Some(128), Some(128), Some(128)]),
     ("REGS_ARGUMENT_2", [Some(104), Some(104), Some(104)]),
@@ -65,6 +72,37 @@ fn kernels_without_the_timestamp_tracepoints_are_told_so() {
     assert_eq!(missing_tracepoints(&types(V6_12)), ticks);
     let old = missing_tracepoints(&types(V6_1));
     assert!(old.contains(&"iomap_dio_complete") && ticks.iter().all(|tick| old.contains(tick)), "{old:?}");
+}
+
+#[test]
+fn functions_of_three_kernels_are_those_that_the_programs_read() {
+    let names = |blob| -> Vec<&str> {
+        let hooked = functions(&types(blob), BackEnd::Fentry).unwrap();
+        hooked.into_iter().map(|function| function.name).collect()
+    };
+    let (old, middle, new) = (names(V6_1), names(V6_12), names(V6_18));
+    for name in ["notify_change", "d_move", "vfs_fallocate", "noop_dirty_folio", "ext4_move_extents"] {
+        assert!([&old, &middle, &new].iter().all(|names| names.contains(&name)), "{name}");
+    }
+    assert!(old.contains(&"__iomap_dio_rw") && !middle.contains(&"__iomap_dio_rw"), "6.12 has the tracepoint");
+    assert!(middle.contains(&"inode_set_ctime_current"), "{middle:?}");
+    // Debian's 6.1 has the function too, backported, but few callers; 6.13 has the tracepoints instead.
+    assert!(!new.contains(&"inode_set_ctime_current"), "{new:?}");
+    assert!(!old.contains(&"vfs_set_acl") && middle.contains(&"vfs_set_acl"));
+    assert_eq!(functions(&types(V6_18), BackEnd::Tracepoint).unwrap().len(), 0);
+}
+
+#[test]
+fn a_function_that_is_missing_or_has_other_arguments_is_named() {
+    let with = |from: &[u8], to: &[u8]| {
+        let mut blob = V6_12.to_vec();
+        let at = blob.windows(from.len()).position(|window| window == from).unwrap();
+        blob[at..at + to.len()].copy_from_slice(to);
+        functions(&types(&blob), BackEnd::Kprobe).unwrap_err()
+    };
+    assert_eq!(with(b"\0d_move\0", b"\0d_mova\0"), "the kernel has no function d_move");
+    let error = with(b"\0iattr\0", b"\0iatts\0");
+    assert_eq!(error, "argument 2 of notify_change points to a struct iatts, not iattr");
 }
 
 #[test]

@@ -2,12 +2,9 @@
 
 use std::fs;
 
-use aya::{
-    EbpfLoader,
-    maps::MapError,
-    programs::{RawTracePoint, links::FdLink},
-};
+use aya::{Btf, Ebpf, EbpfLoader, maps::MapError};
 use common::{
+    functions::{Function, Need},
     hooks::{Fs, HOOKS, Hook, Serves},
     limits::{ABI_VERSION, OVERFLOW_WORDS},
     maps::ctrl,
@@ -15,9 +12,11 @@ use common::{
 
 use super::{
     CaptureConfig, CaptureError,
+    attach::{attach, pin_program},
     layout::{KernelTypes, Layout},
     log,
     pins::{self, MAPS, boot_hash, link_path, map_path, program_path},
+    points::{self, Point},
 };
 
 /// Name of the global by which aya's logging is switched.
@@ -43,14 +42,15 @@ pub(super) fn fresh(
 ) -> Result<Option<log::Pump>, CaptureError> {
     let layout = Layout::resolve(types)?;
     let hooks = attachable(types);
-    let missing: Vec<_> = HOOKS
-        .iter()
-        .filter(|hook| hook.serves == Serves::All && !hooks.contains(hook))
+    let missing: Vec<_> = points::required_tracepoints(config.back_end)
+        .filter(|hook| !hooks.contains(hook))
         .map(|hook| hook.tracepoint)
         .collect();
     if !missing.is_empty() {
         return Err(CaptureError::NoTracepoints { kernel: types.release().to_owned(), missing });
     }
+    let functions = points::functions(types, config.back_end)
+        .map_err(|problem| CaptureError::Function { kernel: types.release().to_owned(), problem })?;
 
     let level = if config.log_marks { LOG_DEBUG } else { LOG_OFF };
     let mut loader = EbpfLoader::new();
@@ -91,21 +91,62 @@ pub(super) fn fresh(
     control(ctrl::BOOT, boot_hash().unwrap_or(0))?;
 
     let log = if config.log_marks { log::Pump::start(&mut ebpf) } else { None };
+    control(ctrl::BACK_END, config.back_end.word())?;
     for hook in hooks {
-        let failed = |source| CaptureError::Program { program: hook.program, source: Box::new(source) };
-        let program =
-            ebpf.program_mut(hook.program).ok_or(CaptureError::ObjectLacks { what: "program", name: hook.program })?;
-        let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
-        program.load().map_err(failed)?;
-        let path = program_path(pin_dir, hook);
-        program.pin(&path).map_err(|source| pin_error(path, source))?;
-        let id = program.attach(hook.tracepoint).map_err(failed)?;
-        let link: FdLink = program.take_link(id).map_err(failed)?.into();
-        let path = link_path(pin_dir, hook);
-        link.pin(&path).map_err(|source| pin_error(path, source))?;
+        attach_and_pin(&mut ebpf, config, Point::tracepoint(hook), None)?;
+    }
+    let btf = if functions.is_empty() { None } else { Btf::from_sys_fs().ok() };
+    for function in functions {
+        hook_function(&mut ebpf, config, function, btf.as_ref())?;
     }
     control(ctrl::COMPLETE, 1)?;
     Ok(log)
+}
+
+/// Hooks a function by the first way that works.
+fn hook_function(
+    ebpf: &mut Ebpf,
+    config: &CaptureConfig,
+    function: &Function,
+    btf: Option<&Btf>,
+) -> Result<(), CaptureError> {
+    let mut first_error = None;
+    for way in points::ways(function, config.back_end) {
+        match way.iter().try_for_each(|point| attach_and_pin(ebpf, config, *point, btf)) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                for point in &way {
+                    // Whatever of this way was attached; what was not has no pin.
+                    let _ = fs::remove_file(link_path(&config.pin_dir, point.program));
+                    let _ = fs::remove_file(program_path(&config.pin_dir, point.program));
+                }
+                tracing::debug!(function = function.name, %error, "not hooked this way");
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    match (first_error, function.need) {
+        (Some(error), Need::Required) => Err(error),
+        (Some(error), Need::Optional) => {
+            let error = crate::error::chain(&error);
+            tracing::warn!(function = function.name, why = function.why, error, "the kernel lets this not be hooked");
+            Ok(())
+        }
+        (None, _) => Ok(()),
+    }
+}
+
+fn attach_and_pin(
+    ebpf: &mut Ebpf,
+    config: &CaptureConfig,
+    point: Point,
+    btf: Option<&Btf>,
+) -> Result<(), CaptureError> {
+    let link = attach(ebpf, point, btf)?;
+    pin_program(ebpf, point, program_path(&config.pin_dir, point.program))?;
+    let path = link_path(&config.pin_dir, point.program);
+    link.pin(&path).map_err(|source| pin_error(path, source))?;
+    Ok(())
 }
 
 fn pin_error(path: std::path::PathBuf, source: aya::pin::PinError) -> CaptureError {

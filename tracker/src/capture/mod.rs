@@ -6,7 +6,9 @@
 //! One drain: `swap`, `grace`, `read_retired`, (the caller saves the marks), `clear_retired`. After `Started::Resumed` the
 //! caller first does `grace`, `read_retired`, save, `clear_retired`, because a predecessor may have died between the steps.
 
+mod attach;
 pub mod btf;
+mod btf_functions;
 pub mod choose;
 pub mod cut;
 mod drain;
@@ -18,6 +20,7 @@ mod load;
 mod log;
 pub mod mounts;
 mod pins;
+mod points;
 mod sys;
 mod watch;
 
@@ -25,6 +28,7 @@ use std::{io, path::PathBuf};
 
 use common::limits;
 
+pub use choose::BackEnd;
 pub use drain::{Counters, InflightWrite, InodeMarks, Overflow, Retired};
 pub use health::{Health, Problem};
 pub use mounts::{MountInfo, mount_of};
@@ -59,6 +63,8 @@ struct Aligned<T: ?Sized>(T);
 pub struct CaptureConfig {
     /// Directory on a bpffs for the pins; made if absent.
     pub pin_dir: PathBuf,
+    /// Which programs are attached; `Scan` attaches none and cannot be started.
+    pub back_end: BackEnd,
     /// Entries of each DIRTY map: 2 MiB groups with marks per drain, about 150 bytes of kernel memory each, twice.
     pub dirty_entries: u32,
     /// Entries of each INODE map: inodes with flags per drain, about 90 bytes each, twice.
@@ -74,9 +80,10 @@ pub struct CaptureConfig {
 impl CaptureConfig {
     /// Default sizes with pins in `pin_dir`.
     #[must_use]
-    pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(pin_dir: impl Into<PathBuf>, back_end: BackEnd) -> Self {
         Self {
             pin_dir: pin_dir.into(),
+            back_end,
             dirty_entries: limits::DIRTY_ENTRIES,
             inode_entries: limits::INODE_ENTRIES,
             watch_entries: limits::WATCH_ENTRIES,
@@ -108,6 +115,8 @@ pub enum Why {
     OtherBoot,
     /// A link's program is not the pinned one.
     OtherProgram,
+    /// The pinned set is that of another back end.
+    OtherBackEnd,
     /// A tracepoint has appeared since (its module was loaded).
     NewTracepoint,
 }
@@ -128,6 +137,14 @@ pub enum CaptureError {
         kernel: String,
         /// Their names.
         missing: Vec<&'static str>,
+    },
+    /// The kernel lacks a function that the back end hooks, or has it with other arguments.
+    #[error("kernel {kernel}: {problem}")]
+    Function {
+        /// Release of the kernel.
+        kernel: String,
+        /// What is missing or different.
+        problem: String,
     },
     /// The object could not be loaded.
     #[error("cannot load the eBPF object")]
@@ -221,6 +238,9 @@ mod tests {
         assert_eq!(sections, expected);
         for hook in HOOKS {
             assert!(names.contains(hook.program.as_bytes()), "{}", hook.program);
+        }
+        for point in super::points::every() {
+            assert!(names.contains(point.program.as_bytes()), "{}", point.program);
         }
     }
 }

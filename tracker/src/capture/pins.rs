@@ -7,17 +7,19 @@ use std::{
 };
 
 use common::{
+    functions::{FunctionId, Need},
     hooks::{Fs, HOOKS, Hook, Serves},
     limits::ABI_VERSION,
     maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, ctrl},
 };
 
 use super::{
-    CaptureConfig, CaptureError, Started, Why,
+    BackEnd, CaptureConfig, CaptureError, Started, Why,
+    choose::{Choice, Facts, choose},
     drain::Drained,
     health::Seen,
     layout::KernelTypes,
-    load, log, mounts,
+    load, log, mounts, points,
     sys::{self, Grace, Table},
 };
 
@@ -52,7 +54,8 @@ pub(super) struct Maps {
 /// One attached program.
 #[derive(Debug)]
 pub(super) struct Attached {
-    pub(super) hook: &'static Hook,
+    /// Name of the program.
+    pub(super) name: &'static str,
     pub(super) program: OwnedFd,
     pub(super) link: OwnedFd,
     /// The program's id when it was opened.
@@ -65,6 +68,7 @@ pub(super) struct Attached {
 #[derive(Debug)]
 pub struct Capture {
     pub(super) pin_dir: PathBuf,
+    pub(super) back_end: BackEnd,
     pub(super) maps: Maps,
     pub(super) attached: Vec<Attached>,
     pub(super) grace: Grace,
@@ -84,7 +88,7 @@ impl Capture {
     pub fn start(config: &CaptureConfig) -> Result<(Self, Started), CaptureError> {
         mounts::ensure_bpffs(&config.pin_dir)?;
         let types = KernelTypes::running()?;
-        let why = match Self::resume(&config.pin_dir, &types) {
+        let why = match Self::resume(config, &types) {
             Ok(capture) => return Ok((capture, Started::Resumed)),
             Err(why) => why,
         };
@@ -98,15 +102,41 @@ impl Capture {
                 return Err(error);
             }
         };
-        let capture = Self::open(&config.pin_dir, log)?;
+        let capture = Self::open(config, log)?;
         Ok((capture, Started::Fresh(why)))
     }
 
-    fn resume(pin_dir: &Path, types: &KernelTypes) -> Result<Self, Why> {
-        if !pin_dir.is_dir() {
+    /// Starts with the best back end that these facts allow; one whose start fails makes way for the next.
+    ///
+    /// # Errors
+    /// When there is none: the reasons, one per back end.
+    pub fn start_best(config: &CaptureConfig, mut facts: Facts) -> Result<(Self, Started), Choice> {
+        loop {
+            let choice = choose(&facts);
+            if choice.back_end == BackEnd::Scan {
+                return Err(choice);
+            }
+            let config = CaptureConfig { back_end: choice.back_end, ..config.clone() };
+            match Self::start(&config) {
+                Ok(started) => {
+                    let back_end = choice.back_end.name();
+                    tracing::info!(back_end, reasons = ?choice.reasons, started = ?started.1, "capture is attached");
+                    return Ok(started);
+                }
+                Err(error) => {
+                    let error = crate::error::chain(&error);
+                    tracing::warn!(back_end = choice.back_end.name(), error, "a capture back end cannot be used");
+                    facts.against.push((choice.back_end, error));
+                }
+            }
+        }
+    }
+
+    fn resume(config: &CaptureConfig, types: &KernelTypes) -> Result<Self, Why> {
+        if !config.pin_dir.is_dir() {
             return Err(Why::NoPins);
         }
-        let capture = Self::open(pin_dir, None).map_err(|_| Why::Incomplete)?;
+        let capture = Self::open(config, None).map_err(|_| Why::Incomplete)?;
         let control = |word| capture.maps.ctrl.get(word).ok().flatten();
         if control(ctrl::ABI_VERSION) != Some(ABI_VERSION) {
             return Err(Why::OtherAbi);
@@ -117,10 +147,19 @@ impl Capture {
         if control(ctrl::COMPLETE) != Some(1) {
             return Err(Why::Incomplete);
         }
-        for hook in load::attachable(types) {
-            let Some(attached) = capture.attached.iter().find(|attached| attached.hook.program == hook.program) else {
-                return Err(Why::NewTracepoint);
-            };
+        if control(ctrl::BACK_END) != Some(config.back_end.word()) {
+            return Err(Why::OtherBackEnd);
+        }
+        if load::attachable(types).into_iter().any(|hook| !capture.is_attached(hook.program)) {
+            return Err(Why::NewTracepoint);
+        }
+        for function in points::functions(types, config.back_end).map_err(|_| Why::Incomplete)? {
+            let hooked = |way: &Vec<points::Point>| way.iter().all(|point| capture.is_attached(point.program));
+            if function.need == Need::Required && !points::ways(function, config.back_end).iter().any(hooked) {
+                return Err(Why::Incomplete);
+            }
+        }
+        for attached in &capture.attached {
             if sys::link_program(attached.link.as_fd()).ok() != Some(attached.id) {
                 return Err(Why::OtherProgram);
             }
@@ -128,26 +167,32 @@ impl Capture {
         Ok(capture)
     }
 
+    fn is_attached(&self, program: &str) -> bool {
+        self.attached.iter().any(|attached| attached.name == program)
+    }
+
     /// Opens every pin.
-    fn open(pin_dir: &Path, log: Option<log::Pump>) -> Result<Self, CaptureError> {
+    fn open(config: &CaptureConfig, log: Option<log::Pump>) -> Result<Self, CaptureError> {
+        let pin_dir = &config.pin_dir;
         let mut attached = Vec::new();
-        for hook in HOOKS {
-            let path = link_path(pin_dir, hook);
+        for point in points::every() {
+            let path = link_path(pin_dir, point.program);
             if !path.exists() {
                 continue;
             }
             let link = open_pin(&path)?;
-            let path = program_path(pin_dir, hook);
+            let path = program_path(pin_dir, point.program);
             let program = open_pin(&path)?;
             let id = sys::program_info(program.as_fd())
                 .map_err(|source| CaptureError::File { what: "program information of", path, source })?
                 .id;
-            attached.push(Attached { hook, program, link, id });
+            attached.push(Attached { name: point.program, program, link, id });
         }
         let maps = Maps::open(pin_dir)?;
         let grace = Grace::new().map_err(|source| CaptureError::Grace { source })?;
         Ok(Self {
             pin_dir: pin_dir.to_owned(),
+            back_end: config.back_end,
             maps,
             attached,
             grace,
@@ -169,20 +214,34 @@ impl Capture {
         let Some(fs) = Fs::from_name(fs) else {
             return Err(vec!["this file system's changes are not known to the tracepoint back end"]);
         };
-        let missing: Vec<_> = needed(fs)
-            .filter(|hook| !self.attached.iter().any(|attached| attached.hook.program == hook.program))
+        let mut missing: Vec<_> = needed(fs, self.back_end)
+            .filter(|hook| !self.is_attached(hook.program))
             .map(|hook| hook.tracepoint)
             .collect();
+        // With functions hooked it is they that tell of everything but dirty folios; tmpfs has no tracepoint for those.
+        let tmpfs = FunctionId::TmpfsDirty.get();
+        let hooked = self.is_attached(tmpfs.trampoline) || self.is_attached(tmpfs.probe);
+        if fs == Fs::Tmpfs && self.back_end != BackEnd::Tracepoint && !hooked {
+            missing.push(tmpfs.name);
+        }
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     }
 
     /// Tracepoints of the hook list that are not attached, because the kernel does not have them now.
     #[must_use]
     pub fn absent(&self) -> Vec<&'static Hook> {
-        HOOKS
-            .iter()
-            .filter(|hook| !self.attached.iter().any(|attached| attached.hook.program == hook.program))
-            .collect()
+        HOOKS.iter().filter(|hook| !self.is_attached(hook.program)).collect()
+    }
+
+    /// The back end in operation.
+    #[must_use]
+    pub fn back_end(&self) -> BackEnd {
+        self.back_end
+    }
+
+    /// Names of the programs that are attached.
+    pub fn programs(&self) -> impl Iterator<Item = &'static str> {
+        self.attached.iter().map(|attached| attached.name)
     }
 
     /// Detaches everything and removes the pins. Changes from now on are not marked.
@@ -232,11 +291,9 @@ impl Maps {
 }
 
 /// The hooks without which `fs` cannot be protected.
-pub(super) fn needed(fs: Fs) -> impl Iterator<Item = &'static Hook> {
-    HOOKS.iter().filter(move |hook| match hook.serves {
-        Serves::All => true,
-        Serves::One(one) => one == fs,
-    })
+pub(super) fn needed(fs: Fs, back_end: BackEnd) -> impl Iterator<Item = &'static Hook> {
+    let own = HOOKS.iter().filter(move |hook| hook.serves == Serves::One(fs) && back_end == BackEnd::Tracepoint);
+    points::required_tracepoints(back_end).chain(own)
 }
 
 fn table<K: sys::Plain, V: sys::Plain>(pin_dir: &Path, map: &'static str) -> Result<Table<K, V>, CaptureError> {
@@ -252,12 +309,12 @@ pub(super) fn map_path(pin_dir: &Path, map: &str) -> PathBuf {
     pin_dir.join(format!("map_{map}"))
 }
 
-pub(super) fn program_path(pin_dir: &Path, hook: &Hook) -> PathBuf {
-    pin_dir.join(format!("program_{}", hook.program))
+pub(super) fn program_path(pin_dir: &Path, program: &str) -> PathBuf {
+    pin_dir.join(format!("program_{program}"))
 }
 
-pub(super) fn link_path(pin_dir: &Path, hook: &Hook) -> PathBuf {
-    pin_dir.join(format!("link_{}", hook.program))
+pub(super) fn link_path(pin_dir: &Path, program: &str) -> PathBuf {
+    pin_dir.join(format!("link_{program}"))
 }
 
 /// Removes a pin directory and what is in it; links first, so that no program runs without its maps being readable.

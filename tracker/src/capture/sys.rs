@@ -64,7 +64,7 @@ unsafe impl Plain for common::maps::InodeMark {
 }
 // SAFETY: as above.
 unsafe impl Plain for common::maps::Inflight {
-    const ZERO: Self = Self { ino: 0, start: 0, len: 0, began_ns: 0, dev: 0, pad: 0 };
+    const ZERO: Self = Self { ino: 0, start: 0, len: 0, began_ns: 0, dev: 0, flags: 0 };
 }
 
 #[repr(C)]

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Global, Out};
-use crate::capture::choose::{self, BackEnd};
+use crate::capture::choose;
 use crate::error::{AppError, ExitCode};
 use crate::status::Backend;
 
@@ -51,14 +51,7 @@ pub(super) fn run(_args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<
 
 /// The choice in the words of the status, one reason per back end that was looked at.
 fn choice(of: &choose::Choice) -> Choice {
-    let word = |back_end| match back_end {
-        BackEnd::Fentry => Backend::Fentry,
-        BackEnd::Kprobe => Backend::Kprobe,
-        BackEnd::Tracepoint => Backend::Tracepoint,
-        BackEnd::Scan => Backend::Scan,
-    };
-    let reasons = of.reasons.iter().map(|(back_end, why)| format!("{}: {why}", word(*back_end).name())).collect();
-    Choice { backend: word(of.back_end), reasons }
+    Choice { backend: Backend::of(of.back_end), reasons: of.lines().collect() }
 }
 
 fn text(choice: &Choice, findings: &[Finding]) -> String {

@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Global, Out};
-use crate::capture::choose::{self, BackEnd};
-use crate::capture::{Capture, CaptureConfig, CaptureError, Problem, WatchOutcome, mount_of};
+use crate::capture::choose::Facts;
+use crate::capture::{BackEnd, Capture, CaptureConfig, CaptureError, Problem, WatchOutcome, mount_of};
 use crate::config::{self, INTERVAL_DEFAULT, parse_interval};
 use crate::error::{AppError, ExitCode};
 use crate::source::SourceRoot;
@@ -150,17 +150,15 @@ fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
     if wanted == config::Capture::Scan {
         return Err(AppError::new(ExitCode::Error, "watch has no scan mode: it needs the kernel's marks").hint(hint));
     }
-    let choice = choose::choose(&choose::Facts::gather());
-    if choice.back_end != BackEnd::Tracepoint {
-        let why = choice.reasons.iter().find(|(back_end, _)| *back_end == BackEnd::Tracepoint);
-        let why = why.map_or("no capture back end", |(_, why)| why);
-        return Err(AppError::new(ExitCode::Error, format_args!("cannot watch: {why}")).hint(hint));
-    }
     let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error))?;
     let real = root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path);
     let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
     let pins = format!("/sys/fs/bpf/tracker/watch-{}", std::process::id());
-    let (capture, _) = Capture::start(&CaptureConfig::new(pins)).map_err(|e| AppError::from_error(&e).hint(hint))?;
+    let facts = Facts { only: wanted.back_end(), ..Facts::gather() };
+    let (capture, _) = Capture::start_best(&CaptureConfig::new(pins, BackEnd::Scan), facts).map_err(|choice| {
+        let why = choice.lines().collect::<Vec<_>>().join("; ");
+        AppError::new(ExitCode::Error, format_args!("cannot watch: {why}")).hint(hint)
+    })?;
     if let Err(missing) = capture.supported(&fs) {
         let error =
             AppError::new(ExitCode::Error, format_args!("cannot watch {fs}: {}", missing.join(", "))).hint(hint);

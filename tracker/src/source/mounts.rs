@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use super::FsType;
+
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -16,6 +18,9 @@ pub struct Mount {
     pub fs_type: String,
     /// Options of the superblock, unescaped one by one (a value may hold a comma).
     pub options: Vec<Vec<u8>>,
+    /// Whether mountinfo has it: it leaves out mounts whose root lies outside of the process's root directory (chroot),
+    /// and then `root`, `mount_point` and `options` are not known.
+    pub listed: bool,
 }
 
 impl Mount {
@@ -34,6 +39,22 @@ impl Mount {
         let below = path.strip_prefix(&self.mount_point).ok()?;
         Some(self.root.strip_prefix("/").unwrap_or(&self.root).join(below))
     }
+}
+
+/// What can be said without mountinfo: the device, where the file system numbers its inodes once per superblock, so that
+/// `st_dev` (major << 32 | minor here) is the superblock's.
+pub(super) fn unlisted(id: u64, fs: FsType, device: u64) -> Option<Mount> {
+    let fs_type = match fs {
+        FsType::Ext4 => "ext4",
+        FsType::Xfs => "xfs",
+        FsType::Tmpfs => "tmpfs",
+        FsType::Btrfs | FsType::Overlay | FsType::Other(_) => return None,
+    };
+    let (major, minor) = (device >> 32, device & 0xffff_ffff);
+    let kernel_dev = u32::try_from(major << 20 | minor).ok().filter(|_| major < 1 << 12 && minor < 1 << 20)?;
+    let nowhere = PathBuf::new();
+    let (root, mount_point, options) = (nowhere.clone(), nowhere, Vec::new());
+    Some(Mount { id, kernel_dev, root, mount_point, fs_type: fs_type.into(), options, listed: false })
 }
 
 /// The mount with this id in the text of mountinfo. A line that cannot be read is passed over.
@@ -56,7 +77,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     rest.next()?;
     let options = rest.next().unwrap_or_default().split(|byte| *byte == b',').map(unescape).collect();
     let kernel_dev = u32::try_from(major << 20 | minor).ok()?;
-    Some(Mount { id, kernel_dev, root, mount_point, fs_type, options })
+    Some(Mount { id, kernel_dev, root, mount_point, fs_type, options, listed: true })
 }
 
 fn number(bytes: &[u8]) -> Option<u64> {
@@ -97,6 +118,16 @@ mod tests {
         36 22 0:40 /sub\\040dir /mnt/a\\134b rw,noatime master:1 propagate_from:2 - overlay overlay \
         rw,lowerdir=/l,upperdir=/up\\054per\\040x,workdir=/w,volatile\n\
         37 22 4095:1048575 / /x rw - tmpfs tmpfs\n";
+
+    #[test]
+    fn without_a_line_the_device_is_known_where_it_is_the_superblocks() {
+        let mount = unlisted(7, FsType::Ext4, 254 << 32 | 3).unwrap();
+        assert_eq!((mount.id, mount.kernel_dev, mount.listed), (7, 254 << 20 | 3, false));
+        for (fs, device) in [(FsType::Btrfs, 45), (FsType::Overlay, 45), (FsType::Xfs, 1 << 44), (FsType::Xfs, 1 << 20)]
+        {
+            assert_eq!(unlisted(7, fs, device), None, "{fs:?} {device}");
+        }
+    }
 
     #[test]
     fn a_mount_is_found_by_its_id() {

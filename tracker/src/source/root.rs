@@ -246,7 +246,7 @@ impl SourceRoot {
 
     /// Whether all data of the file system goes through its journal, where `sync_file_range` does not do.
     pub(super) fn data_journal(&self, upper: bool) -> bool {
-        !upper && self.mount.option("data") == Some(b"journal")
+        !upper && (!self.mount.listed || self.mount.option("data") == Some(b"journal"))
     }
 }
 
@@ -278,13 +278,15 @@ pub(super) fn names(fd: OwnedFd) -> Result<Vec<RawEntry>, Errno> {
     Ok(out)
 }
 
-/// The mount an open directory lies on, by the mount id in `/proc/self/fdinfo` (any kernel).
+/// The mount an open directory lies on, by the mount id in `/proc/self/fdinfo` (any kernel). In a chroot the table may not
+/// have it; what is needed of it is known then for most file systems.
 fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
     use std::os::fd::AsRawFd;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
     let text = std::fs::read("/proc/self/mountinfo")?;
-    id.and_then(|id| mounts::find(&text, id))
+    let unlisted = |id| mounts::unlisted(id, FsType::of(fd).ok()?, stat_fd(fd).ok()?.device);
+    id.and_then(|id| mounts::find(&text, id).or_else(|| unlisted(id)))
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its mount is not in /proc/self/mountinfo"))
 }
 

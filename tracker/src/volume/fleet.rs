@@ -13,8 +13,8 @@ use super::hub::Hub;
 use super::open::{self, CaptureFacts, Prepared};
 use super::pending::{Pending, now_ns};
 use super::run::{Phase, Runner, Shared, Synced};
-use crate::capture::choose::{self, BackEnd};
-use crate::capture::{Capture, CaptureConfig, Started};
+use crate::capture::choose;
+use crate::capture::{BackEnd, Capture, CaptureConfig, Started};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, VolumeConfig};
 use crate::control::{Control, ControlError};
@@ -91,28 +91,22 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
         none.reasons.push("the scan back end was asked for".into());
         return Ok(none);
     }
-    let choice = choose::choose(&choose::Facts::gather());
-    let forced =
-        config.volumes.iter().find(|volume| !matches!(volume.capture, config::Capture::Auto | config::Capture::Scan));
-    if choice.back_end == BackEnd::Tracepoint {
-        match Capture::start(&CaptureConfig::new(pin_dir(state_dir))) {
-            Ok((capture, started)) => {
-                tracing::info!(?started, "capture is attached");
-                let resumed = started == Started::Resumed;
-                let hub = Hub::new(capture);
-                if resumed {
-                    hub.resume();
-                }
-                let run = next_run(state_dir)?;
-                return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new(), run });
+    let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
+    let facts = choose::Facts { only: forced.map(|(_, back_end)| back_end), ..choose::Facts::gather() };
+    match Capture::start_best(&CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan), facts) {
+        Ok((capture, started)) => {
+            let resumed = started == Started::Resumed;
+            let hub = Hub::new(capture);
+            if resumed {
+                hub.resume();
             }
-            Err(error) => none.reasons.push(format!("tracepoint: {}", chain(&error))),
+            let run = next_run(state_dir)?;
+            return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new(), run });
         }
-    } else {
-        none.reasons.extend(choice.reasons.iter().map(|(back_end, why)| format!("{back_end:?}: {why}").to_lowercase()));
+        Err(choice) => none.reasons.extend(choice.lines()),
     }
     match forced {
-        Some(volume) => Err(AppError::new(
+        Some((volume, _)) => Err(AppError::new(
             ExitCode::Error,
             format_args!(
                 "volume {} asks for a capture back end that cannot be had: {}",
@@ -123,17 +117,6 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
         .hint("`tracker doctor` explains what this kernel can do; --capture auto falls back to scanning")),
         None => Ok(none),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut at = error.source();
-    while let Some(cause) = at {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        at = cause.source();
-    }
-    text
 }
 
 impl Fleet {

@@ -14,7 +14,7 @@ use engine::model::{FileId, Kind};
 use super::pending::{Pending, now_ns};
 use common::maps::flag;
 
-use crate::capture::{Capture, CaptureError, InodeMarks, Problem, Retired, WatchOutcome};
+use crate::capture::{BackEnd, Capture, CaptureError, InodeMarks, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
 
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +119,11 @@ impl Hub {
         self.inner().left_over = true;
     }
 
+    /// The back end in operation.
+    pub fn back_end(&self) -> BackEnd {
+        self.inner().capture.back_end()
+    }
+
     /// Why volumes on this file system cannot use the capture.
     pub fn supported(&self, fs: &str) -> Result<(), Vec<&'static str>> {
         self.inner().capture.supported(fs)
@@ -211,8 +216,11 @@ impl DrainWorld for Inner {
         }
         for io in &retired.inflight {
             // Begun and not completed: its range stays dirty at every drain.
-            let mut marks = Marks::default();
-            marks.mark_bytes(io.start, io.start.saturating_add(io.len));
+            let mut marks = marks_of(&InodeMarks { flags: io.flags, ..InodeMarks::default() });
+            match io.len {
+                u64::MAX => marks.from = Some(io.start),
+                len => marks.mark_bytes(io.start, io.start.saturating_add(len)),
+            }
             by_dev.entry(io.dev).or_default().push((io.ino, marks));
         }
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();

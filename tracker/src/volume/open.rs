@@ -18,6 +18,7 @@ use super::hub::{Hub, Sink};
 use super::pending::{Pending, now_ns};
 use super::run::Phase;
 use super::world::{VolumeWorld, WorldError, to_row};
+use crate::capture::BackEnd;
 use crate::catalog::{self, Catalog, Writer};
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
@@ -163,7 +164,7 @@ pub fn open(
     if hub.is_some() && root.fs() == FsType::Tmpfs {
         reasons.push("tmpfs: repeated stores through a shared mapping leave no trace and are not seen".into());
     }
-    let backend = if hub.is_some() { Backend::Tracepoint } else { Backend::Scan };
+    let backend = Backend::of(hub.as_ref().map_or(BackEnd::Scan, |hub| hub.back_end()));
     let dev = root.marks_dev();
     let world = VolumeWorld::new(
         Arc::clone(&root),

@@ -6,9 +6,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 
 use rustix::fs::{FallocateFlags, XattrFlags, fallocate, ioctl_ficlone, setxattr};
 use tests::capture_mounts::{ALL, Kind};
-use tests::capture_rig::Rig;
+use tests::capture_rig::{Rig, back_end, config};
 use tests::raw_io::{Mapping, Pages, SlowSource, aio_write, uring_truncate, uring_write};
-use tracker::capture::flags;
+use tracker::capture::{BackEnd, flags};
+use tracker::source::SourceRoot;
+use tracker::volume::canary::{Proof, prove};
 
 const MIB: u64 = 1 << 20;
 const OFF: u64 = 40_960;
@@ -245,6 +247,31 @@ fn all_operations(case: &str, kind: Kind) {
     let problems = rig.capture().health().unwrap().problems;
     assert!(failed.is_empty(), "{kind:?}:\n{}", failed.join("\n"));
     assert!(problems.is_empty(), "{problems:?}");
+}
+
+/// The self-test passes on every file system, and names the kind of change whose hook is left out.
+#[test]
+fn the_self_test_passes_and_finds_a_missing_hook() {
+    let case = "the_self_test_passes_and_finds_a_missing_hook";
+    for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs, Kind::Overlay] {
+        let Some(mut rig) = Rig::new(case, kind) else { continue };
+        let root = SourceRoot::open(rig.mount.root()).unwrap();
+        match prove(rig.capture(), &root).unwrap() {
+            Proof::Passed { kinds } => assert!(kinds.len() >= 3, "{kind:?} {kinds:?}"),
+            other => panic!("{kind:?}: {other:?}"),
+        }
+    }
+    for (program, missed) in [("dirty_folio", "a write"), ("dio_complete", "a direct write")] {
+        if back_end() != BackEnd::Tracepoint {
+            println!("SKIP {case}: without {program}: other hooks see it with this back end");
+            continue;
+        }
+        let mut config = config();
+        config.without = if program == "dio_complete" { vec!["dio_begin", "dio_complete"] } else { vec![program] };
+        let Some(mut rig) = Rig::with(case, Kind::Ext4, &config) else { continue };
+        let root = SourceRoot::open(rig.mount.root()).unwrap();
+        assert_eq!(prove(rig.capture(), &root).unwrap(), Proof::Failed { kind: missed });
+    }
 }
 
 #[test]

@@ -92,11 +92,14 @@ pub(super) fn fresh(
 
     let log = if config.log_marks { log::Pump::start(&mut ebpf) } else { None };
     control(ctrl::BACK_END, config.back_end.word())?;
-    for hook in hooks {
+    for hook in hooks.into_iter().filter(|hook| !config.without.contains(&hook.program)) {
         attach_and_pin(&mut ebpf, config, Point::tracepoint(hook), None)?;
     }
     let btf = if functions.is_empty() { None } else { Btf::from_sys_fs().ok() };
-    for function in functions {
+    let left_out = |function: &Function| {
+        [function.trampoline, function.probe].iter().any(|program| config.without.contains(program))
+    };
+    for function in functions.into_iter().filter(|function| !left_out(function)) {
         hook_function(&mut ebpf, config, function, btf.as_ref())?;
     }
     control(ctrl::COMPLETE, 1)?;

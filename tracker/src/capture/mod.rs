@@ -75,6 +75,8 @@ pub struct CaptureConfig {
     pub inflight_entries: u32,
     /// Whether programs log every mark; for debugging, slow.
     pub log_marks: bool,
+    /// Programs that are left out, though the kernel could have them: tests show so that each is missed.
+    pub without: Vec<&'static str>,
 }
 
 impl CaptureConfig {
@@ -89,6 +91,7 @@ impl CaptureConfig {
             watch_entries: limits::WATCH_ENTRIES,
             inflight_entries: limits::INFLIGHT_ENTRIES,
             log_marks: false,
+            without: Vec::new(),
         }
     }
 }

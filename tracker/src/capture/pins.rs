@@ -106,25 +106,40 @@ impl Capture {
         Ok((capture, Started::Fresh(why)))
     }
 
-    /// Starts with the best back end that these facts allow; one whose start fails makes way for the next.
+    /// Starts with the best back end that these facts allow; one whose start fails, or which `prove` speaks against when
+    /// it was started afresh, makes way for the next.
     ///
     /// # Errors
     /// When there is none: the reasons, one per back end.
-    pub fn start_best(config: &CaptureConfig, mut facts: Facts) -> Result<(Self, Started), Choice> {
+    pub fn start_best(
+        config: &CaptureConfig,
+        mut facts: Facts,
+        mut prove: impl FnMut(&mut Self) -> Result<(), String>,
+    ) -> Result<(Self, Started), Choice> {
         loop {
             let choice = choose(&facts);
             if choice.back_end == BackEnd::Scan {
                 return Err(choice);
             }
             let config = CaptureConfig { back_end: choice.back_end, ..config.clone() };
-            match Self::start(&config) {
+            let started = Self::start(&config).map_err(|error| crate::error::chain(&error));
+            let proven = started.and_then(|(mut capture, started)| match started {
+                Started::Resumed => Ok((capture, started)),
+                Started::Fresh(_) => match prove(&mut capture) {
+                    Ok(()) => Ok((capture, started)),
+                    Err(problem) => {
+                        capture.detach().map_err(|error| crate::error::chain(&error))?;
+                        Err(problem)
+                    }
+                },
+            });
+            match proven {
                 Ok(started) => {
                     let back_end = choice.back_end.name();
                     tracing::info!(back_end, reasons = ?choice.reasons, started = ?started.1, "capture is attached");
                     return Ok(started);
                 }
                 Err(error) => {
-                    let error = crate::error::chain(&error);
                     tracing::warn!(back_end = choice.back_end.name(), error, "a capture back end cannot be used");
                     facts.against.push((choice.back_end, error));
                 }

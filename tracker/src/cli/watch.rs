@@ -155,10 +155,11 @@ fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
     let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
     let pins = format!("/sys/fs/bpf/tracker/watch-{}", std::process::id());
     let facts = Facts { only: wanted.back_end(), ..Facts::gather() };
-    let (capture, _) = Capture::start_best(&CaptureConfig::new(pins, BackEnd::Scan), facts).map_err(|choice| {
-        let why = choice.lines().collect::<Vec<_>>().join("; ");
-        AppError::new(ExitCode::Error, format_args!("cannot watch: {why}")).hint(hint)
-    })?;
+    let (capture, _) =
+        Capture::start_best(&CaptureConfig::new(pins, BackEnd::Scan), facts, |_| Ok(())).map_err(|choice| {
+            let why = choice.lines().collect::<Vec<_>>().join("; ");
+            AppError::new(ExitCode::Error, format_args!("cannot watch: {why}")).hint(hint)
+        })?;
     if let Err(missing) = capture.supported(&fs) {
         let error =
             AppError::new(ExitCode::Error, format_args!("cannot watch {fs}: {}", missing.join(", "))).hint(hint);

@@ -24,6 +24,7 @@ pub use file::{CleanBy, OpenFile};
 pub use mounts::Mount;
 pub use root::{IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
 pub use stat::{SourceStat, Xattrs};
+pub use sys::store_mapped;
 
 /// The file systems whose ways are known; the magic number of any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper has: file handles and `sync_file_range`. The only `unsafe` of `source`.
+//! The system calls that no safe wrapper has: file handles, `sync_file_range` and one store through a mapping. The only `unsafe` of `source`.
 
 use std::ffi::{c_int, c_long, c_uint};
 use std::io;
@@ -13,6 +13,24 @@ struct RawHandle {
     bytes: c_uint,
     kind: c_int,
     handle: [u8; HANDLE_BYTES],
+}
+
+/// Stores one byte at `offset` (a multiple of the page size) through a shared mapping that lives for this call only.
+///
+/// # Errors
+/// When the file cannot be mapped. A file that is cut meanwhile ends the process with SIGBUS: use only with files that
+/// nobody else can reach.
+pub fn store_mapped(file: &std::fs::File, offset: u64, byte: u8) -> io::Result<()> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+    const LEN: usize = 4096;
+    // SAFETY: a new mapping at an address of the kernel's choice; it is unmapped before the function returns, and nothing
+    // else refers to it. The store stays inside of it.
+    unsafe {
+        let at = mmap(std::ptr::null_mut(), LEN, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, offset)?;
+        at.cast::<u8>().write_volatile(byte);
+        munmap(at, LEN)?;
+    }
+    Ok(())
 }
 
 /// A file handle as bytes that can be stored: the type (4 bytes, little endian) and the handle itself.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use engine::model::Time;
 
+use super::canary::{self, Proof};
 use super::hub::Hub;
 use super::open::{self, CaptureFacts, Prepared};
 use super::pending::{Pending, now_ns};
@@ -19,6 +20,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, VolumeConfig};
 use crate::control::{Control, ControlError};
 use crate::error::{AppError, ExitCode};
+use crate::source::SourceRoot;
 use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus};
 use crate::store::Op;
 use crate::store::meter::Meter;
@@ -93,7 +95,8 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
     }
     let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
     let facts = choose::Facts { only: forced.map(|(_, back_end)| back_end), ..choose::Facts::gather() };
-    match Capture::start_best(&CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan), facts) {
+    let prove = |capture: &mut Capture| prove(capture, config);
+    match Capture::start_best(&CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan), facts, prove) {
         Ok((capture, started)) => {
             let resumed = started == Started::Resumed;
             let hub = Hub::new(capture);
@@ -117,6 +120,26 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
         .hint("`tracker doctor` explains what this kernel can do; --capture auto falls back to scanning")),
         None => Ok(none),
     }
+}
+
+/// The self-test on the file system of every volume that would use the capture.
+fn prove(capture: &mut Capture, config: &Config) -> Result<(), String> {
+    for volume in config.volumes.iter().filter(|volume| volume.capture != config::Capture::Scan) {
+        // A source that cannot be opened is the volume's own failure, which it reports itself.
+        let Ok(root) = SourceRoot::open(&volume.source) else { continue };
+        if capture.supported(open::marked_fs(&root)).is_err() {
+            continue;
+        }
+        let name = &volume.name;
+        match canary::prove(capture, &root).map_err(|error| crate::error::chain(&error))? {
+            Proof::Passed { kinds } => tracing::info!(volume = name, ?kinds, "the self-test passed"),
+            Proof::NotPossible { why } => tracing::warn!(volume = name, why, "the self-test could not be made"),
+            Proof::Failed { kind } => {
+                return Err(format!("self-test on {}: {kind} was not seen", open::marked_fs(&root)));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Fleet {

@@ -1,6 +1,7 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
 //! the thread that flushes (`claim`, `open`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
+pub mod canary;
 mod claim;
 pub mod era;
 pub mod fleet;

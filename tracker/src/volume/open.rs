@@ -79,6 +79,12 @@ fn fs_name(fs: FsType) -> &'static str {
     }
 }
 
+/// Name of the file system whose inodes the marks of a source carry.
+pub(super) fn marked_fs(root: &SourceRoot) -> &'static str {
+    let upper = root.upper().filter(|upper| upper.reachable()).and_then(|upper| upper.fs());
+    fs_name(upper.unwrap_or(root.fs()))
+}
+
 /// What the kernel's capture came to, for one daemon.
 pub struct CaptureFacts {
     pub hub: Option<Arc<Hub>>,
@@ -152,9 +158,9 @@ pub fn open(
     let mut reasons = capture.reasons.clone();
     let mut hub = capture.hub.clone();
     if let Some(there) = &hub {
-        let fs = root.upper().filter(|upper| upper.reachable()).and_then(|upper| upper.fs()).unwrap_or(root.fs());
-        if let Err(missing) = there.supported(fs_name(fs)) {
-            reasons.push(format!("{}: {}", fs_name(fs), missing.join(", ")));
+        let fs = marked_fs(&root);
+        if let Err(missing) = there.supported(fs) {
+            reasons.push(format!("{fs}: {}", missing.join(", ")));
             hub = None;
         }
     }

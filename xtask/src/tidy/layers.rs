@@ -16,7 +16,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tracker/src/capture/sys.rs", "the bpf(2) calls that aya does not offer: batches, pins by path, link information"),
     ("tests/src/raw_io.rs", "mappings, kernel AIO, io_uring and userfaultfd of the cases, which no safe crate offers"),
     ("tests/src/bench/process.rs", "CPU clocks of processes and the count of BPF links, which no safe crate offers"),
-    ("tracker/src/source/sys.rs", "file handles and sync_file_range have no safe wrapper"),
+    ("tracker/src/source/sys.rs", "file handles, sync_file_range and mappings have no safe wrapper"),
 ];
 
 /// What the engine may depend on: pure computation only.

@@ -16,7 +16,8 @@ use toml::Spanned;
 use crate::capture::BackEnd;
 use crate::error::{AppError, ExitCode};
 use crate::guard::{self, GuardedVolume};
-use crate::location::{self, StoreUrl};
+use crate::location;
+use crate::store::StoreUrl;
 use crate::units;
 
 /// The gap between two flushes of a dirty volume unless the user says otherwise.

@@ -10,7 +10,8 @@ use super::{Global, Out, serve};
 use crate::config::{CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, VolumeConfig, parse_interval};
 use crate::error::{AppError, ExitCode};
 use crate::guard;
-use crate::location::{self, StoreUrl};
+use crate::location;
+use crate::store::StoreUrl;
 
 /// Protect one directory, in the foreground. Prints `ready` once the baseline is committed.
 #[derive(Debug, Args)]

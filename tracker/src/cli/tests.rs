@@ -92,7 +92,8 @@ fn wrong_usage_is_refused() {
         assert!(parse(args).is_err(), "{args:?}");
     }
     for args in [
-        &["protect", "d", "--store", "s3://b/p", "--interval", "1s", "--capture", "scan", "--consistency", "live"][..],
+        &["protect", "d", "--store", "s3://bucket/p", "--interval", "1s", "--capture", "scan", "--consistency", "live"]
+            [..],
         &["--json", "status"],
         &["status", "db", "--json", "--state-dir", "/x"],
         &["sync", "db", "--wait", "--timeout", "5m"],

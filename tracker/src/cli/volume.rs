@@ -1,18 +1,14 @@
 //! What the verbs that read a volume share: opening it, and what a user is told when that fails.
 
 use crate::error::{AppError, ExitCode, chain};
-use crate::location::{StoreUrl, VolumeRef};
+use crate::location::VolumeRef;
 use crate::reading::{self, ReadError, Reader};
 use crate::store::{self, StoreOptions};
 use crate::units::rfc3339;
 
 /// Opens the volume for reading.
 pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
-    let url = match &volume.store {
-        StoreUrl::Local(path) => store::StoreUrl::Local(path.clone()),
-        StoreUrl::S3 { bucket, prefix } => store::StoreUrl::S3 { bucket: bucket.clone(), prefix: prefix.clone() },
-    };
-    let opened = store::open(&url, &StoreOptions::default()).map_err(|error| AppError::from_store(&error))?;
+    let opened = store::open(&volume.store, &StoreOptions::default()).map_err(|error| AppError::from_store(&error))?;
     reading::open(opened, &volume.volume).map_err(|error| app_error(&error))
 }
 

@@ -10,35 +10,37 @@ use std::time::Duration;
 
 use super::local::Local;
 use super::s3::S3;
-use super::{ErrorKind, Op, Store, StoreError, key, probe};
+use super::{Op, Store, StoreError, key, probe};
 
-/// Where a store is, without any secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a store is, without any secret. `Display` gives a text that is read back as the same store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StoreUrl {
     Local(PathBuf),
     S3 {
         bucket: String,
-        /// Empty, or a legal key.
+        /// Empty for the whole bucket, or a legal key.
         prefix: String,
     },
 }
 
+/// Why a text is no store URL. None repeats what may hold a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    #[error("a store URL must not be empty")]
+    #[error("the store URL is empty")]
     Empty,
-    #[error("stores of kind `{scheme}` are not known; use a path, file:///path or s3://bucket/prefix")]
+    #[error("`{scheme}://` is no kind of store (use a path, file:///path or s3://bucket/prefix)")]
     Scheme { scheme: String },
     #[error("a file URL has three slashes and an absolute path: file:///path")]
     FileHost,
-    #[error("a file URL has % followed by two hexadecimal digits")]
+    #[error("a file URL has % followed by two hexadecimal digits, and no %00")]
     Escape,
-    /// Does not repeat the text, which may hold a secret.
-    #[error(
-        "a bucket is 3 to 63 letters, digits, dots, hyphens or underscores; credentials do not belong into the URL"
-    )]
+    #[error("credentials do not belong into a store URL; the standard AWS variables and files carry them")]
+    Credentials,
+    #[error("a store URL takes no `?` or `#`")]
+    Query,
+    #[error("a bucket is 3 to 63 letters, digits, dots, hyphens or underscores")]
     Bucket,
-    #[error("the prefix `{prefix}` is not a legal key")]
+    #[error("the prefix `{prefix}` has a part that is empty, `.`, `..`, or otherwise no part of a key")]
     Prefix { prefix: String },
 }
 
@@ -55,6 +57,8 @@ impl FromStr for StoreUrl {
         match scheme {
             "file" if rest.starts_with('/') => Ok(StoreUrl::Local(unescape(rest)?)),
             "file" => Err(UrlError::FileHost),
+            "s3" if rest.contains('@') => Err(UrlError::Credentials),
+            "s3" if rest.contains(['?', '#']) => Err(UrlError::Query),
             "s3" => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -67,15 +71,15 @@ impl FromStr for StoreUrl {
                 }
                 Ok(StoreUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
             }
-            // `./a://b` is a path; so is anything whose part before :// could not be a scheme.
-            _ if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
-                || scheme.is_empty() =>
-            {
-                Ok(StoreUrl::Local(PathBuf::from(text)))
-            }
-            _ => Err(UrlError::Scheme { scheme: scheme.to_owned() }),
+            _ if is_scheme(scheme) => Err(UrlError::Scheme { scheme: scheme.to_owned() }),
+            // `./a://b` is a path.
+            _ => Ok(StoreUrl::Local(PathBuf::from(text))),
         }
     }
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
 fn unescape(text: &str) -> Result<PathBuf, UrlError> {
@@ -98,7 +102,17 @@ fn unescape(text: &str) -> Result<PathBuf, UrlError> {
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StoreUrl::Local(path) => write!(f, "{}", path.display()),
+            StoreUrl::Local(path) => match path.to_str() {
+                Some(text) => f.write_str(text),
+                None if !path.is_absolute() => write!(f, "{}", path.display()),
+                None => {
+                    f.write_str("file://")?;
+                    path.as_os_str().as_bytes().iter().try_for_each(|byte| match byte {
+                        b'%' | 0x80.. => write!(f, "%{byte:02X}"),
+                        plain => write!(f, "{}", char::from(*plain)),
+                    })
+                }
+            },
             StoreUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
             StoreUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
@@ -106,13 +120,21 @@ impl fmt::Display for StoreUrl {
 }
 
 impl StoreUrl {
+    /// The directory of a local store.
+    pub fn local(&self) -> Option<&Path> {
+        match self {
+            StoreUrl::Local(path) => Some(path),
+            StoreUrl::S3 { .. } => None,
+        }
+    }
+
     /// Takes `STORE/VOLUME` apart at the last slash. `None` where no volume name is left, or no store before it.
     pub fn split_volume(&self) -> Option<(StoreUrl, String)> {
         match self {
             StoreUrl::Local(path) => {
                 let name = path.file_name()?.to_str()?.to_owned();
                 let parent = match path.parent()? {
-                    p if p.as_os_str().as_bytes().is_empty() => Path::new("."),
+                    p if p.as_os_str().is_empty() => Path::new("."),
                     p => p,
                 };
                 Some((StoreUrl::Local(parent.to_owned()), name))
@@ -192,13 +214,6 @@ pub fn open_for_writing(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dy
     probe::admit(open(url, options)?, options.single_writer)
 }
 
-/// Text to an error of the store layer, for callers that have no use for the difference.
-impl From<UrlError> for StoreError {
-    fn from(e: UrlError) -> StoreError {
-        StoreError::new(Op::Open, "", ErrorKind::Misconfigured).with(e)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,15 +239,31 @@ mod tests {
         assert_eq!(parse("file://host/a"), Err(UrlError::FileHost));
         assert_eq!(parse("file:///a%2"), Err(UrlError::Escape));
         assert_eq!(parse("file:///a%00"), Err(UrlError::Escape));
-        assert_eq!(parse("gs://b/p"), Err(UrlError::Scheme { scheme: "gs".into() }));
-        assert!(matches!(parse("s3://bucket/../x"), Err(UrlError::Prefix { .. })));
+        for scheme in ["gs", "http"] {
+            let error = UrlError::Scheme { scheme: scheme.into() };
+            assert_eq!(parse(&format!("{scheme}://b/p")), Err(error));
+        }
+        for text in ["s3://", "s3:///x", "s3://b/p", "s3://bu:cket/p"] {
+            assert_eq!(parse(text), Err(UrlError::Bucket), "{text}");
+        }
+        for text in ["s3://bucket/../x", "s3://bucket/a//c", "s3://bucket//a"] {
+            assert!(matches!(parse(text), Err(UrlError::Prefix { .. })), "{text}");
+        }
     }
 
     #[test]
     fn secrets_in_urls_are_refused_and_not_repeated() {
-        let error = parse("s3://AKIA:hunter2@bucket/p").unwrap_err();
-        assert_eq!(error, UrlError::Bucket);
-        assert!(!error.to_string().contains("hunter2"));
+        for (text, why) in [
+            ("s3://AKIA:hunter2@bucket/p", UrlError::Credentials),
+            ("s3://AKIA:hun/ter2@bucket/p", UrlError::Credentials),
+            ("s3://bucket/p?secret=hunter2", UrlError::Query),
+            ("s3://bucket/p#hunter2", UrlError::Query),
+            ("s3://AKIA:hunter2", UrlError::Bucket),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(!error.to_string().contains("ter2"), "{error}");
+            assert_eq!(error, why);
+        }
         let keys = StaticCredentials {
             access_key: "AK".into(),
             secret_key: "hunter2".into(),
@@ -254,8 +285,20 @@ mod tests {
 
     #[test]
     fn display_parses_back() {
-        for url in [s3("bucket", ""), s3("bucket", "a/b"), StoreUrl::Local("/a b".into())] {
+        let local = |bytes: &[u8]| StoreUrl::Local(OsString::from_vec(bytes.to_vec()).into());
+        let odd = [local(b"/a b"), local(b"/a%20b"), local(b"/s3://b"), local(b"./x"), local(b"/50%/\xff")];
+        for url in odd.into_iter().chain([s3("bucket", ""), s3("bucket", "a/b")]) {
             assert_eq!(parse(&url.to_string()), Ok(url));
+        }
+        for (text, shown) in [
+            ("./backup", "./backup"),
+            ("/srv/b", "/srv/b"),
+            ("file:///srv/b", "/srv/b"),
+            ("file:///srv/%62%FF", "file:///srv/b%FF"),
+            ("s3://bucket", "s3://bucket"),
+            ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), shown);
         }
     }
 }

@@ -142,15 +142,13 @@ pub fn open(
 
     let meter = Arc::new(Meter::default());
     let options = StoreOptions { create: true, single_writer: config.single_writer, ..StoreOptions::default() };
-    let url = config.store.to_string();
-    let parsed: store::StoreUrl = url.parse().map_err(|error: store::UrlError| failed("bad store URL", error))?;
-    let whole = store::open_for_writing(&parsed, &options).map_err(|error| AppError::from_store(&error))?;
+    let whole = store::open_for_writing(&config.store, &options).map_err(|error| AppError::from_store(&error))?;
     let fenced_store = whole.properties().fenced;
     let metered = Metered::new(whole, Arc::clone(&meter));
     let store: Arc<dyn Store> =
         Arc::new(Prefixed::new(metered, &config.name).map_err(|error| AppError::from_store(&error))?);
 
-    let (volume_id, writer, format) = claim(&catalog, &*store, &url)?;
+    let (volume_id, writer, format) = claim(&catalog, &*store, &config.store.to_string())?;
     let pending = match &prepared {
         Some(prepared) => Arc::clone(&prepared.pending),
         None => Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?),

@@ -234,6 +234,15 @@ impl Volume {
         self.tracker(&args)
     }
 
+    /// Ends tracking, as of a daemon that is not running: what changes from now on is marked nowhere.
+    ///
+    /// # Panics
+    /// When it was not tracked.
+    pub fn lose_marks(&self) {
+        let pins = pins(&self.state).expect("a state directory");
+        fs::remove_dir_all(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
+    }
+
     /// The end of what the daemons of this volume logged.
     pub fn log_tail(&self) -> String {
         let read = || -> std::io::Result<Vec<u8>> {

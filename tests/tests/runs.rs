@@ -1,6 +1,8 @@
 //! What a volume may trust when it comes back, and that it goes on over the ends of eras.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::thread;
 use std::time::Duration;
 
 use tests::compare::assert_same;
@@ -37,6 +39,37 @@ fn a_volume_left_out_of_a_run_is_compared_when_it_comes_back() {
     first.restore(&copy).expect(0);
     assert_same(&one, &copy);
     assert!(back.stop().success());
+}
+
+/// After a time without tracking the tree is compared with the catalog. A process that dies before it is through leaves
+/// that to the next one, which has whole pins and would else trust its marks.
+#[test]
+fn a_comparison_that_was_cut_off_is_made_again() {
+    let name = "a_comparison_that_was_cut_off_is_made_again";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    let large = source.join("large");
+    fs::write(&large, vec![1; 48 << 20]).unwrap();
+    let volume = Volume::new(&source);
+    assert!(volume.start_ready().stop().success());
+    volume.lose_marks();
+    let file = File::options().write(true).open(&large).unwrap();
+    file.write_all_at(b"not seen by anyone", 5_000_000).unwrap();
+    file.sync_all().unwrap();
+
+    let daemon = volume.start();
+    while volume.try_status().is_none_or(|status| status["state"] == "starting") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(volume.status()["state"], "verifying", "the file is too small for this test");
+    daemon.kill9();
+
+    let daemon = volume.start_ready();
+    volume.sync(SYNC).expect(0);
+    let copy = volume.scratch("copy");
+    volume.restore(&copy).expect(0);
+    assert_same(&source, &copy);
+    assert!(daemon.stop().success());
 }
 
 /// Commits over the ends of several eras, with a kill in between: each closed era has its object and its checkpoint, and

@@ -1,6 +1,7 @@
 //! All volumes of one process: starts their threads, answers `Control`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,7 +80,13 @@ fn next_run(state_dir: &Path) -> Result<u64, AppError> {
     // A number that was unreadable starts anew: no volume's note fits it then, and all are compared.
     let run = before + 1;
     let beside = state_dir.join("capture-run.new");
-    let written = std::fs::write(&beside, format!("{run}\n")).and_then(|()| std::fs::rename(&beside, &path));
+    // Durable: a number that a power cut set back would be given again, and another run's marks taken for this one's.
+    let written = std::fs::File::create(&beside).and_then(|mut file| {
+        file.write_all(format!("{run}\n").as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        std::fs::File::open(state_dir)?.sync_all()
+    });
     written
         .map_err(|error| AppError::new(ExitCode::Error, format_args!("cannot write {}: {error}", path.display())))?;
     Ok(run)

@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`claim`, `open`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`claim`, `open`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 pub mod canary;
 mod claim;
@@ -10,6 +10,7 @@ pub mod open;
 pub mod pending;
 pub mod pool;
 pub mod run;
+pub mod trust;
 pub mod world;
 
 use engine::model::Id;

@@ -17,6 +17,7 @@ use super::claim::{claim, same_source};
 use super::hub::{Hub, Sink};
 use super::pending::{Pending, now_ns};
 use super::run::Phase;
+use super::trust::{Boot, Compare, Facts, must_compare};
 use super::world::{VolumeWorld, WorldError, to_row};
 use crate::capture::BackEnd;
 use crate::catalog::{self, Catalog, Writer};
@@ -49,6 +50,9 @@ pub struct Opened {
     pub scans: u64,
     pub last_scan: Option<std::time::Instant>,
 }
+
+/// Name of the note what is to be compared until the first pass is through.
+const COMPARE: &str = "compare";
 
 /// Name of the note that the baseline is committed.
 const BASELINE: &str = "baseline";
@@ -197,8 +201,8 @@ pub fn open(
         scans: 0,
         last_scan: None,
     };
-    opened.agree_on_head()?;
-    opened.arm(capture, prepared).map_err(world_error)?;
+    let rebuilt = opened.agree_on_head()?;
+    opened.arm(capture, prepared, rebuilt).map_err(world_error)?;
     Ok(opened)
 }
 
@@ -208,15 +212,15 @@ impl Opened {
         reading::of_writer(Arc::clone(&self.world.store), &self.name, self.format.clone(), head)
     }
 
-    /// Compares the store's head with the catalog's.
-    fn agree_on_head(&mut self) -> Result<(), AppError> {
+    /// Compares the store's head with the catalog's. True: the catalog was made anew.
+    fn agree_on_head(&mut self) -> Result<bool, AppError> {
         let world = &self.world;
         let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
         let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
         let exists = |key: Key| world.store.exists(&key.to_string());
         let theirs = find_head(world.era_length, exists).map_err(|error| AppError::from_store(&error))?;
         if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
-            return Ok(());
+            return Ok(false);
         }
         if theirs < ours {
             return Err(AppError::new(
@@ -237,7 +241,8 @@ impl Opened {
             )
             .hint("one host writes a volume; this one must not go on"));
         }
-        self.rebuild(theirs).map_err(world_error)
+        self.rebuild(theirs).map_err(world_error)?;
+        Ok(true)
     }
 
     /// Our own commits are in the store and the catalog does not know them (it was set back, for instance by a power
@@ -275,7 +280,7 @@ impl Opened {
     }
 
     /// ARM, CLEAN; decides what has to be compared.
-    fn arm(&mut self, capture: &CaptureFacts, prepared: Option<Prepared>) -> Result<(), WorldError> {
+    fn arm(&mut self, capture: &CaptureFacts, prepared: Option<Prepared>, rebuilt: bool) -> Result<(), WorldError> {
         let world = &mut self.world;
         let root = world.root.identity().inode;
         let known = world.catalog.file(FileId::ROOT)?;
@@ -310,13 +315,27 @@ impl Opened {
             world.catalog.apply(&change)?;
         }
         let boot = boot_id();
-        let same_boot = boot.is_some() && world.catalog.boot_id()? == boot;
-        let baseline = world.catalog.note(BASELINE)?.is_some();
-        // Trusted only if this volume took part in the run of capture just before this one, and in this one from before
-        // its first drain: in any other run its marks were drained for others, or new files were not watched.
+        let last_boot = world.catalog.boot_id()?;
         let last_run = world.catalog.note(RUN)?.and_then(|text| text.parse::<u64>().ok());
-        let in_order = last_run.is_some_and(|run| run + 1 == capture.run);
-        let tracked = capture.resumed && same_boot && world.hub.is_some() && prepared.is_some() && in_order;
+        let clean = world.catalog.clean_shutdown()?;
+        if clean.is_some() {
+            // It speaks of that boot's end only.
+            world.catalog.set_clean_shutdown(None)?;
+        }
+        let facts = Facts {
+            boot: Boot::of(last_boot.as_deref(), boot.as_deref(), world.catalog.head()?.is_some()),
+            resumed: capture.resumed,
+            registered: world.hub.is_some() && prepared.is_some(),
+            in_order: last_run.is_some_and(|run| run + 1 == capture.run),
+            baseline: world.catalog.note(BASELINE)?.is_some(),
+            rebuilt,
+            clean: clean.is_some() && clean == last_boot,
+            unfinished: Compare::of_word(world.catalog.note(COMPARE)?.as_deref()),
+        };
+        let compare = must_compare(&facts);
+        tracing::debug!(volume = %self.name, ?facts, ?compare, "what is to be compared");
+        // Before the notes by which the next process would trust this one: it may end before the comparison does.
+        world.catalog.set_note(COMPARE, compare.word())?;
         let run = if world.hub.is_some() { capture.run } else { 0 };
         world.catalog.set_note(RUN, &run.to_string())?;
         if let Some((hub, dev)) = &world.hub {
@@ -342,20 +361,21 @@ impl Opened {
         if let Some(boot) = &boot {
             world.catalog.set_boot_id(boot)?;
         }
-        self.first_phase = if baseline { Phase::Verifying } else { Phase::Baseline };
-        if tracked && baseline {
+        self.first_phase = if facts.baseline { Phase::Verifying } else { Phase::Baseline };
+        if compare == Compare::Nothing {
             self.first_phase = Phase::Protected;
             return Ok(());
         }
         world.root.sync().map_err(WorldError::Source)?;
         self.compare = true;
         self.compare_once = world.hub.is_some();
-        if baseline && !same_boot {
-            // After a power cut new data may lie under an old ctime, so an equal ctime proves nothing.
-            let pending = &world.pending;
-            let sink = Sink::new(&self.name, 0, Arc::clone(&world.catalog), Arc::clone(pending));
-            sink.widen("reboot", |_| true)?;
-            self.sink.get_or_insert_with(|| Arc::new(sink));
+        if compare == Compare::Everything {
+            let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
+            let sink = self.sink.get_or_insert_with(|| Arc::new(Sink::new(&self.name, 0, catalog, pending)));
+            // A file of a rebuilt catalog has no inode yet; it is found by its name.
+            sink.widen(if rebuilt { "rebuild" } else { "reboot" }, |ino| ino != 0)?;
+            // They are pending now and outlive this process.
+            world.catalog.set_note(COMPARE, Compare::Listings.word())?;
         } else {
             self.mark_directories()?;
         }
@@ -399,7 +419,8 @@ impl Opened {
             self.compare = false;
             self.compare_once = false;
         }
-        Ok(self.world.catalog.set_note(BASELINE, "committed")?)
+        self.world.catalog.set_note(BASELINE, "committed")?;
+        Ok(self.world.catalog.set_note(COMPARE, Compare::Nothing.word())?)
     }
 
     /// Whether the source is still the directory that was opened.

@@ -1,0 +1,184 @@
+//! What must be compared with the source before a volume's catalog is believed: a pure decision over facts. It looks at
+//! nothing itself, and in doubt it answers with more.
+
+/// The boot in which the catalog was last live, against this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// It never was: nothing is committed from it.
+    First,
+    Same,
+    /// Another one, or one of the two is not known.
+    Other,
+}
+
+impl Boot {
+    /// `committed`: the catalog has a head. Then it was live in some boot, known or not.
+    pub fn of(before: Option<&str>, now: Option<&str>, committed: bool) -> Boot {
+        match (before, now) {
+            (None, _) if !committed => Boot::First,
+            (Some(before), Some(now)) if before == now => Boot::Same,
+            _ => Boot::Other,
+        }
+    }
+}
+
+/// What is known when a volume comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub boot: Boot,
+    /// The pins of the last process were whole: marks went on being made.
+    pub resumed: bool,
+    /// The volume had a place for its marks before the first drain of this process.
+    pub registered: bool,
+    /// It took part in the run of capture just before this one. In any other its marks were drained for others, or its
+    /// new files were not watched.
+    pub in_order: bool,
+    /// The first pass over the tree was once through.
+    pub baseline: bool,
+    /// The catalog was made anew from the store.
+    pub rebuilt: bool,
+    /// At the end of the boot that the catalog was last live in, after all writers had ended, a flush left nothing over and
+    /// the file system was synced.
+    pub clean: bool,
+    /// What an earlier process had to compare and did not come to the end of.
+    pub unfinished: Compare,
+}
+
+/// What must be looked at, in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Compare {
+    /// The marks say what changed.
+    Nothing,
+    /// Every directory is listed, and files that differ from their record in inode, size or times are read.
+    Listings,
+    /// Every file is read.
+    Everything,
+}
+
+impl Compare {
+    /// As a note in the catalog.
+    pub fn word(self) -> &'static str {
+        match self {
+            Compare::Nothing => "nothing",
+            Compare::Listings => "listings",
+            Compare::Everything => "everything",
+        }
+    }
+
+    /// From a note; what it does not know is everything.
+    pub fn of_word(word: Option<&str>) -> Compare {
+        match word {
+            None | Some("nothing") => Compare::Nothing,
+            Some("listings") => Compare::Listings,
+            Some(_) => Compare::Everything,
+        }
+    }
+}
+
+/// Times prove nothing after another boot: on ext4 and xfs an overwrite, an fdatasync and a power cut leave new data under
+/// the old ctime.
+pub fn must_compare(facts: &Facts) -> Compare {
+    let tracked = facts.resumed && facts.registered && facts.in_order;
+    let compare = match facts.boot {
+        _ if facts.rebuilt => Compare::Everything,
+        Boot::First => Compare::Listings,
+        Boot::Same if tracked && facts.baseline => Compare::Nothing,
+        Boot::Same => Compare::Listings,
+        Boot::Other if facts.clean && facts.in_order => Compare::Listings,
+        Boot::Other => Compare::Everything,
+    };
+    compare.max(facts.unfinished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACKED: Facts = Facts {
+        boot: Boot::Same,
+        resumed: true,
+        registered: true,
+        in_order: true,
+        baseline: true,
+        rebuilt: false,
+        clean: false,
+        unfinished: Compare::Nothing,
+    };
+
+    #[test]
+    fn what_is_compared_follows_from_the_facts() {
+        let other = Facts { boot: Boot::Other, resumed: false, ..TRACKED };
+        for (facts, compare) in [
+            (TRACKED, Compare::Nothing),
+            (Facts { resumed: false, ..TRACKED }, Compare::Listings),
+            (Facts { registered: false, ..TRACKED }, Compare::Listings),
+            (Facts { in_order: false, ..TRACKED }, Compare::Listings),
+            (Facts { baseline: false, ..TRACKED }, Compare::Listings),
+            (Facts { rebuilt: true, ..TRACKED }, Compare::Everything),
+            (Facts { unfinished: Compare::Listings, ..TRACKED }, Compare::Listings),
+            (Facts { unfinished: Compare::Everything, ..TRACKED }, Compare::Everything),
+            (other, Compare::Everything),
+            // Pieces of a baseline that did not end are committed as well.
+            (Facts { baseline: false, ..other }, Compare::Everything),
+            (Facts { clean: true, ..other }, Compare::Listings),
+            (Facts { clean: true, in_order: false, ..other }, Compare::Everything),
+            (Facts { clean: true, rebuilt: true, ..other }, Compare::Everything),
+            (Facts { boot: Boot::First, baseline: false, in_order: false, ..other }, Compare::Listings),
+        ] {
+            assert_eq!(must_compare(&facts), compare, "{facts:?}");
+        }
+    }
+
+    /// Of all combinations: what makes a fact worse never makes the comparison smaller.
+    #[test]
+    fn a_worse_fact_never_compares_less() {
+        let bit = |bits: u32, n: u32| bits >> n & 1 == 1;
+        for bits in 0..1 << 6 {
+            for boot in [Boot::Same, Boot::Other] {
+                let facts = Facts {
+                    boot,
+                    resumed: bit(bits, 0),
+                    registered: bit(bits, 1),
+                    in_order: bit(bits, 2),
+                    baseline: bit(bits, 3),
+                    clean: bit(bits, 4),
+                    rebuilt: bit(bits, 5),
+                    unfinished: Compare::Nothing,
+                };
+                for worse in [
+                    Facts { boot: Boot::Other, ..facts },
+                    Facts { resumed: false, ..facts },
+                    Facts { registered: false, ..facts },
+                    Facts { in_order: false, ..facts },
+                    Facts { baseline: false, ..facts },
+                    Facts { clean: false, ..facts },
+                    Facts { rebuilt: true, ..facts },
+                    Facts { unfinished: Compare::Listings, ..facts },
+                    Facts { unfinished: Compare::Everything, ..facts },
+                ] {
+                    assert!(must_compare(&worse) >= must_compare(&facts), "{worse:?} against {facts:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_read_back_and_others_are_everything() {
+        for compare in [Compare::Nothing, Compare::Listings, Compare::Everything] {
+            assert_eq!(Compare::of_word(Some(compare.word())), compare);
+        }
+        assert_eq!(Compare::of_word(None), Compare::Nothing);
+        assert_eq!(Compare::of_word(Some("")), Compare::Everything);
+    }
+
+    #[test]
+    fn an_unknown_boot_is_another_one() {
+        assert_eq!(Boot::of(Some("a"), Some("a"), true), Boot::Same);
+        assert_eq!(Boot::of(Some("a"), Some("b"), true), Boot::Other);
+        assert_eq!(Boot::of(Some("a"), None, true), Boot::Other);
+        assert_eq!(Boot::of(Some("a"), None, false), Boot::Other);
+        assert_eq!(Boot::of(None, None, true), Boot::Other);
+        assert_eq!(Boot::of(None, Some("a"), true), Boot::Other);
+        assert_eq!(Boot::of(None, Some("a"), false), Boot::First);
+    }
+}

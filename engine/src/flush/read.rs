@@ -58,7 +58,7 @@ fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
 
 /// The first half: everything before READ. Returns S0 and the extended attributes.
 pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(Stat, Xattrs), FileError> {
-    let stat = ops.statx()?;
+    let mut stat = ops.statx()?;
     let xattrs = ops.xattrs()?;
     if job.marks.has_data() || job.committed_size != Some(stat.size) {
         if steps.clean {
@@ -66,6 +66,9 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
         }
         if steps.barrier {
             ops.barrier()?;
+            // A write that appends marks its pages first and sets the size after (`generic_write_end`, 6.18), both under
+            // the lock that was waited for: S0 may be from between the two, and no mark comes any more.
+            stat.size = stat.size.max(ops.statx()?.size);
         }
     }
     Ok((stat, xattrs))

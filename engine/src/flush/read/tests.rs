@@ -13,6 +13,8 @@ struct Fake {
     data: Vec<u8>,
     /// Blocks without data.
     holes: Vec<u64>,
+    /// Bytes by which a write under way has grown the file when it lets go of its lock.
+    grows: u64,
     /// Bytes that every read finds cut off the end.
     shrinks: usize,
     calls: Vec<&'static str>,
@@ -22,7 +24,7 @@ struct Fake {
 impl Fake {
     fn new(size: u64) -> Fake {
         let data = (0..size).map(|at| (at / BLOCK_BYTES) as u8 + 1).collect();
-        Fake { size, data, holes: Vec::new(), shrinks: 0, calls: Vec::new(), reads: Vec::new() }
+        Fake { size, data, holes: Vec::new(), grows: 0, shrinks: 0, calls: Vec::new(), reads: Vec::new() }
     }
 }
 
@@ -56,6 +58,7 @@ impl FileOps for Fake {
 
     fn barrier(&mut self) -> Result<(), FileError> {
         self.calls.push("barrier");
+        self.size += self.grows;
         Ok(())
     }
 
@@ -98,9 +101,20 @@ fn the_order_is_statx_clean_barrier_read() {
     let mut file = Fake::new(2 * BLOCK_BYTES);
     let job = job(marked([1]), Some(file.size));
     let image = read_file(&mut file, &job, Steps::ALL).unwrap();
-    assert_eq!(file.calls, ["statx", "xattrs", "clean", "barrier", "data_ranges", "read"]);
+    assert_eq!(file.calls, ["statx", "xattrs", "clean", "barrier", "statx", "data_ranges", "read"]);
     assert_eq!(image.parts, [Part::Bytes { offset: BLOCK_BYTES, bytes: vec![2; BLOCK_BYTES as usize] }]);
     assert!(!image.short && !image.whole);
+}
+
+/// A write has marked its block, and sets the size when S0 is taken already: its block belongs to the image.
+#[test]
+fn a_size_that_an_append_sets_late_counts() {
+    let mut file = Fake::new(3 * BLOCK_BYTES);
+    (file.size, file.grows) = (2 * BLOCK_BYTES, BLOCK_BYTES);
+    let image = read_file(&mut file, &job(marked([2]), Some(2 * BLOCK_BYTES)), Steps::ALL).unwrap();
+    assert_eq!((image.size, image.stat.size, image.short), (3 * BLOCK_BYTES, 3 * BLOCK_BYTES, false));
+    let last = Part::Bytes { offset: 2 * BLOCK_BYTES, bytes: vec![3; BLOCK_BYTES as usize] };
+    assert!(image.parts.contains(&last), "{:?}", shape(&image));
 }
 
 #[test]

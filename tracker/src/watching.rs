@@ -127,19 +127,19 @@ impl Tree {
         let reported: BTreeSet<u64> = dirty.keys().copied().chain(news.iter().copied()).collect();
         for ino in reported {
             let marks = dirty.remove(&ino).unwrap_or_default();
+            // Of the file, whatever its names: each of them tells the same change.
+            let before = self.nodes.get(&ino).map(|node| (node.inode, node.size));
             let mut seen = false;
             for path in self.paths(ino) {
-                let Some(node) = self.nodes.get_mut(&ino) else { continue };
-                let Some(stat) = world.stat(&path).filter(|stat| stat.inode == node.inode) else { continue };
+                let Some((inode, size)) = before else { continue };
+                let Some(stat) = world.stat(&path).filter(|stat| stat.inode == inode) else { continue };
                 let changes_data = marks.flags & !(flags::META | flags::NAMES) != 0 || !marks.blocks.is_empty();
                 if stat.kind == Kind::File && (changes_data || news.contains(&ino)) {
                     world.clean(&path, stat.inode);
                 }
-                changes.push((path, describe(&stat, node.size, &marks, news.contains(&ino))));
+                changes.push((path, describe(&stat, size, &marks, news.contains(&ino))));
                 seen = true;
-                if self.paths(ino).len() == 1
-                    && let Some(node) = self.nodes.get_mut(&ino)
-                {
+                if let Some(node) = self.nodes.get_mut(&ino) {
                     node.size = stat.size;
                 }
             }

@@ -63,7 +63,7 @@ impl Capture {
         let mut problems = Vec::new();
         for attached in &self.attached {
             let program = attached.name;
-            if !link_path(&self.pin_dir, program).exists() {
+            if self.pinned && !link_path(&self.pin_dir, program).exists() {
                 problems.push(Problem::LinkGone { program });
             }
             let failed = |source| CaptureError::File {

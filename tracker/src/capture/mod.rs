@@ -130,6 +130,12 @@ pub enum CaptureError {
     /// This binary carries no kernel object.
     #[error("this binary was built without the eBPF object; build it with `cargo xtask build-ebpf` first")]
     NoObject,
+    /// Nothing speaks for any back end.
+    #[error("no capture back end can be had: {reasons}")]
+    NoBackEnd {
+        /// One for each that was looked at.
+        reasons: String,
+    },
     /// The kernel's structs are not known.
     #[error(transparent)]
     Layout(#[from] layout::LayoutError),

@@ -64,11 +64,13 @@ pub(super) struct Attached {
 
 /// Capture in operation: see the module.
 ///
-/// Dropping it leaves the programs attached and the marks being made; `detach` ends both.
+/// Dropping it leaves the programs attached and the marks being made, if it is pinned; `detach` ends both.
 #[derive(Debug)]
 pub struct Capture {
     pub(super) pin_dir: PathBuf,
     pub(super) back_end: BackEnd,
+    /// Whether the pins stay; without them this process alone keeps programs and maps.
+    pub(super) pinned: bool,
     pub(super) maps: Maps,
     pub(super) attached: Vec<Attached>,
     pub(super) grace: Grace,
@@ -147,6 +149,29 @@ impl Capture {
         }
     }
 
+    /// Makes everything new for this process alone: programs and maps end with it, however it ends, and no pin stays.
+    ///
+    /// While it starts there are pins in `config.pin_dir`, through which aya's objects become ours; what a process that was
+    /// killed in that moment left there is removed first. Starts with the same parent directory wait for each other.
+    ///
+    /// # Errors
+    /// As `start`, and when there is no back end.
+    pub fn start_private(config: &CaptureConfig, facts: Facts) -> Result<Self, CaptureError> {
+        mounts::ensure_bpffs(&config.pin_dir)?;
+        let parent = config.pin_dir.parent().unwrap_or(&config.pin_dir);
+        let failed = |what| move |source: io::Error| CaptureError::File { what, path: parent.to_owned(), source };
+        fs::create_dir_all(parent).map_err(failed("make pin directory"))?;
+        let lock = fs::File::open(parent).map_err(failed("open"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|error| failed("lock")(error.into()))?;
+        remove_pins(&config.pin_dir)?;
+        let (mut capture, _) = Self::start_best(config, facts, |_| Ok(()))
+            .map_err(|choice| CaptureError::NoBackEnd { reasons: choice.lines().collect::<Vec<_>>().join("; ") })?;
+        remove_pins(&config.pin_dir)?;
+        capture.pinned = false;
+        Ok(capture)
+    }
+
     fn resume(config: &CaptureConfig, types: &KernelTypes) -> Result<Self, Why> {
         if !config.pin_dir.is_dir() {
             return Err(Why::NoPins);
@@ -208,6 +233,7 @@ impl Capture {
         Ok(Self {
             pin_dir: pin_dir.to_owned(),
             back_end: config.back_end,
+            pinned: true,
             maps,
             attached,
             grace,
@@ -264,7 +290,8 @@ impl Capture {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn detach(self) -> Result<(), CaptureError> {
-        remove_pins(&self.pin_dir)
+        // Without pins closing the descriptors does it; pins that lie there now would be another process's.
+        if self.pinned { remove_pins(&self.pin_dir) } else { Ok(()) }
     }
 
     /// Kernel memory of the maps, in bytes, as the kernel accounts it.

@@ -145,26 +145,23 @@ impl Live {
     }
 }
 
+/// Where the pins are for the moment in which a watch starts; none stay.
+const PINS: &str = "/sys/fs/bpf/tracker/watch";
+
 fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
     let hint = "`tracker doctor` explains what this kernel and user can do";
     if wanted == config::Capture::Scan {
-        return Err(AppError::new(ExitCode::Error, "watch has no scan mode: it needs the kernel's marks").hint(hint));
+        return Err(AppError::new(ExitCode::Usage, "watch has no scan mode: it needs the kernel's marks").hint(hint));
     }
     let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error))?;
     let real = root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path);
     let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
-    let pins = format!("/sys/fs/bpf/tracker/watch-{}", std::process::id());
     let facts = Facts { only: wanted.back_end(), ..Facts::gather() };
-    let (capture, _) =
-        Capture::start_best(&CaptureConfig::new(pins, BackEnd::Scan), facts, |_| Ok(())).map_err(|choice| {
-            let why = choice.lines().collect::<Vec<_>>().join("; ");
-            AppError::new(ExitCode::Error, format_args!("cannot watch: {why}")).hint(hint)
-        })?;
+    let capture = Capture::start_private(&CaptureConfig::new(PINS, BackEnd::Scan), facts)
+        .map_err(|error| AppError::from_error(&error).hint(hint))?;
     if let Err(missing) = capture.supported(&fs) {
-        let error =
-            AppError::new(ExitCode::Error, format_args!("cannot watch {fs}: {}", missing.join(", "))).hint(hint);
-        capture.detach().map_err(|error| AppError::from_error(&error))?;
-        return Err(error);
+        let why = format_args!("cannot watch {fs}: {}", missing.join(", "));
+        return Err(AppError::new(ExitCode::Error, why).hint(hint));
     }
     let dev = root.marks_dev();
     Ok(Live { root, dev, capture })
@@ -176,13 +173,13 @@ fn watch_dir(dir: &Path, options: &WatchOptions, out: &mut Out) -> Result<ExitCo
         |error: std::io::Error| AppError::new(ExitCode::Error, format_args!("cannot listen for signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        // Before the first pin: a signal must not leave one behind.
+        // Before the first pin: a signal must not leave one behind. (What a kill leaves then, the next start removes.)
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut live = arm(dir, options.capture)?;
         let end = options.timeout.map(|timeout| tokio::time::Instant::now() + timeout);
         let mut tree = None;
-        let result = async {
+        async {
             let tree = tree.insert(start(&mut live)?);
             let (path, inodes) = (PathField::new(live.root.path().as_os_str().as_bytes()), tree.len());
             out.line("ready", &Ready { r#type: "ready", path, inodes })?;
@@ -201,9 +198,7 @@ fn watch_dir(dir: &Path, options: &WatchOptions, out: &mut Out) -> Result<ExitCo
                 }
             }
         }
-        .await;
-        let detached = live.capture.detach().map_err(|error| AppError::from_error(&error));
-        result.and_then(|code| detached.map(|()| code))
+        .await
     })
 }
 

@@ -298,12 +298,13 @@ fn a_watch_removes_what_a_killed_start_left() {
 }
 
 #[test]
-fn a_watch_refuses_back_ends_that_are_not_built() {
+fn a_watch_refuses_back_ends_that_cannot_be_had() {
     let dir = tempfile::tempdir().unwrap();
     for word in ["fentry", "kprobe", "scan"] {
-        let output = Command::new(binary()).arg("watch").arg(dir.path()).args(["--capture", word]).output().unwrap();
+        let args = ["--capture", word, "--timeout", "1s"];
+        let output = Command::new(binary()).arg("watch").arg(dir.path()).args(args).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{word}: {text}");
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{word}: {text}");
         assert!(text.contains(word) && text.contains("hint: "), "{text}");
     }
 }

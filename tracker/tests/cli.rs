@@ -159,6 +159,16 @@ fn doctor_answers_whatever_the_machine() {
     let object = json(&output);
     assert_eq!(object["type"], "doctor");
     assert!(object["findings"].as_array().is_some_and(|findings| findings.iter().any(|f| f["name"] == "kernel")));
+    let names = |systems: &serde_json::Value| systems.as_array().unwrap().iter().map(|s| s["name"].clone()).collect();
+    let names: Vec<serde_json::Value> = names(&object["file_systems"]);
+    assert_eq!(names, ["ext4", "xfs", "btrfs", "tmpfs", "overlay"]);
+
+    let output = tracker(&["doctor", text(dir.path()), "--json", "--state-dir", text(dir.path())]);
+    assert!([0, 20].contains(&code(&output)), "{}", stderr(&output));
+    let object = json(&output);
+    assert!(object["file_systems"].is_null() && object["directory"]["file_system"]["changes"].is_array(), "{object}");
+    let output = tracker(&["doctor", text(&dir.path().join("none")), "--state-dir", text(dir.path())]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (1, ""), "{}", stderr(&output));
 }
 
 #[test]

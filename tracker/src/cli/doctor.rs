@@ -1,29 +1,23 @@
-//! `tracker doctor`: what this machine can do for tracker, why not more, and what would help.
+//! `tracker doctor`: what this machine, or a directory on it, can do for tracker, why not more, and what would help.
 
-use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{Global, Out};
 use crate::capture::choose;
+use crate::doctor::directory::Verdict;
+use crate::doctor::fs::{self, FileSystem};
+use crate::doctor::{self, Finding, gather};
 use crate::error::{AppError, ExitCode};
 use crate::status::Backend;
 
-/// Show which capture this kernel and user allow, why, and what would help.
+/// Show which capture this kernel and user allow, why, what it sees on each file system, and what would help.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    pub name: &'static str,
-    pub ok: bool,
-    pub value: String,
-    /// What the user can do when it is not ok.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fix: Option<String>,
+pub struct DoctorArgs {
+    /// Judge this directory instead of every file system that is known.
+    pub dir: Option<PathBuf>,
 }
 
 /// The back end that would be taken, and why no better one.
@@ -38,15 +32,41 @@ struct Line<'a> {
     r#type: &'static str,
     choice: &'a Choice,
     findings: &'a [Finding],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    directory: Option<&'a Verdict>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    file_systems: &'a [FileSystem],
 }
 
-pub(super) fn run(_args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let facts = choose::Facts::gather();
-    let findings = machine(&global.state_dir()?, &facts);
-    let choice = choice(&choose::choose(&facts));
-    let line = Line { r#type: "doctor", choice: &choice, findings: &findings };
-    out.line(text(&choice, &findings), &line)?;
-    Ok(if choice.backend == Backend::Scan { ExitCode::Degraded } else { ExitCode::Ok })
+pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    let facts = gather::machine(&global.state_dir()?);
+    let findings = doctor::machine(&facts);
+    let mut kernel = choose::Facts::gather();
+    if kernel.layout_problem.is_none() {
+        kernel.layout_problem = facts.obstacle();
+    }
+    let choice = choice(&choose::choose(&kernel));
+    let (mut directory, mut file_systems) = (None, Vec::new());
+    match &args.dir {
+        Some(dir) => {
+            let seen = gather::directory(dir).map_err(|error| AppError::from_error(&error))?;
+            directory = Some(doctor::directory::judge(&seen, &facts.kernel, choice.backend));
+        }
+        None => {
+            let judge = |name| fs::judge(name, &facts.kernel, choice.backend);
+            file_systems.extend(fs::KNOWN.into_iter().map(judge));
+        }
+    }
+    let line = Line {
+        r#type: "doctor",
+        choice: &choice,
+        findings: &findings,
+        directory: directory.as_ref(),
+        file_systems: &file_systems,
+    };
+    out.line(text(&line), &line)?;
+    let degraded = choice.backend == Backend::Scan || directory.as_ref().is_some_and(Verdict::degraded);
+    Ok(if degraded { ExitCode::Degraded } else { ExitCode::Ok })
 }
 
 /// The choice in the words of the status, one reason per back end that was looked at.
@@ -54,90 +74,39 @@ fn choice(of: &choose::Choice) -> Choice {
     Choice { backend: Backend::of(of.back_end), reasons: of.lines().collect() }
 }
 
-fn text(choice: &Choice, findings: &[Finding]) -> String {
+fn text(line: &Line<'_>) -> String {
     let mut lines = Vec::new();
+    finding_lines(line.findings, &mut lines);
+    lines.push(format!("capture: {}", line.choice.backend.name()));
+    lines.extend(line.choice.reasons.iter().map(|reason| format!("  {reason}")));
+    if let Some(verdict) = line.directory {
+        lines.extend([String::new(), verdict.path.for_people().to_string()]);
+        finding_lines(&verdict.findings, &mut lines);
+    }
+    for system in line.directory.map(|verdict| &verdict.file_system).into_iter().chain(line.file_systems) {
+        lines.push(String::new());
+        system_lines(system, &mut lines);
+    }
+    lines.join("\n")
+}
+
+fn finding_lines(findings: &[Finding], lines: &mut Vec<String>) {
     for finding in findings {
         let mark = if finding.ok { "ok" } else { "--" };
         lines.push(format!("{mark}  {:<14} {}", finding.name, finding.value));
         lines.extend(finding.fix.iter().map(|fix| format!("    fix: {fix}")));
     }
-    lines.push(format!("capture: {}", choice.backend.name()));
-    lines.extend(choice.reasons.iter().map(|reason| format!("  {reason}")));
-    lines.join("\n")
 }
 
-/// What can be said without loading anything.
-fn machine(state_dir: &Path, facts: &choose::Facts) -> Vec<Finding> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let btf = fs::metadata("/sys/kernel/btf/vmlinux").map(|meta| meta.len());
-    let bpffs = mounted("bpf");
-    let state = writable(state_dir);
-    let finding = |name, ok: bool, value: String, fix: &str| {
-        let fix = (!ok).then(|| fix.to_string());
-        Finding { name, ok, value, fix }
-    };
-    let mut findings = vec![
-        finding("kernel", true, release, ""),
-        finding(
-            "btf",
-            btf.is_ok(),
-            btf.map_or_else(|e| format!("/sys/kernel/btf/vmlinux: {e}"), |len| format!("{len} bytes")),
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF",
-        ),
-        finding(
-            "bpffs",
-            bpffs.is_some(),
-            bpffs.unwrap_or_else(|| "not mounted".to_string()),
-            "mount -t bpf bpf /sys/fs/bpf (tracker does it when it runs as root)",
-        ),
-        finding(
-            "object",
-            facts.object,
-            if facts.object { "carried by this program".to_string() } else { "not in this program".to_string() },
-            "build with `cargo xtask build-ebpf`, then the program again",
-        ),
-        finding("state", state.is_ok(), state_text(state_dir, &state), "name another directory with --state-dir"),
-    ];
-    findings.push(capabilities());
-    findings
-}
-
-fn state_text(dir: &Path, state: &Result<(), String>) -> String {
-    match state {
-        Ok(()) => format!("{} can be written", dir.display()),
-        Err(why) => format!("{}: {why}", dir.display()),
+fn system_lines(system: &FileSystem, lines: &mut Vec<String>) {
+    lines.push(format!("{}: {}", system.name, system.backend.name()));
+    lines.extend(system.problems.iter().map(|why| format!("  because {why}")));
+    lines.extend(system.fix.iter().map(|fix| format!("  fix: {fix}")));
+    for row in &system.changes {
+        lines.push(format!("  {}: {}", row.change, row.seen.text()));
+        lines.push(format!("      {}", row.by));
     }
-}
-
-/// The first mount point of a file system type.
-fn mounted(kind: &str) -> Option<String> {
-    let table = fs::read_to_string("/proc/self/mounts").ok()?;
-    let mut lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    lines.find(|fields| fields.get(2) == Some(&kind)).and_then(|fields| fields.get(1).map(|at| at.to_string()))
-}
-
-/// Whether the directory, or the nearest parent that exists, may be written.
-fn writable(dir: &Path) -> Result<(), String> {
-    use rustix::fs::{Access, access};
-    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
-    access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| format!("{}: {e}", existing.display()))
-}
-
-/// The capabilities that capture needs, from the effective set of this process.
-fn capabilities() -> Finding {
-    const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_DAC_READ_SEARCH", 2)];
-    const SYS_ADMIN: u32 = 21;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let set = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
-    let has = |bit: u32| set >> bit & 1 == 1;
-    // CAP_SYS_ADMIN stands in for the two that were split off it.
-    let granted = |name: &str, bit: u32| has(bit) || (has(SYS_ADMIN) && name != "CAP_DAC_READ_SEARCH");
-    let missing: Vec<&str> = NEEDED.iter().filter(|(name, bit)| !granted(name, *bit)).map(|(name, _)| *name).collect();
-    let ok = missing.is_empty();
-    let value = if ok { "all there".to_string() } else { format!("missing {}", missing.join(", ")) };
-    let fix = (!ok).then(|| "run as root, or grant them in the unit; without them tracker scans".to_string());
-    Finding { name: "capabilities", ok, value, fix }
+    lines.extend(system.limits.iter().map(|limit| format!("  never seen: {limit}")));
 }
 
 #[cfg(test)]
@@ -145,13 +114,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_finding_that_is_not_ok_has_a_fix() {
-        let findings = machine(Path::new("/proc/no/such/place"), &choose::Facts::gather());
-        assert!(findings.iter().any(|f| f.name == "kernel" && f.ok));
-        assert!(findings.iter().any(|f| f.name == "state" && (!f.ok || rustix::process::geteuid().is_root())));
-        assert!(findings.iter().all(|f| f.ok != f.fix.is_some()));
+    fn text_has_every_finding_the_choice_and_the_directory() {
+        let finding = |name, ok: bool| Finding {
+            name,
+            ok,
+            value: format!("value of {name}"),
+            fix: (!ok).then(|| "do it".to_owned()),
+        };
         let choice = Choice { backend: Backend::Scan, reasons: vec!["no BTF".into()] };
-        let text = text(&choice, &findings);
-        assert!(text.ends_with("capture: scan\n  no BTF"), "{text}");
+        let system = fs::judge("tmpfs", &doctor::Kernel::default(), Backend::Scan);
+        let findings = [finding("kernel", true), finding("btf", false)];
+        let mut line =
+            Line { r#type: "doctor", choice: &choice, findings: &findings, directory: None, file_systems: &[] };
+        let head = "ok  kernel         value of kernel\n--  btf            value of btf\n    fix: do it\n\
+                    capture: scan\n  no BTF";
+        assert_eq!(text(&line), head);
+        assert!(!serde_json::to_string(&line).unwrap().contains("file_systems"));
+        let systems = [system];
+        line.file_systems = &systems;
+        let all = text(&line);
+        assert!(all.starts_with(head) && all.contains("\n\ntmpfs: scan\n  because the machine scans"), "{all}");
+        assert!(all.contains("NOT ALWAYS SEEN"), "{all}");
     }
 }

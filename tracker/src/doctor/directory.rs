@@ -1,0 +1,87 @@
+//! What a directory comes to: its file system, the layer below an overlay, mounts inside of it.
+
+use serde::Serialize;
+
+use super::fs::{self, FileSystem};
+use super::{Finding, Kernel};
+use crate::status::Backend;
+use crate::units::PathField;
+
+/// The writable layer of an overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upper {
+    pub dir: String,
+    /// Its file system, if it can be reached from here.
+    pub fs: Option<String>,
+    pub volatile: bool,
+}
+
+/// What was seen of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub path: PathField,
+    /// File system as the mount table names it.
+    pub fs: String,
+    pub mount_point: String,
+    pub upper: Option<Upper>,
+    /// Mount points below it.
+    pub inside: Vec<String>,
+}
+
+/// What a directory comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    #[serde(flatten)]
+    pub path: PathField,
+    pub findings: Vec<Finding>,
+    /// The file system whose changes are captured: that of the upper layer, on an overlay.
+    pub file_system: FileSystem,
+}
+
+impl Verdict {
+    /// Whether a volume there would be weaker than it should be.
+    #[must_use]
+    pub fn degraded(&self) -> bool {
+        self.file_system.degraded() || self.findings.iter().any(|finding| !finding.ok)
+    }
+}
+
+/// Judges a directory.
+#[must_use]
+pub fn judge(facts: &Facts, kernel: &Kernel, back_end: Backend) -> Verdict {
+    let at = format!("{} mounted at {}", facts.fs, facts.mount_point);
+    let mut findings = vec![Finding::new("file system", true, at, "")];
+    let mut name = facts.fs.as_str();
+    let mut hidden = false;
+    if facts.fs == "overlay" {
+        match &facts.upper {
+            Some(Upper { dir, fs: Some(fs), volatile }) => {
+                name = fs;
+                let flag = if *volatile { "; volatile: nothing is written back through the overlay" } else { "" };
+                findings.push(Finding::new("upper layer", true, format!("{dir} on {fs}; captured there{flag}"), ""));
+            }
+            Some(Upper { dir, fs: None, .. }) => {
+                hidden = true;
+                let value = format!("{dir} cannot be reached from here");
+                let fix = "run tracker on the host, where the upper directory has this path; until then it scans";
+                findings.push(Finding::new("upper layer", false, value, fix));
+            }
+            None => {
+                hidden = true;
+                let value = "there is none: the overlay is read-only, and changes below it are not seen";
+                findings.push(Finding::new("upper layer", false, value, "protect the lower directories themselves"));
+            }
+        }
+    }
+    if !facts.inside.is_empty() {
+        let value = format!("{} mounts lie inside and are left out: {}", facts.inside.len(), facts.inside.join(", "));
+        let fix = "protect each as a volume of its own; until they are gone the volume is degraded";
+        findings.push(Finding::new("mounts inside", false, value, fix));
+    }
+    let back_end = if hidden { Backend::Scan } else { back_end };
+    let mut file_system = fs::judge(name, kernel, back_end);
+    if hidden {
+        file_system.problems = vec!["marks carry inodes of the upper layer, which cannot be reached".to_owned()];
+    }
+    Verdict { path: facts.path.clone(), findings, file_system }
+}

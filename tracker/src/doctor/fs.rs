@@ -1,0 +1,216 @@
+//! How changes on each file system are seen on this kernel: the hook list and the programs' rules, in plain words.
+
+use common::hooks::{Fs, HOOKS, Serves};
+use serde::Serialize;
+
+use super::Kernel;
+use crate::status::Backend;
+
+/// How a kind of change is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seen {
+    /// The blocks that changed, as far as the folio that holds them.
+    Blocks,
+    /// Everything from the place of the change to the end of the file.
+    Tail,
+    /// The whole file is read and compared.
+    WholeFile,
+    /// The inode is looked at, or the directory listed; no content is read.
+    Entry,
+    /// Not always.
+    Partly,
+}
+
+impl Seen {
+    /// For people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Seen::Blocks => "changed blocks",
+            Seen::Tail => "from there to the end",
+            Seen::WholeFile => "whole file is read",
+            Seen::Entry => "looked at, not read",
+            Seen::Partly => "NOT ALWAYS SEEN",
+        }
+    }
+}
+
+/// One kind of change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    pub change: &'static str,
+    pub seen: Seen,
+    /// By which hooks, or under which condition not.
+    pub by: String,
+}
+
+/// A hook that this file system cannot do without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HookState {
+    pub tracepoint: &'static str,
+    pub present: bool,
+    pub why: &'static str,
+}
+
+/// One file system on this kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileSystem {
+    pub name: String,
+    pub backend: Backend,
+    pub hooks: Vec<HookState>,
+    pub changes: Vec<Row>,
+    /// Why it is scanned.
+    pub problems: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+    /// What is never seen.
+    pub limits: Vec<&'static str>,
+}
+
+impl FileSystem {
+    /// Whether changes can be missed, or cost more than they should.
+    #[must_use]
+    pub fn degraded(&self) -> bool {
+        self.backend == Backend::Scan || self.changes.iter().any(|row| row.seen == Seen::Partly)
+    }
+}
+
+/// The file systems that are known.
+pub const KNOWN: [&str; 5] = ["ext4", "xfs", "btrfs", "tmpfs", "overlay"];
+
+const TICKS: &str = "inode_set_ctime_to_ts, ctime_ns_xchg, ctime_xchg_skip";
+const FOLIO: &str = "writeback_dirty_folio";
+const DIRECT: &str = "iomap_dio_rw_begin, iomap_dio_complete";
+
+/// What `name` comes to, when the machine takes `back_end`. An overlay is judged by its upper layer's file system (see
+/// `directory`); here it stands for itself.
+#[must_use]
+pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
+    let known = Fs::from_name(name);
+    let hooks = known.map_or_else(Vec::new, |fs| states(fs, kernel));
+    let mut problems = Vec::new();
+    let mut fix = None;
+    if back_end == Backend::Scan {
+        problems.push("the machine scans: see the findings above".to_owned());
+    } else if name == "overlay" {
+        // Capture::supported says the same: the inodes of marks are those of the upper layer.
+    } else if known.is_none() {
+        problems.push("its changes are not known to the tracepoint back end".to_owned());
+        fix = Some("keep the directory on ext4, xfs or btrfs".to_owned());
+    } else {
+        let missing: Vec<_> = hooks.iter().filter(|hook| !hook.present).map(|hook| hook.tracepoint).collect();
+        if !missing.is_empty() {
+            problems.push(format!("the kernel lacks {}", missing.join(", ")));
+        }
+        if known == Some(Fs::Xfs) && !kernel.has_all(&["XFS_VNODE"]) {
+            problems.push("the kernel lacks xfs_inode.i_vnode, from which its hooks find the file".to_owned());
+        }
+        let loaded = kernel.file_systems.contains(name);
+        fix = (!problems.is_empty()).then(|| match loaded {
+            true => "run a kernel that has them; docs/testing.md names releases".to_owned(),
+            false => format!("{name} is not loaded: `modprobe {name}`, or mount one, and look again"),
+        });
+    }
+    let scan = !problems.is_empty();
+    let changes = match known {
+        _ if scan => scanned(),
+        Some(fs) => traced(fs, kernel),
+        None => overlay(),
+    };
+    let backend = if scan { Backend::Scan } else { back_end };
+    FileSystem { name: name.to_owned(), backend, hooks, changes, problems, fix, limits: limits(name, scan) }
+}
+
+fn states(fs: Fs, kernel: &Kernel) -> Vec<HookState> {
+    let needed = HOOKS.iter().filter(|hook| hook.serves == Serves::All || hook.serves == Serves::One(fs));
+    let state = |tracepoint, why| HookState { tracepoint, present: kernel.tracepoints.contains(tracepoint), why };
+    needed.map(|hook| state(hook.tracepoint, hook.why)).collect()
+}
+
+fn row(change: &'static str, seen: Seen, by: impl Into<String>) -> Row {
+    Row { change, seen, by: by.into() }
+}
+
+fn traced(fs: Fs, kernel: &Kernel) -> Vec<Row> {
+    let entry = row("names, attributes", Seen::Entry, TICKS);
+    let mapped = row("stores through a mapping", Seen::Blocks, FOLIO);
+    let direct = row("direct I/O", Seen::Blocks, DIRECT);
+    match fs {
+        Fs::Ext4 => vec![
+            row("writes of every kind", Seen::Blocks, FOLIO),
+            mapped,
+            direct,
+            row("truncation", Seen::Tail, "ext4_truncate_exit"),
+            row("punch, zero, fallocate", Seen::Blocks, "ext4_punch_hole, ext4_zero_range, ext4_fallocate_enter"),
+            row("collapse, insert", Seen::Tail, "ext4_collapse_range, ext4_insert_range"),
+            entry,
+        ],
+        Fs::Xfs => vec![
+            row("writes of every kind", Seen::Blocks, FOLIO),
+            mapped,
+            direct,
+            row("truncation", Seen::Tail, "xfs_itruncate_extents_start"),
+            row("clone", Seen::Blocks, "xfs_reflink_remap_range"),
+            row("punch, zero", Seen::WholeFile, "xfs_free_file_space, xfs_zero_file_space"),
+            row("collapse, insert", Seen::WholeFile, "xfs_collapse_file_space, xfs_insert_file_space"),
+            row("exchange of contents", Seen::WholeFile, "xfs_exchrange_mappings, xfs_swap_extent_after"),
+            entry,
+        ],
+        Fs::Btrfs if kernel.has_all(&["REGS_SYSCALL", "REGS_IP", "REGS_ARGUMENT_2"]) => vec![
+            row("write, pwrite, writev", Seen::Blocks, FOLIO),
+            mapped,
+            direct,
+            row("truncate, ftruncate", Seen::Tail, format!("{TICKS}, with the system call that is under way")),
+            row("writes by io_uring, AIO, splice, copy_file_range", Seen::WholeFile, TICKS),
+            row("open with O_TRUNC, punch, zero, clone, other ioctls", Seen::WholeFile, TICKS),
+            entry,
+        ],
+        Fs::Btrfs => vec![
+            row("stores into a mapped page that is known to the file", Seen::Blocks, FOLIO),
+            row(
+                "everything else, attributes too",
+                Seen::WholeFile,
+                format!("{TICKS}; pt_regs is not that of x86-64, so no system call explains one"),
+            ),
+            row("names", Seen::Entry, TICKS),
+        ],
+        Fs::Tmpfs => vec![
+            row("writes, truncation, punch", Seen::WholeFile, format!("{TICKS}; there is no {FOLIO} here")),
+            row(
+                "stores through a mapping",
+                Seen::Partly,
+                "the first store into a page that was not read before is; later ones, and those into a page that was mapped by a read, leave no trace",
+            ),
+            entry,
+        ],
+    }
+}
+
+fn overlay() -> Vec<Row> {
+    vec![row("every change", Seen::Blocks, "as the file system of the upper directory, see there")]
+}
+
+fn scanned() -> Vec<Row> {
+    vec![
+        row(
+            "size, times or inode differ, new and lost names",
+            Seen::WholeFile,
+            "looked at once a second, after a syncfs",
+        ),
+        row("content under equal size, times and inode", Seen::Partly, "there is nothing that tells"),
+    ]
+}
+
+fn limits(name: &str, scan: bool) -> Vec<&'static str> {
+    const DEVICE: &str = "writes to the block device below it";
+    match name {
+        "ext4" if !scan => {
+            vec![DEVICE, "EXT4_IOC_MOVE_EXT (online defragmentation) by programs that change content with it"]
+        }
+        "overlay" => vec!["changes of a lower layer, which overlayfs does not allow while it is mounted"],
+        "tmpfs" => Vec::new(),
+        "ext4" | "xfs" | "btrfs" => vec![DEVICE],
+        _ => vec!["what other hosts write to a network file system, until the next look"],
+    }
+}

@@ -54,6 +54,8 @@ pub struct Volume {
     pub name: String,
     /// More arguments of `protect`.
     pub extra: Vec<String>,
+    /// Program and arguments in front of `protect`'s, to run it with other rights.
+    pub wrapper: Vec<String>,
     /// Environment of every command.
     pub environment: Vec<(String, String)>,
     log: PathBuf,
@@ -120,6 +122,7 @@ impl Volume {
             state: at("state"),
             name: "v".to_owned(),
             extra: vec!["--interval".into(), "100ms".into()],
+            wrapper: Vec::new(),
             environment: Vec::new(),
             log: at("log"),
             folder,
@@ -137,14 +140,21 @@ impl Volume {
     }
 
     fn protect(&self) -> Command {
-        let mut command = self.command();
+        let mut command = self.command(&self.wrapper);
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).arg("--name").arg(&self.name);
         command.arg("--state-dir").arg(&self.state).args(&self.extra);
         command
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+    fn command(&self, wrapper: &[String]) -> Command {
+        let mut command = match wrapper.split_first() {
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
+        };
         command.envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
         command
     }
@@ -191,7 +201,7 @@ impl Volume {
     /// Runs another verb with this volume's state directory.
     #[track_caller]
     pub fn tracker(&self, args: &[&str]) -> Answer {
-        let mut command = self.command();
+        let mut command = self.command(&[]);
         command.args(args).arg("--state-dir").arg(&self.state);
         limited(command, Duration::from_secs(180))
     }

@@ -12,3 +12,4 @@ pub mod raw_io;
 pub mod s3_server;
 pub mod store_conformance;
 pub mod tcp_proxy;
+pub mod unit_file;

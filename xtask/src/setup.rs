@@ -28,8 +28,9 @@ const TEST: &[(&str, &str)] = &[
     ("rdiff", "an independent librsync to compare deltas with"),
     ("rsync", "tree comparison and baseline"),
     ("sqlite3", "database workload"),
+    ("strace", "the system calls that the unit must allow"),
     ("systemd", "systemd-analyze verify"),
-    ("util-linux", "losetup, unshare, fallocate"),
+    ("util-linux", "losetup, unshare, setpriv, fallocate"),
     ("xfsprogs", "loop-mounted xfs"),
 ];
 

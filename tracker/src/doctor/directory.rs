@@ -14,6 +14,8 @@ pub struct Upper {
     /// Its file system, if it can be reached from here.
     pub fs: Option<String>,
     pub volatile: bool,
+    /// Files without data of their own may be there, and this process cannot tell which.
+    pub metacopy_hidden: bool,
 }
 
 /// What was seen of a directory.
@@ -55,10 +57,16 @@ pub fn judge(facts: &Facts, kernel: &Kernel, back_end: Backend) -> Verdict {
     let mut hidden = false;
     if facts.fs == "overlay" {
         match &facts.upper {
-            Some(Upper { dir, fs: Some(fs), volatile }) => {
+            Some(Upper { dir, fs: Some(fs), volatile, .. }) => {
                 name = fs;
                 let flag = if *volatile { "; volatile: nothing is written back through the overlay" } else { "" };
                 findings.push(Finding::new("upper layer", true, format!("{dir} on {fs}; captured there{flag}"), ""));
+            }
+            Some(Upper { dir, metacopy_hidden: true, .. }) => {
+                hidden = true;
+                let value = format!("{dir}: with metacopy=on its files without data show to CAP_SYS_ADMIN only");
+                let fix = "mount the overlay with metacopy=off, or give tracker CAP_SYS_ADMIN; until then it scans";
+                findings.push(Finding::new("upper layer", false, value, fix));
             }
             Some(Upper { dir, fs: None, .. }) => {
                 hidden = true;

@@ -97,7 +97,12 @@ pub fn directory(dir: &Path) -> Result<directory::Facts, SourceError> {
     let mount = root.mount();
     let upper = root.upper().map(|upper| {
         let fs = upper.reachable().then(|| mount_of(&upper.path).map(|mount| mount.fs).ok()).flatten();
-        Upper { dir: upper.upperdir.display().to_string(), fs, volatile: upper.volatile }
+        Upper {
+            dir: upper.upperdir.display().to_string(),
+            fs,
+            volatile: upper.volatile,
+            metacopy_hidden: upper.metacopy_hidden,
+        }
     });
     // The table escapes blanks; below a path with one this list is shorter, which `status` of the volume is not.
     let below = |at: &str| Path::new(at) != path && Path::new(at).starts_with(path);

@@ -149,11 +149,15 @@ fn at(fs: &str, upper: Option<Upper>) -> directory::Facts {
 
 #[test]
 fn an_overlay_is_judged_by_its_upper_layer() {
-    let upper = |fs: Option<&str>| Upper { dir: "/u".into(), fs: fs.map(str::to_owned), volatile: false };
+    let upper = |fs: Option<&str>| {
+        let fs = fs.map(str::to_owned);
+        Upper { dir: "/u".into(), fs, volatile: false, metacopy_hidden: false }
+    };
+    let blind = Upper { metacopy_hidden: true, ..upper(None) };
     let judge = |facts: &directory::Facts| directory::judge(facts, &whole(), Backend::Tracepoint);
     let fine = judge(&at("overlay", Some(upper(Some("xfs")))));
     assert_eq!((&*fine.file_system.name, fine.degraded()), ("xfs", false), "{fine:#?}");
-    for facts in [at("overlay", Some(upper(None))), at("overlay", None)] {
+    for facts in [at("overlay", Some(upper(None))), at("overlay", Some(blind)), at("overlay", None)] {
         let hidden = judge(&facts);
         assert_eq!(hidden.file_system.backend, Backend::Scan);
         assert!(hidden.degraded() && hidden.findings.iter().any(|finding| finding.fix.is_some()), "{hidden:#?}");

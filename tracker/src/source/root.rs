@@ -40,6 +40,9 @@ pub struct Upper {
     pub path: PathBuf,
     /// Mounted `volatile`: fdatasync through the overlay cleans nothing.
     pub volatile: bool,
+    /// Some of its files may have attributes only, their data being below, and this process cannot see which: it would
+    /// read zeros there. It is not read then, and counts as one that cannot be reached.
+    pub metacopy_hidden: bool,
     /// Absent while the directory exists in lower layers only, or the upper layer cannot be reached from here.
     beneath: Option<Beneath>,
     fs: Option<FsType>,
@@ -293,10 +296,31 @@ fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
 fn upper_of(mount: &Mount, source: &Path) -> Option<Upper> {
     let upperdir = PathBuf::from(OsString::from_vec(unescape_overlay(mount.option("upperdir")?)));
     let path = upperdir.join(mount.inside(source)?);
-    let fd = open_root(&path).ok().filter(|_| upperdir.is_absolute());
+    let metacopy_hidden = may_have_metacopies(mount) && !sees_trusted();
+    let fd = open_root(&path).ok().filter(|_| upperdir.is_absolute() && !metacopy_hidden);
     let fs = fd.as_ref().and_then(|fd| FsType::of(fd).ok());
     let beneath = fd.map(|fd| Beneath::new(fd, false));
-    Some(Upper { upperdir, path, volatile: mount.has_option("volatile"), beneath, fs })
+    Some(Upper { upperdir, path, volatile: mount.has_option("volatile"), metacopy_hidden, beneath, fs })
+}
+
+/// Whether the overlay makes and follows metacopies. fs/overlayfs/params.c (`ovl_show_options`, 6.18) shows the option only
+/// where it differs from the module's default. With `userxattr` there are none, and marks would be seen by everyone.
+fn may_have_metacopies(mount: &Mount) -> bool {
+    let default = || std::fs::read("/sys/module/overlay/parameters/metacopy").is_ok_and(|text| text.starts_with(b"Y"));
+    match mount.option("metacopy") {
+        Some(value) => value == b"on",
+        None => !mount.has_option("userxattr") && default(),
+    }
+}
+
+/// Whether this process sees attributes whose names begin with `trusted.`: fs/xattr.c (`xattr_permission`, 6.18) answers
+/// ENODATA to everyone who has no CAP_SYS_ADMIN in the first user namespace, as if they were not there.
+fn sees_trusted() -> bool {
+    // PROC_USER_INIT_INO of include/linux/proc_ns.h, the same on every boot.
+    const FIRST: u64 = 0xefff_fffd;
+    let first = rustix::fs::stat("/proc/self/ns/user").is_ok_and(|found| found.st_ino == FIRST);
+    let sets = rustix::thread::capabilities(None);
+    first && sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
 }
 
 /// Overlayfs shows its option as it was given, with the backslashes by which it tells a comma or colon of a name.

@@ -54,6 +54,10 @@ pub struct Opened {
 /// Name of the note what is to be compared until the first pass is through.
 const COMPARE: &str = "compare";
 
+/// Why an upper layer is left alone, in `status`.
+const METACOPY_HIDDEN: &str =
+    "overlay: mounted with metacopy=on: which files of its upper layer have no data there shows to CAP_SYS_ADMIN only";
+
 /// Name of the note that the baseline is committed.
 const BASELINE: &str = "baseline";
 
@@ -165,6 +169,9 @@ pub fn open(
             reasons.push(format!("{fs}: {}", missing.join(", ")));
             hub = None;
         }
+    }
+    if root.upper().is_some_and(|upper| upper.metacopy_hidden) {
+        reasons.push(METACOPY_HIDDEN.into());
     }
     if config.capture == crate::config::Capture::Scan {
         hub = None;

@@ -34,7 +34,7 @@ fn doctor_says_what_capture_says() {
         assert_eq!(system["backend"] != "scan", supported, "{line}");
         assert_eq!(code, Some(if supported && kind != Kind::Tmpfs { 0 } else { 20 }), "{line}");
         for hook in system["hooks"].as_array().unwrap() {
-            let absent = capture.absent().iter().any(|absent| hook["tracepoint"] == absent.tracepoint);
+            let absent = capture.absent().iter().any(|absent| hook["name"] == absent.tracepoint);
             assert_eq!(hook["present"], !absent, "{hook}");
         }
         if kind == Kind::Ext4 {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{XattrFlags, setxattr};
 use rustix::mount::{UnmountFlags, unmount};
+use tests::capture_rig::back_end;
 use tests::compare::assert_same;
 use tests::daemon::{Daemon, Volume, binary, utf8};
 use tests::load::Random;
@@ -76,7 +77,7 @@ fn volume(dir: &Path, wrapper: Vec<String>) -> Volume {
 #[track_caller]
 fn captures(volume: &Volume) {
     let status = volume.status();
-    assert_eq!((&status["backend"], &status["state"]), (&"tracepoint".into(), &"protected".into()), "{status}");
+    assert_eq!((&status["backend"], &status["state"]), (&back_end().name().into(), &"protected".into()), "{status}");
 }
 
 /// `CapEff`, `CapPrm` or `CapBnd` of a process.
@@ -153,7 +154,7 @@ fn each_capability_of_the_unit_is_needed() {
         let code = volume.sync(Duration::from_secs(2)).code;
         match without {
             "CAP_DAC_READ_SEARCH" => {
-                assert_eq!(status["backend"], "tracepoint", "{status}");
+                assert_eq!(status["backend"], back_end().name(), "{status}");
                 assert!(
                     matches!(code, Some(3 | 20)),
                     "files of others are unread, and that is said: {code:?} {status}"

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tests::capture_rig::back_end;
 use tests::daemon::binary;
 use tests::mounts::{Kind, Mount};
 use tests::raw_io::Mapping;
@@ -282,7 +283,7 @@ fn a_watch_removes_what_a_killed_start_left() {
     let _turn = turn();
     let dir = tree(&mount);
     // Complete pins with marks of another file system: what a kill between pin and removal leaves.
-    let (left, _) = Capture::start(&CaptureConfig::new(PINS)).unwrap();
+    let (left, _) = Capture::start(&CaptureConfig::new(PINS, back_end())).unwrap();
     drop(left);
     assert!(Path::new(PINS).exists());
     let mut watch = Watch::start(&dir, &["--json"]);

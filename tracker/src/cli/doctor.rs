@@ -40,12 +40,12 @@ struct Line<'a> {
 
 pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let facts = gather::machine(&global.state_dir()?);
-    let findings = doctor::machine(&facts);
     let mut kernel = choose::Facts::gather();
     if kernel.layout_problem.is_none() {
         kernel.layout_problem = facts.obstacle();
     }
     let choice = choice(&choose::choose(&kernel));
+    let findings = doctor::machine(&facts, choice.backend);
     let (mut directory, mut file_systems) = (None, Vec::new());
     match &args.dir {
         Some(dir) => {

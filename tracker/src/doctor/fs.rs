@@ -1,6 +1,7 @@
 //! How changes on each file system are seen on this kernel: the hook list and the programs' rules, in plain words.
 
-use common::hooks::{Fs, HOOKS, Serves};
+use common::functions::FunctionId;
+use common::hooks::{Fs, HOOKS, Role, Serves};
 use serde::Serialize;
 
 use super::Kernel;
@@ -45,10 +46,10 @@ pub struct Row {
     pub by: String,
 }
 
-/// A hook that this file system cannot do without.
+/// A tracepoint or function that this file system cannot do without.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HookState {
-    pub tracepoint: &'static str,
+    pub name: &'static str,
     pub present: bool,
     pub why: &'static str,
 }
@@ -79,8 +80,11 @@ impl FileSystem {
 /// The file systems that are known.
 pub const KNOWN: [&str; 5] = ["ext4", "xfs", "btrfs", "tmpfs", "overlay"];
 
+const DEFRAGMENTATION: &str = "online defragmentation";
 const TICKS: &str = "inode_set_ctime_to_ts, ctime_ns_xchg, ctime_xchg_skip";
 const FOLIO: &str = "writeback_dirty_folio";
+const STORES_ON_TMPFS: &str = "the first store into a page that was not read before is; later ones, and those into a page \
+                               that was mapped by a read, leave no trace";
 const DIRECT: &str = "iomap_dio_rw_begin, iomap_dio_complete";
 
 /// What `name` comes to, when the machine takes `back_end`. An overlay is judged by its upper layer's file system (see
@@ -88,7 +92,7 @@ const DIRECT: &str = "iomap_dio_rw_begin, iomap_dio_complete";
 #[must_use]
 pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
     let known = Fs::from_name(name);
-    let hooks = known.map_or_else(Vec::new, |fs| states(fs, kernel));
+    let hooks = known.map_or_else(Vec::new, |fs| states(fs, kernel, back_end));
     let mut problems = Vec::new();
     let mut fix = None;
     if back_end == Backend::Scan {
@@ -96,14 +100,14 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
     } else if name == "overlay" {
         // Capture::supported says the same: the inodes of marks are those of the upper layer.
     } else if known.is_none() {
-        problems.push("its changes are not known to the tracepoint back end".to_owned());
+        problems.push("its changes are not known to the back ends with programs".to_owned());
         fix = Some("keep the directory on ext4, xfs or btrfs".to_owned());
     } else {
-        let missing: Vec<_> = hooks.iter().filter(|hook| !hook.present).map(|hook| hook.tracepoint).collect();
+        let missing: Vec<_> = hooks.iter().filter(|hook| !hook.present).map(|hook| hook.name).collect();
         if !missing.is_empty() {
             problems.push(format!("the kernel lacks {}", missing.join(", ")));
         }
-        if known == Some(Fs::Xfs) && !kernel.has_all(&["XFS_VNODE"]) {
+        if known == Some(Fs::Xfs) && back_end == Backend::Tracepoint && !kernel.has_all(&["XFS_VNODE"]) {
             problems.push("the kernel lacks xfs_inode.i_vnode, from which its hooks find the file".to_owned());
         }
         let loaded = kernel.file_systems.contains(name);
@@ -115,17 +119,27 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
     let scan = !problems.is_empty();
     let changes = match known {
         _ if scan => scanned(),
-        Some(fs) => traced(fs, kernel),
+        Some(fs) if back_end == Backend::Tracepoint => traced(fs, kernel),
+        Some(fs) => hooked(fs, kernel),
         None => overlay(),
     };
+    // ext4_move_extents sets no change time: only its function tells of it.
+    let moves = changes.iter().any(|row| row.change == DEFRAGMENTATION);
     let backend = if scan { Backend::Scan } else { back_end };
-    FileSystem { name: name.to_owned(), backend, hooks, changes, problems, fix, limits: limits(name, scan) }
+    FileSystem { name: name.to_owned(), backend, hooks, changes, problems, fix, limits: limits(name, moves) }
 }
 
-fn states(fs: Fs, kernel: &Kernel) -> Vec<HookState> {
-    let needed = HOOKS.iter().filter(|hook| hook.serves == Serves::All || hook.serves == Serves::One(fs));
-    let state = |tracepoint, why| HookState { tracepoint, present: kernel.tracepoints.contains(tracepoint), why };
-    needed.map(|hook| state(hook.tracepoint, hook.why)).collect()
+/// As `Capture::supported` has it. With functions hooked it is they that tell of everything but dirty folios.
+fn states(fs: Fs, kernel: &Kernel, back_end: Backend) -> Vec<HookState> {
+    let functions = matches!(back_end, Backend::Fentry | Backend::Kprobe);
+    let needed = HOOKS.iter().filter(|hook| match hook.serves {
+        Serves::All => !functions || hook.role == Role::Dirty,
+        Serves::One(one) => !functions && one == fs,
+    });
+    let points = needed.map(|hook| (hook.tracepoint, kernel.tracepoints.contains(hook.tracepoint), hook.why));
+    let tmpfs = Some(FunctionId::TmpfsDirty.get()).filter(|_| functions && fs == Fs::Tmpfs);
+    let tmpfs = tmpfs.map(|function| (function.name, kernel.functions.contains(function.name), function.why));
+    points.chain(tmpfs).map(|(name, present, why)| HookState { name, present, why }).collect()
 }
 
 fn row(change: &'static str, seen: Seen, by: impl Into<String>) -> Row {
@@ -177,14 +191,54 @@ fn traced(fs: Fs, kernel: &Kernel) -> Vec<Row> {
         ],
         Fs::Tmpfs => vec![
             row("writes, truncation, punch", Seen::WholeFile, format!("{TICKS}; there is no {FOLIO} here")),
-            row(
-                "stores through a mapping",
-                Seen::Partly,
-                "the first store into a page that was not read before is; later ones, and those into a page that was mapped by a read, leave no trace",
-            ),
+            row("stores through a mapping", Seen::Partly, STORES_ON_TMPFS),
             entry,
         ],
     }
+}
+
+/// The functions hooked, for those of a list that the kernel has.
+fn by(kernel: &Kernel, of: &[FunctionId]) -> String {
+    let names = of.iter().map(|id| id.get().name).filter(|name| kernel.functions.contains(name));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn hooked(fs: Fs, kernel: &Kernel) -> Vec<Row> {
+    use FunctionId::*;
+    let by = |of: &[FunctionId]| by(kernel, of);
+    let (begin, done) = (DioRw.get(), DioDone.get());
+    let direct = [begin, done].map(|f| if kernel.tracepoints.contains(f.unless) { f.unless } else { f.name });
+    let mut rows = match fs {
+        Fs::Tmpfs => vec![
+            row("writes of every kind", Seen::Blocks, by(&[TmpfsDirty])),
+            row("stores through a mapping", Seen::Partly, STORES_ON_TMPFS),
+        ],
+        Fs::Ext4 | Fs::Xfs | Fs::Btrfs => vec![
+            row("writes of every kind", Seen::Blocks, FOLIO),
+            row("stores through a mapping", Seen::Blocks, FOLIO),
+            row("direct I/O", Seen::Blocks, direct.join(", ")),
+            row("clone, copy_file_range", Seen::Blocks, by(&[Clone, Copy])),
+        ],
+    };
+    rows.extend([
+        row("truncation", Seen::Tail, by(&[Setattr])),
+        row("punch, zero, fallocate", Seen::Blocks, by(&[Fallocate])),
+        row("collapse, insert", Seen::Tail, by(&[Fallocate])),
+    ]);
+    match fs {
+        Fs::Ext4 if kernel.functions.contains(MoveSource.get().name) => {
+            rows.push(row(DEFRAGMENTATION, Seen::WholeFile, by(&[MoveSource])));
+        }
+        Fs::Btrfs if kernel.functions.contains(Encoded.get().name) => {
+            rows.push(row("encoded writes", Seen::WholeFile, by(&[Encoded])));
+        }
+        _ => {}
+    }
+    let names = [InstantiateNew, Instantiate, Move, Exchange, Unlink, Rmdir];
+    let attributes = [Setattr, Setxattr, Removexattr, SetAcl, RemoveAcl, Fileattr];
+    rows.push(row("names", Seen::Entry, by(&names)));
+    rows.push(row("attributes", Seen::Entry, by(&attributes)));
+    rows
 }
 
 fn overlay() -> Vec<Row> {
@@ -202,10 +256,10 @@ fn scanned() -> Vec<Row> {
     ]
 }
 
-fn limits(name: &str, scan: bool) -> Vec<&'static str> {
+fn limits(name: &str, moves: bool) -> Vec<&'static str> {
     const DEVICE: &str = "writes to the block device below it";
     match name {
-        "ext4" if !scan => {
+        "ext4" if !moves => {
             vec![DEVICE, "EXT4_IOC_MOVE_EXT (online defragmentation) by programs that change content with it"]
         }
         "overlay" => vec!["changes of a lower layer, which overlayfs does not allow while it is mounted"],

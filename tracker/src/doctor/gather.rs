@@ -1,10 +1,11 @@
-//! Reads the facts from /proc and /sys. Loads nothing, writes nothing, decides nothing.
+//! Reads the facts from /proc and /sys. Writes nothing, decides nothing.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use common::fields::{FIELDS, Kind};
+use common::functions::FUNCTIONS;
 use common::hooks::HOOKS;
 
 use super::directory::{self, Upper};
@@ -43,6 +44,8 @@ fn kernel() -> Kernel {
         return Kernel { absent, file_systems, ..Kernel::default() };
     };
     let tracepoints = HOOKS.iter().map(|hook| hook.tracepoint).filter(|name| types.has_tracepoint(name)).collect();
+    let functions = FUNCTIONS.iter().map(|function| function.name).filter(|name| types.function(name).is_some());
+    let functions = functions.collect();
     // What BTF gives no single number for counts as absent here; `choose` says why.
     let has = |container: &str, member: &str, kind| {
         types.blobs().any(|btf| match kind {
@@ -51,7 +54,7 @@ fn kernel() -> Kernel {
         })
     };
     let absent = FIELDS.iter().filter(|field| !field.members.iter().any(|name| has(field.container, name, field.kind)));
-    Kernel { tracepoints, absent: absent.map(|field| field.global).collect(), file_systems }
+    Kernel { tracepoints, functions, absent: absent.map(|field| field.global).collect(), file_systems }
 }
 
 /// The build configuration, from where distributions put it.

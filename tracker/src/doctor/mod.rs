@@ -15,6 +15,8 @@ use common::fields::{FIELDS, Need};
 use common::hooks::{HOOKS, Serves};
 use serde::Serialize;
 
+use crate::status::Backend;
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -37,6 +39,8 @@ impl Finding {
 pub struct Kernel {
     /// Tracepoints of the hook list that it, or a loaded module, has.
     pub tracepoints: BTreeSet<&'static str>,
+    /// Functions of the function list that it has.
+    pub functions: BTreeSet<&'static str>,
     /// Globals of the field list that its BTF has no member for.
     pub absent: BTreeSet<&'static str>,
     /// File systems that it has now; those of modules that are not loaded are not among them.
@@ -123,9 +127,9 @@ impl Facts {
     }
 }
 
-/// What can be said of the machine without loading anything.
+/// What can be said of the machine, when it takes `back_end`.
 #[must_use]
-pub fn machine(facts: &Facts) -> Vec<Finding> {
+pub fn machine(facts: &Facts, back_end: Backend) -> Vec<Finding> {
     let object = if facts.object { "carried by this program" } else { "not in this program" };
     let state = match &facts.state_problem {
         None => format!("{} can be written", facts.state_dir),
@@ -140,7 +144,7 @@ pub fn machine(facts: &Facts) -> Vec<Finding> {
             "boot a kernel built with CONFIG_DEBUG_INFO_BTF",
         ),
         members(facts),
-        tracepoints(facts),
+        tracepoints(facts, back_end),
         config(facts),
         lockdown(facts),
         Finding::new("bpf lsm", true, bpf_lsm(facts), ""),
@@ -181,7 +185,7 @@ fn members(facts: &Facts) -> Finding {
     Finding::new(NAME, true, format!("{found} of {} struct members{rest}", FIELDS.len()), "")
 }
 
-fn tracepoints(facts: &Facts) -> Finding {
+fn tracepoints(facts: &Facts, back_end: Backend) -> Finding {
     let has = |name: &str| facts.kernel.tracepoints.contains(name);
     let lacking = |all: bool| {
         let hooks = HOOKS.iter().filter(move |hook| (hook.serves == Serves::All) == all && !has(hook.tracepoint));
@@ -195,13 +199,10 @@ fn tracepoints(facts: &Facts) -> Finding {
             value = value + text + &names.join(", ");
         }
     }
-    // include/trace/events/timestamp.h, since 6.13.
-    Finding::new(
-        "tracepoints",
-        needed.is_empty(),
-        value,
-        "run Linux 6.13 or newer: older ones do not tell of all changes",
-    )
+    // The change times' (include/trace/events/timestamp.h) are there since 6.13.
+    let fix = "run Linux 6.13 or newer, or one whose functions can be hooked: see capture below";
+    let hooked = matches!(back_end, Backend::Fentry | Backend::Kprobe);
+    Finding::new("tracepoints", needed.is_empty() || hooked, value, fix)
 }
 
 fn config(facts: &Facts) -> Finding {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use common::fields::FIELDS;
+use common::functions::FUNCTIONS;
 use common::hooks::HOOKS;
 
 use super::directory::{self, Upper};
@@ -14,6 +15,7 @@ use crate::units::PathField;
 fn whole() -> Kernel {
     Kernel {
         tracepoints: HOOKS.iter().map(|hook| hook.tracepoint).collect(),
+        functions: FUNCTIONS.iter().map(|function| function.name).collect(),
         absent: BTreeSet::new(),
         file_systems: fs::KNOWN.into_iter().map(str::to_owned).collect(),
     }
@@ -41,13 +43,13 @@ fn find<'a>(findings: &'a [Finding], name: &str) -> &'a Finding {
 
 #[test]
 fn a_good_machine_has_no_fault() {
-    let findings = machine(&good());
+    let findings = machine(&good(), Backend::Tracepoint);
     assert!(findings.iter().all(|finding| finding.ok && finding.fix.is_none()), "{findings:#?}");
     assert_eq!(good().obstacle(), None);
     // Not being able to look is no fault.
     let blind = Facts { lockdown: None, modules: None, config: None, ..good() };
-    assert!(machine(&blind).iter().all(|finding| finding.ok));
-    assert!(find(&machine(&blind), "lockdown").value.contains("not known"));
+    assert!(machine(&blind, Backend::Tracepoint).iter().all(|finding| finding.ok));
+    assert!(find(&machine(&blind, Backend::Tracepoint), "lockdown").value.contains("not known"));
 }
 
 #[test]
@@ -77,7 +79,7 @@ fn every_fault_is_found_named_and_has_a_fix() {
         (Facts { state_problem: Some("read-only".into()), ..good() }, "state", "read-only"),
     ];
     for (facts, name, word) in cases {
-        let findings = machine(&facts);
+        let findings = machine(&facts, Backend::Tracepoint);
         let found = find(&findings, name);
         assert!(!found.ok && found.value.contains(word), "{name}: {found:?}");
         assert!(findings.iter().all(|finding| finding.ok != finding.fix.is_some()), "{findings:#?}");
@@ -128,7 +130,7 @@ fn what_a_file_system_lacks_makes_it_scan_with_a_reason() {
     let ext4 = fs::judge("ext4", &kernel, Backend::Tracepoint);
     assert_eq!((ext4.backend, ext4.degraded()), (Backend::Scan, true));
     assert!(ext4.problems[0].contains("ext4_punch_hole") && ext4.fix.is_some(), "{ext4:#?}");
-    assert!(ext4.hooks.iter().any(|hook| !hook.present && hook.tracepoint == "ext4_punch_hole"));
+    assert!(ext4.hooks.iter().any(|hook| !hook.present && hook.name == "ext4_punch_hole"));
     assert_eq!(fs::judge("xfs", &kernel, Backend::Tracepoint).backend, Backend::Tracepoint, "it needs others");
 
     let kernel = Kernel { absent: ["XFS_VNODE"].into(), file_systems: BTreeSet::new(), ..whole() };
@@ -140,6 +142,28 @@ fn what_a_file_system_lacks_makes_it_scan_with_a_reason() {
     assert_eq!(seen(&btrfs, "everything else"), Seen::WholeFile);
     assert_eq!(fs::judge("nfs4", &whole(), Backend::Tracepoint).backend, Backend::Scan);
     assert!(fs::judge("ext4", &whole(), Backend::Scan).degraded());
+}
+
+#[test]
+fn hooked_functions_stand_in_for_tracepoints() {
+    // A kernel before 6.13: no change times, no ranges of file systems, no ext4 as a module that is loaded.
+    let old = Kernel { tracepoints: ["writeback_dirty_folio"].into(), ..whole() };
+    for back_end in [Backend::Fentry, Backend::Kprobe] {
+        for name in ["ext4", "xfs", "btrfs"] {
+            let system = fs::judge(name, &old, back_end);
+            assert_eq!((system.backend, system.degraded()), (back_end, false), "{system:#?}");
+            assert_eq!((seen(&system, "punch"), seen(&system, "truncation")), (Seen::Blocks, Seen::Tail));
+            assert!(system.changes.iter().all(|row| !row.by.is_empty()), "{system:#?}");
+        }
+        assert!(fs::judge("tmpfs", &old, back_end).degraded());
+        let bare = Kernel { functions: BTreeSet::new(), ..old.clone() };
+        assert_eq!(fs::judge("tmpfs", &bare, back_end).backend, Backend::Scan, "it needs noop_dirty_folio");
+        let findings = machine(&Facts { kernel: old.clone(), ..good() }, back_end);
+        assert!(find(&findings, "tracepoints").ok);
+    }
+    assert_eq!(fs::judge("ext4", &old, Backend::Tracepoint).backend, Backend::Scan);
+    let moved = |back_end| fs::judge("ext4", &whole(), back_end).limits.len();
+    assert_eq!((moved(Backend::Fentry), moved(Backend::Tracepoint)), (1, 2), "only its function tells of MOVE_EXT");
 }
 
 fn at(fs: &str, upper: Option<Upper>) -> directory::Facts {
@@ -178,7 +202,7 @@ fn this_machine_can_be_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let facts = gather::machine(dir.path());
     assert_eq!(facts.state_problem, None);
-    let findings = machine(&facts);
+    let findings = machine(&facts, Backend::Tracepoint);
     assert!(findings.iter().all(|finding| finding.ok != finding.fix.is_some()), "{findings:#?}");
     assert!(facts.btf.is_some() || facts.kernel.absent.len() == FIELDS.len());
     let seen = gather::directory(dir.path()).unwrap();

@@ -11,7 +11,8 @@ use tests::store_conformance;
 use tests::tcp_proxy::TcpProxy;
 use tracker::store::meter::{Meter, Metered};
 use tracker::store::{
-    Created, ErrorKind, Op, Settled, Store, StoreOptions, StoreUrl, create_exact, list_all, open, open_for_writing,
+    Created, ErrorKind, Op, Settled, Store, StoreError, StoreOptions, StoreUrl, create_exact, list_all, open,
+    open_for_writing,
 };
 
 const BUCKET: &str = "tracker-test";
@@ -22,6 +23,17 @@ fn url(prefix: &str) -> StoreUrl {
 
 fn server(name: &str) -> Option<Arc<S3Server>> {
     S3Server::shared_or_skip(name, BUCKET)
+}
+
+/// What each kind of call fails with, where all must.
+fn failures(store: &dyn Store) -> [StoreError; 5] {
+    [
+        store.create("k", Bytes::from_static(b"x")).unwrap_err(),
+        store.get("k").unwrap_err(),
+        store.exists("k").unwrap_err(),
+        store.delete("k").unwrap_err(),
+        store.list("", None).unwrap_err(),
+    ]
 }
 
 #[test]
@@ -60,13 +72,7 @@ fn wrong_credentials_are_denied_with_a_hint() {
             keys.access_key = "NOBODY".to_owned();
         }
         let store = open(&url("denied"), &options).unwrap();
-        for error in [
-            store.create("k", Bytes::from_static(b"x")).unwrap_err(),
-            store.get("k").unwrap_err(),
-            store.exists("k").unwrap_err(),
-            store.delete("k").unwrap_err(),
-            store.list("", None).unwrap_err(),
-        ] {
+        for error in failures(&*store) {
             assert_eq!(error.kind, ErrorKind::Denied, "{error}");
             assert!(error.hint().contains(word), "{error}: {}", error.hint());
             assert!(!error.to_string().contains("WRONG"), "{error}");
@@ -97,13 +103,7 @@ fn an_absent_bucket_is_not_an_absent_object() {
 fn a_dead_endpoint_is_transient_for_all_calls() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let store = open(&url("p"), &StoreOptions { attempts: 2, ..options(free) }).unwrap();
-    for error in [
-        store.create("k", Bytes::from_static(b"x")).unwrap_err(),
-        store.get("k").unwrap_err(),
-        store.exists("k").unwrap_err(),
-        store.delete("k").unwrap_err(),
-        store.list("", None).unwrap_err(),
-    ] {
+    for error in failures(&*store) {
         assert_eq!(error.kind, ErrorKind::Transient, "never connected, so nothing was done: {error}");
         assert!(!error.hint().is_empty());
     }

@@ -7,7 +7,7 @@ use super::volume::{app_error, open};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
-use crate::reading;
+use crate::reading::{self, VerifyReport};
 use crate::units::{At, show_bytes};
 
 /// Check the commits of a volume; with --read-data also every byte they speak of.
@@ -25,22 +25,6 @@ pub struct VerifyArgs {
     /// Fail with 21 when the volume's newest commit is before this one: its history was cut off.
     #[arg(long, value_name = "SEQ")]
     pub expect_head: Option<u64>,
-}
-
-/// What was checked, and what is wrong.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct VerifyReport {
-    pub seq: u64,
-    /// The oldest commit that is there.
-    pub first: u64,
-    pub commits: u64,
-    pub objects: u64,
-    pub files: u64,
-    pub bytes_read: u64,
-    /// One line per damaged object or file (the first 1,000): exit code 21 unless empty.
-    pub mismatches: Vec<String>,
-    /// How many there are.
-    pub mismatch_count: u64,
 }
 
 #[derive(Serialize)]
@@ -80,10 +64,8 @@ fn text(report: &VerifyReport) -> String {
 fn verify(args: &VerifyArgs) -> Result<VerifyReport, AppError> {
     let reader = open(&args.volume)?;
     let expected = args.expect_head.map_or(Ok(()), |head| reader.expect_head(head));
-    let found = expected
+    expected
         .and_then(|()| reader.resolve(args.at))
         .and_then(|seq| reading::verify(&reader, seq, args.read_data))
-        .map_err(|error| app_error(&error))?;
-    let reading::VerifyReport { seq, first, commits, objects, files, bytes_read, mismatches, mismatch_count } = found;
-    Ok(VerifyReport { seq, first, commits, objects, files, bytes_read, mismatches, mismatch_count })
+        .map_err(|error| app_error(&error))
 }

@@ -23,7 +23,8 @@ const LISTED: usize = 1_000;
 /// Bytes read first from a pack's end; enough for the index of a full pack of large frames.
 const TAIL: u64 = 16 * 1024;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What was checked, and what is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct VerifyReport {
     /// Up to here.
     pub seq: Seq,

@@ -11,7 +11,7 @@ use crate::vm::{self, Request, Series};
 
 /// The test program whose cases run in each guest.
 const TESTS: &str = "kernels";
-/// A guest takes under a minute on two idle cores; one that takes this long hangs.
+/// A guest takes about a minute on two idle cores; one that takes this long hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 
 pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
@@ -50,7 +50,7 @@ fn guest(gate: &mut Gate, series: Series, program: &Path, filter: Option<&str>) 
     let Some(kernel) = kernel else { return };
     println!("== {step}");
     let (started, before, failed) = (Instant::now(), gate.tally.tests, gate.tally.failed.len());
-    // Two at a time: the cases share nothing, and wait half of the time.
+    // Two at a time: the cases share nothing, and the guest has two processors.
     let mut words = vec![program.display().to_string(), "--show-output".into(), "--test-threads=2".into()];
     words.extend(filter.map(str::to_owned));
     let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT };

@@ -9,6 +9,7 @@ mod run;
 mod setup;
 mod sh;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ usage: cargo xtask VERB
   test [--tier N] [FILTER]        the whole gate; ends with `N passed, N failed, N skipped`
   tidy                            house rules over the tree (also run by `cargo test -p xtask`)
   fresh [--full]                  the README's commands in a minimal Debian tree (--full: the whole gate there)
+  vm KERNEL [-- COMMAND]          run a command (or the root tests) under another kernel: 6.1 or 6.12
   bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode
 ";
 
@@ -46,6 +48,7 @@ fn dispatch(args: &[String]) -> Result<(), sh::Error> {
         "test" => gate::main(rest),
         "fresh" => fresh::main(rest),
         "tidy" => tidy::main(rest),
+        "vm" => vm::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

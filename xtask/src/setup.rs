@@ -32,6 +32,15 @@ const TEST: &[(&str, &str)] = &[
     ("systemd", "systemd-analyze verify"),
     ("util-linux", "losetup, unshare, setpriv, fallocate"),
     ("xfsprogs", "loop-mounted xfs"),
+    ("xz-utils", "kernel modules for guests"),
+];
+
+/// Debian packages of guests with other kernels, which are x86-64 only. The kernels themselves are fetched by the first
+/// `cargo xtask vm`, since who does not run one need not have them.
+const GUEST: &[(&str, &str)] = &[
+    ("busybox-static", "the guest's first program"),
+    ("kmod", "depmod"),
+    ("qemu-system-x86", "guests with other kernels"),
 ];
 
 /// Python packages of the test gate: an S3 server in a wheel, and the Kubernetes schemas.
@@ -71,8 +80,17 @@ pub(crate) fn build_tools() -> Result<(), Error> {
 }
 
 fn test_tools() -> Result<(), Error> {
+    test_programs()?;
+    python_tools()
+}
+
+/// Installs the Debian packages of the gate.
+pub(crate) fn test_programs() -> Result<(), Error> {
     if sh::which("apt-get").is_some() {
         let mut wanted: Vec<&str> = TEST.iter().map(|(name, _)| *name).collect();
+        if cfg!(target_arch = "x86_64") {
+            wanted.extend(GUEST.iter().map(|(name, _)| *name));
+        }
         if ebpf::debian().is_some() {
             wanted.push("rust-web-clippy");
         }
@@ -84,7 +102,7 @@ fn test_tools() -> Result<(), Error> {
     } else {
         println!("setup: not a Debian: the gate's programs are not installed, tests that miss one say so");
     }
-    python_tools()
+    Ok(())
 }
 
 /// Debian's package makes and starts a server; the tests start their own, and the user did not ask for one.
@@ -123,8 +141,7 @@ fn install(packages: &[String]) -> Result<(), Error> {
         return Ok(());
     }
     println!("setup: installing with apt-get: {}", packages.join(" "));
-    let root = sh::is_root();
-    if !root && !sh::succeeds(Command::new("sudo").args(["-n", "true"])) {
+    if !sh::is_root() && !sh::succeeds(Command::new("sudo").args(["-n", "true"])) {
         return Err(Error::Missing {
             what: "packages are missing, and only root can install them".into(),
             help: format!(
@@ -133,18 +150,25 @@ fn install(packages: &[String]) -> Result<(), Error> {
             ),
         });
     }
-    let apt = |args: &[&str]| {
-        let mut command = Command::new(if root { "env" } else { "sudo" });
-        // The variable goes through env, since sudo may drop it.
-        command.args(if root { &[][..] } else { &["-n", "env"][..] });
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
-        command
-    };
-    sh::output(&mut apt(&["update", "-q"]))?;
+    refresh_index()?;
     let fixed = ["install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
     let names: Vec<&str> = packages.iter().map(String::as_str).collect();
     sh::output(&mut apt(&[&fixed[..], &names].concat()))?;
     Ok(())
+}
+
+/// Has apt read its sources anew.
+pub(crate) fn refresh_index() -> Result<(), Error> {
+    sh::output(&mut apt(&["update", "-q"])).map(drop)
+}
+
+fn apt(args: &[&str]) -> Command {
+    let root = sh::is_root();
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    // The variable goes through env, since sudo may drop it.
+    command.args(if root { &[][..] } else { &["-n", "env"][..] });
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+    command
 }
 
 /// bpf-linker has to be linked with the LLVM of the compiler whose output it reads. It goes under `target`, so that

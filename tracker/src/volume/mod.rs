@@ -10,6 +10,7 @@ pub mod open;
 pub mod pending;
 pub mod pool;
 pub mod run;
+mod tick;
 pub mod trust;
 pub mod world;
 

@@ -407,6 +407,7 @@ impl Opened {
 
     /// SWAP .. clear for all volumes, or one look at the tree where no kernel marks it.
     pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
+        self.world.begin_flush();
         if let Some((hub, _)) = &self.world.hub {
             return Ok(hub.drain()?);
         }

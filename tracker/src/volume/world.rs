@@ -16,11 +16,12 @@ use engine::flush::world::{
     Alive, CatalogChange, Created, FileError, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record, Stat, World,
 };
 use engine::format::{EncodeError, Key};
-use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq};
+use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
 
 use super::hub::{Hub, HubError};
-use super::pending::Pending;
+use super::pending::{Pending, now_ns};
 use super::pool::{Opener, Pool};
+use super::tick;
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
 use crate::source::{Directory, Foreign, OpenFile, SourceError, SourceRoot, SourceStat};
@@ -88,6 +89,8 @@ pub struct VolumeWorld {
     pub foreign: BTreeMap<PathBuf, Foreign>,
     /// The watch set was full: every inode of the superblock is recorded now.
     pub watch_full: bool,
+    /// Wall clock before anything of this flush was read.
+    began: Time,
 }
 
 impl VolumeWorld {
@@ -115,7 +118,20 @@ impl VolumeWorld {
             pool: Pool::new(),
             foreign: BTreeMap::new(),
             watch_full: false,
+            began: Time::default(),
         }
+    }
+
+    /// Notes when a flush begins: change times from shortly before on are not trusted.
+    pub fn begin_flush(&mut self) {
+        let ns = now_ns();
+        self.began = Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 };
+    }
+
+    /// A record as it may be believed in later comparisons.
+    fn believed(&self, record: Record) -> Record {
+        let ctime = record.ctime.and_then(|ctime| tick::settled(ctime, self.began));
+        Record { ctime, ..record }
     }
 
     /// Forgets where new files of the last flush were seen.
@@ -317,7 +333,7 @@ impl World for VolumeWorld {
         let mut files = Vec::with_capacity(change.records.len());
         for record in change.records {
             let handle = self.handle(&record);
-            files.push(to_row(record, handle));
+            files.push(to_row(self.believed(record), handle));
         }
         let rows = catalog::CatalogChange {
             files,
@@ -386,7 +402,7 @@ impl World for VolumeWorld {
         kept: &DirtySet,
     ) -> Result<(), WorldError> {
         let change = catalog::CatalogChange {
-            files: records.into_iter().map(|record| to_row(record, None)).collect(),
+            files: records.into_iter().map(|record| to_row(self.believed(record), None)).collect(),
             missing: Some(missing_rows(missing)),
             ..catalog::CatalogChange::default()
         };

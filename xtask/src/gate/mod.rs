@@ -3,9 +3,10 @@
 
 mod checks;
 mod deny;
+mod guests;
 mod libtest;
 mod packaging;
-mod stream;
+pub(crate) mod stream;
 mod tally;
 mod tiers;
 
@@ -23,8 +24,9 @@ enum Outcome {
     Skipped(String),
 }
 
-const USAGE: &str = "usage: cargo xtask test [--tier 0|1|2] [NAME FILTER]
-  tier 0: checks without tests; tier 1: unit, property and model tests, unprivileged; tier 2: on this kernel, as root
+const USAGE: &str = "usage: cargo xtask test [--tier 0|1|2|3] [NAME FILTER]
+  tier 0: checks without tests; tier 1: unit, property and model tests, unprivileged; tier 2: on this kernel, as root;
+  tier 3: in guests with other kernels
   without --tier: all of them; with a filter: only tests whose names contain it, and no check";
 
 /// Which part of the gate to run.
@@ -43,8 +45,8 @@ impl Selection {
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             if arg == "--tier" {
-                let tier = args.next().and_then(|tier| tier.parse().ok()).filter(|tier| *tier <= 2);
-                selection.tier = Some(tier.ok_or_else(|| usage("--tier takes 0, 1 or 2".into()))?);
+                let tier = args.next().and_then(|tier| tier.parse().ok()).filter(|tier| *tier <= 3);
+                selection.tier = Some(tier.ok_or_else(|| usage("--tier takes 0 to 3".into()))?);
             } else if arg.starts_with('-') || selection.filter.is_some() {
                 return Err(usage(format!("unexpected `{arg}`")));
             } else {
@@ -76,7 +78,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     std::fs::create_dir_all(&logs).map_err(Error::io(format!("cannot create {}", logs.display())))?;
 
     let mut gate = Gate { logs, tally: Tally::default() };
-    if selection.has(0) || selection.has(2) {
+    if [0, 2, 3].into_iter().any(|tier| selection.has(tier)) {
         gate.check("setup", |_| crate::setup::main(&[]).map(|()| Outcome::Passed));
         gate.check("build-ebpf", checks::build_ebpf);
     }
@@ -92,6 +94,10 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     if selection.has(2) {
         tiers::privileged(&mut gate, filter);
     }
+    if selection.has(3) {
+        guests::all(&mut gate, filter);
+    }
+    // Tier 3 alone may have nothing to run: its skips say so.
     if (selection.has(1) || selection.has(2)) && gate.tally.tests == 0 {
         gate.tally.fail("no test ran at all");
     }
@@ -171,13 +177,13 @@ mod tests {
     #[test]
     fn without_arguments_everything_runs() {
         let selection = parse(&[]).expect("valid");
-        assert!((0..=2).all(|tier| selection.has(tier)));
+        assert!((0..=3).all(|tier| selection.has(tier)));
     }
 
     #[test]
     fn a_filter_leaves_the_checks_out() {
         let selection = parse(&["--tier", "1", "swap"]).expect("valid");
-        assert_eq!((0..=2).map(|tier| selection.has(tier)).collect::<Vec<_>>(), [false, true, false]);
+        assert_eq!((0..=3).map(|tier| selection.has(tier)).collect::<Vec<_>>(), [false, true, false, false]);
         assert!(!parse(&["swap"]).expect("valid").has(0));
     }
 

@@ -21,7 +21,24 @@ const TAIL: usize = 200;
 /// Runs `command`, writes both its streams to `log`, calls `each` per line. An error means that it could not be run;
 /// a failing status is the caller's to judge.
 pub(super) fn stream(command: &mut Command, log: &Path, mut each: impl FnMut(&str)) -> Result<ExitStatus, Error> {
-    watched(command, log, SILENCE, &mut each)
+    watched(command, log, Limits { silence: SILENCE, whole: Duration::MAX }, &mut each)
+}
+
+/// Like [`stream`], for a command that is ended after `limit`, whatever it prints.
+pub(crate) fn limited(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    mut each: impl FnMut(&str),
+) -> Result<ExitStatus, Error> {
+    watched(command, log, Limits { silence: SILENCE, whole: limit }, &mut each)
+}
+
+/// After which time a command is ended: without output, and in all.
+#[derive(Clone, Copy)]
+struct Limits {
+    silence: Duration,
+    whole: Duration,
 }
 
 /// Like [`stream`], and a failing status is an error that carries the end of the output.
@@ -35,16 +52,11 @@ pub(super) fn checked(command: &mut Command, log: &Path) -> Result<(), Error> {
     Err(Error::Failed { command: sh::show(command), status, output })
 }
 
-fn watched(
-    command: &mut Command,
-    log: &Path,
-    silence: Duration,
-    each: &mut dyn FnMut(&str),
-) -> Result<ExitStatus, Error> {
+fn watched(command: &mut Command, log: &Path, limits: Limits, each: &mut dyn FnMut(&str)) -> Result<ExitStatus, Error> {
     let name = sh::show(command);
     let mut log_file = File::create(log).map_err(Error::io(format!("cannot create {}", log.display())))?;
     let mut child = spawn(command, &name)?;
-    let (lines, mut ended, mut last) = (child.1, None, Instant::now());
+    let (lines, begun, mut ended, mut last) = (child.1, Instant::now(), None, Instant::now());
     loop {
         match lines.recv_timeout(POLL) {
             Ok(line) => {
@@ -61,8 +73,11 @@ fn watched(
         if ended.is_some_and(|at| at.max(last).elapsed() > AFTERGLOW) {
             break;
         }
-        if ended.is_none() && last.elapsed() > silence {
-            each(&format!("xtask: no output for {} s: ended", silence.as_secs()));
+        if ended.is_none() && last.elapsed() > limits.silence {
+            each(&format!("xtask: no output for {} s: ended", limits.silence.as_secs()));
+            kill_tree(&mut child.0);
+        } else if ended.is_none() && begun.elapsed() > limits.whole {
+            each(&format!("xtask: not done after {} s: ended", limits.whole.as_secs()));
             kill_tree(&mut child.0);
         }
     }
@@ -150,7 +165,18 @@ mod tests {
     #[test]
     fn a_silent_command_is_ended_with_its_children() {
         let (log, started) = (log("silent"), Instant::now());
-        let status = watched(&mut shell("sleep 60 & sleep 60"), &log, Duration::from_millis(300), &mut |_| {});
+        let limits = Limits { silence: Duration::from_millis(300), whole: Duration::MAX };
+        let status = watched(&mut shell("sleep 60 & sleep 60"), &log, limits, &mut |_| {});
+        assert!(!status.expect("sh runs").success());
+        assert!(started.elapsed() < Duration::from_secs(30));
+        std::fs::remove_file(log).expect("clean up");
+    }
+
+    #[test]
+    fn a_command_that_goes_on_printing_is_ended_too() {
+        let (log, started) = (log("endless"), Instant::now());
+        let status =
+            limited(&mut shell("while :; do echo on; sleep 0.05; done"), &log, Duration::from_millis(300), |_| {});
         assert!(!status.expect("sh runs").success());
         assert!(started.elapsed() < Duration::from_secs(30));
         std::fs::remove_file(log).expect("clean up");

@@ -19,13 +19,17 @@ pub(super) fn privileged(gate: &mut Gate, filter: Option<&str>) {
         gate.check("tier 2", |_| absent("root", "needs root: run `sudo -E env PATH=$PATH cargo xtask test --tier 2`"));
         return;
     }
-    let built = gate.check("build the tracker under test", |gate| {
-        let log = gate.log("build-tracker");
-        checked(sh::cargo().args(["build", "-p", "tracker"]), &log).map(|()| Outcome::Passed)
-    });
-    if built {
+    if build_tracker(gate) {
         tier(gate, "tier 2", &["-p", "tests"], &["--test-threads=1"], filter);
     }
+}
+
+/// Builds the program that tests start; false if that failed.
+pub(super) fn build_tracker(gate: &mut Gate) -> bool {
+    gate.check("build the tracker under test", |gate| {
+        let log = gate.log("build-tracker");
+        checked(sh::cargo().args(["build", "-p", "tracker"]), &log).map(|()| Outcome::Passed)
+    })
 }
 
 fn tier(gate: &mut Gate, name: &str, packages: &[&str], options: &[&str], filter: Option<&str>) {

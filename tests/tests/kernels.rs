@@ -1,0 +1,194 @@
+//! The program from end to end, whatever back end the kernel allows: for guests with other kernels (`cargo xtask vm`), and
+//! for the running one. Knows nothing of back ends but that `doctor`, `status` and the kernel's own list of tracepoints agree.
+
+use std::fs::{self, File, OpenOptions};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, XattrFlags, fallocate, inotify, setxattr};
+use tests::capture_mounts::{Kind, Mount};
+use tests::compare::assert_same;
+use tests::daemon::Volume;
+use tests::mounts::{root_or_skip, skip};
+use tests::raw_io::{Mapping, Pages};
+
+const SYNC: Duration = Duration::from_secs(60);
+/// Longest start, with the programs verified by an emulated processor on a busy machine.
+const READY: Duration = Duration::from_secs(240);
+/// Size of the files: an emulated processor reads each of them many times.
+const SIZE: usize = 1 << 18;
+
+/// A file system of this kind, or the reason why `test` skips. Whether programs can be loaded does not matter here.
+fn mounted(test: &str, kind: Kind) -> Option<Mount> {
+    if !root_or_skip(test) {
+        return None;
+    }
+    let what = format!("{kind:?}").to_lowercase();
+    Mount::new(kind).map_err(|reason| skip(test, &what, &reason)).ok()
+}
+
+fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+fn grow(source: &Path) {
+    fs::create_dir_all(source.join("d/deep")).unwrap();
+    for (name, bytes) in
+        [("plain", 5000), ("mapped", SIZE), ("direct", SIZE), ("cut", SIZE), ("holed", SIZE), ("gone", 10)]
+    {
+        fs::write(source.join(name), vec![b'x'; bytes]).unwrap();
+    }
+    fs::write(source.join("d/deep/leaf"), "leaf").unwrap();
+    fs::hard_link(source.join("plain"), source.join("d/other-name")).unwrap();
+    symlink("../plain", source.join("d/symlink")).unwrap();
+    open_new(&source.join("sparse")).set_len(4 << 20).unwrap();
+}
+
+fn open_new(path: &Path) -> File {
+    OpenOptions::new().create_new(true).read(true).write(true).open(path).unwrap()
+}
+
+/// One change of each sort. `byte` makes each round's content its own.
+fn change(source: &Path, mapping: &Mapping, round: u8) {
+    let byte = b'a' + round;
+    open(&source.join("plain")).write_all_at(&[byte; 10], 4090).unwrap();
+    mapping.store(5000, byte);
+    mapping.store(SIZE - 1, byte);
+    let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(source.join("direct")).unwrap();
+    direct.write_all_at(&Pages([byte; 8192]).0, 65_536 * (1 + u64::from(round))).unwrap();
+    let cut = open(&source.join("cut"));
+    cut.set_len(100_001 + u64::from(round)).unwrap();
+    cut.set_len(SIZE as u64).unwrap();
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(open(&source.join("holed")), punch, 98_304 * u64::from(round), 98_304).unwrap();
+    open(&source.join("sparse")).write_all_at(&[byte; 5000], 2_000_000 + 200_000 * u64::from(round)).unwrap();
+    // The way most programs save: a new file over the old name.
+    fs::write(source.join("new"), vec![byte; 20_000]).unwrap();
+    fs::rename(source.join("new"), source.join("d/saved")).unwrap();
+    fs::rename(source.join(if round == 0 { "d/deep" } else { "moved0" }), source.join(format!("moved{round}")))
+        .unwrap();
+    fs::create_dir(source.join(format!("made{round}"))).unwrap();
+    fs::write(source.join(format!("made{round}/file")), [byte; 3]).unwrap();
+    if round == 0 {
+        fs::remove_file(source.join("gone")).unwrap();
+    }
+    fs::set_permissions(source.join("plain"), fs::Permissions::from_mode(0o600 + u32::from(round))).unwrap();
+    setxattr(source.join("cut"), "trusted.round", &[byte], XattrFlags::empty()).unwrap();
+}
+
+/// What `status` and `doctor` say of the back end; a tracepoint that they call missing must be missing.
+fn explain(volume: &Volume, doctor: &serde_json::Value) {
+    let (fs, status) = (&volume.name, volume.status());
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &serde_json::Value| value.as_array().unwrap().iter().map(text).collect::<Vec<_>>();
+    let back_end = text(&status["backend"]);
+    let (why, general) = (list(&status["reasons"]), list(&doctor["choice"]["reasons"]));
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    println!("BACK END {fs}, Linux {release}: {back_end}; status: {why:?}; doctor: {general:?}");
+    assert!(back_end != "scan" || !why.is_empty(), "it scans and does not say why: {status}");
+    if back_end == text(&doctor["choice"]["backend"]) {
+        let Some(known) = tracepoints() else {
+            println!("tracefs is not mounted: the reasons are not compared with it");
+            return;
+        };
+        for reason in why.iter().chain(&general) {
+            let Some((_, names)) = reason.split_once("lacks the tracepoints ") else { continue };
+            for name in names.split(", ") {
+                assert!(!known.iter().any(|known| known == name), "{name} is said to be missing and is there");
+            }
+        }
+    } else {
+        assert_eq!(back_end, "scan", "a volume may do worse than the kernel could, with a reason: {status} {doctor}");
+    }
+}
+
+/// The tracepoints of the running kernel, by its own list; guests have one.
+fn tracepoints() -> Option<Vec<String>> {
+    let folders = ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"];
+    let systems = folders.iter().find_map(|folder| fs::read_dir(folder).ok())?;
+    let events = systems.flatten().filter_map(|system| fs::read_dir(system.path()).ok());
+    Some(events.flatten().flatten().map(|event| event.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// On every file system: changes of each sort, `sync --wait`, `restore`, comparison, twice. The daemons follow each other on
+/// one state directory, so that the programs are loaded once: an emulated processor takes most of a minute to verify them.
+#[test]
+fn protects_and_restores_on_every_file_system() {
+    let test = "protects_and_restores_on_every_file_system";
+    // All mounted before capture starts: a driver that is loaded later brings tracepoints, and a new start with them.
+    let kinds = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Overlay];
+    let mounts: Vec<Mount> = kinds.into_iter().filter_map(|kind| mounted(test, kind)).collect();
+    let mut volumes: Vec<Volume> = Vec::new();
+    let mut doctor = None;
+    for mount in &mounts {
+        let source = mount.root().join("source");
+        fs::create_dir(&source).unwrap();
+        grow(&source);
+        let mut volume = Volume::new(&source);
+        volume.name = format!("{:?}", mount.kind).to_lowercase();
+        if let Some(first) = volumes.first() {
+            volume.state.clone_from(&first.state);
+        }
+        // What the machine can do is asked once: it takes the trial of a program of each kind.
+        let said = doctor.get_or_insert_with(|| volume.tracker(&["doctor", "--json"]).json());
+        protects_and_restores(&volume, said);
+        volumes.push(volume);
+    }
+}
+
+fn protects_and_restores(volume: &Volume, doctor: &serde_json::Value) {
+    let source = &volume.source;
+    let mut daemon = volume.start();
+    daemon.wait_ready(READY);
+    explain(volume, doctor);
+    let mapping = Mapping::new(&open(&source.join("mapped")), SIZE).unwrap();
+    for round in 0..2 {
+        change(source, &mapping, round);
+        volume.sync(SYNC).expect(0);
+        let copy = volume.scratch(&format!("copy{round}"));
+        volume.restore(&copy).expect(0);
+        assert_same(source, &copy);
+    }
+    assert!(daemon.stop().success());
+}
+
+/// Before Linux 6.13 the change time of a file moves with the timer tick (1 to 10 ms), so a write that follows a read within
+/// one tick leaves the time that the read saw. A file is written all the time, and once more as soon as a scan has read it:
+/// what was read must not be taken for the file. tmpfs, because nothing there takes a tick's time.
+#[test]
+fn scans_see_writes_within_one_tick_of_the_clock() {
+    let name = "scans_see_writes_within_one_tick_of_the_clock";
+    let Some(mount) = mounted(name, Kind::Tmpfs) else { return };
+    let source = mount.root().join("source");
+    fs::create_dir(&source).unwrap();
+    let path = source.join("file");
+    let file = open_new(&path);
+    file.write_all_at(&[0; 8], 0).unwrap();
+    let mut volume = Volume::new(&source);
+    volume.extra.extend(["--capture".into(), "scan".into()]);
+    let daemon = volume.start_ready();
+    let mut count = 0u64;
+    for round in 0..8 {
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&watch, &path, inotify::WatchFlags::CLOSE_NOWRITE).unwrap();
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut closed = inotify::Reader::new(&watch, &mut buffer);
+        let deadline = Instant::now() + SYNC;
+        loop {
+            let read = closed.next().is_ok();
+            count += 1;
+            file.write_all_at(&count.to_le_bytes(), 0).unwrap();
+            if read {
+                break;
+            }
+            assert!(Instant::now() < deadline, "no scan reads the file");
+        }
+        volume.sync(SYNC).expect(0);
+        let copy = volume.scratch(&format!("copy{round}"));
+        volume.restore(&copy).expect(0);
+        assert_same(&source, &copy);
+    }
+    assert!(daemon.stop().success());
+}

@@ -1,0 +1,166 @@
+//! One run of one guest: its files in a folder of its own, QEMU, the answer. The folder goes with the run, and so does QEMU,
+//! also when this process is killed; a folder that a killed one left is removed by the next run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::cpio::Archive;
+use super::guest::{self, Files};
+use super::kernel::{self, Kernel};
+use super::modules::{Modules, WANTED};
+use crate::gate::stream;
+use crate::sh::{self, Error};
+
+const QEMU: &str = "qemu-system-x86_64";
+const BUSYBOX: &str = "/bin/busybox";
+const CPUS: u32 = 2;
+/// The guest's memory holds all that it writes: images of file systems as well.
+const MEMORY: &str = "2G";
+/// Lines of the kernel's log that are shown when the guest gave no answer.
+const CONSOLE_LINES: usize = 30;
+
+/// What is to be run in a guest.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) words: &'a [String],
+    /// Beside the variables of the host that are passed on.
+    pub(crate) variables: &'a [(String, String)],
+    /// From the start of QEMU to its end.
+    pub(crate) limit: Duration,
+}
+
+/// Why no guest can run here, if so: what setup installs and what no setup can.
+pub(crate) fn obstacle() -> Option<String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Some("guests are x86-64, and this machine is not".into());
+    }
+    let programs = [QEMU, "setpriv", "dpkg-deb", "apt-get", "tar"];
+    if let Some(name) = programs.iter().find(|name| sh::which(name).is_none()) {
+        return Some(format!("no {name} (cargo xtask setup installs it on Debian)"));
+    }
+    if !Path::new(BUSYBOX).exists() {
+        return Some(format!("no {BUSYBOX} (Debian's busybox-static, by cargo xtask setup)"));
+    }
+    None
+}
+
+/// Boots `kernel`, runs the request, hands on each line of its output (all are in `log`), and returns its exit code.
+pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, each: impl FnMut(&str)) -> Result<u8, Error> {
+    let folder = Folder::new()?;
+    let shared = folder.path.join("shared");
+    fs::create_dir(&shared).map_err(Error::io(format!("cannot create {}", shared.display())))?;
+    let write = |path: &Path, bytes: &[u8]| {
+        fs::write(path, bytes).map_err(Error::io(format!("cannot write {}", path.display())))
+    };
+    let mut variables: Vec<(String, String)> = std::env::vars().filter(|(name, _)| guest::is_passed_on(name)).collect();
+    variables.extend_from_slice(request.variables);
+    write(&shared.join(guest::BOOT), guest::boot().as_bytes())?;
+    write(&shared.join(guest::COMMAND), guest::command(sh::root(), &variables, request.words).as_bytes())?;
+    let (initramfs, console) = (folder.path.join("initramfs"), folder.path.join(guest::CONSOLE));
+    write(&initramfs, &archive(kernel)?)?;
+
+    let (image, code) = (kernel.image(), shared.join(guest::CODE));
+    let files = Files { image: &image, initramfs: &initramfs, shared: &shared, console: &console };
+    // QEMU dies with us: the kernel sees to it.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(&files, CPUS, MEMORY));
+    let status = stream::limited(&mut command, log, request.limit, each)?;
+    match fs::read_to_string(&code).ok().and_then(|text| guest::exit_code(&text)) {
+        Some(code) => Ok(code),
+        None => {
+            let text = fs::read(&console).unwrap_or_default();
+            let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+            let tail = lines.get(lines.len().saturating_sub(CONSOLE_LINES)..).unwrap_or_default().join("\n");
+            let output = format!(
+                "no exit code came from the guest within {} s; the end of its kernel's log:\n{tail}",
+                request.limit.as_secs()
+            );
+            Err(Error::Failed { command: format!("{QEMU} ({})", kernel.release), status, output })
+        }
+    }
+}
+
+/// The initramfs: busybox, the modules that a guest needs, and its first program.
+fn archive(kernel: &Kernel) -> Result<Vec<u8>, Error> {
+    let tree = kernel.modules();
+    let text = |name: &str| {
+        let path = tree.join(name);
+        fs::read_to_string(&path).map_err(Error::io(format!("cannot read {}", path.display())))
+    };
+    let modules = Modules::parse(&text("modules.dep")?, &text("modules.builtin")?);
+    let order = modules.load_order(&WANTED).map_err(|module| Error::Missing {
+        what: format!("the kernel {} has no module {module}", kernel.release),
+        help: "remove its folder in target/vm, to have it fetched again".into(),
+    })?;
+    let mut archive = Archive::default();
+    for name in ["bin", "modules", "proc", "sys", "dev", "new", "lower", "upper"] {
+        archive.directory(name);
+    }
+    let busybox = fs::read(BUSYBOX).map_err(Error::io(format!("cannot read {BUSYBOX}")))?;
+    archive.file("bin/busybox", &busybox);
+    archive.link("bin/sh", "busybox");
+    let mut names = Vec::new();
+    for file in &order {
+        let path = tree.join(file);
+        let bytes = if path.extension() == Some("xz".as_ref()) { unpacked(&path)? } else { read(&path)? };
+        let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".xz").to_owned();
+        archive.file(&format!("modules/{name}"), &bytes);
+        names.push(name);
+    }
+    let parent = tree.parent().unwrap_or(&tree);
+    archive.file("init", guest::init(&names, parent).as_bytes());
+    Ok(archive.finish())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(Error::io(format!("cannot read {}", path.display())))
+}
+
+fn unpacked(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut command = Command::new("xz");
+    command.arg("-dc").arg(path);
+    let output = command.output().map_err(|source| Error::Spawn { command: sh::show(&command), source })?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(Error::Failed { command: sh::show(&command), status: output.status, output: text })
+}
+
+/// The folder of a run, named by our process id, removed when dropped.
+struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    fn new() -> Result<Self, Error> {
+        let base = kernel::folder();
+        sweep(&base);
+        let path = base.join(format!("run-{}", std::process::id()));
+        fs::create_dir(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("xtask: cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Removes what processes that are gone have left.
+fn sweep(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = ["run-", "new-"].iter().find_map(|start| name.strip_prefix(start)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another run may be at it; what is left then is its affair.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

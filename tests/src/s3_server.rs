@@ -178,7 +178,7 @@ impl S3Server {
         options(self.port())
     }
 
-    /// As [`env`].
+    /// As [`env()`].
     pub fn env(&self) -> Vec<(&'static str, String)> {
         env(self.port())
     }

@@ -288,6 +288,8 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
     let mut config = Config { file: None, state_dir, metrics_listen, volumes: Vec::new() };
     let mut lines = Vec::new();
     let mut names = HashSet::new();
+    // The back end that some volume wants and no other: the programs of a process are of one.
+    let mut asked: Option<BackEnd> = None;
     if raw.volume.is_empty() {
         check.problems.push(Problem { line: None, what: "there is no [[volume]] in it".to_string() });
     }
@@ -336,6 +338,16 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
         lines.push(check.line(&span));
         if let (Some(name), Some(store), Some(interval)) = (name, store, interval) {
             let capture = raw.capture.or(defaults.capture).unwrap_or_default();
+            if let (Some(back_end), Some(other)) = (capture.back_end(), asked)
+                && back_end != other
+            {
+                let (one, other) = (back_end.name(), other.name());
+                check.problem(
+                    &span,
+                    format_args!("it asks for {one}, another volume for {other}: all share one capture"),
+                );
+            }
+            asked = asked.or(capture.back_end());
             let single_writer = raw.single_writer.or(defaults.single_writer).unwrap_or(false);
             config.volumes.push(VolumeConfig { name, source, store, interval, capture, single_writer });
         }

@@ -19,7 +19,7 @@ const SHORT_READS_MAX: u32 = 8;
 /// What was read of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileImage {
-    /// The `statx` from before CLEAN.
+    /// The `statx` from before CLEAN, with the size that BARRIER found if that is larger.
     pub stat: Stat,
     pub xattrs: Xattrs,
     /// Size of the image: `stat.size`, or less when the file shrank meanwhile.

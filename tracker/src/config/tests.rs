@@ -108,3 +108,20 @@ fn a_file_that_cannot_be_read_is_named() {
     let error = load(Path::new("/no/such/file"), Path::new("/x")).unwrap_err();
     assert!(AppError::from(error).message.contains("/no/such/file: No such file"));
 }
+
+/// All volumes of a process share one capture, so one of the two words would be replaced silently.
+#[test]
+fn volumes_that_ask_for_two_back_ends_are_refused() {
+    let two = |one: &str, other: &str| {
+        let of = |name: &str, capture: &str| {
+            format!("[[volume]]\nname = \"{name}\"\nsource = \"/{name}\"\nstore = \"/b\"\ncapture = \"{capture}\"\n")
+        };
+        of("one", one) + &of("two", other)
+    };
+    let found = problems(&two("kprobe", "tracepoint"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("asks for tracepoint, another volume for kprobe"), "{found:?}");
+    for other in ["kprobe", "auto", "scan"] {
+        assert!(parse(&two("kprobe", other)).is_ok(), "{other}");
+    }
+}

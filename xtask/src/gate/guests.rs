@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::libtest::Reader;
 use super::{Gate, Outcome, absent, tiers};
 use crate::sh;
 use crate::vm::{self, Request, Series};
@@ -48,37 +47,19 @@ fn guest(gate: &mut Gate, series: Series, program: &Path, filter: Option<&str>) 
         Err(error) => absent("vm", &format!("no kernel {}: {error}", series.name())),
     });
     let Some(kernel) = kernel else { return };
-    println!("== {step}");
-    let (started, before, failed) = (Instant::now(), gate.tally.tests, gate.tally.failed.len());
     // Two at a time: the cases share nothing, and the guest has two processors.
     let mut words = vec![program.display().to_string(), "--show-output".into(), "--test-threads=2".into()];
     words.extend(filter.map(str::to_owned));
     let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT };
-    let (log, mut reader, tally) = (gate.log(&step), Reader::default(), &mut gate.tally);
     // What cargo would say, so that the kernel stands in front of each name.
     let header = format!("     Running tests/{TESTS}.rs ({TESTS} under {}-0)", series.name());
-    reader.line(&header, tally);
-    let result = vm::run(&kernel, &request, &log, |line| {
-        if line.starts_with("BACK END ") {
-            println!("   {line}");
-        }
-        if let Some(text) = reader.line(line, tally) {
-            println!("{text}");
-        }
+    tiers::follow(gate, &step, Some(&header), |log, each| {
+        let code = vm::run(&kernel, &request, log, |line| {
+            if line.starts_with("BACK END ") {
+                println!("   {line}");
+            }
+            each(line);
+        })?;
+        Ok((code != 0).then(|| format!("exit code {code}")))
     });
-    if let Some(text) = reader.end(&mut gate.tally) {
-        println!("{text}");
-    }
-    match result {
-        Err(error) => {
-            println!("{error}");
-            gate.tally.fail(&step);
-        }
-        Ok(code) if code != 0 && gate.tally.failed.len() == failed => {
-            println!("exit code {code}, see {}", log.display());
-            gate.tally.fail(&step);
-        }
-        Ok(_) => {}
-    }
-    println!("   {} tests in {:.1} s", gate.tally.tests - before, started.elapsed().as_secs_f64());
 }

@@ -1,11 +1,13 @@
 //! Tiers 1 and 2: building and running the test binaries.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use super::libtest::Reader;
 use super::stream::{checked, stream};
 use super::{Gate, Outcome, absent};
+use crate::sh::Error;
 use crate::{setup, sh};
 
 /// Tier 1: the default members, without privilege.
@@ -41,17 +43,40 @@ fn tier(gate: &mut Gate, name: &str, packages: &[&str], options: &[&str], filter
     if !built {
         return;
     }
-    println!("== {name}");
-    let (started, before, failed) = (Instant::now(), gate.tally.tests, gate.tally.failed.len());
+    let before = gate.tally.tests;
     let mut command = sh::cargo();
     command.args(["test", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]).args(options).args(filter);
     describe(&mut command);
+    follow(gate, name, None, |log, each| {
+        let status = stream(&mut command, log, each)?;
+        Ok((!status.success()).then(|| format!("`{}` failed ({status})", sh::show(&command))))
+    });
+    if gate.tally.tests == before && filter.is_none() {
+        println!("   no test ran");
+        gate.tally.fail(&format!("{name}: no test ran"));
+    }
+}
+
+/// Runs test binaries and counts what they print. `run` is given a file for their output and is to hand on each line; it
+/// tells how they ended, if not well. `header` stands before the first line, as if they had printed it.
+pub(super) fn follow(
+    gate: &mut Gate,
+    name: &str,
+    header: Option<&str>,
+    run: impl FnOnce(&Path, &mut dyn FnMut(&str)) -> Result<Option<String>, Error>,
+) {
+    println!("== {name}");
+    let (started, before, failed) = (Instant::now(), gate.tally.tests, gate.tally.failed.len());
     let (log, mut reader, tally) = (gate.log(name), Reader::default(), &mut gate.tally);
-    let result = stream(&mut command, &log, |line| {
+    let mut each = |line: &str| {
         if let Some(text) = reader.line(line, tally) {
             println!("{text}");
         }
-    });
+    };
+    if let Some(header) = header {
+        each(header);
+    }
+    let result = run(&log, &mut each);
     if let Some(text) = reader.end(&mut gate.tally) {
         println!("{text}");
     }
@@ -60,16 +85,12 @@ fn tier(gate: &mut Gate, name: &str, packages: &[&str], options: &[&str], filter
             println!("{error}");
             gate.tally.fail(name);
         }
-        // cargo itself may fail where no test did.
-        Ok(status) if !status.success() && gate.tally.failed.len() == failed => {
-            println!("`{}` failed ({status}), see {}", sh::show(&command), log.display());
+        // The runner itself may fail where no test did.
+        Ok(Some(end)) if gate.tally.failed.len() == failed => {
+            println!("{end}, see {}", log.display());
             gate.tally.fail(name);
         }
         Ok(_) => {}
-    }
-    if gate.tally.tests == before && filter.is_none() {
-        println!("   no test ran");
-        gate.tally.fail(&format!("{name}: no test ran"));
     }
     println!("   {} tests in {:.1} s", gate.tally.tests - before, started.elapsed().as_secs_f64());
 }

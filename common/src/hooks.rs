@@ -125,6 +125,8 @@ hooks! {
         "moves everything behind the offset";
     Ext4Truncate "ext4_truncate" "ext4_truncate_exit" Range EXT4,
         "content behind the new size is gone, also when the file grows again";
+    Ext4Remap "ext4_remap" "ext4_es_remove_extent" Range EXT4,
+        "content that changes by other blocks being mapped, without a dirty folio: exchanged extents, a swapped boot loader";
     XfsRemap "xfs_remap" "xfs_reflink_remap_range" Range XFS,
         "a clone replaces content without a dirty folio";
     XfsExchange "xfs_exchange" "xfs_exchrange_mappings" Range XFS,

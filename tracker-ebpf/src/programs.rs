@@ -234,6 +234,34 @@ pub(crate) fn ext4_truncate(ctx: RawTracePointContext) -> Option<()> {
     Some(())
 }
 
+/// Blocks that end the file, in `ext4_es_remove_extent`: `EXT_MAX_BLOCKS`.
+const EXT4_LAST_BLOCK: u64 = 0xffff_ffff;
+
+/// `ext4_es_remove_extent(inode, first block, blocks)`
+///
+/// What is cached of the mapping of a range is forgotten, because other blocks will be mapped there. Its callers hold the
+/// inode's lock (`ext4_move_extents` and `swap_inode_boot_loader` by `lock_two_nondirectories`, Linux 6.1 to 6.18), so a
+/// flush that swaps after this mark waits for the change before it reads.
+#[raw_tracepoint(tracepoint = "ext4_es_remove_extent")]
+pub(crate) fn ext4_remap(ctx: RawTracePointContext) -> Option<()> {
+    let inode: Address = ctx.arg(0);
+    let target = Target::marked(inode, HookId::Ext4Remap)?;
+    // An inode that leaves memory, which changes nothing: `ext4_clear_inode` forgets the whole mapping.
+    if kernel::member::<u32>(inode, &globals::INODE_COUNT) == Some(0) {
+        return Some(());
+    }
+    let (first, blocks) = (u64::from(ctx.arg::<u32>(1)), u64::from(ctx.arg::<u32>(2)));
+    match kernel::member::<u8>(inode, &globals::INODE_BLKBITS) {
+        Some(bits) if bits < 32 && first + blocks < EXT4_LAST_BLOCK => target.range(first << bits, blocks << bits),
+        Some(bits) if bits < 32 => target.from(first << bits),
+        _ => {
+            count(counter::UNREADABLE);
+            target.flags(flag::RESCAN);
+        }
+    }
+    Some(())
+}
+
 /// The target of an `xfs_inode`.
 #[inline(always)]
 fn xfs_target(inode: Address, hook: HookId) -> Option<Target> {

@@ -27,6 +27,8 @@ const EXPECTED: &[(&str, [Option<u32>; 3])] = &[
     ("INODE_SB", [Some(40), Some(40), Some(40)]),
     ("INODE_INO", [Some(64), Some(64), Some(64)]),
     ("INODE_SIZE", [Some(80), Some(80), Some(80)]),
+    ("INODE_BLKBITS", [Some(142), Some(134), Some(134)]),
+    ("INODE_COUNT", [Some(344), Some(336), Some(344)]),
     ("SB_DEV", [Some(16), Some(16), Some(16)]),
     ("SB_MAGIC", [Some(96), Some(96), Some(96)]),
     ("MAPPING_HOST", [Some(0), Some(0), Some(0)]),

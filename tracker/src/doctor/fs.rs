@@ -81,6 +81,7 @@ impl FileSystem {
 pub const KNOWN: [&str; 5] = ["ext4", "xfs", "btrfs", "tmpfs", "overlay"];
 
 const DEFRAGMENTATION: &str = "online defragmentation";
+const REMAPPED: &str = "ext4_es_remove_extent";
 const TICKS: &str = "inode_set_ctime_to_ts, ctime_ns_xchg, ctime_xchg_skip";
 const FOLIO: &str = "writeback_dirty_folio";
 const STORES_ON_TMPFS: &str = "the first store into a page that was not read before is; later ones, and those into a page \
@@ -123,7 +124,7 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
         Some(fs) => hooked(fs, kernel),
         None => overlay(),
     };
-    // ext4_move_extents sets no change time: only its function tells of it.
+    // ext4_move_extents sets no change time: only its function tells of it, and the mapping that is forgotten.
     let moves = changes.iter().any(|row| row.change == DEFRAGMENTATION);
     let backend = if scan { Backend::Scan } else { back_end };
     FileSystem { name: name.to_owned(), backend, hooks, changes, problems, fix, limits: limits(name, moves) }
@@ -158,6 +159,7 @@ fn traced(fs: Fs, kernel: &Kernel) -> Vec<Row> {
             row("truncation", Seen::Tail, "ext4_truncate_exit"),
             row("punch, zero, fallocate", Seen::Blocks, "ext4_punch_hole, ext4_zero_range, ext4_fallocate_enter"),
             row("collapse, insert", Seen::Tail, "ext4_collapse_range, ext4_insert_range"),
+            row(DEFRAGMENTATION, Seen::Blocks, REMAPPED),
             entry,
         ],
         Fs::Xfs => vec![
@@ -226,6 +228,7 @@ fn hooked(fs: Fs, kernel: &Kernel) -> Vec<Row> {
         row("collapse, insert", Seen::Tail, by(&[Fallocate])),
     ]);
     match fs {
+        Fs::Ext4 if kernel.tracepoints.contains(REMAPPED) => rows.push(row(DEFRAGMENTATION, Seen::Blocks, REMAPPED)),
         Fs::Ext4 if kernel.functions.contains(MoveSource.get().name) => {
             rows.push(row(DEFRAGMENTATION, Seen::WholeFile, by(&[MoveSource])));
         }

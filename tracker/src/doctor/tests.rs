@@ -162,8 +162,9 @@ fn hooked_functions_stand_in_for_tracepoints() {
         assert!(find(&findings, "tracepoints").ok);
     }
     assert_eq!(fs::judge("ext4", &old, Backend::Tracepoint).backend, Backend::Scan);
-    let moved = |back_end| fs::judge("ext4", &whole(), back_end).limits.len();
-    assert_eq!((moved(Backend::Fentry), moved(Backend::Tracepoint)), (1, 2), "only its function tells of MOVE_EXT");
+    let moved = |kernel: &Kernel| fs::judge("ext4", kernel, Backend::Fentry).limits.len();
+    let neither = Kernel { functions: BTreeSet::new(), ..old.clone() };
+    assert_eq!((moved(&whole()), moved(&old), moved(&neither)), (1, 1, 2), "one hook of two tells of MOVE_EXT");
 }
 
 fn at(fs: &str, upper: Option<Upper>) -> directory::Facts {

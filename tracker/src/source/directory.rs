@@ -44,7 +44,8 @@ pub struct Directory {
 }
 
 /// What one name leads to.
-enum Named {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
     Entry(Stat),
     Foreign(Foreign),
 }
@@ -112,15 +113,8 @@ impl Directory {
         Ok(out)
     }
 
-    /// What `name` in it leads to now; `None` if nothing, or nothing of the volume.
-    pub fn child(&self, name: &[u8]) -> Result<Option<Stat>, SourceError> {
-        match self.named(name)? {
-            Some(Named::Entry(stat)) => Ok(Some(stat)),
-            Some(Named::Foreign(_)) | None => Ok(None),
-        }
-    }
-
-    fn named(&self, name: &[u8]) -> Result<Option<Named>, SourceError> {
+    /// What `name` in it leads to now; `None` if nothing.
+    pub fn named(&self, name: &[u8]) -> Result<Option<Named>, SourceError> {
         let name = OsStr::from_bytes(name);
         let found = match stat_at(&self.fd, name, false) {
             Ok(found) => found,

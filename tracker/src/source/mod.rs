@@ -4,6 +4,7 @@
 mod beneath;
 mod directory;
 mod file;
+mod mount_table;
 mod mounts;
 mod root;
 mod stat;
@@ -19,8 +20,9 @@ use engine::model::{InodeId, Kind};
 use rustix::io::Errno;
 use thiserror::Error;
 
-pub use directory::{Directory, Entries, Foreign};
+pub use directory::{Directory, Entries, Foreign, Named};
 pub use file::{CleanBy, OpenFile};
+pub use mount_table::MountTable;
 pub use mounts::Mount;
 pub use root::{IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
 pub use stat::{SourceStat, Xattrs};

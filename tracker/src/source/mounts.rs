@@ -1,5 +1,6 @@
 //! Which mount a directory lies on, as `/proc/self/mountinfo` tells: parsing only, so that every case can be tested.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,13 @@ pub(super) fn unlisted(id: u64, fs: FsType, device: u64) -> Option<Mount> {
 /// The mount with this id in the text of mountinfo. A line that cannot be read is passed over.
 pub(super) fn find(mountinfo: &[u8], id: u64) -> Option<Mount> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(parse).find(|mount| mount.id == id)
+}
+
+/// Mount points below `source`, relative to it.
+pub(super) fn inside(mountinfo: &[u8], source: &Path) -> BTreeSet<PathBuf> {
+    let mounts = mountinfo.split(|byte| *byte == b'\n').filter_map(parse);
+    let below = mounts.filter_map(|mount| mount.mount_point.strip_prefix(source).map(Path::to_path_buf).ok());
+    below.filter(|point| !point.as_os_str().is_empty()).collect()
 }
 
 /// `36 35 98:0 /srv /mount rw,noatime master:1 - ext4 /dev/sda rw,data=journal`
@@ -137,6 +145,15 @@ mod tests {
         assert!(find(TEXT, 23).is_none());
         assert_eq!(find(TEXT, 37).unwrap().kernel_dev, u32::MAX);
         assert!(find(b"", 1).is_none());
+    }
+
+    #[test]
+    fn mount_points_inside_of_a_source_are_found() {
+        let of = |source: &str| inside(TEXT, Path::new(source)).into_iter().collect::<Vec<_>>();
+        assert_eq!(of("/mnt"), [Path::new("a\\b")]);
+        assert_eq!(of("/"), [Path::new("mnt/a\\b"), Path::new("x")]);
+        assert_eq!(of("/mnt/a\\b"), [] as [&Path; 0], "the source's own mount point is not inside of it");
+        assert_eq!(of("/mn"), [] as [&Path; 0]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The system calls that no safe wrapper has: file handles, `sync_file_range` and one store through a mapping. The only `unsafe` of `source`.
+//! The system calls that no safe wrapper here has: file handles, `sync_file_range`, `poll` and one store through a mapping. The
+//! only `unsafe` of `source`.
 
 use std::ffi::{c_int, c_long, c_uint};
 use std::io;
@@ -87,6 +88,15 @@ pub(super) fn write_back(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: no memory is passed.
     let result = unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) };
     check(c_long::from(result)).map(|_| ())
+}
+
+/// Whether the table of mounts has changed since this was last asked of the open file.
+pub(super) fn has_changed(table: &std::fs::File) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: table.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
+    // SAFETY: one valid structure, which outlives the call.
+    let result = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    check(c_long::from(result))?;
+    Ok(poll.revents & (libc::POLLPRI | libc::POLLERR) != 0)
 }
 
 fn check(result: c_long) -> io::Result<c_long> {

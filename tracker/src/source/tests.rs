@@ -143,8 +143,8 @@ fn an_open_directory_answers_for_itself_only() {
     fs::rename(dir.path().join("a"), dir.path().join("c")).unwrap();
     fs::rename(dir.path().join("b"), dir.path().join("a")).unwrap();
     assert_eq!(a.entries().unwrap().entries.iter().map(|entry| entry.name.as_slice()).collect::<Vec<_>>(), [b"in a"]);
-    assert_eq!(a.child(b"in b").unwrap(), None);
-    assert_eq!(a.child(b"in a").unwrap().unwrap().inode, root.stat(rel("c/in a")).unwrap().stat.inode);
+    assert_eq!(a.named(b"in b").unwrap(), None);
+    assert_eq!(a.named(b"in a").unwrap(), Some(Named::Entry(root.stat(rel("c/in a")).unwrap().stat)));
     assert_ne!(root.directory(rel("a")).unwrap().inode(), a.inode());
 }
 

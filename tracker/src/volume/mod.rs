@@ -1,8 +1,9 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`claim`, `open`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`claim`, `covered`, `open`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 pub mod canary;
 mod claim;
+mod covered;
 pub mod era;
 pub mod fleet;
 pub mod hub;

@@ -370,6 +370,7 @@ impl Opened {
         }
         self.first_phase = if facts.baseline { Phase::Verifying } else { Phase::Baseline };
         if compare == Compare::Nothing {
+            world.recall_foreign()?;
             self.first_phase = Phase::Protected;
             return Ok(());
         }
@@ -408,6 +409,7 @@ impl Opened {
     /// SWAP .. clear for all volumes, or one look at the tree where no kernel marks it.
     pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
         self.world.begin_flush();
+        self.world.note_mounts()?;
         if let Some((hub, _)) = &self.world.hub {
             return Ok(hub.drain()?);
         }

@@ -27,6 +27,8 @@ pub struct Pending {
 struct State {
     waiting: DirtySet,
     taken: DirtySet,
+    /// Of files that a mount covers: nothing can be done about them before it is gone.
+    aside: DirtySet,
     /// Inodes watched for files that the catalog does not have yet.
     fresh: HashSet<u64>,
 }
@@ -34,7 +36,7 @@ struct State {
 impl State {
     fn row(&self, ino: u64, kept: Option<&DirtySet>) -> Option<PendingRow> {
         let mut all = DirtySet::default();
-        for set in [Some(&self.waiting), Some(&self.taken), kept].into_iter().flatten() {
+        for set in [Some(&self.waiting), Some(&self.taken), Some(&self.aside), kept].into_iter().flatten() {
             if let Some(waiting) = set.get(ino) {
                 all.add(ino, &waiting.marks, waiting.since_ns);
             }
@@ -164,6 +166,24 @@ impl Pending {
         Ok(())
     }
 
+    /// Ends a flush as `give_back` does; `covered` waits too, but for [`Pending::uncover`], and is not taken before.
+    pub fn give_back_but(&self, kept: &DirtySet, covered: &DirtySet) {
+        self.give_back(kept);
+        let mut state = self.state();
+        for (ino, waiting) in covered.iter() {
+            state.aside.add(ino, &waiting.marks, waiting.since_ns);
+        }
+    }
+
+    /// What was covered waits as all else does.
+    pub fn uncover(&self) {
+        let mut state = self.state();
+        let aside = std::mem::take(&mut state.aside);
+        for (ino, waiting) in aside.iter() {
+            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
+        }
+    }
+
     /// The flush failed: what was taken waits again.
     pub fn give_back_taken(&self) {
         let taken = std::mem::take(&mut self.state().taken);
@@ -191,10 +211,10 @@ impl Pending {
     /// Since when the oldest mark waits (nanoseconds since 1970), how many inodes wait, and the bytes they mark.
     pub fn summary(&self) -> (Option<u64>, usize, u64) {
         let state = self.state();
-        let oldest = [state.waiting.oldest_ns(), state.taken.oldest_ns()].into_iter().flatten().min();
-        let mut inodes: HashSet<u64> = state.waiting.iter().map(|(ino, _)| ino).collect();
-        inodes.extend(state.taken.iter().map(|(ino, _)| ino));
-        (oldest, inodes.len(), state.waiting.marked_bytes() + state.taken.marked_bytes())
+        let all = [&state.waiting, &state.taken, &state.aside];
+        let oldest = all.iter().filter_map(|set| set.oldest_ns()).min();
+        let inodes: HashSet<u64> = all.iter().flat_map(|set| set.iter().map(|(ino, _)| ino)).collect();
+        (oldest, inodes.len(), all.iter().map(|set| set.marked_bytes()).sum())
     }
 
     /// Names that wait for proof of their removal.
@@ -207,4 +227,31 @@ impl Pending {
 pub fn now_ns() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_covered_waits_apart_and_outlives_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
+        let pending = Pending::load(open()).unwrap();
+        let block = |at: u64| Marks { blocks: [at as u32].into_iter().collect(), ..Marks::default() };
+        pending.add(&[(5, block(1)), (6, block(1))], 10).unwrap();
+        let mut covered = pending.take();
+        covered.remove(6);
+        pending.give_back_but(&DirtySet::default(), &covered);
+        // A later mark of the same file is saved with the one that waits apart.
+        pending.add(&[(5, block(2))], 20).unwrap();
+        assert_eq!(pending.summary().0, Some(10));
+        let saved = Pending::load(open()).unwrap().take();
+        assert_eq!(saved.get(5).unwrap().marks.blocks.len(), 2);
+        let taken = pending.take();
+        assert_eq!((taken.len(), taken.get(5).unwrap().marks.blocks.len()), (1, 1), "only the later one");
+        pending.give_back(&taken);
+        pending.uncover();
+        assert_eq!(pending.take().get(5).unwrap().marks.blocks.len(), 2);
+    }
 }

@@ -299,7 +299,7 @@ impl Runner {
         let taken = self.opened.world.pending.take();
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();
         let mut report = Report::default();
-        let (outcome, kept) = if had {
+        let (outcome, mut kept) = if had {
             era::close_if_due(&mut self.opened)?;
             let facts = Facts {
                 volume: self.opened.volume_id,
@@ -318,7 +318,9 @@ impl Runner {
         } else {
             (Outcome::Unchanged, DirtySet::default())
         };
-        self.opened.world.pending.give_back(&kept);
+        let covered = self.opened.world.take_covered(&mut kept)?;
+        self.opened.world.pending.give_back_but(&kept, &covered);
+        self.opened.world.remember_foreign()?;
         self.after(number, began, &outcome, &kept, report)
     }
 

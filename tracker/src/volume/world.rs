@@ -1,7 +1,7 @@
 //! `engine::flush::World` over the real thing: directories and files of the source, the catalog, the store, the kernel's
 //! watch set. Thin: every decision is the engine's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -13,7 +13,8 @@ use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
 use engine::flush::world::{
-    Alive, CatalogChange, Created, FileError, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record, Stat, World,
+    Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record, Stat,
+    World,
 };
 use engine::format::{EncodeError, Key};
 use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
@@ -24,7 +25,7 @@ use super::pool::{Opener, Pool};
 use super::tick;
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
-use crate::source::{Directory, Foreign, OpenFile, SourceError, SourceRoot, SourceStat};
+use crate::source::{Directory, Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot, SourceStat};
 use crate::store::{self, ErrorKind, Store, StoreError};
 
 /// What ends a flush. Files that cannot be read are not among them.
@@ -87,6 +88,10 @@ pub struct VolumeWorld {
     pool: Pool<OpenFile>,
     /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
     pub foreign: BTreeMap<PathBuf, Foreign>,
+    /// Mounts come and go; `None` where there is no `/proc` to tell.
+    pub(super) mounts: Option<MountTable>,
+    /// Directories of `foreign` as they are noted in the catalog; `None` before the first time.
+    pub(super) foreign_noted: Option<BTreeSet<PathBuf>>,
     /// The watch set was full: every inode of the superblock is recorded now.
     pub watch_full: bool,
     /// Wall clock before anything of this flush was read.
@@ -105,6 +110,7 @@ impl VolumeWorld {
         epoch: u64,
         volume_id: Id,
     ) -> VolumeWorld {
+        let mounts = MountTable::open(root.path()).ok();
         VolumeWorld {
             root,
             catalog,
@@ -117,6 +123,8 @@ impl VolumeWorld {
             placed: HashMap::new(),
             pool: Pool::new(),
             foreign: BTreeMap::new(),
+            mounts,
+            foreign_noted: None,
             watch_full: false,
             began: Time::default(),
         }
@@ -202,8 +210,12 @@ impl World for VolumeWorld {
     fn list(&mut self, dir: FileId) -> Result<Listed, WorldError> {
         let Some((path, opened)) = self.directory(dir)? else { return Ok(Listed::NotThere) };
         match opened.and_then(|dir| dir.entries()) {
-            Ok(found) => {
+            Ok(mut found) => {
+                self.foreign.retain(|foreign, _| foreign.parent() != Some(path.as_path()));
                 for (name, why) in found.foreign {
+                    if let (Foreign::MountPoint, Some(stat)) = (why, self.covered(dir, &name)?) {
+                        found.entries.push(Entry { name: name.clone(), stat });
+                    }
                     self.foreign.insert(path.join(OsStr::from_bytes(&name)), why);
                 }
                 Ok(Listed::Entries(found.entries))
@@ -214,7 +226,11 @@ impl World for VolumeWorld {
 
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, WorldError> {
         match self.directory(dir)? {
-            Some((_, opened)) => Ok(opened?.child(name)?),
+            Some((_, opened)) => match opened?.named(name)? {
+                Some(Named::Entry(stat)) => Ok(Some(stat)),
+                Some(Named::Foreign(Foreign::MountPoint)) => self.covered(dir, name),
+                Some(Named::Foreign(Foreign::OtherDevice)) | None => Ok(None),
+            },
             None => Ok(None),
         }
     }

@@ -8,7 +8,7 @@ use super::libtest::Reader;
 use super::stream::{checked, stream};
 use super::{Gate, Outcome, absent};
 use crate::sh::Error;
-use crate::{setup, sh};
+use crate::{docker, setup, sh};
 
 /// Tier 1: the default members, without privilege.
 pub(super) fn unprivileged(gate: &mut Gate, filter: Option<&str>) {
@@ -99,4 +99,5 @@ pub(super) fn follow(
 fn describe(command: &mut Command) {
     command.env("TRACKER_TEST_BIN", sh::target_dir().join("debug/tracker"));
     command.env("TRACKER_TEST_VENV", setup::venv());
+    command.env("TRACKER_TEST_DOCKER", docker::folder());
 }

@@ -281,6 +281,17 @@ fn a_file_system_that_comes_and_goes_inside_the_tree() {
     assert_eq!(fs::read_to_string(copy.join("beside")).unwrap(), "changed beside");
     assert!(!copy.join("a/inner/foreign").exists());
 
+    // A start that trusts its marks lists nothing, and one that trusts none finds files that nobody can read now: both know.
+    daemon.kill9();
+    let daemon = volume.start_ready();
+    status_when(&volume, "the mount is named after a restart", |status| is_degraded(status, "inner"));
+    assert!(daemon.stop().success());
+    volume.lose_marks();
+    let daemon = volume.start_ready();
+    status_when(&volume, "the mount is named after a comparison", |status| is_degraded(status, "inner"));
+    volume.sync(SYNC).expect(20);
+    assert_eq!(volume.status()["unreadable_total"], 0);
+
     std::io::Write::write_all(&mut container.stdin.take().unwrap(), b"go\n").unwrap();
     assert!(container.wait().unwrap().success());
     drop(unmount);

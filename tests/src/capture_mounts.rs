@@ -14,11 +14,15 @@ pub enum Kind {
     Btrfs,
     /// An overlay whose upper directory lies on ext4.
     Overlay,
+    /// An overlay whose upper directory lies on XFS.
+    OverlayXfs,
+    /// As `Overlay`, mounted `volatile`: it never waits for a disk.
+    OverlayVolatile,
     /// tmpfs.
     Tmpfs,
 }
 
-/// Every kind.
+/// The kinds of which each has its own way of being captured.
 pub const ALL: [Kind; 5] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Overlay, Kind::Tmpfs];
 
 /// One mounted file system.
@@ -41,6 +45,14 @@ impl Mount {
     /// # Errors
     /// The output of the tool that failed.
     pub fn new(kind: Kind) -> Result<Self, String> {
+        Self::with_lower(kind, |_| Ok(()))
+    }
+
+    /// As `new`; `fill` puts files into an overlay's lower directory before it is mounted.
+    ///
+    /// # Errors
+    /// As `new`, and that of `fill`.
+    pub fn with_lower(kind: Kind, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<Self, String> {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let base = directory.path().to_owned();
         let point = base.join("m");
@@ -52,13 +64,21 @@ impl Mount {
             Kind::Ext4 => mount.image(&base, "mkfs.ext4", &["-q", "-F"], &point)?,
             Kind::Xfs => mount.image(&base, "mkfs.xfs", &["-q", "-f", "-m", "reflink=1"], &point)?,
             Kind::Btrfs => mount.image(&base, "mkfs.btrfs", &["-q", "-f"], &point)?,
-            Kind::Overlay => {
-                mount.image(&base, "mkfs.ext4", &["-q", "-F"], &point)?;
+            Kind::Overlay | Kind::OverlayXfs | Kind::OverlayVolatile => {
+                match kind {
+                    Kind::OverlayXfs => mount.image(&base, "mkfs.xfs", &["-q", "-f", "-m", "reflink=1"], &point)?,
+                    _ => mount.image(&base, "mkfs.ext4", &["-q", "-F"], &point)?,
+                }
                 for name in ["lower", "upper", "work", "merged"] {
                     std::fs::create_dir(point.join(name)).map_err(|error| error.to_string())?;
                 }
+                fill(&point.join("lower")).map_err(|error| format!("lower directory: {error}"))?;
                 let part = |name: &str| point.join(name).display().to_string();
-                let options = format!("lowerdir={},upperdir={},workdir={}", part("lower"), part("upper"), part("work"));
+                let mut options =
+                    format!("lowerdir={},upperdir={},workdir={}", part("lower"), part("upper"), part("work"));
+                if kind == Kind::OverlayVolatile {
+                    options.push_str(",volatile");
+                }
                 mount.mount(&["-t", "overlay", "-o", &options, "overlay"], &point.join("merged"))?;
                 mount.root = point.join("merged");
                 mount.real = point.join("upper");

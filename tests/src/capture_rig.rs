@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tracker::capture::choose::{Facts, choose};
@@ -31,10 +32,14 @@ pub fn obstacle() -> Option<&'static str> {
 /// The back end under test: the one that the environment names, else the best one here.
 #[must_use]
 pub fn back_end() -> BackEnd {
-    let wanted = std::env::var("TRACKER_TEST_BACK_END").ok();
-    let only = BackEnd::WITH_PROGRAMS.into_iter().find(|back_end| wanted.as_deref() == Some(back_end.name()));
-    assert!(only.is_some() || wanted.is_none(), "TRACKER_TEST_BACK_END names no back end: {wanted:?}");
-    choose(&Facts { only, ..Facts::gather() }).back_end
+    // Asking the kernel takes half a second.
+    static CHOSEN: OnceLock<BackEnd> = OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let wanted = std::env::var("TRACKER_TEST_BACK_END").ok();
+        let only = BackEnd::WITH_PROGRAMS.into_iter().find(|back_end| wanted.as_deref() == Some(back_end.name()));
+        assert!(only.is_some() || wanted.is_none(), "TRACKER_TEST_BACK_END names no back end: {wanted:?}");
+        choose(&Facts { only, ..Facts::gather() }).back_end
+    })
 }
 
 /// A configuration with pins of its own.

@@ -55,7 +55,8 @@ impl Mount {
     pub fn new_or_skip(test: &str, kind: Kind) -> Option<Mount> {
         let (name, maker) = match kind {
             Kind::Ext4 => ("ext4", "mkfs.ext4"),
-            Kind::Overlay => ("overlay", "mkfs.ext4"),
+            Kind::Overlay | Kind::OverlayVolatile => ("overlay", "mkfs.ext4"),
+            Kind::OverlayXfs => ("overlay", "mkfs.xfs"),
             Kind::Xfs => ("xfs", "mkfs.xfs"),
             Kind::Btrfs => ("btrfs", "mkfs.btrfs"),
             Kind::Tmpfs => ("tmpfs", "mount"),

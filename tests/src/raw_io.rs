@@ -96,6 +96,20 @@ impl Mapping {
         if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { at: at.cast(), len }) }
     }
 
+    /// Where byte `offset` of the mapping is, with `len` bytes behind it.
+    pub(crate) fn address(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset + len <= self.len);
+        self.at.wrapping_add(offset)
+    }
+
+    /// One byte as it is in memory; a read fault where the page is not mapped yet.
+    #[must_use]
+    pub fn load(&self, offset: usize) -> u8 {
+        assert!(offset < self.len);
+        // SAFETY: within the mapping.
+        unsafe { std::ptr::read_volatile(self.at.add(offset)) }
+    }
+
     /// Stores one byte.
     pub fn store(&self, offset: usize, byte: u8) {
         assert!(offset < self.len);

@@ -1,0 +1,165 @@
+//! What a directory tree is in truth: names, inodes, attributes and blocks, read the ordinary way, and what changed between
+//! two looks. The other side of the marks.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::SeekFrom;
+
+/// Unit of a mark, in bytes.
+pub const BLOCK: u64 = 4096;
+
+/// Which inode a name leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// One that events of the tracked superblock name.
+    Real(u64),
+    /// One of an overlay's lower layer, which has no events.
+    Lower(u64),
+}
+
+/// One file or directory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub key: Key,
+    pub directory: bool,
+    pub size: u64,
+    /// Everything but content and times of access and change.
+    pub attributes: String,
+    pub changed: (i64, i64),
+    /// Blocks that are not all zeros.
+    pub blocks: BTreeMap<u64, Vec<u8>>,
+    pub names: BTreeMap<OsString, Key>,
+}
+
+/// A tree by relative path; the tree's own directory has the empty one.
+pub type Tree = BTreeMap<PathBuf, Entry>;
+
+/// Reads the directory `dir` and all below it; `real` is where the inodes of the kernel's events are.
+///
+/// # Errors
+/// The system's.
+pub fn read(dir: &Path, real: &Path) -> io::Result<Tree> {
+    let mut tree = Tree::new();
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(rel) = waiting.pop() {
+        let entry = entry(&dir.join(&rel), &real.join(&rel))?;
+        if entry.directory {
+            let mut names = BTreeMap::new();
+            for name in fs::read_dir(dir.join(&rel))? {
+                let name = name?.file_name();
+                let child = rel.join(&name);
+                names.insert(name, key(&dir.join(&child), &real.join(&child))?.0);
+                waiting.push(child);
+            }
+            tree.insert(rel, Entry { names, ..entry });
+        } else {
+            tree.insert(rel, entry);
+        }
+    }
+    Ok(tree)
+}
+
+fn key(path: &Path, real: &Path) -> io::Result<(Key, Metadata)> {
+    match fs::symlink_metadata(real) {
+        Ok(meta) => Ok((Key::Real(meta.ino()), meta)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let meta = fs::symlink_metadata(path)?;
+            Ok((Key::Lower(meta.ino()), meta))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// One entry, without its names.
+///
+/// # Errors
+/// The system's.
+pub fn entry(path: &Path, real: &Path) -> io::Result<Entry> {
+    let (key, of_events) = key(path, real)?;
+    let meta = fs::symlink_metadata(path)?;
+    let size = if meta.is_file() { meta.size() } else { 0 };
+    let target = if meta.is_symlink() { Some(fs::read_link(path)?) } else { None };
+    let attributes = format!(
+        "{:o} {}:{} {}.{} {} {target:?} {:?}",
+        meta.mode(),
+        meta.uid(),
+        meta.gid(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.rdev(),
+        xattrs(path)?
+    );
+    let blocks = if meta.is_file() { blocks(path, size)? } else { BTreeMap::new() };
+    let changed = (of_events.ctime(), of_events.ctime_nsec());
+    Ok(Entry { key, directory: meta.is_dir(), size, attributes, changed, blocks, names: BTreeMap::new() })
+}
+
+fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut buffer = vec![0; 4096];
+    let mut out = BTreeMap::new();
+    let Ok(len) = rustix::fs::llistxattr(path, &mut buffer[..]) else { return Ok(out) };
+    let list = buffer[..len].to_vec();
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let len = rustix::fs::lgetxattr(path, name, &mut buffer[..])?;
+        out.insert(String::from_utf8_lossy(name).into_owned(), buffer[..len].to_vec());
+    }
+    Ok(out)
+}
+
+fn blocks(path: &Path, size: u64) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+    let file = File::open(path)?;
+    let mut out = BTreeMap::new();
+    let mut at = 0;
+    while at < size {
+        let Ok(data) = rustix::fs::seek(&file, SeekFrom::Data(at)) else { break };
+        let hole = rustix::fs::seek(&file, SeekFrom::Hole(data))?.min(size);
+        for block in data / BLOCK..hole.div_ceil(BLOCK) {
+            let mut bytes = vec![0; BLOCK.min(size - block * BLOCK) as usize];
+            file.read_exact_at(&mut bytes, block * BLOCK)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                out.insert(block, bytes);
+            }
+        }
+        at = hole.max(at + 1);
+    }
+    Ok(out)
+}
+
+impl Entry {
+    /// The runs of bytes, in whole blocks, whose content in `after` is not that in `self`. What lies behind the end of `after` is not content; what
+    /// lies behind the end of `self` was zeros.
+    #[must_use]
+    pub fn changed_blocks(&self, after: &Entry) -> Vec<u64> {
+        let mut out: Vec<u64> = self.blocks.keys().chain(after.blocks.keys()).copied().collect();
+        out.sort_unstable();
+        out.dedup();
+        out.retain(|block| block * BLOCK < after.size && !same(self.blocks.get(block), after, *block));
+        out
+    }
+}
+
+fn same(old: Option<&Vec<u8>>, after: &Entry, block: u64) -> bool {
+    if old == after.blocks.get(&block) {
+        return true;
+    }
+    let limit = BLOCK.min(after.size - block * BLOCK) as usize;
+    let byte = |bytes: Option<&Vec<u8>>, at: usize| bytes.and_then(|bytes| bytes.get(at)).copied().unwrap_or(0);
+    (0..limit).all(|at| byte(old, at) == byte(after.blocks.get(&block), at))
+}
+
+/// Bytes that a flush has to carry at most for the change from `before` to `after`: changed blocks, and new files.
+#[must_use]
+pub fn dirty_bytes(before: &Tree, after: &Tree) -> u64 {
+    let known: BTreeMap<Key, &Entry> = before.values().map(|entry| (entry.key, entry)).collect();
+    let unlike = |entry: &Entry| match known.get(&entry.key) {
+        Some(old) => old.changed_blocks(entry).len() as u64 * BLOCK,
+        None => entry.blocks.len() as u64 * BLOCK,
+    };
+    let mut counted = std::collections::BTreeSet::new();
+    after.values().filter(|entry| counted.insert(entry.key)).map(unlike).sum()
+}

@@ -77,6 +77,13 @@ pub const fn call_key(task: u32, function: u32) -> u64 {
     (task as u64) << 8 | (function & 0xff) as u64
 }
 
+/// The task of a `call_key`; `None` for the address of a request block.
+#[must_use]
+#[inline(always)]
+pub const fn call_task(key: u64) -> Option<u32> {
+    if key >> 40 == 0 { Some((key >> 8) as u32) } else { None }
+}
+
 /// What happened to an inode beside exact block marks.
 pub mod flag {
     /// A timestamp tick on something that is no directory: size, mode, owner, times, attributes or content changed.

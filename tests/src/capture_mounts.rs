@@ -45,7 +45,15 @@ impl Mount {
     /// # Errors
     /// The output of the tool that failed.
     pub fn new(kind: Kind) -> Result<Self, String> {
-        Self::with_lower(kind, |_| Ok(()))
+        Self::make(kind, &std::env::temp_dir(), |_| Ok(()))
+    }
+
+    /// As `new`, with its image and its mount point in a directory of its own below `parent`.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn beside(kind: Kind, parent: &Path) -> Result<Self, String> {
+        Self::make(kind, parent, |_| Ok(()))
     }
 
     /// As `new`; `fill` puts files into an overlay's lower directory before it is mounted.
@@ -53,7 +61,11 @@ impl Mount {
     /// # Errors
     /// As `new`, and that of `fill`.
     pub fn with_lower(kind: Kind, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<Self, String> {
-        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+        Self::make(kind, &std::env::temp_dir(), fill)
+    }
+
+    fn make(kind: Kind, parent: &Path, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<Self, String> {
+        let directory = tempfile::tempdir_in(parent).map_err(|error| error.to_string())?;
         let base = directory.path().to_owned();
         let point = base.join("m");
         std::fs::create_dir(&point).map_err(|error| error.to_string())?;

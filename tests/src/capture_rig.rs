@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tracker::capture::choose::{Facts, choose};
 use tracker::capture::mounts::kernel_dev;
-use tracker::capture::{BackEnd, Capture, CaptureConfig, InodeMarks, Retired, object};
+use tracker::capture::{BackEnd, Capture, CaptureConfig, InodeMarks, MapEntries, Retired, object};
 
 use crate::capture_mounts::{Kind, Mount};
 
@@ -47,8 +47,7 @@ pub fn back_end() -> BackEnd {
 pub fn config() -> CaptureConfig {
     let case = CASES.fetch_add(1, Ordering::Relaxed);
     let mut config = CaptureConfig::new(format!("/sys/fs/bpf/tracker-test-{}-{case}", std::process::id()), back_end());
-    (config.dirty_entries, config.inode_entries) = (4096, 4096);
-    (config.watch_entries, config.inflight_entries) = (4096, 256);
+    config.entries = MapEntries { dirty: 4096, inode: 4096, watch: 4096, inflight: 256 };
     config
 }
 
@@ -77,17 +76,25 @@ impl Rig {
             println!("SKIP {case}: {reason}");
             return None;
         }
-        let mount = match Mount::new(kind) {
-            Ok(mount) => mount,
+        match Mount::new(kind) {
+            Ok(mount) => Some(Self::on(mount, config)),
             Err(reason) => {
                 println!("SKIP {case}: {reason}");
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    /// A fresh capture that tracks this file system.
+    ///
+    /// # Panics
+    /// When capture does not start.
+    #[must_use]
+    pub fn on(mount: Mount, config: &CaptureConfig) -> Self {
         let dev = kernel_dev(mount.real()).unwrap();
         let (capture, _) = Capture::start(config).unwrap();
         capture.track(dev, false).unwrap();
-        Some(Self { capture: Some(capture), mount, dev })
+        Self { capture: Some(capture), mount, dev }
     }
 
     /// The capture.

@@ -23,7 +23,7 @@ fn files(rig: &mut Rig, count: u32) -> Vec<u64> {
 #[test]
 fn full_maps_widen_and_count_but_lose_nothing() {
     let mut config = config();
-    (config.dirty_entries, config.inode_entries) = (16, 16);
+    (config.entries.dirty, config.entries.inode) = (16, 16);
     let Some(mut rig) = Rig::with("full_maps_widen_and_count_but_lose_nothing", Kind::Ext4, &config) else { return };
     let inodes = files(&mut rig, 200);
     let _ = rig.capture().health().unwrap();
@@ -58,7 +58,7 @@ fn full_maps_widen_and_count_but_lose_nothing() {
 #[test]
 fn a_full_block_map_rescans_the_inode() {
     let mut config = config();
-    config.dirty_entries = 16;
+    config.entries.dirty = 16;
     let Some(mut rig) = Rig::with("a_full_block_map_rescans_the_inode", Kind::Ext4, &config) else { return };
     let inodes = files(&mut rig, 100);
     for number in 0..100 {
@@ -75,7 +75,7 @@ fn a_full_block_map_rescans_the_inode() {
 #[test]
 fn a_full_watch_map_widens_the_superblock_visibly() {
     let mut config = config();
-    config.watch_entries = 8;
+    config.entries.watch = 8;
     let Some(mut rig) = Rig::with("a_full_watch_map_widens_the_superblock_visibly", Kind::Ext4, &config) else {
         return;
     };
@@ -118,6 +118,36 @@ fn a_restart_resumes_and_finds_both_generations() {
     assert!(rig.marks(&second, inodes[1]).covers(0, 4096));
     assert!(rig.marks(&second, inodes[2]).covers(0, 4096));
     assert!(rig.capture().supported("ext4").is_ok());
+}
+
+/// What the operator asks for is what is there: maps of other sizes are made anew, though nothing else speaks against them.
+#[test]
+fn maps_of_other_sizes_are_not_taken_over() {
+    let mut config = config();
+    let Some(mut rig) = Rig::with("maps_of_other_sizes_are_not_taken_over", Kind::Ext4, &config) else { return };
+    let before = rig.capture().kernel_memory_bytes();
+    drop(rig.capture.take());
+    config.entries.watch *= 64;
+    let (capture, started) = Capture::start(&config).unwrap();
+    assert_eq!(started, Started::Fresh(Why::OtherSizes));
+    let after = capture.kernel_memory_bytes();
+    assert!(after > before + u64::from(config.entries.watch) * 16, "{before} and then {after} bytes");
+    rig.capture = Some(capture);
+}
+
+/// A removed pin is made again from what this process holds, and the next one takes the set over as if nothing had been.
+#[test]
+fn a_removed_pin_is_made_again() {
+    let config = config();
+    let Some(mut rig) = Rig::with("a_removed_pin_is_made_again", Kind::Ext4, &config) else { return };
+    fs::remove_dir_all(&config.pin_dir).unwrap();
+    assert!(!rig.capture().health().unwrap().problems.is_empty());
+    rig.capture().pin_again().unwrap();
+    assert_eq!(rig.capture().health().unwrap().problems, []);
+    drop(rig.capture.take());
+    let (capture, started) = Capture::start(&config).unwrap();
+    assert_eq!(started, Started::Resumed);
+    rig.capture = Some(capture);
 }
 
 #[test]

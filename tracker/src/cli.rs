@@ -12,6 +12,7 @@ use crate::error::{AppError, ExitCode};
 use crate::logging;
 
 // Public, because their owners fill in reports and entries that are printed here.
+pub mod acknowledge;
 pub mod cat;
 pub mod completions;
 pub mod config;
@@ -92,6 +93,7 @@ pub enum Verb {
     Daemon(daemon::DaemonArgs),
     Status(status::StatusArgs),
     Sync(sync::SyncArgs),
+    Acknowledge(acknowledge::AcknowledgeArgs),
     Watch(watch::WatchArgs),
     Log(log::LogArgs),
     Ls(ls::LsArgs),
@@ -137,6 +139,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, AppError> {
         Verb::Daemon(args) => daemon::run(&args, &global, &mut out),
         Verb::Status(args) => status::run(&args, &global, &mut out),
         Verb::Sync(args) => sync::run(&args, &global, &mut out),
+        Verb::Acknowledge(args) => acknowledge::run(&args, &global, &mut out),
         Verb::Watch(args) => watch::run(&args, &global, &mut out),
         Verb::Log(args) => log::run(&args, &global, &mut out),
         Verb::Ls(args) => ls::run(&args, &global, &mut out),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::capture::BackEnd;
+use crate::capture::{BackEnd, MapEntries};
 use crate::error::{AppError, ExitCode};
 use crate::guard::{self, GuardedVolume};
 use crate::location;
@@ -26,6 +26,8 @@ pub const INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
 pub const INTERVAL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// Where a daemon serves its metrics unless the configuration says otherwise.
 pub const METRICS_LISTEN_DEFAULT: &str = "127.0.0.1:9750";
+/// How many entries a kernel map may have: fewer would hold nothing, more would not be allocated at once.
+pub const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 8..=1 << 24;
 /// Longest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -87,6 +89,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// `None`: no HTTP endpoints.
     pub metrics_listen: Option<SocketAddr>,
+    /// Sizes of the capture's maps, which bound its kernel memory.
+    pub kernel_maps: MapEntries,
     pub volumes: Vec<VolumeConfig>,
 }
 
@@ -171,7 +175,18 @@ struct RawConfig {
     #[serde(default)]
     metrics: RawMetrics,
     #[serde(default)]
+    kernel_maps: RawMaps,
+    #[serde(default)]
     volume: Vec<Spanned<RawVolume>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMaps {
+    dirty: Option<Spanned<u32>>,
+    inode: Option<Spanned<u32>>,
+    watch: Option<Spanned<u32>>,
+    inflight: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -254,6 +269,51 @@ pub fn parse_interval(text: &str) -> Result<Duration, String> {
     Err(format!("the interval must lie between {} and {}", show(*INTERVAL_RANGE.start()), show(*INTERVAL_RANGE.end())))
 }
 
+/// Sets one size of the kernel maps, written as `MAP=ENTRIES`.
+pub fn parse_map_entries(text: &str) -> Result<(KernelMap, u32), String> {
+    let (map, entries) = text.split_once('=').ok_or_else(|| format!("`{text}` is not MAP=ENTRIES"))?;
+    let known = [KernelMap::Dirty, KernelMap::Inode, KernelMap::Watch, KernelMap::Inflight];
+    let map = known.into_iter().find(|known| known.name() == map);
+    let map = map.ok_or("the maps are dirty, inode, watch and inflight")?;
+    let entries = entries.parse().map_err(|_| format!("`{entries}` is no number of entries"))?;
+    check_entries(entries).map(|()| (map, entries))
+}
+
+fn check_entries(entries: u32) -> Result<(), String> {
+    let (least, most) = (ENTRIES_RANGE.start(), ENTRIES_RANGE.end());
+    if ENTRIES_RANGE.contains(&entries) { Ok(()) } else { Err(format!("a map has from {least} to {most} entries")) }
+}
+
+/// A kernel map whose size is the operator's to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelMap {
+    Dirty,
+    Inode,
+    Watch,
+    Inflight,
+}
+
+impl KernelMap {
+    fn name(self) -> &'static str {
+        match self {
+            KernelMap::Dirty => "dirty",
+            KernelMap::Inode => "inode",
+            KernelMap::Watch => "watch",
+            KernelMap::Inflight => "inflight",
+        }
+    }
+
+    /// Its size in `entries`.
+    pub fn of(self, entries: &mut MapEntries) -> &mut u32 {
+        match self {
+            KernelMap::Dirty => &mut entries.dirty,
+            KernelMap::Inode => &mut entries.inode,
+            KernelMap::Watch => &mut entries.watch,
+            KernelMap::Inflight => &mut entries.inflight,
+        }
+    }
+}
+
 /// Reads where to serve the metrics: `ADDRESS:PORT`, or `off`.
 pub fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" {
@@ -285,7 +345,20 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
         Some(text) => check.parsed(text, |t| parse_interval(t)),
         None => Some(INTERVAL_DEFAULT),
     };
-    let mut config = Config { file: None, state_dir, metrics_listen, volumes: Vec::new() };
+    let mut kernel_maps = MapEntries::default();
+    for (map, entries) in [
+        (KernelMap::Dirty, &raw.kernel_maps.dirty),
+        (KernelMap::Inode, &raw.kernel_maps.inode),
+        (KernelMap::Watch, &raw.kernel_maps.watch),
+        (KernelMap::Inflight, &raw.kernel_maps.inflight),
+    ] {
+        if let Some(entries) = entries
+            && check.parsed(entries, |entries| check_entries(*entries)).is_some()
+        {
+            *map.of(&mut kernel_maps) = *entries.get_ref();
+        }
+    }
+    let mut config = Config { file: None, state_dir, metrics_listen, kernel_maps, volumes: Vec::new() };
     let mut lines = Vec::new();
     let mut names = HashSet::new();
     // The back end that some volume wants and no other: the programs of a process are of one.

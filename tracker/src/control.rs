@@ -37,6 +37,9 @@ pub trait Control: Send + Sync {
     /// What is not done when `timeout` has passed is in the reply. A `timeout` of zero asks for a flush and returns.
     fn sync(&self, volume: Option<&str>, timeout: Duration) -> Result<SyncReply, ControlError>;
 
+    /// Takes the write-back errors of a volume as seen by a person: they are no longer a reason to be degraded.
+    fn acknowledge(&self, volume: &str) -> Result<(), ControlError>;
+
     /// Reads the configuration again and applies it; without a configuration file, `ControlError::Unsupported`.
     fn reload(&self) -> Result<(), ControlError>;
 
@@ -85,6 +88,7 @@ impl From<ControlError> for AppError {
 pub enum Request {
     Status,
     Sync { volume: Option<String>, timeout_ms: u64 },
+    Acknowledge { volume: String },
     Reload,
     Stop,
 }
@@ -111,6 +115,7 @@ pub fn answer(control: &dyn Control, request: &Request) -> Reply {
         Request::Sync { volume, timeout_ms } => {
             control.sync(volume.as_deref(), Duration::from_millis(*timeout_ms)).map(|sync| Reply::Sync { sync })
         }
+        Request::Acknowledge { volume } => control.acknowledge(volume).map(|()| Reply::Done),
         Request::Reload => control.reload().map(|()| Reply::Done),
         Request::Stop => Ok(Reply::Done),
     };

@@ -164,6 +164,8 @@ pub struct VolumeStatus {
     /// Flushes that took longer than the interval allows.
     pub late: u64,
     pub write_back_errors: u64,
+    /// Those that nobody has acknowledged, of earlier processes too.
+    pub write_back: Option<crate::volume::write_back::WriteBack>,
     /// At most `UNREADABLE_MAX`.
     pub unreadable: Vec<Unreadable>,
     pub unreadable_total: u64,

@@ -171,7 +171,7 @@ pub fn rfc3339(unix_nanos: u64) -> String {
 }
 
 /// Bytes of a file name or path in JSON: `path` where they are UTF-8, else `path_base64`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PathField {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,

@@ -68,8 +68,19 @@ pub struct InflightWrite {
     pub len: u64,
     /// Bits of `common::maps::flag`.
     pub flags: u64,
-    /// `CLOCK_MONOTONIC` at its begin, ns. One that failed before it was submitted stays until `forget_inflight`.
+    /// `CLOCK_MONOTONIC` at its begin, ns. A direct write that failed before it was submitted stays until its request block is
+    /// used again.
     pub began_ns: u64,
+    /// Its key in the INFLIGHT map.
+    pub key: u64,
+}
+
+impl InflightWrite {
+    /// The task that is in the call; `None` for a direct write.
+    #[must_use]
+    pub fn task(&self) -> Option<u32> {
+        common::maps::call_task(self.key)
+    }
 }
 
 /// The bits that stand for inodes whose marks found no room: a hit means "compare the whole file".
@@ -192,7 +203,8 @@ impl Capture {
         }
         let inflight = inflight
             .into_iter()
-            .map(|(_, write)| InflightWrite {
+            .map(|(key, write)| InflightWrite {
+                key,
                 dev: write.dev,
                 ino: write.ino,
                 start: write.start,
@@ -230,27 +242,15 @@ impl Capture {
         Ok(())
     }
 
-    /// Forgets direct writes that began before `before_ns` (`CLOCK_MONOTONIC`): requests that failed before they were
-    /// submitted leave their entry behind. From then on, completions without an entry are marked, so that a slow one is not
-    /// lost; direct reads are marked too, which costs comparing.
+    /// Forgets calls whose task is no more: their return was missed, and nothing else would ever remove them. Their marks
+    /// must be saved by now.
     ///
     /// # Errors
-    /// When a map fails.
-    pub fn forget_inflight(&self, before_ns: u64) -> Result<usize, CaptureError> {
-        let failed = |what| move |source| CaptureError::Map { what, map: "INFLIGHT", source };
-        let all = self.maps.inflight.read_all().map_err(failed("reading"))?;
-        let old: Vec<u64> = all.iter().filter(|(_, write)| write.began_ns < before_ns).map(|(key, _)| *key).collect();
-        if !old.is_empty() {
-            // First, and for all programs: a completion must find the entry or the order to do without.
-            self.maps.ctrl.set(ctrl::MARK_UNKNOWN_DIO, 1).map_err(|source| CaptureError::Map {
-                what: "setting",
-                map: "CTRL",
-                source,
-            })?;
-            self.grace()?;
-            self.maps.inflight.remove_all(&old).map_err(failed("clearing"))?;
-        }
-        Ok(old.len())
+    /// When the map fails.
+    pub fn forget_calls(&self, ended: &[InflightWrite]) -> Result<(), CaptureError> {
+        let keys: Vec<u64> = ended.iter().map(|call| call.key).collect();
+        let failed = |source| CaptureError::Map { what: "clearing", map: "INFLIGHT", source };
+        if keys.is_empty() { Ok(()) } else { self.maps.inflight.remove_all(&keys).map_err(failed) }
     }
 
     /// Counters as they are now.

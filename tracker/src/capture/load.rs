@@ -59,14 +59,14 @@ pub(super) fn fresh(
     }
     loader.override_global(LOG_LEVEL, &level, false);
     for (map, entries) in [
-        ("DIRTY0", config.dirty_entries),
-        ("DIRTY1", config.dirty_entries),
-        ("INODE0", config.inode_entries),
-        ("INODE1", config.inode_entries),
+        ("DIRTY0", config.entries.dirty),
+        ("DIRTY1", config.entries.dirty),
+        ("INODE0", config.entries.inode),
+        ("INODE1", config.entries.inode),
         ("OVERFLOW0", OVERFLOW_WORDS),
         ("OVERFLOW1", OVERFLOW_WORDS),
-        ("WATCH", config.watch_entries),
-        ("INFLIGHT", config.inflight_entries),
+        ("WATCH", config.entries.watch),
+        ("INFLIGHT", config.entries.inflight),
     ] {
         loader.map_max_entries(map, entries);
     }

@@ -58,21 +58,39 @@ pub fn object() -> Option<&'static [u8]> {
 #[repr(C, align(32))]
 struct Aligned<T: ?Sized>(T);
 
-/// How capture is set up. Sizes count entries and are fixed when the maps are made.
+/// Entries of the kernel maps, which bound the kernel memory of the capture. Fixed when the maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntries {
+    /// Entries of each DIRTY map: 2 MiB groups with marks per drain, about 150 bytes of kernel memory each, twice.
+    pub dirty: u32,
+    /// Entries of each INODE map: inodes with flags per drain, about 90 bytes each, twice.
+    pub inode: u32,
+    /// Entries of the WATCH map: inodes watched, about 80 bytes each.
+    pub watch: u32,
+    /// Entries of the INFLIGHT map: direct writes under way.
+    pub inflight: u32,
+}
+
+impl Default for MapEntries {
+    fn default() -> Self {
+        Self {
+            dirty: limits::DIRTY_ENTRIES,
+            inode: limits::INODE_ENTRIES,
+            watch: limits::WATCH_ENTRIES,
+            inflight: limits::INFLIGHT_ENTRIES,
+        }
+    }
+}
+
+/// How capture is set up.
 #[derive(Clone, Debug)]
 pub struct CaptureConfig {
     /// Directory on a bpffs for the pins; made if absent.
     pub pin_dir: PathBuf,
     /// Which programs are attached; `Scan` attaches none and cannot be started.
     pub back_end: BackEnd,
-    /// Entries of each DIRTY map: 2 MiB groups with marks per drain, about 150 bytes of kernel memory each, twice.
-    pub dirty_entries: u32,
-    /// Entries of each INODE map: inodes with flags per drain, about 90 bytes each, twice.
-    pub inode_entries: u32,
-    /// Entries of the WATCH map: inodes watched, about 80 bytes each.
-    pub watch_entries: u32,
-    /// Entries of the INFLIGHT map: direct writes under way.
-    pub inflight_entries: u32,
+    /// Sizes of the maps.
+    pub entries: MapEntries,
     /// Whether programs log every mark; for debugging, slow.
     pub log_marks: bool,
     /// Programs that are left out, though the kernel could have them: tests show so that each is missed.
@@ -86,10 +104,7 @@ impl CaptureConfig {
         Self {
             pin_dir: pin_dir.into(),
             back_end,
-            dirty_entries: limits::DIRTY_ENTRIES,
-            inode_entries: limits::INODE_ENTRIES,
-            watch_entries: limits::WATCH_ENTRIES,
-            inflight_entries: limits::INFLIGHT_ENTRIES,
+            entries: MapEntries::default(),
             log_marks: false,
             without: Vec::new(),
         }
@@ -118,6 +133,8 @@ pub enum Why {
     OtherBoot,
     /// A link's program is not the pinned one.
     OtherProgram,
+    /// The pinned maps have other sizes than are asked for.
+    OtherSizes,
     /// The pinned set is that of another back end.
     OtherBackEnd,
     /// A tracepoint has appeared since (its module was loaded).

@@ -14,7 +14,7 @@ use common::{
 };
 
 use super::{
-    BackEnd, CaptureConfig, CaptureError, Started, Why,
+    BackEnd, CaptureConfig, CaptureError, MapEntries, Started, Why,
     choose::{Choice, Facts, choose},
     drain::Drained,
     health::Seen,
@@ -190,6 +190,9 @@ impl Capture {
         if control(ctrl::BACK_END) != Some(config.back_end.word()) {
             return Err(Why::OtherBackEnd);
         }
+        if capture.maps.entries() != config.entries {
+            return Err(Why::OtherSizes);
+        }
         if load::attachable(types).into_iter().any(|hook| !capture.is_attached(hook.program)) {
             return Err(Why::NewTracepoint);
         }
@@ -294,6 +297,24 @@ impl Capture {
         if self.pinned { remove_pins(&self.pin_dir) } else { Ok(()) }
     }
 
+    /// Pins again what this process still holds and whose pin was removed, so that marks outlive it as before.
+    ///
+    /// # Errors
+    /// When a pin cannot be made.
+    pub fn pin_again(&self) -> Result<(), CaptureError> {
+        let dir = &self.pin_dir;
+        let failed = |source| CaptureError::File { what: "make pin directory", path: dir.clone(), source };
+        fs::create_dir_all(dir).map_err(failed)?;
+        for (name, fd) in MAPS.into_iter().zip(self.maps.fds()) {
+            pin_again(map_path(dir, name), fd)?;
+        }
+        for attached in &self.attached {
+            pin_again(program_path(dir, attached.name), attached.program.as_fd())?;
+            pin_again(link_path(dir, attached.name), attached.link.as_fd())?;
+        }
+        Ok(())
+    }
+
     /// Kernel memory of the maps, in bytes, as the kernel accounts it.
     #[must_use]
     pub fn kernel_memory_bytes(&self) -> u64 {
@@ -313,6 +334,15 @@ impl Maps {
             watch: table(pin_dir, "WATCH")?,
             inflight: table(pin_dir, "INFLIGHT")?,
         })
+    }
+
+    fn entries(&self) -> MapEntries {
+        MapEntries {
+            dirty: self.dirty[0].entries(),
+            inode: self.inode[0].entries(),
+            watch: self.watch.entries(),
+            inflight: self.inflight.entries(),
+        }
     }
 
     fn fds(&self) -> [BorrowedFd<'_>; 11] {
@@ -357,6 +387,14 @@ pub(super) fn program_path(pin_dir: &Path, program: &str) -> PathBuf {
 
 pub(super) fn link_path(pin_dir: &Path, program: &str) -> PathBuf {
     pin_dir.join(format!("link_{program}"))
+}
+
+/// Pins an object of the kernel again where its pin is gone.
+fn pin_again(path: PathBuf, fd: BorrowedFd<'_>) -> Result<(), CaptureError> {
+    match sys::pin(&path, fd) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|source| CaptureError::File { what: "pin again", path, source }),
+    }
 }
 
 /// Removes a pin directory and what is in it; links first, so that no program runs without its maps being readable.

@@ -18,6 +18,7 @@ const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
 const MAP_NEXT_KEY: i32 = 4;
+const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
@@ -184,6 +185,12 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     owned(bpf(OBJ_GET, &mut ObjectAttr { path: address(path.as_ptr()), fd: 0, file_flags: 0 })?)
 }
 
+/// Pins a map, program or link.
+pub(super) fn pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(OBJ_PIN, &mut ObjectAttr { path: address(path.as_ptr()), fd: raw(fd), file_flags: 0 }).map(drop)
+}
+
 /// Information about a program.
 pub(super) fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let mut info = ProgramInfoRaw::default();
@@ -244,6 +251,7 @@ impl Grace {
 #[derive(Debug)]
 pub(super) struct Table<K, V> {
     fd: OwnedFd,
+    entries: u32,
     kind: std::marker::PhantomData<(K, V)>,
 }
 
@@ -260,11 +268,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
         if info[2] as usize != size_of::<K>() || info[3] as usize != size_of::<V>() {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
         }
-        Ok(Self { fd, kind: std::marker::PhantomData })
+        Ok(Self { fd, entries: info[4], kind: std::marker::PhantomData })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// How many elements it can hold.
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
     }
 
     fn element(&self, key: u64, value: u64, flags: u64) -> ElementAttr {

@@ -7,7 +7,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Global, Out, serve};
-use crate::config::{CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, VolumeConfig, parse_interval};
+use crate::capture::MapEntries;
+use crate::config::{
+    CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, parse_interval,
+    parse_map_entries,
+};
 use crate::error::{AppError, ExitCode};
 use crate::guard;
 use crate::location;
@@ -36,6 +40,9 @@ pub struct ProtectArgs {
     /// My word that no other host writes this volume: accept a store that cannot refuse a second writer.
     #[arg(long)]
     pub single_writer: bool,
+    /// Size of a kernel map: dirty, inode, watch or inflight [default: 131072, 65536, 262144, 16384].
+    #[arg(long, value_name = "MAP=ENTRIES", value_parser = parse_map_entries)]
+    pub map_entries: Vec<(KernelMap, u32)>,
     /// Serve /metrics, /healthz and /readyz here [default: off].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
@@ -76,5 +83,10 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     let interval = args.interval.unwrap_or(INTERVAL_DEFAULT);
     let volume =
         VolumeConfig { name, source, store, interval, capture: args.capture, single_writer: args.single_writer };
-    Ok(Config { file: None, state_dir: None, metrics_listen: args.metrics_listen, volumes: vec![volume] })
+    let mut kernel_maps = MapEntries::default();
+    for (map, entries) in &args.map_entries {
+        *map.of(&mut kernel_maps) = *entries;
+    }
+    let metrics_listen = args.metrics_listen;
+    Ok(Config { file: None, state_dir: None, metrics_listen, kernel_maps, volumes: vec![volume] })
 }

@@ -71,7 +71,7 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
     if !v.fenced_store && v.state != State::Starting {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
-    if v.write_back_errors > 0 {
+    if v.write_back_errors > 0 && v.write_back.is_none() {
         notes.push(format!("{} write-back errors: the disk lost writes of an application", v.write_back_errors));
     }
     for file in v.unreadable.iter().take(10) {

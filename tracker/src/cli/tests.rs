@@ -25,6 +25,7 @@ fn the_verbs_are_the_designs() {
         "daemon",
         "status",
         "sync",
+        "acknowledge",
         "watch",
         "log",
         "ls",

@@ -125,3 +125,18 @@ fn volumes_that_ask_for_two_back_ends_are_refused() {
         assert!(parse(&two("kprobe", other)).is_ok(), "{other}");
     }
 }
+
+/// The kernel memory of the capture is what these sizes make it.
+#[test]
+fn sizes_of_the_kernel_maps_are_read_and_bounded() {
+    let config = |lines: &str| parse(&format!("{lines}\n{}", volume(""))).map(|(config, _)| config.kernel_maps);
+    assert_eq!(config("").unwrap(), MapEntries::default());
+    let small = config("[kernel_maps]\ndirty = 16\nwatch = 4096").unwrap();
+    assert_eq!((small.dirty, small.watch, small.inode), (16, 4096, MapEntries::default().inode));
+    assert!(config("[kernel_maps]\ninode = 7").unwrap_err()[0].to_string().starts_with("line 2: a map has from 8"));
+    assert!(config("[kernel_maps]\nother = 100").is_err());
+    assert_eq!(parse_map_entries("inflight=99"), Ok((KernelMap::Inflight, 99)));
+    for wrong in ["dirty", "dirty=", "dirty=7", "other=99", "dirty=99999999"] {
+        assert!(parse_map_entries(wrong).is_err(), "{wrong}");
+    }
+}

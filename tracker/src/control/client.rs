@@ -40,6 +40,14 @@ impl Client {
         }
     }
 
+    /// As `Control::acknowledge`.
+    pub fn acknowledge(&self, volume: &str) -> Result<(), AppError> {
+        match self.ask(&Request::Acknowledge { volume: volume.to_owned() }, Duration::ZERO)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     pub fn reload(&self) -> Result<(), AppError> {
         match self.ask(&Request::Reload, Duration::from_secs(60))? {
             Reply::Done => Ok(()),

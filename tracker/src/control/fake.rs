@@ -56,6 +56,11 @@ impl Control for Fake {
         }
     }
 
+    fn acknowledge(&self, volume: &str) -> Result<(), ControlError> {
+        self.note(format!("acknowledge {volume}"));
+        Ok(())
+    }
+
     fn reload(&self) -> Result<(), ControlError> {
         self.note("reload".into());
         match self.refuse_reload.lock().unwrap().clone() {

@@ -73,6 +73,9 @@ fn clean_by(fs: FsType, data_journal: bool, fd: &OwnedFd) -> CleanBy {
     }
 }
 
+/// No file reaches here.
+const BEHIND_EVERY_END: u64 = 1 << 62;
+
 impl OpenFile {
     pub fn clean_by(&self) -> CleanBy {
         self.clean_by
@@ -118,7 +121,13 @@ impl FileOps for OpenFile {
     fn barrier(&mut self) -> Result<(), FileError> {
         match rustix::fs::seek(&self.fd, SeekFrom::Hole(0)) {
             // ENXIO: an empty file. EINVAL: no such seek on this file system, and no lock to wait for by it.
-            Ok(_) | Err(Errno::NXIO | Errno::INVAL) => Ok(()),
+            Ok(_) | Err(Errno::NXIO | Errno::INVAL) => {}
+            Err(errno) => return Err(unreadable(errno)),
+        }
+        // On xfs that takes no lock, and a read does: without it the size would be that of a clone that is half done, which
+        // has marked already and grows the file without a mark. Where nothing is, so that no page is brought in.
+        match rustix::io::pread(&self.fd, &mut [0u8; 1], BEHIND_EVERY_END) {
+            Ok(_) | Err(Errno::INVAL) => Ok(()),
             Err(errno) => Err(unreadable(errno)),
         }
     }

@@ -30,6 +30,9 @@ use crate::units::{PathField, rfc3339};
 /// How long a stop waits for the last flush of a volume.
 const LAST_FLUSH: Duration = Duration::from_secs(30);
 
+/// How long an acknowledgement waits for the flush under way.
+const ACKNOWLEDGE: Duration = Duration::from_secs(8);
+
 /// What of a volume does not change while it runs.
 struct Facts {
     volume_id: String,
@@ -103,7 +106,8 @@ fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> 
     let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
     let facts = choose::Facts { only: forced.map(|(_, back_end)| back_end), ..choose::Facts::gather() };
     let prove = |capture: &mut Capture| prove(capture, config);
-    match Capture::start_best(&CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan), facts, prove) {
+    let wanted = CaptureConfig { entries: config.kernel_maps, ..CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan) };
+    match Capture::start_best(&wanted, facts, prove) {
         Ok((capture, started)) => {
             let resumed = started == Started::Resumed;
             let hub = Hub::new(capture);
@@ -248,6 +252,9 @@ impl Volume {
         status.fenced_store = facts.fenced_store;
         status.reasons.clone_from(&facts.reasons);
         status.reasons.extend(progress.trouble());
+        if progress.watch_full {
+            status.reasons.push("the watch set is full: changes of every inode of the file system are recorded".into());
+        }
         status.armed = progress.armed;
         status.baseline_seq = progress.baseline_seq;
         status.loss_window_seconds = oldest.map_or(0.0, |at| now_ns().saturating_sub(at) as f64 / 1e9);
@@ -270,6 +277,7 @@ impl Volume {
         status.carried = totals.carried + totals.late;
         status.late = totals.slow_flushes;
         status.write_back_errors = totals.write_back_errors;
+        status.write_back.clone_from(&progress.write_back);
         status.unreadable_total = progress.unreadable.len() as u64;
         status.unreadable = unreadable(&progress.unreadable);
         status.removals_waiting = progress.removals_waiting;
@@ -342,6 +350,17 @@ impl Control for Fleet {
             }
         }
         Ok(reply)
+    }
+
+    fn acknowledge(&self, name: &str) -> Result<(), ControlError> {
+        let found = self.list().into_iter().find(|volume| volume.config.name == name);
+        let Some(volume) = found else { return Err(ControlError::UnknownVolume { volume: name.to_owned() }) };
+        if volume.shared.acknowledge(ACKNOWLEDGE) {
+            return Ok(());
+        }
+        let busy = || AppError::new(ExitCode::Error, "its flush does not end; ask again");
+        let failure = volume.status().failure.unwrap_or_else(busy);
+        Err(ControlError::Ended { volume: name.to_owned(), failure })
     }
 
     fn reload(&self) -> Result<(), ControlError> {

@@ -14,7 +14,8 @@ use engine::model::{FileId, Kind};
 use super::pending::{Pending, now_ns};
 use common::maps::flag;
 
-use crate::capture::{BackEnd, Capture, CaptureError, InodeMarks, Problem, Retired, WatchOutcome};
+use super::inflight;
+use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, InodeMarks, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
 
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,8 @@ struct Inner {
     this_swap_ns: u64,
     facts: HubFacts,
     left_over: bool,
+    /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
+    inflight_before: u64,
 }
 
 impl Hub {
@@ -98,6 +101,7 @@ impl Hub {
                 this_swap_ns: now,
                 facts: HubFacts::default(),
                 left_over: false,
+                inflight_before: 0,
             }),
         }
     }
@@ -108,7 +112,10 @@ impl Hub {
 
     pub fn add(&self, sink: Arc<Sink>, all_inodes: bool) -> Result<(), HubError> {
         let mut inner = self.inner();
-        inner.capture.track(sink.dev, all_inodes)?;
+        // Never narrowed: where the watch set was full before, for this volume or for another one of the superblock, it does
+        // not hold every inode, and marking all is what stands for the rest.
+        let all = all_inodes || inner.capture.tracked()?.contains(&(sink.dev, true));
+        inner.capture.track(sink.dev, all)?;
         inner.sinks.push(sink);
         Ok(())
     }
@@ -143,7 +150,17 @@ impl Hub {
 
     pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, HubError> {
         let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
-        Ok(self.inner().capture.watch(&keys)?)
+        let inner = self.inner();
+        let before = inner.capture.tracked()?;
+        let outcome = inner.capture.watch(&keys)?;
+        if outcome != WatchOutcome::Watching && !before.contains(&(dev, true)) {
+            // Nothing is known to be lost. The file system is taken from one way of recording to another, and its volumes are
+            // not called protected before a whole pass has followed.
+            for sink in inner.sinks.iter().filter(|sink| sink.dev == dev) {
+                sink.widen("watch set full", |_| true)?;
+            }
+        }
+        Ok(outcome)
     }
 
     pub fn unwatch(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
@@ -158,26 +175,67 @@ impl Hub {
 }
 
 impl Inner {
+    /// Leaves out what `inflight` says need not be marked now; gives what can be forgotten after this drain.
+    fn age_inflight(&mut self, retired: &mut Retired) -> Vec<InflightWrite> {
+        let now = inflight::monotonic_ns();
+        let before = std::mem::replace(&mut self.inflight_before, now);
+        let ended: Vec<InflightWrite> = retired.inflight.iter().filter(|io| inflight::is_over(io)).copied().collect();
+        retired.inflight.retain(|io| inflight::is_due(io, before, now));
+        ended
+    }
+
     /// Whatever makes the capture doubtful since the last drain, in a closed set of words. Doubts that a mark or an
     /// overflow bit stands for already are not among them.
     fn check_health(&mut self) -> Result<Vec<&'static str>, HubError> {
         let health = self.capture.health()?;
-        let mut doubts: Vec<&'static str> = Vec::new();
-        for problem in &health.problems {
-            let word = match problem {
-                Problem::LinkGone { .. } => "link gone",
-                Problem::ProgramChanged { .. } => "program changed",
-                Problem::Missed { .. } => "missed program run",
-                Problem::Doubt { counter: "lost", .. } => "mark lost",
-                Problem::Doubt { .. } => continue,
-            };
-            tracing::warn!(?problem, "marks may be missing: everything is compared");
-            doubts.push(word);
+        if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))
+            && let Err(error) = self.capture.pin_again()
+        {
+            // Told again at the next drain, which compares everything again: the volume does not come to rest.
+            tracing::warn!(%error, "a removed pin cannot be made again");
         }
-        doubts.sort_unstable();
-        doubts.dedup();
-        Ok(doubts)
+        Ok(doubts_of(&health.problems))
     }
+}
+
+/// The doubts, in a closed set of words, that no mark stands for already.
+fn doubts_of(problems: &[Problem]) -> Vec<&'static str> {
+    let mut doubts: Vec<&'static str> = Vec::new();
+    for problem in problems {
+        let word = match problem {
+            Problem::LinkGone { .. } => "link gone",
+            Problem::ProgramChanged { .. } => "program changed",
+            Problem::Missed { .. } => "missed program run",
+            Problem::Doubt { counter: "lost", .. } => "mark lost",
+            // The file is marked to be read again; what is left to do is to count it under its name.
+            Problem::Doubt { .. } => continue,
+        };
+        tracing::warn!(?problem, "marks may be missing: everything is compared");
+        doubts.push(word);
+    }
+    doubts.sort_unstable();
+    doubts.dedup();
+    doubts
+}
+
+/// What a drain took out of the kernel's maps, as the engine takes it: marks of each inode, by superblock. An inode can stand
+/// there twice. Overflow is not among it.
+#[must_use]
+pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>> {
+    let mut by_dev: BTreeMap<u32, Vec<(u64, Marks)>> = BTreeMap::new();
+    for ((dev, ino), marks) in &retired.inodes {
+        by_dev.entry(*dev).or_default().push((*ino, marks_of(marks)));
+    }
+    for io in &retired.inflight {
+        // Begun and not completed: its range stays dirty at every drain.
+        let mut marks = marks_of(&InodeMarks { flags: io.flags, ..InodeMarks::default() });
+        match io.len {
+            u64::MAX => marks.from = Some(io.start),
+            len => marks.mark_bytes(io.start, io.start.saturating_add(len)),
+        }
+        by_dev.entry(io.dev).or_default().push((io.ino, marks));
+    }
+    by_dev
 }
 
 fn marks_of(marks: &InodeMarks) -> Marks {
@@ -206,23 +264,12 @@ impl DrainWorld for Inner {
     }
 
     fn save_retired(&mut self) -> Result<(), HubError> {
-        let retired: Retired = self.capture.read_retired()?;
+        let mut retired: Retired = self.capture.read_retired()?;
         let doubts = self.check_health()?;
         // A mark is at least as young as the swap before the one that retired it.
         let since = self.last_swap_ns;
-        let mut by_dev: BTreeMap<u32, Vec<(u64, Marks)>> = BTreeMap::new();
-        for ((dev, ino), marks) in &retired.inodes {
-            by_dev.entry(*dev).or_default().push((*ino, marks_of(marks)));
-        }
-        for io in &retired.inflight {
-            // Begun and not completed: its range stays dirty at every drain.
-            let mut marks = marks_of(&InodeMarks { flags: io.flags, ..InodeMarks::default() });
-            match io.len {
-                u64::MAX => marks.from = Some(io.start),
-                len => marks.mark_bytes(io.start, io.start.saturating_add(len)),
-            }
-            by_dev.entry(io.dev).or_default().push((io.ino, marks));
-        }
+        let ended = self.age_inflight(&mut retired);
+        let by_dev = marks_by_superblock(&retired);
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
         for sink in &self.sinks {
             let mut mine = Vec::new();
@@ -239,10 +286,30 @@ impl DrainWorld for Inner {
                 sink.widen(doubt, |_| true)?;
             }
         }
-        Ok(())
+        Ok(self.capture.forget_calls(&ended)?)
     }
 
     fn clear_retired(&mut self) -> Result<(), HubError> {
         Ok(self.capture.clear_retired()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run that the kernel skipped cannot be brought about at will; what follows from the kernel's count of them is this.
+    #[test]
+    fn each_problem_of_the_capture_is_a_doubt_by_name() {
+        let found = doubts_of(&[
+            Problem::Missed { program: "dio_complete", runs: 3 },
+            Problem::Missed { program: "dirty_folio", runs: 1 },
+            Problem::LinkGone { program: "dirty_folio" },
+            Problem::ProgramChanged { program: "dirty_folio" },
+            Problem::Doubt { counter: "lost", times: 1 },
+            Problem::Doubt { counter: "overflow", times: 9 },
+        ]);
+        assert_eq!(found, ["link gone", "mark lost", "missed program run", "program changed"]);
+        assert_eq!(doubts_of(&[]), [""; 0]);
     }
 }

@@ -7,6 +7,7 @@ mod covered;
 pub mod era;
 pub mod fleet;
 pub mod hub;
+mod inflight;
 pub mod open;
 pub mod pending;
 pub mod pool;
@@ -14,6 +15,7 @@ pub mod run;
 mod tick;
 pub mod trust;
 pub mod world;
+pub mod write_back;
 
 use engine::model::Id;
 

@@ -17,6 +17,7 @@ use super::era;
 use super::open::Opened;
 use super::pending::now_ns;
 use super::world::WorldError;
+use super::write_back::WriteBack;
 use crate::error::{AppError, ExitCode};
 use crate::status::Histogram;
 
@@ -57,6 +58,12 @@ pub struct Progress {
     pub unsettled: bool,
     pub watch_full: bool,
     pub stalled: u64,
+    /// Why content is being read again, and how often that was found: until a flush that leaves nothing over.
+    pub doubts: BTreeMap<String, u64>,
+    /// Write-back errors that nobody has acknowledged.
+    pub write_back: Option<WriteBack>,
+    /// Somebody has; the volume's thread has not taken note yet.
+    acknowledge: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +117,12 @@ impl Progress {
         if !self.unreadable.is_empty() {
             why.push(format!("{} files or directories cannot be read", self.unreadable.len()));
         }
+        for (cause, times) in &self.doubts {
+            why.push(format!("{cause} ({times} times): what it concerns is being read again"));
+        }
+        if let Some(errors) = &self.write_back {
+            why.push(errors.to_string());
+        }
         if self.totals.write_back_failing > 0 {
             why.push(format!(
                 "write-back fails for {} files: their owner may have lost data",
@@ -118,9 +131,6 @@ impl Progress {
         }
         if self.unsettled {
             why.push("the store has not told whether the last commit took effect".into());
-        }
-        if self.watch_full {
-            why.push("the watch set is full: every inode of the file system is marked".into());
         }
         if self.stalled > 0 {
             why.push(format!("{} files wait for a writer or write-back that does not end", self.stalled));
@@ -180,6 +190,24 @@ impl Shared {
         result
     }
 
+    /// Takes the write-back errors as seen. False: the volume's thread did not take note within `timeout`.
+    pub fn acknowledge(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut progress = self.progress();
+        progress.acknowledge = true;
+        progress.hurry += 1;
+        self.changed.notify_all();
+        while progress.acknowledge && !matches!(progress.phase, Phase::Fenced | Phase::Stopped) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        progress.hurry -= 1;
+        !progress.acknowledge
+    }
+
     /// Waits until the volume is armed and its baseline is committed, or has ended.
     pub fn wait_ready(&self) -> Phase {
         let mut progress = self.progress();
@@ -213,9 +241,11 @@ impl Runner {
     /// Runs until `stop`, a fence, or a final error.
     pub fn run(mut self) -> Result<(), AppError> {
         let phase = self.opened.first_phase;
+        let write_back = WriteBack::load(&self.opened.world.catalog);
         let head = self.opened.world.catalog.head().ok().flatten().map(|head| head.seq);
         self.shared.update(|progress| {
             progress.phase = phase;
+            progress.write_back = write_back;
             progress.armed = true;
             progress.started = Some(Instant::now());
             if phase != Phase::Baseline {
@@ -293,6 +323,7 @@ impl Runner {
             progress.begun += 1;
             (progress.begun, progress.hurry > 0)
         };
+        self.take_acknowledgement()?;
         let now = wall_clock();
         let drain = self.opened.drain(hurry)?;
         self.note_doubts();
@@ -324,18 +355,33 @@ impl Runner {
         self.after(number, began, &outcome, &kept, report)
     }
 
-    fn note_doubts(&self) {
+    fn take_acknowledgement(&self) -> Result<(), WorldError> {
+        if self.shared.progress().acknowledge {
+            WriteBack::forget(&self.opened.world.catalog)?;
+            self.shared.update(|progress| {
+                progress.acknowledge = false;
+                progress.write_back = None;
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes over what the drains have found doubtful. True: there was something.
+    fn note_doubts(&self) -> bool {
         let doubts = match &self.opened.sink {
             Some(sink) => std::mem::take(&mut *sink.doubts.lock().unwrap_or_else(PoisonError::into_inner)),
             None => BTreeMap::new(),
         };
-        if !doubts.is_empty() {
+        let any = !doubts.is_empty();
+        if any {
             self.shared.update(|progress| {
                 for (cause, count) in doubts {
+                    *progress.doubts.entry(cause.clone()).or_default() += count;
                     *progress.totals.rescan_reasons.entry(cause).or_default() += count;
                 }
             });
         }
+        any
     }
 
     fn after(
@@ -348,19 +394,33 @@ impl Runner {
     ) -> Result<bool, WorldError> {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
-        let clean = kept.is_empty() && !unsettled;
+        // Also what another volume's drain, or a new file, has shown meanwhile: its marks came after those of this flush.
+        let doubted = self.note_doubts();
+        let clean = kept.is_empty() && !unsettled && !doubted;
         if clean && !self.trusted {
             self.opened.trust()?;
             self.trusted = true;
         }
         let mut unreadable = BTreeMap::new();
         let mut left_over = Vec::new();
+        let mut write_back = self.shared.progress().write_back.clone();
         for (id, error) in &report.errors {
             let path = self.opened.world.path(*id)?.unwrap_or_default();
             left_over.push(format!("{}: {error}", path.display()));
-            if matches!(error, flush::world::FileError::Unreadable { .. }) {
-                unreadable.insert(path, error.to_string());
+            match error {
+                flush::world::FileError::Unreadable { .. } => {
+                    unreadable.insert(path, error.to_string());
+                }
+                flush::world::FileError::WriteBack { cause } => {
+                    // Perhaps the only report the owner of the application ever gets.
+                    tracing::error!(volume = %self.opened.name, path = %path.display(), %cause, "write-back failed");
+                    write_back.get_or_insert_default().add(&path, cause, now_ns());
+                }
+                _ => {}
             }
+        }
+        if let Some(errors) = write_back.as_ref().filter(|_| self.shared.progress().write_back != write_back) {
+            errors.save(&self.opened.world.catalog)?;
         }
         for (id, cause) in &report.unlisted {
             let path = self.opened.world.path(*id)?.unwrap_or_default();
@@ -402,7 +462,9 @@ impl Runner {
                 }
             }
             progress.ended = number;
+            progress.write_back = write_back;
             if clean {
+                progress.doubts.clear();
                 progress.clean = number;
                 progress.baseline_seq = progress.baseline_seq.or(head);
                 if matches!(progress.phase, Phase::Baseline | Phase::Verifying | Phase::Starting) {
@@ -420,12 +482,6 @@ impl Runner {
                 progress.fenced_at = Some(*seq);
             }
         });
-        for (id, error) in &report.errors {
-            if let flush::world::FileError::WriteBack { cause } = error {
-                // Perhaps the only report the owner of the application ever gets.
-                tracing::error!(volume = %self.opened.name, file = %id, %cause, "write-back failed");
-            }
-        }
         Ok(!matches!(outcome, Outcome::Fenced { .. }))
     }
 }

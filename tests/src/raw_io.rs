@@ -77,6 +77,53 @@ fn submit(ring: &mut io_uring::IoUring, entry: &io_uring::squeue::Entry, expecte
     if result == expected { Ok(()) } else { Err(io::Error::other(format!("io_uring: {result}"))) }
 }
 
+/// Makes `len` bytes at `to` share the blocks of those at `from`, in the same file.
+///
+/// # Errors
+/// The kernel's; `EOPNOTSUPP` where the file system has no clones.
+pub fn clone_range(file: &File, from: u64, len: u64, to: u64) -> io::Result<()> {
+    // _IOW(0x94, 13, struct file_clone_range): source descriptor, source offset, length, offset.
+    const CLONE_RANGE: u64 = 0x4020_940d;
+    let argument = [file.as_raw_fd() as u64, from, len, to];
+    // SAFETY: the argument lives through the call and has the layout that the kernel documents.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), CLONE_RANGE, argument.as_ptr()) }.into()).map(drop)
+}
+
+/// Starts the write-back of all dirty pages and does not wait for it.
+///
+/// # Errors
+/// The kernel's.
+pub fn start_write_back(file: &File) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) }.into()).map(drop)
+}
+
+/// A file system whose writes wait, until this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a File);
+
+impl<'a> Frozen<'a> {
+    /// Freezes the file system of an open file.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(file: &'a File) -> io::Result<Self> {
+        const FREEZE: u64 = 0xc004_5877;
+        // SAFETY: the call takes no argument.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), FREEZE, 0) }.into())?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        const THAW: u64 = 0xc004_5878;
+        // SAFETY: the call takes no argument.
+        let thawed = check(unsafe { libc::ioctl(self.0.as_raw_fd(), THAW, 0) }.into());
+        thawed.expect("a file system that was frozen is thawed");
+    }
+}
+
 /// A shared, writable mapping of a whole file.
 #[derive(Debug)]
 pub struct Mapping {
@@ -116,7 +163,18 @@ impl Mapping {
         // SAFETY: within the mapping.
         unsafe { std::ptr::write_volatile(self.at.add(offset), byte) };
     }
+
+    /// Loads one byte.
+    #[must_use]
+    pub fn load(&self, offset: usize) -> u8 {
+        assert!(offset < self.len);
+        // SAFETY: within the mapping.
+        unsafe { std::ptr::read_volatile(self.at.add(offset)) }
+    }
 }
+
+// SAFETY: plain memory, accessed one volatile byte at a time; it may be moved to another thread.
+unsafe impl Send for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {

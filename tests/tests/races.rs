@@ -1,7 +1,6 @@
 //! The races between a change and a drain, each made to happen: at every moment of a drain and the read after it, and in
 //! the middle of calls that are held up. What is lost with one step left out shows that the test would notice.
 
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -13,7 +12,7 @@ use tests::capture_mounts::{ALL, Kind, Mount};
 use tests::capture_rig::{config, obstacle};
 use tests::mounts::skip;
 use tests::race_bed::{Bed, POINTS, Point, SIZE};
-use tests::raw_io::{Mapping, Pages, SlowSource};
+use tests::raw_io::{Frozen, Mapping, Pages, SlowSource, start_write_back};
 
 const OFF: u64 = 40_960;
 /// File systems with blocks: all that mark dirty folios.
@@ -215,28 +214,6 @@ fn appends_and_truncations_between_statx_and_read_converge() {
     }
 }
 
-struct Frozen<'a>(&'a std::fs::File);
-
-/// `_IOWR('X', 119, int)`, and 120 to thaw.
-fn freeze(file: &std::fs::File, request: u64) {
-    // SAFETY: neither call reads or writes memory of this process.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, 0) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-}
-
-impl<'a> Frozen<'a> {
-    fn new(file: &'a std::fs::File) -> Self {
-        freeze(file, 0xc004_5877);
-        Self(file)
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        freeze(self.0, 0xc004_5878);
-    }
-}
-
 /// A punch that has marked and waits, inside, for a page under write-back; the file system below is frozen, so that this
 /// does not end. Its mark is drained meanwhile, its hole comes later.
 #[test]
@@ -260,10 +237,9 @@ fn a_punch_stalled_behind_its_mark_is_committed() {
         let seen = Mutex::new(Vec::new());
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         thread::scope(|scope| {
-            let frozen = Frozen::new(&handle);
+            let frozen = Frozen::new(&handle).unwrap();
             file.write_all_at(&[2; 65_536], 0).unwrap();
-            // SAFETY: no memory is involved. Only starts the write-back.
-            assert_eq!(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) }, 0);
+            start_write_back(&file).unwrap();
             let punch = scope.spawn(|| fallocate(&file, flags, 0, 65_536));
             until("the punch's mark", || events(&mut bed) > before);
             let flush = scope.spawn(|| bed.flush(&mut |point| seen.lock().unwrap().push(point)));

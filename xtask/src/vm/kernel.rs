@@ -27,7 +27,7 @@ impl Series {
         }
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|series| series.name() == text)
     }
 
@@ -65,6 +65,10 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
+    pub(crate) fn release(&self) -> &str {
+        &self.release
+    }
+
     pub(super) fn image(&self) -> PathBuf {
         self.root.join(format!("boot/vmlinuz-{}", self.release))
     }

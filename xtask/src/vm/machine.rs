@@ -7,9 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::cpio::Archive;
+use super::disk::Disk;
 use super::guest::{self, Files};
 use super::kernel::{self, Kernel};
-use super::modules::{Modules, WANTED};
+use super::modules::{DISKS, Modules, WANTED};
 use crate::gate::stream;
 use crate::sh::{self, Error};
 
@@ -18,6 +19,8 @@ const BUSYBOX: &str = "/bin/busybox";
 const CPUS: u32 = 2;
 /// The guest's memory holds all that it writes: images of file systems as well.
 const MEMORY: &str = "2G";
+/// Folders that are named by a process: of a run, of a fetch, of disks.
+const KINDS: [&str; 3] = ["run", "new", "disks"];
 /// Lines of the kernel's log that are shown when the guest gave no answer.
 const CONSOLE_LINES: usize = 30;
 
@@ -29,6 +32,17 @@ pub(crate) struct Request<'a> {
     pub(crate) variables: &'a [(String, String)],
     /// From the start of QEMU to its end.
     pub(crate) limit: Duration,
+    /// Disks of the guest, `/dev/vda` and on.
+    pub(crate) disks: &'a [Disk],
+}
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With the exit code of its command.
+    Code(u8),
+    /// Its power was cut, as a line asked.
+    Cut,
 }
 
 /// Why no guest can run here, if so: what setup installs and what no setup can.
@@ -47,8 +61,26 @@ pub(crate) fn obstacle() -> Option<String> {
 }
 
 /// Boots `kernel`, runs the request, hands on each line of its output (all are in `log`), and returns its exit code.
-pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, each: impl FnMut(&str)) -> Result<u8, Error> {
-    let folder = Folder::new()?;
+pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, mut each: impl FnMut(&str)) -> Result<u8, Error> {
+    let mut each = |line: &str| {
+        each(line);
+        None
+    };
+    match boot(kernel, request, log, &mut each)? {
+        End::Code(code) => Ok(code),
+        // Nothing asked for it.
+        End::Cut => Ok(u8::MAX),
+    }
+}
+
+/// Like [`run`]; the first line for which `each` gives a duration has the guest's power cut so long after it.
+pub(crate) fn boot(
+    kernel: &Kernel,
+    request: &Request<'_>,
+    log: &Path,
+    each: &mut dyn FnMut(&str) -> Option<Duration>,
+) -> Result<End, Error> {
+    let folder = Folder::new("run")?;
     let shared = folder.path.join("shared");
     fs::create_dir(&shared).map_err(Error::io(format!("cannot create {}", shared.display())))?;
     let write = |path: &Path, bytes: &[u8]| {
@@ -59,16 +91,21 @@ pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, each: impl
     write(&shared.join(guest::BOOT), guest::boot().as_bytes())?;
     write(&shared.join(guest::COMMAND), guest::command(sh::root(), &variables, request.words).as_bytes())?;
     let (initramfs, console) = (folder.path.join("initramfs"), folder.path.join(guest::CONSOLE));
-    write(&initramfs, &archive(kernel)?)?;
+    write(&initramfs, &archive(kernel, request)?)?;
 
     let (image, code) = (kernel.image(), shared.join(guest::CODE));
-    let files = Files { image: &image, initramfs: &initramfs, shared: &shared, console: &console };
+    let files =
+        Files { image: &image, initramfs: &initramfs, shared: &shared, console: &console, disks: request.disks };
     // QEMU dies with us: the kernel sees to it.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(&files, CPUS, MEMORY));
-    let status = stream::limited(&mut command, log, request.limit, each)?;
+    let end = stream::limited(&mut command, log, request.limit, each)?;
+    if end.cut {
+        return Ok(End::Cut);
+    }
+    let status = end.status;
     match fs::read_to_string(&code).ok().and_then(|text| guest::exit_code(&text)) {
-        Some(code) => Ok(code),
+        Some(code) => Ok(End::Code(code)),
         None => {
             let text = fs::read(&console).unwrap_or_default();
             let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
@@ -83,14 +120,15 @@ pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, each: impl
 }
 
 /// The initramfs: busybox, the modules that a guest needs, and its first program.
-fn archive(kernel: &Kernel) -> Result<Vec<u8>, Error> {
+fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>, Error> {
     let tree = kernel.modules();
     let text = |name: &str| {
         let path = tree.join(name);
         fs::read_to_string(&path).map_err(Error::io(format!("cannot read {}", path.display())))
     };
     let modules = Modules::parse(&text("modules.dep")?, &text("modules.builtin")?);
-    let order = modules.load_order(&WANTED).map_err(|module| Error::Missing {
+    let wanted: Vec<&str> = WANTED.into_iter().chain((!request.disks.is_empty()).then_some(DISKS)).collect();
+    let order = modules.load_order(&wanted).map_err(|module| Error::Missing {
         what: format!("the kernel {} has no module {module}", kernel.release),
         help: "remove its folder in target/vm, to have it fetched again".into(),
     })?;
@@ -129,16 +167,18 @@ fn unpacked(path: &Path) -> Result<Vec<u8>, Error> {
     Err(Error::Failed { command: sh::show(&command), status: output.status, output: text })
 }
 
-/// The folder of a run, named by our process id, removed when dropped.
-struct Folder {
-    path: PathBuf,
+/// A folder of this process, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
 }
 
 impl Folder {
-    fn new() -> Result<Self, Error> {
+    /// `kind` is one of [`KINDS`].
+    pub(crate) fn new(kind: &str) -> Result<Self, Error> {
         let base = kernel::folder();
         sweep(&base);
-        let path = base.join(format!("run-{}", std::process::id()));
+        let path = base.join(format!("{kind}-{}", std::process::id()));
         fs::create_dir(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
         Ok(Self { path })
     }
@@ -157,7 +197,7 @@ fn sweep(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = ["run-", "new-"].iter().find_map(|start| name.strip_prefix(start)?.parse::<u32>().ok());
+        let pid = KINDS.iter().find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-')?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // Another run may be at it; what is left then is its affair.
             let _ = fs::remove_dir_all(entry.path());

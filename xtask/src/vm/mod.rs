@@ -3,6 +3,7 @@
 //! written, and nothing stays but the unpacked kernels.
 
 mod cpio;
+mod disk;
 mod guest;
 mod kernel;
 mod machine;
@@ -14,8 +15,9 @@ use std::time::{Duration, Instant};
 use crate::setup;
 use crate::sh::{self, Error};
 
-pub(crate) use kernel::{Series, ensure};
-pub(crate) use machine::{Request, obstacle, run};
+pub(crate) use disk::Disk;
+pub(crate) use kernel::{Kernel, Series, ensure};
+pub(crate) use machine::{End, Folder, Request, boot, obstacle, run};
 
 const USAGE: &str = "usage: cargo xtask vm KERNEL [--timeout SECONDS] [-- COMMAND..]
   KERNEL: 6.1 or 6.12, as Debian 12 has them; without a command the root tests that depend on the kernel run";
@@ -67,7 +69,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     let command = if options.command.is_empty() { default_command()? } else { options.command };
     let variables = test_variables();
     let log = kernel::folder().join(format!("{}.log", options.series.name()));
-    let request = Request { words: &command, variables: &variables, limit: options.limit };
+    let request = Request { words: &command, variables: &variables, limit: options.limit, disks: &[] };
     let started = Instant::now();
     let code = run(&kernel, &request, &log, |line| println!("{line}"))?;
     eprintln!("vm: {}: exit code {code} after {:.1} s", kernel.release, started.elapsed().as_secs_f64());

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 /// the kernel's tree: the check of their signatures takes translated code a second each.
 pub(super) const WANTED: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "loop"];
 
+/// Loaded by a guest that has disks.
+pub(super) const DISKS: &str = "virtio_blk";
+
 /// Module files by name, and for each those it needs.
 #[derive(Debug)]
 pub(super) struct Modules {

@@ -1,0 +1,368 @@
+//! One boot of a machine whose power is cut again and again: what survived the last cut is compared, then a load runs until the
+//! next one. Three volumes, on ext4, xfs and btrfs, one daemon; store and state on a disk of their own. All disks have a
+//! volatile cache, which `xtask/src/vm/disk.rs` describes.
+//!
+//! What is held at each boot, of each volume:
+//! - before any daemon runs: the store verifies, and its newest commit has everything that `sync --wait` acknowledged
+//!   with 0 before the cut. The host remembers what that was, by the lines `ACKNOWLEDGED N`;
+//! - the daemon reads every file again, whatever its times say, and `sync --wait` returns 0;
+//! - then the restored tree is the source, by the oracle of [`crate::compare`].
+//!
+//! A line `FOUND ..` is for people; it counts the files that the cut left with new data under the size, inode and times
+//! that they had before the load: those that a comparison of times would have missed. `COMPARING` and `LOAD` tell the host when to cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::compare::assert_same;
+use crate::daemon::{Answer, binary, utf8};
+use crate::load::Random;
+use crate::loads::mixed::Mixed;
+use crate::mounts::run;
+
+/// Volumes by the file systems they lie on, in the order of the disks behind the first, which has store and state.
+const VOLUMES: [&str; 3] = ["ext4", "xfs", "btrfs"];
+const BASE: &str = "/run/cut";
+/// Longest start, with the programs verified by an emulated processor on a busy machine.
+const READY: Duration = Duration::from_secs(600);
+/// A load that is not cut by then never will be.
+const UNCUT: Duration = Duration::from_secs(300);
+/// Files that are overwritten in place, one after the other, with `fdatasync` after each: their data is on the disk at once,
+/// and their times only with the next commit of the file system's own log.
+const IN_PLACE: u64 = 96;
+const IN_PLACE_SIZE: usize = 12_288;
+/// Acknowledgements of one boot are numbered from its own base.
+const PER_BOOT: u64 = 1_000_000;
+/// Places that acknowledged numbers are written to in turn.
+const PLACES: u64 = 16;
+
+/// What the host says of a boot.
+struct Boot {
+    number: u64,
+    seed: u64,
+    /// The last number that was acknowledged in the boot before.
+    acknowledged: Option<u64>,
+    /// The boot before was cut under load.
+    loaded: bool,
+    /// No cut follows.
+    last: bool,
+}
+
+impl Boot {
+    fn parse(args: &[String]) -> Boot {
+        let [number, seed, acknowledged, loaded, last] = args else {
+            panic!("started by `cargo xtask powercut` only, with: BOOT SEED ACKNOWLEDGED|- loaded|idle cut|last");
+        };
+        let parse = |text: &str| text.parse::<u64>().expect("a number");
+        Boot {
+            number: parse(number),
+            seed: parse(seed),
+            acknowledged: (acknowledged != "-").then(|| parse(acknowledged)),
+            loaded: loaded == "loaded",
+            last: last == "last",
+        }
+    }
+}
+
+/// One boot, from the mounts to the cut or the end.
+///
+/// # Panics
+/// When something does not hold; the exit code says so to the host.
+pub fn main(args: &[String]) {
+    let boot = Boot::parse(args);
+    // A thread that fails ends the boot, and the host sees that nothing was cut.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        hook(info);
+        std::process::exit(101);
+    }));
+    for (number, name) in ["store"].into_iter().chain(VOLUMES).enumerate() {
+        let (point, kind) = (Path::new(BASE).join(name), if name == "store" { "ext4" } else { name });
+        fs::create_dir_all(&point).expect("a mount point");
+        let device = format!("/dev/vd{}", char::from(b'a' + number as u8));
+        run(Command::new("mount").args(["-t", kind, &device]).arg(point));
+    }
+    for name in VOLUMES {
+        if boot.number == 0 {
+            fill(&source(name));
+        } else {
+            survived(name, &boot);
+        }
+    }
+    let daemon = Daemon::start();
+    daemon.ready(boot.number > 0);
+    assert_eq!(tracker(&["sync", "--wait"]).code, Some(0), "{}", daemon.log());
+    for name in VOLUMES {
+        let copy = restored(name, "copy");
+        assert_same(&source(name), &copy);
+        let files = facts(&source(name));
+        if boot.number > 0 {
+            let read = daemon.volume(name)["files_read"].as_u64().unwrap_or_default();
+            assert!(read >= files.len() as u64, "{name}: {read} of {} files were read after the cut", files.len());
+        }
+        fs::remove_dir_all(copy).expect("the copy goes");
+        remember(name, &files);
+    }
+    println!("FOUND restored equals source on {}", VOLUMES.join(", "));
+    if boot.last {
+        daemon.stop();
+        return;
+    }
+    load(&boot);
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(BASE).join(name).join("source")
+}
+
+fn reference(name: &str) -> PathBuf {
+    Path::new(BASE).join("store/store").join(name)
+}
+
+/// A command of the product, with this machine's state directory.
+fn tracker(args: &[&str]) -> Answer {
+    let mut command = Command::new(binary());
+    command.args(args).args(["--state-dir", &format!("{BASE}/store/state")]).stdin(Stdio::null());
+    command.output().expect("tracker starts").into()
+}
+
+/// The newest commit, in memory.
+fn restored(name: &str, to: &str) -> PathBuf {
+    let target = std::env::temp_dir().join(format!("{to}-{name}"));
+    tracker(&["restore", utf8(&reference(name)), utf8(&target)]).expect(0);
+    target
+}
+
+fn fill(source: &Path) {
+    fs::create_dir_all(source.join("in-place")).expect("mkdir");
+    let mut random = Random::new(1);
+    for number in 0..IN_PLACE {
+        fs::write(in_place(source, number), random.bytes(IN_PLACE_SIZE)).expect("a file");
+    }
+    fs::write(source.join("places"), vec![0; (PLACES * 4096) as usize]).expect("a file");
+    fs::write(source.join("numbers"), "").expect("a file");
+    rustix::fs::syncfs(File::open(source).expect("the source")).expect("syncfs");
+}
+
+fn in_place(source: &Path, number: u64) -> PathBuf {
+    source.join(format!("in-place/{number}"))
+}
+
+/// What must have outlived the cut, before a daemon runs.
+fn survived(name: &str, boot: &Boot) {
+    tracker(&["verify", utf8(&reference(name))]).expect(0);
+    if let Some(last) = boot.acknowledged {
+        let copy = restored(name, "survived");
+        let numbers = fs::read_to_string(copy.join("numbers")).expect("text");
+        let places = fs::read(copy.join("places")).expect("places");
+        let first = last - last % PER_BOOT + 1;
+        for number in first..=last {
+            assert!(numbers.lines().any(|line| line == number.to_string()), "{name}: {number} of {last} is not there");
+        }
+        for number in first.max((last + 1).saturating_sub(PLACES))..=last {
+            let at = (number % PLACES * 4096) as usize;
+            let bytes = places.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).expect("a place");
+            let found = u64::from_le_bytes(bytes);
+            // Written over by one that was not acknowledged any more.
+            assert!(found >= number, "{name}: {found} where {number} was acknowledged");
+        }
+        println!("FOUND {name}: {} acknowledged changes are in the store", last + 1 - first);
+        fs::remove_dir_all(copy).expect("the copy goes");
+    }
+    if boot.loaded {
+        let (before, after) = (remembered(name), facts(&source(name)));
+        let common = before.iter().filter_map(|(path, old)| Some((old, after.get(path)?)));
+        let (mut changed, mut unseen) = (0, 0);
+        for (old, new) in common.filter(|(old, new)| old.hash != new.hash) {
+            changed += 1;
+            unseen += u32::from(old.times == new.times);
+        }
+        println!(
+            "FOUND {name}: {changed} files with other data, {unseen} of them under their old size, inode and times"
+        );
+    }
+}
+
+/// What a comparison of times looks at, and what is in the file.
+#[derive(Debug)]
+struct Facts {
+    times: Value,
+    hash: String,
+}
+
+/// Of every regular file below `dir`.
+fn facts(dir: &Path) -> BTreeMap<PathBuf, Facts> {
+    let mut all = BTreeMap::new();
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).expect("a listing") {
+            let path = entry.expect("an entry").path();
+            let meta = fs::symlink_metadata(&path).expect("its attributes");
+            if meta.is_dir() {
+                dirs.push(path);
+            } else if meta.is_file() {
+                let times =
+                    json!([meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()]);
+                let hash = blake3::hash(&fs::read(&path).expect("its content")).to_string();
+                all.insert(path, Facts { times, hash });
+            }
+        }
+    }
+    all
+}
+
+/// Notes facts beside the store, durably.
+fn remember(name: &str, facts: &BTreeMap<PathBuf, Facts>) {
+    let rows: Vec<Value> = facts.iter().map(|(path, one)| json!([utf8(path), one.times, one.hash])).collect();
+    let mut file = File::create(format!("{BASE}/store/facts-{name}")).expect("the notes");
+    file.write_all(Value::from(rows).to_string().as_bytes()).expect("the notes");
+    rustix::fs::syncfs(&file).expect("syncfs");
+}
+
+fn remembered(name: &str) -> BTreeMap<PathBuf, Facts> {
+    let text = fs::read(format!("{BASE}/store/facts-{name}")).expect("the notes");
+    let rows: Vec<(PathBuf, Value, String)> = serde_json::from_slice(&text).expect("the notes");
+    rows.into_iter().map(|(path, times, hash)| (path, Facts { times, hash })).collect()
+}
+
+/// The daemon of all volumes.
+struct Daemon {
+    child: Child,
+    lines: Receiver<String>,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start() -> Daemon {
+        let (config, log) = (std::env::temp_dir().join("tracker.toml"), std::env::temp_dir().join("log"));
+        let mut text = format!(
+            "state_dir = \"{BASE}/store/state\"\n[metrics]\nlisten = \"off\"\n[defaults]\nstore = \"{BASE}/store/store\"\n\
+             interval = \"100ms\"\ncapture = \"kprobe\"\n"
+        );
+        for name in VOLUMES {
+            text.push_str(&format!("[[volume]]\nname = \"{name}\"\nsource = \"{}\"\n", source(name).display()));
+        }
+        fs::write(&config, text).expect("the configuration");
+        let mut command = Command::new(binary());
+        command.args(["daemon", "--config", utf8(&config)]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.stderr(File::create(&log).expect("the log")).spawn().expect("tracker starts");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Daemon { child, lines, log }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn status(&self) -> Option<Vec<Value>> {
+        let answer = tracker(&["status", "--json"]);
+        let line: Value = serde_json::from_str(answer.stdout.lines().last()?).ok()?;
+        line["volumes"].as_array().cloned()
+    }
+
+    fn volume(&self, name: &str) -> Value {
+        let all = self.status().expect("a status");
+        all.into_iter().find(|volume| volume["volume"] == name).expect("the volume")
+    }
+
+    /// Waits for `ready` of all volumes. With `compares` some volume must be seen to say `verifying` before, and so is the host told.
+    fn ready(&self, compares: bool) {
+        let deadline = Instant::now() + READY;
+        let (mut ready, mut seen) = (0, BTreeSet::new());
+        while ready < VOLUMES.len() {
+            assert!(Instant::now() < deadline, "not ready; {}", self.log());
+            match self.lines.recv_timeout(Duration::from_millis(20)) {
+                Ok(line) => ready += usize::from(line.starts_with("ready ")),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => panic!("the daemon ended; {}", self.log()),
+            }
+            // To ask before would take time from the kernel's verifier.
+            if !compares || !self.log().contains("capture is attached") {
+                continue;
+            }
+            for volume in self.status().unwrap_or_default() {
+                let text = |field: &str| volume[field].as_str().unwrap_or_default().to_owned();
+                if seen.insert((text("volume"), text("state"))) && text("state") == "verifying" {
+                    println!("COMPARING");
+                }
+            }
+        }
+        let compared = seen.iter().any(|(_, state)| state == "verifying");
+        assert!(!compares || compared, "no volume was seen to be compared: {seen:?}");
+    }
+
+    fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("SIGTERM");
+        assert!(self.child.wait().expect("its end").success(), "{}", self.log());
+    }
+}
+
+/// Writes to all volumes until the power goes.
+fn load(boot: &Boot) {
+    println!("LOAD");
+    for (index, name) in VOLUMES.into_iter().enumerate() {
+        let source = source(name);
+        let mut random = Random::new(boot.seed ^ (boot.number * 8 + index as u64 + 1));
+        // What the boot before last left is removed under load as well.
+        let (dir, old) = (source.join(format!("mixed-{}", boot.number)), boot.number.checked_sub(2));
+        let seed = random.below(u64::MAX);
+        thread::spawn(move || {
+            if let Some(old) = old {
+                // A cut in this very step may have done it.
+                let _ = fs::remove_dir_all(dir.with_file_name(format!("mixed-{old}")));
+            }
+            fs::create_dir_all(&dir).expect("mkdir");
+            let mut mixed = Mixed::new(&dir, seed);
+            loop {
+                mixed.changes(1);
+            }
+        });
+        let source = source.clone();
+        thread::spawn(move || overwrite(&source, random));
+    }
+    let (until, mut number) = (Instant::now() + UNCUT, boot.number * PER_BOOT);
+    for name in VOLUMES {
+        File::create(source(name).join("numbers")).expect("the numbers of this boot");
+    }
+    while Instant::now() < until {
+        number += 1;
+        for name in VOLUMES {
+            let mut numbers = OpenOptions::new().append(true).open(source(name).join("numbers")).expect("open");
+            writeln!(numbers, "{number}").expect("append");
+            let places = OpenOptions::new().write(true).open(source(name).join("places")).expect("open");
+            places.write_all_at(&number.to_le_bytes(), number % PLACES * 4096).expect("write");
+        }
+        let answer = tracker(&["sync", "--wait"]);
+        if answer.code == Some(0) {
+            println!("ACKNOWLEDGED {number}");
+        } else {
+            println!("not acknowledged: {answer:?}");
+        }
+    }
+    panic!("the power was not cut");
+}
+
+/// Overwrites files in place; each is durable before the next one.
+fn overwrite(source: &Path, mut random: Random) {
+    for number in (0..IN_PLACE).cycle() {
+        let file = OpenOptions::new().write(true).open(in_place(source, number)).expect("open");
+        let at = random.below((IN_PLACE_SIZE - 5000) as u64);
+        file.write_all_at(&random.bytes(5000), at).expect("write");
+        rustix::fs::fdatasync(&file).expect("fdatasync");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,238 @@
+//! `powercut`: a guest loses its power in the middle of a load, again and again, on disks that survive. What happens in the
+//! guest, and what must hold there, is the program `powercut` of the crate `tests`; here are the disks, the moments, and the
+//! memory of what was acknowledged: the only thing that knows more than the disks do.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::setup;
+use crate::sh::{self, Error};
+use crate::vm::{self, Disk, End, Folder, Kernel, Request, Series};
+
+const USAGE: &str = "usage: cargo xtask powercut [--cuts N] [--seed N] [--kernel 6.1|6.12]
+  N cuts of power (50), each followed by a boot that compares; without --kernel the two take turns";
+
+/// From the start of QEMU to the cut, or to the end of the last boot. A minute or two when the machine is not busy.
+const LIMIT: Duration = Duration::from_secs(900);
+/// Longest time under load before the cut, in milliseconds.
+const LOAD_MS: u64 = 12_000;
+/// Longest time between the first acknowledgement and a cut behind it.
+const ACKNOWLEDGED_MS: u64 = 8_000;
+/// Longest time from the first word of the comparison to a cut in it.
+const COMPARISON_MS: u64 = 1_000;
+/// Cuts that are surely under load; of those behind them one in five is in the comparison.
+const SURELY_LOADED: u64 = 3;
+
+/// The disks, as the guest's program expects them: store and state, then the sources.
+const DISKS: [(&str, &[&str]); 4] = [
+    ("store", &["mkfs.ext4", "-q", "-F"]),
+    ("ext4", &["mkfs.ext4", "-q", "-F"]),
+    ("xfs", &["mkfs.xfs", "-q", "-f"]),
+    ("btrfs", &["mkfs.btrfs", "-q", "-f"]),
+];
+const DISK_BYTES: u64 = 512 << 20;
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Campaign {
+    pub(crate) cuts: u64,
+    pub(crate) seed: u64,
+    /// Taking turns, one a boot.
+    pub(crate) kernels: Vec<Series>,
+}
+
+/// When the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// So long after the load has begun.
+    Load(Duration),
+    /// So long after the load's first acknowledgement.
+    Acknowledged(Duration),
+    /// So long after the comparison with the tree was first seen.
+    Comparison(Duration),
+}
+
+impl Campaign {
+    /// Fifty cuts with a seed of its own, on all kernels.
+    pub(crate) fn by_the_clock() -> Self {
+        let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs() % 1_000_000);
+        Campaign { cuts: 50, seed, kernels: Series::ALL.to_vec() }
+    }
+
+    fn parse(args: &[String]) -> Result<Self, Error> {
+        let usage = |why: String| Error::Usage { text: format!("{why}\n{USAGE}") };
+        let mut campaign = Self::by_the_clock();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let value = args.next().ok_or_else(|| usage(format!("nothing behind `{arg}`")))?;
+            let number = || value.parse::<u64>().map_err(|_| usage(format!("`{value}` is no number")));
+            match arg.as_str() {
+                "--cuts" => campaign.cuts = number()?,
+                "--seed" => campaign.seed = number()?,
+                "--kernel" => {
+                    let series = Series::parse(value).ok_or_else(|| usage(format!("no kernel `{value}`")))?;
+                    campaign.kernels = vec![series];
+                }
+                other => return Err(usage(format!("unexpected `{other}`"))),
+            }
+        }
+        if campaign.cuts == 0 {
+            return Err(usage("--cuts takes a number from 1 on".into()));
+        }
+        Ok(campaign)
+    }
+
+    fn kernel(&self, boot: u64) -> Option<Series> {
+        let turn = (self.seed % self.kernels.len().max(1) as u64 + boot) % self.kernels.len().max(1) as u64;
+        self.kernels.get(turn as usize).copied()
+    }
+
+    fn moment(&self, boot: u64) -> Moment {
+        let number = mixed(self.seed ^ mixed(boot + 1));
+        let within = |bound: u64| Duration::from_millis(number / 5 % bound);
+        match (boot, number % 5) {
+            (0, _) => Moment::Load(within(LOAD_MS)),
+            (1..SURELY_LOADED, _) => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
+            (_, 0) => Moment::Comparison(within(COMPARISON_MS)),
+            (_, 1 | 2) => Moment::Load(within(LOAD_MS)),
+            _ => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
+        }
+    }
+}
+
+/// A number that looks like chance (splitmix64).
+fn mixed(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+pub(crate) fn main(args: &[String]) -> Result<(), Error> {
+    let campaign = Campaign::parse(args)?;
+    if vm::obstacle().is_some() {
+        setup::test_programs()?;
+    }
+    if let Some(what) = vm::obstacle() {
+        return Err(Error::Missing { what, help: "see docs/testing.md".into() });
+    }
+    crate::ebpf::build()?;
+    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker"]))?;
+    let log = sh::root().join("target/vm/powercut.log");
+    run(&campaign, &log, |line| println!("{line}"))
+}
+
+/// Builds the guest's program.
+fn program() -> Result<PathBuf, Error> {
+    sh::output(sh::cargo().args(["build", "-q", "-p", "tests", "--bin", "powercut"]))?;
+    Ok(sh::target_dir().join("debug/powercut"))
+}
+
+/// Cuts the power so many times and boots once more. The output of all boots goes to files beside `log`, one a boot; `say` gets a line or two
+/// for each. The program under test is built by the caller.
+pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMut(&str)) -> Result<(), Error> {
+    let program = program()?;
+    let kernels: Vec<Kernel> = campaign.kernels.iter().map(|series| vm::ensure(*series)).collect::<Result<_, _>>()?;
+    let folder = Folder::new("disks")?;
+    let mut disks = Vec::new();
+    for (name, tool) in DISKS {
+        let disk = Disk::new(&folder.path, name, DISK_BYTES)?;
+        disk.format(tool)?;
+        disks.push(disk);
+    }
+    say(&format!("seed {}, {} cuts", campaign.seed, campaign.cuts));
+    let (mut acknowledged, mut loaded) = (None::<u64>, false);
+    for boot in 0..=campaign.cuts {
+        let last = boot == campaign.cuts;
+        let moment = campaign.moment(boot);
+        let mut words = vec![program.display().to_string(), boot.to_string(), campaign.seed.to_string()];
+        words.push(acknowledged.map_or_else(|| "-".into(), |number| number.to_string()));
+        words.push(if loaded { "loaded" } else { "idle" }.into());
+        words.push(if last { "last" } else { "cut" }.into());
+        (acknowledged, loaded) = (None, false);
+
+        let series = campaign.kernel(boot);
+        let at = campaign.kernels.iter().position(|one| Some(*one) == series).unwrap_or_default();
+        let Some(kernel) = kernels.get(at) else { continue };
+        for disk in &disks {
+            disk.power_on()?;
+        }
+        let (started, mut lines) = (Instant::now(), Vec::new());
+        let mut each = |line: &str| {
+            lines.push(line.to_owned());
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match (word, moment) {
+                // Only a whole line is one, and a later one counts.
+                ("ACKNOWLEDGED", _) => {
+                    acknowledged = rest.parse().ok().or(acknowledged);
+                    if let Moment::Acknowledged(after) = moment {
+                        return (!last).then_some(after);
+                    }
+                }
+                ("FOUND", _) => say(&format!("boot {boot}: {rest}")),
+                ("COMPARING", Moment::Comparison(after)) if !last => return Some(after),
+                ("LOAD", _) => {
+                    loaded = true;
+                    if let Moment::Load(after) = moment {
+                        return (!last).then_some(after);
+                    }
+                }
+                _ => {}
+            }
+            None
+        };
+        let log = log.with_extension(format!("{boot}.log"));
+        let variables = vm::test_variables();
+        let request = Request { words: &words, variables: &variables, limit: LIMIT, disks: &disks };
+        let end = vm::boot(kernel, &request, &log, &mut each)?;
+        for disk in &disks {
+            disk.power_off()?;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let wanted = if last { End::Code(0) } else { End::Cut };
+        if end != wanted {
+            let output = lines.get(lines.len().saturating_sub(80)..).unwrap_or_default().join("\n");
+            return Err(Error::Cut { boot, seed: campaign.seed, end: format!("{end:?}"), output });
+        }
+        let words =
+            acknowledged.map_or_else(|| "nothing acknowledged".into(), |number| format!("{number} acknowledged"));
+        let what = if last { "ended".into() } else { format!("cut at {moment:?}, {words}") };
+        say(&format!("boot {boot}: {} {what}; {seconds:.0} s", kernel.release()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Campaign, Moment};
+    use crate::vm::Series;
+
+    fn parse(text: &str) -> Option<Campaign> {
+        Campaign::parse(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).ok()
+    }
+
+    #[test]
+    fn cuts_seed_and_kernel_are_told_apart() {
+        let campaign = parse("--cuts 3 --kernel 6.12 --seed 9").expect("valid");
+        assert_eq!(campaign, Campaign { cuts: 3, seed: 9, kernels: vec![Series::V6_12] });
+        assert_eq!(parse("").map(|campaign| campaign.cuts), Some(50));
+        for text in ["--cuts", "--cuts 0", "--cuts x", "--kernel 6.2", "7"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_moments_and_every_kind_of_them() {
+        let campaign = |seed| Campaign { cuts: 50, seed, kernels: Series::ALL.to_vec() };
+        let moments = |seed| (0..50).map(|boot| campaign(seed).moment(boot)).collect::<Vec<_>>();
+        assert_eq!(moments(1), moments(1));
+        assert_ne!(moments(1), moments(2));
+        for seed in 1..20 {
+            let loaded = |moment: &&Moment| !matches!(moment, Moment::Comparison(_));
+            assert!((30..50).contains(&moments(seed).iter().filter(loaded).count()));
+            assert_eq!(moments(seed).iter().take(3).filter(loaded).count(), 3);
+            let kernels: Vec<_> = (0..2).filter_map(|boot| campaign(seed).kernel(boot)).collect();
+            assert!(Series::ALL.iter().all(|series| kernels.contains(series)), "{kernels:?}");
+        }
+    }
+}

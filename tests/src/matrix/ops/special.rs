@@ -116,10 +116,7 @@ pub(super) const OPS: &[Op] = &[
         ioctl(&target, MOVE_EXTENTS, &mut words)?;
         if words[4] == 8 { Ok(()) } else { Err(io::Error::other(format!("{} blocks moved", words[4]))) }
     })
-    .rules(&[
-        absent(NOT_EXT4, "an operation of ext4"),
-        unseen(&[Fs::Ext4], By::Tracepoint, "no tracepoint names the donor, and no change time moves"),
-    ]),
+    .rules(&[absent(NOT_EXT4, "an operation of ext4")]),
     Op::new("exchange-range", "`XFS_IOC_EXCHANGE_RANGE`", donor, |cell, _| {
         let (target, other) = (cell.open()?, open_donor(cell)?);
         let mut words = [other.as_raw_fd() as u64, 65_536, 65_536, 65_536, 0];

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::functions::FUNCTIONS;
 use common::hooks::HOOKS;
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, Retired};
@@ -62,7 +63,7 @@ impl Place {
         self.mount.root().join(format!("run{run}"))
     }
 
-    fn real(&self, run: usize) -> PathBuf {
+    pub(crate) fn real(&self, run: usize) -> PathBuf {
         self.mount.real().join(format!("run{run}"))
     }
 }
@@ -85,7 +86,7 @@ pub struct Outcome {
     pub found: Found,
     /// What was missed.
     pub missed: Vec<String>,
-    /// Tracepoint programs that saw something during its rounds.
+    /// Hooks that saw something during its rounds: programs of tracepoints, kprobe programs of functions.
     pub hooks: Vec<&'static str>,
 }
 
@@ -222,10 +223,12 @@ fn watch(capture: &mut Capture, place: &Place, tree: &Tree) -> io::Result<()> {
     capture.watch(&inodes).map(drop).map_err(io::Error::other)
 }
 
-/// Events of each tracepoint program so far.
+/// Events of each hook so far.
 fn seen(capture: &Capture) -> io::Result<BTreeMap<&'static str, u64>> {
     let counters = capture.counters().map_err(io::Error::other)?;
-    Ok(HOOKS.iter().map(|hook| (hook.program, counters.of_hook(hook.program))).collect())
+    let all: BTreeMap<_, _> = counters.named().collect();
+    let names = HOOKS.iter().map(|hook| hook.program).chain(FUNCTIONS.iter().map(|function| function.probe));
+    Ok(names.map(|name| (name, all.get(name).copied().unwrap_or(0))).collect())
 }
 
 fn drain(capture: &mut Capture) -> io::Result<Retired> {

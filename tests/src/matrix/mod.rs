@@ -5,6 +5,7 @@
 //! kernels (`page`). `flush` runs the program under test, and compares restores and uploaded bytes. Nothing here knows of hooks.
 
 pub mod bed;
+pub mod flush;
 pub mod marks;
 pub mod ops;
 pub mod page;

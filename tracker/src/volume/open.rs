@@ -289,7 +289,9 @@ impl Opened {
     /// ARM, CLEAN; decides what has to be compared.
     fn arm(&mut self, capture: &CaptureFacts, prepared: Option<Prepared>, rebuilt: bool) -> Result<(), WorldError> {
         let world = &mut self.world;
-        let root = world.root.identity().inode;
+        // That of the listings and the marks: on an overlay the upper layer's, which a directory that is also in a lower
+        // layer does not show.
+        let root = world.root.stat(Path::new(""))?.stat.inode;
         let known = world.catalog.file(FileId::ROOT)?;
         if known.as_ref().is_none_or(|row| row.inode != root) {
             let meta = Meta {

@@ -7,16 +7,14 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use rustix::fs::{AtFlags, CWD, IFlags, Timespec, Timestamps, XattrFlags, utimensat};
 use rustix::fs::{ioctl_getflags, ioctl_setflags, removexattr, setxattr};
 
-use super::super::{By, Cell, Fs, Op, Rule};
+use super::super::{By, Cell, Op, Rule};
 use super::{EVERY, directory, file, unseen};
 
-/// A name that the file system lets root set: those of users are not on every tmpfs and overlay.
-pub(super) fn attribute(cell: &Cell) -> &'static str {
-    if cell.fs == Fs::Tmpfs || cell.fs.is_overlay() { "trusted.a" } else { "user.a" }
-}
+/// A name that every file system lets root set: those of users are not on every tmpfs and overlay.
+pub(super) const ATTRIBUTE: &str = "trusted.a";
 
 fn set(cell: &Cell, value: &[u8]) -> io::Result<()> {
-    Ok(setxattr(cell.path("f"), attribute(cell), value, XattrFlags::empty())?)
+    Ok(setxattr(cell.path("f"), ATTRIBUTE, value, XattrFlags::empty())?)
 }
 
 /// An access list of version 2: the owner, user 1, the group, the mask, others.
@@ -59,7 +57,7 @@ pub(super) const OPS: &[Op] = &[
             file(cell)?;
             set(cell, b"v")
         },
-        |cell, _| Ok(removexattr(cell.path("f"), attribute(cell))?),
+        |cell, _| Ok(removexattr(cell.path("f"), ATTRIBUTE)?),
     ),
     Op::new("acl", "an access list is set, and changed after a flush", file, |cell, round| {
         set_list(cell, "f", ACCESS, 4 + 2 * round as u8)

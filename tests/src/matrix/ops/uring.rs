@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::{Op, bytes};
-use super::attributes::attribute;
+use super::attributes::ATTRIBUTE;
 use super::writes::{LEN, OFF};
 use super::{TMPFS, absent, directory, file};
 use crate::raw_calls::{Request, Way, uring, uring_write};
@@ -60,10 +60,10 @@ pub(super) const OPS: &[Op] = &[
     Op::new("uring-mkdir", "io_uring mkdir", file, |cell, _| uring(Request::MakeDirectory(&cell.path("d")))),
     Op::new("uring-unlink", "io_uring unlink", file, |cell, _| uring(Request::Unlink(&cell.path("f")))),
     Op::new("uring-setxattr", "io_uring setxattr", file, |cell, _| {
-        uring(Request::SetAttribute(&cell.path("f"), attribute(cell), b"v"))
+        uring(Request::SetAttribute(&cell.path("f"), ATTRIBUTE, b"v"))
     }),
     Op::new("uring-fsetxattr", "io_uring fsetxattr", file, |cell, _| {
-        uring(Request::SetAttributeOf(&cell.open()?, attribute(cell), b"v"))
+        uring(Request::SetAttributeOf(&cell.open()?, ATTRIBUTE, b"v"))
     }),
     Op::new("uring-rename-directory", "io_uring rename of a directory, then a write below it", directory, |cell, _| {
         uring(Request::Rename(&cell.path("sub"), &cell.path("moved")))?;

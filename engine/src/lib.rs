@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod block;
 pub mod delta;
 pub mod dirty;

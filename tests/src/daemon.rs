@@ -287,7 +287,7 @@ impl Drop for Volume {
 }
 
 /// Where the pins of a state directory are: its device and inode name them.
-fn pins(state: &Path) -> Option<PathBuf> {
+pub fn pins(state: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(state).ok()?;
     Some(Path::new("/sys/fs/bpf/tracker").join(format!("{:x}-{:x}", meta.dev(), meta.ino())))

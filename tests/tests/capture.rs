@@ -10,7 +10,7 @@ use tests::capture_rig::{Rig, back_end, config};
 use tests::raw_io::{Mapping, Pages, SlowSource, aio_write, uring_truncate, uring_write};
 use tracker::capture::{BackEnd, flags};
 use tracker::source::SourceRoot;
-use tracker::volume::canary::{Proof, prove};
+use tracker::volume::canary::{Proof, RENAME, prove};
 
 const MIB: u64 = 1 << 20;
 const OFF: u64 = 40_960;
@@ -256,8 +256,11 @@ fn the_self_test_passes_and_finds_a_missing_hook() {
     for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs, Kind::Overlay] {
         let Some(mut rig) = Rig::new(case, kind) else { continue };
         let root = SourceRoot::open(rig.mount.root()).unwrap();
-        match prove(rig.capture(), &root).unwrap() {
-            Proof::Passed { kinds } => assert!(kinds.len() >= 3, "{kind:?} {kinds:?}"),
+        match prove(rig.capture(), &root, None).unwrap() {
+            Proof::Passed { kinds, untried } => {
+                assert!(kinds.len() >= 4 && kinds.contains(&RENAME), "{kind:?} {kinds:?}");
+                assert!(untried.is_empty(), "{kind:?} {untried:?}");
+            }
             other => panic!("{kind:?}: {other:?}"),
         }
     }
@@ -270,7 +273,7 @@ fn the_self_test_passes_and_finds_a_missing_hook() {
         config.without = if program == "dio_complete" { vec!["dio_begin", "dio_complete"] } else { vec![program] };
         let Some(mut rig) = Rig::with(case, Kind::Ext4, &config) else { continue };
         let root = SourceRoot::open(rig.mount.root()).unwrap();
-        assert_eq!(prove(rig.capture(), &root).unwrap(), Proof::Failed { kind: missed });
+        assert_eq!(prove(rig.capture(), &root, None).unwrap(), Proof::Failed { kind: missed });
     }
 }
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use engine::audit::Rate;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -77,6 +78,8 @@ pub struct VolumeConfig {
     /// Minimum gap between two flushes while the volume is dirty.
     pub interval: Duration,
     pub capture: Capture,
+    /// How much of the volume the audit looks at in an hour.
+    pub audit: Rate,
     /// The operator's word that no other host writes this volume: a store without working conditional puts is accepted.
     pub single_writer: bool,
 }
@@ -196,6 +199,7 @@ struct RawDefaults {
     interval: Option<Spanned<String>>,
     capture: Option<Capture>,
     consistency: Option<Spanned<Consistency>>,
+    audit: Option<Spanned<String>>,
     single_writer: Option<bool>,
 }
 
@@ -214,6 +218,7 @@ struct RawVolume {
     interval: Option<Spanned<String>>,
     capture: Option<Capture>,
     consistency: Option<Spanned<Consistency>>,
+    audit: Option<Spanned<String>>,
     single_writer: Option<bool>,
 }
 
@@ -314,6 +319,23 @@ impl KernelMap {
     }
 }
 
+/// Highest rate of the audit: everything, as often as it takes to find a fault in a test.
+const AUDIT_PERCENT_MAX: f64 = 1e8;
+
+/// Reads the audit's rate: a percentage of the volume per hour, `off` or 0 for none.
+pub fn parse_audit(text: &str) -> Result<Rate, String> {
+    if text == "off" || text == "0" {
+        return Ok(Rate::OFF);
+    }
+    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match percent {
+        Some(percent) if (0.0..=AUDIT_PERCENT_MAX).contains(&percent) => {
+            Ok(Rate { millionths: (percent * 10_000.0).round() as u64 })
+        }
+        _ => Err(format!("`{text}` is no share of the volume per hour (write for example 1%, 0.25%, or off)")),
+    }
+}
+
 /// Reads where to serve the metrics: `ADDRESS:PORT`, or `off`.
 pub fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" {
@@ -344,6 +366,10 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
     let default_interval = match &defaults.interval {
         Some(text) => check.parsed(text, |t| parse_interval(t)),
         None => Some(INTERVAL_DEFAULT),
+    };
+    let default_audit = match &defaults.audit {
+        Some(text) => check.parsed(text, |t| parse_audit(t)).unwrap_or(Rate::DEFAULT),
+        None => Rate::DEFAULT,
     };
     let mut kernel_maps = MapEntries::default();
     for (map, entries) in [
@@ -402,6 +428,10 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             Some(text) => check.parsed(text, |t| parse_interval(t)),
             None => default_interval,
         };
+        let audit = match &raw.audit {
+            Some(text) => check.parsed(text, |t| parse_audit(t)).unwrap_or(default_audit),
+            None => default_audit,
+        };
         check.no_cut(raw.consistency.as_ref());
         if let Some(name) = &name
             && !names.insert(name.clone())
@@ -422,7 +452,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             }
             asked = asked.or(capture.back_end());
             let single_writer = raw.single_writer.or(defaults.single_writer).unwrap_or(false);
-            config.volumes.push(VolumeConfig { name, source, store, interval, capture, single_writer });
+            config.volumes.push(VolumeConfig { name, source, store, interval, capture, audit, single_writer });
         }
     }
     if check.problems.is_empty() { Ok((config, lines)) } else { Err(check.problems) }

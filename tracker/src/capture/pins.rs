@@ -90,7 +90,7 @@ impl Capture {
     pub fn start(config: &CaptureConfig) -> Result<(Self, Started), CaptureError> {
         mounts::ensure_bpffs(&config.pin_dir)?;
         let types = KernelTypes::running()?;
-        let why = match Self::resume(config, &types) {
+        let why = match Self::resume(config, Some(&types)) {
             Ok(capture) => return Ok((capture, Started::Resumed)),
             Err(why) => why,
         };
@@ -172,7 +172,17 @@ impl Capture {
         Ok(capture)
     }
 
-    fn resume(config: &CaptureConfig, types: &KernelTypes) -> Result<Self, Why> {
+    /// Takes over the pins of `config.back_end`, or does nothing. The caller knows that the kernel has no more tracepoints
+    /// than when they were made: its types, which are large, are not read.
+    ///
+    /// # Errors
+    /// Why they cannot be taken over.
+    pub fn take_over(config: &CaptureConfig) -> Result<Self, Why> {
+        Self::resume(config, None)
+    }
+
+    /// Without `types` it is not looked for tracepoints that have appeared since.
+    fn resume(config: &CaptureConfig, types: Option<&KernelTypes>) -> Result<Self, Why> {
         if !config.pin_dir.is_dir() {
             return Err(Why::NoPins);
         }
@@ -193,14 +203,8 @@ impl Capture {
         if capture.maps.entries() != config.entries {
             return Err(Why::OtherSizes);
         }
-        if load::attachable(types).into_iter().any(|hook| !capture.is_attached(hook.program)) {
-            return Err(Why::NewTracepoint);
-        }
-        for function in points::functions(types, config.back_end).map_err(|_| Why::Incomplete)? {
-            let hooked = |way: &Vec<points::Point>| way.iter().all(|point| capture.is_attached(point.program));
-            if function.need == Need::Required && !points::ways(function, config.back_end).iter().any(hooked) {
-                return Err(Why::Incomplete);
-            }
+        if let Some(types) = types {
+            capture.is_all_of(types, config.back_end)?;
         }
         for attached in &capture.attached {
             if sys::link_program(attached.link.as_fd()).ok() != Some(attached.id) {
@@ -208,6 +212,20 @@ impl Capture {
             }
         }
         Ok(capture)
+    }
+
+    /// Whether everything is attached that this kernel has.
+    fn is_all_of(&self, types: &KernelTypes, back_end: BackEnd) -> Result<(), Why> {
+        if load::attachable(types).into_iter().any(|hook| !self.is_attached(hook.program)) {
+            return Err(Why::NewTracepoint);
+        }
+        for function in points::functions(types, back_end).map_err(|_| Why::Incomplete)? {
+            let hooked = |way: &Vec<points::Point>| way.iter().all(|point| self.is_attached(point.program));
+            if function.need == Need::Required && !points::ways(function, back_end).iter().any(hooked) {
+                return Err(Why::Incomplete);
+            }
+        }
+        Ok(())
     }
 
     fn is_attached(&self, program: &str) -> bool {

@@ -157,6 +157,14 @@ impl Catalog {
         })
     }
 
+    /// Sum of the sizes of all committed images, in bytes.
+    pub fn content_bytes(&self) -> Result<u64> {
+        self.read(|conn| {
+            let mut sum = conn.prepare_cached("SELECT coalesce(sum(size), 0) FROM files")?;
+            Ok(sum.query_row([], |row| row.get::<_, i64>(0))? as u64)
+        })
+    }
+
     pub fn counts(&self) -> Result<Counts> {
         self.read(|conn| {
             let count = |sql: &str| -> Result<u64> {

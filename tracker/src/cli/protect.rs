@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use engine::audit::Rate;
 
 use super::{Global, Out, serve};
 use crate::capture::MapEntries;
 use crate::config::{
-    CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, parse_interval,
-    parse_map_entries,
+    CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, parse_audit,
+    parse_interval, parse_map_entries,
 };
 use crate::error::{AppError, ExitCode};
 use crate::guard;
@@ -37,6 +38,10 @@ pub struct ProtectArgs {
     /// How the blocks of one commit relate in time.
     #[arg(long, value_enum, default_value_t)]
     pub consistency: Consistency,
+    /// How much of the volume is read again in an hour to find changes that capture has missed: a percentage, or off
+    /// [default: 1%].
+    #[arg(long, value_name = "PERCENT", value_parser = parse_audit)]
+    pub audit: Option<Rate>,
     /// My word that no other host writes this volume: accept a store that cannot refuse a second writer.
     #[arg(long)]
     pub single_writer: bool,
@@ -81,8 +86,9 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
         s3 @ StoreUrl::S3 { .. } => s3.clone(),
     };
     let interval = args.interval.unwrap_or(INTERVAL_DEFAULT);
+    let audit = args.audit.unwrap_or(Rate::DEFAULT);
     let volume =
-        VolumeConfig { name, source, store, interval, capture: args.capture, single_writer: args.single_writer };
+        VolumeConfig { name, source, store, interval, capture: args.capture, audit, single_writer: args.single_writer };
     let mut kernel_maps = MapEntries::default();
     for (map, entries) in &args.map_entries {
         *map.of(&mut kernel_maps) = *entries;

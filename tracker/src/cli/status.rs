@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Global, Out};
 use crate::control::Client;
 use crate::error::{AppError, ExitCode};
-use crate::status::{State, VolumeStatus};
+use crate::status::{Backend, State, VolumeStatus};
 use crate::units::{show_bytes, show_seconds};
 
 /// Show the state of each volume, its loss window, and why it is degraded if it is.
@@ -71,6 +71,12 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
     if !v.fenced_store && v.state != State::Starting {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
+    if v.backend != Backend::Scan && !v.unproven.is_empty() {
+        notes.push(format!("capture is not proven for: {}", v.unproven.join("; ")));
+    }
+    if v.audit_differences > 0 {
+        notes.push(format!("the audit found {} blocks that changed without a mark", v.audit_differences));
+    }
     if v.write_back_errors > 0 && v.write_back.is_none() {
         notes.push(format!("{} write-back errors: the disk lost writes of an application", v.write_back_errors));
     }
@@ -116,7 +122,7 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Backend, Unreadable};
+    use crate::status::Unreadable;
     use crate::units::PathField;
 
     fn volume(state: State) -> VolumeStatus {

@@ -8,6 +8,7 @@ state_dir = "/var/lib/t"
 store = "s3://bucket/prefix"
 interval = "1s"
 capture = "tracepoint"
+audit = "0.5%"
 [metrics]
 listen = "127.0.0.1:9"
 [[volume]]
@@ -19,6 +20,7 @@ store = "file:///backup"
 interval = "100ms"
 capture = "scan"
 consistency = "live"
+audit = "off"
 single_writer = true
 "#;
 
@@ -41,12 +43,14 @@ fn defaults_apply_where_a_volume_says_nothing() {
     assert!(!db.single_writer && web.single_writer);
     assert_eq!((web.interval, web.capture), (Duration::from_millis(100), Capture::Scan));
     assert_eq!(web.store.local(), Some(Path::new("/backup")));
-    assert_eq!(lines, [9, 11]);
+    assert_eq!((db.audit, web.audit), (Rate { millionths: 5000 }, Rate::OFF));
+    assert_eq!(lines, [10, 12]);
 }
 
 #[test]
 fn metrics_listen_on_loopback_unless_turned_off() {
     let (config, _) = parse(&volume("")).unwrap();
+    assert_eq!(config.volumes[0].audit, Rate::DEFAULT);
     assert_eq!(config.metrics_listen.unwrap().to_string(), METRICS_LISTEN_DEFAULT);
     let (config, _) = parse(&format!("[metrics]\nlisten = \"off\"\n{}", volume(""))).unwrap();
     assert_eq!(config.metrics_listen, None);
@@ -62,6 +66,8 @@ fn every_error_names_its_line() {
         (volume("interval = \"1ms\""), "line 5: the interval must lie between 10ms and 60m"),
         (volume("capture = \"magic\""), "line 5: unknown variant `magic`"),
         (volume("consistency = \"cut\""), "line 5: consistency `cut` is not available"),
+        (volume("audit = \"5\""), "line 5: `5` is no share of the volume per hour"),
+        (volume("audit = \"-1%\""), "line 5: `-1%` is no share of the volume per hour"),
         (volume("single_writer = 1"), "line 5: invalid type"),
         (format!("[defaults]\ninterval = \"x\"\n{}", volume("")), "line 2: `x` is no duration"),
         (format!("[metrics]\nlisten = \"9750\"\n{}", volume("")), "line 2: `9750` is no ADDRESS:PORT"),

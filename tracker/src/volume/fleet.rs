@@ -1,7 +1,6 @@
 //! All volumes of one process: starts their threads, answers `Control`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,18 +9,15 @@ use std::time::Duration;
 
 use engine::model::Time;
 
-use super::canary::{self, Proof};
 use super::hub::Hub;
 use super::open::{self, CaptureFacts, Prepared};
 use super::pending::{Pending, now_ns};
 use super::run::{Phase, Runner, Shared, Synced};
-use crate::capture::choose;
-use crate::capture::{BackEnd, Capture, CaptureConfig, Started};
+use super::start;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, VolumeConfig};
 use crate::control::{Control, ControlError};
 use crate::error::{AppError, ExitCode};
-use crate::source::SourceRoot;
 use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus};
 use crate::store::Op;
 use crate::store::meter::Meter;
@@ -65,100 +61,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Directory of the pins of one state directory: its identity names it, so a state directory that is moved or copied does
-/// not take over another's marks.
-fn pin_dir(state_dir: &Path) -> PathBuf {
-    use std::os::unix::fs::MetadataExt;
-    let name = std::fs::metadata(state_dir).map_or_else(|_| "state".into(), |m| format!("{:x}-{:x}", m.dev(), m.ino()));
-    Path::new("/sys/fs/bpf/tracker").join(name)
-}
-
-/// Counts this start of capture, before its first drain.
-fn next_run(state_dir: &Path) -> Result<u64, AppError> {
-    let path = state_dir.join("capture-run");
-    let before = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().unwrap_or(0),
-        Err(_) => 0u64,
-    };
-    // A number that was unreadable starts anew: no volume's note fits it then, and all are compared.
-    let run = before + 1;
-    let beside = state_dir.join("capture-run.new");
-    // Durable: a number that a power cut set back would be given again, and another run's marks taken for this one's.
-    let written = std::fs::File::create(&beside).and_then(|mut file| {
-        file.write_all(format!("{run}\n").as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &path)?;
-        std::fs::File::open(state_dir)?.sync_all()
-    });
-    written
-        .map_err(|error| AppError::new(ExitCode::Error, format_args!("cannot write {}: {error}", path.display())))?;
-    Ok(run)
-}
-
-/// Starts capture if some volume may use it.
-fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> {
-    let wanted = config.volumes.iter().any(|volume| volume.capture != config::Capture::Scan);
-    let mut none = CaptureFacts { hub: None, resumed: false, reasons: Vec::new(), run: 0 };
-    if !wanted {
-        none.reasons.push("the scan back end was asked for".into());
-        return Ok(none);
-    }
-    let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
-    let facts = choose::Facts { only: forced.map(|(_, back_end)| back_end), ..choose::Facts::gather() };
-    let prove = |capture: &mut Capture| prove(capture, config);
-    let wanted = CaptureConfig { entries: config.kernel_maps, ..CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan) };
-    match Capture::start_best(&wanted, facts, prove) {
-        Ok((capture, started)) => {
-            let resumed = started == Started::Resumed;
-            let hub = Hub::new(capture);
-            if resumed {
-                hub.resume();
-            }
-            let run = next_run(state_dir)?;
-            return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new(), run });
-        }
-        Err(choice) => none.reasons.extend(choice.lines()),
-    }
-    match forced {
-        Some((volume, _)) => Err(AppError::new(
-            ExitCode::Error,
-            format_args!(
-                "volume {} asks for a capture back end that cannot be had: {}",
-                volume.name,
-                none.reasons.join("; ")
-            ),
-        )
-        .hint("`tracker doctor` explains what this kernel can do; --capture auto falls back to scanning")),
-        None => Ok(none),
-    }
-}
-
-/// The self-test on the file system of every volume that would use the capture.
-fn prove(capture: &mut Capture, config: &Config) -> Result<(), String> {
-    for volume in config.volumes.iter().filter(|volume| volume.capture != config::Capture::Scan) {
-        // A source that cannot be opened is the volume's own failure, which it reports itself.
-        let Ok(root) = SourceRoot::open(&volume.source) else { continue };
-        if capture.supported(open::marked_fs(&root)).is_err() {
-            continue;
-        }
-        let name = &volume.name;
-        match canary::prove(capture, &root).map_err(|error| crate::error::chain(&error))? {
-            Proof::Passed { kinds } => tracing::info!(volume = name, ?kinds, "the self-test passed"),
-            Proof::NotPossible { why } => tracing::warn!(volume = name, why, "the self-test could not be made"),
-            Proof::Failed { kind } => {
-                return Err(format!("self-test on {}: {kind} was not seen", open::marked_fs(&root)));
-            }
-        }
-    }
-    Ok(())
-}
-
 impl Fleet {
     /// Starts a thread for each volume and returns at once.
     pub fn start(config: &Config, state_dir: &Path) -> Result<Fleet, AppError> {
         let fleet = Fleet {
             volumes: Mutex::new(Vec::new()),
-            capture: Arc::new(capture(config, state_dir)?),
+            capture: Arc::new(start::capture(config, state_dir)?),
             state_dir: state_dir.to_path_buf(),
             config_file: config.file.clone(),
         };
@@ -251,7 +159,20 @@ impl Volume {
         status.backend = facts.backend;
         status.fenced_store = facts.fenced_store;
         status.reasons.clone_from(&facts.reasons);
-        status.reasons.extend(progress.trouble());
+        let capture = &progress.capture;
+        if let Some(back_end) = capture.back_end {
+            status.backend = back_end;
+            status.reasons.extend(capture.reasons.iter().cloned());
+        }
+        status.proven = capture.proof.proven;
+        status.proof = capture.proof.kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        status.unproven.clone_from(&capture.proof.untried);
+        status.self_tests = capture.proof.tests;
+        status.capture_failures.clone_from(&capture.failures);
+        status.audited_bytes = capture.audited;
+        status.audit_differences = capture.differences;
+        // What failed is among the reasons already.
+        status.reasons.extend(progress.trouble().into_iter().filter(|why| !capture.reasons.contains(why)));
         if progress.watch_full {
             status.reasons.push("the watch set is full: changes of every inode of the file system are recorded".into());
         }

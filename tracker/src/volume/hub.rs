@@ -12,11 +12,13 @@ use engine::flush::{self, Steps};
 use engine::model::{FileId, Kind};
 
 use super::pending::{Pending, now_ns};
+use super::renew::Restart;
 use common::maps::flag;
 
 use super::inflight;
 use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, InodeMarks, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
+use crate::failpoint::{self, DropMarks};
 
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -24,6 +26,8 @@ pub enum HubError {
     Capture(#[from] CaptureError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    #[error("capture has failed and no other back end was left")]
+    Ended,
 }
 
 /// Where one volume's marks go.
@@ -43,7 +47,7 @@ impl Sink {
         Sink { volume: volume.to_owned(), dev, catalog, pending, doubts: Mutex::default() }
     }
 
-    fn doubt(&self, cause: &str) {
+    pub(super) fn doubt(&self, cause: &str) {
         let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
         *doubts.entry(cause.to_owned()).or_default() += 1;
     }
@@ -77,36 +81,54 @@ pub struct HubFacts {
 
 pub struct Hub {
     inner: Mutex<Inner>,
+    /// Starts another back end.
+    pub(super) restart: Restart,
 }
 
-struct Inner {
-    capture: Capture,
-    sinks: Vec<Arc<Sink>>,
+pub(super) struct Inner {
+    /// `None`: it failed, and no back end was left.
+    pub(super) capture: Option<Capture>,
+    pub(super) sinks: Vec<Arc<Sink>>,
     last_swap_ns: u64,
     this_swap_ns: u64,
     facts: HubFacts,
-    left_over: bool,
     /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
     inflight_before: u64,
+    pub(super) left_over: bool,
+    /// Files of the self-tests: their marks since `forget_probes`.
+    probes: BTreeMap<(u32, u64), Marks>,
+    /// Counts the back ends that this process has had.
+    pub(super) epoch: u64,
+    /// What speaks against back ends since this process began.
+    pub(super) against: Vec<(BackEnd, String)>,
+    /// Why everything is to be put in doubt before the next drain.
+    pub(super) doubt: Option<&'static str>,
+    drop: DropMarks,
 }
 
 impl Hub {
-    pub fn new(capture: Capture) -> Hub {
+    pub fn new(capture: Capture, restart: Restart) -> Hub {
         let now = now_ns();
         Hub {
             inner: Mutex::new(Inner {
-                capture,
+                capture: Some(capture),
                 sinks: Vec::new(),
                 last_swap_ns: now,
                 this_swap_ns: now,
                 facts: HubFacts::default(),
                 left_over: false,
                 inflight_before: 0,
+                probes: BTreeMap::new(),
+                epoch: 0,
+                against: Vec::new(),
+                doubt: None,
+                drop: DropMarks::from_environment(),
             }),
+            restart,
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -114,10 +136,56 @@ impl Hub {
         let mut inner = self.inner();
         // Never narrowed: where the watch set was full before, for this volume or for another one of the superblock, it does
         // not hold every inode, and marking all is what stands for the rest.
-        let all = all_inodes || inner.capture.tracked()?.contains(&(sink.dev, true));
-        inner.capture.track(sink.dev, all)?;
+        let capture = inner.capture()?;
+        let all = all_inodes || capture.tracked()?.contains(&(sink.dev, true));
+        capture.track(sink.dev, all)?;
         inner.sinks.push(sink);
         Ok(())
+    }
+
+    /// Counts the back ends of this process: whoever finds another number than before has to look anew at what it may use.
+    pub fn epoch(&self) -> u64 {
+        self.inner().epoch
+    }
+
+    /// What spoke against back ends of this process, in their order.
+    pub fn failures(&self) -> Vec<(BackEnd, String)> {
+        self.inner().against.clone()
+    }
+
+    /// Watches files of a self-test, and keeps their marks for it.
+    pub fn add_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        inner.watch(dev, &keys)?;
+        inner.probes.extend(keys.into_iter().map(|key| (key, Marks::default())));
+        Ok(())
+    }
+
+    /// Ends what `add_probes` began; the files must still be open.
+    pub fn remove_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        inner.probes.retain(|key, _| !keys.contains(key));
+        match inner.capture() {
+            Ok(capture) => Ok(capture.unwatch(&keys)?),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Marks of these files that were drained so far count no more.
+    pub fn forget_probes(&self, dev: u32, inodes: &[u64]) {
+        let mut inner = self.inner();
+        for ino in inodes {
+            if let Some(marks) = inner.probes.get_mut(&(dev, *ino)) {
+                *marks = Marks::default();
+            }
+        }
+    }
+
+    /// Marks of a file of a self-test in all drains since `forget_probes`, whoever drained.
+    pub fn probe(&self, dev: u32, ino: u64) -> Marks {
+        self.inner().probes.get(&(dev, ino)).cloned().unwrap_or_default()
     }
 
     /// After a restart with pins, before the first swap: the generation that was retired when the former process died
@@ -128,17 +196,21 @@ impl Hub {
 
     /// The back end in operation.
     pub fn back_end(&self) -> BackEnd {
-        self.inner().capture.back_end()
+        self.inner().capture.as_ref().map_or(BackEnd::Scan, Capture::back_end)
     }
 
     /// Why volumes on this file system cannot use the capture.
     pub fn supported(&self, fs: &str) -> Result<(), Vec<&'static str>> {
-        self.inner().capture.supported(fs)
+        match &self.inner().capture {
+            Some(capture) => capture.supported(fs),
+            None => Err(vec!["capture has failed"]),
+        }
     }
 
     /// SWAP, GRACE, save pending, clear. Returns the number of this drain.
     pub fn drain(&self) -> Result<u64, HubError> {
         let mut inner = self.inner();
+        inner.doubt_everything()?;
         if inner.left_over {
             flush::take_up(&mut *inner)?;
             inner.left_over = false;
@@ -150,27 +222,21 @@ impl Hub {
 
     pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, HubError> {
         let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
-        let inner = self.inner();
-        let before = inner.capture.tracked()?;
-        let outcome = inner.capture.watch(&keys)?;
-        if outcome != WatchOutcome::Watching && !before.contains(&(dev, true)) {
-            // Nothing is known to be lost. The file system is taken from one way of recording to another, and its volumes are
-            // not called protected before a whole pass has followed.
-            for sink in inner.sinks.iter().filter(|sink| sink.dev == dev) {
-                sink.widen("watch set full", |_| true)?;
-            }
-        }
-        Ok(outcome)
+        self.inner().watch(dev, &keys)
     }
 
+    /// A number that a file of a self-test has by now stays watched.
     pub fn unwatch(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
-        Ok(self.inner().capture.unwatch(&keys)?)
+        let mut inner = self.inner();
+        let keys = inodes.iter().map(|ino| (dev, *ino)).filter(|key| !inner.probes.contains_key(key));
+        let keys: Vec<(u32, u64)> = keys.collect();
+        Ok(inner.capture()?.unwatch(&keys)?)
     }
 
     pub fn facts(&self) -> HubFacts {
         let inner = self.inner();
-        HubFacts { kernel_bytes: inner.capture.kernel_memory_bytes(), ..inner.facts.clone() }
+        let kernel_bytes = inner.capture.as_ref().map_or(0, Capture::kernel_memory_bytes);
+        HubFacts { kernel_bytes, ..inner.facts.clone() }
     }
 }
 
@@ -184,12 +250,30 @@ impl Inner {
         ended
     }
 
+    fn watch(&mut self, dev: u32, keys: &[(u32, u64)]) -> Result<WatchOutcome, HubError> {
+        let capture = self.capture()?;
+        let before = capture.tracked()?;
+        let outcome = capture.watch(keys)?;
+        if outcome != WatchOutcome::Watching && !before.contains(&(dev, true)) {
+            // Nothing is known to be lost. The file system is taken from one way of recording to another, and its volumes are
+            // not called protected before a whole pass has followed.
+            for sink in self.sinks.iter().filter(|sink| sink.dev == dev) {
+                sink.widen("watch set full", |_| true)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    pub(super) fn capture(&mut self) -> Result<&mut Capture, HubError> {
+        self.capture.as_mut().ok_or(HubError::Ended)
+    }
+
     /// Whatever makes the capture doubtful since the last drain, in a closed set of words. Doubts that a mark or an
     /// overflow bit stands for already are not among them.
     fn check_health(&mut self) -> Result<Vec<&'static str>, HubError> {
-        let health = self.capture.health()?;
+        let health = self.capture()?.health()?;
         if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))
-            && let Err(error) = self.capture.pin_again()
+            && let Err(error) = self.capture()?.pin_again()
         {
             // Told again at the next drain, which compares everything again: the volume does not come to rest.
             tracing::warn!(%error, "a removed pin cannot be made again");
@@ -238,7 +322,7 @@ pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>
     by_dev
 }
 
-fn marks_of(marks: &InodeMarks) -> Marks {
+pub(super) fn marks_of(marks: &InodeMarks) -> Marks {
     let has = |flag: u64| marks.flags & flag != 0;
     Marks {
         blocks: marks.blocks.clone(),
@@ -256,26 +340,38 @@ impl DrainWorld for Inner {
 
     fn swap(&mut self) -> Result<(), HubError> {
         self.last_swap_ns = std::mem::replace(&mut self.this_swap_ns, now_ns());
-        Ok(self.capture.swap()?)
+        self.capture()?.swap()?;
+        failpoint::hit("swap");
+        Ok(())
     }
 
     fn grace(&mut self) -> Result<(), HubError> {
-        Ok(self.capture.grace()?)
+        self.capture()?.grace()?;
+        failpoint::hit("grace");
+        Ok(())
     }
 
     fn save_retired(&mut self) -> Result<(), HubError> {
-        let mut retired: Retired = self.capture.read_retired()?;
+        let mut retired: Retired = self.capture()?.read_retired()?;
+        failpoint::hit("read-retired");
         let doubts = self.check_health()?;
         // A mark is at least as young as the swap before the one that retired it.
         let since = self.last_swap_ns;
         let ended = self.age_inflight(&mut retired);
         let by_dev = marks_by_superblock(&retired);
+        for (key, seen) in &mut self.probes {
+            for (_, marks) in by_dev.get(&key.0).into_iter().flatten().filter(|(ino, _)| *ino == key.1) {
+                seen.merge(marks);
+            }
+        }
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
         for sink in &self.sinks {
             let mut mine = Vec::new();
             for (ino, marks) in by_dev.get(&sink.dev).into_iter().flatten() {
                 if sink.pending.knows(*ino)? {
-                    mine.push((*ino, marks.clone()));
+                    let mut marks = marks.clone();
+                    self.drop.some_of(&mut marks);
+                    mine.push((*ino, marks));
                 }
             }
             sink.pending.add(&mine, since)?;
@@ -286,11 +382,14 @@ impl DrainWorld for Inner {
                 sink.widen(doubt, |_| true)?;
             }
         }
-        Ok(self.capture.forget_calls(&ended)?)
+        Ok(self.capture()?.forget_calls(&ended)?)
     }
 
     fn clear_retired(&mut self) -> Result<(), HubError> {
-        Ok(self.capture.clear_retired()?)
+        failpoint::hit("pending");
+        self.capture()?.clear_retired()?;
+        failpoint::hit("clear");
+        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
 //! the thread that flushes (`claim`, `covered`, `open`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
+pub mod audit;
 pub mod canary;
 mod claim;
 mod covered;
+mod distrust;
 pub mod era;
 pub mod fleet;
 pub mod hub;
@@ -11,7 +13,10 @@ mod inflight;
 pub mod open;
 pub mod pending;
 pub mod pool;
+pub mod prover;
+pub mod renew;
 pub mod run;
+mod start;
 mod tick;
 pub mod trust;
 pub mod world;

@@ -13,9 +13,12 @@ use engine::format::{Key, commit};
 use engine::model::{FileId, Id, InodeId, Kind, Meta, NameChange, Root, Seq, Time};
 use engine::plan::find_head;
 
+use super::audit::Audit;
 use super::claim::{claim, same_source};
 use super::hub::{Hub, Sink};
 use super::pending::{Pending, now_ns};
+use super::prover::Prover;
+use super::renew::COMPARE;
 use super::run::Phase;
 use super::trust::{Boot, Compare, Facts, must_compare};
 use super::world::{VolumeWorld, WorldError, to_row};
@@ -46,13 +49,13 @@ pub struct Opened {
     pub reasons: Vec<String>,
     pub fenced_store: bool,
     pub meter: Arc<Meter>,
-    /// Drains, when no hub counts them.
+    /// Drains, also those that no hub counts.
     pub scans: u64,
     pub last_scan: Option<std::time::Instant>,
+    /// Proves the capture, where there is one.
+    pub prover: Prover,
+    pub audit: Audit,
 }
-
-/// Name of the note what is to be compared until the first pass is through.
-const COMPARE: &str = "compare";
 
 /// Why an upper layer is left alone, in `status`.
 const METACOPY_HIDDEN: &str =
@@ -163,6 +166,8 @@ pub fn open(
     };
     let mut reasons = capture.reasons.clone();
     let mut hub = capture.hub.clone();
+    // Before anything is asked of it: whatever it turns into later is noticed.
+    let prover = Prover::new(&config.name, state, hub.as_ref().map_or(0, |hub| hub.epoch()));
     if let Some(there) = &hub {
         let fs = marked_fs(&root);
         if let Err(missing) = there.supported(fs) {
@@ -207,6 +212,8 @@ pub fn open(
         meter,
         scans: 0,
         last_scan: None,
+        prover,
+        audit: Audit::new(config.audit),
     };
     let rebuilt = opened.agree_on_head()?;
     opened.arm(capture, prepared, rebuilt).map_err(world_error)?;
@@ -413,7 +420,8 @@ impl Opened {
         self.world.begin_flush();
         self.world.note_mounts()?;
         if let Some((hub, _)) = &self.world.hub {
-            return Ok(hub.drain()?);
+            self.scans = hub.drain()?;
+            return Ok(self.scans);
         }
         let due = self.last_scan.is_none_or(|at| at.elapsed() >= SCAN_GAP) || hurry;
         if due {
@@ -423,6 +431,14 @@ impl Opened {
         }
         self.scans += 1;
         Ok(self.scans)
+    }
+
+    /// The capture of the process is none for this volume any more.
+    pub(super) fn scan_from_now_on(&mut self) -> Result<(), WorldError> {
+        self.world.hub = None;
+        (self.compare, self.compare_once) = (true, false);
+        // The next process must not trust marks that were not made for this volume.
+        Ok(self.world.catalog.set_note(RUN, "0")?)
     }
 
     /// The first pass is through: what the catalog says is the tree, and marks keep it so.

@@ -195,6 +195,11 @@ impl Pending {
         self.state().fresh.extend(inodes);
     }
 
+    /// Inodes that are watched, and that the catalog may not know.
+    pub fn fresh(&self) -> Vec<u64> {
+        self.state().fresh.iter().copied().collect()
+    }
+
     /// The catalog knows all it ever will of these.
     pub fn clear_fresh(&self) {
         self.state().fresh.clear();
@@ -206,6 +211,16 @@ impl Pending {
             return Ok(true);
         }
         Ok(!self.catalog.by_ino(ino)?.is_empty())
+    }
+
+    /// Everything that is marked of an inode and not committed.
+    pub fn marks(&self, ino: u64) -> Option<Marks> {
+        let state = self.state();
+        let mut all: Option<Marks> = None;
+        for found in [state.waiting.get(ino), state.taken.get(ino)].into_iter().flatten() {
+            all.get_or_insert_default().merge(&found.marks);
+        }
+        all
     }
 
     /// Since when the oldest mark waits (nanoseconds since 1970), how many inodes wait, and the bytes they mark.

@@ -13,6 +13,7 @@ use engine::dirty::DirtySet;
 use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
 use engine::model::Time;
 
+use super::distrust::CaptureState;
 use super::era;
 use super::open::Opened;
 use super::pending::now_ns;
@@ -64,6 +65,7 @@ pub struct Progress {
     pub write_back: Option<WriteBack>,
     /// Somebody has; the volume's thread has not taken note yet.
     acknowledge: bool,
+    pub capture: CaptureState,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,7 +115,7 @@ pub enum Synced {
 impl Progress {
     /// Why the volume is not wholly protected, in plain words.
     pub fn trouble(&self) -> Vec<String> {
-        let mut why = Vec::new();
+        let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
         if !self.unreadable.is_empty() {
             why.push(format!("{} files or directories cannot be read", self.unreadable.len()));
         }
@@ -217,7 +219,7 @@ impl Shared {
         progress.phase
     }
 
-    fn update(&self, change: impl FnOnce(&mut Progress)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.progress());
         self.changed.notify_all();
     }
@@ -252,7 +254,13 @@ impl Runner {
                 progress.baseline_seq = head.or(Some(0));
             }
         });
+        if let Some((hub, _)) = self.opened.world.hub.clone() {
+            self.opened.prover.prepare(&hub, &self.opened.world.root);
+        }
         let result = self.rounds();
+        if let Some((hub, _)) = self.opened.world.hub.clone() {
+            self.opened.prover.reset(&hub);
+        }
         let fenced = self.shared.progress().fenced_at;
         match (fenced, result) {
             (Some(seq), _) => {
@@ -325,7 +333,9 @@ impl Runner {
         };
         self.take_acknowledgement()?;
         let now = wall_clock();
+        self.before_drain()?;
         let drain = self.opened.drain(hurry)?;
+        self.after_drain()?;
         self.note_doubts();
         let taken = self.opened.world.pending.take();
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();
@@ -364,24 +374,6 @@ impl Runner {
             });
         }
         Ok(())
-    }
-
-    /// Takes over what the drains have found doubtful. True: there was something.
-    fn note_doubts(&self) -> bool {
-        let doubts = match &self.opened.sink {
-            Some(sink) => std::mem::take(&mut *sink.doubts.lock().unwrap_or_else(PoisonError::into_inner)),
-            None => BTreeMap::new(),
-        };
-        let any = !doubts.is_empty();
-        if any {
-            self.shared.update(|progress| {
-                for (cause, count) in doubts {
-                    *progress.doubts.entry(cause.clone()).or_default() += count;
-                    *progress.totals.rescan_reasons.entry(cause).or_default() += count;
-                }
-            });
-        }
-        any
     }
 
     fn after(
@@ -482,6 +474,7 @@ impl Runner {
                 progress.fenced_at = Some(*seq);
             }
         });
+        self.after_flush(clean)?;
         Ok(!matches!(outcome, Outcome::Fenced { .. }))
     }
 }

@@ -25,6 +25,7 @@ use super::pool::{Opener, Pool};
 use super::tick;
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
+use crate::failpoint;
 use crate::source::{Directory, Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot, SourceStat};
 use crate::store::{self, ErrorKind, Store, StoreError};
 
@@ -279,6 +280,7 @@ impl World for VolumeWorld {
     }
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
+        failpoint::hit("names");
         let mut paths: HashMap<FileId, PathBuf> = HashMap::new();
         for job in jobs {
             if let Ok(Some(path)) = self.path(job.id) {
@@ -287,7 +289,9 @@ impl World for VolumeWorld {
         }
         let root = Arc::clone(&self.root);
         let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.get(&job.id), job.inode));
-        self.pool.read(jobs, steps, &opener)
+        let images = self.pool.read(jobs, steps, &opener);
+        failpoint::hit("read");
+        images
     }
 
     fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
@@ -340,7 +344,10 @@ impl World for VolumeWorld {
     fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), WorldError> {
         let key = engine::flush::commit::key_of(at).to_string();
         match store::create_exact(&*self.store, &key, &Bytes::from(bytes), ATTEMPTS)? {
-            store::Settled::Own => Ok(()),
+            store::Settled::Own => {
+                failpoint::hit("pack");
+                Ok(())
+            }
             store::Settled::Other(_) => Err(WorldError::ForeignPack { key }),
         }
     }
@@ -372,7 +379,10 @@ impl World for VolumeWorld {
             time: intent.time,
             bytes: intent.bytes.clone(),
         };
-        Ok(self.catalog.begin_commit(&intent, &rows)?)
+        failpoint::hit("before-intent");
+        self.catalog.begin_commit(&intent, &rows)?;
+        failpoint::hit("intent");
+        Ok(())
     }
 
     fn intent(&self) -> Result<Option<Intent>, WorldError> {
@@ -386,7 +396,9 @@ impl World for VolumeWorld {
     }
 
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, WorldError> {
-        match self.store.create(&Key::Commit(seq).to_string(), Bytes::copy_from_slice(bytes)) {
+        let created = self.store.create(&Key::Commit(seq).to_string(), Bytes::copy_from_slice(bytes));
+        failpoint::hit("put");
+        match created {
             Ok(store::Created::Yes) => Ok(Created::Yes),
             Ok(store::Created::Exists) => Ok(Created::Exists),
             Err(error) if error.kind == ErrorKind::Unknown => Ok(Created::Unknown),
@@ -407,7 +419,10 @@ impl World for VolumeWorld {
     }
 
     fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), WorldError> {
-        Ok(self.pending.settle(head, taken, kept)?)
+        failpoint::hit("before-settle");
+        self.pending.settle(head, taken, kept)?;
+        failpoint::hit("settle");
+        Ok(())
     }
 
     fn forget(

@@ -1,0 +1,138 @@
+//! A capture that was found to miss changes is replaced while the daemon runs: by the next back end, at last by none.
+//!
+//! What the failed one has missed nobody knows, and while one is exchanged for another nothing is marked. So every file of
+//! every volume is compared afterwards; a note in each catalog makes the next process do it if this one dies before.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use engine::dirty::Marks;
+use engine::model::FileId;
+
+use super::hub::{Hub, HubError, Inner, Sink};
+use super::pending::now_ns;
+use super::trust::Compare;
+use crate::capture::{BackEnd, Capture, CaptureConfig, MapEntries, choose};
+use crate::catalog::CatalogError;
+use crate::error::chain;
+
+/// Name of the note what is to be compared until the first pass is through.
+pub(super) const COMPARE: &str = "compare";
+
+/// The self-test of a capture that has just begun: the error says what it does not see.
+pub type Prove = Box<dyn Fn(&mut Capture) -> Result<(), String> + Send + Sync>;
+
+/// How another back end is started.
+pub struct Restart {
+    pub pin_dir: PathBuf,
+    pub entries: MapEntries,
+    /// The user wants this one and no other.
+    pub only: Option<BackEnd>,
+    pub prove: Prove,
+    /// Told which back end is in operation from now on.
+    pub chosen: Box<dyn Fn(&Capture) + Send + Sync>,
+}
+
+/// Why a capture is not trusted any more: a closed set of words for counters, and what exactly happened.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub cause: &'static str,
+    pub what: String,
+}
+
+impl Hub {
+    /// Ends the back end in operation, starts the next one that works, and puts everything in doubt. Does nothing if
+    /// another volume has done so since `epoch`.
+    ///
+    /// # Errors
+    /// When a catalog cannot be written: before anything was done, or afterwards, and then the next drain goes on with it.
+    pub fn fail(&self, epoch: u64, failure: &Failure) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        if inner.epoch != epoch {
+            return Ok(());
+        }
+        for sink in &inner.sinks {
+            sink.catalog.set_note(COMPARE, Compare::Everything.word())?;
+        }
+        if let Some(failed) = inner.capture.take() {
+            let back_end = failed.back_end();
+            tracing::error!(back_end = back_end.name(), what = failure.what, "capture has missed a change");
+            inner.against.push((back_end, failure.what.clone()));
+            if let Err(error) = failed.detach() {
+                tracing::warn!(error = chain(&error), "the failed back end cannot be detached");
+            }
+            self.start_next(&mut inner);
+        }
+        inner.epoch += 1;
+        inner.doubt = Some(failure.cause);
+        inner.doubt_everything()
+    }
+
+    /// Leaves `inner` without a capture when none can be had.
+    fn start_next(&self, inner: &mut Inner) {
+        let mut facts = choose::Facts { only: self.restart.only, ..choose::Facts::gather() };
+        facts.against.extend(inner.against.iter().cloned());
+        let config =
+            CaptureConfig { entries: self.restart.entries, ..CaptureConfig::new(&self.restart.pin_dir, BackEnd::Scan) };
+        let (capture, _) = match Capture::start_best(&config, facts, &self.restart.prove) {
+            Ok(started) => started,
+            Err(choice) => {
+                tracing::error!(reasons = ?choice.reasons, "no other back end can be had: volumes scan from now on");
+                return;
+            }
+        };
+        inner.left_over = false;
+        let track = |sink: &Arc<Sink>| capture.track(sink.dev, false).map_err(HubError::from);
+        let known = inner.sinks.iter().try_for_each(track);
+        let watched = known.and_then(|()| inner.sinks.iter().try_for_each(|sink| watch_all(&capture, sink)));
+        if let Err(error) = watched {
+            tracing::error!(error = chain(&error), "the next back end cannot watch: volumes scan from now on");
+            // Its pins would be taken up by the next process as whole ones.
+            if let Err(error) = capture.detach() {
+                tracing::warn!(error = chain(&error), "it cannot be detached either");
+            }
+            return;
+        }
+        (self.restart.chosen)(&capture);
+        inner.capture = Some(capture);
+    }
+}
+
+impl Inner {
+    /// What a failed capture may have missed becomes pending, if that is not done yet.
+    pub(super) fn doubt_everything(&mut self) -> Result<(), HubError> {
+        let Some(cause) = self.doubt else { return Ok(()) };
+        for sink in &self.sinks {
+            doubt_all(sink, cause)?;
+            // They are pending now, and outlive this process.
+            sink.catalog.set_note(COMPARE, Compare::Listings.word())?;
+        }
+        self.doubt = None;
+        Ok(())
+    }
+}
+
+/// Everything of a volume that a capture must know before anything is compared. Its superblock is tracked already: tracking
+/// it again would narrow it where the watch set was full.
+fn watch_all(capture: &Capture, sink: &Sink) -> Result<(), HubError> {
+    let fresh: Vec<(u32, u64)> = sink.pending.fresh().into_iter().map(|ino| (sink.dev, ino)).collect();
+    capture.watch(&fresh)?;
+    let mut after = FileId(0);
+    loop {
+        let rows = sink.catalog.files_after(after, 4096)?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = last.id;
+        let inodes: Vec<_> =
+            rows.iter().filter(|row| row.inode.ino != 0).map(|row| (sink.dev, row.inode.ino)).collect();
+        capture.watch(&inodes)?;
+    }
+}
+
+/// Also of files that a flush of this moment is about to commit.
+fn doubt_all(sink: &Arc<Sink>, cause: &str) -> Result<(), CatalogError> {
+    let fresh: Vec<(u64, Marks)> =
+        sink.pending.fresh().into_iter().map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
+    sink.pending.add(&fresh, now_ns())?;
+    sink.widen(cause, |ino| ino != 0)?;
+    Ok(())
+}

@@ -26,8 +26,10 @@ pub const OVERFLOW_WORDS: u32 = OVERFLOW_BITS / 64;
 pub const DIRTY_ENTRIES: u32 = 1 << 17;
 /// Default entries of each INODE map.
 pub const INODE_ENTRIES: u32 = 1 << 16;
-/// Default entries of the WATCH map.
+/// Least entries of the WATCH map.
 pub const WATCH_ENTRIES: u32 = 1 << 18;
+/// Most entries of the WATCH map, some 400 MiB of kernel memory.
+pub const WATCH_ENTRIES_MAX: u32 = 1 << 22;
 /// Default entries of the INFLIGHT map: direct I/O requests under way in tracked superblocks.
 pub const INFLIGHT_ENTRIES: u32 = 1 << 14;
 /// Superblocks that can be tracked at once.

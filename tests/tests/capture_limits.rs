@@ -82,6 +82,8 @@ fn a_full_watch_map_widens_the_superblock_visibly() {
     let dev = rig.dev;
     let wanted: Vec<_> = (100..150).map(|ino| (dev, ino)).collect();
     assert_eq!(rig.capture().watch(&wanted).unwrap(), WatchOutcome::Full { widened: vec![dev] });
+    // A daemon that comes back tracks it again before it knows that the watch set is full.
+    rig.capture().track(dev, false).unwrap();
     assert_eq!(rig.capture().tracked().unwrap(), [(dev, true)]);
     fs::write(rig.path("anything"), [1; 10]).unwrap();
     let retired = rig.drain();

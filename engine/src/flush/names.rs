@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use super::world::{Alive, Listed, Missing, Record, Stat, World};
+use super::world::{Alive, Entry, Known, Listed, Missing, Record, Stat, World};
 use super::{Facts, Report};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileId, InodeId, Kind};
@@ -99,14 +99,26 @@ pub fn gather<W: World>(
             }
             match world.list(dir)? {
                 Listed::Entries(seen) => {
-                    let committed = world.children(dir)?;
-                    for entry in &seen {
+                    let mut listing = differing(world, dir, seen, facts.compare)?;
+                    let whole = listing.seen.len();
+                    let mut seen = Vec::new();
+                    for entry in listing.seen {
                         if world.by_inode(entry.stat.inode.ino)?.iter().all(|r| r.inode != entry.stat.inode) {
+                            // What is new has no other name in the commits, so it can wait as if it was not seen.
+                            if new_files >= facts.limits.files || new_bytes >= facts.limits.bytes {
+                                continue;
+                            }
                             new_files += 1;
                             new_bytes += entry.stat.size;
                         }
+                        seen.push(entry);
                     }
-                    gathered.listings.push(Listing { dir, committed, seen });
+                    if seen.len() < whole {
+                        report.carried += 1;
+                        kept.add(ino, &Marks::names(), since);
+                    }
+                    listing.seen = seen;
+                    gathered.listings.push(listing);
                 }
                 Listed::NotThere => kept.add(ino, &Marks::names(), since),
                 Listed::Unreadable(cause) => {
@@ -139,6 +151,26 @@ pub fn gather<W: World>(
         }
     }
     Ok(gathered)
+}
+
+/// A listing without the names that are as the catalog has them: one name that changed among a million is decided about
+/// alone. With `compare` a file is left out only if its attributes are those of the catalog too.
+fn differing<W: World>(world: &W, dir: FileId, mut seen: Vec<Entry>, compare: bool) -> Result<Listing, W::Error> {
+    let mut known: HashMap<Vec<u8>, (Known, bool)> =
+        world.known_in(dir)?.into_iter().map(|(name, known)| (name, (known, false))).collect();
+    seen.retain(|entry| {
+        let Some((known, same)) = known.get_mut(&entry.name) else { return true };
+        let stat = &entry.stat;
+        let (inode, times) = (known.inode == stat.inode, known.ctime == Some(stat.ctime) && known.mtime == stat.mtime);
+        let content = known.kind == Kind::File && times && known.size == stat.size;
+        // A name can be listed twice, and the other time lead to another file.
+        *same = inode && known.kind == stat.kind && (!compare || content);
+        !*same
+    });
+    let differ = known.into_iter().filter(|(_, (_, same))| !same);
+    let mut committed: Vec<(Vec<u8>, FileId)> = differ.map(|(name, (known, _))| (name, known.id)).collect();
+    committed.sort_unstable();
+    Ok(Listing { dir, committed, seen })
 }
 
 /// Answers of the file system in this flush. They are asked for once: the plan is decided several times, and each time

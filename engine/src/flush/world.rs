@@ -44,6 +44,18 @@ pub struct Entry {
     pub stat: Stat,
 }
 
+/// What the catalog has under one name, as far as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub id: FileId,
+    pub inode: InodeId,
+    pub kind: Kind,
+    pub size: u64,
+    pub mtime: Time,
+    /// As in [`Record`].
+    pub ctime: Option<Time>,
+}
+
 /// What became of an inode whose name vanished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alive {
@@ -225,6 +237,16 @@ pub trait World {
     fn record(&self, id: FileId) -> Result<Option<Record>, Self::Error>;
     fn by_inode(&self, ino: u64) -> Result<Vec<Record>, Self::Error>;
     fn children(&self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Self::Error>;
+    /// As `children`, with what a listing can be compared to: of all entries of a directory, however many.
+    fn known_in(&self, dir: FileId) -> Result<Vec<(Vec<u8>, Known)>, Self::Error> {
+        let mut out = Vec::new();
+        for (name, id) in self.children(dir)? {
+            if let Some(Record { inode, meta, size, ctime, .. }) = self.record(id)? {
+                out.push((name, Known { id, inode, kind: meta.kind, size, mtime: meta.mtime, ctime }));
+            }
+        }
+        Ok(out)
+    }
     fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
     fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, Self::Error>;
     fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, Self::Error>;

@@ -4,7 +4,9 @@
 //! (A B A B) and is shown as a median. Everything is made in a temporary folder (`TMPDIR` names its place) and removed.
 
 mod bytes;
+mod harm;
 mod loss_window;
+mod peers;
 mod process;
 mod scale;
 mod write_cost;
@@ -20,7 +22,8 @@ usage: bench NAME [ARGS]
   write-cost [ROUNDS]       nanoseconds per 4 KiB pwrite, without and with capture (root)
   loss-window [SECONDS]     from a write's return to its commit, at 2,000 writes a second
   bytes [GIB [ROUNDS]]      bytes read and uploaded per dirty byte, beside rsync
-  scale [FILES]             start times and memory on many files";
+  scale [FILES [LARGE]]     start times, memory and single changes: many files, and LARGE in one directory
+  harm [ROUNDS [SECONDS]]   nanoseconds added to each kind of operation, beside inotify and fanotify; fio; the disk (root)";
 
 /// Runs the benchmark that `args` name.
 ///
@@ -33,7 +36,8 @@ pub fn main(args: &[String]) -> Outcome<()> {
         "write-cost" => write_cost::run(number(0)?.unwrap_or(9)),
         "loss-window" => loss_window::run(number(0)?.unwrap_or(20)),
         "bytes" => bytes::run(number(0)?, number(1)?.unwrap_or(1)),
-        "scale" => scale::run(number(0)?.unwrap_or(100_000)),
+        "scale" => scale::run(number(0)?.unwrap_or(100_000), number(1)?.unwrap_or(0)),
+        "harm" => harm::run(number(0)?.unwrap_or(7), number(1)?.unwrap_or(10)),
         _ => Err(USAGE.into()),
     }
 }

@@ -134,6 +134,11 @@ impl Daemon {
         rchar(&self.child.id().to_string())
     }
 
+    /// Bytes that it has had written to a disk: catalog and store.
+    pub(super) fn written(&self) -> Outcome<u64> {
+        field(&format!("/proc/{}/io", self.child.id()), "write_bytes")
+    }
+
     /// A memory line of `/proc/PID/status`, such as `VmRSS`, in bytes.
     pub(super) fn memory(&self, name: &str) -> Outcome<u64> {
         Ok(field(&format!("/proc/{}/status", self.child.id()), name)? << 10)

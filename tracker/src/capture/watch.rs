@@ -19,12 +19,14 @@ pub enum WatchOutcome {
 }
 
 impl Capture {
-    /// Marks changes on superblock `dev` from now on: of watched inodes, or of all.
+    /// Marks changes on superblock `dev` from now on: of watched inodes, or of all. One of which all are marked stays so: its
+    /// watch set was full, and what found no room in it would be marked no more.
     ///
     /// # Errors
     /// When the map refuses, for instance because too many superblocks are tracked.
     pub fn track(&self, dev: u32, all_inodes: bool) -> Result<(), CaptureError> {
-        let mode = if all_inodes { mode::ALL } else { mode::WATCHED };
+        let all = all_inodes || self.is_widened(dev)?;
+        let mode = if all { mode::ALL } else { mode::WATCHED };
         self.maps.supers.set(dev, mode).map_err(|source| CaptureError::Map { what: "insert", map: "SUPERS", source })
     }
 
@@ -34,6 +36,16 @@ impl Capture {
     /// When the map refuses.
     pub fn untrack(&self, dev: u32) -> Result<(), CaptureError> {
         self.maps.supers.remove(dev).map_err(|source| CaptureError::Map { what: "delete", map: "SUPERS", source })
+    }
+
+    /// Whether all inodes of superblock `dev` are marked.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn is_widened(&self, dev: u32) -> Result<bool, CaptureError> {
+        let found = self.maps.supers.get(dev);
+        let found = found.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
+        Ok(found == Some(mode::ALL))
     }
 
     /// Superblocks tracked, each with whether all its inodes are marked.

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use engine::model::{FileId, InodeId, Kind};
+use engine::flush::world::Known;
+use engine::model::{FileId, InodeId, Kind, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Catalog, CatalogError, FileRow, Result, row};
@@ -86,6 +87,34 @@ impl Catalog {
         })
     }
 
+    /// The names in a directory with what a listing of it is compared to, in no order.
+    pub fn known_in(&self, parent: FileId) -> Result<Vec<(Vec<u8>, Known)>> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT n.name, n.id, f.kind, f.ino, f.generation, f.size, f.mtime_sec, f.mtime_nsec, f.ctime_sec, \
+                 f.ctime_nsec FROM names n JOIN files f ON f.id = n.id WHERE n.parent = ?1",
+            )?;
+            let mut rows = statement.query([parent.0 as i64])?;
+            let mut out = Vec::new();
+            while let Some(found) = rows.next()? {
+                let ctime = match (found.get::<_, Option<i64>>(8)?, found.get::<_, Option<u32>>(9)?) {
+                    (Some(sec), Some(nsec)) => Some(Time { sec, nsec }),
+                    _ => None,
+                };
+                let known = Known {
+                    id: FileId(found.get::<_, i64>(1)? as u64),
+                    kind: row::kind_of(found.get(2)?)?,
+                    inode: row::inode(found.get(3)?, found.get(4)?),
+                    size: found.get::<_, i64>(5)? as u64,
+                    mtime: Time { sec: found.get(6)?, nsec: found.get(7)? },
+                    ctime,
+                };
+                out.push((found.get(0)?, known));
+            }
+            Ok(out)
+        })
+    }
+
     /// Every (parent, name) of a file: several for hard links, none for the source directory.
     pub fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>> {
         self.read(|conn| {
@@ -162,6 +191,18 @@ impl Catalog {
         self.read(|conn| {
             let mut sum = conn.prepare_cached("SELECT coalesce(sum(size), 0) FROM files")?;
             Ok(sum.query_row([], |row| row.get::<_, i64>(0))? as u64)
+        })
+    }
+
+    /// As [`Catalog::files_after`], inode numbers only.
+    pub fn inodes_after(&self, after: FileId, limit: usize) -> Result<Vec<(FileId, u64)>> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT id, ino FROM files WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let rows = statement.query_map(params![after.0 as i64, limit], |row| {
+                Ok((FileId(row.get::<_, i64>(0)? as u64), row.get::<_, i64>(1)? as u64))
+            })?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
     }
 

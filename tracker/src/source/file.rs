@@ -1,7 +1,10 @@
 //! One open file of the source: the thin steps of a flush, in no order of their own (that is `engine::flush::read`'s).
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use engine::flush::world::{FileError, FileOps, Stat};
 use engine::model::{InodeId, Kind};
@@ -25,6 +28,21 @@ pub enum CleanBy {
 pub struct OpenFile {
     fd: OwnedFd,
     clean_by: CleanBy,
+    ino: u64,
+    cleans: Arc<CleanTimes>,
+}
+
+/// How long writing files back took since this was last asked, by inode number; those that took less than a millisecond are
+/// left out.
+#[derive(Debug, Default)]
+pub(super) struct CleanTimes(Mutex<HashMap<u64, Duration>>);
+
+impl CleanTimes {
+    fn add(&self, ino: u64, took: Duration) {
+        if took >= Duration::from_millis(1) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(ino).or_default() += took;
+        }
+    }
 }
 
 impl SourceRoot {
@@ -46,7 +64,12 @@ impl SourceRoot {
         // The path may lead elsewhere by now: only the descriptor's own word counts.
         check(&stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?, expect)?;
         let clean_by = clean_by(self.fs_of(found.upper), self.data_journal(found.upper), &fd);
-        Ok(OpenFile { fd, clean_by })
+        Ok(OpenFile { fd, clean_by, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
+    }
+
+    /// How long writing files back took since the last call, by inode number.
+    pub fn take_cleans(&self) -> HashMap<u64, Duration> {
+        std::mem::take(&mut *self.cleans.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -111,10 +134,12 @@ impl FileOps for OpenFile {
     }
 
     fn clean(&mut self) -> Result<(), FileError> {
+        let began = Instant::now();
         let done = match self.clean_by {
             CleanBy::WriteBack => sys::write_back(&self.fd),
             CleanBy::DataSync => rustix::fs::fdatasync(&self.fd).map_err(Into::into),
         };
+        self.cleans.add(self.ino, began.elapsed());
         done.map_err(|error| FileError::WriteBack { cause: error.to_string() })
     }
 

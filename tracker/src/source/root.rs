@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engine::flush::world::{Alive, Stat};
 use engine::model::{InodeId, Kind, Meta};
@@ -12,6 +13,7 @@ use rustix::fs::{Dir, FileType, OFlags, fstatfs};
 use rustix::io::Errno;
 
 use super::beneath::{Beneath, open_root};
+use super::file::CleanTimes;
 use super::mounts::{self, Mount};
 use super::stat::{self, SourceStat, Xattrs, stat_at, stat_fd};
 use super::{FsType, SourceError, sys};
@@ -82,6 +84,7 @@ pub struct SourceRoot {
     mount: Mount,
     fs: FsType,
     pub(super) upper: Option<Upper>,
+    pub(super) cleans: Arc<CleanTimes>,
 }
 
 /// An inode found by path, and on which file system it is to be read.
@@ -102,7 +105,7 @@ impl SourceRoot {
         let mount = mount_of(fd.as_fd()).map_err(at)?;
         let upper = if fs == FsType::Overlay { upper_of(&mount, &path) } else { None };
         let identity = RootIdentity { device: found.device, inode: found.stat.inode };
-        Ok(SourceRoot { path, beneath: Beneath::new(fd, false), identity, mount, fs, upper })
+        Ok(SourceRoot { path, beneath: Beneath::new(fd, false), identity, mount, fs, upper, cleans: Arc::default() })
     }
 
     /// Absolute and without symlinks.

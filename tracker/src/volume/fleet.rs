@@ -11,6 +11,7 @@ use engine::model::Time;
 
 use super::hub::Hub;
 use super::open::{self, CaptureFacts, Prepared};
+use super::pace::Pace;
 use super::pending::{Pending, now_ns};
 use super::run::{Phase, Runner, Shared, Synced};
 use super::start;
@@ -127,7 +128,8 @@ fn live(volume: &Volume, capture: &CaptureFacts, state: &Path, prepared: Option<
         meter: Arc::clone(&opened.meter),
         hub: opened.world.hub.as_ref().map(|(hub, _)| Arc::clone(hub)),
     });
-    Runner { opened, shared: Arc::clone(&volume.shared), interval: volume.config.interval, trusted: false }.run()
+    let (shared, interval) = (Arc::clone(&volume.shared), volume.config.interval);
+    Runner { opened, shared, interval, trusted: false, pace: Pace::default() }.run()
 }
 
 impl Volume {

@@ -220,6 +220,11 @@ impl Hub {
         Ok(inner.facts.drains)
     }
 
+    /// Whether the watch set was full once, so that all inodes of the superblock are marked.
+    pub fn is_widened(&self, dev: u32) -> Result<bool, HubError> {
+        Ok(self.inner().capture()?.is_widened(dev)?)
+    }
+
     pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, HubError> {
         let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         self.inner().watch(dev, &keys)

@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`claim`, `covered`, `open`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`claim`, `covered`, `open`, `pace`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 pub mod audit;
 pub mod canary;
@@ -11,10 +11,12 @@ pub mod fleet;
 pub mod hub;
 mod inflight;
 pub mod open;
+pub mod pace;
 pub mod pending;
 pub mod pool;
 pub mod prover;
 pub mod renew;
+mod room;
 pub mod run;
 mod start;
 mod tick;

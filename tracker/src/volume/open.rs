@@ -365,13 +365,10 @@ impl Opened {
                 }
             };
             self.sink = Some(sink);
-            let mut after = FileId(0);
-            loop {
-                let rows = world.catalog.files_after(after, 4096)?;
-                let Some(last) = rows.last() else { break };
-                after = last.id;
-                let inodes: Vec<u64> = rows.iter().map(|row| row.inode.ino).filter(|ino| *ino != 0).collect();
-                world.watch_known(&inodes)?;
+            world.watch_full |= hub.is_widened(*dev)?;
+            // Where the marks are trusted, the watch set has been kept since they began.
+            if compare != Compare::Nothing {
+                world.watch_all()?;
             }
         }
         if let Some(boot) = &boot {

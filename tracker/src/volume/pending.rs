@@ -105,14 +105,26 @@ impl Pending {
         Ok(())
     }
 
-    /// All marks, for a flush. They count as taken until `settle` or `give_back`.
-    pub fn take(&self) -> DirtySet {
+    /// All marks, for a flush, but those of inodes that `rests` names, which go on waiting: their number comes second. What
+    /// is taken counts as such until `settle` or `give_back`.
+    pub fn take_but(&self, rests: impl Fn(u64) -> bool) -> (DirtySet, usize) {
         let mut state = self.state();
-        let waiting = std::mem::take(&mut state.waiting);
-        for (ino, marks) in waiting.iter() {
+        let mut taken = std::mem::take(&mut state.waiting);
+        let held: Vec<u64> = taken.iter().map(|(ino, _)| ino).filter(|ino| rests(*ino)).collect();
+        for ino in &held {
+            if let Some(waiting) = taken.remove(*ino) {
+                state.waiting.add(*ino, &waiting.marks, waiting.since_ns);
+            }
+        }
+        for (ino, marks) in taken.iter() {
             state.taken.add(ino, &marks.marks, marks.since_ns);
         }
-        waiting
+        (taken, held.len())
+    }
+
+    /// As [`Pending::take_but`], of all.
+    pub fn take(&self) -> DirtySet {
+        self.take_but(|_| false).0
     }
 
     /// Ends a flush: what was taken is no longer in flight, and `kept` of it goes on waiting.
@@ -247,6 +259,20 @@ pub fn now_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_rests_is_not_taken_and_stays_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
+        let pending = Pending::load(open()).unwrap();
+        pending.add(&[(5, Marks::meta()), (6, Marks::meta())], 10).unwrap();
+        let (taken, held) = pending.take_but(|ino| ino == 5);
+        assert_eq!((taken.len(), taken.get(5).is_some(), held), (1, false, 1));
+        pending.forget(&CatalogChange::default(), &[6], &DirtySet::default()).unwrap();
+        pending.give_back(&DirtySet::default());
+        assert_eq!(Pending::load(open()).unwrap().take().len(), 1, "saved");
+        assert!(pending.take().get(5).is_some());
+    }
 
     #[test]
     fn what_is_covered_waits_apart_and_outlives_the_process() {

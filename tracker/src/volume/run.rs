@@ -16,6 +16,7 @@ use engine::model::Time;
 use super::distrust::CaptureState;
 use super::era;
 use super::open::Opened;
+use super::pace::Pace;
 use super::pending::now_ns;
 use super::world::WorldError;
 use super::write_back::WriteBack;
@@ -232,6 +233,7 @@ pub struct Runner {
     pub interval: Duration,
     /// The first pass is through.
     pub trusted: bool,
+    pub pace: Pace,
 }
 
 /// Errors after which trying again makes no sense.
@@ -326,18 +328,20 @@ impl Runner {
     /// One drain and one flush. False: fenced.
     fn round(&mut self) -> Result<bool, WorldError> {
         let began = Instant::now();
-        let (number, hurry) = {
-            let mut progress = self.shared.progress();
+        let begin = |progress: &mut Progress| {
             progress.begun += 1;
-            (progress.begun, progress.hurry > 0)
+            (progress.begun, progress.hurry > 0, progress.stop)
         };
+        let (number, hurry, last) = begin(&mut self.shared.progress());
         self.take_acknowledgement()?;
         let now = wall_clock();
         self.before_drain()?;
         let drain = self.opened.drain(hurry)?;
         self.after_drain()?;
         self.note_doubts();
-        let taken = self.opened.world.pending.take();
+        // Nothing rests while somebody waits, nor at the end.
+        let paced = self.trusted && !hurry && !last;
+        let (taken, resting) = self.opened.world.pending.take_but(|ino| paced && self.pace.rests(ino, began));
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();
         let mut report = Report::default();
         let (outcome, mut kept) = if had {
@@ -362,7 +366,8 @@ impl Runner {
         let covered = self.opened.world.take_covered(&mut kept)?;
         self.opened.world.pending.give_back_but(&kept, &covered);
         self.opened.world.remember_foreign()?;
-        self.after(number, began, &outcome, &kept, report)
+        self.pace.note(self.opened.world.root.take_cleans(), self.interval, Instant::now());
+        self.after(number, began, &outcome, kept.is_empty() && resting == 0, report)
     }
 
     fn take_acknowledgement(&self) -> Result<(), WorldError> {
@@ -381,14 +386,14 @@ impl Runner {
         number: u64,
         began: Instant,
         outcome: &Outcome,
-        kept: &DirtySet,
+        all_read: bool,
         report: Report,
     ) -> Result<bool, WorldError> {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
         // Also what another volume's drain, or a new file, has shown meanwhile: its marks came after those of this flush.
         let doubted = self.note_doubts();
-        let clean = kept.is_empty() && !unsettled && !doubted;
+        let clean = all_read && !unsettled && !doubted;
         if clean && !self.trusted {
             self.opened.trust()?;
             self.trusted = true;

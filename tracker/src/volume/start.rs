@@ -4,10 +4,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::limits::WATCH_ENTRIES;
+
 use super::canary::{self, Home, Proof};
 use super::hub::Hub;
 use super::open::{self, CaptureFacts};
 use super::renew::Restart;
+use super::room;
 use crate::capture::{self, BackEnd, Capture, CaptureConfig, Started, choose};
 use crate::config::{self, Config};
 use crate::error::{AppError, ExitCode};
@@ -110,7 +113,11 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     }
     let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
     let only = forced.map(|(_, back_end)| back_end);
-    let wanted = CaptureConfig { entries: config.kernel_maps, ..CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan) };
+    let mut entries = config.kernel_maps;
+    if entries.watch == WATCH_ENTRIES {
+        entries.watch = room::watch_entries(config, state_dir);
+    }
+    let wanted = CaptureConfig { entries, ..CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan) };
     let (volumes, home) = (config.volumes.clone(), state_dir.to_path_buf());
     let prove = move |capture: &mut Capture| prove(capture, &volumes, &home);
     let started = match take_over(&wanted, state_dir, only) {

@@ -13,8 +13,8 @@ use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
 use engine::flush::world::{
-    Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Listed, Missing, NodeKey, ReadJob, Record, Stat,
-    World,
+    Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, NodeKey, ReadJob, Record,
+    Stat, World,
 };
 use engine::format::{EncodeError, Key};
 use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
@@ -311,6 +311,10 @@ impl World for VolumeWorld {
         Ok(self.catalog.children(dir)?.into_iter().map(|child| (child.name, child.id)).collect())
     }
 
+    fn known_in(&self, dir: FileId) -> Result<Vec<(Vec<u8>, Known)>, WorldError> {
+        Ok(self.catalog.known_in(dir)?)
+    }
+
     fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, WorldError> {
         Ok(self.catalog.names_of(id)?)
     }
@@ -469,12 +473,17 @@ impl VolumeWorld {
         }
     }
 
-    /// Watches inodes that the catalog knows.
-    pub fn watch_known(&mut self, inodes: &[u64]) -> Result<(), WorldError> {
-        if let Some((hub, dev)) = &self.hub {
-            self.watch_full |= hub.watch(*dev, inodes)? != WatchOutcome::Watching;
+    /// Watches all that the catalog knows.
+    pub fn watch_all(&mut self) -> Result<(), WorldError> {
+        let Some((hub, dev)) = &self.hub else { return Ok(()) };
+        let mut after = FileId(0);
+        loop {
+            let rows = self.catalog.inodes_after(after, 65_536)?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            after = *last;
+            let inodes: Vec<u64> = rows.iter().map(|(_, ino)| *ino).filter(|ino| *ino != 0).collect();
+            self.watch_full |= hub.watch(*dev, &inodes)? != WatchOutcome::Watching;
         }
-        Ok(())
     }
 
     /// Files whose reading thread has not come back.

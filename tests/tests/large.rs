@@ -1,0 +1,93 @@
+//! Many files, and many in one directory: what a restart and one change cost is not counted in files of the tree. Smaller than
+//! `cargo xtask bench scale`, which measures.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tests::compare::assert_same;
+use tests::daemon::Volume;
+use tests::mounts::{Kind, Mount, programs_or_skip};
+
+const DIRECTORIES: u32 = 200;
+const PER_DIRECTORY: u32 = 100;
+const ONE_DIRECTORY: u32 = 30_000;
+/// Generous: a debug build on a busy machine.
+const LONG: Duration = Duration::from_secs(300);
+/// Calls that look at a name, of a start that walks nothing: its own files, the source, the mounts. A walk makes 50,000.
+const LOOKS: usize = 1000;
+
+/// A path in the source, and what is done to it.
+type Change = (&'static str, fn(&Path));
+
+fn make(source: &Path) {
+    for directory in 0..DIRECTORIES {
+        let path = source.join(format!("d{directory}"));
+        fs::create_dir(&path).unwrap();
+        for file in 0..PER_DIRECTORY {
+            fs::write(path.join(format!("f{file}")), format!("{directory} {file}")).unwrap();
+        }
+    }
+    fs::create_dir(source.join("one")).unwrap();
+    for file in 0..ONE_DIRECTORY {
+        File::create(source.join(format!("one/f{file}"))).unwrap();
+    }
+}
+
+#[test]
+fn a_restart_walks_nothing_and_one_change_reads_one_file() {
+    let name = "a_restart_walks_nothing_and_one_change_reads_one_file";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    if !programs_or_skip(name, "strace", &["strace"]) {
+        return;
+    }
+    let source = mount.dir("source");
+    make(&source);
+    let mut volume = Volume::new(&source);
+    let mut daemon = volume.start();
+    daemon.wait_ready(LONG);
+    assert!(daemon.stop().success());
+
+    let trace = volume.scratch("trace");
+    let strace = ["strace", "-f", "-qq", "-e", "trace=statx,newfstatat,getdents64,openat,openat2", "-o"];
+    volume.wrapper = strace.iter().map(|&word| word.to_owned()).chain([trace.display().to_string()]).collect();
+    let mut daemon = volume.start();
+    daemon.wait_ready(LONG);
+    volume.sync(LONG).expect(0);
+    let text = fs::read_to_string(&trace).unwrap();
+    assert!(text.contains("openat"), "strace saw nothing");
+    assert!(text.lines().count() < LOOKS, "{} calls that look at the tree", text.lines().count());
+    // strace ends with what it traces, not the other way round.
+    let strace = daemon.pid();
+    let traced = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
+    let traced = Pid::from_raw(traced.trim().parse().unwrap()).unwrap();
+    kill_process(traced, Signal::TERM).unwrap();
+    assert!(daemon.wait_end(LONG).expect("its end").success());
+    drop(daemon);
+    volume.wrapper.clear();
+
+    let mut daemon = volume.start();
+    daemon.wait_ready(LONG);
+    let mut before = volume.status();
+    let changes: [Change; 4] = [
+        ("d7/f7", |path| File::options().append(true).open(path).unwrap().write_all(b"more").unwrap()),
+        ("one/new", |path| fs::write(path, "new").unwrap()),
+        ("one/f29999", |path| fs::rename(path, path.with_file_name("renamed")).unwrap()),
+        ("one/f15000", |path| fs::remove_file(path).unwrap()),
+    ];
+    for (path, change) in changes {
+        change(&source.join(path));
+        volume.sync(LONG).expect(0);
+        let after = volume.status();
+        let grown = |name: &str| after[name].as_u64().unwrap() - before[name].as_u64().unwrap();
+        assert!(grown("commits") >= 1, "{path}: {after:#}");
+        assert!(grown("files_read") <= 1 && grown("bytes_read") < 10_000, "{path}: from {before:#} to {after:#}");
+        before = after;
+    }
+    assert!(daemon.stop().success());
+    let copy = volume.scratch("copy");
+    volume.restore(&copy).expect(0);
+    assert_same(&source, &copy);
+}

@@ -1,0 +1,73 @@
+//! How often a file is flushed that is written all the time. A flush writes the file's dirty pages back, and each of them costs its
+//! writer a fault or a wait afterwards, and the disk a write that the kernel would have put off. So a file whose write-back takes
+//! long rests: its marks wait, in the catalog as all others, and the loss window shows their age.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Write-back may take one part in this many of the time.
+const SHARE: u32 = 20;
+/// Longest rest, and so the most that pacing adds to a file's loss window.
+const REST_MAX: Duration = Duration::from_secs(5);
+
+/// How long a file rests after a flush whose write-back took `clean`; zero where flushing at each `interval` costs less than
+/// its share.
+pub fn rest_after(clean: Duration, interval: Duration) -> Duration {
+    let wanted = clean.saturating_mul(SHARE);
+    if wanted <= interval { Duration::ZERO } else { wanted.min(REST_MAX) }
+}
+
+/// The files of one volume that rest now: not more than were flushed in the last [`REST_MAX`].
+#[derive(Debug, Default)]
+pub struct Pace {
+    until: HashMap<u64, Instant>,
+}
+
+impl Pace {
+    /// Whether the marks of an inode wait at `now`.
+    pub fn rests(&self, ino: u64, now: Instant) -> bool {
+        self.until.get(&ino).is_some_and(|until| *until > now)
+    }
+
+    /// After a flush that ended at `now`: which inodes were written back, and how long that took.
+    pub fn note(&mut self, cleans: HashMap<u64, Duration>, interval: Duration, now: Instant) {
+        self.until.retain(|_, until| *until > now);
+        for (ino, clean) in cleans {
+            let rest = rest_after(clean, interval);
+            if rest > Duration::ZERO {
+                self.until.insert(ino, now + rest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_rest_grows_with_the_write_back_and_has_a_bound() {
+        assert_eq!(rest_after(ms(0), ms(250)), ms(0));
+        assert_eq!(rest_after(ms(12), ms(250)), ms(0), "240 ms of rest are over by the next flush");
+        assert_eq!(rest_after(ms(13), ms(250)), ms(260));
+        assert_eq!(rest_after(ms(100), ms(250)), ms(2000));
+        assert_eq!(rest_after(ms(300), ms(250)), REST_MAX);
+        assert_eq!(rest_after(Duration::MAX, ms(250)), REST_MAX);
+        assert_eq!(rest_after(ms(13), ms(1000)), ms(0), "seldom flushed anyhow");
+    }
+
+    #[test]
+    fn a_file_rests_until_its_time_and_the_others_do_not() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.note(HashMap::from([(1, ms(100)), (2, ms(1))]), ms(250), now);
+        assert!(pace.rests(1, now + ms(1999)) && !pace.rests(1, now + ms(2000)));
+        assert!(!pace.rests(2, now) && !pace.rests(3, now));
+        // What is over is forgotten, and the next flush decides anew.
+        pace.note(HashMap::new(), ms(250), now + ms(2000));
+        assert!(pace.until.is_empty());
+    }
+}

@@ -339,7 +339,6 @@ impl Runner {
         let drain = self.opened.drain(hurry)?;
         self.after_drain()?;
         self.note_doubts();
-        // Nothing rests while somebody waits, nor at the end.
         let paced = self.trusted && !hurry && !last;
         let (taken, resting) = self.opened.world.pending.take_but(|ino| paced && self.pace.rests(ino, began));
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();

@@ -53,6 +53,7 @@ macro_rules! kernel_fields {
             SB_DEV: Required Offset "super_block" ["s_dev"];
             SB_MAGIC: Required Offset "super_block" ["s_magic"];
             MAPPING_HOST: Required Offset "address_space" ["host"];
+            MAPPING_WRITABLE: Optional Offset "address_space" ["i_mmap_writable"];
             FOLIO_FLAGS: Required Offset "folio" ["flags"];
             FOLIO_INDEX: Required Offset "folio" ["index"];
             FOLIO_PAGES: Optional Offset "folio" ["_nr_pages", "_folio_nr_pages"];

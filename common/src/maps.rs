@@ -101,6 +101,9 @@ pub mod flag {
     /// Beside `WHOLE`: it is the file system that gives no ranges (tmpfs).
     pub const DATA_NO_RANGE: u64 = 1 << 6;
 
+    /// Beside block bits: when they were set, some mapping of the file could be stored through. Says nothing of what changed.
+    pub const MAPPED: u64 = 1 << 7;
+
     /// Any of the flags that mean "compare the whole content".
     pub const WHOLE_CONTENT: u64 = WHOLE | RESCAN | DATA_NO_RANGE;
 }

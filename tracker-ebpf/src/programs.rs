@@ -26,7 +26,13 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     let inode: Address = kernel::member(mapping, &globals::MAPPING_HOST)?;
     let target = Target::marked(inode, HookId::DirtyFolio)?;
     match kernel::folio_range(ctx.arg(0)) {
-        Some((start, len)) => target.range(start, len),
+        Some((start, len)) => {
+            target.range(start, len);
+            // `mapping_map_writable` counts mappings that are shared and may be written.
+            if kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).is_some_and(|count| count > 0) {
+                target.flags(flag::MAPPED);
+            }
+        }
         None => {
             count(counter::UNREADABLE);
             target.flags(flag::RESCAN);

@@ -133,7 +133,8 @@ impl Tree {
             for path in self.paths(ino) {
                 let Some((inode, size)) = before else { continue };
                 let Some(stat) = world.stat(&path).filter(|stat| stat.inode == inode) else { continue };
-                let changes_data = marks.flags & !(flags::META | flags::NAMES) != 0 || !marks.blocks.is_empty();
+                let changes_data =
+                    marks.flags & !(flags::META | flags::NAMES | flags::MAPPED) != 0 || !marks.blocks.is_empty();
                 if stat.kind == Kind::File && (changes_data || news.contains(&ino)) {
                     world.clean(&path, stat.inode);
                 }

@@ -103,9 +103,14 @@ pub fn gather<W: World>(
                     let whole = listing.seen.len();
                     let mut seen = Vec::new();
                     for entry in listing.seen {
-                        if world.by_inode(entry.stat.inode.ino)?.iter().all(|r| r.inode != entry.stat.inode) {
-                            // What is new has no other name in the commits, so it can wait as if it was not seen.
-                            if new_files >= facts.limits.files || new_bytes >= facts.limits.bytes {
+                        let records = world.by_inode(entry.stat.inode.ino)?;
+                        if records.iter().all(|record| record.inode != entry.stat.inode) {
+                            // What is new has no other name in the commits, so it can wait as if it was not seen. But not
+                            // where it took the name of another file: that name would be committed as gone.
+                            let name_is_free =
+                                listing.committed.binary_search_by(|(name, _)| name.cmp(&entry.name)).is_err();
+                            let full = new_files >= facts.limits.files || new_bytes >= facts.limits.bytes;
+                            if full && name_is_free {
                                 continue;
                             }
                             new_files += 1;
@@ -156,18 +161,21 @@ pub fn gather<W: World>(
 /// A listing without the names that are as the catalog has them: one name that changed among a million is decided about
 /// alone. With `compare` a file is left out only if its attributes are those of the catalog too.
 fn differing<W: World>(world: &W, dir: FileId, mut seen: Vec<Entry>, compare: bool) -> Result<Listing, W::Error> {
-    let mut known: HashMap<Vec<u8>, (Known, bool)> =
-        world.known_in(dir)?.into_iter().map(|(name, known)| (name, (known, false))).collect();
+    // Whether each name was seen as it is known; `None` before it was seen.
+    let mut known: HashMap<Vec<u8>, (Known, Option<bool>)> =
+        world.known_in(dir)?.into_iter().map(|(name, known)| (name, (known, None))).collect();
     seen.retain(|entry| {
-        let Some((known, same)) = known.get_mut(&entry.name) else { return true };
+        let Some((known, as_known)) = known.get_mut(&entry.name) else { return true };
         let stat = &entry.stat;
         let (inode, times) = (known.inode == stat.inode, known.ctime == Some(stat.ctime) && known.mtime == stat.mtime);
         let content = known.kind == Kind::File && times && known.size == stat.size;
-        // A name can be listed twice, and the other time lead to another file.
-        *same = inode && known.kind == stat.kind && (!compare || content);
-        !*same
+        let same = inode && known.kind == stat.kind && (!compare || content);
+        // A name can be listed twice, and one of the times lead to another file: then it is decided about.
+        let decide = !same || *as_known == Some(false);
+        *as_known = Some(!decide);
+        decide
     });
-    let differ = known.into_iter().filter(|(_, (_, same))| !same);
+    let differ = known.into_iter().filter(|(_, (_, as_known))| *as_known != Some(true));
     let mut committed: Vec<(Vec<u8>, FileId)> = differ.map(|(name, (known, _))| (name, known.id)).collect();
     committed.sort_unstable();
     Ok(Listing { dir, committed, seen })

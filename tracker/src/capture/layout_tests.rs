@@ -32,6 +32,7 @@ const EXPECTED: &[(&str, [Option<u32>; 3])] = &[
     ("SB_DEV", [Some(16), Some(16), Some(16)]),
     ("SB_MAGIC", [Some(96), Some(96), Some(96)]),
     ("MAPPING_HOST", [Some(0), Some(0), Some(0)]),
+    ("MAPPING_WRITABLE", [Some(68), Some(68), Some(68)]),
     ("FOLIO_FLAGS", [Some(0), Some(0), Some(0)]),
     ("FOLIO_INDEX", [Some(32), Some(32), Some(32)]),
     ("FOLIO_PAGES", [Some(92), Some(96), Some(120)]),

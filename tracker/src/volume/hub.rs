@@ -327,6 +327,11 @@ pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>
     by_dev
 }
 
+/// Whether the file could be stored to through a mapping when it was marked.
+fn is_mapped(retired: &Retired, dev: u32, ino: u64) -> bool {
+    retired.inodes.get(&(dev, ino)).is_some_and(|marks| marks.flags & flag::MAPPED != 0)
+}
+
 pub(super) fn marks_of(marks: &InodeMarks) -> Marks {
     let has = |flag: u64| marks.flags & flag != 0;
     Marks {
@@ -380,6 +385,8 @@ impl DrainWorld for Inner {
                 }
             }
             sink.pending.add(&mine, since)?;
+            sink.pending
+                .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, sink.dev, *ino)));
             if retired.overflow.any() {
                 sink.widen("kernel map full", |ino| retired.overflow.hit(sink.dev, ino))?;
             }

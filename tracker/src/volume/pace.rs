@@ -1,8 +1,9 @@
-//! How often a file is flushed that is written all the time. A flush writes the file's dirty pages back, and each of them costs its
-//! writer a fault or a wait afterwards, and the disk a write that the kernel would have put off. So a file whose write-back takes
-//! long rests: its marks wait, in the catalog as all others, and the loss window shows their age.
+//! How often a file is flushed that is stored to through a mapping all the time. A flush writes the file's dirty pages back, and
+//! each of them costs its writer a fault afterwards, and the disk a write that the kernel would have put off. So a mapped file
+//! whose write-back takes long rests: its marks wait, in the catalog as all others, and the loss window shows their age. Files
+//! without a mapping never rest: a slow disk is no reason to lose more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Write-back may take one part in this many of the time.
@@ -29,10 +30,10 @@ impl Pace {
         self.until.get(&ino).is_some_and(|until| *until > now)
     }
 
-    /// After a flush that ended at `now`: which inodes were written back, and how long that took.
-    pub fn note(&mut self, cleans: HashMap<u64, Duration>, interval: Duration, now: Instant) {
+    /// After a flush that ended at `now`: which inodes were written back, how long that took, and which were mapped.
+    pub fn note(&mut self, cleans: HashMap<u64, Duration>, mapped: &HashSet<u64>, interval: Duration, now: Instant) {
         self.until.retain(|_, until| *until > now);
-        for (ino, clean) in cleans {
+        for (ino, clean) in cleans.into_iter().filter(|(ino, _)| mapped.contains(ino)) {
             let rest = rest_after(clean, interval);
             if rest > Duration::ZERO {
                 self.until.insert(ino, now + rest);
@@ -63,11 +64,12 @@ mod tests {
     #[test]
     fn a_file_rests_until_its_time_and_the_others_do_not() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        pace.note(HashMap::from([(1, ms(100)), (2, ms(1))]), ms(250), now);
+        let mapped = HashSet::from([1, 2]);
+        pace.note(HashMap::from([(1, ms(100)), (2, ms(1)), (3, ms(100))]), &mapped, ms(250), now);
         assert!(pace.rests(1, now + ms(1999)) && !pace.rests(1, now + ms(2000)));
         assert!(!pace.rests(2, now) && !pace.rests(3, now));
         // What is over is forgotten, and the next flush decides anew.
-        pace.note(HashMap::new(), ms(250), now + ms(2000));
+        pace.note(HashMap::new(), &mapped, ms(250), now + ms(2000));
         assert!(pace.until.is_empty());
     }
 }

@@ -31,6 +31,8 @@ struct State {
     aside: DirtySet,
     /// Inodes watched for files that the catalog does not have yet.
     fresh: HashSet<u64>,
+    /// Inodes with marks that were made while the file was mapped.
+    mapped: HashSet<u64>,
 }
 
 impl State {
@@ -81,6 +83,17 @@ impl Pending {
             state.waiting.add(ino, &from_row(row), since_ns);
         }
         Ok(Pending { catalog, state: Mutex::new(state) })
+    }
+
+    /// These inodes, whose marks were just added, could be stored to through a mapping. Not kept over a restart.
+    pub fn note_mapped(&self, inodes: impl Iterator<Item = u64>) {
+        self.state().mapped.extend(inodes);
+    }
+
+    /// Those of `taken` that were mapped, which is forgotten.
+    pub fn take_mapped(&self, taken: &DirtySet) -> HashSet<u64> {
+        let mut state = self.state();
+        taken.iter().map(|(ino, _)| ino).filter(|ino| state.mapped.remove(ino)).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

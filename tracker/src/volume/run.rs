@@ -341,6 +341,7 @@ impl Runner {
         self.note_doubts();
         let paced = self.trusted && !hurry && !last;
         let (taken, resting) = self.opened.world.pending.take_but(|ino| paced && self.pace.rests(ino, began));
+        let mapped = self.opened.world.pending.take_mapped(&taken);
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();
         let mut report = Report::default();
         let (outcome, mut kept) = if had {
@@ -365,7 +366,7 @@ impl Runner {
         let covered = self.opened.world.take_covered(&mut kept)?;
         self.opened.world.pending.give_back_but(&kept, &covered);
         self.opened.world.remember_foreign()?;
-        self.pace.note(self.opened.world.root.take_cleans(), self.interval, Instant::now());
+        self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.interval, Instant::now());
         self.after(number, began, &outcome, kept.is_empty() && resting == 0, report)
     }
 

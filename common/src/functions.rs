@@ -86,6 +86,10 @@ functions! {
         "mode, owner, times and size";
     Fallocate "fallocate" "vfs_fallocate" Exit Either Required "" [0 "file"]
         "punch, zero, collapse and insert dirty no folio";
+    ShmemFallocate "shmem_falloc" "shmem_fallocate" Exit Either Optional "inode_set_ctime_to_ts" [0 "file"]
+        "a discard on a loop device calls it past the function above";
+    BtrfsFallocate "btrfs_falloc" "btrfs_fallocate" Exit Probe Optional "inode_set_ctime_to_ts" [0 "file"]
+        "the same on btrfs; ext4 and XFS have tracepoints for it";
     Clone "clone" "vfs_clone_file_range" Exit Either Required "" [2 "file"]
         "a clone replaces content without a dirty folio";
     Copy "copy" "vfs_copy_file_range" Exit Either Required "" [2 "file"]

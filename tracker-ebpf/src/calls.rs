@@ -107,7 +107,7 @@ pub(crate) fn setattr(args: &impl Args) -> Option<Change> {
     Some(Change { inode, flags: flag::META, start: size.unwrap_or(0), len: u64::MAX })
 }
 
-/// `vfs_fallocate(file, mode, offset, len)`
+/// `vfs_fallocate(file, mode, offset, len)`, and the file systems' own functions with the same arguments.
 #[inline(always)]
 pub(crate) fn fallocate(args: &impl Args) -> Option<Change> {
     let inode = file_inode(args.address(0))?;

@@ -49,6 +49,8 @@ macro_rules! exits {
 exits! {
     Setattr f_setattr p_setattr r_setattr "notify_change" calls::setattr;
     Fallocate f_fallocate p_fallocate r_fallocate "vfs_fallocate" calls::fallocate;
+    ShmemFallocate f_shmem_falloc p_shmem_falloc r_shmem_falloc "shmem_fallocate" calls::fallocate;
+    BtrfsFallocate f_btrfs_falloc p_btrfs_falloc r_btrfs_falloc "btrfs_fallocate" calls::fallocate;
     Clone f_clone p_clone r_clone "vfs_clone_file_range" calls::copy;
     Copy f_copy p_copy r_copy "vfs_copy_file_range" calls::copy;
     Setxattr f_setxattr p_setxattr r_setxattr "__vfs_setxattr_noperm" calls::attributes;

@@ -6,6 +6,7 @@ mod docker;
 mod ebpf;
 mod fresh;
 mod gate;
+mod matrix;
 mod powercut;
 mod run;
 mod setup;
@@ -25,6 +26,7 @@ usage: cargo xtask VERB
   tidy                            house rules over the tree (also run by `cargo test -p xtask`)
   fresh [--full]                  the README's commands in a minimal Debian tree (--full: the whole gate there)
   vm KERNEL [-- COMMAND]          run a command (or the root tests) under another kernel: 6.1 or 6.12
+  matrix [--part K/N|--functions] every operation, file system, back end and kernel; writes docs/kernels.md
   powercut [--cuts N]             a guest loses its power under load, N times (50), and is compared each time
   bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode
 ";
@@ -52,6 +54,7 @@ fn dispatch(args: &[String]) -> Result<(), sh::Error> {
         "fresh" => fresh::main(rest),
         "tidy" => tidy::main(rest),
         "vm" => vm::main(rest),
+        "matrix" => matrix::main(rest),
         "powercut" => powercut::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {

@@ -7,17 +7,33 @@ use std::time::Duration;
 
 use super::{Gate, Outcome, absent, tiers};
 use crate::powercut::{self, Campaign};
-use crate::sh;
 use crate::vm::{self, Kernel, Request, Series};
+use crate::{matrix, sh};
 
-/// The test program whose cases run in each guest.
-const TESTS: &str = "kernels";
-/// The back ends that it runs with: the best one, which is fentry, and the one that no kernel of ours would take by itself.
-/// Each with the cases that are of interest beside it, and the variable that asks for it.
-const BACK_ENDS: [(&str, &str, &str); 2] =
-    [("auto", "", ""), ("kprobe", "protects_and_restores", "TRACKER_TEST_BACK_END=kprobe")];
-/// A guest takes about three minutes on two idle cores. One that prints nothing for 15 minutes is ended before.
-const LIMIT: Duration = Duration::from_secs(1800);
+/// One run of a test program in a guest.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    test: &'static str,
+    /// The back end, or `auto`.
+    back_end: &'static str,
+    /// The cases that are of interest; none: all.
+    cases: &'static str,
+    /// Cases at a time. Those of `kernels` share nothing, and the guest has two processors.
+    threads: u32,
+}
+
+/// The program from end to end with the best back end, which is fentry, and with the one that no kernel of ours would take by
+/// itself; then a part of the matrix with each.
+const RUNS: [Run; 4] = [
+    Run { test: "kernels", back_end: "auto", cases: "", threads: 2 },
+    Run { test: "kernels", back_end: "kprobe", cases: "protects_and_restores", threads: 1 },
+    Run { test: matrix::TESTS, back_end: "fentry", cases: matrix::CASE, threads: 1 },
+    Run { test: matrix::TESTS, back_end: "kprobe", cases: matrix::CASE, threads: 1 },
+];
+/// Parts of the matrix: each kernel and back end has another one, with every operation and every file system in it.
+const PARTS: usize = 4;
+/// A guest takes about five minutes on two idle cores. One that prints nothing for 15 minutes is ended before.
+const LIMIT: Duration = Duration::from_secs(2700);
 /// Cuts of power in the gate; `cargo xtask powercut` makes more.
 const CUTS: u64 = 3;
 
@@ -26,18 +42,21 @@ pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
         gate.check("tier 3", |_| absent("vm", &format!("no guest can run: {reason}")));
         return;
     }
-    let mut program = PathBuf::new();
+    let mut programs: Vec<PathBuf> = Vec::new();
     let built = gate.check("tier 3: build", |_| {
-        program = vm::test_program(TESTS)?;
+        programs = RUNS.iter().map(|run| vm::test_program(run.test)).collect::<Result<_, _>>()?;
         Ok(Outcome::Passed)
     });
-    if !built || filter.is_some_and(|filter| !has_test(&program, filter)) || !tiers::build_tracker(gate) {
+    let wanted = |program: &Path| filter.is_none_or(|filter| has_test(program, filter));
+    let runs: Vec<(Run, PathBuf)> = RUNS.into_iter().zip(programs).filter(|(_, program)| wanted(program)).collect();
+    // A guest that runs nothing is not worth its boot.
+    if !built || runs.is_empty() || !tiers::build_tracker(gate) {
         return;
     }
     let mut missing = false;
-    for series in Series::ALL {
+    for (number, series) in Series::ALL.into_iter().enumerate() {
         match kernel(gate, series) {
-            Some(kernel) => guest(gate, series, &kernel, &program, filter),
+            Some(kernel) => guest(gate, series, &kernel, &script(series, &runs, filter, 2 * number)),
             None => missing = true,
         }
     }
@@ -50,7 +69,7 @@ pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
     }
 }
 
-/// Whether some case matches: a guest that runs none is not worth its boot.
+/// Whether some case matches.
 fn has_test(program: &Path, filter: &str) -> bool {
     sh::output(Command::new(program).args(["--list", filter])).is_ok_and(|list| list.contains(": test"))
 }
@@ -67,9 +86,9 @@ fn kernel(gate: &mut Gate, series: Series) -> Option<Kernel> {
     kernel
 }
 
-fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, program: &Path, filter: Option<&str>) {
+fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, script: &str) {
     let step = format!("tier 3: Linux {}", series.name());
-    let words = ["sh".into(), "-c".into(), script(series, program, filter)];
+    let words = ["sh".into(), "-c".into(), script.to_owned()];
     let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
     tiers::follow(gate, &step, None, |log, each| {
         let code = vm::run(kernel, &request, log, |line| {
@@ -82,19 +101,27 @@ fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, program: &Path, filte
     });
 }
 
-/// The test program once for each back end. Before each run stands what cargo would say, so that kernel and back end stand
-/// in front of each name.
-fn script(series: Series, program: &Path, filter: Option<&str>) -> String {
-    let program = sh::quote(&program.display().to_string());
+/// The runs one after the other, parts of the matrix from the one behind `part` on. Before each stands what cargo would say,
+/// so that kernel and back end stand in front of each name.
+fn script(series: Series, runs: &[(Run, PathBuf)], filter: Option<&str>, mut part: usize) -> String {
     let mut script = String::from("code=0\n");
-    for (back_end, cases, variable) in BACK_ENDS {
-        let filter = sh::quote(filter.unwrap_or(cases));
+    for (run, program) in runs {
+        let Run { test, back_end, cases, threads } = run;
+        let mut variables = String::new();
+        if *back_end != "auto" {
+            variables.push_str(&format!("TRACKER_TEST_BACK_END={back_end} "));
+        }
+        if *test == matrix::TESTS {
+            part = part % PARTS + 1;
+            variables.push_str(&format!("TRACKER_MATRIX_PART={part}/{PARTS} "));
+        }
         script.push_str(&format!(
-            "echo '     Running tests/{TESTS}.rs ({TESTS} under {}, {back_end}-0)'\n",
-            series.name()
+            "echo '     Running tests/{test}.rs ({test} under {}, {back_end}-0)'\n\
+             {variables}{} --show-output --test-threads={threads} {} || code=1\n",
+            series.name(),
+            sh::quote(&program.display().to_string()),
+            sh::quote(filter.unwrap_or(cases)),
         ));
-        // Two at a time: the cases share nothing, and the guest has two processors.
-        script.push_str(&format!("{variable} {program} --show-output --test-threads=2 {filter} || code=1\n"));
     }
     script.push_str("exit $code\n");
     script
@@ -102,18 +129,25 @@ fn script(series: Series, program: &Path, filter: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::script;
+    use super::{RUNS, script};
     use crate::vm::Series;
 
     #[test]
-    fn every_back_end_runs_under_a_name_of_its_own() {
-        let script = script(Series::V6_1, Path::new("/a b/kernels"), Some("protects"));
-        for (back_end, variable) in [("auto", ""), ("kprobe", "TRACKER_TEST_BACK_END=kprobe")] {
-            let run = format!("{variable} '/a b/kernels' --show-output --test-threads=2 protects");
-            assert!(script.contains(&run), "{script}");
-            assert!(script.contains(&format!("(kernels under 6.1, {back_end}-0)")), "{script}");
+    fn every_kernel_and_back_end_has_a_part_of_its_own() {
+        let runs: Vec<_> = RUNS.into_iter().map(|run| (run, format!("/a b/{}", run.test).into())).collect();
+        let scripts = [script(Series::V6_1, &runs, None, 0), script(Series::V6_12, &runs, None, 2)].concat();
+        for text in [
+            "(kernels under 6.1, auto-0)",
+            "(matrix under 6.12, kprobe-0)",
+            "\n'/a b/kernels' --show-output --test-threads=2 ''",
+            "TRACKER_TEST_BACK_END=kprobe '/a b/kernels' --show-output --test-threads=1 protects_and_restores",
+            "TRACKER_TEST_BACK_END=fentry TRACKER_MATRIX_PART=1/4 '/a b/matrix'",
+            "TRACKER_TEST_BACK_END=kprobe TRACKER_MATRIX_PART=2/4 '/a b/matrix'",
+            "TRACKER_TEST_BACK_END=fentry TRACKER_MATRIX_PART=3/4 '/a b/matrix'",
+            "TRACKER_TEST_BACK_END=kprobe TRACKER_MATRIX_PART=4/4 '/a b/matrix'",
+        ] {
+            assert!(scripts.contains(text), "{text} is not in {scripts}");
         }
+        assert!(script(Series::V6_1, &runs, Some("reads"), 0).contains("--test-threads=1 reads"));
     }
 }

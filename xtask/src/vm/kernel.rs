@@ -80,7 +80,7 @@ impl Kernel {
 }
 
 /// Where everything about guests is kept.
-pub(super) fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     sh::root().join("target/vm")
 }
 

@@ -16,7 +16,7 @@ use crate::setup;
 use crate::sh::{self, Error};
 
 pub(crate) use disk::Disk;
-pub(crate) use kernel::{Kernel, Series, ensure};
+pub(crate) use kernel::{Kernel, Series, ensure, folder};
 pub(crate) use machine::{End, Folder, Request, boot, obstacle, run};
 
 const USAGE: &str = "usage: cargo xtask vm KERNEL [--timeout SECONDS] [-- COMMAND..]

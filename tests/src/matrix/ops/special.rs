@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::super::{By, Cell, Fs, Op, SIZE, bytes};
-use super::{NOT_BTRFS, NOT_EXT4, NOT_XFS, absent, file, two, unseen};
+use super::super::{Cell, Op, SIZE, bytes};
+use super::{NOT_BTRFS, NOT_EXT4, NOT_XFS, absent, file, two};
 use crate::raw_calls::{accounting, ioctl};
 
 /// `EXT4_IOC_MOVE_EXT`, `XFS_IOC_EXCHANGE_RANGE`, `XFS_IOC_SWAPEXT`, `BTRFS_IOC_ENCODED_WRITE`.
@@ -103,12 +103,7 @@ pub(super) const OPS: &[Op] = &[
     }),
     Op::new("loop-discard", "a discard on a loop device over the file", file, |cell, _| {
         looped(cell, |device| command("blkdiscard", &["-o", "65536", "-l", "65536", device]).map(drop))
-    })
-    .rules(&[unseen(
-        &[Fs::Btrfs],
-        By::Functions,
-        "a discard calls the file system's own function, which on btrfs before 6.13 no hook sees",
-    )]),
+    }),
     Op::new("move-extents", "`EXT4_IOC_MOVE_EXT`: exchange with a donor", donor, |cell, _| {
         let (target, donor) = (cell.open()?, open_donor(cell)?);
         // Reserved and donor; first blocks of both; count; moved.

@@ -1,0 +1,148 @@
+//! Mutants of the back ends that hook functions: each function is left out in turn, and cells of the matrix that hang on it must
+//! be missed, unless other hooks cover it, which are named here. The tracepoints of change times, which kernels with this back end
+//! seldom have, are left out always. For guests: `cargo xtask matrix --functions`.
+
+use common::functions::{FUNCTIONS, Function};
+use common::hooks::{HOOKS, Role};
+use tests::capture_rig::{config, obstacle};
+use tests::matrix::bed::{Found, Outcome, Place, run};
+use tests::matrix::page::Column;
+use tests::matrix::{Fs, Op, ops};
+use tests::mounts::{root_or_skip, skip};
+use tracker::capture::{BackEnd, Capture};
+
+/// What hangs on a function, by its stem, and what covers it where nothing is missed without it.
+struct Needed {
+    stem: &'static str,
+    cells: &'static [(Fs, &'static str)],
+    /// `None`: a cell must be missed wherever the function is hooked.
+    covered: Option<&'static str>,
+}
+
+const fn needed(stem: &'static str, cells: &'static [(Fs, &'static str)]) -> Needed {
+    Needed { stem, cells, covered: None }
+}
+
+const fn covered(stem: &'static str, cells: &'static [(Fs, &'static str)], by: &'static str) -> Needed {
+    Needed { stem, cells, covered: Some(by) }
+}
+
+const NEEDED: [Needed; 24] = [
+    needed("setattr", &[(Fs::Ext4, "chmod"), (Fs::Xfs, "utimens"), (Fs::Btrfs, "truncate-down")]),
+    needed("fallocate", &[(Fs::Btrfs, "punch"), (Fs::Tmpfs, "punch")]),
+    covered("shmem_falloc", &[(Fs::Tmpfs, "loop-discard")], "inode_set_ctime_current, from 6.6 on"),
+    covered("btrfs_falloc", &[(Fs::Btrfs, "loop-discard")], "inode_set_ctime_current, from 6.6 on"),
+    needed("clone", &[(Fs::Btrfs, "clone"), (Fs::Btrfs, "clone-range")]),
+    needed("copy", &[(Fs::Btrfs, "copy-range-aligned")]),
+    needed("setxattr", &[(Fs::Ext4, "setxattr"), (Fs::Xfs, "setxattr")]),
+    needed("removexattr", &[(Fs::Ext4, "removexattr"), (Fs::Xfs, "removexattr")]),
+    needed("set_acl", &[(Fs::Ext4, "acl"), (Fs::Xfs, "acl")]),
+    needed("remove_acl", &[(Fs::Ext4, "acl-remove"), (Fs::Xfs, "acl-remove")]),
+    needed("fileattr", &[(Fs::Ext4, "inode-flags"), (Fs::Xfs, "inode-flags"), (Fs::Btrfs, "inode-flags")]),
+    needed("instantiate", &[(Fs::Xfs, "create"), (Fs::Tmpfs, "create"), (Fs::Ext4, "link")]),
+    needed("instant_new", &[(Fs::Ext4, "create"), (Fs::Btrfs, "create")]),
+    needed("move", &[(Fs::Ext4, "rename"), (Fs::Xfs, "rename")]),
+    needed("exchange", &[(Fs::Ext4, "exchange"), (Fs::Xfs, "exchange")]),
+    needed("unlink", &[(Fs::Ext4, "unlink"), (Fs::Xfs, "unlink")]),
+    needed("rmdir", &[(Fs::Ext4, "rmdir"), (Fs::Xfs, "rmdir")]),
+    needed("tmpfs_dirty", &[(Fs::Tmpfs, "write"), (Fs::Tmpfs, "pwrite")]),
+    needed("dio_rw", &[(Fs::Ext4, "direct-write-stalled"), (Fs::Xfs, "direct-write-stalled")]),
+    needed("dio_done", &[(Fs::Ext4, "direct-write-stalled"), (Fs::Xfs, "direct-write-stalled")]),
+    covered(
+        "ctime_current",
+        &[(Fs::Ext4, "chmod"), (Fs::Xfs, "rename"), (Fs::Btrfs, "loop-discard")],
+        "the functions of each change: it stands for those that nobody has thought of",
+    ),
+    covered("move_source", &[(Fs::Ext4, "move-extents")], "ext4_es_remove_extent"),
+    covered("move_donor", &[(Fs::Ext4, "move-extents")], "ext4_es_remove_extent"),
+    needed("encoded", &[(Fs::Btrfs, "encoded-write")]),
+];
+
+fn function(stem: &str) -> &'static Function {
+    let found = FUNCTIONS.iter().find(|function| function.probe == format!("p_{stem}"));
+    found.unwrap_or_else(|| panic!("no function {stem}"))
+}
+
+#[test]
+fn every_function_is_in_the_list_and_every_cell_in_the_matrix() {
+    for function in FUNCTIONS {
+        let entries = NEEDED.iter().filter(|one| format!("p_{}", one.stem) == function.probe);
+        assert_eq!(entries.count(), 1, "{}", function.name);
+    }
+    for one in &NEEDED {
+        for (_, id) in one.cells {
+            assert!(ops::all().iter().any(|op| op.id == *id), "{}: no operation {id}", one.stem);
+        }
+    }
+}
+
+/// The result of these cells.
+fn cells(places: &[Place], capture: &mut Capture, wanted: &[(Fs, &str)], number: usize) -> Vec<Outcome> {
+    let mut out = Vec::new();
+    for place in places {
+        let here = |op: &&Op| wanted.contains(&(place.fs, op.id));
+        let ops: Vec<&Op> = ops::all().into_iter().filter(here).collect();
+        if !ops.is_empty() {
+            out.extend(run(place, capture, &ops, number).unwrap());
+        }
+    }
+    out
+}
+
+/// Without it, what hangs on a function is missed: so no hook is there in vain, and the matrix notices each.
+#[test]
+fn every_function_is_missed_by_some_cell() {
+    let test = "every_function_is_missed_by_some_cell";
+    if !root_or_skip(test) {
+        return;
+    }
+    if let Some(reason) = obstacle() {
+        return skip(test, "ebpf", reason);
+    }
+    if !matches!(config().back_end, BackEnd::Fentry | BackEnd::Kprobe) {
+        return skip(
+            test,
+            "functions",
+            "the back end of this kernel hooks no functions (cargo xtask matrix --functions)",
+        );
+    }
+    let kinds = [Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
+    let place =
+        |fs: Fs| Place::new(fs, NEEDED.len() + 1).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
+    let places: Vec<Place> = kinds.into_iter().filter_map(place).collect();
+    let mut faults = Vec::new();
+    for number in 0..=NEEDED.len() {
+        // First nothing is left out, and nothing may be missed.
+        let mutant = number.checked_sub(1).and_then(|at| NEEDED.get(at));
+        let mut config = config();
+        config.without = HOOKS.iter().filter(|hook| hook.role == Role::Tick).map(|hook| hook.program).collect();
+        let all: Vec<(Fs, &str)> = NEEDED.iter().flat_map(|one| one.cells.iter().copied()).collect();
+        let (name, wanted) = mutant.map_or(("nothing", all.as_slice()), |one| (function(one.stem).name, one.cells));
+        if let Some(one) = mutant {
+            config.without.extend([function(one.stem).trampoline, function(one.stem).probe]);
+        }
+        let back_end = config.back_end.name();
+        let (mut capture, _) = Capture::start(&config).unwrap();
+        let outcomes = cells(&places, &mut capture, wanted, number);
+        capture.detach().unwrap();
+        let mut red = Vec::new();
+        for outcome in &outcomes {
+            let cell = format!("{} {}", outcome.fs.name(), outcome.op.id);
+            match &outcome.found {
+                Found::Failed(why) => faults.push(format!("{name}: {cell}: {why}")),
+                Found::Seen(_) if !outcome.missed.is_empty() => red.push(cell),
+                Found::Seen(_) | Found::Absent(_) => {}
+            }
+        }
+        let kernel = Column::here().kernel;
+        println!("MUTANT {}.{} {back_end} without {name}: missed {red:?}", kernel.0, kernel.1);
+        match mutant {
+            None if !red.is_empty() => faults.push(format!("with all hooks: {red:?}")),
+            Some(one) if red.is_empty() && one.covered.is_none() => {
+                faults.push(format!("without {name} nothing is missed"))
+            }
+            _ => {}
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}

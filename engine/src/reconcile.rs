@@ -267,8 +267,9 @@ impl Names {
                 continue;
             }
             let has_children = !lookup.children(id)?.is_empty();
-            let proven = !has_children && lookup.alive(id)? == Alive::Gone;
-            if proven || waited.contains(&(place.0, place.1.as_slice())) {
+            let alive = lookup.alive(id)?;
+            let proven = !has_children && alive == Alive::Gone;
+            if proven || (alive != Alive::Inside && waited.contains(&(place.0, place.1.as_slice()))) {
                 self.unset.insert(place);
             } else {
                 let since =

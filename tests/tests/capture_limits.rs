@@ -231,6 +231,80 @@ fn no_mark_is_lost_between_drains() {
     File::open(&path).unwrap().sync_all().unwrap();
 }
 
+/// Two threads set times of 8,000 files as fast as the kernel lets them, each of which is a mark, while drains go on.
+#[test]
+fn a_million_marks_a_second_lose_nothing() {
+    const FILES: u64 = 4000;
+    let case = "a_million_marks_a_second_lose_nothing";
+    let seconds = std::env::var("TRACKER_MARK_SECONDS").map_or(5, |text| text.parse().expect("a number of seconds"));
+    let mut config = config();
+    (config.entries.inode, config.entries.watch) = (65_536, 65_536);
+    let Some(mut rig) = Rig::with(case, Kind::Tmpfs, &config) else { return };
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: most.maximum, ..most },
+    )
+    .unwrap();
+    let inodes = files(&mut rig, 2 * FILES as u32);
+    let open = |thread: u64| -> Vec<File> {
+        let path = |number: u64| rig.path(&format!("f{}", number * 2 + thread));
+        (0..FILES).map(|number| OpenOptions::new().write(true).open(path(number)).unwrap()).collect()
+    };
+    let mine = [open(0), open(1)];
+    let stop = AtomicBool::new(false);
+    let done: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+    let (mut seen, mut before, mut drains) = ([0u64; 2], std::collections::HashMap::new(), 0);
+    let ticks = |rig: &mut Rig| -> u64 {
+        let counters = rig.capture().counters().unwrap();
+        ["ctime_set", "ctime_xchg", "ctime_skip"].iter().map(|hook| counters.of_hook(hook)).sum()
+    };
+    let (first, begun) = (ticks(&mut rig), std::time::Instant::now());
+    std::thread::scope(|scope| {
+        for (files, done) in mine.iter().zip(&done) {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut number = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let time = rustix::fs::Timespec { tv_sec: number as i64, tv_nsec: 0 };
+                    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+                    rustix::fs::futimens(&files[(number % FILES) as usize], &times).unwrap();
+                    number += 1;
+                    done.store(number, Ordering::SeqCst);
+                }
+            });
+        }
+        while begun.elapsed().as_secs() < seconds {
+            let written = [done[0].load(Ordering::SeqCst), done[1].load(Ordering::SeqCst)];
+            let retired = rig.drain();
+            assert!(!retired.overflow.any());
+            for (thread, (&now, seen)) in written.iter().zip(&mut seen).enumerate() {
+                // As in `no_mark_is_lost_between_drains`; of many rounds over the files the last one is enough.
+                for number in (*seen + 1).max(now.saturating_sub(FILES))..now {
+                    let key = (rig.dev, inodes[((number % FILES) * 2) as usize + thread]);
+                    let marked = retired.inodes.contains_key(&key) || before.contains_key(&key);
+                    if !marked {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    assert!(marked, "drain {drains} thread {thread} change {number} is lost");
+                }
+                *seen = now;
+            }
+            before = retired.inodes;
+            drains += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let (marks, seconds) = (ticks(&mut rig) - first, begun.elapsed().as_secs_f64());
+    let changes = done[0].load(Ordering::SeqCst) + done[1].load(Ordering::SeqCst);
+    println!(
+        "{case}: {:.0} marks a second ({marks} in {seconds:.1} s, of {changes} changes), {drains} drains",
+        marks as f64 / seconds
+    );
+    assert!(marks >= changes, "changes without an event");
+    assert!(rig.capture().health().unwrap().problems.is_empty());
+}
+
 /// The programs' log lines can be switched on, and switching them on changes no mark.
 #[test]
 fn programs_with_log_lines_load_and_mark() {

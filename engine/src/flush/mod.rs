@@ -395,9 +395,11 @@ fn read_contents<W: World>(
         jobs.reads.iter().partition(|job| jobs.sizes.get(&job.id).copied().unwrap_or(0) > facts.limits.stream_bytes);
     let mut failed = |job: &ReadJob, error: FileError, report: &mut Report| {
         if job.committed_size.is_some() {
-            if let Some(waiting) = taken.get(job.inode.ino) {
-                kept.add(job.inode.ino, &waiting.marks, waiting.since_ns);
-            }
+            // Without marks it was found by comparison, and is as much in doubt.
+            let now_ns = u64::try_from(facts.now.sec).unwrap_or(0) * 1_000_000_000 + u64::from(facts.now.nsec);
+            let (marks, since_ns) =
+                taken.get(job.inode.ino).map_or((&job.marks, now_ns), |waiting| (&waiting.marks, waiting.since_ns));
+            kept.add(job.inode.ino, marks, since_ns);
         } else {
             excluded.insert(job.id);
         }

@@ -63,6 +63,9 @@ pub enum Alive {
     Gone,
     /// It exists somewhere, inside or outside the tree.
     Yes,
+    /// It exists inside the tree, by the one name it has: a listing that did not see it was overtaken by its move, however
+    /// often that happens.
+    Inside,
     /// No handle, or no right to use it.
     Unknown,
 }

@@ -221,7 +221,7 @@ impl SourceRoot {
         }
     }
 
-    /// Whether the inode of a handle still exists with a name. Needs CAP_DAC_READ_SEARCH; `Unknown` without.
+    /// Whether the inode of a handle still exists with a name, and whether that is its only one and below the source. Needs CAP_DAC_READ_SEARCH; `Unknown` without.
     pub fn alive(&self, handle: &[u8]) -> Alive {
         // The descriptor only names the file system; on overlayfs handles were taken from the upper layer first.
         let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);
@@ -234,7 +234,9 @@ impl SourceRoot {
             match sys::open_by_handle(&mount, handle) {
                 Ok(fd) => match stat_fd(&fd) {
                     Ok(found) if found.stat.nlink == 0 => return Alive::Gone,
-                    Ok(_) => return Alive::Yes,
+                    Ok(found) if found.stat.kind != Kind::Dir && found.stat.nlink > 1 => return Alive::Yes,
+                    // Where the kernel last saw its name; for a file that nobody has looked up lately it may not know.
+                    Ok(_) => return if sys::is_below(&fd, &mount) { Alive::Inside } else { Alive::Yes },
                     Err(_) => return Alive::Unknown,
                 },
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => answer = Alive::Gone,

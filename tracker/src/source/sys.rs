@@ -81,6 +81,15 @@ pub(super) fn open_by_handle(mount: impl AsFd, handle: &[u8]) -> io::Result<Owne
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether the path of `fd`, as the kernel has it, lies below that of `dir`, both seen through the same mount.
+pub(super) fn is_below(fd: impl AsFd, dir: impl AsFd) -> bool {
+    let path = |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}"));
+    match (path(fd.as_fd().as_raw_fd()), path(dir.as_fd().as_raw_fd())) {
+        (Ok(path), Ok(dir)) => path != dir && path.starts_with(&dir),
+        _ => false,
+    }
+}
+
 /// Writes all dirty pages of the file back and waits for them (all three flags): later stores through mappings fault
 /// again. Does not flush the disk's cache nor the metadata.
 pub(super) fn write_back(fd: impl AsFd) -> io::Result<()> {

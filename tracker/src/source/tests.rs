@@ -166,7 +166,18 @@ fn a_handle_tells_life_and_death() {
         return;
     }
     fs::rename(dir.path().join("f"), dir.path().join("g")).unwrap();
-    assert_eq!(root.alive(&handle), Alive::Yes);
+    assert_eq!(root.alive(&handle), Alive::Inside);
+    let outside = tempfile::tempdir().unwrap();
+    for (from, to) in
+        [(dir.path().join("g"), outside.path().join("g")), (outside.path().join("g"), dir.path().join("g"))]
+    {
+        fs::rename(from, to).unwrap();
+        let expected = if dir.path().join("g").exists() { Alive::Inside } else { Alive::Yes };
+        assert_eq!(root.alive(&handle), expected);
+    }
+    fs::hard_link(dir.path().join("g"), dir.path().join("h")).unwrap();
+    assert_eq!(root.alive(&handle), Alive::Yes, "which of its names is missing, its handle does not tell");
+    fs::remove_file(dir.path().join("h")).unwrap();
     fs::remove_file(dir.path().join("g")).unwrap();
     assert_eq!(root.alive(&handle), Alive::Gone);
     let keep = File::open(dir.path().join("open")).unwrap();

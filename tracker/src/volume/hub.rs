@@ -104,6 +104,8 @@ pub(super) struct Inner {
     /// Why everything is to be put in doubt before the next drain.
     pub(super) doubt: Option<&'static str>,
     drop: DropMarks,
+    /// Why marks were widened, as of the last drain.
+    widened: Vec<&'static str>,
 }
 
 impl Hub {
@@ -123,6 +125,7 @@ impl Hub {
                 against: Vec::new(),
                 doubt: None,
                 drop: DropMarks::from_environment(),
+                widened: Vec::new(),
             }),
             restart,
         }
@@ -275,7 +278,7 @@ impl Inner {
 
     /// Whatever makes the capture doubtful since the last drain, in a closed set of words. Doubts that a mark or an
     /// overflow bit stands for already are not among them.
-    fn check_health(&mut self) -> Result<Vec<&'static str>, HubError> {
+    fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), HubError> {
         let health = self.capture()?.health()?;
         if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))
             && let Err(error) = self.capture()?.pin_again()
@@ -283,8 +286,20 @@ impl Inner {
             // Told again at the next drain, which compares everything again: the volume does not come to rest.
             tracing::warn!(%error, "a removed pin cannot be made again");
         }
-        Ok(doubts_of(&health.problems))
+        Ok((doubts_of(&health.problems), widened_by(&health.problems)))
     }
+}
+
+/// Why marks of single files were widened, in a closed set of words.
+fn widened_by(problems: &[Problem]) -> Vec<&'static str> {
+    let word = |problem: &Problem| match problem {
+        Problem::Doubt { counter: "dirty_full", .. } => Some("block map full"),
+        Problem::Doubt { counter: "inflight_full", .. } => Some("in-flight map full"),
+        Problem::Doubt { counter: "unreadable", .. } => Some("kernel struct unreadable"),
+        Problem::Doubt { counter: "cas_bound", .. } => Some("range contended"),
+        _ => None,
+    };
+    problems.iter().filter_map(word).collect()
 }
 
 /// The doubts, in a closed set of words, that no mark stands for already.
@@ -296,7 +311,7 @@ fn doubts_of(problems: &[Problem]) -> Vec<&'static str> {
             Problem::ProgramChanged { .. } => "program changed",
             Problem::Missed { .. } => "missed program run",
             Problem::Doubt { counter: "lost", .. } => "mark lost",
-            // The file is marked to be read again; what is left to do is to count it under its name.
+            // A mark or an overflow bit stands for it (`widened_by`).
             Problem::Doubt { .. } => continue,
         };
         tracing::warn!(?problem, "marks may be missing: everything is compared");
@@ -364,7 +379,8 @@ impl DrainWorld for Inner {
     fn save_retired(&mut self) -> Result<(), HubError> {
         let mut retired: Retired = self.capture()?.read_retired()?;
         failpoint::hit("read-retired");
-        let doubts = self.check_health()?;
+        let (doubts, widened) = self.check_health()?;
+        let before = std::mem::replace(&mut self.widened, widened.clone());
         // A mark is at least as young as the swap before the one that retired it.
         let since = self.last_swap_ns;
         let ended = self.age_inflight(&mut retired);
@@ -387,6 +403,10 @@ impl DrainWorld for Inner {
             sink.pending.add(&mine, since)?;
             sink.pending
                 .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, sink.dev, *ino)));
+            if mine.iter().any(|(_, marks)| marks.rescan) {
+                // The counters of two drains: one that was raised between the swap and now belongs to marks of the next.
+                widened.iter().chain(&before).for_each(|word| sink.doubt(word));
+            }
             if retired.overflow.any() {
                 sink.widen("kernel map full", |ino| retired.overflow.hit(sink.dev, ino))?;
             }
@@ -412,15 +432,17 @@ mod tests {
     /// A run that the kernel skipped cannot be brought about at will; what follows from the kernel's count of them is this.
     #[test]
     fn each_problem_of_the_capture_is_a_doubt_by_name() {
-        let found = doubts_of(&[
+        let found = [
             Problem::Missed { program: "dio_complete", runs: 3 },
             Problem::Missed { program: "dirty_folio", runs: 1 },
             Problem::LinkGone { program: "dirty_folio" },
             Problem::ProgramChanged { program: "dirty_folio" },
             Problem::Doubt { counter: "lost", times: 1 },
             Problem::Doubt { counter: "overflow", times: 9 },
-        ]);
-        assert_eq!(found, ["link gone", "mark lost", "missed program run", "program changed"]);
+            Problem::Doubt { counter: "dirty_full", times: 9 },
+        ];
+        assert_eq!(doubts_of(&found), ["link gone", "mark lost", "missed program run", "program changed"]);
+        assert_eq!(widened_by(&found), ["block map full"]);
         assert_eq!(doubts_of(&[]), [""; 0]);
     }
 }

@@ -245,7 +245,10 @@ impl World for VolumeWorld {
 
     fn alive(&mut self, id: FileId) -> Result<Alive, WorldError> {
         let Some(handle) = self.catalog.file(id)?.and_then(|row| row.handle) else { return Ok(Alive::Unknown) };
-        Ok(self.root.alive(&handle))
+        let alive = self.root.alive(&handle);
+        // One of several committed names may be the one it has: what is missing is another one then, and really gone.
+        let several = alive == Alive::Inside && self.catalog.names_of(id)?.len() > 1;
+        Ok(if several { Alive::Yes } else { alive })
     }
 
     fn watch(&mut self, inodes: &[u64]) -> Result<(), WorldError> {

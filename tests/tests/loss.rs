@@ -1,0 +1,388 @@
+//! What is lost on the way is noticed: full maps, links and pins that are taken away, a full watch set, a daemon that does
+//! not get to run, a disk that fails. Each must be counted under its name, read again no wider than it must be, and keep the
+//! volume from being called protected before that is through.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tests::compare::assert_same;
+use tests::daemon::{Daemon, Volume};
+use tests::load::{number, seed};
+use tests::loads::storm::Storm;
+use tests::mounts::{Kind, Mount, SmallStore, run, skip};
+use tests::raw_io::{Pages, SlowSource};
+
+const SYNC: Duration = Duration::from_secs(60);
+/// Longest wait for what must show in a status.
+const SOON: Duration = Duration::from_secs(30);
+/// A doubt that was dropped too early would be gone by then.
+const A_WHILE: Duration = Duration::from_millis(800);
+
+/// A file that no flush gets to read: a write into it holds its lock and waits for memory. So no pass over the volume can
+/// come to its end before this is dropped.
+struct Held {
+    source: Arc<SlowSource>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Held {
+    fn new(case: &str, path: &Path) -> Option<Held> {
+        let source = SlowSource::new(b'h').inspect_err(|error| skip(case, "root", &format!("userfaultfd: {error}")));
+        let source = Arc::new(source.ok()?);
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let bytes = Arc::clone(&source);
+        let writer = thread::spawn(move || file.write_all_at(bytes.bytes(), 0).unwrap());
+        source.wait().unwrap();
+        Some(Held { source, writer: Some(writer) })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.source.fill(b'h').unwrap();
+        if let Some(writer) = self.writer.take() {
+            writer.join().unwrap();
+        }
+    }
+}
+
+fn signal(daemon: &Daemon<'_>, signal: Signal) {
+    kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), signal).unwrap();
+}
+
+#[track_caller]
+fn until(volume: &Volume, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let status = volume.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{what} was not seen: {status}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn says(status: &Value, cause: &str) -> bool {
+    status["reasons"].as_array().unwrap().iter().any(|reason| reason.as_str().unwrap().contains(cause))
+}
+
+/// The doubt is counted, named, and degrades the volume for as long as the pass is not through; then it is green.
+#[track_caller]
+fn doubted(volume: &Volume, cause: &str, held: Held) -> Value {
+    let degraded = |status: &Value| {
+        assert_eq!(status["state"], "degraded", "{status}");
+        assert!(says(status, cause), "{cause} is not among the reasons: {status}");
+    };
+    degraded(&until(volume, cause, |status| status["rescan_reasons"][cause].as_u64().is_some_and(|times| times > 0)));
+    assert_ne!(volume.sync(Duration::from_secs(1)).code, Some(0), "synced before the pass was through");
+    thread::sleep(A_WHILE);
+    degraded(&volume.status());
+    drop(held);
+    green(volume)
+}
+
+#[track_caller]
+fn green(volume: &Volume) -> Value {
+    volume.sync(SYNC).expect(0);
+    let status = volume.status();
+    assert_eq!(status["state"], "protected", "{status}");
+    let copy = volume.scratch("copy");
+    volume.restore(&copy).expect(0);
+    assert_same(&volume.source, &copy);
+    fs::remove_dir_all(copy).unwrap();
+    status
+}
+
+fn fill(source: &Path, files: u32) {
+    for number in 0..files {
+        fs::write(source.join(format!("f{number}")), [1; 5000]).unwrap();
+    }
+    fs::write(source.join("held"), [1; 65_536]).unwrap();
+}
+
+fn overwrite(source: &Path, files: u32, byte: u8) {
+    for number in 0..files {
+        let file = OpenOptions::new().write(true).open(source.join(format!("f{number}"))).unwrap();
+        file.write_all_at(&[byte; 100], 2000).unwrap();
+    }
+}
+
+fn with_maps(source: &Path, sizes: &[&str]) -> Volume {
+    let mut volume = Volume::new(source);
+    for size in sizes {
+        volume.extra.extend(["--map-entries".into(), (*size).into()]);
+    }
+    volume
+}
+
+fn pins(volume: &Volume) -> PathBuf {
+    let meta = fs::metadata(&volume.state).unwrap();
+    Path::new("/sys/fs/bpf/tracker").join(format!("{:x}-{:x}", meta.dev(), meta.ino()))
+}
+
+/// Maps of 16 entries, and 200 of 2,000 files written between two drains.
+#[test]
+fn full_maps_rescan_what_found_no_room() {
+    let case = "full_maps_rescan_what_found_no_room";
+    let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fill(&source, 2000);
+    let volume = with_maps(&source, &["dirty=16", "inode=16"]);
+    let daemon = volume.start_ready();
+    let before = green(&volume);
+    let Some(held) = Held::new(case, &source.join("held")) else { return };
+    signal(&daemon, Signal::STOP);
+    overwrite(&source, 200, 2);
+    signal(&daemon, Signal::CONT);
+    let status = doubted(&volume, "kernel map full", held);
+    assert!(number(&status["kernel_counters"], "overflow") > 0, "{status}");
+    let read = number(&status, "files_read") - number(&before, "files_read");
+    assert!((150..1000).contains(&read), "{read} files read for 200 that were written, of 2,000");
+    assert!(number(&status, "kernel_map_bytes") < number(&default_maps(case), "kernel_map_bytes"));
+}
+
+/// The status of a volume with maps of the default sizes.
+fn default_maps(case: &str) -> Value {
+    let mount = Mount::new_or_skip(case, Kind::Ext4).unwrap();
+    let volume = Volume::new(&mount.dir("source"));
+    let _daemon = volume.start_ready();
+    volume.status()
+}
+
+/// A removed pin is a doubt, though the program still runs: once, since the pin is made again.
+#[test]
+fn removed_pins_are_made_again_and_doubted_once() {
+    let case = "removed_pins_are_made_again_and_doubted_once";
+    let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fill(&source, 50);
+    let volume = Volume::new(&source);
+    let daemon = volume.start_ready();
+    let Some(held) = Held::new(case, &source.join("held")) else { return };
+    let pin = pins(&volume).join("link_dirty_folio");
+    fs::remove_file(&pin).unwrap();
+    doubted(&volume, "link gone", held);
+    assert!(pin.exists());
+    fs::remove_dir_all(pins(&volume)).unwrap();
+    until(&volume, "all pins again", |_| pin.exists());
+    green(&volume);
+    thread::sleep(A_WHILE);
+    let status = green(&volume);
+    assert_eq!(status["rescan_reasons"]["link gone"], 2, "doubted again and again");
+    // They are worth as much as the first ones.
+    overwrite(&source, 50, 3);
+    daemon.kill9();
+    overwrite(&source, 50, 4);
+    let _daemon = volume.start_ready();
+    let status = green(&volume);
+    assert_eq!(number(&status, "rescans"), 0, "{status}");
+}
+
+/// Two links change places while no daemon runs: what they marked, nobody knows.
+#[test]
+fn replaced_links_are_not_taken_over() {
+    let case = "replaced_links_are_not_taken_over";
+    let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fill(&source, 50);
+    let volume = Volume::new(&source);
+    volume.start_ready().kill9();
+    let (one, other, between) =
+        (pins(&volume).join("link_dirty_folio"), pins(&volume).join("link_dio_begin"), pins(&volume).join("between"));
+    for (from, to) in [(&one, &between), (&other, &one), (&between, &other)] {
+        fs::rename(from, to).unwrap();
+    }
+    overwrite(&source, 50, 2);
+    // Let go first, also when the test fails: a daemon whose thread waits for the lock does not even die.
+    let mut daemon;
+    let Some(held) = Held::new(case, &source.join("held")) else { return };
+    daemon = volume.start();
+    until_answered(&volume);
+    until(&volume, "the comparison", |status| status["state"] == "verifying" && number(status, "flushes") > 0);
+    thread::sleep(A_WHILE);
+    assert_eq!(volume.status()["state"], "verifying", "green before the pass was through");
+    drop(held);
+    daemon.wait_ready(SOON);
+    green(&volume);
+}
+
+fn until_answered(volume: &Volume) {
+    let deadline = Instant::now() + SOON;
+    while volume.try_status().is_none() {
+        assert!(Instant::now() < deadline, "no daemon answers");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// More inodes than the watch set holds: all of the file system are marked from then on, also by the next process.
+#[test]
+fn a_full_watch_set_marks_everything_and_goes_on_doing_so() {
+    let case = "a_full_watch_set_marks_everything_and_goes_on_doing_so";
+    let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fill(&source, 5);
+    let volume = with_maps(&source, &["watch=32"]);
+    let daemon = volume.start_ready();
+    let Some(held) = Held::new(case, &source.join("held")) else { return };
+    fill_more(&source);
+    let status = doubted(&volume, "watch set full", held);
+    assert!(says(&status, "the watch set is full"), "{status}");
+    overwrite(&source, 100, 2);
+    green(&volume);
+    daemon.kill9();
+    overwrite(&source, 100, 3);
+    let _daemon = volume.start();
+    // While it starts: not one moment may be without.
+    for byte in 4..40 {
+        overwrite(&source, 100, byte);
+        thread::sleep(Duration::from_millis(10));
+    }
+    until_answered(&volume);
+    let status = green(&volume);
+    assert_eq!(number(&status, "rescans"), 0, "{status}");
+}
+
+fn fill_more(source: &Path) {
+    for number in 5..100 {
+        fs::write(source.join(format!("f{number}")), [1; 5000]).unwrap();
+    }
+}
+
+/// More direct writes at once than INFLIGHT holds.
+#[test]
+fn direct_writes_without_a_place_are_marked_all_the_same() {
+    let case = "direct_writes_without_a_place_are_marked_all_the_same";
+    let Some(mount) = Mount::new_or_skip(case, Kind::Xfs) else { return };
+    let source = mount.dir("source");
+    fill(&source, 1);
+    fs::write(source.join("direct"), vec![1; 4 << 20]).unwrap();
+    let volume = with_maps(&source, &["inflight=8"]);
+    let _daemon = volume.start_ready();
+    let path = source.join("direct");
+    let full = |status: &Value| number(&status["kernel_counters"], "inflight_full");
+    let begun = Instant::now();
+    let mut round = 0u8;
+    while full(&volume.status()) == 0 {
+        assert!(begun.elapsed() < SOON, "32 direct writes at once always found room");
+        round += 1;
+        thread::scope(|scope| {
+            for number in 0..32u64 {
+                let path = &path;
+                scope.spawn(move || {
+                    let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+                    for turn in 0..20 {
+                        file.write_all_at(&Pages([round; 4096]).0, (number * 20 + turn) * 4096).unwrap();
+                    }
+                });
+            }
+        });
+    }
+    green(&volume);
+}
+
+/// The daemon gets no processor while everything is written to; the kernel's maps hold what it would have taken.
+#[test]
+fn a_stalled_daemon_loses_nothing() {
+    let case = "a_stalled_daemon_loses_nothing";
+    let seconds = std::env::var("TRACKER_STALL_SECONDS").map_or(10, |text| text.parse().expect("a number of seconds"));
+    let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fs::create_dir(source.join("files")).unwrap();
+    fill(&source.join("files"), 500);
+    let volume = Volume::new(&source);
+    let daemon = volume.start_ready();
+    let before = green(&volume);
+    let storm = Storm::start(&source, 3, seed(), true);
+    signal(&daemon, Signal::STOP);
+    let begun = Instant::now();
+    let mut rounds = 0u32;
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        overwrite(&source.join("files"), 500, rounds as u8);
+        rounds += 1;
+    }
+    signal(&daemon, Signal::CONT);
+    let changes: u64 = storm.stop().iter().sum();
+    let status = green(&volume);
+    println!(
+        "{case}: stopped for {seconds} s (TRACKER_STALL_SECONDS), {} writes and {changes} changes meanwhile; rescans {}",
+        rounds * 500,
+        status["rescan_reasons"]
+    );
+    assert_eq!(number(&status, "rescans"), number(&before, "rescans"), "the maps were large enough: {status}");
+}
+
+/// The image of the file system lies on a tmpfs that has run full: what is written has no place, and write-back fails.
+#[test]
+fn a_write_back_error_stays_visible_until_it_is_acknowledged() {
+    let case = "a_write_back_error_stays_visible_until_it_is_acknowledged";
+    // For its skips; what is needed beyond is a loop device.
+    let Some(_) = Mount::new_or_skip(case, Kind::Ext4) else { return };
+    let below = SmallStore::new(24 << 20);
+    let image = below.path().join("image");
+    File::create(&image).unwrap().set_len(200 << 20).unwrap();
+    // No journal: its failure would make the file system read-only, and only the data is to fail.
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&image));
+    let folder = tempfile::tempdir().unwrap();
+    run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(folder.path()));
+    let _mounted = Mounted(folder.path());
+    let source = folder.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), [1; 100_000]).unwrap();
+    let volume = Volume::new(&source);
+    let daemon = volume.start_ready();
+    green(&volume);
+
+    // As much as there is: the last write is cut short.
+    let filler = below.path().join("filler");
+    let _ = fs::write(&filler, vec![0; 30 << 20]);
+    fs::write(source.join("file"), vec![2; 3 << 20]).unwrap();
+    let status = until(&volume, "the error", |status| !status["write_back"].is_null());
+    assert_eq!((&status["state"], &status["write_back"]["path"]), (&"degraded".into(), &"file".into()), "{status}");
+    fs::remove_file(&filler).unwrap();
+    let write = |byte: u8| {
+        let file = OpenOptions::new().write(true).open(source.join("file")).unwrap();
+        file.write_all_at(&vec![byte; 3 << 20], 0).unwrap();
+        file.sync_all()
+    };
+    // The application's own report, if it asks for one.
+    let _ = write(3);
+    until(&volume, "later successes", |status| status["pending_inodes"] == 0);
+    let seen = |status: &Value| {
+        assert_eq!(status["state"], "degraded", "{status}");
+        assert!(says(status, "write-back errors, the last of file at"), "{status}");
+        number(&status["write_back"], "count")
+    };
+    let count = seen(&volume.status());
+    volume.sync(SYNC).expect(20);
+    assert!(daemon.stop().success());
+
+    let daemon = volume.start_ready();
+    assert_eq!(seen(&volume.status()), count, "forgotten by a restart");
+    volume.tracker(&["acknowledge", "other"]).refuses(10, "no volume");
+    let answer = volume.tracker(&["acknowledge", "v"]);
+    assert!(answer.expect(0).stdout.contains("acknowledged"), "{answer:?}");
+    write(4).unwrap();
+    let status = green(&volume);
+    assert!(status["write_back"].is_null(), "{status}");
+    assert!(daemon.stop().success());
+    let _daemon = volume.start_ready();
+    assert!(volume.status()["write_back"].is_null(), "it came back");
+}
+
+/// Unmounts when dropped.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.0.display());
+    }
+}

@@ -74,7 +74,13 @@ impl Mount {
         match kind {
             Kind::Tmpfs => mount.mount(&["-t", "tmpfs", "-o", "size=200m", "tmpfs"], &point)?,
             Kind::Ext4 => mount.image(&base, "mkfs.ext4", &["-q", "-F"], &point)?,
-            Kind::Xfs => mount.image(&base, "mkfs.xfs", &["-q", "-f", "-m", "reflink=1"], &point)?,
+            Kind::Xfs => {
+                let image = make(&base, "mkfs.xfs", &["-q", "-f", "-m", "reflink=1"])?;
+                if exchanging() {
+                    exchange_ranges(Path::new(&image)).map_err(|error| error.to_string())?;
+                }
+                mount.mount(&["-o", "loop", &image], &point)?;
+            }
             Kind::Btrfs => mount.image(&base, "mkfs.btrfs", &["-q", "-f"], &point)?,
             Kind::Overlay | Kind::OverlayXfs | Kind::OverlayVolatile => {
                 match kind {
@@ -112,12 +118,7 @@ impl Mount {
     }
 
     fn image(&mut self, base: &Path, tool: &str, options: &[&str], point: &Path) -> Result<(), String> {
-        let image = base.join("image");
-        let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
-        file.set_len(400 << 20).map_err(|error| error.to_string())?;
-        let text = image.display().to_string();
-        run(tool, &[options, &[&text]].concat())?;
-        self.mount(&["-o", "loop", &text], point)
+        self.mount(&["-o", "loop", &make(base, tool, options)?], point)
     }
 
     fn mount(&mut self, options: &[&str], point: &Path) -> Result<(), String> {
@@ -137,6 +138,47 @@ impl Drop for Mount {
             }
         }
     }
+}
+
+/// A file with a file system; its path.
+fn make(base: &Path, tool: &str, options: &[&str]) -> Result<String, String> {
+    let image = base.join("image");
+    let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
+    file.set_len(400 << 20).map_err(|error| error.to_string())?;
+    let text = image.display().to_string();
+    run(tool, &[options, &[&text]].concat())?;
+    Ok(text)
+}
+
+/// Whether this kernel knows how to exchange ranges of two files on XFS, which came with 6.10.
+fn exchanging() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(10))
+}
+
+/// Turns on the feature `exchange` of an XFS that is not mounted, as later mkfs.xfs do: a bit of the first superblock
+/// (`sb_features_incompat`), and its checksum.
+fn exchange_ranges(image: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    const FEATURES: usize = 216;
+    const EXCHANGE: u8 = 1 << 6;
+    const CHECKSUM: usize = 224;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(image)?;
+    let mut sector = [0; 512];
+    file.read_exact_at(&mut sector, 0)?;
+    sector[FEATURES + 3] |= EXCHANGE;
+    sector[CHECKSUM..CHECKSUM + 4].fill(0);
+    let sum = crc32c(&sector);
+    sector[CHECKSUM..CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
+    file.write_all_at(&sector, 0)
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| sum >> 1 ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    })
 }
 
 fn run(tool: &str, arguments: &[&str]) -> Result<(), String> {

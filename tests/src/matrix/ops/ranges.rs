@@ -90,6 +90,15 @@ pub(super) const OPS: &[Op] = &[
         cell.open()?.set_len(100_001)?;
         cell.open()?.set_len(SIZE)
     }),
+    Op::new(
+        "truncate-down-up-aligned",
+        "down to the end of a block and up again: nothing is zeroed",
+        file,
+        |cell, _| {
+            cell.open()?.set_len(131_072)?;
+            cell.open()?.set_len(SIZE)
+        },
+    ),
     Op::new("write-truncate-up", "a write, then down and up again, before the flush", file, |cell, _| {
         let file = cell.open()?;
         file.write_all_at(&bytes(53, 5000), 40_960)?;

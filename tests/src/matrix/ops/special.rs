@@ -109,6 +109,11 @@ pub(super) const OPS: &[Op] = &[
         // Reserved and donor; first blocks of both; count; moved.
         let mut words = [(donor.as_raw_fd() as u64) << 32, 4, 4, 8, 0];
         ioctl(&target, MOVE_EXTENTS, &mut words)?;
+        // The donor's old pages stay in memory otherwise, and hide what it has become.
+        for file in [&target, &donor] {
+            file.sync_data()?;
+            rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
         if words[4] == 8 { Ok(()) } else { Err(io::Error::other(format!("{} blocks moved", words[4]))) }
     })
     .rules(&[absent(NOT_EXT4, "an operation of ext4")]),

@@ -1,0 +1,138 @@
+//! That the matrix can fail: each hook is left out in turn, and some cell must be missed then, or this file says which
+//! other hook covers it, and why it is kept.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use common::hooks::{HOOKS, Serves};
+use tests::capture_rig::{back_end, config, obstacle};
+use tests::matrix::bed::{Found, Outcome, Place, run};
+use tests::matrix::marks::Class;
+use tests::matrix::{Fs, Op, ops};
+use tests::mounts::{root_or_skip, skip};
+use tracker::capture::{BackEnd, Capture};
+
+/// Hooks on which no cell depends alone: name, who covers it, why it is there all the same. Without both of them some cell
+/// must be missed that is not missed without the second alone; without names it is no hook that covers, and none is left out.
+const COVERED: &[(&str, &[&str], &str)] = &[
+    (
+        "dio_complete",
+        &[],
+        "a write whose end is not told stays in the list of writes under way, which every flush reads, until that is cleaned",
+    ),
+    (
+        "ext4_fallocate",
+        &["ctime_xchg", "ctime_skip", "ext4_remap"],
+        "it changes the size at most, and the change time tells of that",
+    ),
+    ("ext4_punch", &["ext4_remap"], "it has the range even where no extent was cached"),
+    ("ext4_collapse", &["ext4_remap"], "it has the offset even where no extent was cached"),
+    ("ext4_insert", &["ext4_remap"], "it has the offset even where no extent was cached"),
+    ("ext4_truncate", &["ext4_remap"], "it has the size even where no extent was cached"),
+    ("xfs_collapse", &["xfs_free"], "the collapsed range is freed first"),
+    ("xfs_zero", &["xfs_free"], "the range is freed first, if it has blocks"),
+];
+
+/// The file systems on which mutants are looked for: those with hooks of their own.
+const PLACES: [Fs; 4] = [Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
+
+fn cells(place: &Place, capture: &mut Capture, wanted: &[&'static Op], number: usize) -> io::Result<Vec<Outcome>> {
+    let found = run(place, capture, wanted, number)?;
+    // Each run has files of its own, and small file systems.
+    fs::remove_dir_all(place.root(number))?;
+    Ok(found)
+}
+
+fn missed(outcome: &Outcome) -> bool {
+    outcome.found == Found::Seen(Class::Missed)
+}
+
+#[test]
+fn a_hook_that_is_left_out_is_missed() {
+    let test = "a_hook_that_is_left_out_is_missed";
+    if !root_or_skip(test) {
+        return;
+    }
+    if let Some(reason) = obstacle() {
+        return skip(test, "ebpf", reason);
+    }
+    if back_end() != BackEnd::Tracepoint {
+        return println!("SKIP {test}: with hooked functions most tracepoints are covered by them");
+    }
+    let place =
+        |fs: Fs| Place::new(fs, HOOKS.len() + 1).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
+    let places: Vec<Place> = PLACES.into_iter().filter_map(place).collect();
+    let (mut capture, _) = Capture::start(&config()).unwrap();
+    // Which operations a hook sees at all: the others cannot miss it.
+    let mut seen: BTreeMap<(&str, Fs), Vec<&'static Op>> = BTreeMap::new();
+    for place in &places {
+        for outcome in cells(place, &mut capture, &ops::all(), 0).unwrap() {
+            let known = missed(&outcome) || !matches!(outcome.found, Found::Seen(_));
+            for hook in outcome.hooks.iter().filter(|_| !known) {
+                seen.entry((hook, place.fs)).or_default().push(outcome.op);
+            }
+        }
+    }
+    capture.detach().unwrap();
+    let (mut wrong, mut pairs, mut reds) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for (number, hook) in (1..).zip(HOOKS) {
+        let of = |place: &&Place| match hook.serves {
+            Serves::All => true,
+            Serves::One(fs) => fs.name() == place.fs.name(),
+        };
+        let there: Vec<&Place> = places.iter().filter(of).collect();
+        let wanted = |place: &Place| seen.get(&(hook.program, place.fs)).cloned().unwrap_or_default();
+        let red_of = |without: &[&'static str]| red(&there, without, &wanted, number);
+        let red = red_of(&[hook.program]);
+        println!("MUTANT {}: missed: {}", hook.program, red.join(", "));
+        match COVERED.iter().find(|(program, ..)| *program == hook.program) {
+            None if red.is_empty() => wrong.push(format!("{}: left out, and no cell misses it", hook.program)),
+            Some((_, by, _)) if !red.is_empty() => {
+                wrong.push(format!("{}: not covered by {by:?}: {red:?}", hook.program))
+            }
+            Some((_, by, _)) if !by.is_empty() => {
+                let both = red_of(&[&[hook.program], *by].concat());
+                println!("MUTANT {} and {by:?}: missed: {}", hook.program, both.join(", "));
+                pairs.push((hook.program, *by, both));
+            }
+            _ => {}
+        }
+        reds.insert(hook.program, red);
+    }
+    for (program, by, both) in pairs {
+        // What the others miss alone they miss without this one as well.
+        let alone = |cell: &String| by.iter().any(|by| reds.get(by).is_some_and(|red| red.contains(cell)));
+        if both.iter().all(alone) {
+            wrong.push(format!("{program}: without it and {by:?} no more is missed than without those"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The cells that are missed without these hooks; those of the first file system that misses any.
+fn red(
+    places: &[&Place],
+    without: &[&'static str],
+    wanted: &dyn Fn(&Place) -> Vec<&'static Op>,
+    number: usize,
+) -> Vec<String> {
+    let mut config = config();
+    config.without = without.to_vec();
+    let (mut capture, _) = Capture::start(&config).unwrap();
+    let mut red = Vec::new();
+    for place in places.iter().filter(|place| !wanted(place).is_empty()) {
+        let found = cells(place, &mut capture, &wanted(place), number).unwrap();
+        red.extend(
+            found
+                .iter()
+                .filter(|outcome| missed(outcome))
+                .map(|outcome| format!("{} {}", place.fs.name(), outcome.op.id)),
+        );
+        if !red.is_empty() {
+            break;
+        }
+    }
+    capture.detach().unwrap();
+    red
+}

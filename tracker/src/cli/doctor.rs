@@ -25,6 +25,12 @@ pub struct DoctorArgs {
 pub struct Choice {
     pub backend: Backend,
     pub reasons: Vec<String>,
+    /// What it costs that no better one is had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<&'static str>,
+    /// What would have to be there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -71,7 +77,9 @@ pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<E
 
 /// The choice in the words of the status, one reason per back end that was looked at.
 fn choice(of: &choose::Choice) -> Choice {
-    Choice { backend: Backend::of(of.back_end), reasons: of.lines().collect() }
+    let backend = Backend::of(of.back_end);
+    let (costs, fix) = doctor::costs(backend).unzip();
+    Choice { backend, reasons: of.lines().collect(), costs, fix }
 }
 
 fn text(line: &Line<'_>) -> String {
@@ -79,6 +87,8 @@ fn text(line: &Line<'_>) -> String {
     finding_lines(line.findings, &mut lines);
     lines.push(format!("capture: {}", line.choice.backend.name()));
     lines.extend(line.choice.reasons.iter().map(|reason| format!("  {reason}")));
+    lines.extend(line.choice.costs.iter().map(|costs| format!("  cost: {costs}")));
+    lines.extend(line.choice.fix.iter().map(|fix| format!("  fix: {fix}")));
     if let Some(verdict) = line.directory {
         lines.extend([String::new(), verdict.path.for_people().to_string()]);
         finding_lines(&verdict.findings, &mut lines);
@@ -121,7 +131,8 @@ mod tests {
             value: format!("value of {name}"),
             fix: (!ok).then(|| "do it".to_owned()),
         };
-        let choice = Choice { backend: Backend::Scan, reasons: vec!["no BTF".into()] };
+        let (costs, fix) = (None, None);
+        let choice = Choice { backend: Backend::Scan, reasons: vec!["no BTF".into()], costs, fix };
         let system = fs::judge("tmpfs", &doctor::Kernel::default(), Backend::Scan);
         let findings = [finding("kernel", true), finding("btf", false)];
         let mut line =

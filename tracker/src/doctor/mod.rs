@@ -6,6 +6,28 @@
 pub mod directory;
 pub mod fs;
 pub mod gather;
+/// What it costs that no better back end is had, and what would have to be there for one; `None` with the best.
+#[must_use]
+pub fn costs(back_end: Backend) -> Option<(&'static str, &'static str)> {
+    match back_end {
+        Backend::Fentry => None,
+        Backend::Kprobe => Some((
+            "each hooked call takes longer than by fentry; what is seen is the same",
+            "a kernel that lets programs be attached to functions: CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS and CONFIG_BPF_JIT",
+        )),
+        Backend::Tracepoint => Some((
+            "on xfs and btrfs what was punched, zeroed or cloned is read whole, on btrfs also what was written by io_uring, AIO or \
+             splice, on tmpfs every changed file; names and attributes of all files of the file system pass the programs",
+            "for fentry CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS and CONFIG_BPF_JIT, for kprobe CONFIG_KPROBES and CONFIG_KPROBE_EVENTS",
+        )),
+        Backend::Scan => Some((
+            "the tree is looked at once a second, files that differ in size, times or inode are read whole, and what is equal in \
+             all of them is missed",
+            "what is not in order above",
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests;
 

@@ -210,3 +210,25 @@ fn this_machine_can_be_looked_at() {
     assert!(!seen.fs.is_empty() && seen.inside.is_empty(), "{seen:?}");
     assert!(gather::directory(&dir.path().join("none")).is_err());
 }
+
+/// Whatever is not the best says what that costs and what would help; what it says of costs is what the rows say.
+#[test]
+fn what_is_not_the_best_has_its_cost_and_a_fix() {
+    assert_eq!(super::costs(Backend::Fentry), None);
+    for back_end in [Backend::Kprobe, Backend::Tracepoint, Backend::Scan] {
+        let (cost, fix) = super::costs(back_end).unwrap();
+        assert!(!cost.is_empty() && !fix.is_empty());
+    }
+    let whole_files = |name, back_end| {
+        let system = fs::judge(name, &whole(), back_end);
+        system.changes.iter().filter(|row| row.seen == fs::Seen::WholeFile).count()
+    };
+    let (traced, _) = super::costs(Backend::Tracepoint).unwrap();
+    for name in ["xfs", "btrfs", "tmpfs"] {
+        assert!(
+            traced.contains(name) && whole_files(name, Backend::Tracepoint) > whole_files(name, Backend::Fentry),
+            "{name}"
+        );
+    }
+    assert_eq!((traced.contains("ext4"), whole_files("ext4", Backend::Tracepoint)), (false, 0));
+}

@@ -359,6 +359,9 @@ fn plan_jobs<W: World>(
             jobs.reads.push(ReadJob { id: *id, inode: record.inode, marks, committed_size });
         }
     }
+    // New files have a share of their own: known ones that cannot be read would keep them out of every flush, and while they
+    // wait no further directory is listed, which may be what those others wait for.
+    (files, bytes) = (0, 0);
     for new in &names.plan.new {
         if new.stat.kind != Kind::File {
             continue;

@@ -24,7 +24,7 @@ pub(super) enum Failure {
 const ROUNDS: u64 = 30;
 const QUIET_ROUNDS_MAX: u32 = 20;
 
-fn facts(round: u64, seed: u64, steps: Steps) -> Facts {
+fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
     let mut commit_id = [0; 16];
     commit_id[..8].copy_from_slice(&round.to_le_bytes());
     commit_id[8..].copy_from_slice(&seed.to_le_bytes());
@@ -38,30 +38,26 @@ fn facts(round: u64, seed: u64, steps: Steps) -> Facts {
         drain: round,
         compare: false,
         steps,
-        limits: Limits {
-            // Some runs carry new files over from flush to flush.
-            files: if seed.is_multiple_of(3) { 3 } else { Limits::DEFAULT.files },
-            stream_bytes: 3 * 4096,
-            signature_file_bytes: 16 * 4096,
-            ..Limits::DEFAULT
-        },
+        limits: Limits { files, stream_bytes: 3 * 4096, signature_file_bytes: 16 * 4096, ..Limits::DEFAULT },
     }
 }
 
 /// Drain and flush, as the daemon does it. Marks are pending in the catalog all the while.
-fn round(world: &mut SimWorld, round: u64, seed: u64, steps: Steps) -> Result<(Outcome, bool), SimError> {
+fn round(world: &mut SimWorld, round: u64, seed: u64, steps: Steps, files: usize) -> Result<(Outcome, bool), SimError> {
     flush::drain(world, steps)?;
     let mut taken = DirtySet::default();
     for (ino, marks) in &world.catalog.pending {
         taken.add(*ino, marks, round);
     }
     let mut report = Report::default();
-    let (outcome, kept) = flush::flush(world, &taken, &facts(round, seed, steps), &mut report)?;
+    let (outcome, kept) = flush::flush(world, &taken, &facts(round, seed, steps, files), &mut report)?;
     Ok((outcome, kept.is_empty()))
 }
 
 pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
     let mut world = SimWorld::new(seed);
+    // Some runs carry new files over from flush to flush.
+    let files = if seed.is_multiple_of(3) { 3 } else { Limits::DEFAULT.files };
     let mut number = 0;
     for _ in 0..ROUNDS {
         number += 1;
@@ -69,7 +65,7 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
             let mut inner = world.inner.borrow_mut();
             inner.dies_in = inner.files.rng.one_in(3).then(|| inner.files.rng.below(40));
         }
-        match round(&mut world, number, seed, steps) {
+        match round(&mut world, number, seed, steps, files) {
             Ok((Outcome::Fenced { seq }, _)) => return Err(Failure::Fenced { seq }),
             Ok(_) | Err(SimError::Store) => {}
             Err(SimError::Crash) => {
@@ -85,7 +81,7 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
     world.calm();
     for quiet in 0..=QUIET_ROUNDS_MAX {
         number += 1;
-        match round(&mut world, number, seed, steps).map_err(Failure::Flush)? {
+        match round(&mut world, number, seed, steps, files).map_err(Failure::Flush)? {
             (Outcome::Fenced { seq }, _) => return Err(Failure::Fenced { seq }),
             // Marks of programs that were interrupted arrive one generation later.
             (Outcome::Unchanged, true) if quiet >= 2 => break,
@@ -105,11 +101,11 @@ pub(super) fn watched_for_nothing(seed: u64) -> Result<usize, Failure> {
         for _ in 0..20 {
             world.inner.borrow_mut().files.step();
         }
-        round(&mut world, number, seed, Steps::ALL).map_err(Failure::Flush)?;
+        round(&mut world, number, seed, Steps::ALL, Limits::DEFAULT.files).map_err(Failure::Flush)?;
     }
     world.calm();
     for number in ROUNDS + 1..ROUNDS + 6 {
-        round(&mut world, number, seed, Steps::ALL).map_err(Failure::Flush)?;
+        round(&mut world, number, seed, Steps::ALL, Limits::DEFAULT.files).map_err(Failure::Flush)?;
     }
     let inner = world.inner.borrow();
     let known = |ino: &u64| world.catalog.records.values().any(|record| record.inode.ino == *ino);

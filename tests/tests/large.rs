@@ -58,7 +58,9 @@ fn a_restart_walks_nothing_and_one_change_reads_one_file() {
     volume.sync(LONG).expect(0);
     let text = fs::read_to_string(&trace).unwrap();
     assert!(text.contains("openat"), "strace saw nothing");
-    assert!(text.lines().count() < LOOKS, "{} calls that look at the tree", text.lines().count());
+    // The pins are looked at in each drain, of which a traced start makes an unknown number.
+    let looks = text.lines().filter(|line| !line.contains("/sys/fs/bpf/")).count();
+    assert!(looks < LOOKS, "{looks} calls that look at names");
     // strace ends with what it traces, not the other way round.
     let strace = daemon.pid();
     let traced = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();

@@ -92,6 +92,9 @@ pub(super) struct Inner {
     last_swap_ns: u64,
     this_swap_ns: u64,
     facts: HubFacts,
+    /// Back end (by `epoch`) whose kernel memory is in `facts`: it is fixed when the maps are made, and asking costs a
+    /// dozen files of `/proc`.
+    measured: Option<u64>,
     /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
     inflight_before: u64,
     pub(super) left_over: bool,
@@ -118,6 +121,7 @@ impl Hub {
                 last_swap_ns: now,
                 this_swap_ns: now,
                 facts: HubFacts::default(),
+                measured: None,
                 left_over: false,
                 inflight_before: 0,
                 probes: BTreeMap::new(),
@@ -242,9 +246,12 @@ impl Hub {
     }
 
     pub fn facts(&self) -> HubFacts {
-        let inner = self.inner();
-        let kernel_bytes = inner.capture.as_ref().map_or(0, Capture::kernel_memory_bytes);
-        HubFacts { kernel_bytes, ..inner.facts.clone() }
+        let mut inner = self.inner();
+        if inner.measured != Some(inner.epoch) {
+            inner.facts.kernel_bytes = inner.capture.as_ref().map_or(0, Capture::kernel_memory_bytes);
+            inner.measured = Some(inner.epoch);
+        }
+        inner.facts.clone()
     }
 }
 

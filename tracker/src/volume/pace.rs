@@ -18,7 +18,7 @@ pub fn rest_after(clean: Duration, interval: Duration) -> Duration {
     if wanted <= interval { Duration::ZERO } else { wanted.min(REST_MAX) }
 }
 
-/// The files of one volume that rest now: not more than were flushed in the last [`REST_MAX`].
+/// The files of one volume that rest now: not more than were flushed in the last 5 s.
 #[derive(Debug, Default)]
 pub struct Pace {
     until: HashMap<u64, Instant>,

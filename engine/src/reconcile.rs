@@ -96,6 +96,15 @@ pub fn reconcile<L: Lookup>(
         excluded.insert(dir);
         return reconcile(listings, missing, drain, assigned, &excluded, lookup);
     }
+    if let Some((id, (parent, name))) = names.taken_over_inside(missing, drain, lookup)? {
+        let mut excluded = excluded.clone();
+        excluded.insert(id);
+        let mut plan = reconcile(listings, missing, drain, assigned, &excluded, lookup)?;
+        plan.missing.push(Missing { parent, name, drain });
+        plan.missing.sort();
+        plan.missing.dedup();
+        return Ok(plan);
+    }
     let mut nowhere = names.unseen_directories(listings, lookup)?;
     let plan = names.finish(missing, lookup)?;
     nowhere.extend(plan.gone.iter().copied().filter(|id| listings.iter().any(|listing| listing.dir == *id)));
@@ -203,6 +212,29 @@ impl Names {
                     Some(parent) => at = parent,
                     None => break,
                 }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A file whose only name now leads to another one, and that is in the tree all the same: it moved to where no listing of
+    /// this flush saw it. Both wait for a later SWAP, or it would be committed as gone. Not longer: where it is now may be
+    /// below what waits here, and is listed only when that has its place.
+    fn taken_over_inside<L: Lookup>(
+        &self,
+        missing: &[Missing],
+        drain: u64,
+        lookup: &mut L,
+    ) -> Result<Option<(FileId, Place)>, L::Error> {
+        for (place, now) in &self.present {
+            let Some(old) = self.committed.get(place).filter(|old| *old != now) else { continue };
+            let seen = self.places.get(old).is_some_and(|places| !places.is_empty());
+            let waited = missing.iter().any(|m| m.parent == place.0 && m.name == place.1 && m.drain < drain);
+            if seen || waited || lookup.names_of(*old)?.len() > 1 {
+                continue;
+            }
+            if lookup.alive(*old)? == Alive::Inside {
+                return Ok(Some((*old, place.clone())));
             }
         }
         Ok(None)

@@ -297,6 +297,11 @@ fn plan_jobs<W: World>(
     let (mut files, mut bytes) = (0usize, 0u64);
     let mut waiting: Vec<(u64, &crate::dirty::Waiting)> = taken.iter().collect();
     waiting.sort_by_key(|(ino, waiting)| (waiting.since_ns, *ino));
+    // Every second flush begins elsewhere: the oldest may be one that cannot be read and takes up the whole flush.
+    if facts.drain % 2 == 1 && !waiting.is_empty() {
+        let first = (facts.drain / 2) % waiting.len() as u64;
+        waiting.rotate_left(first as usize);
+    }
     for (ino, waiting) in waiting {
         for record in world.by_inode(ino)? {
             if record.meta.kind != Kind::File || gone.contains(&record.id) {

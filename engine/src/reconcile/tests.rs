@@ -180,6 +180,28 @@ fn a_name_of_an_inode_inside_the_tree_waits_for_as_long_as_it_takes() {
     assert_eq!(decide(&mut known, &[listing], &waits, 10).changes, [unset(ROOT, "a")], "moved out of the tree");
 }
 
+/// `mv cur old; touch cur` while the directory is listed: `old` was not seen.
+#[test]
+fn a_file_whose_name_was_taken_and_that_is_in_the_tree_is_not_gone() {
+    for kind in [Kind::File, Kind::Dir] {
+        let mut known = Known::new().with(ROOT, "cur", FileId(2), kind);
+        let new = stat(FileId(9), kind);
+        known.inside.insert(FileId(2));
+        let listing = listing(&mut known, ROOT, vec![("cur", new.clone())]);
+        let plan = decide(&mut known, std::slice::from_ref(&listing), &[], 5);
+        assert_eq!((plan.changes, plan.gone), (vec![], vec![]), "{kind:?}");
+        assert_eq!(plan.held.into_iter().collect::<Vec<_>>(), [ROOT], "it is listed again");
+        let waits = plan.missing;
+        assert_eq!(waits, [Missing { parent: ROOT, name: "cur".into(), drain: 5 }]);
+        let plan = decide(&mut known, std::slice::from_ref(&listing), &waits, 6);
+        assert_eq!((plan.gone, plan.missing), (vec![FileId(2)], vec![]), "it waits for one later swap, not for ever");
+        known.inside.clear();
+        known.dead.insert(FileId(2));
+        let plan = decide(&mut known, &[listing], &[], 6);
+        assert_eq!(plan.gone, [FileId(2)], "replaced for good");
+    }
+}
+
 #[test]
 fn what_waits_in_a_directory_that_was_not_listed_goes_on_waiting() {
     let mut known = Known::new().with(ROOT, "d", DIR, Kind::Dir).with(DIR, "a", FileId(2), Kind::File);

@@ -50,6 +50,8 @@ pub(super) struct SimWorld {
     /// Creations that will take effect some time later, if nothing is there by then.
     delayed: Vec<(String, Vec<u8>)>,
     placed: BTreeMap<FileId, (FileId, Vec<u8>, InodeId)>,
+    /// The kernel tells the path of a living inode.
+    tells_paths: bool,
 }
 
 impl SimWorld {
@@ -81,6 +83,7 @@ impl SimWorld {
             packs: RefCell::default(),
             delayed: Vec::new(),
             placed: BTreeMap::new(),
+            tells_paths: seed.is_multiple_of(2),
         }
     }
 
@@ -262,8 +265,14 @@ impl World for SimWorld {
     fn alive(&mut self, id: FileId) -> Result<Alive, SimError> {
         self.step()?;
         let Some(record) = self.catalog.records.get(&id) else { return Ok(Alive::Unknown) };
-        let now = self.inner.borrow().files.stat(record.inode.ino);
-        Ok(if now.is_some_and(|stat| stat.inode == record.inode) { Alive::Yes } else { Alive::Gone })
+        let inner = self.inner.borrow();
+        let Some(now) = inner.files.stat(record.inode.ino).filter(|stat| stat.inode == record.inode) else {
+            return Ok(Alive::Gone);
+        };
+        let single = (now.kind == Kind::Dir || now.nlink == 1)
+            && self.catalog.names.values().filter(|named| **named == id).count() == 1;
+        let inside = self.tells_paths && single && is_in_tree(&inner.files, record.inode.ino);
+        Ok(if inside { Alive::Inside } else { Alive::Yes })
     }
 
     fn watch(&mut self, inodes: &[u64]) -> Result<(), SimError> {
@@ -443,4 +452,11 @@ impl World for SimWorld {
         self.forget_pending(taken, kept);
         self.step()
     }
+}
+
+/// Whether a name leads to the inode from the source's root.
+fn is_in_tree(files: &Files, ino: u64) -> bool {
+    let holds = |ino: u64| files.inodes.iter().find(|(_, dir)| dir.entries.iter().any(|(_, at)| *at == ino));
+    let up = std::iter::successors(Some(ino), |at| holds(*at).map(|(dir, _)| *dir));
+    up.take(files.inodes.len() + 1).any(|at| at == ROOT)
 }

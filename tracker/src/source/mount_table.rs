@@ -49,6 +49,16 @@ impl MountTable {
         Ok(changes)
     }
 
+    /// What the last call of `changes` told could not be noted: the next one tells it again.
+    pub fn again(&mut self, changes: &[PathBuf]) {
+        for point in changes {
+            if !self.inside.remove(point) {
+                self.inside.insert(point.clone());
+            }
+        }
+        self.read = false;
+    }
+
     /// Whether nothing is mounted inside of the source.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -77,5 +87,7 @@ mod tests {
         table.read = false;
         let again = table.changes().unwrap();
         assert!(again.contains(&PathBuf::from("not/mounted")), "one that went is told as well: {again:?}");
+        table.again(&again);
+        assert_eq!(table.changes().unwrap(), again, "told again");
     }
 }

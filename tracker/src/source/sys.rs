@@ -85,6 +85,8 @@ pub(super) fn open_by_handle(mount: impl AsFd, handle: &[u8]) -> io::Result<Owne
 pub(super) fn is_below(fd: impl AsFd, dir: impl AsFd) -> bool {
     let path = |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}"));
     match (path(fd.as_fd().as_raw_fd()), path(dir.as_fd().as_raw_fd())) {
+        // A name that was removed while the file is open is still the kernel's path of it.
+        (Ok(path), Ok(_)) if path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") => false,
         (Ok(path), Ok(dir)) => path != dir && path.starts_with(&dir),
         _ => false,
     }

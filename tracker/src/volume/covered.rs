@@ -42,7 +42,11 @@ impl VolumeWorld {
         }
         self.foreign.retain(|path, why| *why != Foreign::MountPoint || !changes.contains(path));
         self.pending.uncover();
-        Ok(self.pending.add(&marks, now_ns())?)
+        let added = self.pending.add(&marks, now_ns());
+        if let (Err(_), Some(table)) = (&added, &mut self.mounts) {
+            table.again(&changes);
+        }
+        Ok(added?)
     }
 
     /// Takes what lies under mounts out of `kept`: reading it again before they are gone would fail again.

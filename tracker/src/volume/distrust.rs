@@ -12,7 +12,6 @@ use super::pending::now_ns;
 use super::renew::Failure;
 use super::run::{Phase, Runner};
 use super::world::WorldError;
-use crate::source::FsType;
 use crate::status::Backend;
 
 /// Word for a difference that the audit found, where causes are counted.
@@ -74,7 +73,7 @@ impl Runner {
             path.display(),
             missed.first
         );
-        if world.root.fs() != FsType::Tmpfs {
+        if marked_fs(&world.root) != "tmpfs" {
             return Ok(Some(Failure { cause: AUDIT, what }));
         }
         tracing::warn!(volume = %self.opened.name, what, "stores through mappings of tmpfs leave no trace: the file is read");

@@ -3,7 +3,7 @@
 //! A drain retires the generation of every volume at once, so their marks are made pending together, each in its own
 //! catalog, before the maps are cleared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::dirty::Marks;
@@ -109,6 +109,8 @@ pub(super) struct Inner {
     drop: DropMarks,
     /// Why marks were widened, as of the last drain.
     widened: Vec<&'static str>,
+    /// Doubts about everything that not every catalog has yet.
+    unsaved: BTreeSet<&'static str>,
 }
 
 impl Hub {
@@ -130,6 +132,7 @@ impl Hub {
                 doubt: None,
                 drop: DropMarks::from_environment(),
                 widened: Vec::new(),
+                unsaved: BTreeSet::new(),
             }),
             restart,
         }
@@ -222,7 +225,11 @@ impl Hub {
             flush::take_up(&mut *inner)?;
             inner.left_over = false;
         }
-        flush::drain(&mut *inner, Steps::ALL)?;
+        if let Err(error) = flush::drain(&mut *inner, Steps::ALL) {
+            // What is retired is read before the next swap would make it the current set again.
+            inner.left_over = true;
+            return Err(error);
+        }
         inner.facts.drains += 1;
         Ok(inner.facts.drains)
     }
@@ -387,6 +394,8 @@ impl DrainWorld for Inner {
         let mut retired: Retired = self.capture()?.read_retired()?;
         failpoint::hit("read-retired");
         let (doubts, widened) = self.check_health()?;
+        // Told once: they stay until every catalog has them.
+        self.unsaved.extend(doubts);
         let before = std::mem::replace(&mut self.widened, widened.clone());
         // A mark is at least as young as the swap before the one that retired it.
         let since = self.last_swap_ns;
@@ -395,6 +404,9 @@ impl DrainWorld for Inner {
         for (key, seen) in &mut self.probes {
             for (_, marks) in by_dev.get(&key.0).into_iter().flatten().filter(|(ino, _)| *ino == key.1) {
                 seen.merge(marks);
+            }
+            if retired.overflow.hit(key.0, key.1) {
+                seen.merge(&Marks { names: true, ..Marks::rescan() });
             }
         }
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -417,10 +429,11 @@ impl DrainWorld for Inner {
             if retired.overflow.any() {
                 sink.widen("kernel map full", |ino| retired.overflow.hit(sink.dev, ino))?;
             }
-            for doubt in &doubts {
+            for doubt in &self.unsaved {
                 sink.widen(doubt, |_| true)?;
             }
         }
+        self.unsaved.clear();
         Ok(self.capture()?.forget_calls(&ended)?)
     }
 

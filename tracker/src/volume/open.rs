@@ -133,6 +133,13 @@ pub fn prepare(config: &VolumeConfig, state: &Path, hub: &Hub) -> Option<Prepare
 /// Name of the note in which run of capture a volume last had a place for its marks.
 const RUN: &str = "capture run";
 
+/// The run that a note names, if it was on superblock `dev`: a file system that is mounted again may have another number, under
+/// which nothing was marked or watched.
+fn run_on(note: &str, dev: u32) -> Option<u64> {
+    let (run, on) = note.split_once(' ')?;
+    run.parse().ok().filter(|_| on.parse() == Ok(dev))
+}
+
 /// Opens everything. Nothing is in the store yet when it returns, but the `format` object.
 pub fn open(
     config: &VolumeConfig,
@@ -181,7 +188,7 @@ pub fn open(
     if config.capture == crate::config::Capture::Scan {
         hub = None;
     }
-    if hub.is_some() && root.fs() == FsType::Tmpfs {
+    if hub.is_some() && marked_fs(&root) == "tmpfs" {
         reasons.push("tmpfs: repeated stores through a shared mapping leave no trace and are not seen".into());
     }
     let backend = Backend::of(hub.as_ref().map_or(BackEnd::Scan, |hub| hub.back_end()));
@@ -332,7 +339,8 @@ impl Opened {
         }
         let boot = boot_id();
         let last_boot = world.catalog.boot_id()?;
-        let last_run = world.catalog.note(RUN)?.and_then(|text| text.parse::<u64>().ok());
+        let dev = world.hub.as_ref().map_or(0, |(_, dev)| *dev);
+        let last_run = world.catalog.note(RUN)?.and_then(|text| run_on(&text, dev));
         let clean = world.catalog.clean_shutdown()?;
         if clean.is_some() {
             // It speaks of that boot's end only.
@@ -353,7 +361,7 @@ impl Opened {
         // Before the notes by which the next process would trust this one: it may end before the comparison does.
         world.catalog.set_note(COMPARE, compare.word())?;
         let run = if world.hub.is_some() { capture.run } else { 0 };
-        world.catalog.set_note(RUN, &run.to_string())?;
+        world.catalog.set_note(RUN, &format!("{run} {dev}"))?;
         if let Some((hub, dev)) = &world.hub {
             let sink = match prepared {
                 Some(prepared) => prepared.sink,

@@ -140,15 +140,6 @@ impl Pending {
         self.take_but(|_| false).0
     }
 
-    /// Ends a flush: what was taken is no longer in flight, and `kept` of it goes on waiting.
-    pub fn give_back(&self, kept: &DirtySet) {
-        let mut state = self.state();
-        state.taken = DirtySet::default();
-        for (ino, waiting) in kept.iter() {
-            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
-        }
-    }
-
     /// Forgets `taken` but for `kept`, together with what `write` does, in one transaction of the catalog.
     fn forget_with(
         &self,
@@ -191,10 +182,14 @@ impl Pending {
         Ok(())
     }
 
-    /// Ends a flush as `give_back` does; `covered` waits too, but for [`Pending::uncover`], and is not taken before.
+    /// Ends a flush: what was taken is no longer in flight, and `kept` of it goes on waiting; `covered` waits too, but for
+    /// [`Pending::uncover`], and is not taken before.
     pub fn give_back_but(&self, kept: &DirtySet, covered: &DirtySet) {
-        self.give_back(kept);
         let mut state = self.state();
+        state.taken = DirtySet::default();
+        for (ino, waiting) in kept.iter() {
+            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
+        }
         for (ino, waiting) in covered.iter() {
             state.aside.add(ino, &waiting.marks, waiting.since_ns);
         }
@@ -211,8 +206,12 @@ impl Pending {
 
     /// The flush failed: what was taken waits again.
     pub fn give_back_taken(&self) {
-        let taken = std::mem::take(&mut self.state().taken);
-        self.give_back(&taken);
+        // Under one lock: marks that are in no set would be left out of a row that another volume's drain saves meanwhile.
+        let mut state = self.state();
+        let taken = std::mem::take(&mut state.taken);
+        for (ino, waiting) in taken.iter() {
+            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
+        }
     }
 
     /// Inodes that are watched before the catalog knows them.
@@ -282,7 +281,7 @@ mod tests {
         let (taken, held) = pending.take_but(|ino| ino == 5);
         assert_eq!((taken.len(), taken.get(5).is_some(), held), (1, false, 1));
         pending.forget(&CatalogChange::default(), &[6], &DirtySet::default()).unwrap();
-        pending.give_back(&DirtySet::default());
+        pending.give_back_but(&DirtySet::default(), &DirtySet::default());
         assert_eq!(Pending::load(open()).unwrap().take().len(), 1, "saved");
         assert!(pending.take().get(5).is_some());
     }
@@ -304,7 +303,7 @@ mod tests {
         assert_eq!(saved.get(5).unwrap().marks.blocks.len(), 2);
         let taken = pending.take();
         assert_eq!((taken.len(), taken.get(5).unwrap().marks.blocks.len()), (1, 1), "only the later one");
-        pending.give_back(&taken);
+        pending.give_back_but(&taken, &DirtySet::default());
         pending.uncover();
         assert_eq!(pending.take().get(5).unwrap().marks.blocks.len(), 2);
     }

@@ -89,7 +89,7 @@ impl Prover {
 
     /// Before a drain: makes the changes, if a test is due.
     pub fn change(&mut self, hub: &Arc<Hub>) {
-        let Some(canary) = self.canary.as_mut().filter(|_| self.ready) else { return };
+        let Some(canary) = self.canary.as_mut().filter(|_| self.ready && !self.made) else { return };
         if self.due.is_none_or(|due| due > Instant::now()) {
             return;
         }

@@ -114,6 +114,11 @@ pub enum Synced {
 }
 
 impl Progress {
+    /// Whether a flush that leaves nothing over is needed to end a doubt.
+    fn in_doubt(&self) -> bool {
+        !self.doubts.is_empty() || self.capture.failed.is_some()
+    }
+
     /// Why the volume is not wholly protected, in plain words.
     pub fn trouble(&self) -> Vec<String> {
         let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
@@ -339,7 +344,8 @@ impl Runner {
         let drain = self.opened.drain(hurry)?;
         self.after_drain()?;
         self.note_doubts();
-        let paced = self.trusted && !hurry && !last;
+        let doubtful = self.shared.progress().in_doubt();
+        let paced = self.trusted && !hurry && !last && !doubtful;
         let (taken, resting) = self.opened.world.pending.take_but(|ino| paced && self.pace.rests(ino, began));
         let mapped = self.opened.world.pending.take_mapped(&taken);
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();

@@ -13,7 +13,7 @@ use super::renew::Restart;
 use super::room;
 use crate::capture::{self, BackEnd, Capture, CaptureConfig, Started, choose};
 use crate::config::{self, Config};
-use crate::error::{AppError, ExitCode};
+use crate::error::{AppError, ExitCode, chain};
 use crate::source::SourceRoot;
 
 /// Directory of the pins of one state directory: its identity names it, so a state directory that is moved or copied does
@@ -95,7 +95,13 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
             tracing::info!(back_end = back_end.name(), ?started, "capture goes on, as it was chosen last time");
             Some(capture)
         }
-        Ok(_) => None,
+        Ok(capture) => {
+            // An optional program is gone: what it would have marked is not marked, so these maps are not to be trusted.
+            if let Err(error) = capture.detach() {
+                tracing::warn!(error = chain(&error), "pins that are not whole cannot be removed");
+            }
+            None
+        }
         Err(why) => {
             tracing::debug!(?why, "the pins of the last choice cannot be taken over");
             None
@@ -120,6 +126,9 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     let wanted = CaptureConfig { entries, ..CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan) };
     let (volumes, home) = (config.volumes.clone(), state_dir.to_path_buf());
     let prove = move |capture: &mut Capture| prove(capture, &volumes, &home);
+    // Before anything is attached: a process that dies between a fresh capture and this number would leave empty maps that
+    // the next one takes for those of the run before. A number that is given for nothing costs a comparison.
+    let run = next_run(state_dir)?;
     let started = match take_over(&wanted, state_dir, only) {
         Some(capture) => Ok((capture, Started::Resumed)),
         None => {
@@ -140,7 +149,6 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
             if resumed {
                 hub.resume();
             }
-            let run = next_run(state_dir)?;
             return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new(), run });
         }
         Err(choice) => none.reasons.extend(choice.lines()),

@@ -183,6 +183,14 @@ fn a_handle_tells_life_and_death() {
     let keep = File::open(dir.path().join("open")).unwrap();
     fs::remove_file(dir.path().join("open")).unwrap();
     assert_eq!(root.alive(&held), Alive::Gone, "open, but without a name");
+    // Its last name is outside, and the one inside is what the kernel remembers of it while it is open.
+    fs::write(dir.path().join("kept"), "").unwrap();
+    let kept = root.handle(rel("kept"), inode("kept")).unwrap().unwrap();
+    let open = File::open(dir.path().join("kept")).unwrap();
+    fs::hard_link(dir.path().join("kept"), outside.path().join("kept")).unwrap();
+    fs::remove_file(dir.path().join("kept")).unwrap();
+    assert_eq!(root.alive(&kept), Alive::Yes);
+    drop(open);
     drop(keep);
     for damaged in [&b""[..], &b"abc"[..], &[0; 4], &[255; 200]] {
         assert_eq!(root.alive(damaged), Alive::Unknown);

@@ -481,3 +481,15 @@ fn boot_id() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    /// Mounted again under another number, nothing was marked: the run before does not count.
+    #[test]
+    fn a_run_on_another_superblock_does_not_count() {
+        assert_eq!(super::run_on("7 9", 9), Some(7));
+        for note in ["7 8", "7", "", "x 9", "7 9 9"] {
+            assert_eq!(super::run_on(note, 9), None, "{note}");
+        }
+    }
+}

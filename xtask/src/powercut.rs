@@ -157,7 +157,7 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
         for disk in &disks {
             disk.power_on()?;
         }
-        let (started, mut lines) = (Instant::now(), Vec::new());
+        let (started, mut lines, mut refused) = (Instant::now(), Vec::new(), 0);
         let mut each = |line: &str| {
             lines.push(line.to_owned());
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -168,6 +168,11 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
                     if let Moment::Acknowledged(after) = moment {
                         return (!last).then_some(after);
                     }
+                }
+                // A machine too slow to acknowledge under this load is cut all the same.
+                ("not", Moment::Acknowledged(after)) => {
+                    refused += 1;
+                    return (refused >= 2 && !last).then_some(after);
                 }
                 ("FOUND", _) => say(&format!("boot {boot}: {rest}")),
                 ("COMPARING", Moment::Comparison(after)) if !last => return Some(after),

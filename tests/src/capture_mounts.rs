@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What can be mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// ext4 with its defaults.
     Ext4,
@@ -24,6 +24,28 @@ pub enum Kind {
 
 /// The kinds of which each has its own way of being captured.
 pub const ALL: [Kind; 5] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Overlay, Kind::Tmpfs];
+
+impl Kind {
+    /// Its name in results and documents.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Ext4 => "ext4",
+            Kind::Xfs => "xfs",
+            Kind::Btrfs => "btrfs",
+            Kind::Overlay => "overlay",
+            Kind::OverlayXfs => "overlay-xfs",
+            Kind::OverlayVolatile => "overlay-volatile",
+            Kind::Tmpfs => "tmpfs",
+        }
+    }
+
+    /// Whether it lies over another one.
+    #[must_use]
+    pub const fn is_overlay(self) -> bool {
+        matches!(self, Kind::Overlay | Kind::OverlayXfs | Kind::OverlayVolatile)
+    }
+}
 
 /// One mounted file system.
 #[derive(Debug)]

@@ -222,6 +222,23 @@ impl Volume {
         self.try_status().expect("a status")
     }
 
+    /// The status, once it is as `wanted`, which `what` names.
+    ///
+    /// # Panics
+    /// When it is not so within `limit`.
+    #[track_caller]
+    pub fn status_when(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + limit;
+        loop {
+            let status = self.try_status().unwrap_or_default();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what} was not seen: {status:#}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// `sync --wait`.
     #[track_caller]
     pub fn sync(&self, timeout: Duration) -> Answer {
@@ -233,6 +250,18 @@ impl Volume {
     pub fn restore(&self, target: &Path) -> Answer {
         let reference = self.reference();
         self.tracker(&["restore", utf8(&reference), utf8(target)])
+    }
+
+    /// Restores the newest commit into a directory of the folder, which must equal the source.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn restored(&self, name: &str) -> PathBuf {
+        let copy = self.scratch(name);
+        self.restore(&copy).expect(0);
+        crate::compare::assert_same(&self.source, &copy);
+        copy
     }
 
     /// `verify`, with `--read-data` when asked.

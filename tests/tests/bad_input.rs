@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -52,20 +51,6 @@ fn with_store(source: &Path, store: &Path) -> Volume {
     let mut volume = Volume::new(source);
     volume.store = store.to_path_buf();
     volume
-}
-
-/// Waits until a status is as wanted.
-#[track_caller]
-fn until(volume: &Volume, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let status = volume.try_status().unwrap_or_default();
-        if wanted(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "{what} was not seen: {status}");
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// All that is written under a directory, with names and bytes.
@@ -207,7 +192,7 @@ fn a_full_store_recovers_when_there_is_space() {
     synced(&volume);
     fs::write(tree.source().join("large"), Random::new(4).bytes(6 << 20)).unwrap();
     fs::write(tree.source().join("a"), b"changed meanwhile").unwrap();
-    let status = until(&volume, "the store's error", |status| !status["last_error"].is_null());
+    let status = volume.status_when("the store's error", SOON, |status| !status["last_error"].is_null());
     let error = status["last_error"].as_str().unwrap().to_lowercase();
     assert!(error.contains("space") || error.contains("full"), "{error}");
     assert_eq!(status["state"], "degraded", "{status}");
@@ -238,7 +223,9 @@ fn a_read_only_store() {
     synced(&volume);
     space.remount("ro");
     fs::write(tree.source().join("a"), b"changed meanwhile").unwrap();
-    until(&volume, "the store's error", |status| status["state"] == "degraded" && !status["last_error"].is_null());
+    volume.status_when("the store's error", SOON, |status| {
+        status["state"] == "degraded" && !status["last_error"].is_null()
+    });
     space.remount("rw");
     synced(&volume);
     restores(&volume, &tree.source(), "copy");

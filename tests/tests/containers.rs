@@ -3,13 +3,12 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use tests::compare::assert_same;
 use tests::daemon::Volume;
 use tests::mounts::{Kind, Mount, programs_or_skip, run, skip};
 
@@ -80,28 +79,6 @@ fn elsewhere() -> tempfile::TempDir {
     dir
 }
 
-#[track_caller]
-fn restored_equals(volume: &Volume, source: &Path, name: &str) -> PathBuf {
-    let copy = volume.scratch(name);
-    volume.restore(&copy).expect(0);
-    assert_same(source, &copy);
-    copy
-}
-
-/// The volume's status, once it is as wanted.
-#[track_caller]
-fn status_when(volume: &Volume, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let status = volume.status();
-        if wanted(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "{what}: {status:#}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 fn is_degraded(status: &Value, word: &str) -> bool {
     status["state"] == "degraded" && status.to_string().contains(word)
 }
@@ -154,7 +131,7 @@ fn containers_that_share_a_volume_reach_the_commits() {
     let status = volume.status();
     assert_eq!(status["state"], "protected", "{status:#}");
     assert_eq!(status["rescans"], 0, "{status:#}");
-    restored_equals(&volume, &source, "copy");
+    volume.restored("copy");
     assert!(daemon.stop().success());
 }
 
@@ -217,7 +194,7 @@ while [ $i -lt 30 ]; do i=$((i + 1)); echo $i > "t$i"; echo $i >> large; [ $((i 
     }
     volume.sync(SYNC).expect(0);
     assert_eq!(volume.status()["state"], "protected");
-    let copy = restored_equals(&volume, &source, "copy");
+    let copy = volume.restored("copy");
     assert!(daemon.stop().success());
 
     for (kind, options) in LAYERS {
@@ -266,7 +243,7 @@ fn a_file_system_that_comes_and_goes_inside_the_tree() {
 
     run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&inner));
     let unmount = Unmount(&inner);
-    status_when(&volume, "the mount is named", |status| is_degraded(status, "inner"));
+    volume.status_when("the mount is named", SOON, |status| is_degraded(status, "inner"));
     fs::write(inner.join("foreign"), "not ours").unwrap();
     fs::write(source.join("beside"), "changed beside").unwrap();
     // Its parent is listed again, by which a name that is gone would be found gone, in two drains.
@@ -284,21 +261,21 @@ fn a_file_system_that_comes_and_goes_inside_the_tree() {
     // A start that trusts its marks lists nothing, and one that trusts none finds files that nobody can read now: both know.
     daemon.kill9();
     let daemon = volume.start_ready();
-    status_when(&volume, "the mount is named after a restart", |status| is_degraded(status, "inner"));
+    volume.status_when("the mount is named after a restart", SOON, |status| is_degraded(status, "inner"));
     assert!(daemon.stop().success());
     volume.lose_marks();
     let daemon = volume.start_ready();
-    status_when(&volume, "the mount is named after a comparison", |status| is_degraded(status, "inner"));
+    volume.status_when("the mount is named after a comparison", SOON, |status| is_degraded(status, "inner"));
     volume.sync(SYNC).expect(20);
     assert_eq!(volume.status()["unreadable_total"], 0);
 
     std::io::Write::write_all(&mut container.stdin.take().unwrap(), b"go\n").unwrap();
     assert!(container.wait().unwrap().success());
     drop(unmount);
-    status_when(&volume, "the mount is gone", |status| status["state"] == "protected");
+    volume.status_when("the mount is gone", SOON, |status| status["state"] == "protected");
     volume.sync(SYNC).expect(0);
     assert_eq!(fs::read_to_string(inner.join("deep/covered")).unwrap(), "by the container\n");
-    restored_equals(&volume, &source, "after");
+    volume.restored("after");
     assert!(daemon.stop().success());
 }
 

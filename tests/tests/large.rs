@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::compare::assert_same;
 use tests::daemon::Volume;
 use tests::mounts::{Kind, Mount, programs_or_skip};
 
@@ -89,7 +88,5 @@ fn a_restart_walks_nothing_and_one_change_reads_one_file() {
         before = after;
     }
     assert!(daemon.stop().success());
-    let copy = volume.scratch("copy");
-    volume.restore(&copy).expect(0);
-    assert_same(&source, &copy);
+    volume.restored("copy");
 }

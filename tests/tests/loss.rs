@@ -3,8 +3,8 @@
 //! volume from being called protected before that is through.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tests::compare::assert_same;
-use tests::daemon::{Daemon, Volume};
+use tests::daemon::{Daemon, Volume, pins};
 use tests::load::{number, seed};
 use tests::loads::storm::Storm;
 use tests::mounts::{Kind, Mount, SmallStore, run, skip};
@@ -57,19 +56,6 @@ fn signal(daemon: &Daemon<'_>, signal: Signal) {
     kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), signal).unwrap();
 }
 
-#[track_caller]
-fn until(volume: &Volume, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let status = volume.status();
-        if wanted(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "{what} was not seen: {status}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 fn says(status: &Value, cause: &str) -> bool {
     status["reasons"].as_array().unwrap().iter().any(|reason| reason.as_str().unwrap().contains(cause))
 }
@@ -81,7 +67,10 @@ fn doubted(volume: &Volume, cause: &str, held: Held) -> Value {
         assert_eq!(status["state"], "degraded", "{status}");
         assert!(says(status, cause), "{cause} is not among the reasons: {status}");
     };
-    degraded(&until(volume, cause, |status| status["rescan_reasons"][cause].as_u64().is_some_and(|times| times > 0)));
+    degraded(
+        &volume
+            .status_when(cause, SOON, |status| status["rescan_reasons"][cause].as_u64().is_some_and(|times| times > 0)),
+    );
     assert_ne!(volume.sync(Duration::from_secs(1)).code, Some(0), "synced before the pass was through");
     thread::sleep(A_WHILE);
     degraded(&volume.status());
@@ -94,9 +83,7 @@ fn green(volume: &Volume) -> Value {
     volume.sync(SYNC).expect(0);
     let status = volume.status();
     assert_eq!(status["state"], "protected", "{status}");
-    let copy = volume.scratch("copy");
-    volume.restore(&copy).expect(0);
-    assert_same(&volume.source, &copy);
+    let copy = volume.restored("copy");
     fs::remove_dir_all(copy).unwrap();
     status
 }
@@ -121,11 +108,6 @@ fn with_maps(source: &Path, sizes: &[&str]) -> Volume {
         volume.extra.extend(["--map-entries".into(), (*size).into()]);
     }
     volume
-}
-
-fn pins(volume: &Volume) -> PathBuf {
-    let meta = fs::metadata(&volume.state).unwrap();
-    Path::new("/sys/fs/bpf/tracker").join(format!("{:x}-{:x}", meta.dev(), meta.ino()))
 }
 
 /// Maps of 16 entries, and 200 of 2,000 files written between two drains.
@@ -167,12 +149,12 @@ fn removed_pins_are_made_again_and_doubted_once() {
     let volume = Volume::new(&source);
     let daemon = volume.start_ready();
     let Some(held) = Held::new(case, &source.join("held")) else { return };
-    let pin = pins(&volume).join("link_dirty_folio");
+    let pin = pins(&volume.state).unwrap().join("link_dirty_folio");
     fs::remove_file(&pin).unwrap();
     doubted(&volume, "link gone", held);
     assert!(pin.exists());
-    fs::remove_dir_all(pins(&volume)).unwrap();
-    until(&volume, "all pins again", |_| pin.exists());
+    fs::remove_dir_all(pins(&volume.state).unwrap()).unwrap();
+    volume.status_when("all pins again", SOON, |_| pin.exists());
     green(&volume);
     thread::sleep(A_WHILE);
     let status = green(&volume);
@@ -195,8 +177,11 @@ fn replaced_links_are_not_taken_over() {
     fill(&source, 50);
     let volume = Volume::new(&source);
     volume.start_ready().kill9();
-    let (one, other, between) =
-        (pins(&volume).join("link_dirty_folio"), pins(&volume).join("link_dio_begin"), pins(&volume).join("between"));
+    let (one, other, between) = (
+        pins(&volume.state).unwrap().join("link_dirty_folio"),
+        pins(&volume.state).unwrap().join("link_dio_begin"),
+        pins(&volume.state).unwrap().join("between"),
+    );
     for (from, to) in [(&one, &between), (&other, &one), (&between, &other)] {
         fs::rename(from, to).unwrap();
     }
@@ -206,7 +191,8 @@ fn replaced_links_are_not_taken_over() {
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     daemon = volume.start();
     until_answered(&volume);
-    until(&volume, "the comparison", |status| status["state"] == "verifying" && number(status, "flushes") > 0);
+    volume
+        .status_when("the comparison", SOON, |status| status["state"] == "verifying" && number(status, "flushes") > 0);
     thread::sleep(A_WHILE);
     assert_eq!(volume.status()["state"], "verifying", "green before the pass was through");
     drop(held);
@@ -344,7 +330,7 @@ fn a_write_back_error_stays_visible_until_it_is_acknowledged() {
     let filler = below.path().join("filler");
     let _ = fs::write(&filler, vec![0; 30 << 20]);
     fs::write(source.join("file"), vec![2; 3 << 20]).unwrap();
-    let status = until(&volume, "the error", |status| !status["write_back"].is_null());
+    let status = volume.status_when("the error", SOON, |status| !status["write_back"].is_null());
     assert_eq!((&status["state"], &status["write_back"]["path"]), (&"degraded".into(), &"file".into()), "{status}");
     fs::remove_file(&filler).unwrap();
     let write = |byte: u8| {
@@ -354,7 +340,7 @@ fn a_write_back_error_stays_visible_until_it_is_acknowledged() {
     };
     // The application's own report, if it asks for one.
     let _ = write(3);
-    until(&volume, "later successes", |status| status["pending_inodes"] == 0);
+    volume.status_when("later successes", SOON, |status| status["pending_inodes"] == 0);
     let seen = |status: &Value| {
         assert_eq!(status["state"], "degraded", "{status}");
         assert!(says(status, "write-back errors, the last of file at"), "{status}");

@@ -5,7 +5,7 @@ use std::fs;
 use tests::capture_rig::{config, obstacle};
 use tests::matrix::bed::{Outcome, Place, run};
 use tests::matrix::page::{Column, Page, Word, line, word};
-use tests::matrix::{COLUMNS, Fs, Op, Selection, ops};
+use tests::matrix::{COLUMNS, Kind, Op, Selection, ops};
 use tests::mounts::{root_or_skip, skip};
 use tracker::capture::Capture;
 
@@ -18,7 +18,7 @@ fn places(test: &str, runs: usize) -> Vec<Place> {
         skip(test, "ebpf", reason);
         return Vec::new();
     }
-    let place = |fs: Fs| Place::new(fs, runs).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
+    let place = |fs: Kind| Place::new(fs, runs).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
     COLUMNS.into_iter().filter_map(place).collect()
 }
 
@@ -92,8 +92,9 @@ fn every_part_has_every_row_and_every_column() {
     for parts in 1..=COLUMNS.len() {
         for (seed, part) in (0..5).flat_map(|seed| (1..=parts).map(move |part| (seed, part))) {
             let selection = Selection { seed, part, parts };
-            let has =
-                |fs: Fs| (0..).zip(ops::all()).filter(move |(at, op)| selection.has(*at, op, fs)).map(|(_, op)| op.id);
+            let has = |fs: Kind| {
+                (0..).zip(ops::all()).filter(move |(at, op)| selection.has(*at, op, fs)).map(|(_, op)| op.id)
+            };
             assert!(COLUMNS.into_iter().all(|fs| has(fs).count() > 0), "{selection:?}");
             let rows: std::collections::BTreeSet<&str> = COLUMNS.into_iter().flat_map(has).collect();
             assert_eq!(rows.len(), ops::all().len(), "{selection:?}");

@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use tests::capture_rig::obstacle;
 use tests::matrix::bed::Place;
 use tests::matrix::flush::{Bed, differences, protect};
-use tests::matrix::{COLUMNS, Fs, Op, Selection, ops};
+use tests::matrix::{COLUMNS, Kind, Op, Selection, ops};
 use tests::mounts::{root_or_skip, skip};
 
-fn place(test: &str, fs: Fs) -> Option<Place> {
+fn place(test: &str, fs: Kind) -> Option<Place> {
     if !root_or_skip(test) {
         return None;
     }
@@ -57,7 +57,7 @@ fn every_operation_is_restored_on_every_file_system() {
 /// A change that no daemon saw is a difference, and is found under the name of its cell; one that was flushed is none.
 #[test]
 fn the_oracle_of_flushes_finds_what_was_not_flushed() {
-    let Some(place) = place("the_oracle_of_flushes_finds_what_was_not_flushed", Fs::Ext4) else { return };
+    let Some(place) = place("the_oracle_of_flushes_finds_what_was_not_flushed", Kind::Ext4) else { return };
     let few = |op: &&Op| ["pwrite", "rename", "chmod"].contains(&op.id);
     let mut bed = Bed::new(&place, 0, &ops::all().into_iter().filter(few).collect::<Vec<_>>());
     assert_eq!(bed.len(), 3);

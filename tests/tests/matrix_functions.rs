@@ -7,55 +7,55 @@ use common::hooks::{HOOKS, Role};
 use tests::capture_rig::{config, obstacle};
 use tests::matrix::bed::{Found, Outcome, Place, run};
 use tests::matrix::page::Column;
-use tests::matrix::{Fs, Op, ops};
+use tests::matrix::{Kind, Op, ops};
 use tests::mounts::{root_or_skip, skip};
 use tracker::capture::{BackEnd, Capture};
 
 /// What hangs on a function, by its stem, and what covers it where nothing is missed without it.
 struct Needed {
     stem: &'static str,
-    cells: &'static [(Fs, &'static str)],
+    cells: &'static [(Kind, &'static str)],
     /// `None`: a cell must be missed wherever the function is hooked.
     covered: Option<&'static str>,
 }
 
-const fn needed(stem: &'static str, cells: &'static [(Fs, &'static str)]) -> Needed {
+const fn needed(stem: &'static str, cells: &'static [(Kind, &'static str)]) -> Needed {
     Needed { stem, cells, covered: None }
 }
 
-const fn covered(stem: &'static str, cells: &'static [(Fs, &'static str)], by: &'static str) -> Needed {
+const fn covered(stem: &'static str, cells: &'static [(Kind, &'static str)], by: &'static str) -> Needed {
     Needed { stem, cells, covered: Some(by) }
 }
 
 const NEEDED: [Needed; 24] = [
-    needed("setattr", &[(Fs::Ext4, "chmod"), (Fs::Xfs, "utimens"), (Fs::Btrfs, "truncate-down")]),
-    needed("fallocate", &[(Fs::Btrfs, "punch"), (Fs::Tmpfs, "punch")]),
-    covered("shmem_falloc", &[(Fs::Tmpfs, "loop-discard")], "inode_set_ctime_current, from 6.6 on"),
-    covered("btrfs_falloc", &[(Fs::Btrfs, "loop-discard")], "inode_set_ctime_current, from 6.6 on"),
-    needed("clone", &[(Fs::Btrfs, "clone"), (Fs::Btrfs, "clone-range")]),
-    needed("copy", &[(Fs::Btrfs, "copy-range-aligned")]),
-    needed("setxattr", &[(Fs::Ext4, "setxattr"), (Fs::Xfs, "setxattr")]),
-    needed("removexattr", &[(Fs::Ext4, "removexattr"), (Fs::Xfs, "removexattr")]),
-    needed("set_acl", &[(Fs::Ext4, "acl"), (Fs::Xfs, "acl")]),
-    needed("remove_acl", &[(Fs::Ext4, "acl-remove"), (Fs::Xfs, "acl-remove")]),
-    needed("fileattr", &[(Fs::Ext4, "inode-flags"), (Fs::Xfs, "inode-flags"), (Fs::Btrfs, "inode-flags")]),
-    needed("instantiate", &[(Fs::Xfs, "create"), (Fs::Tmpfs, "create"), (Fs::Ext4, "link")]),
-    needed("instant_new", &[(Fs::Ext4, "create"), (Fs::Btrfs, "create")]),
-    needed("move", &[(Fs::Ext4, "rename"), (Fs::Xfs, "rename")]),
-    needed("exchange", &[(Fs::Ext4, "exchange"), (Fs::Xfs, "exchange")]),
-    needed("unlink", &[(Fs::Ext4, "unlink"), (Fs::Xfs, "unlink")]),
-    needed("rmdir", &[(Fs::Ext4, "rmdir"), (Fs::Xfs, "rmdir")]),
-    needed("tmpfs_dirty", &[(Fs::Tmpfs, "write"), (Fs::Tmpfs, "pwrite")]),
-    needed("dio_rw", &[(Fs::Ext4, "direct-write-stalled"), (Fs::Xfs, "direct-write-stalled")]),
-    needed("dio_done", &[(Fs::Ext4, "direct-write-stalled"), (Fs::Xfs, "direct-write-stalled")]),
+    needed("setattr", &[(Kind::Ext4, "chmod"), (Kind::Xfs, "utimens"), (Kind::Btrfs, "truncate-down")]),
+    needed("fallocate", &[(Kind::Btrfs, "punch"), (Kind::Tmpfs, "punch")]),
+    covered("shmem_falloc", &[(Kind::Tmpfs, "loop-discard")], "inode_set_ctime_current, from 6.6 on"),
+    covered("btrfs_falloc", &[(Kind::Btrfs, "loop-discard")], "inode_set_ctime_current, from 6.6 on"),
+    needed("clone", &[(Kind::Btrfs, "clone"), (Kind::Btrfs, "clone-range")]),
+    needed("copy", &[(Kind::Btrfs, "copy-range-aligned")]),
+    needed("setxattr", &[(Kind::Ext4, "setxattr"), (Kind::Xfs, "setxattr")]),
+    needed("removexattr", &[(Kind::Ext4, "removexattr"), (Kind::Xfs, "removexattr")]),
+    needed("set_acl", &[(Kind::Ext4, "acl"), (Kind::Xfs, "acl")]),
+    needed("remove_acl", &[(Kind::Ext4, "acl-remove"), (Kind::Xfs, "acl-remove")]),
+    needed("fileattr", &[(Kind::Ext4, "inode-flags"), (Kind::Xfs, "inode-flags"), (Kind::Btrfs, "inode-flags")]),
+    needed("instantiate", &[(Kind::Xfs, "create"), (Kind::Tmpfs, "create"), (Kind::Ext4, "link")]),
+    needed("instant_new", &[(Kind::Ext4, "create"), (Kind::Btrfs, "create")]),
+    needed("move", &[(Kind::Ext4, "rename"), (Kind::Xfs, "rename")]),
+    needed("exchange", &[(Kind::Ext4, "exchange"), (Kind::Xfs, "exchange")]),
+    needed("unlink", &[(Kind::Ext4, "unlink"), (Kind::Xfs, "unlink")]),
+    needed("rmdir", &[(Kind::Ext4, "rmdir"), (Kind::Xfs, "rmdir")]),
+    needed("tmpfs_dirty", &[(Kind::Tmpfs, "write"), (Kind::Tmpfs, "pwrite")]),
+    needed("dio_rw", &[(Kind::Ext4, "direct-write-stalled"), (Kind::Xfs, "direct-write-stalled")]),
+    needed("dio_done", &[(Kind::Ext4, "direct-write-stalled"), (Kind::Xfs, "direct-write-stalled")]),
     covered(
         "ctime_current",
-        &[(Fs::Ext4, "chmod"), (Fs::Xfs, "rename"), (Fs::Btrfs, "loop-discard")],
+        &[(Kind::Ext4, "chmod"), (Kind::Xfs, "rename"), (Kind::Btrfs, "loop-discard")],
         "the functions of each change: it stands for those that nobody has thought of",
     ),
-    covered("move_source", &[(Fs::Ext4, "move-extents")], "ext4_es_remove_extent"),
-    covered("move_donor", &[(Fs::Ext4, "move-extents")], "ext4_es_remove_extent"),
-    needed("encoded", &[(Fs::Btrfs, "encoded-write")]),
+    covered("move_source", &[(Kind::Ext4, "move-extents")], "ext4_es_remove_extent"),
+    covered("move_donor", &[(Kind::Ext4, "move-extents")], "ext4_es_remove_extent"),
+    needed("encoded", &[(Kind::Btrfs, "encoded-write")]),
 ];
 
 fn function(stem: &str) -> &'static Function {
@@ -77,7 +77,7 @@ fn every_function_is_in_the_list_and_every_cell_in_the_matrix() {
 }
 
 /// The result of these cells.
-fn cells(places: &[Place], capture: &mut Capture, wanted: &[(Fs, &str)], number: usize) -> Vec<Outcome> {
+fn cells(places: &[Place], capture: &mut Capture, wanted: &[(Kind, &str)], number: usize) -> Vec<Outcome> {
     let mut out = Vec::new();
     for place in places {
         let here = |op: &&Op| wanted.contains(&(place.fs, op.id));
@@ -106,9 +106,9 @@ fn every_function_is_missed_by_some_cell() {
             "the back end of this kernel hooks no functions (cargo xtask matrix --functions)",
         );
     }
-    let kinds = [Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
+    let kinds = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs];
     let place =
-        |fs: Fs| Place::new(fs, NEEDED.len() + 1).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
+        |fs: Kind| Place::new(fs, NEEDED.len() + 1).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
     let places: Vec<Place> = kinds.into_iter().filter_map(place).collect();
     let mut faults = Vec::new();
     for number in 0..=NEEDED.len() {
@@ -116,7 +116,7 @@ fn every_function_is_missed_by_some_cell() {
         let mutant = number.checked_sub(1).and_then(|at| NEEDED.get(at));
         let mut config = config();
         config.without = HOOKS.iter().filter(|hook| hook.role == Role::Tick).map(|hook| hook.program).collect();
-        let all: Vec<(Fs, &str)> = NEEDED.iter().flat_map(|one| one.cells.iter().copied()).collect();
+        let all: Vec<(Kind, &str)> = NEEDED.iter().flat_map(|one| one.cells.iter().copied()).collect();
         let (name, wanted) = mutant.map_or(("nothing", all.as_slice()), |one| (function(one.stem).name, one.cells));
         if let Some(one) = mutant {
             config.without.extend([function(one.stem).trampoline, function(one.stem).probe]);

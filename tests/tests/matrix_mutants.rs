@@ -9,7 +9,7 @@ use common::hooks::{HOOKS, Serves};
 use tests::capture_rig::{back_end, config, obstacle};
 use tests::matrix::bed::{Found, Outcome, Place, run};
 use tests::matrix::marks::Class;
-use tests::matrix::{Fs, Op, ops};
+use tests::matrix::{Kind, Op, ops};
 use tests::mounts::{root_or_skip, skip};
 use tracker::capture::{BackEnd, Capture};
 
@@ -35,7 +35,7 @@ const COVERED: &[(&str, &[&str], &str)] = &[
 ];
 
 /// The file systems on which mutants are looked for: those with hooks of their own.
-const PLACES: [Fs; 4] = [Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
+const PLACES: [Kind; 4] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs];
 
 fn cells(place: &Place, capture: &mut Capture, wanted: &[&'static Op], number: usize) -> io::Result<Vec<Outcome>> {
     let found = run(place, capture, wanted, number)?;
@@ -61,11 +61,11 @@ fn a_hook_that_is_left_out_is_missed() {
         return println!("SKIP {test}: with hooked functions most tracepoints are covered by them");
     }
     let place =
-        |fs: Fs| Place::new(fs, HOOKS.len() + 1).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
+        |fs: Kind| Place::new(fs, HOOKS.len() + 1).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok();
     let places: Vec<Place> = PLACES.into_iter().filter_map(place).collect();
     let (mut capture, _) = Capture::start(&config()).unwrap();
     // Which operations a hook sees at all: the others cannot miss it.
-    let mut seen: BTreeMap<(&str, Fs), Vec<&'static Op>> = BTreeMap::new();
+    let mut seen: BTreeMap<(&str, Kind), Vec<&'static Op>> = BTreeMap::new();
     for place in &places {
         for outcome in cells(place, &mut capture, &ops::all(), 0).unwrap() {
             let known = missed(&outcome) || !matches!(outcome.found, Found::Seen(_));

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::compare::{Options, assert_same, compare};
+use tests::compare::{Options, compare};
 use tests::daemon::{Volume, pins};
 use tests::load::number;
 use tests::mounts::{Kind, Mount};
@@ -16,20 +16,6 @@ use tracker::source::SourceRoot;
 const SYNC: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(60);
 
-/// Waits until a status says so.
-#[track_caller]
-fn until(volume: &Volume, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let begin = Instant::now();
-    loop {
-        let status = volume.status();
-        if holds(&status) {
-            return status;
-        }
-        assert!(begin.elapsed() < LONG, "{what} did not come: {status:#}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 fn back_end(status: &Value) -> BackEnd {
     let name = status["backend"].as_str().unwrap();
     BackEnd::WITH_PROGRAMS.into_iter().find(|back_end| back_end.name() == name).expect("a back end with programs")
@@ -37,13 +23,6 @@ fn back_end(status: &Value) -> BackEnd {
 
 fn overwrite(volume: &Volume, name: &str, text: &[u8], offset: u64) {
     File::options().write(true).open(volume.source.join(name)).unwrap().write_all_at(text, offset).unwrap();
-}
-
-#[track_caller]
-fn restored_is_the_source(volume: &Volume, name: &str) {
-    let copy = volume.scratch(name);
-    volume.restore(&copy).expect(0);
-    assert_same(&volume.source, &copy);
 }
 
 /// The programs stop seeing the file system while the daemon runs, as by a fault of theirs, and nothing tells it. The next
@@ -58,14 +37,14 @@ fn a_capture_that_goes_blind_is_found_and_replaced() {
     let mut volume = Volume::new(&source);
     volume.environment.push(("TRACKER_SELF_TEST_GAP".into(), "700".into()));
     let daemon = volume.start_ready();
-    let status = until(&volume, "the first self-test", |status| status["proven"] == true);
+    let status = volume.status_when("the first self-test", LONG, |status| status["proven"] == true);
     let kinds: Vec<&str> = status["proof"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     for kind in ["a write", "a store through a mapping", "a direct write", "a punched hole", "a change of mode"] {
         assert!(kinds.contains(&kind), "{kind} in {kinds:?}");
     }
     assert_eq!((number(&status, "rescans"), &status["state"]), (0, &Value::from("protected")));
     let tests = number(&status, "self_tests");
-    until(&volume, "more self-tests", |status| number(status, "self_tests") > tests + 2);
+    volume.status_when("more self-tests", LONG, |status| number(status, "self_tests") > tests + 2);
     let first = back_end(&status);
 
     let config = CaptureConfig::new(pins(&volume.state).unwrap(), first);
@@ -75,35 +54,36 @@ fn a_capture_that_goes_blind_is_found_and_replaced() {
     overwrite(&volume, "file", b"nobody sees this", 70_000);
     fs::write(source.join("new"), "nor this").unwrap();
 
-    let status = until(&volume, "the failure", |status| !status["capture_failures"]["self-test failed"].is_null());
+    let status =
+        volume.status_when("the failure", LONG, |status| !status["capture_failures"]["self-test failed"].is_null());
     assert_ne!(status["backend"].as_str(), Some(first.name()), "{status:#}");
     let text = status["reasons"].to_string();
     assert!(text.contains("was not seen") && text.contains(first.name()), "{text}");
     let replaced = status["backend"] != "scan";
     let answer = volume.sync(SYNC);
     if replaced {
-        until(&volume, "the end of the comparison", |status| {
+        volume.status_when("the end of the comparison", LONG, |status| {
             status["state"] == "protected" && status["proven"] == true
         });
     } else {
         assert_eq!(volume.status()["state"], "degraded");
         assert!(answer.stdout.contains("was not seen") || answer.stderr.contains("was not seen"), "{answer:?}");
     }
-    restored_is_the_source(&volume, "copy");
+    volume.restored("copy");
 
     // It goes on.
     overwrite(&volume, "file", b"and this is seen", 140_000);
     fs::remove_file(source.join("other")).unwrap();
     volume.sync(SYNC);
-    restored_is_the_source(&volume, "second copy");
+    volume.restored("second copy");
     assert!(daemon.stop().success());
 
     // The next process begins with the best back end again, which proves itself.
     let daemon = volume.start_ready();
-    let status = until(&volume, "the first self-test", |status| status["proven"] == true);
+    let status = volume.status_when("the first self-test", LONG, |status| status["proven"] == true);
     assert_eq!((back_end(&status), &status["state"]), (first, &Value::from("protected")));
     volume.sync(SYNC).expect(0);
-    restored_is_the_source(&volume, "third copy");
+    volume.restored("third copy");
     assert!(daemon.stop().success());
 }
 
@@ -124,7 +104,7 @@ fn the_audit_finds_lost_marks() {
         volume.extra.extend(["--audit".into(), audit.into()]);
         let daemon = volume.start_ready();
         if finds {
-            let status = until(&volume, "a whole audit", |status| number(status, "audited_bytes") > 7 << 20);
+            let status = volume.status_when("a whole audit", LONG, |status| number(status, "audited_bytes") > 7 << 20);
             assert_eq!(number(&status, "audit_differences"), 0, "nothing has changed yet: {status:#}");
             assert_eq!((number(&status, "rescans"), &status["state"]), (0, &Value::from("protected")));
         }
@@ -132,7 +112,7 @@ fn the_audit_finds_lost_marks() {
             overwrite(&volume, "large", b"a change", block * 3 * 131_072 + 5);
         }
         if finds {
-            let status = until(&volume, "a difference", |status| number(status, "audit_differences") > 0);
+            let status = volume.status_when("a difference", LONG, |status| number(status, "audit_differences") > 0);
             assert_eq!(
                 (&status["capture_failures"]["audit"], &status["rescan_reasons"]["audit"]),
                 (&1.into(), &1.into())
@@ -188,7 +168,7 @@ fn the_audit_raises_no_false_alarm() {
         let status = volume.status();
         assert!(number(&status, "audited_bytes") > 1 << 20, "{status:#}");
         assert_eq!((number(&status, "audit_differences"), &status["state"]), (0, &Value::from("protected")));
-        restored_is_the_source(&volume, "copy");
+        volume.restored("copy");
         assert!(daemon.stop().success());
     }
 }

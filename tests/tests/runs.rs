@@ -66,9 +66,7 @@ fn a_comparison_that_was_cut_off_is_made_again() {
 
     let daemon = volume.start_ready();
     volume.sync(SYNC).expect(0);
-    let copy = volume.scratch("copy");
-    volume.restore(&copy).expect(0);
-    assert_same(&source, &copy);
+    volume.restored("copy");
     assert!(daemon.stop().success());
 }
 
@@ -102,7 +100,5 @@ fn a_volume_goes_on_over_the_ends_of_eras() {
     assert!(closed == head / 4 || (head % 4 == 3 && closed == head / 4 + 1), "{closed} eras, head {head}");
     assert!(listed("checkpoints") > closed, "a checkpoint for each era, and the folder of their pages");
     volume.verify(true).expect(0);
-    let copy = volume.scratch("copy");
-    volume.restore(&copy).expect(0);
-    assert_same(&source, &copy);
+    volume.restored("copy");
 }

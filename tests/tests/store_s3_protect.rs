@@ -32,29 +32,13 @@ fn volume(source: &Path, prefix: &str, port: u16) -> Volume {
     volume
 }
 
-/// Waits until a status is as wanted.
-#[track_caller]
-fn until(volume: &Volume, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let status = volume.status();
-        if wanted(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "{what} was not seen: {status}");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
 /// Nothing more is pending, and the newest commit, read from the server, is the tree.
 #[track_caller]
 fn all_is_there(volume: &Volume, copy: &str) -> Value {
     volume.sync(SYNC).expect(0);
     let status = volume.status();
     assert_eq!(status["state"], "protected", "{status}");
-    let copy = volume.scratch(copy);
-    volume.restore(&copy).expect(0);
-    assert_same(&volume.source, &copy);
+    volume.restored(copy);
     status
 }
 
@@ -122,7 +106,7 @@ fn a_killed_daemon_goes_on() {
     let mut head = number(&all_is_there(&volume, "baseline"), "head_seq");
     let load = mixed.run();
     for kill in 1..=5 {
-        until(&volume, "a commit of the load", |status| number(status, "head_seq") > head);
+        volume.status_when("a commit of the load", SOON, |status| number(status, "head_seq") > head);
         thread::sleep(Duration::from_millis(137 * kill));
         let status = volume.status();
         let now = number(&status, "head_seq");
@@ -154,10 +138,10 @@ fn a_server_that_was_away_is_caught_up_with() {
     let daemon = volume.start_ready();
     let head = number(&all_is_there(&volume, "baseline"), "head_seq");
     let load = mixed.run();
-    until(&volume, "a commit of the load", |status| number(status, "head_seq") > head);
+    volume.status_when("a commit of the load", SOON, |status| number(status, "head_seq") > head);
 
     server.stop();
-    let behind = until(&volume, "the growing loss window", |status| {
+    let behind = volume.status_when("the growing loss window", SOON, |status| {
         status["loss_window_seconds"].as_f64().is_some_and(|seconds| seconds > 3.0) && status["state"] != "protected"
     });
     assert_eq!(behind["state"], "degraded", "{behind}");
@@ -166,14 +150,14 @@ fn a_server_that_was_away_is_caught_up_with() {
     volume.sync(Duration::from_secs(2)).expect(3);
     volume.tracker(&["status"]).expect(20);
     server.start_again();
-    let again = until(&volume, "the way out", |status| status["state"] == "protected");
+    let again = volume.status_when("the way out", SOON, |status| status["state"] == "protected");
     assert!(number(&again, "head_seq") > number(&behind, "head_seq"), "{again}");
     assert!(again["last_error"].is_null(), "{again}");
     volume.sync(SYNC).expect(0);
 
     // Away again, and the daemon dies meanwhile. It cannot start without the store, and the kernel marks on.
     server.stop();
-    let away = until(&volume, "the error", |status| status["last_error"].is_string());
+    let away = volume.status_when("the error", SOON, |status| status["last_error"].is_string());
     daemon.kill9();
     thread::sleep(Duration::from_millis(300));
     volume.protect_ends().refuses(1, "failed for now");
@@ -212,7 +196,7 @@ fn a_commit_whose_reply_is_lost_is_settled() {
             thread::sleep(Duration::from_millis(20));
         }
         let bytes = direct.get(&next).unwrap();
-        let doubt = until(&volume, "the doubt", |status| status["state"] == "degraded");
+        let doubt = volume.status_when("the doubt", SOON, |status| status["state"] == "degraded");
         assert_eq!(number(&doubt, "head_seq"), head, "not acknowledged: {doubt}");
         volume.sync(Duration::from_secs(1)).expect(3);
         fs::write(source.join("later"), format!("after it {kill}")).unwrap();

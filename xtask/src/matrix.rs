@@ -21,7 +21,7 @@ pub(crate) const TESTS: &str = "matrix";
 pub(crate) const CASE: &str = "every_operation_on_every_file_system";
 /// What guests are asked for; the kernel of this machine takes its best.
 pub(crate) const BACK_ENDS: [&str; 2] = ["fentry", "kprobe"];
-/// Of one guest: ten minutes on two idle cores.
+/// Of one guest: five minutes on two cores, most of it for the verifier.
 const LIMIT: Duration = Duration::from_secs(3600);
 
 pub(crate) fn main(args: &[String]) -> Result<(), Error> {

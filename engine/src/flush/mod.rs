@@ -284,6 +284,13 @@ struct Jobs {
     sizes: BTreeMap<FileId, u64>,
 }
 
+/// Where a flush begins in a list of `len`: in about every second flush at its beginning, else anywhere. Drawn from the
+/// number of the drain, of which a volume may see every second one only: drains are those of all volumes.
+fn first_of(drain: u64, len: usize) -> usize {
+    let drawn = drain.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    if drawn.is_multiple_of(2) || len == 0 { 0 } else { (drawn / 2 % len as u64) as usize }
+}
+
 fn plan_jobs<W: World>(
     world: &mut W,
     taken: &DirtySet,
@@ -297,11 +304,9 @@ fn plan_jobs<W: World>(
     let (mut files, mut bytes) = (0usize, 0u64);
     let mut waiting: Vec<(u64, &crate::dirty::Waiting)> = taken.iter().collect();
     waiting.sort_by_key(|(ino, waiting)| (waiting.since_ns, *ino));
-    // Every second flush begins elsewhere: the oldest may be one that cannot be read and takes up the whole flush.
-    if facts.drain % 2 == 1 && !waiting.is_empty() {
-        let first = (facts.drain / 2) % waiting.len() as u64;
-        waiting.rotate_left(first as usize);
-    }
+    // The oldest may be one that cannot be read and takes up the whole flush.
+    let first = first_of(facts.drain, waiting.len());
+    waiting.rotate_left(first);
     for (ino, waiting) in waiting {
         for record in world.by_inode(ino)? {
             if record.meta.kind != Kind::File || gone.contains(&record.id) {
@@ -454,5 +459,22 @@ pub fn apply_names(names: &mut BTreeMap<(FileId, Vec<u8>), FileId>, changes: &[N
         if let NameChange::Set { parent, name, id } = change {
             names.insert((*parent, name.clone()), *id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_of;
+
+    /// A volume may see every drain, or every second or third one: whatever stands in front is passed over some time, and
+    /// the order is kept often enough that the oldest is not forgotten.
+    #[test]
+    fn every_place_is_first_some_time_and_the_oldest_often() {
+        for step in 1..=4 {
+            let drawn: Vec<usize> = (0..200).map(|round| first_of(round * step, 5)).collect();
+            assert!((0..5).all(|place| drawn.contains(&place)), "{step}: {drawn:?}");
+            assert!(drawn.windows(16).all(|some| some.contains(&0)), "{step}: {drawn:?}");
+        }
+        assert_eq!(first_of(7, 0), 0);
     }
 }

@@ -89,11 +89,9 @@ pub fn gather<W: World>(
             }
         }
     }
-    // Every second flush begins elsewhere: new files of one directory that cannot be read would keep the others unlisted.
-    if facts.drain % 2 == 1 && !queue.is_empty() {
-        let first = (facts.drain / 2) % queue.len() as u64;
-        queue.rotate_left(first as usize);
-    }
+    // New files of one directory that cannot be read would keep the others unlisted.
+    let first = super::first_of(facts.drain, queue.len());
+    queue.rotate_left(first);
     let (mut new_files, mut new_bytes) = (0usize, 0u64);
     while !queue.is_empty() {
         while let Some((dir, ino, since)) = queue.pop_front() {

@@ -13,14 +13,14 @@ use tracker::capture::{Capture, Retired};
 
 use super::marks::{Class, judge};
 use super::tree::{self, Key, Tree};
-use super::{Cell, Fs, Op, Promise, ops};
+use super::{Cell, Kind, Op, Promise, ops};
 use crate::capture_mounts::Mount;
 use crate::capture_rig::back_end;
 
 /// One mounted file system.
 #[derive(Debug)]
 pub struct Place {
-    pub fs: Fs,
+    pub fs: Kind,
     pub mount: Mount,
     /// Superblock of its events.
     pub dev: u32,
@@ -31,8 +31,8 @@ impl Place {
     ///
     /// # Errors
     /// Why it cannot be mounted here.
-    pub fn new(fs: Fs, runs: usize) -> Result<Place, String> {
-        let mount = Mount::with_lower(fs.kind(), |lower| {
+    pub fn new(fs: Kind, runs: usize) -> Result<Place, String> {
+        let mount = Mount::with_lower(fs, |lower| {
             for (run, op) in (0..runs).flat_map(|run| ops::all().into_iter().map(move |op| (run, op))) {
                 if let Some(fill) = op.below {
                     let dir = lower.join(format!("run{run}/tree")).join(op.id);
@@ -44,7 +44,7 @@ impl Place {
         })?;
         let dev = kernel_dev(mount.real()).map_err(|error| error.to_string())?;
         let place = Place { fs, mount, dev };
-        if fs == Fs::Btrfs {
+        if fs == Kind::Btrfs {
             // A subvolume: its files have another device number in `stat` than in events.
             for run in 0..runs {
                 let output = Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(place.root(run)).output();
@@ -82,7 +82,7 @@ pub enum Found {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub op: &'static Op,
-    pub fs: Fs,
+    pub fs: Kind,
     pub found: Found,
     /// What was missed.
     pub missed: Vec<String>,

@@ -20,67 +20,22 @@ use std::thread::JoinHandle;
 
 use tracker::capture::BackEnd;
 
-use crate::capture_mounts::Kind;
+pub use crate::capture_mounts::Kind;
 use crate::raw_io::{Mapping, SlowSource};
 
 /// Bytes of the file that most operations change.
 pub const SIZE: u64 = 256 << 10;
 
-/// A file system of the matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fs {
-    Ext4,
-    Xfs,
-    Btrfs,
-    Overlay,
-    OverlayXfs,
-    OverlayVolatile,
-    Tmpfs,
-}
-
 /// Every file system, in the order of the page.
-pub const COLUMNS: [Fs; 7] =
-    [Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Overlay, Fs::OverlayXfs, Fs::OverlayVolatile, Fs::Tmpfs];
+pub const COLUMNS: [Kind; 7] =
+    [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Overlay, Kind::OverlayXfs, Kind::OverlayVolatile, Kind::Tmpfs];
 /// The overlays.
-pub const OVERLAYS: &[Fs] = &[Fs::Overlay, Fs::OverlayXfs, Fs::OverlayVolatile];
+pub const OVERLAYS: &[Kind] = &[Kind::Overlay, Kind::OverlayXfs, Kind::OverlayVolatile];
 
-impl Fs {
-    /// Its name in results and on the page.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Fs::Ext4 => "ext4",
-            Fs::Xfs => "xfs",
-            Fs::Btrfs => "btrfs",
-            Fs::Overlay => "overlay",
-            Fs::OverlayXfs => "overlay-xfs",
-            Fs::OverlayVolatile => "overlay-volatile",
-            Fs::Tmpfs => "tmpfs",
-        }
-    }
-
-    /// The one with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Fs> {
-        COLUMNS.into_iter().find(|fs| fs.name() == name)
-    }
-
-    pub(crate) const fn kind(self) -> Kind {
-        match self {
-            Fs::Ext4 => Kind::Ext4,
-            Fs::Xfs => Kind::Xfs,
-            Fs::Btrfs => Kind::Btrfs,
-            Fs::Overlay => Kind::Overlay,
-            Fs::OverlayXfs => Kind::OverlayXfs,
-            Fs::OverlayVolatile => Kind::OverlayVolatile,
-            Fs::Tmpfs => Kind::Tmpfs,
-        }
-    }
-
-    #[must_use]
-    pub fn is_overlay(self) -> bool {
-        OVERLAYS.contains(&self)
-    }
+/// The column with this name.
+#[must_use]
+pub fn column_of(name: &str) -> Option<Kind> {
+    COLUMNS.into_iter().find(|kind| kind.name() == name)
 }
 
 /// Which back ends a rule is about.
@@ -118,7 +73,7 @@ pub enum Promise {
 /// An exception from `Captured`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    pub on: &'static [Fs],
+    pub on: &'static [Kind],
     pub by: By,
     pub promise: Promise,
 }
@@ -171,12 +126,12 @@ impl Op {
 
     /// What is said of it on `fs`.
     #[must_use]
-    pub fn promise(&self, fs: Fs, back_end: BackEnd) -> Promise {
+    pub fn promise(&self, fs: Kind, back_end: BackEnd) -> Promise {
         let rule = self.rules.iter().find(|rule| rule.on.contains(&fs) && rule.by.is(back_end));
         rule.map_or(Promise::Captured, |rule| rule.promise)
     }
 
-    fn exists(&self, fs: Fs) -> bool {
+    fn exists(&self, fs: Kind) -> bool {
         !matches!(self.promise(fs, BackEnd::Tracepoint), Promise::Absent(_))
     }
 }
@@ -208,8 +163,8 @@ impl Selection {
 
     /// Whether the cell of the operation at `at` on `fs` is in this part.
     #[must_use]
-    pub fn has(&self, at: usize, op: &Op, fs: Fs) -> bool {
-        let there: Vec<Fs> = COLUMNS.into_iter().filter(|fs| op.exists(*fs)).collect();
+    pub fn has(&self, at: usize, op: &Op, fs: Kind) -> bool {
+        let there: Vec<Kind> = COLUMNS.into_iter().filter(|fs| op.exists(*fs)).collect();
         let Some(place) = there.iter().position(|other| *other == fs) else { return self.part == 1 };
         let wanted = (self.part - 1) % self.parts.min(there.len());
         (place + at + self.seed) % self.parts.min(there.len()) == wanted
@@ -219,7 +174,7 @@ impl Selection {
 /// One operation on one file system: its places, and what it keeps open between its rounds.
 #[derive(Debug)]
 pub struct Cell {
-    pub fs: Fs,
+    pub fs: Kind,
     /// Its directory in the protected tree.
     pub dir: PathBuf,
     /// Its directory outside of the tree, on the same file system.
@@ -234,7 +189,7 @@ impl Cell {
     ///
     /// # Errors
     /// The system's.
-    pub fn new(fs: Fs, root: &Path, id: &str) -> io::Result<Cell> {
+    pub fn new(fs: Kind, root: &Path, id: &str) -> io::Result<Cell> {
         let (dir, outside) = (root.join("tree").join(id), root.join("outside").join(id));
         fs::create_dir_all(&dir)?;
         fs::create_dir_all(&outside)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::bed::{Found, Outcome};
 use super::marks::Class;
-use super::{COLUMNS, Fs, Promise, ops};
+use super::{COLUMNS, Kind, Promise, ops};
 use crate::capture_rig::back_end;
 
 /// The word for one cell.
@@ -33,7 +33,7 @@ pub struct Column {
 /// All that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    cells: BTreeMap<Column, BTreeMap<(Fs, String), Word>>,
+    cells: BTreeMap<Column, BTreeMap<(Kind, String), Word>>,
 }
 
 impl Column {
@@ -127,20 +127,22 @@ impl Page {
             let parts: Vec<&str> = rest.splitn(6, ' ').collect();
             let [kernel_text, back_end, fs, op, word, ..] = parts[..] else { continue };
             let reason = parts.get(5).copied().unwrap_or_default().trim();
-            if let (Some(kernel), Some(fs), Some(word)) = (kernel(kernel_text), Fs::named(fs), Word::of(word, reason)) {
+            if let (Some(kernel), Some(fs), Some(word)) =
+                (kernel(kernel_text), super::column_of(fs), Word::of(word, reason))
+            {
                 self.set(&Column { kernel, back_end: back_end.to_owned() }, fs, op, word);
             }
         }
     }
 
     /// Puts a cell.
-    pub fn set(&mut self, column: &Column, fs: Fs, op: &str, word: Word) {
+    pub fn set(&mut self, column: &Column, fs: Kind, op: &str, word: Word) {
         self.cells.entry(column.clone()).or_default().insert((fs, op.to_owned()), word);
     }
 
     /// The word for a cell; `None` where the page has none.
     #[must_use]
-    pub fn get(&self, column: &Column, fs: Fs, op: &str) -> Option<&Word> {
+    pub fn get(&self, column: &Column, fs: Kind, op: &str) -> Option<&Word> {
         self.cells.get(column)?.get(&(fs, op.to_owned()))
     }
 
@@ -163,7 +165,7 @@ impl Page {
         let mut columns: Vec<Option<Column>> = Vec::new();
         for line in text.lines() {
             if let Some(name) = line.strip_prefix("## ") {
-                fs = Fs::named(name);
+                fs = super::column_of(name);
                 continue;
             }
             if let (Some(fs), Some((reason, ids))) = (fs, not_there(line)) {
@@ -236,7 +238,7 @@ impl Page {
     }
 
     /// The operations that no kernel has on `fs`, in one paragraph.
-    fn not_there(&self, fs: Fs) -> String {
+    fn not_there(&self, fs: Kind) -> String {
         let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for op in ops::all() {
             let words: Vec<&Word> = self.cells.keys().filter_map(|column| self.get(column, fs, op.id)).collect();

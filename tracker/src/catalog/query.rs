@@ -194,16 +194,28 @@ impl Catalog {
         })
     }
 
-    /// As [`Catalog::files_after`], inode numbers only.
-    pub fn inodes_after(&self, after: FileId, limit: usize) -> Result<Vec<(FileId, u64)>> {
-        self.read(|conn| {
-            let mut statement = conn.prepare_cached("SELECT id, ino FROM files WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let rows = statement.query_map(params![after.0 as i64, limit], |row| {
-                Ok((FileId(row.get::<_, i64>(0)? as u64), row.get::<_, i64>(1)? as u64))
+    /// Hands on every known inode number, many at a time.
+    ///
+    /// # Errors
+    /// The catalog's, and what `each` gives.
+    pub fn each_inodes<E: From<CatalogError>>(
+        &self,
+        mut each: impl FnMut(&[u64]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        const AT_ONCE: i64 = 65_536;
+        let mut after = 0;
+        loop {
+            let rows: Vec<(i64, i64)> = self.read(|conn| {
+                let mut some = conn.prepare_cached("SELECT id, ino FROM files WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+                let rows = some.query_map(params![after, AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<rusqlite::Result<_>>()?)
             })?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            after = *last;
+            // A file of a rebuilt catalog has none yet.
+            let inodes: Vec<u64> = rows.iter().map(|(_, ino)| *ino as u64).filter(|ino| *ino != 0).collect();
+            each(&inodes)?;
+        }
     }
 
     pub fn counts(&self) -> Result<Counts> {

@@ -6,6 +6,17 @@
 pub mod directory;
 pub mod fs;
 pub mod gather;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use common::fields::{FIELDS, Need};
+use common::hooks::{HOOKS, Serves};
+use serde::Serialize;
+
+use crate::status::Backend;
+
 /// What it costs that no better back end is had, and what would have to be there for one; `None` with the best.
 #[must_use]
 pub fn costs(back_end: Backend) -> Option<(&'static str, &'static str)> {
@@ -27,17 +38,6 @@ pub fn costs(back_end: Backend) -> Option<(&'static str, &'static str)> {
         )),
     }
 }
-
-#[cfg(test)]
-mod tests;
-
-use std::collections::BTreeSet;
-
-use common::fields::{FIELDS, Need};
-use common::hooks::{HOOKS, Serves};
-use serde::Serialize;
-
-use crate::status::Backend;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -221,7 +221,8 @@ impl SourceRoot {
         }
     }
 
-    /// Whether the inode of a handle still exists with a name, and whether that is its only one and below the source. Needs CAP_DAC_READ_SEARCH; `Unknown` without.
+    /// Whether the inode of a handle still exists with a name, and whether that is its only one and below the source.
+    /// Needs CAP_DAC_READ_SEARCH; `Unknown` without.
     pub fn alive(&self, handle: &[u8]) -> Alive {
         // The descriptor only names the file system; on overlayfs handles were taken from the upper layer first.
         let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);

@@ -86,7 +86,7 @@ impl Runner {
 
     /// At the end of a round.
     pub(super) fn after_flush(&mut self, clean: bool) -> Result<(), WorldError> {
-        let Opened { name, prover, audit, world, .. } = &mut self.opened;
+        let Opened { prover, audit, world, .. } = &mut self.opened;
         if let Some((hub, _)) = world.hub.clone() {
             prover.prepare(&hub, &world.root);
             // Before that the catalog is not the tree, and nobody expects it.
@@ -94,20 +94,13 @@ impl Runner {
                 audit.look(world)?;
             }
         }
-        for (id, cause) in std::mem::take(&mut audit.write_back) {
-            let path = world.path(id)?.unwrap_or_default();
-            tracing::error!(volume = %name, path = %path.display(), %cause, "write-back failed");
-            let mut errors = self.shared.progress().write_back.clone().unwrap_or_default();
-            errors.add(&path, &cause, now_ns());
-            errors.save(&world.catalog)?;
-            self.shared.update(|progress| {
-                progress.totals.write_back_errors += 1;
-                progress.write_back = Some(errors);
-            });
-        }
+        let failed = std::mem::take(&mut audit.write_back);
         let proof = prover.known.clone();
         let tested = world.hub.is_some() && (proof.proven || !proof.untried.is_empty());
         let (audited, differences) = (audit.audited, audit.differences);
+        for (id, cause) in failed {
+            self.write_back_failed(id, &cause)?;
+        }
         self.shared.update(|progress| {
             let capture = &mut progress.capture;
             capture.proof = proof;

@@ -142,13 +142,9 @@ impl Hub {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn add(&self, sink: Arc<Sink>, all_inodes: bool) -> Result<(), HubError> {
+    pub fn add(&self, sink: Arc<Sink>) -> Result<(), HubError> {
         let mut inner = self.inner();
-        // Never narrowed: where the watch set was full before, for this volume or for another one of the superblock, it does
-        // not hold every inode, and marking all is what stands for the rest.
-        let capture = inner.capture()?;
-        let all = all_inodes || capture.tracked()?.contains(&(sink.dev, true));
-        capture.track(sink.dev, all)?;
+        inner.capture()?.track(sink.dev, false)?;
         inner.sinks.push(sink);
         Ok(())
     }

@@ -126,7 +126,7 @@ pub fn prepare(config: &VolumeConfig, state: &Path, hub: &Hub) -> Option<Prepare
     let pending = Arc::new(Pending::load(Arc::clone(&catalog)).ok()?);
     let sink = Sink::new(&config.name, root.marks_dev(), Arc::clone(&catalog), Arc::clone(&pending));
     let sink = Arc::new(sink);
-    hub.add(Arc::clone(&sink), false).ok()?;
+    hub.add(Arc::clone(&sink)).ok()?;
     Some(Prepared { catalog, pending, sink })
 }
 
@@ -368,7 +368,7 @@ impl Opened {
                 None => {
                     let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
                     let sink = Arc::new(Sink::new(&self.name, *dev, catalog, pending));
-                    hub.add(Arc::clone(&sink), false)?;
+                    hub.add(Arc::clone(&sink))?;
                     sink
                 }
             };

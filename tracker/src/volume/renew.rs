@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::dirty::Marks;
-use engine::model::FileId;
 
 use super::hub::{Hub, HubError, Inner, Sink};
 use super::pending::now_ns;
@@ -82,10 +81,7 @@ impl Hub {
             }
         };
         inner.left_over = false;
-        let track = |sink: &Arc<Sink>| capture.track(sink.dev, false).map_err(HubError::from);
-        let known = inner.sinks.iter().try_for_each(track);
-        let watched = known.and_then(|()| inner.sinks.iter().try_for_each(|sink| watch_all(&capture, sink)));
-        if let Err(error) = watched {
+        if let Err(error) = inner.sinks.iter().try_for_each(|sink| watch_all(&capture, sink)) {
             tracing::error!(error = chain(&error), "the next back end cannot watch: volumes scan from now on");
             // Its pins would be taken up by the next process as whole ones.
             if let Err(error) = capture.detach() {
@@ -112,20 +108,16 @@ impl Inner {
     }
 }
 
-/// Everything of a volume that a capture must know before anything is compared. Its superblock is tracked already: tracking
-/// it again would narrow it where the watch set was full.
+/// Everything of a volume that a capture must know before anything is compared.
 fn watch_all(capture: &Capture, sink: &Sink) -> Result<(), HubError> {
+    capture.track(sink.dev, false)?;
     let fresh: Vec<(u32, u64)> = sink.pending.fresh().into_iter().map(|ino| (sink.dev, ino)).collect();
     capture.watch(&fresh)?;
-    let mut after = FileId(0);
-    loop {
-        let rows = sink.catalog.files_after(after, 4096)?;
-        let Some(last) = rows.last() else { return Ok(()) };
-        after = last.id;
-        let inodes: Vec<_> =
-            rows.iter().filter(|row| row.inode.ino != 0).map(|row| (sink.dev, row.inode.ino)).collect();
-        capture.watch(&inodes)?;
-    }
+    sink.catalog.each_inodes(|inodes| {
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (sink.dev, *ino)).collect();
+        capture.watch(&keys)?;
+        Ok(())
+    })
 }
 
 /// Also of files that a flush of this moment is about to commit.

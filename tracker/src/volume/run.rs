@@ -10,8 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
+use engine::flush::world::FileError;
 use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
-use engine::model::Time;
+use engine::model::{FileId, Time};
 
 use super::distrust::CaptureState;
 use super::era;
@@ -376,6 +377,20 @@ impl Runner {
         self.after(number, began, &outcome, kept.is_empty() && resting == 0, report)
     }
 
+    /// Perhaps the only report the owner of the application ever gets: kept until it is acknowledged.
+    pub(super) fn write_back_failed(&self, id: FileId, cause: &str) -> Result<(), WorldError> {
+        let path = self.opened.world.path(id)?.unwrap_or_default();
+        tracing::error!(volume = %self.opened.name, path = %path.display(), cause, "write-back failed");
+        let mut errors = self.shared.progress().write_back.clone().unwrap_or_default();
+        errors.add(&path, cause, now_ns());
+        errors.save(&self.opened.world.catalog)?;
+        self.shared.update(|progress| {
+            progress.totals.write_back_errors += 1;
+            progress.write_back = Some(errors);
+        });
+        Ok(())
+    }
+
     fn take_acknowledgement(&self) -> Result<(), WorldError> {
         if self.shared.progress().acknowledge {
             WriteBack::forget(&self.opened.world.catalog)?;
@@ -406,24 +421,16 @@ impl Runner {
         }
         let mut unreadable = BTreeMap::new();
         let mut left_over = Vec::new();
-        let mut write_back = self.shared.progress().write_back.clone();
         for (id, error) in &report.errors {
             let path = self.opened.world.path(*id)?.unwrap_or_default();
             left_over.push(format!("{}: {error}", path.display()));
             match error {
-                flush::world::FileError::Unreadable { .. } => {
+                FileError::Unreadable { .. } => {
                     unreadable.insert(path, error.to_string());
                 }
-                flush::world::FileError::WriteBack { cause } => {
-                    // Perhaps the only report the owner of the application ever gets.
-                    tracing::error!(volume = %self.opened.name, path = %path.display(), %cause, "write-back failed");
-                    write_back.get_or_insert_default().add(&path, cause, now_ns());
-                }
+                FileError::WriteBack { cause } => self.write_back_failed(*id, cause)?,
                 _ => {}
             }
-        }
-        if let Some(errors) = write_back.as_ref().filter(|_| self.shared.progress().write_back != write_back) {
-            errors.save(&self.opened.world.catalog)?;
         }
         for (id, cause) in &report.unlisted {
             let path = self.opened.world.path(*id)?.unwrap_or_default();
@@ -453,19 +460,10 @@ impl Runner {
             totals.flush_seconds_last = seconds;
             totals.flush_histogram.observe(seconds);
             totals.slow_flushes += u64::from(seconds > interval.as_secs_f64());
-            totals.write_back_failing = 0;
-            for (_, error) in &report.errors {
-                match error {
-                    flush::world::FileError::Late => totals.late += 1,
-                    flush::world::FileError::WriteBack { .. } => {
-                        totals.write_back_errors += 1;
-                        totals.write_back_failing += 1;
-                    }
-                    _ => {}
-                }
-            }
+            let of = |is: fn(&FileError) -> bool| report.errors.iter().filter(|(_, error)| is(error)).count() as u64;
+            totals.late += of(|error| matches!(error, FileError::Late));
+            totals.write_back_failing = of(|error| matches!(error, FileError::WriteBack { .. }));
             progress.ended = number;
-            progress.write_back = write_back;
             if clean {
                 progress.doubts.clear();
                 progress.clean = number;

@@ -177,7 +177,7 @@ fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) 
         }
         let name = volume.name.as_str();
         let home = Home { state, volume: name };
-        match canary::prove(capture, &root, Some(home)).map_err(|error| crate::error::chain(&error))? {
+        match canary::prove(capture, &root, Some(home)).map_err(|error| chain(&error))? {
             Proof::Passed { kinds, untried } => tracing::info!(volume = name, ?kinds, ?untried, "the self-test passed"),
             Proof::NotPossible { why } => tracing::warn!(volume = name, why, "the self-test could not be made"),
             Proof::Failed { kind } => {

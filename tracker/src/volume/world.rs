@@ -479,14 +479,11 @@ impl VolumeWorld {
     /// Watches all that the catalog knows.
     pub fn watch_all(&mut self) -> Result<(), WorldError> {
         let Some((hub, dev)) = &self.hub else { return Ok(()) };
-        let mut after = FileId(0);
-        loop {
-            let rows = self.catalog.inodes_after(after, 65_536)?;
-            let Some((last, _)) = rows.last() else { return Ok(()) };
-            after = *last;
-            let inodes: Vec<u64> = rows.iter().map(|(_, ino)| *ino).filter(|ino| *ino != 0).collect();
-            self.watch_full |= hub.watch(*dev, &inodes)? != WatchOutcome::Watching;
-        }
+        let full = &mut self.watch_full;
+        self.catalog.each_inodes(|inodes| {
+            *full |= hub.watch(*dev, inodes)? != WatchOutcome::Watching;
+            Ok(())
+        })
     }
 
     /// Files whose reading thread has not come back.

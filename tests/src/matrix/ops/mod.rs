@@ -12,7 +12,7 @@ mod writes;
 use std::fs;
 use std::io;
 
-use super::{By, Cell, Fs, Op, Promise, Rule, SIZE, bytes};
+use super::{By, Cell, Kind, Op, Promise, Rule, SIZE, bytes};
 
 /// Every operation.
 #[must_use]
@@ -45,19 +45,22 @@ fn empty(_: &mut Cell) -> io::Result<()> {
 }
 
 /// The operation does not exist on these file systems.
-const fn absent(on: &'static [Fs], reason: &'static str) -> Rule {
+const fn absent(on: &'static [Kind], reason: &'static str) -> Rule {
     Rule { on, by: By::Any, promise: Promise::Absent(reason) }
 }
 
 /// What it does on these file systems may be missed.
-const fn unseen(on: &'static [Fs], by: By, reason: &'static str) -> Rule {
+const fn unseen(on: &'static [Kind], by: By, reason: &'static str) -> Rule {
     Rule { on, by, promise: Promise::NotPromised(reason) }
 }
 
 /// Every file system but ext4, xfs and btrfs alone have an operation of their own.
-const NOT_EXT4: &[Fs] = &[Fs::Xfs, Fs::Btrfs, Fs::Overlay, Fs::OverlayXfs, Fs::OverlayVolatile, Fs::Tmpfs];
-const NOT_XFS: &[Fs] = &[Fs::Ext4, Fs::Btrfs, Fs::Overlay, Fs::OverlayXfs, Fs::OverlayVolatile, Fs::Tmpfs];
-const NOT_BTRFS: &[Fs] = &[Fs::Ext4, Fs::Xfs, Fs::Overlay, Fs::OverlayXfs, Fs::OverlayVolatile, Fs::Tmpfs];
-const NO_OVERLAY: &[Fs] = &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
-const TMPFS: &[Fs] = &[Fs::Tmpfs];
-const EVERY: &[Fs] = &super::COLUMNS;
+const NOT_EXT4: &[Kind] =
+    &[Kind::Xfs, Kind::Btrfs, Kind::Overlay, Kind::OverlayXfs, Kind::OverlayVolatile, Kind::Tmpfs];
+const NOT_XFS: &[Kind] =
+    &[Kind::Ext4, Kind::Btrfs, Kind::Overlay, Kind::OverlayXfs, Kind::OverlayVolatile, Kind::Tmpfs];
+const NOT_BTRFS: &[Kind] =
+    &[Kind::Ext4, Kind::Xfs, Kind::Overlay, Kind::OverlayXfs, Kind::OverlayVolatile, Kind::Tmpfs];
+const NO_OVERLAY: &[Kind] = &[Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs];
+const TMPFS: &[Kind] = &[Kind::Tmpfs];
+const EVERY: &[Kind] = &super::COLUMNS;

@@ -8,14 +8,14 @@ use std::process::Command;
 
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
-use super::super::{By, Cell, Fs, Op, Rule, SIZE, bytes, open};
+use super::super::{By, Cell, Kind, Op, Rule, SIZE, bytes, open};
 use super::{NO_OVERLAY, NOT_BTRFS, absent, directory, empty, file, unseen};
 use crate::raw_io::Mapping;
 
 const OVERLAYS_ALONE: &[Rule] = &[absent(NO_OVERLAY, "an operation of overlays")];
 const SUBVOLUME: &[Rule] = &[
     absent(NOT_BTRFS, "an operation of btrfs"),
-    unseen(&[Fs::Btrfs], By::Any, "what lies in another subvolume is not part of the volume; `status` names it"),
+    unseen(&[Kind::Btrfs], By::Any, "what lies in another subvolume is not part of the volume; `status` names it"),
 ];
 
 fn succeeds(command: &mut Command) -> io::Result<()> {

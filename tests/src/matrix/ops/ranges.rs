@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags as Mode, fallocate, ioctl_ficlone};
 
-use super::super::{Cell, Fs, Op, Rule, SIZE, bytes};
+use super::super::{Cell, Kind, Op, Rule, SIZE, bytes};
 use super::{TMPFS, absent, file, two};
 use crate::raw_calls::ioctl;
 
@@ -16,11 +16,11 @@ const DEDUPE_RANGE: u64 = 0xc018_9436;
 
 const NO_SHIFT: &[Rule] = &[
     absent(TMPFS, "tmpfs has no such mode of `fallocate`"),
-    absent(&[Fs::Btrfs], "btrfs has no such mode of `fallocate`"),
+    absent(&[Kind::Btrfs], "btrfs has no such mode of `fallocate`"),
 ];
 const NO_ZERO: &[Rule] = &[absent(TMPFS, "tmpfs has no such mode of `fallocate`")];
 const NO_CLONE: &[Rule] =
-    &[absent(&[Fs::Ext4, Fs::Overlay, Fs::OverlayVolatile, Fs::Tmpfs], "the file system shares no blocks")];
+    &[absent(&[Kind::Ext4, Kind::Overlay, Kind::OverlayVolatile, Kind::Tmpfs], "the file system shares no blocks")];
 
 fn allocate(cell: &Cell, mode: Mode, start: u64, len: u64) -> io::Result<()> {
     Ok(fallocate(cell.open()?, mode, start, len)?)

@@ -17,7 +17,7 @@ pub(super) const LEN: usize = 5000;
 const NO_DIRECT: &[super::Rule] = &[absent(TMPFS, "tmpfs keeps files in memory alone: a direct write is a plain one")];
 
 const STALLED: &[super::Rule] =
-    &[NO_DIRECT[0], absent(&[super::Fs::Btrfs], "btrfs writes files with checksums through the page cache")];
+    &[NO_DIRECT[0], absent(&[super::Kind::Btrfs], "btrfs writes files with checksums through the page cache")];
 
 pub(super) fn at_offset(cell: &Cell) -> io::Result<File> {
     let mut file = cell.open()?;

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::maps::counter;
+use common::maps::{counter, flag};
 use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, config};
 use tracker::capture::choose::{BackEnd, Facts, choose};
@@ -302,6 +302,70 @@ fn marks_at_full_speed_lose_nothing() {
         marks as f64 / seconds
     );
     assert!(marks >= changes, "changes without an event");
+    assert!(rig.capture().health().unwrap().problems.is_empty());
+}
+
+/// Two threads mark ranges of 64 blocks as fast as the kernel lets them, by punching where nothing is. Marks are counted in
+/// blocks here, more than a million of them a second.
+#[test]
+fn a_million_blocks_a_second_lose_nothing() {
+    const SPAN: u64 = 1 << 28;
+    const RANGE: u64 = 64 * 4096;
+    const CALLS: u64 = SPAN / RANGE;
+    let case = "a_million_blocks_a_second_lose_nothing";
+    let seconds = std::env::var("TRACKER_MARK_SECONDS").map_or(5, |text| text.parse().expect("a number of seconds"));
+    let Some(mut rig) = Rig::new(case, Kind::Ext4) else { return };
+    let inodes = files(&mut rig, 2);
+    let paths = [rig.path("f0"), rig.path("f1")];
+    let mine = paths.map(|path| OpenOptions::new().write(true).open(path).unwrap());
+    mine.iter().for_each(|file| file.set_len(SPAN).unwrap());
+    rig.drain();
+    let stop = AtomicBool::new(false);
+    let done: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+    let (mut seen, mut before, mut drains) = ([0u64; 2], [InodeMarks::default(), InodeMarks::default()], 0);
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for (file, done) in mine.iter().zip(&done) {
+            let stop = &stop;
+            scope.spawn(move || {
+                use rustix::fs::{FallocateFlags, fallocate};
+                let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let mut number = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    fallocate(file, how, number * 7 % CALLS * RANGE, RANGE).unwrap();
+                    number += 1;
+                    done.store(number, Ordering::SeqCst);
+                }
+            });
+        }
+        while begun.elapsed().as_secs() < seconds {
+            let written = [done[0].load(Ordering::SeqCst), done[1].load(Ordering::SeqCst)];
+            let retired = rig.drain();
+            let marks = inodes.iter().map(|ino| rig.marks(&retired, *ino)).collect::<Vec<_>>();
+            for thread in 0..2 {
+                // By bits alone: a span would hold what was never marked.
+                assert_eq!(marks[thread].flags & (flag::FROM | flag::RANGE | flag::WHOLE_CONTENT), 0);
+                // As in `no_mark_is_lost_between_drains`; of many rounds over the file the last one is enough.
+                let first = (seen[thread] + 1).max(written[thread].saturating_sub(CALLS));
+                for number in first..written[thread] {
+                    let from = number * 7 % CALLS * RANGE;
+                    let to = from + RANGE;
+                    let marked = marks[thread].covers(from, to) || before[thread].covers(from, to);
+                    if !marked {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    assert!(marked, "drain {drains} thread {thread} call {number} is lost");
+                }
+                seen[thread] = written[thread];
+            }
+            before = marks.try_into().unwrap();
+            drains += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let calls = done[0].load(Ordering::SeqCst) + done[1].load(Ordering::SeqCst);
+    let rate = (calls * RANGE / 4096) as f64 / begun.elapsed().as_secs_f64();
+    println!("{case}: {rate:.0} blocks a second, by {calls} calls, {drains} drains");
     assert!(rig.capture().health().unwrap().problems.is_empty());
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tests::compare::{Options, compare};
 use tests::daemon::{Daemon, Volume, pins};
 use tests::load::{number, seed};
 use tests::loads::storm::Storm;
@@ -108,6 +109,33 @@ fn with_maps(source: &Path, sizes: &[&str]) -> Volume {
         volume.extra.extend(["--map-entries".into(), (*size).into()]);
     }
     volume
+}
+
+/// The kernel says that it has skipped a program, and marks are missing in truth: every file is read.
+#[test]
+fn missed_program_runs_read_everything_again() {
+    let case = "missed_program_runs_read_everything_again";
+    let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fill(&source, 200);
+    let mut volume = Volume::new(&source);
+    let missed = volume.scratch("missed");
+    volume.environment.push(("TRACKER_DROP_MARKS".into(), "1".into()));
+    volume.environment.push(("TRACKER_MISSED_RUN".into(), missed.display().to_string()));
+    let daemon = volume.start_ready();
+    overwrite(&source, 200, 7);
+    volume.sync(SYNC).expect(0);
+    let copy = volume.scratch("without-marks");
+    volume.restore(&copy).expect(0);
+    let lost = compare(&source, &copy, Options::default()).unwrap();
+    assert!(lost.len() >= 200, "nothing was missed that could be found: {lost:?}");
+    let Some(held) = Held::new(case, &source.join("held")) else { return };
+    File::create(&missed).unwrap();
+    let status = doubted(&volume, "missed program run", held);
+    // The held file more often than once, since it could not be read.
+    assert!(number(&status, "rescans") >= 201, "{status}");
+    assert_eq!(status["rescan_reasons"]["missed program run"], 1, "{status}");
+    assert!(daemon.stop().success());
 }
 
 /// Maps of 16 entries, and 200 of 2,000 files written between two drains.

@@ -2,6 +2,7 @@
 //!
 //! `TRACKER_FAILPOINT=NAME[:N]`: the process ends at the N-th passing of that point, as by `kill -9`: nothing is flushed,
 //! no destructor runs. `TRACKER_DROP_MARKS=N`: of the block marks that come out of the kernel every N-th is lost.
+//! `TRACKER_MISSED_RUN=PATH`: where that file is made, it goes, and the kernel counts as having skipped one run of a program.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,11 @@ pub fn hit(name: &str) {
     {
         std::process::abort();
     }
+}
+
+/// Whether a test wants a skipped run of a program to be counted now.
+pub fn missed_run() -> bool {
+    std::env::var_os("TRACKER_MISSED_RUN").is_some_and(|path| std::fs::remove_file(path).is_ok())
 }
 
 /// Loses block marks, as a hook that silently misses would.

@@ -103,6 +103,9 @@ pub fn gather<W: World>(
             match world.list(dir)? {
                 Listed::Entries(seen) => {
                     let mut listing = differing(world, dir, seen, facts.compare)?;
+                    // Nor may those in front keep out the ones behind them.
+                    let first = super::first_of(facts.drain, listing.seen.len());
+                    listing.seen.rotate_left(first);
                     let whole = listing.seen.len();
                     let mut seen = Vec::new();
                     for entry in listing.seen {
@@ -164,9 +167,10 @@ pub fn gather<W: World>(
 /// A listing without the names that are as the catalog has them: one name that changed among a million is decided about
 /// alone. With `compare` a file is left out only if its attributes are those of the catalog too.
 fn differing<W: World>(world: &W, dir: FileId, mut seen: Vec<Entry>, compare: bool) -> Result<Listing, W::Error> {
+    let known = if compare { world.known_in(dir)? } else { world.others_in(dir, &mut seen)? };
     // Whether each name was seen as it is known; `None` before it was seen.
     let mut known: HashMap<Vec<u8>, (Known, Option<bool>)> =
-        world.known_in(dir)?.into_iter().map(|(name, known)| (name, (known, None))).collect();
+        known.into_iter().map(|(name, known)| (name, (known, None))).collect();
     seen.retain(|entry| {
         let Some((known, as_known)) = known.get_mut(&entry.name) else { return true };
         let stat = &entry.stat;

@@ -250,6 +250,11 @@ pub trait World {
         }
         Ok(out)
     }
+    /// For a listing of `dir`: may take entries out of `seen` that are known by name, inode and kind. What it leaves out of
+    /// `known_in` are names of such entries; names of entries left in `seen` are in its answer where they are known.
+    fn others_in(&self, dir: FileId, _seen: &mut Vec<Entry>) -> Result<Vec<(Vec<u8>, Known)>, Self::Error> {
+        self.known_in(dir)
+    }
     fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
     fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, Self::Error>;
     fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, Self::Error>;

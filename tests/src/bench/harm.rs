@@ -1,11 +1,10 @@
 //! `harm`: what capture costs those who write. Every kind of operation under every kind of watching, in turns; then fio's random
 //! writes; then a steady writer's latencies and the disk it writes to, with and without the whole daemon.
 //!
-//! The thread's own CPU time is what counts: programs and marks of inotify run in the writing thread, what other processes
-//! took does not count. Of the whole daemon, what it takes from other processors is not in it.
+//! What each kind of operation costs is in `operations`.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,26 +14,24 @@ use serde_json::{Value, json};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, CaptureConfig};
 
-use super::peers::{EmptyPrograms, Reader, clean};
+use super::operations;
+use super::peers::{EmptyPrograms, Reader};
 use super::process::{Daemon, Place, bpf_links};
-use super::{Numbers, Outcome, machine, median, percentile, table, thread_cpu_ns};
+use super::{Numbers, Outcome, machine, median, percentile, table};
 use crate::capture_mounts::{Kind, Mount};
-use crate::raw_io::{Mapping, Pages};
 
-const BLOCK: u64 = 4096;
-const MIB: u64 = 1 << 20;
+pub(super) const BLOCK: u64 = 4096;
+pub(super) const MIB: u64 = 1 << 20;
 /// The file that operations work on.
-const FILE_BYTES: u64 = 16 << 20;
+pub(super) const FILE_BYTES: u64 = 16 << 20;
 /// The file of fio and of the steady writer.
 const LARGE_BYTES: u64 = 64 << 20;
-/// How long one operation is measured in one turn, at least.
-const TURN: Duration = Duration::from_millis(150);
 const FIO_SECONDS: u64 = 3;
 /// Writes a second of the steady writer.
 const RATE: u64 = 2000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Watching {
+pub(super) enum Watching {
     Nothing,
     Empty,
     OtherFileSystem,
@@ -46,7 +43,7 @@ enum Watching {
     Daemon,
 }
 
-const WATCHING: [(Watching, &str); 9] = [
+pub(super) const WATCHING: [(Watching, &str); 9] = [
     (Watching::Nothing, "nothing attached"),
     (Watching::Empty, "empty program on the same tracepoints"),
     (Watching::OtherFileSystem, "capture, file system not tracked"),
@@ -58,39 +55,18 @@ const WATCHING: [(Watching, &str); 9] = [
     (Watching::Daemon, "whole daemon, flush every 250 ms"),
 ];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
-    /// Over pages that are dirty already: nothing becomes dirty.
-    Rewrite,
-    /// Over clean cached pages, each of which becomes dirty.
-    Write,
-    Direct,
-    Store,
-    Sequential,
-    CreateUnlink,
-}
-
-const OPERATIONS: [(Operation, &str); 6] = [
-    (Operation::Rewrite, "4 KiB pwrite, dirty page"),
-    (Operation::Write, "4 KiB pwrite, clean page"),
-    (Operation::Direct, "4 KiB O_DIRECT"),
-    (Operation::Store, "mmap store, clean page"),
-    (Operation::Sequential, "1 MiB pwrite, dirty"),
-    (Operation::CreateUnlink, "create and unlink"),
-];
-
 /// What is in effect during a turn, until it is dropped.
-struct Guard {
-    capture: Option<Capture>,
+pub(super) struct Guard {
+    pub(super) capture: Option<Capture>,
     daemon: Option<Daemon>,
     reader: Option<Reader>,
     _empty: Option<EmptyPrograms>,
 }
 
-struct Bench {
-    mount: Mount,
+pub(super) struct Bench {
+    pub(super) mount: Mount,
     place: Place,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     large: PathBuf,
 }
 
@@ -111,7 +87,8 @@ pub(super) fn run(rounds: u64, seconds: u64) -> Outcome<()> {
     println!("harm: loop-mounted ext4; links of other tracing now: {:?} (0 would be none)", bpf_links());
     let machine_before = machine();
     let mut record = json!({"bench": "harm", "rounds": rounds, "machine": machine_before});
-    record["operations"] = bench.operations(rounds)?;
+    record["operations"] = operations::costs(&bench, rounds)?;
+    record["programs"] = operations::programs(&bench)?;
     record["fio"] = bench.fio(rounds)?;
     record["steady"] = bench.steady(rounds.min(3), seconds)?;
     println!("at the end:");
@@ -121,7 +98,7 @@ pub(super) fn run(rounds: u64, seconds: u64) -> Outcome<()> {
 }
 
 impl Bench {
-    fn begin(&self, watching: Watching) -> Outcome<Guard> {
+    pub(super) fn begin(&self, watching: Watching) -> Outcome<Guard> {
         let mut guard = Guard { capture: None, daemon: None, reader: None, _empty: None };
         match watching {
             Watching::Nothing => {}
@@ -149,7 +126,7 @@ impl Bench {
         Ok(guard)
     }
 
-    fn end(&self, guard: Guard) -> Outcome<()> {
+    pub(super) fn end(&self, guard: Guard) -> Outcome<()> {
         if let Some(capture) = guard.capture {
             capture.detach()?;
         }
@@ -164,110 +141,6 @@ impl Bench {
             self.place.detach()?;
         }
         Ok(())
-    }
-
-    fn operations(&self, rounds: u64) -> Outcome<Value> {
-        let mut costs = vec![vec![Vec::new(); OPERATIONS.len()]; WATCHING.len()];
-        for round in 0..rounds {
-            for ((watching, _), costs) in WATCHING.iter().zip(&mut costs) {
-                let mut guard = self.begin(*watching)?;
-                for ((operation, _), costs) in OPERATIONS.iter().zip(costs.iter_mut()) {
-                    costs.push(self.measure(*operation, *watching, guard.capture.as_mut(), round)?);
-                }
-                self.end(guard)?;
-            }
-        }
-        println!(
-            "\nCPU time of the writing thread, ns per operation: median of {rounds} rounds, and what is added to `nothing` in"
-        );
-        println!("the same round (median, lowest to highest)");
-        let mut head = vec!["watching"];
-        head.extend(OPERATIONS.iter().map(|(_, name)| *name));
-        let (mut rows, mut records) = (Vec::new(), Vec::new());
-        for ((_, name), of) in WATCHING.iter().zip(&costs) {
-            let mut row = vec![(*name).to_owned()];
-            for (((_, operation), of), base) in OPERATIONS.iter().zip(of).zip(&costs[0]) {
-                let added: Vec<f64> = of.iter().zip(base).map(|(one, base)| one - base).collect();
-                let (low, high) = (percentile(&added, 0.0), percentile(&added, 1.0));
-                row.push(format!("{:.0} {:+.0} ({low:+.0} to {high:+.0})", median(of), median(&added)));
-                records.push(json!({"watching": name, "operation": operation, "cpu_ns": median(of),
-                    "added_ns": median(&added), "added_least": low, "added_most": high}));
-            }
-            rows.push(row);
-        }
-        table(&head, &rows);
-        Ok(records.into())
-    }
-
-    /// CPU nanoseconds per operation.
-    fn measure(
-        &self,
-        operation: Operation,
-        watching: Watching,
-        mut capture: Option<&mut Capture>,
-        round: u64,
-    ) -> Outcome<f64> {
-        let direct = if operation == Operation::Direct { libc::O_DIRECT } else { 0 };
-        let file = File::options().read(true).write(true).custom_flags(direct).open(&self.file)?;
-        let mut block = Box::new(Pages([0u8; MIB as usize]));
-        Numbers(round).fill(&mut block.0);
-        let small = &block.0[..BLOCK as usize];
-        let blocks = FILE_BYTES / BLOCK;
-        // Once unmeasured: caches are warm then and, where the file is watched, all blocks marked.
-        (0..blocks).try_for_each(|at| file.write_all_at(small, at * BLOCK))?;
-        let (mut spent, mut count) = (0, 0);
-        let (began, mut passes) = (Instant::now(), 0);
-        while began.elapsed() < TURN || passes < 2 {
-            passes += 1;
-            let mapping = match operation {
-                Operation::Write | Operation::Store => {
-                    clean(&file)?;
-                    (operation == Operation::Store).then(|| Mapping::new(&file, FILE_BYTES as usize)).transpose()?
-                }
-                _ => None,
-            };
-            if watching == Watching::NewMark
-                && let Some(capture) = capture.as_deref_mut()
-            {
-                // Both sets: what the programs write to is empty then.
-                for _ in 0..2 {
-                    capture.swap()?;
-                    capture.grace()?;
-                    capture.read_retired()?;
-                    capture.clear_retired()?;
-                }
-            }
-            let cpu = thread_cpu_ns();
-            match operation {
-                Operation::Rewrite | Operation::Write => {
-                    (0..blocks).try_for_each(|at| file.write_all_at(small, at * BLOCK))?;
-                    count += blocks;
-                }
-                Operation::Direct => {
-                    (0..256).try_for_each(|at| file.write_all_at(small, at * 13 % blocks * BLOCK))?;
-                    count += 256;
-                }
-                Operation::Store => {
-                    let mapping = mapping.as_ref().ok_or("no mapping")?;
-                    (0..blocks).for_each(|at| mapping.store((at * BLOCK) as usize, round as u8));
-                    count += blocks;
-                }
-                Operation::Sequential => {
-                    (0..FILE_BYTES / MIB).try_for_each(|at| file.write_all_at(&block.0, at * MIB))?;
-                    count += FILE_BYTES / MIB;
-                }
-                Operation::CreateUnlink => {
-                    for at in 0..500 {
-                        let path = self.mount.root().join(format!("new{at}"));
-                        File::create(&path)?;
-                        fs::remove_file(&path)?;
-                    }
-                    count += 500;
-                }
-            }
-            spent += thread_cpu_ns() - cpu;
-        }
-        Ok(spent as f64 / count as f64)
     }
 
     fn fio(&self, rounds: u64) -> Outcome<Value> {

@@ -6,6 +6,7 @@
 mod bytes;
 mod harm;
 mod loss_window;
+mod operations;
 mod peers;
 mod process;
 mod scale;

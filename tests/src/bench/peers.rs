@@ -1,5 +1,6 @@
 //! What capture is held against: an empty program on the same tracepoints, inotify, fanotify. Each is in effect until it is dropped.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -7,6 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+
+use aya::programs::loaded_programs;
+use aya::sys::{Stats, enable_stats};
+
+use super::Outcome;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
@@ -49,6 +55,33 @@ impl EmptyPrograms {
         } else {
             Ok(EmptyPrograms { _all: all })
         }
+    }
+}
+
+/// Run times of programs by the kernel's own clock (`BPF_ENABLE_STATS`), until it is dropped.
+pub(super) struct ProgramTimes {
+    foreign: HashSet<u32>,
+    _enabled: OwnedFd,
+}
+
+impl ProgramTimes {
+    /// Of the programs that will be loaded from now on.
+    pub(super) fn begin() -> Outcome<ProgramTimes> {
+        let foreign = loaded_programs().map(|one| one.map(|one| one.id())).collect::<Result<_, _>>()?;
+        Ok(ProgramTimes { foreign, _enabled: enable_stats(Stats::RunTime)? })
+    }
+
+    /// Nanoseconds and runs so far.
+    pub(super) fn sum(&self) -> Outcome<(u64, u64)> {
+        let mut sum = (0, 0);
+        for one in loaded_programs() {
+            let one = one?;
+            if !self.foreign.contains(&one.id()) {
+                sum.0 += u64::try_from(one.run_time().as_nanos())?;
+                sum.1 += one.run_count();
+            }
+        }
+        Ok(sum)
     }
 }
 

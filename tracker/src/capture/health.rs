@@ -9,6 +9,7 @@ use super::{
     pins::{link_path, program_path},
     sys,
 };
+use crate::failpoint;
 
 /// State of capture at one look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +81,11 @@ impl Capture {
             if info.misses > before {
                 problems.push(Problem::Missed { program, runs: info.misses - before });
             }
+        }
+        if let Some(attached) = self.attached.first()
+            && failpoint::missed_run()
+        {
+            problems.push(Problem::Missed { program: attached.name, runs: 1 });
         }
         let counters = self.counters()?;
         for cell in counter::DOUBTS {

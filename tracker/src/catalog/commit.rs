@@ -63,7 +63,7 @@ impl Catalog {
     /// Records the intent and applies `change`, in one transaction; head does not move. `Unsettled` when another
     /// intent is still open.
     pub fn begin_commit(&self, intent: &Intent, change: &CatalogChange) -> Result<()> {
-        self.write(|conn| {
+        self.write_change(change, |conn| {
             if let Some(seq) = open_seq(conn)? {
                 return Err(CatalogError::Unsettled { seq });
             }
@@ -76,7 +76,7 @@ impl Catalog {
                     intent.time.nsec,
                     intent.bytes
                 ])?;
-            apply(conn, change)
+            Ok(())
         })
     }
 
@@ -99,8 +99,7 @@ impl Catalog {
     /// A flush that had nothing to put: in one transaction `change` (facts of this host, such as ctimes) is applied
     /// and the marks are dealt with as in [`Catalog::settle_commit`]. Head does not move.
     pub fn settle_without_commit(&self, change: &CatalogChange, forget: &[u64], keep: &[PendingRow]) -> Result<()> {
-        self.write(|conn| {
-            apply(conn, change)?;
+        self.write_change(change, |conn| {
             pending::forget(conn, forget)?;
             keep.iter().try_for_each(|row| pending::put(conn, row))
         })
@@ -109,7 +108,7 @@ impl Catalog {
     /// Applies a change that is no commit of ours: filling the catalog from a manifest, or facts of this host only
     /// (inode numbers, handles, ctimes). One transaction.
     pub fn apply(&self, change: &CatalogChange) -> Result<()> {
-        self.write(|conn| apply(conn, change))
+        self.write_change(change, |_| Ok(()))
     }
 
     /// The commit whose outcome is not known, if any.
@@ -138,6 +137,8 @@ impl Catalog {
     /// store is not what the catalog says. Kept: pending marks, the ids of volume and writer, and the next file id,
     /// which must never go back.
     pub fn wipe_for_rebuild(&self) -> Result<()> {
+        let mut listed = self.listed();
+        listed.clear();
         self.write(|conn| {
             for sql in [
                 "DELETE FROM files",
@@ -163,7 +164,7 @@ fn open_seq(conn: &Connection) -> Result<Option<Seq>> {
         .map(|seq| seq as u64))
 }
 
-fn apply(conn: &Connection, change: &CatalogChange) -> Result<()> {
+pub(super) fn apply(conn: &Connection, change: &CatalogChange) -> Result<()> {
     for id in change.gone.iter().chain(&change.drop_nodes_of) {
         conn.prepare_cached("DELETE FROM nodes WHERE file = ?1")?.execute([id.0 as i64])?;
         conn.prepare_cached("DELETE FROM sigs WHERE file = ?1")?.execute([id.0 as i64])?;

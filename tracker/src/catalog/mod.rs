@@ -15,6 +15,7 @@
 
 mod commit;
 mod identity;
+mod listed;
 mod pending;
 mod query;
 mod row;
@@ -69,6 +70,8 @@ pub type Result<T> = std::result::Result<T, CatalogError>;
 #[derive(Debug)]
 pub struct Catalog {
     conn: Mutex<Connection>,
+    /// Taken before `conn` where both are.
+    listed: Mutex<listed::ListedNames>,
     attempts: Mutex<std::ops::Range<u32>>,
 }
 
@@ -98,7 +101,7 @@ impl Catalog {
         )?;
         configure(&conn)?;
         schema::create(&conn)?;
-        Ok(Catalog { conn: Mutex::new(conn), attempts: Mutex::new(0..0) })
+        Ok(Catalog { conn: Mutex::new(conn), listed: Mutex::default(), attempts: Mutex::new(0..0) })
     }
 
     /// Opens an existing catalog. A file of another version is a clear error and is left as it is.
@@ -110,7 +113,7 @@ impl Catalog {
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         schema::check(&conn, path)?;
         configure(&conn)?;
-        Ok(Catalog { conn: Mutex::new(conn), attempts: Mutex::new(0..0) })
+        Ok(Catalog { conn: Mutex::new(conn), listed: Mutex::default(), attempts: Mutex::new(0..0) })
     }
 
     /// [`Catalog::open`], or [`Catalog::create`] when there is none. A file whose creation was cut short (no table
@@ -134,6 +137,35 @@ impl Catalog {
         let out = work(&tx)?;
         tx.commit()?;
         Ok(out)
+    }
+
+    /// As [`Catalog::write`], with a change of the committed image after `work`; the digests of large directories follow.
+    fn write_change(&self, change: &CatalogChange, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+        let mut listed = self.listed();
+        let written = self.write(|conn| {
+            let before = listed.before(conn, change)?;
+            work(conn)?;
+            commit::apply(conn, change)?;
+            listed::ListedNames::after(conn, before)
+        });
+        match written {
+            Ok(update) => listed.follow(update),
+            Err(error) => {
+                // Whether it took effect is not known of every error.
+                listed.clear();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn listed(&self) -> MutexGuard<'_, listed::ListedNames> {
+        self.listed.lock().unwrap_or_else(|poisoned| {
+            // A panic may have left it half changed.
+            let mut listed = poisoned.into_inner();
+            listed.clear();
+            listed
+        })
     }
 
     /// As [`Catalog::write`], and on the disk when it returns.

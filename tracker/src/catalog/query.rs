@@ -90,26 +90,11 @@ impl Catalog {
     /// The names in a directory with what a listing of it is compared to, in no order.
     pub fn known_in(&self, parent: FileId) -> Result<Vec<(Vec<u8>, Known)>> {
         self.read(|conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT n.name, n.id, f.kind, f.ino, f.generation, f.size, f.mtime_sec, f.mtime_nsec, f.ctime_sec, \
-                 f.ctime_nsec FROM names n JOIN files f ON f.id = n.id WHERE n.parent = ?1",
-            )?;
+            let mut statement = conn.prepare_cached(&select_known("WHERE n.parent = ?1"))?;
             let mut rows = statement.query([parent.0 as i64])?;
             let mut out = Vec::new();
             while let Some(found) = rows.next()? {
-                let ctime = match (found.get::<_, Option<i64>>(8)?, found.get::<_, Option<u32>>(9)?) {
-                    (Some(sec), Some(nsec)) => Some(Time { sec, nsec }),
-                    _ => None,
-                };
-                let known = Known {
-                    id: FileId(found.get::<_, i64>(1)? as u64),
-                    kind: row::kind_of(found.get(2)?)?,
-                    inode: row::inode(found.get(3)?, found.get(4)?),
-                    size: found.get::<_, i64>(5)? as u64,
-                    mtime: Time { sec: found.get(6)?, nsec: found.get(7)? },
-                    ctime,
-                };
-                out.push((found.get(0)?, known));
+                out.push((found.get(0)?, known(found)?));
             }
             Ok(out)
         })
@@ -117,14 +102,7 @@ impl Catalog {
 
     /// Every (parent, name) of a file: several for hard links, none for the source directory.
     pub fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>> {
-        self.read(|conn| {
-            let mut statement =
-                conn.prepare_cached("SELECT parent, name FROM names WHERE id = ?1 ORDER BY parent, name")?;
-            let rows = statement.query_map([id.0 as i64], |row| {
-                Ok((FileId(row.get::<_, i64>(0)? as u64), row.get::<_, Vec<u8>>(1)?))
-            })?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+        self.read(|conn| names_of(conn, id))
     }
 
     /// The path of a file below the source directory, by one of its names; empty for the source directory itself,
@@ -263,6 +241,43 @@ fn integrity(conn: &Connection) -> Result<Vec<String>> {
     let mut statement = conn.prepare("PRAGMA quick_check(16)")?;
     let lines = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+fn select_known(which: &str) -> String {
+    format!(
+        "SELECT n.name, n.id, f.kind, f.ino, f.generation, f.size, f.mtime_sec, f.mtime_nsec, f.ctime_sec, f.ctime_nsec \
+         FROM names n JOIN files f ON f.id = n.id {which}"
+    )
+}
+
+fn known(found: &rusqlite::Row<'_>) -> Result<Known> {
+    let ctime = match (found.get::<_, Option<i64>>(8)?, found.get::<_, Option<u32>>(9)?) {
+        (Some(sec), Some(nsec)) => Some(Time { sec, nsec }),
+        _ => None,
+    };
+    Ok(Known {
+        id: FileId(found.get::<_, i64>(1)? as u64),
+        kind: row::kind_of(found.get(2)?)?,
+        inode: row::inode(found.get(3)?, found.get(4)?),
+        size: found.get::<_, i64>(5)? as u64,
+        mtime: Time { sec: found.get(6)?, nsec: found.get(7)? },
+        ctime,
+    })
+}
+
+/// One of [`Catalog::known_in`].
+pub(super) fn known_as(conn: &Connection, parent: FileId, name: &[u8]) -> Result<Option<Known>> {
+    let mut statement = conn.prepare_cached(&select_known("WHERE n.parent = ?1 AND n.name = ?2"))?;
+    let mut rows = statement.query(params![parent.0 as i64, name])?;
+    rows.next()?.map(known).transpose()
+}
+
+/// As [`Catalog::names_of`].
+pub(super) fn names_of(conn: &Connection, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>> {
+    let mut statement = conn.prepare_cached("SELECT parent, name FROM names WHERE id = ?1 ORDER BY parent, name")?;
+    let rows = statement
+        .query_map([id.0 as i64], |row| Ok((FileId(row.get::<_, i64>(0)? as u64), row.get::<_, Vec<u8>>(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn select_files(tail: &str) -> String {

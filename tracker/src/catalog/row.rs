@@ -132,7 +132,7 @@ pub(super) fn kind_of(code: i64) -> Result<Kind> {
     })
 }
 
-fn kind_code(kind: Kind) -> i64 {
+pub(super) fn kind_code(kind: Kind) -> i64 {
     match kind {
         Kind::File => 1,
         Kind::Dir => 2,

@@ -13,7 +13,7 @@ fn fresh() -> (TempDir, PathBuf, Catalog) {
     (dir, path, catalog)
 }
 
-fn row(id: u64, kind: Kind) -> FileRow {
+pub(super) fn row(id: u64, kind: Kind) -> FileRow {
     FileRow {
         id: FileId(id),
         inode: InodeId { ino: 1000 + id, generation: u64::MAX - id },
@@ -36,11 +36,11 @@ fn row(id: u64, kind: Kind) -> FileRow {
     }
 }
 
-fn set(parent: u64, name: &[u8], id: u64) -> NameChange {
+pub(super) fn set(parent: u64, name: &[u8], id: u64) -> NameChange {
     NameChange::Set { parent: FileId(parent), name: name.to_vec(), id: FileId(id) }
 }
 
-fn unset(parent: u64, name: &[u8]) -> NameChange {
+pub(super) fn unset(parent: u64, name: &[u8]) -> NameChange {
     NameChange::Unset { parent: FileId(parent), name: name.to_vec() }
 }
 
@@ -61,7 +61,7 @@ fn marks(ino: u64, blocks: &[u32]) -> PendingRow {
     PendingRow { ino, flags: 1, range: None, blocks: blocks.iter().copied().collect(), since_ns: 50 }
 }
 
-fn intent(seq: u64) -> Intent {
+pub(super) fn intent(seq: u64) -> Intent {
     Intent {
         seq,
         commit_id: [seq as u8; 16],

@@ -318,6 +318,10 @@ impl World for VolumeWorld {
         Ok(self.catalog.known_in(dir)?)
     }
 
+    fn others_in(&self, dir: FileId, seen: &mut Vec<Entry>) -> Result<Vec<(Vec<u8>, Known)>, WorldError> {
+        Ok(self.catalog.others_in(dir, seen)?)
+    }
+
     fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, WorldError> {
         Ok(self.catalog.names_of(id)?)
     }

@@ -319,6 +319,14 @@ impl KernelMap {
     }
 }
 
+/// In place of a size of the watch set: as many as the files need.
+pub const WATCH_BY_FILES: u32 = 0;
+
+/// Sizes of the maps where none are asked for.
+pub fn default_maps() -> MapEntries {
+    MapEntries { watch: WATCH_BY_FILES, ..MapEntries::default() }
+}
+
 /// Highest rate of the audit: everything, as often as it takes to find a fault in a test.
 const AUDIT_PERCENT_MAX: f64 = 1e8;
 
@@ -371,7 +379,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
         Some(text) => check.parsed(text, |t| parse_audit(t)).unwrap_or(Rate::DEFAULT),
         None => Rate::DEFAULT,
     };
-    let mut kernel_maps = MapEntries::default();
+    let mut kernel_maps = default_maps();
     for (map, entries) in [
         (KernelMap::Dirty, &raw.kernel_maps.dirty),
         (KernelMap::Inode, &raw.kernel_maps.inode),

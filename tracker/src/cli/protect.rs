@@ -8,10 +8,9 @@ use clap::Args;
 use engine::audit::Rate;
 
 use super::{Global, Out, serve};
-use crate::capture::MapEntries;
 use crate::config::{
-    CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, parse_audit,
-    parse_interval, parse_map_entries,
+    CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, default_maps,
+    parse_audit, parse_interval, parse_map_entries,
 };
 use crate::error::{AppError, ExitCode};
 use crate::guard;
@@ -89,7 +88,7 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     let audit = args.audit.unwrap_or(Rate::DEFAULT);
     let volume =
         VolumeConfig { name, source, store, interval, capture: args.capture, audit, single_writer: args.single_writer };
-    let mut kernel_maps = MapEntries::default();
+    let mut kernel_maps = default_maps();
     for (map, entries) in &args.map_entries {
         *map.of(&mut kernel_maps) = *entries;
     }

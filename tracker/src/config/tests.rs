@@ -136,7 +136,10 @@ fn volumes_that_ask_for_two_back_ends_are_refused() {
 #[test]
 fn sizes_of_the_kernel_maps_are_read_and_bounded() {
     let config = |lines: &str| parse(&format!("{lines}\n{}", volume(""))).map(|(config, _)| config.kernel_maps);
-    assert_eq!(config("").unwrap(), MapEntries::default());
+    let by_files = config("").unwrap();
+    assert_eq!(by_files, MapEntries { watch: WATCH_BY_FILES, ..MapEntries::default() });
+    // The smallest of the sizes that files lead to is a size like any other when it is asked for.
+    assert_ne!(config("[kernel_maps]\nwatch = 262144").unwrap(), by_files);
     let small = config("[kernel_maps]\ndirty = 16\nwatch = 4096").unwrap();
     assert_eq!((small.dirty, small.watch, small.inode), (16, 4096, MapEntries::default().inode));
     assert!(config("[kernel_maps]\ninode = 7").unwrap_err()[0].to_string().starts_with("line 2: a map has from 8"));

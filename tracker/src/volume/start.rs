@@ -4,8 +4,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::limits::WATCH_ENTRIES;
-
 use super::canary::{self, Home, Proof};
 use super::hub::Hub;
 use super::open::{self, CaptureFacts};
@@ -120,7 +118,7 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
     let only = forced.map(|(_, back_end)| back_end);
     let mut entries = config.kernel_maps;
-    if entries.watch == WATCH_ENTRIES {
+    if entries.watch == config::WATCH_BY_FILES {
         entries.watch = room::watch_entries(config, state_dir);
     }
     let wanted = CaptureConfig { entries, ..CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan) };

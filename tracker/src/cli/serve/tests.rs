@@ -46,7 +46,7 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
     manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let (state, control, writer) = (dir.path().join("state"), Arc::clone(&fake), shared.clone());
     let thread = std::thread::spawn(move || {
-        let kernel_maps = crate::capture::MapEntries::default();
+        let kernel_maps = crate::config::default_maps();
         let config = Config { file: None, state_dir: None, metrics_listen: None, kernel_maps, volumes: vec![] };
         let state = StateDir::lock(&state).unwrap();
         let notify = Notify::new(&|name| match name {

@@ -143,14 +143,17 @@ impl Bed {
     /// Takes cells that have no round `next` out of the tree: few have more than one, and whoever restores them all each time
     /// takes most of his time for those that are over. The next restore shows that they are gone.
     fn let_go(&mut self, next: usize) {
-        let is_over = |(op, _): &mut (&'static Op, Cell)| op.rounds <= next;
-        for (op, cell) in self.cells.extract_if(.., is_over) {
+        let over: Vec<_> = self.cells.extract_if(.., |(op, _)| op.rounds <= next).collect();
+        for (op, cell) in over {
             let (dir, aside) = (cell.dir.clone(), cell.outside.with_file_name(format!("{}-over", op.id)));
             // What it holds open or mapped goes first.
             drop(cell);
-            // An overlay moves no directory that its lower layer has as well, and some cells lock theirs: those stay.
-            if fs::rename(&dir, &aside).is_err() {
-                println!("{} stays in the tree", op.id);
+            // An overlay moves no directory that its lower layer has as well: those stay, which costs time alone.
+            match fs::rename(&dir, &aside) {
+                Err(error) if error.kind() != io::ErrorKind::CrossesDevices => {
+                    self.wrong.push(format!("{}: cannot be moved out of the tree: {error}", op.id));
+                }
+                _ => {}
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod daemon;
 pub mod docker;
 pub mod ext4_calls;
+pub mod held;
 pub mod load;
 pub mod loads;
 pub mod matrix;

@@ -5,13 +5,20 @@ use std::fs::{self, File, OpenOptions};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, XattrFlags, fallocate, inotify, setxattr};
 use tests::capture_mounts::{Kind, Mount};
-use tests::daemon::Volume;
+use tests::capture_rig::{back_end, obstacle};
+use tests::daemon::{Volume, pins};
+use tests::held::Held;
+use tests::load::number;
 use tests::mounts::{root_or_skip, skip};
 use tests::raw_io::{Mapping, Pages};
+use tracker::capture::mounts::kernel_dev;
+use tracker::capture::{BackEnd, Capture, CaptureConfig};
 
 const SYNC: Duration = Duration::from_secs(60);
 /// Longest start, with the programs verified by an emulated processor on a busy machine.
@@ -194,4 +201,94 @@ fn scans_see_writes_within_one_tick_of_the_clock() {
         volume.restored(&format!("copy{round}"));
     }
     assert!(daemon.stop().success());
+}
+
+/// The fentry programs stop seeing the file system while the daemon runs, as by a fault of theirs, and their next self-test
+/// fails. The same process goes on with kprobe, degraded by name until everything was compared and kprobe has proven itself.
+/// Nothing is missed of what changed while nobody saw it, while one was exchanged for the other, and afterwards.
+#[test]
+fn a_blind_fentry_makes_way_for_kprobe() {
+    let name = "a_blind_fentry_makes_way_for_kprobe";
+    if asked() != "auto" {
+        return skip(name, "fallback", "another back end was asked for");
+    }
+    if let Some(reason) = obstacle() {
+        return skip(name, "ebpf", reason);
+    }
+    if back_end() != BackEnd::Fentry {
+        return skip(name, "fallback", &format!("the best back end here is {}", back_end().name()));
+    }
+    if rustix::system::uname().release().to_string_lossy().starts_with("6.1.") {
+        return skip(name, "fallback", "the programs of two back ends are verified, which one guest is enough for");
+    }
+    let Some(mount) = mounted(name, Kind::Ext4) else { return };
+    let source = mount.root().join("source");
+    fs::create_dir(&source).unwrap();
+    grow(&source);
+    for file in ["busy", "held"] {
+        fs::write(source.join(file), vec![1; SIZE]).unwrap();
+    }
+    let mapping = Mapping::new(&open(&source.join("mapped")), SIZE).unwrap();
+    let mut volume = Volume::new(&source);
+    volume.environment.push(("TRACKER_SELF_TEST_GAP".into(), "2000".into()));
+    let mut daemon = volume.start();
+    daemon.wait_ready(READY);
+    let status = volume.status_when("the first self-test", SYNC, |status| status["proven"] == true);
+    assert_eq!((&status["backend"], &status["state"]), (&"fentry".into(), &"protected".into()), "{status}");
+    assert_eq!(number(&status, "rescans"), 0, "{status}");
+
+    // No pass over the volume comes to its end before it is let go, so that what is degraded is seen to be.
+    let Some(held) = Held::new(name, &source.join("held")) else { return };
+    let config = CaptureConfig::new(pins(&volume.state).unwrap(), BackEnd::Fentry);
+    let capture = Capture::take_over(&config).expect("the daemon's pins");
+    capture.untrack(kernel_dev(mount.real()).unwrap()).unwrap();
+    drop(capture);
+    change(&source, &mapping, 0);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = Ending(&over);
+        scope.spawn(|| write_until(&over, &source.join("busy")));
+        let named = |status: &serde_json::Value| status["reasons"].to_string().contains("fentry was given up");
+        let status = volume.status_when("the failure", READY, named);
+        println!("FALLBACK {}: {}; {}", status["state"], status["backend"], status["reasons"]);
+        assert_eq!((&status["backend"], &status["state"]), (&"kprobe".into(), &"degraded".into()), "{status}");
+        assert!(status["reasons"].to_string().contains("was not seen by fentry"), "{status}");
+        assert_eq!(number(&status["capture_failures"], "self-test failed"), 1, "{status}");
+        assert_ne!(volume.sync(Duration::from_secs(1)).code, Some(0), "synced before everything was compared");
+        drop(held);
+        volume.status_when("the end of the comparison", READY, |status| {
+            status["state"] == "protected" && status["proven"] == true
+        });
+    });
+    volume.sync(SYNC).expect(0);
+    volume.restored("copy0");
+    let before = volume.status();
+    assert_eq!(before["backend"], "kprobe");
+    change(&source, &mapping, 1);
+    volume.sync(SYNC).expect(0);
+    volume.restored("copy1");
+    let after = volume.status();
+    assert_eq!((&before["rescans"], &after["state"]), (&after["rescans"], &"protected".into()), "{after}");
+    assert!(daemon.stop().success());
+}
+
+/// Ends the writer also when the test fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes one block after the other, all over the file.
+fn write_until(over: &AtomicBool, path: &Path) {
+    let file = open(path);
+    for count in 0u64.. {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        file.write_all_at(&count.to_le_bytes(), count * 4096 % SIZE as u64).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
 }

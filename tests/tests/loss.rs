@@ -6,52 +6,24 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tests::compare::{Options, compare};
 use tests::daemon::{Daemon, Volume, pins};
+use tests::held::Held;
 use tests::load::{number, seed};
 use tests::loads::storm::Storm;
-use tests::mounts::{Kind, Mount, SmallStore, run, skip};
-use tests::raw_io::{Pages, SlowSource};
+use tests::mounts::{Kind, Mount, SmallStore, run};
+use tests::raw_io::Pages;
 
 const SYNC: Duration = Duration::from_secs(60);
 /// Longest wait for what must show in a status.
 const SOON: Duration = Duration::from_secs(30);
 /// A doubt that was dropped too early would be gone by then.
 const A_WHILE: Duration = Duration::from_millis(800);
-
-/// A file that no flush gets to read: a write into it holds its lock and waits for memory. So no pass over the volume can
-/// come to its end before this is dropped.
-struct Held {
-    source: Arc<SlowSource>,
-    writer: Option<JoinHandle<()>>,
-}
-
-impl Held {
-    fn new(case: &str, path: &Path) -> Option<Held> {
-        let source = SlowSource::new(b'h').inspect_err(|error| skip(case, "root", &format!("userfaultfd: {error}")));
-        let source = Arc::new(source.ok()?);
-        let file = OpenOptions::new().write(true).open(path).unwrap();
-        let bytes = Arc::clone(&source);
-        let writer = thread::spawn(move || file.write_all_at(bytes.bytes(), 0).unwrap());
-        source.wait().unwrap();
-        Some(Held { source, writer: Some(writer) })
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.source.fill(b'h').unwrap();
-        if let Some(writer) = self.writer.take() {
-            writer.join().unwrap();
-        }
-    }
-}
 
 fn signal(daemon: &Daemon<'_>, signal: Signal) {
     kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), signal).unwrap();

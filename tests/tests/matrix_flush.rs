@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
-use tests::capture_rig::obstacle;
+use tests::capture_rig::{back_end, obstacle};
+use tests::daemon::Volume;
+use tests::load::number;
 use tests::matrix::bed::Place;
 use tests::matrix::flush::{Bed, differences, protect};
+use tests::matrix::page::Column;
 use tests::matrix::{COLUMNS, Kind, Op, Selection, ops};
 use tests::mounts::{root_or_skip, skip};
 
@@ -21,35 +25,53 @@ fn place(test: &str, fs: Kind) -> Option<Place> {
 }
 
 /// All cells of a file system share one daemon and the flush of each round. No rescan of the volume may have happened,
-/// which would have covered what was missed.
+/// which would have covered what was missed. The daemons follow each other on one state directory, so that the programs are
+/// loaded once, which takes an emulated processor most of a minute.
 #[test]
 fn every_operation_is_restored_on_every_file_system() {
     let test = "every_operation_is_restored_on_every_file_system";
     let selection = Selection::from_environment();
+    // All mounted before capture starts: a driver that is loaded later brings tracepoints, and a new start with them.
+    let places: Vec<Place> = COLUMNS.into_iter().filter_map(|fs| place(test, fs)).collect();
+    let mut volumes: Vec<Volume> = Vec::new();
     let mut wrong = Vec::new();
-    for fs in COLUMNS {
-        let Some(place) = place(test, fs) else { continue };
+    for place in &places {
+        let fs = place.fs;
         let wanted: Vec<&Op> =
             (0..).zip(ops::all()).filter(|(at, op)| selection.has(*at, op, fs)).map(|(_, op)| op).collect();
-        let mut bed = Bed::new(&place, 0, &wanted);
-        let volume = bed.volume();
+        let mut bed = Bed::new(place, 0, &wanted);
+        let mut volume = bed.volume();
+        volume.name = fs.name().to_owned();
+        if let Some(first) = volumes.first() {
+            volume.state.clone_from(&first.state);
+        }
+        let began = Instant::now();
         let daemon = protect(&volume);
-        let before = volume.status();
+        let start = began.elapsed();
+        let (before, cells, compared) = (volume.status(), bed.len(), bed.compared());
         let found = bed.rounds(&volume);
         let after = volume.status();
-        println!("FLUSH {}: {} cells, {} commits", fs.name(), bed.len(), after["commits"]);
+        println!(
+            "FLUSH {} {}: {cells} cells, {} commits, {:.0} s after a start of {:.0} s",
+            Column::here(),
+            fs.name(),
+            after["commits"],
+            (began.elapsed() - start).as_secs_f64(),
+            start.as_secs_f64()
+        );
         wrong.extend(found.into_iter().map(|text| format!("{}: {text}", fs.name())));
-        if before["rescan_reasons"] != after["rescan_reasons"] || before["rescans"] != after["rescans"] {
-            wrong.push(format!(
-                "{}: rescans: {} {}, before {} {}",
-                fs.name(),
-                after["rescans"],
-                after["rescan_reasons"],
-                before["rescans"],
-                before["rescan_reasons"]
-            ));
+        let rescans = number(&after, "rescans") - number(&before, "rescans");
+        if rescans > compared {
+            wrong.push(format!("{}: {rescans} files were compared whole", fs.name()));
         }
+        for what in ["rescan_reasons", "backend"] {
+            if before[what] != after[what] {
+                wrong.push(format!("{}: {what}: {}, before {}", fs.name(), after[what], before[what]));
+            }
+        }
+        assert_eq!(before["backend"], back_end().name(), "{before}");
         assert!(daemon.stop().success());
+        volumes.push(volume);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

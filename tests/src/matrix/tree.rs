@@ -1,7 +1,7 @@
 //! What a directory tree is in truth: names, inodes, attributes and blocks, read the ordinary way, and what changed between
 //! two looks. The other side of the marks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -33,6 +33,8 @@ pub struct Entry {
     pub changed: (i64, i64),
     /// Blocks that are not all zeros.
     pub blocks: BTreeMap<u64, Vec<u8>>,
+    /// Blocks that are no hole, of zeros too: a store into a hole may allocate more than it writes.
+    pub data: BTreeSet<u64>,
     pub names: BTreeMap<OsString, Key>,
 }
 
@@ -94,9 +96,9 @@ pub fn entry(path: &Path, real: &Path) -> io::Result<Entry> {
         meta.rdev(),
         xattrs(path)?
     );
-    let blocks = if meta.is_file() { blocks(path, size)? } else { BTreeMap::new() };
+    let (blocks, data) = if meta.is_file() { blocks(path, size)? } else { Default::default() };
     let changed = (of_events.ctime(), of_events.ctime_nsec());
-    Ok(Entry { key, directory: meta.is_dir(), size, attributes, changed, blocks, names: BTreeMap::new() })
+    Ok(Entry { key, directory: meta.is_dir(), size, attributes, changed, blocks, data, names: BTreeMap::new() })
 }
 
 fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
@@ -111,9 +113,11 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
     Ok(out)
 }
 
-fn blocks(path: &Path, size: u64) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+type Blocks = (BTreeMap<u64, Vec<u8>>, BTreeSet<u64>);
+
+fn blocks(path: &Path, size: u64) -> io::Result<Blocks> {
     let file = File::open(path)?;
-    let mut out = BTreeMap::new();
+    let (mut out, mut data_blocks) = Blocks::default();
     let mut at = 0;
     while at < size {
         let Ok(data) = rustix::fs::seek(&file, SeekFrom::Data(at)) else { break };
@@ -121,13 +125,14 @@ fn blocks(path: &Path, size: u64) -> io::Result<BTreeMap<u64, Vec<u8>>> {
         for block in data / BLOCK..hole.div_ceil(BLOCK) {
             let mut bytes = vec![0; BLOCK.min(size - block * BLOCK) as usize];
             file.read_exact_at(&mut bytes, block * BLOCK)?;
+            data_blocks.insert(block);
             if bytes.iter().any(|byte| *byte != 0) {
                 out.insert(block, bytes);
             }
         }
         at = hole.max(at + 1);
     }
-    Ok(out)
+    Ok((out, data_blocks))
 }
 
 impl Entry {
@@ -152,14 +157,18 @@ fn same(old: Option<&Vec<u8>>, after: &Entry, block: u64) -> bool {
     (0..limit).all(|at| byte(old, at) == byte(after.blocks.get(&block), at))
 }
 
-/// Bytes that a flush has to carry at most for the change from `before` to `after`: changed blocks, and new files.
+/// Bytes that a flush has to carry at most for the change from `before` to `after`: changed blocks, holes that became data,
+/// also where that is zeros (a copy has holes where its source has), and new files.
 #[must_use]
 pub fn dirty_bytes(before: &Tree, after: &Tree) -> u64 {
     let known: BTreeMap<Key, &Entry> = before.values().map(|entry| (entry.key, entry)).collect();
     let unlike = |entry: &Entry| match known.get(&entry.key) {
-        Some(old) => old.changed_blocks(entry).len() as u64 * BLOCK,
-        None => entry.blocks.len() as u64 * BLOCK,
+        Some(old) => {
+            let filled = entry.data.difference(&old.data).copied();
+            old.changed_blocks(entry).into_iter().chain(filled).collect::<BTreeSet<u64>>().len() as u64 * BLOCK
+        }
+        None => entry.data.len() as u64 * BLOCK,
     };
-    let mut counted = std::collections::BTreeSet::new();
+    let mut counted = BTreeSet::new();
     after.values().filter(|entry| counted.insert(entry.key)).map(unlike).sum()
 }

@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask vm KERNEL [--timeout SECONDS] [-- COMMAN
   KERNEL: 6.1 or 6.12, as Debian 12 has them; without a command the root tests that depend on the kernel run";
 
 /// Test programs that depend on the kernel, and run without a network and within the guest's memory.
-const TESTS: [&str; 4] = ["kernels", "capture", "capture_limits", "matrix"];
+const TESTS: [&str; 5] = ["kernels", "capture", "capture_limits", "matrix", "matrix_flush"];
 
 /// Translated code is slow, and the capture matrix has hundreds of operations.
 const LIMIT: Duration = Duration::from_secs(600);

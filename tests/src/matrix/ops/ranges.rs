@@ -22,8 +22,10 @@ const NO_ZERO: &[Rule] = &[absent(TMPFS, "tmpfs has no such mode of `fallocate`"
 const NO_CLONE: &[Rule] =
     &[absent(&[Kind::Ext4, Kind::Overlay, Kind::OverlayVolatile, Kind::Tmpfs], "the file system shares no blocks")];
 
+/// tmpfs gives up with EINTR where the task is called, which io_uring does for the completions of cells that are over.
 fn allocate(cell: &Cell, mode: Mode, start: u64, len: u64) -> io::Result<()> {
-    Ok(fallocate(cell.open()?, mode, start, len)?)
+    let file = cell.open()?;
+    Ok(rustix::io::retry_on_intr(|| fallocate(&file, mode, start, len))?)
 }
 
 fn punch() -> Mode {

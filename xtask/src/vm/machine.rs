@@ -10,7 +10,7 @@ use super::cpio::Archive;
 use super::disk::Disk;
 use super::guest::{self, Files};
 use super::kernel::{self, Kernel};
-use super::modules::{DISKS, Modules, WANTED};
+use super::modules::{DISKS, Modules, WANTED, unsigned};
 use crate::gate::stream;
 use crate::sh::{self, Error};
 
@@ -127,7 +127,7 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>, Error> {
         fs::read_to_string(&path).map_err(Error::io(format!("cannot read {}", path.display())))
     };
     let modules = Modules::parse(&text("modules.dep")?, &text("modules.builtin")?);
-    let wanted: Vec<&str> = WANTED.into_iter().chain((!request.disks.is_empty()).then_some(DISKS)).collect();
+    let wanted: Vec<&str> = WANTED.into_iter().chain(DISKS.into_iter().filter(|_| !request.disks.is_empty())).collect();
     let order = modules.load_order(&wanted).map_err(|module| Error::Missing {
         what: format!("the kernel {} has no module {module}", kernel.release),
         help: "remove its folder in target/vm, to have it fetched again".into(),
@@ -144,7 +144,7 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>, Error> {
         let path = tree.join(file);
         let bytes = if path.extension() == Some("xz".as_ref()) { unpacked(&path)? } else { read(&path)? };
         let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".xz").to_owned();
-        archive.file(&format!("modules/{name}"), &bytes);
+        archive.file(&format!("modules/{name}"), &unsigned(bytes));
         names.push(name);
     }
     let parent = tree.parent().unwrap_or(&tree);

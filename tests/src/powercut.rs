@@ -9,7 +9,8 @@
 //! - then the restored tree is the source, by the oracle of [`crate::compare`].
 //!
 //! A line `FOUND ..` is for people; it counts the files that the cut left with new data under the size, inode and times
-//! that they had before the load: those that a comparison of times would have missed. `COMPARING` and `LOAD` tell the host when to cut.
+//! that they had before the load: those that a comparison of times would have missed. `COUNT N what` is added up over all boots,
+//! and `STEP` tells what has ended. `COMPARING` and `LOAD` tell the host when to cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -22,6 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tracker::control::Client;
 
 use crate::compare::assert_same;
 use crate::daemon::{Answer, binary, utf8};
@@ -38,7 +40,10 @@ const READY: Duration = Duration::from_secs(600);
 const UNCUT: Duration = Duration::from_secs(300);
 /// Files that are overwritten in place, one after the other, with `fdatasync` after each: their data is on the disk at once,
 /// and their times only with the next commit of the file system's own log.
-const IN_PLACE: u64 = 96;
+const IN_PLACE: u64 = 64;
+/// Pause behind each: one round takes about as long as a load, so that at every moment there are files whose first overwrite no
+/// log has seen.
+const IN_PLACE_PAUSE: Duration = Duration::from_millis(150);
 const IN_PLACE_SIZE: usize = 12_288;
 /// Acknowledgements of one boot are numbered from its own base.
 const PER_BOOT: u64 = 1_000_000;
@@ -85,41 +90,61 @@ pub fn main(args: &[String]) {
         hook(info);
         std::process::exit(101);
     }));
+    step("kernel");
     for (number, name) in ["store"].into_iter().chain(VOLUMES).enumerate() {
         let (point, kind) = (Path::new(BASE).join(name), if name == "store" { "ext4" } else { name });
         fs::create_dir_all(&point).expect("a mount point");
         let device = format!("/dev/vd{}", char::from(b'a' + number as u8));
         run(Command::new("mount").args(["-t", kind, &device]).arg(point));
     }
-    for name in VOLUMES {
-        if boot.number == 0 {
-            fill(&source(name));
-        } else {
-            survived(name, &boot);
-        }
-    }
+    step("mounts");
+    each_volume(|name| match boot.number {
+        0 => fill(&source(name)),
+        _ => survived(name, &boot),
+    });
+    step("store");
     let daemon = Daemon::start();
     daemon.ready(boot.number > 0);
+    step("comparison");
     assert_eq!(tracker(&["sync", "--wait"]).code, Some(0), "{}", daemon.log());
-    for name in VOLUMES {
+    step("flush");
+    let status = daemon.status().expect("a status");
+    each_volume(|name| {
         let copy = restored(name, "copy");
         assert_same(&source(name), &copy);
         let files = facts(&source(name));
         if boot.number > 0 {
-            let read = daemon.volume(name)["files_read"].as_u64().unwrap_or_default();
+            let volume = status.iter().find(|volume| volume["volume"] == name).expect("the volume");
+            let read = volume["files_read"].as_u64().unwrap_or_default();
             // A file has one inode, whatever its names.
             let inodes = files.values().map(|one| one.times[0].to_string()).collect::<BTreeSet<_>>().len();
             assert!(read >= inodes as u64, "{name}: {read} of {inodes} files were read after the cut");
         }
         fs::remove_dir_all(copy).expect("the copy goes");
         remember(name, &files);
-    }
+    });
     println!("FOUND restored equals source on {}", VOLUMES.join(", "));
+    step("restores");
     if boot.last {
         daemon.stop();
         return;
     }
     load(&boot);
+}
+
+/// All volumes at once: the machine has two processors. A volume that fails ends the boot.
+fn each_volume(work: impl Fn(&'static str) + Sync) {
+    thread::scope(|scope| {
+        for name in VOLUMES {
+            let work = &work;
+            scope.spawn(move || work(name));
+        }
+    });
+}
+
+/// Tells the host what has come to its end, which is all that it knows of where a boot's time goes.
+fn step(ended: &str) {
+    println!("STEP {ended}");
 }
 
 fn source(name: &str) -> PathBuf {
@@ -178,6 +203,7 @@ fn survived(name: &str, boot: &Boot) {
             assert!(found >= number, "{name}: {found} where {number} was acknowledged");
         }
         println!("FOUND {name}: {} acknowledged changes are in the store", last + 1 - first);
+        println!("COUNT {} acknowledged changes found in a store", last + 1 - first);
         fs::remove_dir_all(copy).expect("the copy goes");
     }
     if boot.loaded {
@@ -191,6 +217,8 @@ fn survived(name: &str, boot: &Boot) {
         println!(
             "FOUND {name}: {changed} files with other data, {unseen} of them under their old size, inode and times"
         );
+        println!("COUNT {changed} files with other data on {name}");
+        println!("COUNT {unseen} files with other data under their old size, inode and times on {name}");
     }
 }
 
@@ -248,7 +276,7 @@ impl Daemon {
         let (config, log) = (std::env::temp_dir().join("tracker.toml"), std::env::temp_dir().join("log"));
         let mut text = format!(
             "state_dir = \"{BASE}/store/state\"\n[metrics]\nlisten = \"off\"\n[defaults]\nstore = \"{BASE}/store/store\"\n\
-             interval = \"100ms\"\ncapture = \"kprobe\"\n"
+             interval = \"100ms\"\ncapture = \"fentry\"\n"
         );
         for name in VOLUMES {
             text.push_str(&format!("[[volume]]\nname = \"{name}\"\nsource = \"{}\"\n", source(name).display()));
@@ -269,21 +297,16 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Asked without the command, which takes an emulated machine longer to start than the daemon to answer.
     fn status(&self) -> Option<Vec<Value>> {
-        let answer = tracker(&["status", "--json"]);
-        let line: Value = serde_json::from_str(answer.stdout.lines().last()?).ok()?;
-        line["volumes"].as_array().cloned()
-    }
-
-    fn volume(&self, name: &str) -> Value {
-        let all = self.status().expect("a status");
-        all.into_iter().find(|volume| volume["volume"] == name).expect("the volume")
+        let volumes = Client::new(Path::new(&format!("{BASE}/store/state"))).status().ok()?;
+        volumes.iter().map(|volume| serde_json::to_value(volume).ok()).collect()
     }
 
     /// Waits for `ready` of all volumes. With `compares` some volume must be seen to say `verifying` before, and so is the host told.
     fn ready(&self, compares: bool) {
         let deadline = Instant::now() + READY;
-        let (mut ready, mut seen) = (0, BTreeSet::new());
+        let (mut ready, mut attached, mut seen) = (0, false, BTreeSet::new());
         while ready < VOLUMES.len() {
             assert!(Instant::now() < deadline, "not ready; {}", self.log());
             match self.lines.recv_timeout(Duration::from_millis(20)) {
@@ -292,7 +315,11 @@ impl Daemon {
                 Err(RecvTimeoutError::Disconnected) => panic!("the daemon ended; {}", self.log()),
             }
             // To ask before would take time from the kernel's verifier.
-            if !compares || !self.log().contains("capture is attached") {
+            if !attached && self.log().contains("capture is attached") {
+                attached = true;
+                step("programs");
+            }
+            if !compares || !attached {
                 continue;
             }
             for volume in self.status().unwrap_or_default() {
@@ -367,6 +394,6 @@ fn overwrite(source: &Path, mut random: Random) {
         let at = random.below((IN_PLACE_SIZE - 5000) as u64);
         file.write_all_at(&random.bytes(5000), at).expect("write");
         rustix::fs::fdatasync(&file).expect("fdatasync");
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(IN_PLACE_PAUSE);
     }
 }

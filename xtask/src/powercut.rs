@@ -2,6 +2,7 @@
 //! guest, and what must hold there, is the program `powercut` of the crate `tests`; here are the disks, the moments, and the
 //! memory of what was acknowledged: the only thing that knows more than the disks do.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ const DISK_BYTES: u64 = 512 << 20;
 pub(crate) struct Campaign {
     pub(crate) cuts: u64,
     pub(crate) seed: u64,
+    /// The program under test as it is released, which an emulated machine runs in half the time. The gate has built the other one.
+    pub(crate) release: bool,
     /// Taking turns, one a boot.
     pub(crate) kernels: Vec<Series>,
 }
@@ -53,15 +56,16 @@ enum Moment {
 }
 
 impl Campaign {
-    /// Fifty cuts with a seed of its own, on all kernels.
+    /// Fifty cuts with a seed of its own, on all kernels, of the debug build.
     pub(crate) fn by_the_clock() -> Self {
         let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs() % 1_000_000);
-        Campaign { cuts: 50, seed, kernels: Series::ALL.to_vec() }
+        Campaign { cuts: 50, seed, release: false, kernels: Series::ALL.to_vec() }
     }
 
+    /// As the command runs it: the release build.
     fn parse(args: &[String]) -> Result<Self, Error> {
         let usage = |why: String| Error::Usage { text: format!("{why}\n{USAGE}") };
-        let mut campaign = Self::by_the_clock();
+        let mut campaign = Campaign { release: true, ..Self::by_the_clock() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let value = args.next().ok_or_else(|| usage(format!("nothing behind `{arg}`")))?;
@@ -117,21 +121,71 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
         return Err(Error::Missing { what, help: "see docs/testing.md".into() });
     }
     crate::ebpf::build()?;
-    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker"]))?;
+    sh::run(sh::cargo().args(["build", "-q", "--release", "-p", "tracker"]))?;
     let log = sh::root().join("target/vm/powercut.log");
     run(&campaign, &log, |line| println!("{line}"))
 }
 
+/// What a campaign has come to.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Cuts while the load ran.
+    loaded: u64,
+    /// What the guests counted, by its name.
+    counts: BTreeMap<String, u64>,
+    /// Time by the step at whose end it was over, over all boots.
+    steps: Vec<(String, Duration)>,
+}
+
+impl Tally {
+    /// Of a line `COUNT N what`.
+    fn count(&mut self, line: &str) {
+        if let Some((Ok(count), what)) = line.split_once(' ').map(|(count, what)| (count.parse::<u64>(), what)) {
+            *self.counts.entry(what.to_owned()).or_default() += count;
+        }
+    }
+
+    fn step(&mut self, name: &str, took: Duration) {
+        match self.steps.iter_mut().find(|(known, _)| known == name) {
+            Some((_, all)) => *all += took,
+            None => self.steps.push((name.to_owned(), took)),
+        }
+    }
+
+    /// Lines for people, after `boots`.
+    fn lines(&self, boots: u64) -> Vec<String> {
+        let counts = self.counts.iter().map(|(what, count)| format!("{count} {what}"));
+        let mean = |(name, all): &(String, Duration)| format!("{name} {:.1}", all.as_secs_f64() / boots.max(1) as f64);
+        let steps: Vec<String> = self.steps.iter().map(mean).collect();
+        let loaded = format!("{} cuts under load", self.loaded);
+        [loaded]
+            .into_iter()
+            .chain(counts)
+            .chain([format!("seconds a boot, in the mean: {}", steps.join(", "))])
+            .collect()
+    }
+}
+
+/// A program of the guest's, in the campaign's build.
+fn built(name: &str, campaign: &Campaign) -> PathBuf {
+    sh::target_dir().join(if campaign.release { "release" } else { "debug" }).join(name)
+}
+
 /// Builds the guest's program.
-fn program() -> Result<PathBuf, Error> {
-    sh::output(sh::cargo().args(["build", "-q", "-p", "tests", "--bin", "powercut"]))?;
-    Ok(sh::target_dir().join("debug/powercut"))
+fn program(campaign: &Campaign) -> Result<PathBuf, Error> {
+    let mut command = sh::cargo();
+    command.args(["build", "-q", "-p", "tests", "--bin", "powercut"]);
+    if campaign.release {
+        command.arg("--release");
+    }
+    sh::output(&mut command)?;
+    Ok(built("powercut", campaign))
 }
 
 /// Cuts the power so many times and boots once more. The output of all boots goes to files beside `log`, one a boot; `say` gets a line or two
 /// for each. The program under test is built by the caller.
 pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMut(&str)) -> Result<(), Error> {
-    let program = program()?;
+    let program = program(campaign)?;
     let kernels: Vec<Kernel> = campaign.kernels.iter().map(|series| vm::ensure(*series)).collect::<Result<_, _>>()?;
     let folder = Folder::new("disks")?;
     let mut disks = Vec::new();
@@ -141,7 +195,7 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
         disks.push(disk);
     }
     say(&format!("seed {}, {} cuts", campaign.seed, campaign.cuts));
-    let (mut acknowledged, mut loaded) = (None::<u64>, false);
+    let (mut acknowledged, mut loaded, mut tally) = (None::<u64>, false, Tally::default());
     for boot in 0..=campaign.cuts {
         let last = boot == campaign.cuts;
         let moment = campaign.moment(boot);
@@ -158,6 +212,7 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
             disk.power_on()?;
         }
         let (started, mut lines, mut refused) = (Instant::now(), Vec::new(), 0);
+        let mut step = started;
         let mut each = |line: &str| {
             lines.push(line.to_owned());
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -174,6 +229,11 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
                     refused += 1;
                     return (refused >= 2 && !last).then_some(after);
                 }
+                ("STEP", _) => {
+                    tally.step(rest, step.elapsed());
+                    step = Instant::now();
+                }
+                ("COUNT", _) => tally.count(rest),
                 ("FOUND", _) => say(&format!("boot {boot}: {rest}")),
                 ("COMPARING", Moment::Comparison(after)) if !last => return Some(after),
                 ("LOAD", _) => {
@@ -187,13 +247,15 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
             None
         };
         let log = log.with_extension(format!("{boot}.log"));
-        let variables = vm::test_variables();
+        let variables = [("TRACKER_TEST_BIN".to_owned(), built("tracker", campaign).display().to_string())];
         let request = Request { words: &words, variables: &variables, limit: LIMIT, disks: &disks };
         let end = vm::boot(kernel, &request, &log, &mut each)?;
         for disk in &disks {
             disk.power_off()?;
         }
         let seconds = started.elapsed().as_secs_f64();
+        tally.step(if loaded { "load until the cut" } else { "cut or end" }, step.elapsed());
+        tally.loaded += u64::from(loaded);
         let wanted = if last { End::Code(0) } else { End::Cut };
         if end != wanted {
             let output = lines.get(lines.len().saturating_sub(80)..).unwrap_or_default().join("\n");
@@ -204,12 +266,15 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
         let what = if last { "ended".into() } else { format!("cut at {moment:?}, {words}") };
         say(&format!("boot {boot}: {} {what}; {seconds:.0} s", kernel.release()));
     }
+    tally.lines(campaign.cuts + 1).iter().for_each(|line| say(line));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Campaign, Moment};
+    use std::time::Duration;
+
+    use super::{Campaign, Moment, Tally};
     use crate::vm::Series;
 
     fn parse(text: &str) -> Option<Campaign> {
@@ -219,7 +284,7 @@ mod tests {
     #[test]
     fn cuts_seed_and_kernel_are_told_apart() {
         let campaign = parse("--cuts 3 --kernel 6.12 --seed 9").expect("valid");
-        assert_eq!(campaign, Campaign { cuts: 3, seed: 9, kernels: vec![Series::V6_12] });
+        assert_eq!(campaign, Campaign { cuts: 3, seed: 9, release: true, kernels: vec![Series::V6_12] });
         assert_eq!(parse("").map(|campaign| campaign.cuts), Some(50));
         for text in ["--cuts", "--cuts 0", "--cuts x", "--kernel 6.2", "7"] {
             assert_eq!(parse(text), None, "{text}");
@@ -227,8 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_boots_say_is_added_up() {
+        let mut tally = Tally::default();
+        ["7 files", "2 others", "4 files", "x files", "5"].into_iter().for_each(|line| tally.count(line));
+        tally.step("kernel", Duration::from_secs(3));
+        tally.step("load", Duration::from_secs(1));
+        tally.step("kernel", Duration::from_secs(4));
+        let mean = "seconds a boot, in the mean: kernel 3.5, load 0.5";
+        assert_eq!(tally.lines(2), ["0 cuts under load", "11 files", "2 others", mean]);
+    }
+
+    #[test]
     fn a_seed_gives_the_same_moments_and_every_kind_of_them() {
-        let campaign = |seed| Campaign { cuts: 50, seed, kernels: Series::ALL.to_vec() };
+        let campaign = |seed| Campaign { cuts: 50, seed, release: true, kernels: Series::ALL.to_vec() };
         let moments = |seed| (0..50).map(|boot| campaign(seed).moment(boot)).collect::<Vec<_>>();
         assert_eq!(moments(1), moments(1));
         assert_ne!(moments(1), moments(2));

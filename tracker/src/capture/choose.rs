@@ -68,6 +68,13 @@ impl Facts {
     /// marks nothing.
     #[must_use]
     pub fn gather() -> Self {
+        Self::gather_for(None)
+    }
+
+    /// Like [`Self::gather`], but where one back end is asked for nothing is tried: its start will tell, and each trial takes the
+    /// object through loading and relocation once more.
+    #[must_use]
+    pub fn gather_for(only: Option<BackEnd>) -> Self {
         let types = KernelTypes::running();
         let layout = match &types {
             Err(error) => Err(error.to_string()),
@@ -80,14 +87,14 @@ impl Facts {
             missing = missing_tracepoints(types);
             for back_end in [BackEnd::Fentry, BackEnd::Kprobe] {
                 let problem = points::functions(types, back_end).err().or_else(|| {
-                    let object = object().filter(|_| privileged)?;
+                    let object = object().filter(|_| privileged && only.is_none())?;
                     let point = points::ways(FunctionId::Move.get(), back_end).concat().first().copied()?;
                     attach::refusal(object, layout, point)
                 });
                 against.extend(problem.map(|problem| (back_end, problem)));
             }
         }
-        Self { privileged, object: object().is_some(), layout_problem: layout.err(), missing, against, only: None }
+        Self { privileged, object: object().is_some(), layout_problem: layout.err(), missing, against, only }
     }
 }
 

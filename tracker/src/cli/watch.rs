@@ -156,7 +156,7 @@ fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
     let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error))?;
     let real = root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path);
     let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
-    let facts = Facts { only: wanted.back_end(), ..Facts::gather() };
+    let facts = Facts::gather_for(wanted.back_end());
     let capture = Capture::start_private(&CaptureConfig::new(PINS, BackEnd::Scan), facts)
         .map_err(|error| AppError::from_error(&error).hint(hint))?;
     if let Err(missing) = capture.supported(&fs) {

@@ -69,7 +69,7 @@ impl Hub {
 
     /// Leaves `inner` without a capture when none can be had.
     fn start_next(&self, inner: &mut Inner) {
-        let mut facts = choose::Facts { only: self.restart.only, ..choose::Facts::gather() };
+        let mut facts = choose::Facts::gather_for(self.restart.only);
         facts.against.extend(inner.against.iter().cloned());
         let config =
             CaptureConfig { entries: self.restart.entries, ..CaptureConfig::new(&self.restart.pin_dir, BackEnd::Scan) };

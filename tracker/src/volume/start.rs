@@ -130,7 +130,7 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     let started = match take_over(&wanted, state_dir, only) {
         Some(capture) => Ok((capture, Started::Resumed)),
         None => {
-            let facts = choose::Facts { only, ..choose::Facts::gather() };
+            let facts = choose::Facts::gather_for(only);
             Capture::start_best(&wanted, facts, &prove)
         }
     };

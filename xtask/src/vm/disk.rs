@@ -57,7 +57,7 @@ impl Disk {
     /// After a boot, however it ended: what reached the disk stays, the rest is gone.
     pub(crate) fn power_off(&self) -> Result<(), Error> {
         let overlay = self.overlay();
-        sh::output(Command::new("qemu-img").args(["commit", "-q", "-d", "-f", "qcow2"]).arg(&overlay))?;
+        sh::output(Command::new("qemu-img").args(["commit", "-q", "-d", "-f", "qcow2", "-t", "unsafe"]).arg(&overlay))?;
         fs::remove_file(&overlay).map_err(Error::io(format!("cannot remove {}", overlay.display())))
     }
 }

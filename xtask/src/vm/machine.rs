@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::cpio::Archive;
 use super::disk::Disk;
 use super::guest::{self, Files};
+use super::image;
 use super::kernel::{self, Kernel};
-use super::modules::{DISKS, Modules, WANTED};
+use super::modules::{DISKS, Modules, WANTED, unsigned};
 use crate::gate::stream;
 use crate::sh::{self, Error};
 
@@ -83,9 +84,6 @@ pub(crate) fn boot(
     let folder = Folder::new("run")?;
     let shared = folder.path.join("shared");
     fs::create_dir(&shared).map_err(Error::io(format!("cannot create {}", shared.display())))?;
-    let write = |path: &Path, bytes: &[u8]| {
-        fs::write(path, bytes).map_err(Error::io(format!("cannot write {}", path.display())))
-    };
     let mut variables: Vec<(String, String)> = std::env::vars().filter(|(name, _)| guest::is_passed_on(name)).collect();
     variables.extend_from_slice(request.variables);
     write(&shared.join(guest::BOOT), guest::boot().as_bytes())?;
@@ -93,7 +91,7 @@ pub(crate) fn boot(
     let (initramfs, console) = (folder.path.join("initramfs"), folder.path.join(guest::CONSOLE));
     write(&initramfs, &archive(kernel, request)?)?;
 
-    let (image, code) = (kernel.image(), shared.join(guest::CODE));
+    let (image, code) = (unpacked_image(kernel, &folder.path)?, shared.join(guest::CODE));
     let files =
         Files { image: &image, initramfs: &initramfs, shared: &shared, console: &console, disks: request.disks };
     // QEMU dies with us: the kernel sees to it.
@@ -119,6 +117,17 @@ pub(crate) fn boot(
     }
 }
 
+/// What QEMU is to start: the kernel out of its image, in `folder`, or the image where that can stay as it is.
+fn unpacked_image(kernel: &Kernel, folder: &Path) -> Result<PathBuf, Error> {
+    let path = kernel.image();
+    let image = read(&path)?;
+    let Some(packed) = image::packed_by_xz(&image) else { return Ok(path) };
+    let (from, to) = (folder.join("kernel.xz"), folder.join("kernel"));
+    write(&from, packed)?;
+    write(&to, &unpacked(&from)?)?;
+    Ok(to)
+}
+
 /// The initramfs: busybox, the modules that a guest needs, and its first program.
 fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>, Error> {
     let tree = kernel.modules();
@@ -127,7 +136,7 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>, Error> {
         fs::read_to_string(&path).map_err(Error::io(format!("cannot read {}", path.display())))
     };
     let modules = Modules::parse(&text("modules.dep")?, &text("modules.builtin")?);
-    let wanted: Vec<&str> = WANTED.into_iter().chain((!request.disks.is_empty()).then_some(DISKS)).collect();
+    let wanted: Vec<&str> = WANTED.into_iter().chain(DISKS.into_iter().filter(|_| !request.disks.is_empty())).collect();
     let order = modules.load_order(&wanted).map_err(|module| Error::Missing {
         what: format!("the kernel {} has no module {module}", kernel.release),
         help: "remove its folder in target/vm, to have it fetched again".into(),
@@ -144,12 +153,16 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>, Error> {
         let path = tree.join(file);
         let bytes = if path.extension() == Some("xz".as_ref()) { unpacked(&path)? } else { read(&path)? };
         let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".xz").to_owned();
-        archive.file(&format!("modules/{name}"), &bytes);
+        archive.file(&format!("modules/{name}"), &unsigned(bytes));
         names.push(name);
     }
     let parent = tree.parent().unwrap_or(&tree);
     archive.file("init", guest::init(&names, parent).as_bytes());
     Ok(archive.finish())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fs::write(path, bytes).map_err(Error::io(format!("cannot write {}", path.display())))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

@@ -5,6 +5,7 @@
 mod cpio;
 mod disk;
 mod guest;
+mod image;
 mod kernel;
 mod machine;
 mod modules;

@@ -9,19 +9,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use aya::programs::loaded_programs;
-use aya::sys::{Stats, enable_stats};
-
-use super::Outcome;
-
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_ENABLE_STATS: libc::c_int = 32;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const RAW_TRACEPOINT: u32 = 17;
 
-fn bpf(command: libc::c_int, attributes: &mut [u64]) -> io::Result<OwnedFd> {
+/// The call's result, which is no error.
+fn ask(command: libc::c_int, attributes: &mut [u64]) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads and writes the array within the length that is passed; what it points to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
-    let fd = i32::try_from(result).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    libc::c_int::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+fn bpf(command: libc::c_int, attributes: &mut [u64]) -> io::Result<OwnedFd> {
+    let fd = ask(command, attributes)?;
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -66,22 +70,38 @@ pub(super) struct ProgramTimes {
 
 impl ProgramTimes {
     /// Of the programs that will be loaded from now on.
-    pub(super) fn begin() -> Outcome<ProgramTimes> {
-        let foreign = loaded_programs().map(|one| one.map(|one| one.id())).collect::<Result<_, _>>()?;
-        Ok(ProgramTimes { foreign, _enabled: enable_stats(Stats::RunTime)? })
+    pub(super) fn begin() -> io::Result<ProgramTimes> {
+        // BPF_STATS_RUN_TIME
+        Ok(ProgramTimes { foreign: programs()?.into_iter().collect(), _enabled: bpf(BPF_ENABLE_STATS, &mut [0])? })
     }
 
     /// Nanoseconds and runs so far.
-    pub(super) fn sum(&self) -> Outcome<(u64, u64)> {
+    pub(super) fn sum(&self) -> io::Result<(u64, u64)> {
         let mut sum = (0, 0);
-        for one in loaded_programs() {
-            let one = one?;
-            if !self.foreign.contains(&one.id()) {
-                sum.0 += u64::try_from(one.run_time().as_nanos())?;
-                sum.1 += one.run_count();
-            }
+        for id in programs()?.into_iter().filter(|id| !self.foreign.contains(id)) {
+            let program = bpf(BPF_PROG_GET_FD_BY_ID, &mut [u64::from(id)])?;
+            // The first 208 bytes of bpf_prog_info (include/uapi/linux/bpf.h, the same since 5.1); run_time_ns and run_cnt
+            // are the last two of these.
+            let mut info = [0u64; 26];
+            let about = program.as_raw_fd() as u64 | (size_of_val(&info) as u64) << 32;
+            ask(BPF_OBJ_GET_INFO_BY_FD, &mut [about, info.as_mut_ptr() as u64])?;
+            (sum.0, sum.1) = (sum.0 + info[24], sum.1 + info[25]);
         }
         Ok(sum)
+    }
+}
+
+/// Ids of all programs that are loaded.
+fn programs() -> io::Result<Vec<u32>> {
+    let mut all = Vec::new();
+    loop {
+        // start_id and next_id, open_flags
+        let mut attributes = [u64::from(all.last().copied().unwrap_or(0)), 0];
+        match ask(BPF_PROG_GET_NEXT_ID, &mut attributes) {
+            Ok(_) => all.push((attributes[0] >> 32) as u32),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::setup;
 use crate::sh::{self, Error};
 use crate::vm::{self, Disk, End, Folder, Kernel, Request, Series};
 
-const USAGE: &str = "usage: cargo xtask powercut [--cuts N] [--seed N] [--kernel 6.1|6.12]
-  N cuts of power (50), each followed by a boot that compares; without --kernel the two take turns";
+const USAGE: &str = "usage: cargo xtask powercut [--cuts N] [--seed N] [--kernel 6.1|6.12] [--build release|debug]
+  N cuts of power (50), each followed by a boot that compares; without --kernel the two take turns; of the release build (the gate has debug)";
 
 /// From the start of QEMU to the cut, or to the end of the last boot. A minute or two when the machine is not busy.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -73,6 +74,11 @@ impl Campaign {
             match arg.as_str() {
                 "--cuts" => campaign.cuts = number()?,
                 "--seed" => campaign.seed = number()?,
+                "--build" => match value.as_str() {
+                    "release" => campaign.release = true,
+                    "debug" => campaign.release = false,
+                    other => return Err(usage(format!("no build `{other}`"))),
+                },
                 "--kernel" => {
                     let series = Series::parse(value).ok_or_else(|| usage(format!("no kernel `{value}`")))?;
                     campaign.kernels = vec![series];
@@ -121,7 +127,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
         return Err(Error::Missing { what, help: "see docs/testing.md".into() });
     }
     crate::ebpf::build()?;
-    sh::run(sh::cargo().args(["build", "-q", "--release", "-p", "tracker"]))?;
+    sh::run(cargo_build(&campaign).args(["-p", "tracker"]))?;
     let log = sh::root().join("target/vm/powercut.log");
     run(&campaign, &log, |line| println!("{line}"))
 }
@@ -171,14 +177,18 @@ fn built(name: &str, campaign: &Campaign) -> PathBuf {
     sh::target_dir().join(if campaign.release { "release" } else { "debug" }).join(name)
 }
 
-/// Builds the guest's program.
-fn program(campaign: &Campaign) -> Result<PathBuf, Error> {
+fn cargo_build(campaign: &Campaign) -> Command {
     let mut command = sh::cargo();
-    command.args(["build", "-q", "-p", "tests", "--bin", "powercut"]);
+    command.args(["build", "-q"]);
     if campaign.release {
         command.arg("--release");
     }
-    sh::output(&mut command)?;
+    command
+}
+
+/// Builds the guest's program.
+fn program(campaign: &Campaign) -> Result<PathBuf, Error> {
+    sh::output(cargo_build(campaign).args(["-p", "tests", "--bin", "powercut"]))?;
     Ok(built("powercut", campaign))
 }
 
@@ -286,7 +296,8 @@ mod tests {
         let campaign = parse("--cuts 3 --kernel 6.12 --seed 9").expect("valid");
         assert_eq!(campaign, Campaign { cuts: 3, seed: 9, release: true, kernels: vec![Series::V6_12] });
         assert_eq!(parse("").map(|campaign| campaign.cuts), Some(50));
-        for text in ["--cuts", "--cuts 0", "--cuts x", "--kernel 6.2", "7"] {
+        assert_eq!(parse("--build debug").map(|campaign| campaign.release), Some(false));
+        for text in ["--cuts", "--cuts 0", "--cuts x", "--kernel 6.2", "--build x", "7"] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

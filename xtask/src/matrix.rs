@@ -108,7 +108,7 @@ fn mutants() -> Result<(), Error> {
         for back_end in BACK_ENDS {
             let words = ["env".to_owned(), format!("TRACKER_TEST_BACK_END={back_end}"), program.display().to_string()];
             let words: Vec<String> = words.into_iter().chain(["--nocapture".into(), "every_function".into()]).collect();
-            let request = Request { words: &words, variables: &vm::test_variables(), limit: 4 * LIMIT, disks: &[] };
+            let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
             let log = vm::folder().join(format!("matrix-functions-{}-{back_end}.log", series.name()));
             let code = vm::run(&vm::ensure(series)?, &request, &log, |line| println!("{line}"))?;
             failed += usize::from(code != 0);

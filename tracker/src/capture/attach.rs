@@ -1,11 +1,12 @@
 //! Attaching one point, and trying out what the kernel allows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint, links::FdLink},
+    programs::{FEntry, FExit, KProbe, ProbeKind, ProgramError, RawTracePoint, links::FdLink},
 };
+use common::functions::FUNCTIONS;
 
 use super::{
     CaptureError,
@@ -42,32 +43,49 @@ fn load(ebpf: &mut Ebpf, point: Point, btf: Option<&Btf>) -> Result<(), CaptureE
 pub(super) fn attach(ebpf: &mut Ebpf, point: Point, btf: Option<&Btf>) -> Result<FdLink, CaptureError> {
     load(ebpf, point, btf)?;
     let Point { program: name, at, name: target } = point;
-    let failed = |source| CaptureError::Program { program: name, source: Box::new(source) };
     let program = ebpf.program_mut(name).ok_or(CaptureError::ObjectLacks { what: "program", name })?;
-    Ok(match at {
-        At::Tracepoint => {
-            let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
-            let id = program.attach(target).map_err(failed)?;
-            program.take_link(id).map_err(failed)?.into()
-        }
-        At::FunctionEntry => {
-            let program: &mut FEntry = program.try_into().map_err(failed)?;
-            let id = program.attach().map_err(failed)?;
-            program.take_link(id).map_err(failed)?.into()
-        }
-        At::FunctionExit => {
-            let program: &mut FExit = program.try_into().map_err(failed)?;
-            let id = program.attach().map_err(failed)?;
-            program.take_link(id).map_err(failed)?.into()
-        }
-        At::Probe => {
-            let program: &mut KProbe = program.try_into().map_err(failed)?;
-            let id = program.attach(target, 0).map_err(failed)?;
-            // Before 5.15 a probe is no link, and ends with the process that made it.
-            let link = program.take_link(id).map_err(failed)?;
-            link.try_into().map_err(|_| failed(ProgramError::UnexpectedProgramType))?
-        }
-    })
+    let link = match at {
+        At::Tracepoint => program.try_into().and_then(|program| tracepoint(program, target)),
+        At::FunctionEntry => program.try_into().and_then(entry),
+        At::FunctionExit => program.try_into().and_then(exit),
+        At::Probe => program.try_into().and_then(|program| probe(program, target)),
+    };
+    link.map_err(|source| CaptureError::Program { program: name, source: Box::new(source) })
+}
+
+/// Attaches the pinned program of a point, which is loaded already.
+pub(super) fn attach_pinned(point: Point, path: &Path) -> Result<FdLink, CaptureError> {
+    let Point { program: name, at, name: target } = point;
+    let returns = FUNCTIONS.iter().any(|function| function.probe_return == name);
+    let kind = if returns { ProbeKind::Return } else { ProbeKind::Entry };
+    let link = match at {
+        At::Tracepoint => RawTracePoint::from_pin(path).and_then(|mut program| tracepoint(&mut program, target)),
+        At::FunctionEntry => FEntry::from_pin(path).and_then(|mut program| entry(&mut program)),
+        At::FunctionExit => FExit::from_pin(path).and_then(|mut program| exit(&mut program)),
+        At::Probe => KProbe::from_pin(path, kind).and_then(|mut program| probe(&mut program, target)),
+    };
+    link.map_err(|source| CaptureError::Program { program: name, source: Box::new(source) })
+}
+
+fn tracepoint(program: &mut RawTracePoint, target: &str) -> Result<FdLink, ProgramError> {
+    let id = program.attach(target)?;
+    Ok(program.take_link(id)?.into())
+}
+
+fn entry(program: &mut FEntry) -> Result<FdLink, ProgramError> {
+    let id = program.attach()?;
+    Ok(program.take_link(id)?.into())
+}
+
+fn exit(program: &mut FExit) -> Result<FdLink, ProgramError> {
+    let id = program.attach()?;
+    Ok(program.take_link(id)?.into())
+}
+
+fn probe(program: &mut KProbe, target: &str) -> Result<FdLink, ProgramError> {
+    let id = program.attach(target, 0)?;
+    // Before 5.15 a probe is no link, and ends with the process that made it.
+    program.take_link(id)?.try_into().map_err(|_| ProgramError::UnexpectedProgramType)
 }
 
 /// Pins the program of a point.

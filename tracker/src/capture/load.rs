@@ -152,7 +152,7 @@ fn attach_and_pin(
     Ok(())
 }
 
-fn pin_error(path: std::path::PathBuf, source: aya::pin::PinError) -> CaptureError {
+pub(super) fn pin_error(path: std::path::PathBuf, source: aya::pin::PinError) -> CaptureError {
     CaptureError::Pin { path, source: Box::new(source) }
 }
 

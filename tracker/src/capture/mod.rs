@@ -21,6 +21,7 @@ mod log;
 pub mod mounts;
 mod pins;
 mod points;
+mod single;
 mod sys;
 mod watch;
 

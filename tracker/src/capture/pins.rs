@@ -237,17 +237,9 @@ impl Capture {
         let pin_dir = &config.pin_dir;
         let mut attached = Vec::new();
         for point in points::every() {
-            let path = link_path(pin_dir, point.program);
-            if !path.exists() {
-                continue;
+            if link_path(pin_dir, point.program).exists() {
+                attached.push(Attached::open(pin_dir, point.program)?);
             }
-            let link = open_pin(&path)?;
-            let path = program_path(pin_dir, point.program);
-            let program = open_pin(&path)?;
-            let id = sys::program_info(program.as_fd())
-                .map_err(|source| CaptureError::File { what: "program information of", path, source })?
-                .id;
-            attached.push(Attached { name: point.program, program, link, id });
         }
         let maps = Maps::open(pin_dir)?;
         let grace = Grace::new().map_err(|source| CaptureError::Grace { source })?;
@@ -337,6 +329,18 @@ impl Capture {
     #[must_use]
     pub fn kernel_memory_bytes(&self) -> u64 {
         self.maps.fds().into_iter().map(memory_of).sum()
+    }
+}
+
+impl Attached {
+    /// What is pinned of a program.
+    pub(super) fn open(pin_dir: &Path, name: &'static str) -> Result<Self, CaptureError> {
+        let link = open_pin(&link_path(pin_dir, name))?;
+        let path = program_path(pin_dir, name);
+        let program = open_pin(&path)?;
+        let info = sys::program_info(program.as_fd());
+        let id = info.map_err(|source| CaptureError::File { what: "program information of", path, source })?.id;
+        Ok(Self { name, program, link, id })
     }
 }
 

@@ -1,0 +1,46 @@
+//! Single programs of a running capture, taken off and put on again without loading any: for tests that leave out one after
+//! the other, where loading all anew would take a minute each time.
+
+use std::fs;
+
+use super::{
+    Capture, CaptureError,
+    attach::attach_pinned,
+    load::pin_error,
+    pins::{Attached, link_path, program_path},
+    points,
+};
+
+impl Capture {
+    /// Detaches these programs, of which some may not be attached; they stay loaded. Gives those that were. The kernel may
+    /// take some milliseconds more until they run no more.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn take_off(&mut self, programs: &[&str]) -> Result<Vec<&'static str>, CaptureError> {
+        let (off, on) = std::mem::take(&mut self.attached).into_iter().partition(|one| programs.contains(&one.name));
+        self.attached = on;
+        let off: Vec<Attached> = off;
+        for one in &off {
+            let path = link_path(&self.pin_dir, one.name);
+            fs::remove_file(&path).map_err(|source| CaptureError::File { what: "remove pin", path, source })?;
+        }
+        Ok(off.into_iter().map(|one| one.name).collect())
+    }
+
+    /// Attaches again what `take_off` has given, in the order in which it was attached first.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn put_on(&mut self, programs: &[&'static str]) -> Result<(), CaptureError> {
+        for name in programs {
+            let none = || CaptureError::ObjectLacks { what: "program", name };
+            let point = points::every().into_iter().find(|point| point.program == *name).ok_or_else(none)?;
+            let (path, pin) = (program_path(&self.pin_dir, name), link_path(&self.pin_dir, name));
+            let link = attach_pinned(point, &path)?;
+            link.pin(&pin).map_err(|source| pin_error(pin.clone(), source))?;
+            self.attached.push(Attached::open(&self.pin_dir, name)?);
+        }
+        Ok(())
+    }
+}

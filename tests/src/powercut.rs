@@ -106,6 +106,12 @@ pub fn main(args: &[String]) {
     let daemon = Daemon::start();
     daemon.ready(boot.number > 0);
     step("comparison");
+    if boot.number > 0 {
+        // The others were made anew from the store, which reads every file whatever the rule for another boot is.
+        let old = daemon.log().matches("the catalog is older than the store").count();
+        println!("FOUND {} catalogs are as new as their stores", VOLUMES.len() - old);
+        println!("COUNT {} catalogs as new as their stores", VOLUMES.len() - old);
+    }
     assert_eq!(tracker(&["sync", "--wait"]).code, Some(0), "{}", daemon.log());
     step("flush");
     let status = daemon.status().expect("a status");

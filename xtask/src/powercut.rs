@@ -18,6 +18,9 @@ const USAGE: &str = "usage: cargo xtask powercut [--cuts N] [--seed N] [--kernel
 const LIMIT: Duration = Duration::from_secs(900);
 /// Longest time under load before the cut, in milliseconds.
 const LOAD_MS: u64 = 12_000;
+/// Begin and length of the time in which a load has changed files and nothing of it is committed yet. Only then is a catalog as new
+/// as its store after the cut; an older one is made anew from the store, and reads everything for that reason alone.
+const UNCOMMITTED_MS: u64 = 700;
 /// Longest time between the first acknowledgement and a cut behind it.
 const ACKNOWLEDGED_MS: u64 = 8_000;
 /// Longest time from the first word of the comparison to a cut in it.
@@ -100,11 +103,13 @@ impl Campaign {
     fn moment(&self, boot: u64) -> Moment {
         let number = mixed(self.seed ^ mixed(boot + 1));
         let within = |bound: u64| Duration::from_millis(number / 5 % bound);
+        let uncommitted = Moment::Load(Duration::from_millis(UNCOMMITTED_MS) + within(UNCOMMITTED_MS));
         match (boot, number % 5) {
-            (0, _) => Moment::Load(within(LOAD_MS)),
+            (0, _) => uncommitted,
             (1..SURELY_LOADED, _) => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
             (_, 0) => Moment::Comparison(within(COMPARISON_MS)),
-            (_, 1 | 2) => Moment::Load(within(LOAD_MS)),
+            (_, 1) => uncommitted,
+            (_, 2) => Moment::Load(within(LOAD_MS)),
             _ => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
         }
     }

@@ -22,6 +22,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tracker::control::Client;
 
@@ -58,22 +59,30 @@ struct Boot {
     acknowledged: Option<u64>,
     /// The boot before was cut under load.
     loaded: bool,
+    /// Under one of which its daemon, which was stopped, had seen nothing.
+    still: bool,
     /// No cut follows.
     last: bool,
+    /// The daemon is stopped before the load.
+    stops: bool,
 }
 
 impl Boot {
     fn parse(args: &[String]) -> Boot {
-        let [number, seed, acknowledged, loaded, last] = args else {
-            panic!("started by `cargo xtask powercut` only, with: BOOT SEED ACKNOWLEDGED|- loaded|idle cut|last");
+        let [number, seed, acknowledged, before, end] = args else {
+            panic!(
+                "started by `cargo xtask powercut` only, with: BOOT SEED ACKNOWLEDGED|- idle|loaded|still cut|still|last"
+            );
         };
         let parse = |text: &str| text.parse::<u64>().expect("a number");
         Boot {
             number: parse(number),
             seed: parse(seed),
             acknowledged: (acknowledged != "-").then(|| parse(acknowledged)),
-            loaded: loaded == "loaded",
-            last: last == "last",
+            loaded: before != "idle",
+            still: before == "still",
+            last: end == "last",
+            stops: end == "still",
         }
     }
 }
@@ -106,6 +115,13 @@ pub fn main(args: &[String]) {
     let daemon = Daemon::start();
     daemon.ready(boot.number > 0);
     step("comparison");
+    if boot.number > 0 {
+        // The others were made anew from the store, which reads every file whatever the rule for another boot is.
+        let kept = VOLUMES.len() - daemon.log().matches("the catalog is older than the store").count();
+        println!("FOUND {kept} catalogs are as new as their stores");
+        println!("COUNT {kept} catalogs as new as their stores");
+        assert!(!boot.still || kept == VOLUMES.len(), "nothing was committed after the catalogs were synced");
+    }
     assert_eq!(tracker(&["sync", "--wait"]).code, Some(0), "{}", daemon.log());
     step("flush");
     let status = daemon.status().expect("a status");
@@ -126,8 +142,12 @@ pub fn main(args: &[String]) {
     println!("FOUND restored equals source on {}", VOLUMES.join(", "));
     step("restores");
     if boot.last {
-        daemon.stop();
+        daemon.signal(Signal::TERM);
+        daemon.end();
         return;
+    }
+    if boot.stops {
+        daemon.signal(Signal::STOP);
     }
     load(&boot);
 }
@@ -333,9 +353,11 @@ impl Daemon {
         assert!(!compares || compared, "no volume was seen to be compared: {seen:?}");
     }
 
-    fn stop(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("SIGTERM");
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("a signal");
+    }
+
+    fn end(mut self) {
         assert!(self.child.wait().expect("its end").success(), "{}", self.log());
     }
 }
@@ -368,6 +390,10 @@ fn load(boot: &Boot) {
     let (until, mut number) = (Instant::now() + UNCUT, boot.number * PER_BOOT);
     for name in VOLUMES {
         File::create(source(name).join("numbers")).expect("the numbers of this boot");
+    }
+    while boot.stops && Instant::now() < until {
+        // Nobody is there to acknowledge anything.
+        thread::sleep(Duration::from_secs(1));
     }
     while Instant::now() < until {
         number += 1;

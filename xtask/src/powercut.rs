@@ -18,6 +18,8 @@ const USAGE: &str = "usage: cargo xtask powercut [--cuts N] [--seed N] [--kernel
 const LIMIT: Duration = Duration::from_secs(900);
 /// Longest time under load before the cut, in milliseconds.
 const LOAD_MS: u64 = 12_000;
+/// Longest time under a load of which a stopped daemon sees nothing.
+const STILL_MS: u64 = 5_000;
 /// Longest time between the first acknowledgement and a cut behind it.
 const ACKNOWLEDGED_MS: u64 = 8_000;
 /// Longest time from the first word of the comparison to a cut in it.
@@ -50,6 +52,9 @@ pub(crate) struct Campaign {
 enum Moment {
     /// So long after the load has begun.
     Load(Duration),
+    /// The same, with the daemon stopped. Only so is a catalog surely as new as its store after the cut; an older one is made anew
+    /// from the store, and has every file read for that reason alone.
+    Still(Duration),
     /// So long after the load's first acknowledgement.
     Acknowledged(Duration),
     /// So long after the comparison with the tree was first seen.
@@ -100,11 +105,14 @@ impl Campaign {
     fn moment(&self, boot: u64) -> Moment {
         let number = mixed(self.seed ^ mixed(boot + 1));
         let within = |bound: u64| Duration::from_millis(number / 5 % bound);
+        // Begins late enough for some files to have changed.
+        let still = Moment::Still(Duration::from_millis(STILL_MS / 5) + within(STILL_MS * 4 / 5));
         match (boot, number % 5) {
-            (0, _) => Moment::Load(within(LOAD_MS)),
+            (0, _) => still,
             (1..SURELY_LOADED, _) => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
             (_, 0) => Moment::Comparison(within(COMPARISON_MS)),
-            (_, 1 | 2) => Moment::Load(within(LOAD_MS)),
+            (_, 1) => still,
+            (_, 2) => Moment::Load(within(LOAD_MS)),
             _ => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
         }
     }
@@ -205,15 +213,25 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
         disks.push(disk);
     }
     say(&format!("seed {}, {} cuts", campaign.seed, campaign.cuts));
-    let (mut acknowledged, mut loaded, mut tally) = (None::<u64>, false, Tally::default());
+    // Of the boot before: what it acknowledged, and how it was cut.
+    let (mut acknowledged, mut before, mut tally) = (None::<u64>, "idle", Tally::default());
     for boot in 0..=campaign.cuts {
         let last = boot == campaign.cuts;
         let moment = campaign.moment(boot);
         let mut words = vec![program.display().to_string(), boot.to_string(), campaign.seed.to_string()];
         words.push(acknowledged.map_or_else(|| "-".into(), |number| number.to_string()));
-        words.push(if loaded { "loaded" } else { "idle" }.into());
-        words.push(if last { "last" } else { "cut" }.into());
-        (acknowledged, loaded) = (None, false);
+        words.push(before.into());
+        words.push(
+            if last {
+                "last"
+            } else if matches!(moment, Moment::Still(_)) {
+                "still"
+            } else {
+                "cut"
+            }
+            .into(),
+        );
+        (acknowledged, before) = (None, "idle");
 
         let series = campaign.kernel(boot);
         let at = campaign.kernels.iter().position(|one| Some(*one) == series).unwrap_or_default();
@@ -247,8 +265,8 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
                 ("FOUND", _) => say(&format!("boot {boot}: {rest}")),
                 ("COMPARING", Moment::Comparison(after)) if !last => return Some(after),
                 ("LOAD", _) => {
-                    loaded = true;
-                    if let Moment::Load(after) = moment {
+                    before = if matches!(moment, Moment::Still(_)) { "still" } else { "loaded" };
+                    if let Moment::Load(after) | Moment::Still(after) = moment {
                         return (!last).then_some(after);
                     }
                 }
@@ -264,6 +282,7 @@ pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMu
             disk.power_off()?;
         }
         let seconds = started.elapsed().as_secs_f64();
+        let loaded = before != "idle";
         tally.step(if loaded { "load until the cut" } else { "cut or end" }, step.elapsed());
         tally.loaded += u64::from(loaded);
         let wanted = if last { End::Code(0) } else { End::Cut };

@@ -146,8 +146,8 @@ impl Bench {
     fn fio(&self, rounds: u64) -> Outcome<Value> {
         let variants = [Watching::Nothing, Watching::Marked, Watching::Inotify, Watching::Fanotify, Watching::Daemon];
         let mut results = vec![Vec::new(); variants.len()];
-        for _ in 0..rounds {
-            for (watching, results) in variants.iter().zip(&mut results) {
+        for round in 0..rounds {
+            for (watching, results) in super::in_turn(variants.iter().zip(&mut results), round) {
                 let guard = self.begin(*watching)?;
                 results.push(fio(&self.large)?);
                 self.end(guard)?;

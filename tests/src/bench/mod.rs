@@ -43,6 +43,14 @@ pub fn main(args: &[String]) -> Outcome<()> {
     }
 }
 
+/// All of `ways`, beginning with another one in each round.
+fn in_turn<T>(ways: impl Iterator<Item = T>, round: u64) -> Vec<T> {
+    let mut all: Vec<T> = ways.collect();
+    let first = round as usize % all.len().max(1);
+    all.rotate_left(first);
+    all
+}
+
 /// The middle of the values (the upper one of two); NaN of none.
 fn median(values: &[f64]) -> f64 {
     percentile(values, 0.5)
@@ -126,6 +134,12 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(percentile(&(0..100).map(f64::from).collect::<Vec<_>>(), 0.99), 99.0);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn every_way_is_the_first_in_some_round() {
+        assert_eq!(in_turn(0..3, 4), [1, 2, 0]);
+        assert!(in_turn(0..0, 1).is_empty());
     }
 
     #[test]

@@ -130,6 +130,10 @@ pub mod ctrl {
     pub const COMPLETE: u32 = 4;
     /// Which back end made the set.
     pub const BACK_END: u32 = 5;
+    /// Hash of the kernel object that made the set.
+    pub const OBJECT: u32 = 6;
+    /// Not 0: as `MARK_UNKNOWN_DIO`, because direct writes may have begun before anything was attached to tell.
+    pub const MARK_EARLIER_DIO: u32 = 7;
     /// Number of words.
     pub const WORDS: u32 = 8;
 }

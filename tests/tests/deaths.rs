@@ -136,3 +136,33 @@ fn a_choice_is_taken_over_only_with_every_program() {
     assert_eq!(compare(&source, &copy, Options::default()).unwrap(), [""; 0]);
     assert!(daemon.stop().success());
 }
+
+/// Programs of another kernel object are not taken for those of this one: a mended hook is there after an upgrade, and all
+/// is compared, since nothing was marked while one set gave way to the other.
+#[test]
+fn an_upgrade_replaces_the_programs_of_another_object() {
+    let test = "an_upgrade_replaces_the_programs_of_another_object";
+    let Some(mount) = Mount::new_or_skip(test, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fs::write(source.join("file"), vec![1; 100_000]).unwrap();
+    let mut volume = Volume::new(&source);
+    volume.start_ready().kill9();
+    fs::write(source.join("meanwhile"), "with the programs of before").unwrap();
+    // Behind its last section an ELF file may hold anything: it works alike, and is another object.
+    let object = volume.scratch("object");
+    let mut bytes = tracker::capture::object().unwrap().to_vec();
+    bytes.extend([0; 64]);
+    fs::write(&object, bytes).unwrap();
+    volume.environment.push(("TRACKER_EBPF_OBJECT".into(), object.display().to_string()));
+    {
+        let _daemon = volume.start_ready();
+        let log = volume.log_tail();
+        assert!(log.contains("OtherObject"), "{log}");
+        File::options().write(true).open(source.join("file")).unwrap().write_all_at(&[2; 100], 50_000).unwrap();
+        volume.sync(SYNC).expect(0);
+        volume.restored("upgraded");
+    }
+    let again = volume.start_ready();
+    assert_eq!(number(&volume.status(), "rescans"), 0, "the same object is taken over");
+    again.stop();
+}

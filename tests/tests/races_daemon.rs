@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -283,5 +283,38 @@ fn a_write_that_does_not_end_holds_up_its_own_file_alone() {
             writer.join().unwrap().unwrap();
         });
         equal(&volume);
+    }
+}
+
+/// Nothing has told of its begin, its end sets no time, and a direct overwrite holds no lock against a reader: ext4 and xfs
+/// take theirs shared (`ext4_dio_write_iter`, `xfs_file_dio_write_aligned`, Linux 6.18).
+#[test]
+fn a_direct_write_that_began_before_the_start_is_committed() {
+    let case = "a_direct_write_that_began_before_the_start_is_committed";
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let source = match SlowSource::new(b'n') {
+            Ok(source) => source,
+            Err(error) => return skip(case, "root", &format!("userfaultfd: {error}")),
+        };
+        let Some(mount) = Mount::new_or_skip(case, kind) else { return };
+        let dir = mount.dir("source");
+        fs::write(dir.join("file"), [1; 1 << 20]).unwrap();
+        let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(dir.join("file")).unwrap();
+        file.sync_all().unwrap();
+        let volume = fast(&dir);
+        thread::scope(|scope| {
+            let release = Release(&source);
+            let writer = scope.spawn(|| file.write_all_at(source.bytes(), 65_536));
+            source.wait().unwrap();
+            let _daemon = volume.start_ready();
+            volume.status_when("protected", SOON, |status| status["state"] == "protected");
+            let reference = volume.reference();
+            let before = volume.tracker(&["cat", utf8(&reference), "file"]).stdout;
+            assert!(before.as_bytes().iter().all(|byte| *byte == 1), "{kind:?}: it was not read before the write");
+            drop(release);
+            writer.join().unwrap().unwrap();
+            assert_ne!(fs::read(dir.join("file")).unwrap(), [1; 1 << 20], "{kind:?}");
+            equal(&volume);
+        });
     }
 }

@@ -23,7 +23,10 @@ const KEEP_SIZE: u64 = 1;
 #[raw_tracepoint(tracepoint = "writeback_dirty_folio")]
 pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     let mapping: Address = ctx.arg(1);
-    let inode: Address = kernel::member(mapping, &globals::MAPPING_HOST)?;
+    let Some(inode) = kernel::member::<Address>(mapping, &globals::MAPPING_HOST) else {
+        count(counter::LOST);
+        return None;
+    };
     let target = Target::marked(inode, HookId::DirtyFolio)?;
     match kernel::folio_range(ctx.arg(0)) {
         Some((start, len)) => {
@@ -117,10 +120,10 @@ pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
 /// A direct request without a known begin completes, with `done` bytes or an error; `None`: that is not known.
 #[inline(always)]
 pub(crate) fn dio_unknown(kiocb: Address, done: Option<i64>) -> Option<()> {
-    if maps::control(ctrl::MARK_UNKNOWN_DIO) == 0 {
+    if maps::control(ctrl::MARK_UNKNOWN_DIO) == 0 && maps::control(ctrl::MARK_EARLIER_DIO) == 0 {
         return Some(());
     }
-    // A write whose begin found no room, or any read: the position has already moved behind it.
+    // A write whose begin found no room or was before the programs, or any read: the position has already moved behind it.
     let target = Target::marked(kiocb_inode(kiocb)?, HookId::DioComplete)?;
     count(counter::UNKNOWN_DIO);
     match (kernel::member::<u64>(kiocb, &globals::KIOCB_POS), done) {

@@ -21,7 +21,7 @@ mod open;
 mod run;
 mod world;
 
-use run::{Failure, run, watched_for_nothing};
+use run::{Failure, kept_out_by_unreadable, run, watched_for_nothing};
 
 use crate::flush::Steps;
 
@@ -116,4 +116,17 @@ fn files_that_left_the_tree_are_watched_no_longer() {
             Err(failure) => panic!("seed {seed}: {failure}"),
         }
     }
+}
+
+#[test]
+fn new_files_that_cannot_be_read_keep_out_none_behind_them() {
+    let mut all = 0;
+    for seed in 1..=50 {
+        match kept_out_by_unreadable(seed) {
+            Ok((0, behind)) => all += behind,
+            Ok((count, behind)) => panic!("seed {seed}: {count} of {behind} files are kept out"),
+            Err(failure) => panic!("seed {seed}: {failure}"),
+        }
+    }
+    assert!(all > 50, "{all} files stood behind unreadable ones");
 }

@@ -1,6 +1,7 @@
 //! What moves while the daemon works, and `FileOps` over an open file of it.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::files::Files;
@@ -13,6 +14,8 @@ pub(super) struct Inner {
     pub(super) dies_in: Option<u64>,
     pub(super) dead: bool,
     pub(super) quiet: bool,
+    /// Inodes that cannot be opened for reading, as on a bad disk.
+    pub(super) unreadable: BTreeSet<u64>,
 }
 
 impl Inner {

@@ -1,10 +1,12 @@
 //! One run: trouble, then calm, then the comparison.
 
+use std::collections::BTreeSet;
+
 use super::check;
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
 use crate::flush::{self, Facts, Limits, Outcome, Report, Steps};
-use crate::model::Time;
+use crate::model::{Kind, Time};
 
 /// What a run found wrong.
 #[derive(Debug, thiserror::Error)]
@@ -110,4 +112,32 @@ pub(super) fn watched_for_nothing(seed: u64) -> Result<usize, Failure> {
     let inner = world.inner.borrow();
     let known = |ino: &u64| world.catalog.records.values().any(|record| record.inode.ino == *ino);
     Ok(inner.files.kernel.watch.iter().filter(|ino| !known(ino)).count())
+}
+
+/// Files that can be read and are in no commit after many flushes of two new files each, where in every directory the first
+/// two of its files cannot be read; and how many files stood behind two such.
+pub(super) fn kept_out_by_unreadable(seed: u64) -> Result<(usize, usize), Failure> {
+    const NEW_FILES: usize = 2;
+    let mut world = SimWorld::new(seed);
+    let mut behind = BTreeSet::new();
+    {
+        let mut inner = world.inner.borrow_mut();
+        (0..200).for_each(|_| inner.files.step());
+        let mut unreadable = BTreeSet::new();
+        for dir in inner.files.inodes.values() {
+            let files =
+                dir.entries.iter().map(|(_, ino)| *ino).filter(|ino| inner.files.inodes[ino].kind == Kind::File);
+            let files: Vec<u64> = files.collect();
+            unreadable.extend(files.iter().take(NEW_FILES));
+            behind.extend(files.into_iter().skip(NEW_FILES));
+        }
+        behind.retain(|ino| !unreadable.contains(ino));
+        inner.unreadable = unreadable;
+    }
+    world.calm();
+    for number in 1..=60 {
+        round(&mut world, number, seed, Steps::ALL, NEW_FILES).map_err(Failure::Flush)?;
+    }
+    let known: BTreeSet<u64> = world.catalog.records.values().map(|record| record.inode.ino).collect();
+    Ok((behind.difference(&known).count(), behind.len()))
 }

@@ -1,7 +1,7 @@
 //! `World` over the model: every call lets applications move a little, and may be the daemon's last.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::files::{Files, ROOT};
@@ -75,7 +75,13 @@ impl SimWorld {
             catalog.records.insert(FileId::ROOT, record);
             catalog.pending.insert(ROOT, Marks::names());
         }
-        let inner = Rc::new(RefCell::new(Inner { files, dies_in: None, dead: false, quiet: false }));
+        let inner = Rc::new(RefCell::new(Inner {
+            files,
+            dies_in: None,
+            dead: false,
+            quiet: false,
+            unreadable: BTreeSet::new(),
+        }));
         SimWorld {
             inner,
             catalog,
@@ -155,6 +161,9 @@ impl SimWorld {
         let stat = self.inner.borrow().files.stat(ino).ok_or(FileError::Moved)?;
         if stat.inode != inode {
             return Err(FileError::Moved);
+        }
+        if self.inner.borrow().unreadable.contains(&ino) {
+            return Err(FileError::Unreadable { cause: "it was made so".into() });
         }
         Ok(SimFile { inner: Rc::clone(&self.inner), ino })
     }

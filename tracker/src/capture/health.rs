@@ -49,7 +49,7 @@ pub enum Problem {
 }
 
 /// Values of the last look.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     misses: HashMap<&'static str, u64>,
     doubts: HashMap<u32, u64>,
@@ -62,6 +62,8 @@ impl Capture {
     /// When the kernel cannot be asked.
     pub fn health(&mut self) -> Result<Health, CaptureError> {
         let mut problems = Vec::new();
+        // Kept only as a whole: what a look that fails has found is found again.
+        let mut seen = self.seen.clone();
         for attached in &self.attached {
             let program = attached.name;
             if self.pinned && !link_path(&self.pin_dir, program).exists() {
@@ -77,7 +79,7 @@ impl Capture {
             if info.id != attached.id || linked != attached.id {
                 problems.push(Problem::ProgramChanged { program });
             }
-            let before = self.seen.misses.insert(program, info.misses).unwrap_or(0);
+            let before = seen.misses.insert(program, info.misses).unwrap_or(0);
             if info.misses > before {
                 problems.push(Problem::Missed { program, runs: info.misses - before });
             }
@@ -90,12 +92,13 @@ impl Capture {
         let counters = self.counters()?;
         for cell in counter::DOUBTS {
             let now = counters.get(cell);
-            let before = self.seen.doubts.insert(cell, now).unwrap_or(0);
+            let before = seen.doubts.insert(cell, now).unwrap_or(0);
             if now > before {
                 let name = counter::NAMES.get(cell as usize).copied().unwrap_or("unnamed");
                 problems.push(Problem::Doubt { counter: name, times: now - before });
             }
         }
+        self.seen = seen;
         Ok(Health { problems })
     }
 }

@@ -89,6 +89,7 @@ pub(super) fn fresh(
     };
     control(ctrl::ABI_VERSION, ABI_VERSION)?;
     control(ctrl::BOOT, boot_hash().unwrap_or(0))?;
+    control(ctrl::OBJECT, object_hash(object))?;
 
     let log = if config.log_marks { log::Pump::start(&mut ebpf) } else { None };
     control(ctrl::BACK_END, config.back_end.word())?;
@@ -104,6 +105,11 @@ pub(super) fn fresh(
     }
     control(ctrl::COMPLETE, 1)?;
     Ok(log)
+}
+
+/// What tells one kernel object from another.
+pub(super) fn object_hash(object: &[u8]) -> u64 {
+    u64::from_le_bytes(blake3::hash(object).as_bytes().first_chunk().copied().unwrap_or_default())
 }
 
 /// Hooks a function by the first way that works.

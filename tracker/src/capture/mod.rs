@@ -132,6 +132,8 @@ pub enum Why {
     OtherAbi,
     /// The pins are of another boot.
     OtherBoot,
+    /// The pinned programs are those of another kernel object.
+    OtherObject,
     /// A link's program is not the pinned one.
     OtherProgram,
     /// The pinned maps have other sizes than are asked for.

@@ -194,6 +194,9 @@ impl Capture {
         if control(ctrl::BOOT) != boot_hash() {
             return Err(Why::OtherBoot);
         }
+        if control(ctrl::OBJECT) != super::object().map(load::object_hash) {
+            return Err(Why::OtherObject);
+        }
         if control(ctrl::COMPLETE) != Some(1) {
             return Err(Why::Incomplete);
         }

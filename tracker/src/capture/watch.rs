@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use common::maps::{InodeKey, mode};
+use common::maps::{InodeKey, ctrl, mode};
 
 use super::{Capture, CaptureError};
 
@@ -22,12 +22,32 @@ impl Capture {
     /// Marks changes on superblock `dev` from now on: of watched inodes, or of all. One of which all are marked stays so: its
     /// watch set was full, and what found no room in it would be marked no more.
     ///
+    /// Of a superblock that was not tracked before, a direct write may be under way whose begin nothing has told of. From now
+    /// on completions without a known begin are marked, those of reads among them, until `forget_earlier_dio`.
+    ///
     /// # Errors
     /// When the map refuses, for instance because too many superblocks are tracked.
     pub fn track(&self, dev: u32, all_inodes: bool) -> Result<(), CaptureError> {
         let all = all_inodes || self.is_widened(dev)?;
         let mode = if all { mode::ALL } else { mode::WATCHED };
+        let before = self.maps.supers.get(dev);
+        if before.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?.is_none() {
+            self.mark_earlier_dio(1)?;
+        }
         self.maps.supers.set(dev, mode).map_err(|source| CaptureError::Map { what: "insert", map: "SUPERS", source })
+    }
+
+    /// Direct writes that were under way when their superblock was tracked first have ended.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn forget_earlier_dio(&self) -> Result<(), CaptureError> {
+        self.mark_earlier_dio(0)
+    }
+
+    fn mark_earlier_dio(&self, value: u64) -> Result<(), CaptureError> {
+        let set = self.maps.ctrl.set(ctrl::MARK_EARLIER_DIO, value);
+        set.map_err(|source| CaptureError::Map { what: "setting", map: "CTRL", source })
     }
 
     /// Stops marking on superblock `dev`.

@@ -52,12 +52,22 @@ fn second_block(marks: &Marks) -> bool {
     marks.all_content() || marks.blocks_within(BLOCKS * BLOCK).contains(1)
 }
 
-static KINDS: [Kind; 5] = [
+/// ext4 with `inline_data` keeps a small file in its inode, where a write makes no page dirty
+/// (`ext4_write_inline_data_end`, Linux 6.18).
+const SMALL: &str = "a write to a file of some bytes";
+const SMALL_BYTES: usize = 40;
+
+static KINDS: [Kind; 6] = [
     Kind { name: "a write", change: |file| file.write_all_at(&[1; BLOCK as usize], BLOCK), seen: second_block },
     Kind { name: "a store through a mapping", change: |file| store_mapped(file, BLOCK, 2), seen: second_block },
     Kind { name: "a direct write", change: direct, seen: second_block },
     Kind { name: "a punched hole", change: punch, seen: second_block },
     Kind { name: "a change of mode", change: mode, seen: |marks| marks.meta },
+    Kind {
+        name: SMALL,
+        change: |file| file.write_all_at(&[1; 10], 0),
+        seen: |marks| marks.all_content() || marks.blocks_within(BLOCK).contains(0),
+    },
 ];
 
 fn direct(file: &File) -> io::Result<()> {
@@ -106,7 +116,7 @@ pub struct Home<'a> {
 }
 
 /// The directory behind a source where its files are really made.
-fn real_dir(root: &SourceRoot) -> &Path {
+pub(super) fn real_dir(root: &SourceRoot) -> &Path {
     root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path)
 }
 
@@ -155,7 +165,8 @@ impl Canary {
     pub fn prepare(&mut self) -> Result<(), String> {
         for (kind, file, _) in &self.files {
             // As much as it takes: the change is made again and again for as long as the volume lives.
-            let filled = file.write_all_at(&[0; (BLOCKS * BLOCK) as usize], 0).and_then(|()| file.sync_data());
+            let bytes = if kind.name == SMALL { SMALL_BYTES } else { (BLOCKS * BLOCK) as usize };
+            let filled = file.write_all_at(&vec![0; bytes], 0).and_then(|()| file.sync_data());
             filled.map_err(|error| format!("{}: its file cannot be filled: {error}", kind.name))?;
         }
         Ok(())

@@ -7,7 +7,8 @@ use std::sync::PoisonError;
 use engine::flush::world::World;
 
 use super::audit::Missed;
-use super::open::{Opened, marked_fs};
+use super::markable::{can_be_marked, marked_fs};
+use super::open::Opened;
 use super::pending::now_ns;
 use super::renew::Failure;
 use super::run::{Phase, Runner};
@@ -147,7 +148,7 @@ impl Runner {
             .map(|(back_end, why)| format!("{} was given up: {why}", back_end.name()))
             .collect();
         let failed = reasons.last().cloned();
-        if let Err(missing) = hub.supported(marked_fs(&opened.world.root)) {
+        if let Err(missing) = can_be_marked(|fs| hub.supported(fs), &opened.world.root) {
             reasons.push(missing.join(", "));
             opened.scan_from_now_on()?;
         }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use engine::dirty::Marks;
 use engine::flush::world::DrainWorld;
@@ -12,6 +13,7 @@ use engine::flush::{self, Steps};
 use engine::model::{FileId, Kind};
 
 use super::pending::{Pending, now_ns};
+use super::problems::{doubts_of, widened_by};
 use super::renew::Restart;
 use common::maps::flag;
 
@@ -52,10 +54,14 @@ impl Sink {
         *doubts.entry(cause.to_owned()).or_default() += 1;
     }
 
-    /// Everything of the volume is in doubt: each file is read again and compared, each directory listed.
+    /// Everything of the volume is in doubt: each file is read again and compared, each directory listed. Also what a flush
+    /// of this moment is about to commit.
     pub fn widen(&self, cause: &str, only: impl Fn(u64) -> bool) -> Result<u64, CatalogError> {
         self.doubt(cause);
-        let (mut after, mut count) = (FileId(0), 0);
+        let fresh = self.pending.fresh().into_iter().filter(|ino| only(*ino));
+        let fresh: Vec<(u64, Marks)> = fresh.map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
+        self.pending.add(&fresh, now_ns())?;
+        let (mut after, mut count) = (FileId(0), fresh.len() as u64);
         loop {
             let rows = self.catalog.files_after(after, 4096)?;
             let Some(last) = rows.last() else { return Ok(count) };
@@ -70,6 +76,13 @@ impl Sink {
         }
     }
 }
+
+/// How long a direct write that was under way when its file system was tracked first is waited for. The block layer gives up
+/// a request after 30 s by default, some drivers after several tries.
+const EARLIER_DIO: Duration = Duration::from_secs(600);
+
+/// Every volume of the file system is asked about each.
+const UNWATCHED_AT_ONCE: usize = 256;
 
 /// What the drains have shown so far.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +111,8 @@ pub(super) struct Inner {
     /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
     inflight_before: u64,
     pub(super) left_over: bool,
+    /// Since when completions of direct writes are marked whose begin is not known.
+    pub(super) earlier_dio: Option<Instant>,
     /// Files of the self-tests: their marks since `forget_probes`.
     probes: BTreeMap<(u32, u64), Marks>,
     /// Counts the back ends that this process has had.
@@ -125,6 +140,7 @@ impl Hub {
                 facts: HubFacts::default(),
                 measured: None,
                 left_over: false,
+                earlier_dio: Some(Instant::now()),
                 inflight_before: 0,
                 probes: BTreeMap::new(),
                 epoch: 0,
@@ -145,6 +161,7 @@ impl Hub {
     pub fn add(&self, sink: Arc<Sink>) -> Result<(), HubError> {
         let mut inner = self.inner();
         inner.capture()?.track(sink.dev, false)?;
+        inner.earlier_dio = Some(Instant::now());
         inner.sinks.push(sink);
         Ok(())
     }
@@ -173,10 +190,11 @@ impl Hub {
         let mut inner = self.inner();
         let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         inner.probes.retain(|key, _| !keys.contains(key));
-        match inner.capture() {
-            Ok(capture) => Ok(capture.unwatch(&keys)?),
-            Err(_) => Ok(()),
+        if inner.capture.is_none() {
+            return Ok(());
         }
+        // A subvolume of btrfs has inode numbers of its own under the same device.
+        inner.unwatch(keys, None)
     }
 
     /// Marks of these files that were drained so far count no more.
@@ -226,6 +244,10 @@ impl Hub {
             inner.left_over = true;
             return Err(error);
         }
+        if inner.earlier_dio.is_some_and(|since| since.elapsed() > EARLIER_DIO) {
+            inner.capture()?.forget_earlier_dio()?;
+            inner.earlier_dio = None;
+        }
         inner.facts.drains += 1;
         Ok(inner.facts.drains)
     }
@@ -240,12 +262,16 @@ impl Hub {
         self.inner().watch(dev, &keys)
     }
 
-    /// A number that a file of a self-test has by now stays watched.
-    pub fn unwatch(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
-        let mut inner = self.inner();
-        let keys = inodes.iter().map(|ino| (dev, *ino)).filter(|key| !inner.probes.contains_key(key));
-        let keys: Vec<(u32, u64)> = keys.collect();
-        Ok(inner.capture()?.unwatch(&keys)?)
+    /// For the volume of `pending`, which has no more use for them. A number that a file of another volume or of a self-test
+    /// has by now stays watched.
+    pub fn unwatch(&self, pending: &Arc<Pending>, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+        // Drains of all volumes wait meanwhile: in pieces.
+        for some in inodes.chunks(UNWATCHED_AT_ONCE) {
+            let mut inner = self.inner();
+            let keys = some.iter().map(|ino| (dev, *ino)).filter(|key| !inner.probes.contains_key(key)).collect();
+            inner.unwatch(keys, Some(pending))?;
+        }
+        Ok(())
     }
 
     pub fn facts(&self) -> HubFacts {
@@ -282,6 +308,21 @@ impl Inner {
         Ok(outcome)
     }
 
+    /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. A volume tells `pending`
+    /// of an inode before it has it watched, so whichever of the two comes first here, it ends up watched.
+    fn unwatch(&mut self, keys: Vec<(u32, u64)>, own: Option<&Arc<Pending>>) -> Result<(), HubError> {
+        let mut free = Vec::new();
+        'keys: for (dev, ino) in keys {
+            for sink in self.sinks.iter().filter(|sink| sink.dev == dev) {
+                if own.is_none_or(|own| !Arc::ptr_eq(&sink.pending, own)) && sink.pending.knows(ino)? {
+                    continue 'keys;
+                }
+            }
+            free.push((dev, ino));
+        }
+        Ok(self.capture()?.unwatch(&free)?)
+    }
+
     pub(super) fn capture(&mut self) -> Result<&mut Capture, HubError> {
         self.capture.as_mut().ok_or(HubError::Ended)
     }
@@ -298,38 +339,6 @@ impl Inner {
         }
         Ok((doubts_of(&health.problems), widened_by(&health.problems)))
     }
-}
-
-/// Why marks of single files were widened, in a closed set of words.
-fn widened_by(problems: &[Problem]) -> Vec<&'static str> {
-    let word = |problem: &Problem| match problem {
-        Problem::Doubt { counter: "dirty_full", .. } => Some("block map full"),
-        Problem::Doubt { counter: "inflight_full", .. } => Some("in-flight map full"),
-        Problem::Doubt { counter: "unreadable", .. } => Some("kernel struct unreadable"),
-        Problem::Doubt { counter: "cas_bound", .. } => Some("range contended"),
-        _ => None,
-    };
-    problems.iter().filter_map(word).collect()
-}
-
-/// The doubts, in a closed set of words, that no mark stands for already.
-fn doubts_of(problems: &[Problem]) -> Vec<&'static str> {
-    let mut doubts: Vec<&'static str> = Vec::new();
-    for problem in problems {
-        let word = match problem {
-            Problem::LinkGone { .. } => "link gone",
-            Problem::ProgramChanged { .. } => "program changed",
-            Problem::Missed { .. } => "missed program run",
-            Problem::Doubt { counter: "lost", .. } => "mark lost",
-            // A mark or an overflow bit stands for it (`widened_by`).
-            Problem::Doubt { .. } => continue,
-        };
-        tracing::warn!(?problem, "marks may be missing: everything is compared");
-        doubts.push(word);
-    }
-    doubts.sort_unstable();
-    doubts.dedup();
-    doubts
 }
 
 /// What a drain took out of the kernel's maps, as the engine takes it: marks of each inode, by superblock. An inode can stand
@@ -445,20 +454,16 @@ impl DrainWorld for Inner {
 mod tests {
     use super::*;
 
-    /// A run that the kernel skipped cannot be brought about at will; what follows from the kernel's count of them is this.
+    /// A flush of this moment may have read it already, and commits it only afterwards.
     #[test]
-    fn each_problem_of_the_capture_is_a_doubt_by_name() {
-        let found = [
-            Problem::Missed { program: "dio_complete", runs: 3 },
-            Problem::Missed { program: "dirty_folio", runs: 1 },
-            Problem::LinkGone { program: "dirty_folio" },
-            Problem::ProgramChanged { program: "dirty_folio" },
-            Problem::Doubt { counter: "lost", times: 1 },
-            Problem::Doubt { counter: "overflow", times: 9 },
-            Problem::Doubt { counter: "dirty_full", times: 9 },
-        ];
-        assert_eq!(doubts_of(&found), ["link gone", "mark lost", "missed program run", "program changed"]);
-        assert_eq!(widened_by(&found), ["block map full"]);
-        assert_eq!(doubts_of(&[]), [""; 0]);
+    fn a_doubt_reaches_files_that_are_not_in_the_catalog_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
+        let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
+        let sink = Sink::new("v", 1, catalog, pending);
+        sink.pending.add_fresh(&[7, 8]);
+        assert_eq!(sink.widen("kernel map full", |ino| ino == 7).unwrap(), 1);
+        assert!(sink.pending.marks(7).is_some_and(|marks| marks.rescan && marks.names));
+        assert_eq!(sink.pending.marks(8), None);
     }
 }

@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`claim`, `covered`, `open`, `pace`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`claim`, `covered`, `markable`, `open`, `pace`, `problems`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 pub mod audit;
 pub mod canary;
@@ -10,10 +10,12 @@ pub mod era;
 pub mod fleet;
 pub mod hub;
 mod inflight;
+mod markable;
 pub mod open;
 pub mod pace;
 pub mod pending;
 pub mod pool;
+mod problems;
 pub mod prover;
 pub mod renew;
 mod room;

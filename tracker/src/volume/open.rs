@@ -16,6 +16,7 @@ use engine::plan::find_head;
 use super::audit::Audit;
 use super::claim::{claim, same_source};
 use super::hub::{Hub, Sink};
+use super::markable::{can_be_marked, marked_fs};
 use super::pending::{Pending, now_ns};
 use super::prover::Prover;
 use super::renew::COMPARE;
@@ -27,7 +28,7 @@ use crate::catalog::{self, Catalog, Writer};
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
 use crate::reading::{self, Reader};
-use crate::source::{FsType, IdentityCheck, SourceRoot};
+use crate::source::{IdentityCheck, SourceRoot};
 use crate::status::Backend;
 use crate::store::meter::{Meter, Metered};
 use crate::store::{self, Prefixed, Store, StoreOptions};
@@ -76,24 +77,6 @@ pub(super) fn world_error(error: WorldError) -> AppError {
             .hint("`tracker verify` says what else is damaged; nothing was written"),
         error => failed("cannot start", error),
     }
-}
-
-/// The name of a file system as the capture knows it.
-fn fs_name(fs: FsType) -> &'static str {
-    match fs {
-        FsType::Ext4 => "ext4",
-        FsType::Xfs => "xfs",
-        FsType::Btrfs => "btrfs",
-        FsType::Tmpfs => "tmpfs",
-        FsType::Overlay => "overlay",
-        FsType::Other(_) => "other",
-    }
-}
-
-/// Name of the file system whose inodes the marks of a source carry.
-pub(super) fn marked_fs(root: &SourceRoot) -> &'static str {
-    let upper = root.upper().filter(|upper| upper.reachable()).and_then(|upper| upper.fs());
-    fs_name(upper.unwrap_or(root.fs()))
 }
 
 /// What the kernel's capture came to, for one daemon.
@@ -177,7 +160,7 @@ pub fn open(
     let prover = Prover::new(&config.name, state, hub.as_ref().map_or(0, |hub| hub.epoch()));
     if let Some(there) = &hub {
         let fs = marked_fs(&root);
-        if let Err(missing) = there.supported(fs) {
+        if let Err(missing) = can_be_marked(|fs| there.supported(fs), &root) {
             reasons.push(format!("{fs}: {}", missing.join(", ")));
             hub = None;
         }

@@ -4,15 +4,11 @@
 //! every volume is compared afterwards; a note in each catalog makes the next process do it if this one dies before.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-
-use engine::dirty::Marks;
+use std::time::Instant;
 
 use super::hub::{Hub, HubError, Inner, Sink};
-use super::pending::now_ns;
 use super::trust::Compare;
 use crate::capture::{BackEnd, Capture, CaptureConfig, MapEntries, choose};
-use crate::catalog::CatalogError;
 use crate::error::chain;
 
 /// Name of the note what is to be compared until the first pass is through.
@@ -91,6 +87,7 @@ impl Hub {
         }
         (self.restart.chosen)(&capture);
         inner.capture = Some(capture);
+        inner.earlier_dio = Some(Instant::now());
     }
 }
 
@@ -99,7 +96,7 @@ impl Inner {
     pub(super) fn doubt_everything(&mut self) -> Result<(), HubError> {
         let Some(cause) = self.doubt else { return Ok(()) };
         for sink in &self.sinks {
-            doubt_all(sink, cause)?;
+            sink.widen(cause, |ino| ino != 0)?;
             // They are pending now, and outlive this process.
             sink.catalog.set_note(COMPARE, Compare::Listings.word())?;
         }
@@ -118,13 +115,4 @@ fn watch_all(capture: &Capture, sink: &Sink) -> Result<(), HubError> {
         capture.watch(&keys)?;
         Ok(())
     })
-}
-
-/// Also of files that a flush of this moment is about to commit.
-fn doubt_all(sink: &Arc<Sink>, cause: &str) -> Result<(), CatalogError> {
-    let fresh: Vec<(u64, Marks)> =
-        sink.pending.fresh().into_iter().map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
-    sink.pending.add(&fresh, now_ns())?;
-    sink.widen(cause, |ino| ino != 0)?;
-    Ok(())
 }

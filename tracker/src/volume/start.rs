@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::canary::{self, Home, Proof};
 use super::hub::Hub;
-use super::open::{self, CaptureFacts};
+use super::markable::{can_be_marked, marked_fs};
+use super::open::CaptureFacts;
 use super::renew::Restart;
 use super::room;
 use crate::capture::{self, BackEnd, Capture, CaptureConfig, Started, choose};
@@ -170,7 +171,7 @@ fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) 
     for volume in volumes.iter().filter(|volume| volume.capture != config::Capture::Scan) {
         // A source that cannot be opened is the volume's own failure, which it reports itself.
         let Ok(root) = SourceRoot::open(&volume.source) else { continue };
-        if capture.supported(open::marked_fs(&root)).is_err() {
+        if can_be_marked(|fs| capture.supported(fs), &root).is_err() {
             continue;
         }
         let name = volume.name.as_str();
@@ -179,7 +180,7 @@ fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) 
             Proof::Passed { kinds, untried } => tracing::info!(volume = name, ?kinds, ?untried, "the self-test passed"),
             Proof::NotPossible { why } => tracing::warn!(volume = name, why, "the self-test could not be made"),
             Proof::Failed { kind } => {
-                return Err(format!("self-test on {}: {kind} was not seen", open::marked_fs(&root)));
+                return Err(format!("self-test on {}: {kind} was not seen", marked_fs(&root)));
             }
         }
     }

@@ -264,7 +264,7 @@ impl World for VolumeWorld {
 
     fn unwatch(&mut self, inodes: &[u64]) -> Result<(), WorldError> {
         if let Some((hub, dev)) = &self.hub {
-            hub.unwatch(*dev, inodes)?;
+            hub.unwatch(&self.pending, *dev, inodes)?;
         }
         Ok(())
     }

@@ -1,0 +1,78 @@
+//! ext4 with `inline_data`: a small file lies in its inode, and a write to it makes no page dirty.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tests::capture_rig::{back_end, config, obstacle};
+use tests::daemon::Volume;
+use tests::mounts::{programs_or_skip, root_or_skip, run, skip};
+use tracker::capture::Capture;
+use tracker::source::SourceRoot;
+use tracker::volume::canary::{Proof, prove};
+
+struct Mounted {
+    folder: TempDir,
+}
+
+impl Mounted {
+    fn or_skip(test: &str) -> Option<Mounted> {
+        if !root_or_skip(test) || !programs_or_skip(test, "ext4", &["mkfs.ext4"]) {
+            return None;
+        }
+        if let Some(reason) = obstacle() {
+            skip(test, "ebpf", reason);
+            return None;
+        }
+        let mounted = Mounted { folder: tempfile::tempdir().unwrap() };
+        let image = mounted.folder.path().join("image");
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "inline_data", "-I", "256"]).arg(&image));
+        fs::create_dir(mounted.root()).unwrap();
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(mounted.root()));
+        Some(mounted)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.path().join("m")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(self.root()));
+    }
+}
+
+/// No back end is used for it, by name, and the change is committed all the same.
+#[test]
+fn small_files_in_their_inodes_are_scanned() {
+    let Some(mounted) = Mounted::or_skip("small_files_in_their_inodes_are_scanned") else { return };
+    let source = mounted.root().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("small"), [1; 40]).unwrap();
+    let volume = Volume::new(&source);
+    let _daemon = volume.start_ready();
+    File::options().write(true).open(source.join("small")).unwrap().write_all_at(&[2; 10], 7).unwrap();
+    volume.sync(Duration::from_secs(60)).expect(0);
+    volume.restored("copy");
+    let status = volume.status();
+    assert_eq!(status["backend"], "scan", "{status:#}");
+    assert!(status["reasons"].to_string().contains("inline_data"), "{status:#}");
+}
+
+/// Whatever else may keep a write to a small file from being seen: the self-test asks for it.
+#[test]
+fn the_self_test_finds_that_a_small_file_is_not_seen() {
+    let Some(mounted) = Mounted::or_skip("the_self_test_finds_that_a_small_file_is_not_seen") else { return };
+    let mut capture = Capture::start(&config()).unwrap().0;
+    let proof = prove(&mut capture, &SourceRoot::open(&mounted.root()).unwrap(), None);
+    capture.detach().unwrap();
+    match proof.unwrap() {
+        Proof::Failed { kind } => assert!(kind.contains("some bytes"), "{kind}"),
+        other => panic!("{:?}: {other:?}", back_end()),
+    }
+}

@@ -9,6 +9,29 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[derive(Debug)]
 pub struct Pages<const N: usize>(pub [u8; N]);
 
+/// Writes two pages at `offset`, of which the second one cannot be read: a direct write fails part of the way. Gives what the
+/// call gave.
+///
+/// # Errors
+/// The kernel's, of the write too.
+pub fn torn_write(file: &File, byte: u8, offset: u64) -> io::Result<usize> {
+    const PAGE: usize = 4096;
+    let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address of the kernel's choice, whose first page alone is touched, and which ends here.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), 2 * PAGE, rights, flags, -1, 0);
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        std::ptr::write_bytes(at.cast::<u8>(), byte, PAGE);
+        libc::mprotect(at.byte_add(PAGE), PAGE, libc::PROT_NONE);
+        let written = libc::pwrite(file.as_raw_fd(), at, 2 * PAGE, offset as libc::off_t);
+        let error = io::Error::last_os_error();
+        libc::munmap(at, 2 * PAGE);
+        usize::try_from(written).map_err(|_| error)
+    }
+}
+
 /// Writes through `io_submit`, and waits.
 ///
 /// # Errors

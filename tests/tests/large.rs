@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,4 +90,39 @@ fn a_restart_walks_nothing_and_one_change_reads_one_file() {
     }
     assert!(daemon.stop().success());
     volume.restored("copy");
+}
+
+/// Block numbers have 32 bits in a bitmap, which are 16 TiB: what lies behind is marked in another way.
+#[test]
+fn a_byte_behind_16_tib_is_committed() {
+    const TIB: u64 = 1 << 40;
+    let Some(mount) = Mount::new_or_skip("a_byte_behind_16_tib_is_committed", Kind::Xfs) else { return };
+    let source = mount.dir("source");
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(source.join("file")).unwrap();
+    file.set_len(20 * TIB).unwrap();
+    file.write_all_at(b"before", 15 * TIB).unwrap();
+    let volume = Volume::new(&source);
+    let _daemon = volume.start_ready();
+    let places = [(16 * TIB - 3, b"across"), (17 * TIB + 777, b"behind"), (20 * TIB - 6, b"theend")];
+    for (at, bytes) in places {
+        file.write_all_at(bytes, at).unwrap();
+        volume.sync(LONG).expect(0);
+    }
+    // No other file system here can hold it.
+    let copy = source.with_file_name("copy");
+    volume.restore(&copy).expect(0);
+    let copy = File::open(copy.join("file")).unwrap();
+    assert_eq!(copy.metadata().unwrap().len(), 20 * TIB);
+    for (at, expected) in places.into_iter().chain([(15 * TIB, b"before")]) {
+        let mut found = [0; 6];
+        copy.read_exact_at(&mut found, at).unwrap();
+        assert_eq!(&found, expected, "at {at}");
+    }
+    // Reading all of it is out of the question: whatever is no hole is among those blocks.
+    let (mut at, mut data) = (0, 0);
+    while let Ok(start) = rustix::fs::seek(&copy, rustix::fs::SeekFrom::Data(at)) {
+        at = rustix::fs::seek(&copy, rustix::fs::SeekFrom::Hole(start)).unwrap();
+        data += at - start;
+    }
+    assert!(data <= 16 * 65_536, "{data} bytes of data");
 }

@@ -333,6 +333,9 @@ fn a_write_back_error_stays_visible_until_it_is_acknowledged() {
     let status = volume.status_when("the error", SOON, |status| !status["write_back"].is_null());
     assert_eq!((&status["state"], &status["write_back"]["path"]), (&"degraded".into(), &"file".into()), "{status}");
     fs::remove_file(&filler).unwrap();
+    // Nothing is written: what the error has left open is read by itself.
+    volume.status_when("no more errors", SOON, |status| status["pending_inodes"] == 0);
+    volume.restored("after-the-error");
     let write = |byte: u8| {
         let file = OpenOptions::new().write(true).open(source.join("file")).unwrap();
         file.write_all_at(&vec![byte; 3 << 20], 0).unwrap();

@@ -33,6 +33,8 @@ pub(crate) const FLUSHES: Oracle =
 pub(crate) const BACK_ENDS: [&str; 2] = ["fentry", "kprobe"];
 /// The part of the cells that the test programs run.
 pub(crate) const PART: &str = "TRACKER_MATRIX_PART";
+/// What another distribution of the cells over the parts is drawn from.
+pub(crate) const SEED: &str = "TRACKER_MATRIX_SEED";
 /// Of one guest: ten minutes on two cores, much of it for the verifier.
 const LIMIT: Duration = Duration::from_secs(3600);
 

@@ -10,7 +10,8 @@
 //! - the daemon may die at every call it makes; the kernel maps, the catalog and the store live on;
 //! - a commit's creation may fail before, succeed with a lost reply, or take effect much later.
 //!
-//! Not modelled: bit rot in the store, loss of the catalog, reboot (the rules for these have tests of their own).
+//! Not modelled: bit rot in the store, loss of the catalog, reboot, a second volume of the file system (the rules for
+//! these have tests of their own).
 //! After each run writers stop, faults stop, and the fold of all commits must equal the tree: names, kinds, modes,
 //! bytes. A seed that fails is repeated with `TRACKER_SIM_SEED=<seed> cargo test -p engine --lib sim_one_seed`.
 

@@ -38,7 +38,8 @@ const fn cells(series: Series, oracle: matrix::Oracle, back_end: &'static str, p
 /// the one that no kernel of ours would take by itself, where the flushes below do not; then a quarter of the matrix by each
 /// oracle. Each quarter has every operation and every file system, each kernel both
 /// oracles and both back ends, and each back end both oracles. More would be beyond the time that the gate has: most of a run is
-/// the kernel's verifier. The running kernel has all of it by both oracles, in tier 2.
+/// the kernel's verifier. The running kernel has all of it by both oracles, in tier 2. Which cells a quarter has, and which of the
+/// two oracles takes which back end, changes with the commit (`seed`).
 const RUNS: [Run; 6] = [
     kernels("auto", "", 2),
     Run { series: Some(Series::V6_1), ..kernels("kprobe", "protects_and_restores", 1) },
@@ -47,6 +48,22 @@ const RUNS: [Run; 6] = [
     cells(Series::V6_12, matrix::MARKS, "fentry", "3/4"),
     cells(Series::V6_12, matrix::FLUSHES, "kprobe", "4/4"),
 ];
+
+/// Of the commit that is tested; 0 where none is known.
+fn seed() -> u64 {
+    let head = sh::output(Command::new("git").current_dir(sh::root()).args(["rev-parse", "HEAD"]));
+    head.ok().and_then(|head| u64::from_str_radix(head.get(..8)?, 16).ok()).unwrap_or(0)
+}
+
+/// `RUNS`, for every other seed with the back ends of the matrix exchanged.
+fn runs_of(seed: u64) -> [Run; 6] {
+    RUNS.map(|run| match (run.part, run.back_end) {
+        (Some(_), "kprobe") if seed % 2 == 1 => Run { back_end: "fentry", ..run },
+        (Some(_), "fentry") if seed % 2 == 1 => Run { back_end: "kprobe", ..run },
+        _ => run,
+    })
+}
+
 /// A guest takes about five minutes on two idle cores. One that prints nothing for 15 minutes is ended before.
 const LIMIT: Duration = Duration::from_secs(2700);
 /// Cuts of power in the gate; `cargo xtask powercut` makes more.
@@ -63,15 +80,18 @@ pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
         Ok(Outcome::Passed)
     });
     let wanted = |program: &Path| filter.is_none_or(|filter| has_test(program, filter));
-    let runs: Vec<(Run, PathBuf)> = RUNS.into_iter().zip(programs).filter(|(_, program)| wanted(program)).collect();
+    let seed = seed();
+    let runs: Vec<(Run, PathBuf)> =
+        runs_of(seed).into_iter().zip(programs).filter(|(_, program)| wanted(program)).collect();
     // A guest that runs nothing is not worth its boot.
     if !built || runs.is_empty() || !tiers::build_tracker(gate) {
         return;
     }
+    println!("   the matrix by seed {seed} (`{}`)", matrix::SEED);
     let mut missing = false;
     for series in Series::ALL {
         match kernel(gate, series) {
-            Some(kernel) => guest(gate, series, &kernel, &script(series, &runs, filter)),
+            Some(kernel) => guest(gate, series, &kernel, &script(series, &runs, seed, filter)),
             None => missing = true,
         }
     }
@@ -118,7 +138,7 @@ fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, script: &str) {
 
 /// The runs of this kernel one after the other. Before each stands what cargo would say, so that kernel and back end stand in
 /// front of each name.
-fn script(series: Series, runs: &[(Run, PathBuf)], filter: Option<&str>) -> String {
+fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&str>) -> String {
     let mut script = String::from("code=0\n");
     for (run, program) in runs.iter().filter(|(run, _)| run.series.is_none_or(|only| only == series)) {
         let Run { series: _, test, back_end, cases, threads, part } = run;
@@ -127,7 +147,7 @@ fn script(series: Series, runs: &[(Run, PathBuf)], filter: Option<&str>) -> Stri
             variables.push_str(&format!("TRACKER_TEST_BACK_END={back_end} "));
         }
         if let Some(part) = part {
-            variables.push_str(&format!("{}={part} ", matrix::PART));
+            variables.push_str(&format!("{}={part} {}={seed} ", matrix::PART, matrix::SEED));
         }
         script.push_str(&format!(
             "echo '     Running tests/{test}.rs ({test} under {}, {back_end}-0)'\n\
@@ -143,40 +163,49 @@ fn script(series: Series, runs: &[(Run, PathBuf)], filter: Option<&str>) -> Stri
 
 #[cfg(test)]
 mod tests {
-    use super::{RUNS, script};
+    use super::{RUNS, runs_of, script};
     use crate::matrix::{BACK_ENDS, FLUSHES, MARKS};
     use crate::vm::Series;
 
     #[test]
     fn the_runs_of_a_kernel_are_its_own_and_those_of_each() {
         let runs: Vec<_> = RUNS.into_iter().map(|run| (run, format!("/a b/{}", run.test).into())).collect();
-        let old = script(Series::V6_1, &runs, None);
+        let old = script(Series::V6_1, &runs, 5, None);
         for text in [
             "(kernels under 6.1, auto-0)",
             "\n'/a b/kernels' --show-output --test-threads=2 ''",
             "TRACKER_TEST_BACK_END=kprobe '/a b/kernels' --show-output --test-threads=1 protects_and_restores",
-            "TRACKER_TEST_BACK_END=kprobe TRACKER_MATRIX_PART=1/4 '/a b/matrix'",
-            "TRACKER_TEST_BACK_END=fentry TRACKER_MATRIX_PART=2/4 '/a b/matrix_flush'",
+            "TRACKER_TEST_BACK_END=kprobe TRACKER_MATRIX_PART=1/4 TRACKER_MATRIX_SEED=5 '/a b/matrix'",
+            "TRACKER_TEST_BACK_END=fentry TRACKER_MATRIX_PART=2/4 TRACKER_MATRIX_SEED=5 '/a b/matrix_flush'",
         ] {
             assert!(old.contains(text), "{text} is not in {old}");
         }
-        let new = script(Series::V6_12, &runs, None);
+        let new = script(Series::V6_12, &runs, 5, None);
         assert!(!new.contains("TRACKER_TEST_BACK_END=kprobe '/a b/kernels'"), "{new}");
-        for text in ["(matrix under 6.12, fentry-0)", "PART=3/4 '/a b/matrix'", "PART=4/4 '/a b/matrix_flush'"] {
+        for text in [
+            "(matrix under 6.12, fentry-0)",
+            "PART=3/4 TRACKER_MATRIX_SEED=5 '/a b/matrix'",
+            "PART=4/4 TRACKER_MATRIX_SEED=5 '/a b/matrix_flush'",
+        ] {
             assert!(new.contains(text), "{text} is not in {new}");
         }
         assert!(!new.contains("1/4"), "{new}");
-        assert!(script(Series::V6_1, &runs, Some("reads")).contains("--test-threads=1 reads"));
+        assert!(script(Series::V6_1, &runs, 5, Some("reads")).contains("--test-threads=1 reads"));
     }
 
     #[test]
     fn each_oracle_has_each_kernel_and_back_end_and_each_part_is_run() {
-        let count = |wanted: &dyn Fn(&super::Run) -> bool| RUNS.iter().filter(|run| wanted(run)).count();
-        for oracle in [MARKS, FLUSHES] {
-            let of = |wanted: &dyn Fn(&super::Run) -> bool| count(&|run| run.test == oracle.test && wanted(run));
-            assert!(Series::ALL.iter().all(|series| of(&|run| run.series == Some(*series)) == 1), "{oracle:?}");
-            assert!(BACK_ENDS.iter().all(|back_end| of(&|run| run.back_end == *back_end) == 1), "{oracle:?}");
+        let (even, odd) = (runs_of(4), runs_of(5));
+        for runs in [&even, &odd] {
+            let count = |wanted: &dyn Fn(&super::Run) -> bool| runs.iter().filter(|run| wanted(run)).count();
+            for oracle in [MARKS, FLUSHES] {
+                let of = |wanted: &dyn Fn(&super::Run) -> bool| count(&|run| run.test == oracle.test && wanted(run));
+                assert!(Series::ALL.iter().all(|series| of(&|run| run.series == Some(*series)) == 1), "{oracle:?}");
+                assert!(BACK_ENDS.iter().all(|back_end| of(&|run| run.back_end == *back_end) == 1), "{oracle:?}");
+            }
+            assert!(["1/4", "2/4", "3/4", "4/4"].iter().all(|part| count(&|run| run.part == Some(part)) == 1));
         }
-        assert!(["1/4", "2/4", "3/4", "4/4"].iter().all(|part| count(&|run| run.part == Some(part)) == 1));
+        let cells = even.iter().zip(&odd).filter(|(run, _)| run.part.is_some());
+        assert!(cells.clone().count() == 4 && cells.clone().all(|(one, other)| one.back_end != other.back_end));
     }
 }

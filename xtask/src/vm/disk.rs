@@ -13,10 +13,10 @@ use std::process::Command;
 use crate::sh::{self, Error};
 
 /// Options of the drive beside its file. `unsafe` spares the host's own disk: it is the guest that loses power, not the host.
-/// The table of a disk fits into its cache, so that nothing is pushed out of it before a flush.
+/// The tables of a disk of up to 8 GiB fit into its cache, so that nothing is pushed out of it before a flush.
 pub(super) const OPTIONS: &str = "format=qcow2,cache=unsafe,l2-cache-size=1M";
 
-/// One table for the whole disk: pieces of 128 KiB, each of which knows its 32 blocks.
+/// One table for each GiB of the disk: pieces of 128 KiB, each of which knows its 32 blocks.
 const LAYOUT: &str = "cluster_size=128k,extended_l2=on";
 
 /// One disk.

@@ -104,7 +104,9 @@ pub fn gather<W: World>(
                 Listed::Entries(seen) => {
                     let mut listing = differing(world, dir, seen, facts.compare)?;
                     // Nor may those in front keep out the ones behind them.
-                    let first = super::first_of(facts.drain, listing.seen.len());
+                    // Drawn anew: by the draw of the queue a directory would begin at the same places whenever it is its turn.
+                    let drawn = facts.drain ^ (dir.0 + 1).wrapping_mul(0xd1b5_4a32_d192_ed03);
+                    let first = super::first_of(drawn, listing.seen.len());
                     listing.seen.rotate_left(first);
                     let whole = listing.seen.len();
                     let mut seen = Vec::new();

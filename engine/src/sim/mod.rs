@@ -122,7 +122,7 @@ fn files_that_left_the_tree_are_watched_no_longer() {
 #[test]
 fn new_files_that_cannot_be_read_keep_out_none_behind_them() {
     let mut all = 0;
-    for seed in 1..=50 {
+    for seed in 1..=200 {
         match kept_out_by_unreadable(seed) {
             Ok((0, behind)) => all += behind,
             Ok((count, behind)) => panic!("seed {seed}: {count} of {behind} files are kept out"),

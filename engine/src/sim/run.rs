@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check;
+use super::files::ROOT;
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
 use crate::flush::{self, Facts, Limits, Outcome, Report, Steps};
@@ -124,7 +125,13 @@ pub(super) fn kept_out_by_unreadable(seed: u64) -> Result<(usize, usize), Failur
         let mut inner = world.inner.borrow_mut();
         (0..200).for_each(|_| inner.files.step());
         let mut unreadable = BTreeSet::new();
-        for dir in inner.files.inodes.values() {
+        // The model has directories outside of the tree as well.
+        let mut queue = vec![ROOT];
+        while let Some(dir) = queue.pop() {
+            let dir = &inner.files.inodes[&dir];
+            queue.extend(
+                dir.entries.iter().map(|(_, ino)| *ino).filter(|ino| inner.files.inodes[ino].kind == Kind::Dir),
+            );
             let files =
                 dir.entries.iter().map(|(_, ino)| *ino).filter(|ino| inner.files.inodes[ino].kind == Kind::File);
             let files: Vec<u64> = files.collect();
@@ -135,7 +142,7 @@ pub(super) fn kept_out_by_unreadable(seed: u64) -> Result<(usize, usize), Failur
         inner.unreadable = unreadable;
     }
     world.calm();
-    for number in 1..=60 {
+    for number in 1..=600 {
         round(&mut world, number, seed, Steps::ALL, NEW_FILES).map_err(Failure::Flush)?;
     }
     let known: BTreeSet<u64> = world.catalog.records.values().map(|record| record.inode.ino).collect();

@@ -310,7 +310,7 @@ fn a_direct_write_that_began_before_the_start_is_committed() {
             volume.status_when("protected", SOON, |status| status["state"] == "protected");
             let reference = volume.reference();
             let before = volume.tracker(&["cat", utf8(&reference), "file"]).stdout;
-            assert!(before.as_bytes().iter().all(|byte| *byte == 1), "{kind:?}: it was not read before the write");
+            assert_eq!(before.as_bytes(), [1; 1 << 20], "{kind:?}: it was not read before the write");
             drop(release);
             writer.join().unwrap().unwrap();
             assert_ne!(fs::read(dir.join("file")).unwrap(), [1; 1 << 20], "{kind:?}");

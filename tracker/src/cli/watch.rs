@@ -17,6 +17,7 @@ use crate::config::{self, INTERVAL_DEFAULT, parse_interval};
 use crate::error::{AppError, ExitCode};
 use crate::source::SourceRoot;
 use crate::units::PathField;
+use crate::volume::markable::can_be_marked;
 use crate::watching::{Change, Tree, World};
 
 /// Print changed paths, kinds and byte ranges as they happen. Needs no store.
@@ -159,7 +160,7 @@ fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
     let facts = Facts::gather_for(wanted.back_end());
     let capture = Capture::start_private(&CaptureConfig::new(PINS, BackEnd::Scan), facts)
         .map_err(|error| AppError::from_error(&error).hint(hint))?;
-    if let Err(missing) = capture.supported(&fs) {
+    if let Err(missing) = can_be_marked(|_| capture.supported(&fs), &root) {
         let why = format_args!("cannot watch {fs}: {}", missing.join(", "));
         return Err(AppError::new(ExitCode::Error, why).hint(hint));
     }
@@ -206,6 +207,8 @@ fn watch_dir(dir: &Path, options: &WatchOptions, out: &mut Out) -> Result<ExitCo
 fn start(live: &mut Live) -> Result<Tree, AppError> {
     let failed = |error: CaptureError| AppError::from_error(&error);
     live.capture.track(live.dev, false).map_err(failed)?;
+    // Every direct read would be told as a change, for the sake of a write that began before.
+    live.capture.forget_earlier_dio().map_err(failed)?;
     let root = live.root.stat(Path::new("")).map_err(|error| AppError::from_error(&error))?.stat;
     let mut tree = Tree::walk(&root, live).map_err(failed)?;
     live.root.sync().map_err(|error| AppError::from_error(&error))?;

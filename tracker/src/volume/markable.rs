@@ -28,7 +28,7 @@ pub(super) fn marked_fs(root: &SourceRoot) -> &'static str {
 ///
 /// # Errors
 /// What is missing.
-pub(super) fn can_be_marked(
+pub(crate) fn can_be_marked(
     supported: impl FnOnce(&str) -> Result<(), Vec<&'static str>>,
     root: &SourceRoot,
 ) -> Result<(), Vec<&'static str>> {

@@ -10,7 +10,7 @@ pub mod era;
 pub mod fleet;
 pub mod hub;
 mod inflight;
-mod markable;
+pub(crate) mod markable;
 pub mod open;
 pub mod pace;
 pub mod pending;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tests::capture_rig::{back_end, config, obstacle};
-use tests::daemon::Volume;
+use tests::daemon::{Volume, binary};
 use tests::mounts::{programs_or_skip, root_or_skip, run, skip};
 use tracker::capture::Capture;
 use tracker::source::SourceRoot;
@@ -62,6 +62,14 @@ fn small_files_in_their_inodes_are_scanned() {
     let status = volume.status();
     assert_eq!(status["backend"], "scan", "{status:#}");
     assert!(status["reasons"].to_string().contains("inline_data"), "{status:#}");
+}
+
+#[test]
+fn a_watch_refuses_small_files_in_their_inodes() {
+    let Some(mounted) = Mounted::or_skip("a_watch_refuses_small_files_in_their_inodes") else { return };
+    let output = Command::new(binary()).arg("watch").arg(mounted.root()).args(["--timeout", "1s"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("inline_data"), "{output:?}");
 }
 
 /// Whatever else may keep a write to a small file from being seen: the self-test asks for it.

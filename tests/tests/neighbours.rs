@@ -6,12 +6,18 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tests::capture_rig::{Rig, config};
 use tests::compare::assert_same;
 use tests::daemon::{binary, utf8};
 use tests::mounts::{Kind, Mount, run};
+use tracker::catalog::Catalog;
+use tracker::volume::hub::{Hub, Sink};
+use tracker::volume::pending::Pending;
+use tracker::volume::renew::Restart;
 
 const FILES: u64 = 20;
 /// So many that numbers of the self-test are among theirs.
@@ -173,4 +179,37 @@ fn subvolumes_with_the_same_inode_numbers_keep_their_watches() {
     (0..MANY).for_each(|number| overwrite(&two.join(format!("f-{number}")), 6));
     daemon.sync();
     daemon.compare("again");
+}
+
+/// As above without chance: the self-test's file has the number of a volume's.
+#[test]
+fn the_self_test_lets_go_of_no_file_of_a_volume() {
+    let Some(mut rig) = Rig::new("the_self_test_lets_go_of_no_file_of_a_volume", Kind::Ext4) else { return };
+    for name in ["ours", "nobodys"] {
+        fs::write(rig.path(name), [1; 4096]).unwrap();
+    }
+    let (dev, ours, nobodys) = (rig.dev, rig.ino("ours"), rig.ino("nobodys"));
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
+    let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
+    let restart = Restart {
+        pin_dir: folder.path().to_path_buf(),
+        entries: config().entries,
+        only: None,
+        prove: Box::new(|_| Ok(())),
+        chosen: Box::new(|_| ()),
+    };
+    let hub = Hub::new(rig.capture.take().unwrap(), restart);
+    hub.add(Arc::new(Sink::new("v", dev, catalog, Arc::clone(&pending)))).unwrap();
+    pending.add_fresh(&[ours]);
+    hub.add_probes(dev, &[ours, nobodys]).unwrap();
+    hub.remove_probes(dev, &[ours, nobodys]).unwrap();
+    // So that a mark of the other would be taken, if there were one.
+    pending.add_fresh(&[nobodys]);
+    for name in ["ours", "nobodys"] {
+        overwrite(&rig.path(name), 2);
+    }
+    hub.drain().unwrap();
+    assert!(pending.marks(ours).is_some());
+    assert_eq!(pending.marks(nobodys), None);
 }

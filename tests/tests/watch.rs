@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -17,7 +17,7 @@ use serde_json::Value;
 use tests::capture_rig::back_end;
 use tests::daemon::binary;
 use tests::mounts::{Kind, Mount};
-use tests::raw_io::Mapping;
+use tests::raw_io::{Mapping, Pages};
 use tracker::capture::{Capture, CaptureConfig};
 
 /// Where a watch has its pins while it starts.
@@ -308,4 +308,23 @@ fn a_watch_refuses_back_ends_that_cannot_be_had() {
         assert!(matches!(output.status.code(), Some(1 | 2)), "{word}: {text}");
         assert!(text.contains(word) && text.contains("hint: "), "{text}");
     }
+}
+
+/// Where volumes mark completions of direct requests whose begin is not known, a watch does not: they are reads.
+#[test]
+fn a_direct_read_is_not_printed() {
+    let Some(mount) = Mount::new_or_skip("a_direct_read_is_not_printed", Kind::Ext4) else { return };
+    let _turn = turn();
+    let dir = tree(&mount);
+    fs::write(dir.join("read"), [1; 65_536]).unwrap();
+    let mut watch = Watch::start(&dir, &[]);
+    watch.line("ready", |line| line == "ready");
+    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(dir.join("read")).unwrap();
+    let mut pages = Box::new(Pages([0; 65_536]));
+    file.read_exact_at(&mut pages.0, 0).unwrap();
+    write_only(&dir.join("a")).write_all_at(b"x", 0).unwrap();
+    watch.line("a, and nothing before it", |line| {
+        assert!(!line.starts_with("read  "), "{line}");
+        line.starts_with("a  ")
+    });
 }

@@ -4,6 +4,7 @@
 mod beneath;
 mod directory;
 mod file;
+mod handle;
 mod mount_table;
 mod mounts;
 mod root;

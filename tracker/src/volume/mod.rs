@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`claim`, `covered`, `markable`, `open`, `pace`, `problems`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`claim`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 pub mod audit;
 pub mod canary;
@@ -14,6 +14,7 @@ pub(crate) mod markable;
 pub mod open;
 pub mod pace;
 pub mod pending;
+mod places;
 pub mod pool;
 mod problems;
 pub mod prover;

@@ -443,6 +443,7 @@ impl Runner {
         if unsettled {
             left_over.push("the store has not told whether the last commit took effect".into());
         }
+        tracing::debug!(volume = %self.opened.name, number, seconds, clean, ?left_over, "a flush ended");
         let interval = self.interval;
         let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(0));
         let foreign: Vec<PathBuf> = self.opened.world.foreign.keys().cloned().collect();

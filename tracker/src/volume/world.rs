@@ -21,12 +21,13 @@ use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
 
 use super::hub::{Hub, HubError};
 use super::pending::{Pending, now_ns};
+use super::places::Placed;
 use super::pool::{Opener, Pool};
 use super::tick;
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
 use crate::failpoint;
-use crate::source::{Directory, Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot, SourceStat};
+use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot, SourceStat};
 use crate::store::{self, ErrorKind, Store, StoreError};
 
 /// What ends a flush. Files that cannot be read are not among them.
@@ -54,14 +55,8 @@ pub enum WorldError {
     Object { key: String, cause: String },
 }
 
-fn unreadable(error: impl std::fmt::Display) -> FileError {
+pub(super) fn unreadable(error: impl std::fmt::Display) -> FileError {
     FileError::Unreadable { cause: error.to_string() }
-}
-
-/// Opens by path and makes sure that it is the inode that was meant.
-fn open(root: &SourceRoot, path: Option<&PathBuf>, inode: InodeId) -> Result<OpenFile, FileError> {
-    let Some(path) = path else { return Err(FileError::Moved) };
-    Ok(root.open_file(path, inode)?)
 }
 
 /// `None` where nothing is.
@@ -85,7 +80,7 @@ pub struct VolumeWorld {
     pub era_length: u64,
     pub epoch: u64,
     pub volume_id: Id,
-    placed: HashMap<FileId, (FileId, Vec<u8>, InodeId)>,
+    pub(super) placed: HashMap<FileId, Placed>,
     pool: Pool<OpenFile>,
     /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
     pub foreign: BTreeMap<PathBuf, Foreign>,
@@ -142,27 +137,6 @@ impl VolumeWorld {
         let ctime = record.ctime.and_then(|ctime| tick::settled(ctime, self.began));
         Record { ctime, ..record }
     }
-
-    /// Forgets where new files of the last flush were seen.
-    pub fn end_flush(&mut self) {
-        self.placed.clear();
-        self.pending.clear_fresh();
-    }
-
-    /// Path below the source; `None` when no name is known.
-    pub fn path(&self, id: FileId) -> Result<Option<PathBuf>, CatalogError> {
-        let mut names: Vec<&[u8]> = Vec::new();
-        let mut at = id;
-        while let Some((parent, name, _)) = self.placed.get(&at) {
-            names.push(name);
-            at = *parent;
-        }
-        let Some(mut path) = self.catalog.path_of(at)? else { return Ok(None) };
-        for name in names.into_iter().rev() {
-            path.push(OsStr::from_bytes(name));
-        }
-        Ok(Some(path))
-    }
 }
 
 fn to_record(row: FileRow) -> Record {
@@ -198,6 +172,15 @@ pub(super) fn to_row(record: Record, handle: Option<Vec<u8>>) -> FileRow {
 
 fn missing_rows(missing: Vec<Missing>) -> Vec<MissingRow> {
     missing.into_iter().map(|m| MissingRow { parent: m.parent, name: m.name, drain: m.drain }).collect()
+}
+
+/// Opens by path and makes sure that it is the inode that was meant.
+fn opener(root: &Arc<SourceRoot>, paths: HashMap<FileId, PathBuf>) -> Opener<OpenFile> {
+    let root = Arc::clone(root);
+    Arc::new(move |job| match paths.get(&job.id) {
+        Some(path) => Ok(root.open_file(path, job.inode)?),
+        None => Err(FileError::Moved),
+    })
 }
 
 impl World for VolumeWorld {
@@ -237,10 +220,13 @@ impl World for VolumeWorld {
     }
 
     fn stat(&mut self, id: FileId) -> Result<Option<Stat>, WorldError> {
-        match self.path(id)? {
-            Some(path) => Ok(there(self.root.stat(&path))?),
-            None => Ok(None),
+        let at = |path: PathBuf| Ok::<_, WorldError>(there(self.root.stat(&path))?);
+        let found = self.path(id)?.map(at).transpose()?.flatten();
+        if found.as_ref().map(|stat| stat.inode) == self.inode(id)? {
+            return Ok(found);
         }
+        // Something else may be at its path, which is an answer too.
+        Ok(self.whereabouts(id).map(at).transpose()?.flatten().or(found))
     }
 
     fn alive(&mut self, id: FileId) -> Result<Alive, WorldError> {
@@ -270,36 +256,38 @@ impl World for VolumeWorld {
     }
 
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
-        self.placed.insert(id, (parent, name.to_vec(), inode));
+        self.note_place(id, parent, name, inode);
     }
 
     fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError> {
-        let path = self.path(id).map_err(unreadable)?.ok_or(FileError::Moved)?;
-        match self.root.meta(&path) {
+        self.at_its_path(id, |path| match self.root.meta(path) {
             Ok((found, meta)) if found.stat.inode == stat.inode => Ok(meta),
             Ok(_) | Err(SourceError::Gone { .. }) => Err(FileError::Moved),
             Err(error) => Err(unreadable(error)),
-        }
+        })
     }
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
         failpoint::hit("names");
-        let mut paths: HashMap<FileId, PathBuf> = HashMap::new();
-        for job in jobs {
-            if let Ok(Some(path)) = self.path(job.id) {
-                paths.insert(job.id, path);
+        let paths = jobs.iter().filter_map(|job| Some((job.id, self.path(job.id).ok()??))).collect();
+        let mut images = self.pool.read(jobs, steps, &opener(&self.root, paths));
+        // Those that moved since they were listed are where their handles say.
+        let moved: Vec<usize> = (0..jobs.len()).filter(|at| images[*at] == Err(FileError::Moved)).collect();
+        let again: Vec<ReadJob> = moved.iter().map(|at| jobs[*at].clone()).collect();
+        let paths: HashMap<FileId, PathBuf> =
+            again.iter().filter_map(|job| Some((job.id, self.whereabouts(job.id)?))).collect();
+        if !paths.is_empty() {
+            let found = self.pool.read(&again, steps, &opener(&self.root, paths));
+            for (at, image) in moved.into_iter().zip(found) {
+                images[at] = image;
             }
         }
-        let root = Arc::clone(&self.root);
-        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.get(&job.id), job.inode));
-        let images = self.pool.read(jobs, steps, &opener);
         failpoint::hit("read");
         images
     }
 
     fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
-        let path = self.path(job.id).map_err(unreadable)?;
-        open(&self.root, path.as_ref(), job.inode)
+        self.at_its_path(job.id, |path| Ok(self.root.open_file(path, job.inode)?))
     }
 
     fn record(&self, id: FileId) -> Result<Option<Record>, WorldError> {
@@ -366,7 +354,7 @@ impl World for VolumeWorld {
     fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), WorldError> {
         let mut files = Vec::with_capacity(change.records.len());
         for record in change.records {
-            let handle = self.handle(&record);
+            let handle = self.new_handle(&record);
             files.push(to_row(self.believed(record), handle));
         }
         let rows = catalog::CatalogChange {
@@ -456,30 +444,6 @@ impl World for VolumeWorld {
 const ATTEMPTS: u32 = 3;
 
 impl VolumeWorld {
-    /// A handle for a file that gets a record for the first time; it proves later that an inode is gone.
-    fn handle(&self, record: &Record) -> Option<Vec<u8>> {
-        if !self.placed.contains_key(&record.id) {
-            return None;
-        }
-        let path = self.path(record.id).ok()??;
-        self.root.handle(&path, record.inode).ok()?
-    }
-
-    /// Opens the directory `dir`; `None` if it is at its path no more, an inner error if it is and cannot be opened.
-    #[expect(clippy::type_complexity, reason = "two kinds of failure, one of them an answer")]
-    fn directory(&self, dir: FileId) -> Result<Option<(PathBuf, Result<Directory, SourceError>)>, WorldError> {
-        let Some(path) = self.path(dir)? else { return Ok(None) };
-        let expect = match self.placed.get(&dir) {
-            Some((_, _, inode)) => Some(*inode),
-            None => self.catalog.file(dir)?.map(|row| row.inode),
-        };
-        match self.root.directory(&path) {
-            Ok(opened) if Some(opened.inode()) != expect => Ok(None),
-            Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Ok(None),
-            opened => Ok(Some((path, opened))),
-        }
-    }
-
     /// Watches all that the catalog knows.
     pub fn watch_all(&mut self) -> Result<(), WorldError> {
         let Some((hub, dev)) = &self.hub else { return Ok(()) };

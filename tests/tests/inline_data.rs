@@ -59,6 +59,9 @@ fn small_files_in_their_inodes_are_scanned() {
     File::options().write(true).open(source.join("small")).unwrap().write_all_at(&[2; 10], 7).unwrap();
     volume.sync(Duration::from_secs(60)).expect(0);
     volume.restored("copy");
+    let told = Command::new(binary()).args(["doctor", "--json"]).arg(&source).output().unwrap();
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("inline_data"), "{told}");
     let status = volume.status();
     assert_eq!(status["backend"], "scan", "{status:#}");
     assert!(status["reasons"].to_string().contains("inline_data"), "{status:#}");

@@ -6,6 +6,7 @@ use super::fs::{self, FileSystem};
 use super::{Finding, Kernel};
 use crate::status::Backend;
 use crate::units::PathField;
+use crate::volume::markable;
 
 /// The writable layer of an overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Facts {
     pub fs: String,
     pub mount_point: String,
     pub upper: Option<Upper>,
+    /// Small files are kept in their inodes (ext4 with `inline_data`).
+    pub in_inodes: bool,
     /// Mount points below it.
     pub inside: Vec<String>,
 }
@@ -86,10 +89,15 @@ pub fn judge(facts: &Facts, kernel: &Kernel, back_end: Backend) -> Verdict {
         let fix = "protect each as a volume of its own; until they are gone the volume is degraded";
         findings.push(Finding::new("mounts inside", false, value, fix));
     }
-    let back_end = if hidden { Backend::Scan } else { back_end };
+    let back_end = if hidden || facts.in_inodes { Backend::Scan } else { back_end };
     let mut file_system = fs::judge(name, kernel, back_end);
     if hidden {
         file_system.problems = vec!["marks carry inodes of the upper layer, which cannot be reached".to_owned()];
+    }
+    if facts.in_inodes {
+        file_system.problems = vec![markable::IN_INODES.to_owned()];
+        file_system.fix =
+            Some("keep the directory on a file system made without it (`mkfs.ext4 -O ^inline_data`)".to_owned());
     }
     Verdict { path: facts.path.clone(), findings, file_system }
 }

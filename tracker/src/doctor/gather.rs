@@ -1,4 +1,5 @@
-//! Reads the facts from /proc and /sys. Writes nothing, decides nothing.
+//! Reads the facts from /proc and /sys. Decides nothing, and writes nothing but, where a directory on ext4 is asked about, one
+//! byte into a file without a name: only that tells whether small files are kept in inodes.
 
 use std::fs;
 use std::path::Path;
@@ -14,6 +15,7 @@ use crate::capture::layout::KernelTypes;
 use crate::capture::{mount_of, object};
 use crate::source::{SourceError, SourceRoot};
 use crate::units::PathField;
+use crate::volume::markable;
 
 /// Those of the running kernel and this process.
 #[must_use]
@@ -116,6 +118,7 @@ pub fn directory(dir: &Path) -> Result<directory::Facts, SourceError> {
         fs: mount.fs_type.clone(),
         mount_point: mount.mount_point.display().to_string(),
         upper,
+        in_inodes: markable::keeps_content_in_inodes(&root),
         inside,
     })
 }

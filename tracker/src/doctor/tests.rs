@@ -169,7 +169,14 @@ fn hooked_functions_stand_in_for_tracepoints() {
 
 fn at(fs: &str, upper: Option<Upper>) -> directory::Facts {
     let inside = Vec::new();
-    directory::Facts { path: PathField::new(b"/d"), fs: fs.into(), mount_point: "/".into(), upper, inside }
+    directory::Facts {
+        path: PathField::new(b"/d"),
+        fs: fs.into(),
+        mount_point: "/".into(),
+        upper,
+        in_inodes: false,
+        inside,
+    }
 }
 
 #[test]
@@ -196,6 +203,15 @@ fn mounts_inside_degrade_a_directory() {
     facts.inside.push("/d/m".into());
     let verdict = directory::judge(&facts, &whole(), Backend::Tracepoint);
     assert!(verdict.degraded() && verdict.findings.iter().any(|finding| finding.value.contains("/d/m")));
+}
+
+#[test]
+fn small_files_in_inodes_are_told_with_what_helps() {
+    let facts = directory::Facts { in_inodes: true, ..at("ext4", None) };
+    let verdict = directory::judge(&facts, &whole(), Backend::Tracepoint);
+    assert!(verdict.degraded() && verdict.file_system.backend == Backend::Scan, "{verdict:#?}");
+    assert!(verdict.file_system.problems.iter().any(|problem| problem.contains("inline_data")), "{verdict:#?}");
+    assert!(verdict.file_system.fix.is_some_and(|fix| fix.contains("^inline_data")));
 }
 
 #[test]

@@ -34,18 +34,21 @@ pub(crate) fn can_be_marked(
 ) -> Result<(), Vec<&'static str>> {
     let fs = marked_fs(root);
     supported(fs)?;
-    if fs == "ext4" && keeps_content_in_inodes(root) {
-        return Err(vec!["its inline_data feature keeps small files where no hook sees a write to them"]);
-    }
-    Ok(())
+    if keeps_content_in_inodes(root) { Err(vec![IN_INODES]) } else { Ok(()) }
 }
+
+/// Why such a file system is scanned.
+pub(crate) const IN_INODES: &str = "its inline_data feature keeps small files where no hook sees a write to them";
 
 /// `EXT4_INLINE_DATA_FL` of `fs/ext4/ext4.h`.
 const INLINE_DATA: u32 = 0x1000_0000;
 
 /// Whether the file system of a source keeps the content of small files in their inodes (ext4 with `inline_data`), where no
 /// hook tells of a write. No, where no file can be made to find out.
-fn keeps_content_in_inodes(root: &SourceRoot) -> bool {
+pub(crate) fn keeps_content_in_inodes(root: &SourceRoot) -> bool {
+    if marked_fs(root) != "ext4" {
+        return false;
+    }
     let made = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(real_dir(root));
     let Ok(file) = made else { return false };
     file.write_all_at(b"x", 0).is_ok()

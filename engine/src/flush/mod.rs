@@ -175,6 +175,12 @@ pub fn flush<W: World>(
     read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
     leave_out(world, taken, facts, &mut names, &builder, excluded, &mut kept)?;
     builder.keep_only(world, &names)?;
+    for ino in builder.drop_read_elsewhere(world, &names)? {
+        // Without marks it was found by comparison.
+        let doubt = (Marks::rescan(), 0);
+        let (marks, since_ns) = taken.get(ino).map_or(doubt, |waiting| (waiting.marks.clone(), waiting.since_ns));
+        kept.add(ino, &marks, since_ns);
+    }
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
     keep_unread(world, taken, &names, &builder, &mut kept)?;
     names.forget_gone(world, &mut kept)?;

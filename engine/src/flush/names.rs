@@ -1,11 +1,11 @@
 //! The names part of a flush: lists changed directories, and the new ones they lead to, until nothing is unlisted.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use super::world::{Alive, Entry, Known, Listed, Missing, Record, Stat, World};
+use super::world::{Alive, Entry, Known, Listed, Missing, Moved, Record, Stat, World};
 use super::{Facts, Report};
 use crate::dirty::{DirtySet, Marks};
-use crate::model::{FileId, InodeId, Kind};
+use crate::model::{FileId, InodeId, Kind, NameChange};
 use crate::reconcile::{Assigned, Listing, Lookup, NamePlan, reconcile};
 
 /// Listings of this flush and what follows from them.
@@ -15,6 +15,8 @@ pub struct Gathered {
     pub assigned: Assigned,
     listings: Vec<Listing>,
     missing: Vec<Missing>,
+    /// Where files were looked for, by the names as they were decided then.
+    pub looked_at: Moved,
     new_inodes: HashMap<FileId, InodeId>,
 }
 
@@ -50,6 +52,16 @@ impl Gathered {
         Ok(())
     }
 
+    /// Known files to which the plan gives a name.
+    pub fn moved(&self) -> Moved {
+        let new: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
+        let sets = self.plan.changes.iter().filter_map(|change| match change {
+            NameChange::Set { parent, name, id } if !new.contains(id) => Some((*id, (*parent, name.clone()))),
+            _ => None,
+        });
+        sets.collect()
+    }
+
     /// Decides again without the files that could not be read.
     pub fn exclude<W: World>(
         &mut self,
@@ -63,6 +75,9 @@ impl Gathered {
         Ok(())
     }
 }
+
+/// Times that directories are looked for anew in one flush.
+const ROUNDS_MAX: u32 = 8;
 
 /// Lists and reconciles until every new directory was listed or there is no more room.
 pub fn gather<W: World>(
@@ -78,8 +93,10 @@ pub fn gather<W: World>(
         assigned: Assigned::new(world.next_id()?),
         listings: Vec::new(),
         missing: world.missing()?,
+        looked_at: Moved::new(),
         new_inodes: HashMap::new(),
     };
+    world.moved(&Moved::new());
     let mut queue: VecDeque<(FileId, u64, u64)> = VecDeque::new();
     let mut queued: BTreeSet<FileId> = BTreeSet::new();
     for (ino, waiting) in taken.iter().filter(|(_, waiting)| waiting.marks.names) {
@@ -93,6 +110,9 @@ pub fn gather<W: World>(
     let first = super::first_of(facts.drain, queue.len());
     queue.rotate_left(first);
     let (mut new_files, mut new_bytes) = (0usize, 0u64);
+    let mut rounds = 0;
+    // Directories that were not where they were looked for: each is looked for again where a listing shows it to be.
+    let mut not_there: BTreeMap<FileId, (u64, u64)> = BTreeMap::new();
     while !queue.is_empty() {
         while let Some((dir, ino, since)) = queue.pop_front() {
             if new_files >= facts.limits.files || new_bytes >= facts.limits.bytes {
@@ -132,8 +152,11 @@ pub fn gather<W: World>(
                     }
                     listing.seen = seen;
                     gathered.listings.push(listing);
+                    not_there.remove(&dir);
                 }
-                Listed::NotThere => kept.add(ino, &Marks::names(), since),
+                Listed::NotThere => {
+                    not_there.insert(dir, (ino, since));
+                }
                 Listed::Unreadable(cause) => {
                     report.unlisted.push((dir, cause));
                     kept.add(ino, &Marks::names(), since);
@@ -162,6 +185,18 @@ pub fn gather<W: World>(
                 queue.push_back((dir, ino, 0));
             }
         }
+        let moved = gathered.moved();
+        if moved != gathered.looked_at {
+            world.moved(&moved);
+            gathered.looked_at = moved;
+            rounds += 1;
+            if rounds <= ROUNDS_MAX {
+                queue.extend(not_there.iter().map(|(dir, (ino, since))| (*dir, *ino, *since)));
+            }
+        }
+    }
+    for (ino, since) in not_there.values() {
+        kept.add(*ino, &Marks::names(), *since);
     }
     Ok(gathered)
 }

@@ -1,6 +1,8 @@
 //! What a flush needs from outside: kernel maps, directories, files, catalog, store, clock. The daemon implements it with
 //! system calls, the simulation with a model; the order of calls is `flush`'s alone.
 
+use std::collections::BTreeMap;
+
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{ChangeSet, FileId, Hash, Id, InodeId, Kind, Meta, Root, Seq, Stored, Time};
 
@@ -168,6 +170,9 @@ pub struct Head {
 /// A node of a file's block tree (`tree`): file, level, index.
 pub type NodeKey = (FileId, u8, u64);
 
+/// Known files that the running flush has found elsewhere than they are committed: the new parent and name of each.
+pub type Moved = BTreeMap<FileId, (FileId, Vec<u8>)>;
+
 /// Tree nodes to keep; `None` deletes.
 pub type NodeChanges = Vec<(NodeKey, Option<Vec<u8>>)>;
 
@@ -230,6 +235,9 @@ pub trait World {
     fn unwatch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
     /// Tells where new files were seen in this flush, so that `open` and `meta_of` find files the catalog has not yet.
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId);
+    /// Tells where known files are by the names that this flush is going to commit, in place of what it told before: they and
+    /// what lies below them are looked for there. What is read of a file is committed under the name it was read by.
+    fn moved(&mut self, places: &Moved);
     /// Attributes of anything but a regular file (symlink target and extended attributes included).
     fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError>;
     /// Reads files by `read::read_file`, in parallel if it likes; a file that is late is reported as such.

@@ -50,6 +50,7 @@ pub(super) struct SimWorld {
     /// Creations that will take effect some time later, if nothing is there by then.
     delayed: Vec<(String, Vec<u8>)>,
     placed: BTreeMap<FileId, (FileId, Vec<u8>, InodeId)>,
+    moved: Moved,
     /// The kernel tells the path of a living inode.
     tells_paths: bool,
 }
@@ -89,6 +90,7 @@ impl SimWorld {
             packs: RefCell::default(),
             delayed: Vec::new(),
             placed: BTreeMap::new(),
+            moved: Moved::new(),
             tells_paths: seed.is_multiple_of(2),
         }
     }
@@ -108,6 +110,7 @@ impl SimWorld {
         inner.dies_in = None;
         drop(inner);
         self.placed.clear();
+        self.moved.clear();
     }
 
     /// Faults and applications end; creations under way arrive.
@@ -129,7 +132,9 @@ impl SimWorld {
         let mut names = Vec::new();
         let mut at = id;
         while at != FileId::ROOT {
-            let (parent, name) = match self.placed.get(&at).map(|(parent, name, _)| (*parent, name.clone())) {
+            let seen = self.moved.get(&at).cloned();
+            let seen = seen.or_else(|| self.placed.get(&at).map(|(parent, name, _)| (*parent, name.clone())));
+            let (parent, name) = match seen {
                 Some(place) => place,
                 None => self.catalog.names.iter().find(|(_, id)| **id == at).map(|(place, _)| place.clone())?,
             };
@@ -299,6 +304,10 @@ impl World for SimWorld {
 
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
         self.placed.insert(id, (parent, name.to_vec(), inode));
+    }
+
+    fn moved(&mut self, places: &Moved) {
+        self.moved.clone_from(places);
     }
 
     fn meta_of(&mut self, _: FileId, stat: &Stat) -> Result<Meta, FileError> {

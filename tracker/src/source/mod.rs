@@ -4,7 +4,6 @@
 mod beneath;
 mod directory;
 mod file;
-mod handle;
 mod mount_table;
 mod mounts;
 mod root;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::flush::world::Stat;
+use engine::flush::world::{Alive, Stat};
 use engine::model::{InodeId, Kind, Meta};
 use rustix::fs::{Dir, FileType, OFlags, fstatfs};
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use super::beneath::{Beneath, open_root};
 use super::file::CleanTimes;
 use super::mounts::{self, Mount};
 use super::stat::{self, SourceStat, Xattrs, stat_at, stat_fd};
-use super::{FsType, SourceError};
+use super::{FsType, SourceError, sys};
 
 /// What tells a source directory from another one at the same path, while this host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +206,45 @@ impl SourceRoot {
         let Stat { kind, mode, uid, gid, mtime, rdev, .. } = found.stat.stat;
         let meta = Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs };
         Ok((found.stat, meta))
+    }
+
+    /// A handle of `inode` at `rel`; `None` where the file system has none, or another inode is there.
+    pub fn handle(&self, rel: &Path, inode: InodeId) -> Result<Option<Vec<u8>>, SourceError> {
+        let found = self.find(rel)?;
+        if found.stat.stat.inode != inode {
+            return Ok(None);
+        }
+        match sys::name_to_handle(&found.fd) {
+            Ok(handle) => Ok(Some(handle)),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+            Err(source) => Err(SourceError::Io { path: rel.to_path_buf(), source }),
+        }
+    }
+
+    /// Whether the inode of a handle still exists with a name, and whether that is its only one and below the source.
+    /// Needs CAP_DAC_READ_SEARCH; `Unknown` without.
+    pub fn alive(&self, handle: &[u8]) -> Alive {
+        // The descriptor only names the file system; on overlayfs handles were taken from the upper layer first.
+        let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);
+        let mut answer = Alive::Unknown;
+        for root in above.into_iter().chain([self.beneath.root()]) {
+            let Ok(mount) = rustix::fs::openat(root, c".", OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            else {
+                continue;
+            };
+            match sys::open_by_handle(&mount, handle) {
+                Ok(fd) => match stat_fd(&fd) {
+                    Ok(found) if found.stat.nlink == 0 => return Alive::Gone,
+                    Ok(found) if found.stat.kind != Kind::Dir && found.stat.nlink > 1 => return Alive::Yes,
+                    // Where the kernel last saw its name; for a file that nobody has looked up lately it may not know.
+                    Ok(_) => return if sys::is_below(&fd, &mount) { Alive::Inside } else { Alive::Yes },
+                    Err(_) => return Alive::Unknown,
+                },
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => answer = Alive::Gone,
+                Err(_) => return Alive::Unknown,
+            }
+        }
+        answer
     }
 
     /// On which kind of file system a found inode is read.

@@ -4,7 +4,6 @@
 use std::ffi::{c_int, c_long, c_uint};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
 /// `MAX_HANDLE_SZ` of the kernel.
 const HANDLE_BYTES: usize = 128;
@@ -82,16 +81,15 @@ pub(super) fn open_by_handle(mount: impl AsFd, handle: &[u8]) -> io::Result<Owne
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The path of `fd`, as the kernel has it, relative to `dir`, both seen through the same mount; `None` if it does not lie
-/// below it.
-pub(super) fn path_below(fd: impl AsFd, dir: impl AsFd) -> io::Result<Option<PathBuf>> {
+/// Whether the path of `fd`, as the kernel has it, lies below that of `dir`, both seen through the same mount.
+pub(super) fn is_below(fd: impl AsFd, dir: impl AsFd) -> bool {
     let path = |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}"));
-    let (path, dir) = (path(fd.as_fd().as_raw_fd())?, path(dir.as_fd().as_raw_fd())?);
-    // A name that was removed while the file is open is still the kernel's path of it.
-    if path == dir || path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") {
-        return Ok(None);
+    match (path(fd.as_fd().as_raw_fd()), path(dir.as_fd().as_raw_fd())) {
+        // A name that was removed while the file is open is still the kernel's path of it.
+        (Ok(path), Ok(_)) if path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") => false,
+        (Ok(path), Ok(dir)) => path != dir && path.starts_with(&dir),
+        _ => false,
     }
-    Ok(path.strip_prefix(&dir).ok().map(Path::to_path_buf))
 }
 
 /// Writes all dirty pages of the file back and waits for them (all three flags): later stores through mappings fault

@@ -198,42 +198,6 @@ fn a_handle_tells_life_and_death() {
 }
 
 #[test]
-fn a_handle_tells_where_a_file_is() {
-    let (dir, root) = fresh();
-    for name in ["a", "b"] {
-        fs::create_dir(dir.path().join(name)).unwrap();
-    }
-    fs::write(dir.path().join("a/f"), "").unwrap();
-    let [f, a] = ["a/f", "a"].map(|name| {
-        let inode = root.stat(rel(name)).unwrap().stat.inode;
-        (root.handle(rel(name), inode).unwrap(), inode)
-    });
-    let (Some(handle), Some(of_dir)) = (f.0, a.0) else {
-        println!("SKIP a_handle_tells_where_a_file_is: no handles on this file system");
-        return;
-    };
-    if root.alive(&handle) == Alive::Unknown {
-        println!("SKIP a_handle_tells_where_a_file_is: open_by_handle_at needs CAP_DAC_READ_SEARCH");
-        return;
-    }
-    let at = |name: &str| Some(rel(name).to_path_buf());
-    assert_eq!(root.whereabouts(&handle, f.1), at("a/f"));
-    assert_eq!(root.whereabouts(&handle, a.1), None, "another inode");
-    fs::rename(dir.path().join("a"), dir.path().join("b/c")).unwrap();
-    assert_eq!(root.whereabouts(&handle, f.1), at("b/c/f"));
-    assert_eq!(root.whereabouts(&of_dir, a.1), at("b/c"));
-    fs::rename(dir.path().join("b/c/f"), dir.path().join("g (deleted)")).unwrap();
-    assert_eq!(root.whereabouts(&handle, f.1), None, "not to be told from a name that was removed");
-    let outside = tempfile::tempdir().unwrap();
-    fs::rename(dir.path().join("g (deleted)"), outside.path().join("g")).unwrap();
-    assert_eq!(root.whereabouts(&handle, f.1), None, "outside");
-    fs::rename(outside.path().join("g"), dir.path().join("g")).unwrap();
-    assert_eq!(root.whereabouts(&handle, f.1), at("g"));
-    fs::remove_file(dir.path().join("g")).unwrap();
-    assert_eq!(root.whereabouts(&handle, f.1), None);
-}
-
-#[test]
 fn only_the_expected_inode_is_opened() {
     let (dir, root) = fresh();
     let path = dir.path().join("f");

@@ -13,15 +13,14 @@ use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
 use engine::flush::world::{
-    Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, NodeKey, ReadJob, Record,
-    Stat, World,
+    Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, Moved, NodeKey, ReadJob,
+    Record, Stat, World,
 };
 use engine::format::{EncodeError, Key};
 use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
 
 use super::hub::{Hub, HubError};
 use super::pending::{Pending, now_ns};
-use super::places::Placed;
 use super::pool::{Opener, Pool};
 use super::tick;
 use crate::capture::WatchOutcome;
@@ -55,7 +54,7 @@ pub enum WorldError {
     Object { key: String, cause: String },
 }
 
-pub(super) fn unreadable(error: impl std::fmt::Display) -> FileError {
+fn unreadable(error: impl std::fmt::Display) -> FileError {
     FileError::Unreadable { cause: error.to_string() }
 }
 
@@ -80,7 +79,10 @@ pub struct VolumeWorld {
     pub era_length: u64,
     pub epoch: u64,
     pub volume_id: Id,
-    pub(super) placed: HashMap<FileId, Placed>,
+    /// Files that the catalog does not have yet: parent, name, inode.
+    pub(super) placed: HashMap<FileId, (FileId, Vec<u8>, InodeId)>,
+    /// Files that the running flush has found elsewhere than the catalog has them.
+    pub(super) moved: Moved,
     pool: Pool<OpenFile>,
     /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
     pub foreign: BTreeMap<PathBuf, Foreign>,
@@ -117,6 +119,7 @@ impl VolumeWorld {
             epoch,
             volume_id,
             placed: HashMap::new(),
+            moved: Moved::new(),
             pool: Pool::new(),
             foreign: BTreeMap::new(),
             mounts,
@@ -175,12 +178,9 @@ fn missing_rows(missing: Vec<Missing>) -> Vec<MissingRow> {
 }
 
 /// Opens by path and makes sure that it is the inode that was meant.
-fn opener(root: &Arc<SourceRoot>, paths: HashMap<FileId, PathBuf>) -> Opener<OpenFile> {
-    let root = Arc::clone(root);
-    Arc::new(move |job| match paths.get(&job.id) {
-        Some(path) => Ok(root.open_file(path, job.inode)?),
-        None => Err(FileError::Moved),
-    })
+fn open(root: &SourceRoot, path: Option<&PathBuf>, inode: InodeId) -> Result<OpenFile, FileError> {
+    let Some(path) = path else { return Err(FileError::Moved) };
+    Ok(root.open_file(path, inode)?)
 }
 
 impl World for VolumeWorld {
@@ -220,13 +220,10 @@ impl World for VolumeWorld {
     }
 
     fn stat(&mut self, id: FileId) -> Result<Option<Stat>, WorldError> {
-        let at = |path: PathBuf| Ok::<_, WorldError>(there(self.root.stat(&path))?);
-        let found = self.path(id)?.map(at).transpose()?.flatten();
-        if found.as_ref().map(|stat| stat.inode) == self.inode(id)? {
-            return Ok(found);
+        match self.path(id)? {
+            Some(path) => Ok(there(self.root.stat(&path))?),
+            None => Ok(None),
         }
-        // Something else may be at its path, which is an answer too.
-        Ok(self.whereabouts(id).map(at).transpose()?.flatten().or(found))
     }
 
     fn alive(&mut self, id: FileId) -> Result<Alive, WorldError> {
@@ -256,38 +253,40 @@ impl World for VolumeWorld {
     }
 
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
-        self.note_place(id, parent, name, inode);
+        self.placed.insert(id, (parent, name.to_vec(), inode));
+    }
+
+    fn moved(&mut self, places: &Moved) {
+        self.moved.clone_from(places);
     }
 
     fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError> {
-        self.at_its_path(id, |path| match self.root.meta(path) {
+        let path = self.path(id).map_err(unreadable)?.ok_or(FileError::Moved)?;
+        match self.root.meta(&path) {
             Ok((found, meta)) if found.stat.inode == stat.inode => Ok(meta),
             Ok(_) | Err(SourceError::Gone { .. }) => Err(FileError::Moved),
             Err(error) => Err(unreadable(error)),
-        })
+        }
     }
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
         failpoint::hit("names");
-        let paths = jobs.iter().filter_map(|job| Some((job.id, self.path(job.id).ok()??))).collect();
-        let mut images = self.pool.read(jobs, steps, &opener(&self.root, paths));
-        // Those that moved since they were listed are where their handles say.
-        let moved: Vec<usize> = (0..jobs.len()).filter(|at| images[*at] == Err(FileError::Moved)).collect();
-        let again: Vec<ReadJob> = moved.iter().map(|at| jobs[*at].clone()).collect();
-        let paths: HashMap<FileId, PathBuf> =
-            again.iter().filter_map(|job| Some((job.id, self.whereabouts(job.id)?))).collect();
-        if !paths.is_empty() {
-            let found = self.pool.read(&again, steps, &opener(&self.root, paths));
-            for (at, image) in moved.into_iter().zip(found) {
-                images[at] = image;
+        let mut paths: HashMap<FileId, PathBuf> = HashMap::new();
+        for job in jobs {
+            if let Ok(Some(path)) = self.path(job.id) {
+                paths.insert(job.id, path);
             }
         }
+        let root = Arc::clone(&self.root);
+        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.get(&job.id), job.inode));
+        let images = self.pool.read(jobs, steps, &opener);
         failpoint::hit("read");
         images
     }
 
     fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
-        self.at_its_path(job.id, |path| Ok(self.root.open_file(path, job.inode)?))
+        let path = self.path(job.id).map_err(unreadable)?;
+        open(&self.root, path.as_ref(), job.inode)
     }
 
     fn record(&self, id: FileId) -> Result<Option<Record>, WorldError> {
@@ -354,7 +353,7 @@ impl World for VolumeWorld {
     fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), WorldError> {
         let mut files = Vec::with_capacity(change.records.len());
         for record in change.records {
-            let handle = self.new_handle(&record);
+            let handle = self.handle(&record);
             files.push(to_row(self.believed(record), handle));
         }
         let rows = catalog::CatalogChange {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::flush::world::{Alive, Entry, Missing, Record, Stat};
+use crate::flush::world::{Alive, Entry, Missing, Named, Record, Stat};
 use crate::model::{FileId, InodeId, Kind, NameChange};
 
 /// One listed directory: what the catalog has and what was seen.
@@ -26,7 +26,7 @@ pub trait Lookup {
     fn names_of(&mut self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
     fn children(&mut self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Self::Error>;
     /// Asks the file system for one name, directly.
-    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, Self::Error>;
+    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Self::Error>;
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
 }
 
@@ -292,7 +292,8 @@ impl Names {
                 self.unset.insert(place);
                 continue;
             }
-            if let Some(stat) = lookup.direct(place.0, &place.1)? {
+            let direct = lookup.direct(place.0, &place.1)?;
+            if let Named::Entry(stat) = direct {
                 // The listing missed it, or another file has come to stand there.
                 let entry = Entry { name: place.1.clone(), stat };
                 self.see(place.0, &entry, assigned, excluded, lookup)?;
@@ -301,7 +302,8 @@ impl Names {
             let has_children = !lookup.children(id)?.is_empty();
             let alive = lookup.alive(id)?;
             let proven = !has_children && alive == Alive::Gone;
-            if proven || (alive != Alive::Inside && waited.contains(&(place.0, place.1.as_slice()))) {
+            let waited = direct == Named::Nothing && waited.contains(&(place.0, place.1.as_slice()));
+            if proven || (alive != Alive::Inside && waited) {
                 self.unset.insert(place);
             } else {
                 let since =

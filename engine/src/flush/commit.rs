@@ -118,34 +118,33 @@ impl Builder {
         Ok(())
     }
 
-    /// Drops what was read of known files by other names than those decided last: under its committed name such content may
-    /// never have been. Their inodes, whose marks are to be kept.
+    /// Drops what was read of files by other names than those decided last: under its committed name such content may never
+    /// have been. The inodes of what is dropped, whose marks are to be kept.
     pub(super) fn drop_read_elsewhere<W: World>(&mut self, world: &W, names: &Gathered) -> Result<Vec<u64>, W::Error> {
-        let (before, now) = (&names.looked_at, names.moved());
-        let ids: BTreeSet<FileId> = before.keys().chain(now.keys()).copied().collect();
-        let elsewhere: BTreeSet<FileId> = ids.into_iter().filter(|id| before.get(id) != now.get(id)).collect();
+        let (before, now) = (&names.looked_at, names.moved(world)?);
+        let ids = before.keys().chain(now.keys());
+        let elsewhere: HashSet<FileId> = ids.filter(|id| before.get(id) != now.get(id)).copied().collect();
         if elsewhere.is_empty() {
             return Ok(Vec::new());
         }
-        let mut dropped: BTreeSet<FileId> = BTreeSet::new();
+        let mut dropped: HashSet<FileId> = HashSet::new();
+        let mut inodes = Vec::new();
         for record in &self.records {
-            let (mut at, mut passed) = (record.id, BTreeSet::new());
-            while world.record(record.id)?.is_some() && at != FileId::ROOT && passed.insert(at) {
+            let (mut at, mut passed) = (record.id, HashSet::new());
+            while at != FileId::ROOT && passed.insert(at) {
                 if elsewhere.contains(&at) {
                     dropped.insert(record.id);
+                    inodes.push(record.inode.ino);
                     break;
                 }
-                let new = || names.plan.new.iter().find(|new| new.id == at).map(|new| new.parent);
-                let parent = before.get(&at).map(|place| place.0).or_else(new);
-                match parent.or(world.names_of(at)?.first().map(|place| place.0)) {
-                    Some(parent) => at = parent,
-                    None => break,
-                }
+                let parent = match before.get(&at) {
+                    Some(place) => Some(place.0),
+                    None => world.names_of(at)?.first().map(|place| place.0),
+                };
+                at = parent.unwrap_or(FileId::ROOT);
             }
         }
         self.ids.retain(|id| !dropped.contains(id));
-        let of = self.records.iter().filter(|record| dropped.contains(&record.id));
-        let inodes = of.map(|record| record.inode.ino).collect();
         self.records.retain(|record| !dropped.contains(&record.id));
         self.changes.files.retain(|file| !dropped.contains(&file.id));
         self.nodes.retain(|((id, _, _), _)| !dropped.contains(id));

@@ -173,14 +173,8 @@ pub fn flush<W: World>(
     let mut builder = Builder::new(world, facts)?;
     let mut excluded: HashSet<FileId> = std::mem::take(&mut jobs.excluded);
     read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
-    leave_out(world, taken, facts, &mut names, &builder, excluded, &mut kept)?;
+    leave_out(world, taken, facts, &mut names, &mut builder, excluded, &mut kept)?;
     builder.keep_only(world, &names)?;
-    for ino in builder.drop_read_elsewhere(world, &names)? {
-        // Without marks it was found by comparison.
-        let doubt = (Marks::rescan(), 0);
-        let (marks, since_ns) = taken.get(ino).map_or(doubt, |waiting| (waiting.marks.clone(), waiting.since_ns));
-        kept.add(ino, &marks, since_ns);
-    }
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
     keep_unread(world, taken, &names, &builder, &mut kept)?;
     names.forget_gone(world, &mut kept)?;
@@ -257,11 +251,17 @@ fn leave_out<W: World>(
     taken: &DirtySet,
     facts: &Facts,
     names: &mut names::Gathered,
-    builder: &Builder,
+    builder: &mut Builder,
     mut excluded: HashSet<FileId>,
     kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
     loop {
+        for ino in builder.drop_read_elsewhere(world, names)? {
+            // Without marks it was found by comparison, or is new: then its directory is listed again too.
+            let doubt = (Marks::rescan(), now_ns(facts));
+            let (marks, since_ns) = taken.get(ino).map_or(doubt, |waiting| (waiting.marks.clone(), waiting.since_ns));
+            kept.add(ino, &marks, since_ns);
+        }
         for new in &names.plan.new {
             if !names.is_armed(new.id) || (new.stat.kind == Kind::File && !builder.has(new.id)) {
                 excluded.insert(new.id);
@@ -415,9 +415,9 @@ fn read_contents<W: World>(
     let mut failed = |job: &ReadJob, error: FileError, report: &mut Report| {
         if job.committed_size.is_some() {
             // Without marks it was found by comparison, and is as much in doubt.
-            let now_ns = u64::try_from(facts.now.sec).unwrap_or(0) * 1_000_000_000 + u64::from(facts.now.nsec);
-            let (marks, since_ns) =
-                taken.get(job.inode.ino).map_or((&job.marks, now_ns), |waiting| (&waiting.marks, waiting.since_ns));
+            let (marks, since_ns) = taken
+                .get(job.inode.ino)
+                .map_or((&job.marks, now_ns(facts)), |waiting| (&waiting.marks, waiting.since_ns));
             kept.add(job.inode.ino, marks, since_ns);
         } else {
             excluded.insert(job.id);
@@ -449,6 +449,11 @@ fn read_contents<W: World>(
         }
     }
     Ok(())
+}
+
+/// When the flush began, in ns since 1970.
+fn now_ns(facts: &Facts) -> u64 {
+    u64::try_from(facts.now.sec).unwrap_or(0) * 1_000_000_000 + u64::from(facts.now.nsec)
 }
 
 /// Files whose images are held in memory together.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use super::world::{Alive, Entry, Known, Listed, Missing, Moved, Record, Stat, World};
+use super::world::{Alive, Entry, Known, Listed, Missing, Moved, Named, Record, World};
 use super::{Facts, Report};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileId, InodeId, Kind, NameChange};
@@ -52,14 +52,21 @@ impl Gathered {
         Ok(())
     }
 
-    /// Known files to which the plan gives a name.
-    pub fn moved(&self) -> Moved {
-        let new: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
-        let sets = self.plan.changes.iter().filter_map(|change| match change {
-            NameChange::Set { parent, name, id } if !new.contains(id) => Some((*id, (*parent, name.clone()))),
-            _ => None,
-        });
-        sets.collect()
+    /// Where the plan has new files, and known ones that lost the names they are committed under.
+    pub fn moved<W: World>(&self, world: &W) -> Result<Moved, W::Error> {
+        let place = |change: &NameChange| match change {
+            NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name } => (*parent, name.clone()),
+        };
+        let changed: HashSet<(FileId, Vec<u8>)> = self.plan.changes.iter().map(place).collect();
+        let mut moved = Moved::new();
+        for change in &self.plan.changes {
+            if let NameChange::Set { id, .. } = change
+                && world.names_of(*id)?.iter().all(|place| changed.contains(place))
+            {
+                moved.insert(*id, place(change));
+            }
+        }
+        Ok(moved)
     }
 
     /// Decides again without the files that could not be read.
@@ -116,6 +123,7 @@ pub fn gather<W: World>(
     while !queue.is_empty() {
         while let Some((dir, ino, since)) = queue.pop_front() {
             if new_files >= facts.limits.files || new_bytes >= facts.limits.bytes {
+                not_there.remove(&dir);
                 report.carried += 1;
                 kept.add(ino, &Marks::names(), since);
                 continue;
@@ -158,6 +166,7 @@ pub fn gather<W: World>(
                     not_there.insert(dir, (ino, since));
                 }
                 Listed::Unreadable(cause) => {
+                    not_there.remove(&dir);
                     report.unlisted.push((dir, cause));
                     kept.add(ino, &Marks::names(), since);
                 }
@@ -172,8 +181,17 @@ pub fn gather<W: World>(
         let fresh: Vec<_> = seen.filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
         let inodes: Vec<u64> = fresh.iter().map(|new| new.stat.inode.ino).collect();
         world.watch(&inodes)?;
+        let moved = gathered.moved(world)?;
+        for new in &gathered.plan.new {
+            let place = moved.get(&new.id);
+            if let Some((parent, name)) = place.filter(|place| gathered.looked_at.get(&new.id) != Some(place)) {
+                world.place(new.id, *parent, name, new.stat.inode);
+            }
+        }
         for new in fresh {
-            world.place(new.id, new.parent, &new.name, new.stat.inode);
+            if !moved.contains_key(&new.id) {
+                world.place(new.id, new.parent, &new.name, new.stat.inode);
+            }
             gathered.new_inodes.insert(new.id, new.stat.inode);
             if new.stat.kind == Kind::Dir && queued.insert(new.id) {
                 queue.push_back((new.id, new.stat.inode.ino, 0));
@@ -185,13 +203,16 @@ pub fn gather<W: World>(
                 queue.push_back((dir, ino, 0));
             }
         }
-        let moved = gathered.moved();
         if moved != gathered.looked_at {
-            world.moved(&moved);
+            let new: HashSet<FileId> = gathered.plan.new.iter().map(|new| new.id).collect();
+            let known = moved.iter().filter(|(id, _)| !new.contains(id));
+            world.moved(&known.map(|(id, place)| (*id, place.clone())).collect());
             gathered.looked_at = moved;
             rounds += 1;
             if rounds <= ROUNDS_MAX {
-                queue.extend(not_there.iter().map(|(dir, (ino, since))| (*dir, *ino, *since)));
+                let gone: BTreeSet<FileId> = gathered.plan.gone.iter().copied().collect();
+                let again = not_there.iter().filter(|(dir, _)| !gone.contains(dir));
+                queue.extend(again.map(|(dir, (ino, since))| (*dir, *ino, *since)));
             }
         }
     }
@@ -229,7 +250,7 @@ fn differing<W: World>(world: &W, dir: FileId, mut seen: Vec<Entry>, compare: bo
 /// from the same facts, though the tree moves on.
 #[derive(Default)]
 struct Asked {
-    direct: HashMap<(FileId, Vec<u8>), Option<Stat>>,
+    direct: HashMap<(FileId, Vec<u8>), Named>,
     alive: HashMap<FileId, Alive>,
 }
 
@@ -258,7 +279,7 @@ impl<W: World> Lookup for Answers<'_, W> {
         self.world.children(dir)
     }
 
-    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, W::Error> {
+    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Named, W::Error> {
         if let Some(answer) = self.asked.direct.get(&(dir, name.to_vec())) {
             return Ok(answer.clone());
         }

@@ -72,6 +72,15 @@ pub enum Alive {
     Unknown,
 }
 
+/// What one name in a directory leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    Entry(Stat),
+    Nothing,
+    /// The directory itself is not at its path, so nothing is known of the name.
+    NoDirectory,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
     Entries(Vec<Entry>),
@@ -170,7 +179,7 @@ pub struct Head {
 /// A node of a file's block tree (`tree`): file, level, index.
 pub type NodeKey = (FileId, u8, u64);
 
-/// Known files that the running flush has found elsewhere than they are committed: the new parent and name of each.
+/// Parent and name of files that the running flush has found elsewhere than they are committed.
 pub type Moved = BTreeMap<FileId, (FileId, Vec<u8>)>;
 
 /// Tree nodes to keep; `None` deletes.
@@ -225,8 +234,8 @@ pub trait World {
 
     /// Entries of a directory of the tree, each with its `statx`.
     fn list(&mut self, dir: FileId) -> Result<Listed, Self::Error>;
-    /// One entry by name; `None` when there is none.
-    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, Self::Error>;
+    /// One entry by name.
+    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Self::Error>;
     /// `statx` at the file's path; `None` when nothing is there.
     fn stat(&mut self, id: FileId) -> Result<Option<Stat>, Self::Error>;
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;

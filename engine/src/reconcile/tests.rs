@@ -17,6 +17,8 @@ struct Known {
     there: BTreeMap<Place, Stat>,
     dead: BTreeSet<FileId>,
     inside: BTreeSet<FileId>,
+    /// Directories that are not at their path when asked about a name.
+    away: BTreeSet<FileId>,
 }
 
 impl Known {
@@ -62,8 +64,11 @@ impl Lookup for Known {
         Ok(self.names.iter().filter(|((p, _), _)| *p == dir).map(|((_, name), id)| (name.clone(), *id)).collect())
     }
 
-    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, Infallible> {
-        Ok(self.there.get(&(dir, name.to_vec())).cloned())
+    fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Infallible> {
+        if self.away.contains(&dir) {
+            return Ok(Named::NoDirectory);
+        }
+        Ok(self.there.get(&(dir, name.to_vec())).cloned().map_or(Named::Nothing, Named::Entry))
     }
 
     fn alive(&mut self, id: FileId) -> Result<Alive, Infallible> {
@@ -166,6 +171,19 @@ fn a_vanished_name_of_a_living_inode_waits_for_a_later_swap() {
 }
 
 /// A file that moves faster than directories are listed is missed by one listing after the other.
+/// Nothing is known of the names in a directory that moved away after it was listed.
+#[test]
+fn a_name_is_not_absent_because_its_directory_is_away() {
+    let mut known = Known::new().with(ROOT, "d", DIR, Kind::Dir).with(DIR, "a", FileId(2), Kind::File);
+    let waits = vec![Missing { parent: DIR, name: "a".into(), drain: 5 }];
+    let dir = listing(&mut known, DIR, vec![]);
+    known.away.insert(DIR);
+    let plan = decide(&mut known, std::slice::from_ref(&dir), &waits, 6);
+    assert_eq!((plan.changes, plan.missing), (vec![], waits.clone()));
+    known.away.clear();
+    assert_eq!(decide(&mut known, &[dir], &waits, 7).changes, [unset(DIR, "a")]);
+}
+
 #[test]
 fn a_name_of_an_inode_inside_the_tree_waits_for_as_long_as_it_takes() {
     let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);

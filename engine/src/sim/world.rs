@@ -262,13 +262,13 @@ impl World for SimWorld {
         Ok(Listed::Entries(order.iter().filter_map(|name| latest.get(name).cloned()).collect()))
     }
 
-    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, SimError> {
+    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, SimError> {
         self.step()?;
-        let Some(ino) = self.directory(dir) else { return Ok(None) };
+        let Some(ino) = self.directory(dir) else { return Ok(Named::NoDirectory) };
         let inner = self.inner.borrow();
         let child =
             inner.files.inodes.get(&ino).and_then(|i| i.entries.iter().find(|(n, _)| n == name).map(|(_, c)| *c));
-        Ok(child.and_then(|child| inner.files.stat(child)))
+        Ok(child.and_then(|child| inner.files.stat(child)).map_or(Named::Nothing, Named::Entry))
     }
 
     fn stat(&mut self, id: FileId) -> Result<Option<Stat>, SimError> {

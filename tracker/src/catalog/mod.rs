@@ -32,7 +32,7 @@ use thiserror::Error;
 pub use commit::{CatalogChange, Intent, NodeWrite, SigWrite};
 pub use identity::{Head, SourceIdentity, Writer};
 pub use pending::{MissingRow, PendingRow};
-pub use query::{ChildRow, Counts, MAX_DEPTH};
+pub use query::{ChildRow, Counts};
 pub use row::FileRow;
 
 /// Why the catalog could not do what was asked. After any of these nothing of the failed call has been stored.

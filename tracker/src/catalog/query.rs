@@ -34,7 +34,7 @@ pub struct Counts {
 
 /// Directories above one another; a longer chain means a cycle, which only a damaged catalog has. Linux paths end at
 /// 4,096 bytes, so a chain reachable by one path is shorter; deeper trees exist, and are walked up to this bound.
-pub const MAX_DEPTH: usize = 65_536;
+const MAX_DEPTH: usize = 65_536;
 
 impl Catalog {
     pub fn file(&self, id: FileId) -> Result<Option<FileRow>> {

@@ -1,5 +1,6 @@
 //! Where the files of a volume are: by the names that the catalog has, and by those that the running flush has seen.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use engine::flush::world::Record;
 use engine::model::FileId;
 
 use super::world::{VolumeWorld, WorldError};
-use crate::catalog::{CatalogError, MAX_DEPTH};
+use crate::catalog::CatalogError;
 use crate::source::{Directory, SourceError};
 
 impl VolumeWorld {
@@ -24,7 +25,7 @@ impl VolumeWorld {
         if self.moved.is_empty() {
             let mut names: Vec<&[u8]> = Vec::new();
             let mut at = id;
-            while let Some((parent, name, _)) = self.placed.get(&at) {
+            while let Some(((parent, name), _)) = self.placed.get(&at) {
                 names.push(name);
                 at = *parent;
             }
@@ -33,11 +34,14 @@ impl VolumeWorld {
             return Ok(Some(path));
         }
         let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut passed: HashSet<FileId> = HashSet::new();
         let mut at = id;
         while at != FileId::ROOT {
-            let seen = self.moved.get(&at).map(|(parent, name)| (*parent, name.clone()));
-            let place = match seen.or_else(|| self.placed.get(&at).map(|(parent, name, _)| (*parent, name.clone()))) {
-                Some(place) => place,
+            let seen = self.moved.get(&at).or_else(|| self.placed.get(&at).map(|(place, _)| place));
+            let place = match seen {
+                // Names of two times can lead in a circle.
+                Some(_) if !passed.insert(at) => return Ok(None),
+                Some(place) => place.clone(),
                 None => match self.catalog.names_of(at)?.into_iter().next() {
                     Some(place) => place,
                     None => return Ok(None),
@@ -45,10 +49,6 @@ impl VolumeWorld {
             };
             names.push(place.1);
             at = place.0;
-            // Names of two times can lead in a circle.
-            if names.len() > MAX_DEPTH {
-                return Ok(None);
-            }
         }
         Ok(Some(names.iter().rev().map(|name| OsStr::from_bytes(name)).collect()))
     }
@@ -70,7 +70,7 @@ impl VolumeWorld {
     ) -> Result<Option<(PathBuf, Result<Directory, SourceError>)>, WorldError> {
         let Some(path) = self.path(dir)? else { return Ok(None) };
         let expect = match self.placed.get(&dir) {
-            Some((_, _, inode)) => Some(*inode),
+            Some((_, inode)) => Some(*inode),
             None => self.catalog.file(dir)?.map(|row| row.inode),
         };
         match self.root.directory(&path) {

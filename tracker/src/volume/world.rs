@@ -13,8 +13,8 @@ use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
 use engine::flush::world::{
-    Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, Moved, NodeKey, ReadJob,
-    Record, Stat, World,
+    self, Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, Moved, NodeKey,
+    ReadJob, Record, Stat, World,
 };
 use engine::format::{EncodeError, Key};
 use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
@@ -79,8 +79,8 @@ pub struct VolumeWorld {
     pub era_length: u64,
     pub epoch: u64,
     pub volume_id: Id,
-    /// Files that the catalog does not have yet: parent, name, inode.
-    pub(super) placed: HashMap<FileId, (FileId, Vec<u8>, InodeId)>,
+    /// Files that the catalog does not have yet: parent and name, and inode.
+    pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
     /// Files that the running flush has found elsewhere than the catalog has them.
     pub(super) moved: Moved,
     pool: Pool<OpenFile>,
@@ -208,15 +208,14 @@ impl World for VolumeWorld {
         }
     }
 
-    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, WorldError> {
-        match self.directory(dir)? {
-            Some((_, opened)) => match opened?.named(name)? {
-                Some(Named::Entry(stat)) => Ok(Some(stat)),
-                Some(Named::Foreign(Foreign::MountPoint)) => self.covered(dir, name),
-                Some(Named::Foreign(Foreign::OtherDevice)) | None => Ok(None),
-            },
-            None => Ok(None),
-        }
+    fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<world::Named, WorldError> {
+        let Some((_, opened)) = self.directory(dir)? else { return Ok(world::Named::NoDirectory) };
+        let found = match opened?.named(name)? {
+            Some(Named::Entry(stat)) => Some(stat),
+            Some(Named::Foreign(Foreign::MountPoint)) => self.covered(dir, name)?,
+            Some(Named::Foreign(Foreign::OtherDevice)) | None => None,
+        };
+        Ok(found.map_or(world::Named::Nothing, world::Named::Entry))
     }
 
     fn stat(&mut self, id: FileId) -> Result<Option<Stat>, WorldError> {
@@ -253,7 +252,7 @@ impl World for VolumeWorld {
     }
 
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
-        self.placed.insert(id, (parent, name.to_vec(), inode));
+        self.placed.insert(id, ((parent, name.to_vec()), inode));
     }
 
     fn moved(&mut self, places: &Moved) {

@@ -4,7 +4,7 @@
 //! created, the catalog holds its exact bytes with everything it changes; whoever finds such an intent first asks the
 //! store, and puts nothing but these bytes at that seq until it knows.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::names::Gathered;
 use super::world::{CatalogChange, Created, Head, Intent, NodeChanges, Record, SignatureChanges, World};
@@ -129,19 +129,30 @@ impl Builder {
         }
         let mut dropped: HashSet<FileId> = HashSet::new();
         let mut inodes = Vec::new();
+        // Whether it, or a directory above it, was looked for elsewhere.
+        let mut verdicts: HashMap<FileId, bool> = HashMap::from([(FileId::ROOT, false)]);
         for record in &self.records {
-            let (mut at, mut passed) = (record.id, HashSet::new());
-            while at != FileId::ROOT && passed.insert(at) {
+            let (mut at, mut passed) = (record.id, Vec::new());
+            let verdict = loop {
+                if let Some(verdict) = verdicts.get(&at) {
+                    break *verdict;
+                }
+                // Also ends where names of two times lead in a circle.
+                verdicts.insert(at, elsewhere.contains(&at));
+                passed.push(at);
                 if elsewhere.contains(&at) {
-                    dropped.insert(record.id);
-                    inodes.push(record.inode.ino);
-                    break;
+                    break true;
                 }
                 let parent = match before.get(&at) {
                     Some(place) => Some(place.0),
                     None => world.names_of(at)?.first().map(|place| place.0),
                 };
                 at = parent.unwrap_or(FileId::ROOT);
+            };
+            verdicts.extend(passed.into_iter().map(|id| (id, verdict)));
+            if verdict {
+                dropped.insert(record.id);
+                inodes.push(record.inode.ino);
             }
         }
         self.ids.retain(|id| !dropped.contains(id));

@@ -57,14 +57,18 @@ impl Gathered {
         let place = |change: &NameChange| match change {
             NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name } => (*parent, name.clone()),
         };
-        let changed: HashSet<(FileId, Vec<u8>)> = self.plan.changes.iter().map(place).collect();
+        let new: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
+        let mut changed: Option<HashSet<(FileId, Vec<u8>)>> = None;
         let mut moved = Moved::new();
         for change in &self.plan.changes {
-            if let NameChange::Set { id, .. } = change
-                && world.names_of(*id)?.iter().all(|place| changed.contains(place))
-            {
-                moved.insert(*id, place(change));
+            let NameChange::Set { id, .. } = change else { continue };
+            if !new.contains(id) {
+                let changed = changed.get_or_insert_with(|| self.plan.changes.iter().map(place).collect());
+                if !world.names_of(*id)?.iter().all(|place| changed.contains(place)) {
+                    continue;
+                }
             }
+            moved.insert(*id, place(change));
         }
         Ok(moved)
     }

@@ -2,8 +2,9 @@
 //! also when this process is killed; a folder that a killed one left is removed by the next run.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use super::cpio::Archive;
@@ -94,10 +95,24 @@ pub(crate) fn boot(
     let (image, code) = (unpacked_image(kernel, &folder.path)?, shared.join(guest::CODE));
     let files =
         Files { image: &image, initramfs: &initramfs, shared: &shared, console: &console, disks: request.disks };
-    // QEMU dies with us: the kernel sees to it.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(&files, CPUS, MEMORY));
-    let end = stream::limited(&mut command, log, request.limit, each)?;
+    let mut start = || {
+        // QEMU dies with us: the kernel sees to it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(&files, CPUS, MEMORY));
+        let mut silent = true;
+        let end = stream::limited(&mut command, log, request.limit, &mut |line: &str| {
+            silent = false;
+            each(line)
+        })?;
+        Ok::<_, Error>((end, silent))
+    };
+    let (mut end, silent) = start()?;
+    let unbooted = silent && fs::metadata(&console).map_or(0, |meta| meta.len()) == 0;
+    if unbooted && !end.cut && crashed(end.status) {
+        // Seen once in some hundred starts, on a busy machine; nothing of the guest has run.
+        println!("vm: QEMU crashed before the guest said anything ({}): started once more", end.status);
+        end = start()?.0;
+    }
     if end.cut {
         return Ok(End::Cut);
     }
@@ -115,6 +130,13 @@ pub(crate) fn boot(
             Err(Error::Failed { command: format!("{QEMU} ({})", kernel.release), status, output })
         }
     }
+}
+
+/// Whether a process ended by a fault of its own.
+fn crashed(status: ExitStatus) -> bool {
+    const SIGABRT: i32 = 6;
+    const SIGSEGV: i32 = 11;
+    matches!(status.signal(), Some(SIGABRT | SIGSEGV))
 }
 
 /// What QEMU is to start: the kernel out of its image, in `folder`, or the image where that can stay as it is.
@@ -214,6 +236,20 @@ fn sweep(base: &Path) {
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // Another run may be at it; what is left then is its affair.
             let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::crashed;
+
+    #[test]
+    fn a_crash_is_neither_an_exit_nor_a_kill() {
+        for (script, expected) in [("kill -SEGV $$", true), ("kill -KILL $$", false), ("exit 11", false)] {
+            assert_eq!(crashed(Command::new("sh").args(["-c", script]).status().unwrap()), expected, "{script}");
         }
     }
 }

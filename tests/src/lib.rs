@@ -17,6 +17,7 @@ pub mod race_bed;
 pub mod raw_calls;
 pub mod raw_io;
 pub mod s3_server;
+pub mod stop;
 pub mod store_conformance;
 pub mod tcp_proxy;
 pub mod unit_file;

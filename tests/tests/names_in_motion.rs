@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tests::daemon::Volume;
 use tests::load::{Random, seed};
 use tests::mounts::{Kind, Mount};
+use tests::stop::Stop;
 
 /// Longest wait for one sync under the load.
 const SYNC: Duration = Duration::from_secs(120);
@@ -19,15 +20,6 @@ const DIRS: u64 = 12;
 const FILES: u64 = 3;
 /// Between two exchanges: ten and more of them within a flush, so hardly any file is where the last commit has it.
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// Ends the threads that look at it, also when a test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
-}
 
 fn exchange(source: &Path, random: &mut Random) {
     let (one, two) = (random.below(DIRS), random.below(DIRS));

@@ -13,6 +13,7 @@ use tests::capture_rig::{config, obstacle};
 use tests::mounts::skip;
 use tests::race_bed::{Bed, POINTS, Point, SIZE};
 use tests::raw_io::{Frozen, Mapping, Pages, SlowSource, start_write_back};
+use tests::stop::Stop;
 
 const OFF: u64 = 40_960;
 /// File systems with blocks: all that mark dirty folios.
@@ -32,15 +33,6 @@ struct Release<'a>(&'a SlowSource, u8);
 impl Drop for Release<'_> {
     fn drop(&mut self) {
         self.0.fill(self.1).unwrap();
-    }
-}
-
-/// Ends the threads that look at it, also when a test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
     }
 }
 

@@ -13,6 +13,7 @@ use tests::daemon::{Volume, utf8};
 use tests::load::{Random, number, seed};
 use tests::mounts::{Kind, Mount, skip};
 use tests::raw_io::{Mapping, SlowSource};
+use tests::stop::Stop;
 use tracker::reading;
 use tracker::store::{StoreOptions, StoreUrl, open};
 
@@ -30,15 +31,6 @@ fn equal(volume: &Volume) {
     volume.sync(SYNC).expect(0);
     let copy = volume.restored("copy");
     fs::remove_dir_all(copy).unwrap();
-}
-
-/// Ends the threads that look at it, also when a test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 /// Files move between directories while these are listed. Each has its name in some directory at every moment, and so it

@@ -110,12 +110,16 @@ impl Builder {
                 stays.insert(record.id);
             }
         }
-        self.records.retain(|record| stays.contains(&record.id));
-        self.changes.files.retain(|file| stays.contains(&file.id));
-        self.nodes.retain(|((id, _, _), _)| stays.contains(id));
-        self.signatures.retain(|((id, _), _)| stays.contains(id));
-        self.replaced.retain(|id| stays.contains(id));
+        self.retain(|id| stays.contains(&id));
         Ok(())
+    }
+
+    fn retain(&mut self, stays: impl Fn(FileId) -> bool) {
+        self.records.retain(|record| stays(record.id));
+        self.changes.files.retain(|file| stays(file.id));
+        self.nodes.retain(|((id, _, _), _)| stays(*id));
+        self.signatures.retain(|((id, _), _)| stays(*id));
+        self.replaced.retain(|id| stays(*id));
     }
 
     /// Drops what was read of files by other names than those decided last: under its committed name such content may never
@@ -156,11 +160,7 @@ impl Builder {
             }
         }
         self.ids.retain(|id| !dropped.contains(id));
-        self.records.retain(|record| !dropped.contains(&record.id));
-        self.changes.files.retain(|file| !dropped.contains(&file.id));
-        self.nodes.retain(|((id, _, _), _)| !dropped.contains(id));
-        self.signatures.retain(|((id, _), _)| !dropped.contains(id));
-        self.replaced.retain(|id| !dropped.contains(id));
+        self.retain(|id| !dropped.contains(&id));
         Ok(inodes)
     }
 

@@ -37,6 +37,8 @@ pub struct Steps {
     pub commit_before_forget: bool,
     /// While the outcome of a seq is unknown, the very same bytes are put again.
     pub same_bytes: bool,
+    /// What was read of a file by another name than it is committed under is dropped.
+    pub content_of_names: bool,
 }
 
 impl Steps {
@@ -48,6 +50,7 @@ impl Steps {
         durable_pending: true,
         commit_before_forget: true,
         same_bytes: true,
+        content_of_names: true,
     };
 }
 
@@ -256,7 +259,9 @@ fn leave_out<W: World>(
     kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
     loop {
-        for ino in builder.drop_read_elsewhere(world, names)? {
+        let elsewhere =
+            if facts.steps.content_of_names { builder.drop_read_elsewhere(world, names)? } else { Vec::new() };
+        for ino in elsewhere {
             // Without marks it was found by comparison, or is new: then its directory is listed again too.
             let doubt = (Marks::rescan(), now_ns(facts));
             let (marks, since_ns) = taken.get(ino).map_or(doubt, |waiting| (waiting.marks.clone(), waiting.since_ns));

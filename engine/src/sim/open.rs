@@ -19,6 +19,12 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// One inode in three cannot be read, until others are drawn.
+    pub(super) fn some_unreadable(&mut self) {
+        let files = &mut self.files;
+        self.unreadable = files.inodes.keys().copied().filter(|_| files.rng.one_in(3)).collect();
+    }
+
     /// Time passes; false when the daemon is dead.
     pub(super) fn step(&mut self) -> bool {
         if !self.quiet {

@@ -66,6 +66,9 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
         number += 1;
         {
             let mut inner = world.inner.borrow_mut();
+            if seed % 4 == 1 {
+                inner.some_unreadable();
+            }
             inner.dies_in = inner.files.rng.one_in(3).then(|| inner.files.rng.below(40));
         }
         match round(&mut world, number, seed, steps, files) {
@@ -82,6 +85,7 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
         world.restart();
     }
     world.calm();
+    world.inner.borrow_mut().unreadable.clear();
     for quiet in 0..=QUIET_ROUNDS_MAX {
         number += 1;
         match round(&mut world, number, seed, steps, files).map_err(Failure::Flush)? {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::files::{Files, ROOT};
 use super::open::{Inner, SimFile};
+use super::places::{Opened, is_in_tree};
 use crate::dirty::{DirtySet, Marks};
 use crate::flush::Steps;
 use crate::flush::read::{FileImage, read_file};
@@ -23,6 +24,8 @@ pub(super) enum SimError {
     Pack(String),
     #[error("{0}")]
     Tree(String),
+    #[error("content of {0} was read by another name than it is committed under")]
+    Elsewhere(FileId),
     #[error(transparent)]
     Encode(#[from] EncodeError),
 }
@@ -51,6 +54,7 @@ pub(super) struct SimWorld {
     delayed: Vec<(String, Vec<u8>)>,
     placed: BTreeMap<FileId, (FileId, Vec<u8>, InodeId)>,
     moved: Moved,
+    opened: RefCell<Opened>,
     /// The kernel tells the path of a living inode.
     tells_paths: bool,
 }
@@ -91,6 +95,7 @@ impl SimWorld {
             delayed: Vec::new(),
             placed: BTreeMap::new(),
             moved: Moved::new(),
+            opened: RefCell::default(),
             tells_paths: seed.is_multiple_of(2),
         }
     }
@@ -129,6 +134,11 @@ impl SimWorld {
 
     /// Follows names as a path walk does: through what is there now.
     fn resolve(&self, id: FileId) -> Option<u64> {
+        self.path_of(id).and_then(|path| self.walk(&path))
+    }
+
+    /// Where the flush looks for a file: as it is committed, or as this flush has seen it, from the root downwards.
+    fn path_of(&self, id: FileId) -> Option<Vec<Vec<u8>>> {
         let mut names = Vec::new();
         let mut at = id;
         while at != FileId::ROOT {
@@ -144,9 +154,14 @@ impl SimWorld {
                 return None;
             }
         }
+        names.reverse();
+        Some(names)
+    }
+
+    fn walk(&self, path: &[Vec<u8>]) -> Option<u64> {
         let inner = self.inner.borrow();
         let mut ino = ROOT;
-        for name in names.iter().rev() {
+        for name in path {
             ino = inner.files.inodes.get(&ino)?.entries.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)?;
         }
         Some(ino)
@@ -162,7 +177,8 @@ impl SimWorld {
     }
 
     fn open_at(&self, id: FileId, inode: InodeId) -> Result<SimFile, FileError> {
-        let ino = self.resolve(id).ok_or(FileError::Moved)?;
+        let path = self.path_of(id).ok_or(FileError::Moved)?;
+        let ino = self.walk(&path).ok_or(FileError::Moved)?;
         let stat = self.inner.borrow().files.stat(ino).ok_or(FileError::Moved)?;
         if stat.inode != inode {
             return Err(FileError::Moved);
@@ -170,6 +186,7 @@ impl SimWorld {
         if self.inner.borrow().unreadable.contains(&ino) {
             return Err(FileError::Unreadable { cause: "it was made so".into() });
         }
+        self.opened.borrow_mut().add(id, path);
         Ok(SimFile { inner: Rc::clone(&self.inner), ino })
     }
 
@@ -201,6 +218,7 @@ impl DrainWorld for SimWorld {
 
     fn swap(&mut self) -> Result<(), SimError> {
         self.step()?;
+        self.opened.take();
         self.inner.borrow_mut().files.kernel.swap();
         Ok(())
     }
@@ -403,6 +421,9 @@ impl World for SimWorld {
             catalog.records.insert(record.id, record);
         }
         crate::flush::apply_names(&mut catalog.names, &change.changes.names);
+        if let Some(id) = self.opened.borrow().elsewhere(&change.changes, &catalog.names) {
+            return Err(SimError::Elsewhere(id));
+        }
         for id in &change.changes.gone {
             catalog.records.remove(id);
         }
@@ -470,11 +491,4 @@ impl World for SimWorld {
         self.forget_pending(taken, kept);
         self.step()
     }
-}
-
-/// Whether a name leads to the inode from the source's root.
-fn is_in_tree(files: &Files, ino: u64) -> bool {
-    let holds = |ino: u64| files.inodes.iter().find(|(_, dir)| dir.entries.iter().any(|(_, at)| *at == ino));
-    let up = std::iter::successors(Some(ino), |at| holds(*at).map(|(dir, _)| *dir));
-    up.take(files.inodes.len() + 1).any(|at| at == ROOT)
 }

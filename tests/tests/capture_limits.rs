@@ -1,12 +1,13 @@
 //! What capture does at its limits: full maps, a daemon that goes away and comes back, pins that are taken away, races.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::maps::{counter, flag};
 use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, config};
+use tests::raw_io::Pages;
 use tracker::capture::choose::{BackEnd, Facts, choose};
 use tracker::capture::{Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
 
@@ -90,6 +91,29 @@ fn a_full_watch_map_widens_the_superblock_visibly() {
     assert!(rig.marks(&retired, rig.ino("anything")).covers(0, 10));
     rig.capture().unwatch(&wanted).unwrap();
     assert_eq!(rig.capture().watch(&wanted[..8]).unwrap(), WatchOutcome::Watching);
+}
+
+/// The end of a direct read looks like that of a write, and is marked as long as one may be under way whose begin was not seen.
+#[test]
+fn ends_of_direct_reads_are_marked_only_while_an_unseen_write_may_be_under_way() {
+    let name = "ends_of_direct_reads_are_marked_only_while_an_unseen_write_may_be_under_way";
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let Some(mut rig) = Rig::new(name, kind) else { continue };
+        let inodes = files(&mut rig, 1);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).custom_flags(libc::O_DIRECT).open(rig.path("f0")).unwrap();
+        let mut page = Box::new(Pages([0; 4096]));
+        file.read_exact_at(&mut page.0, 0).unwrap();
+        let retired = rig.drain();
+        assert!(rig.marks(&retired, inodes[0]).covers(0, 4096), "{kind:?}: a write would be missed");
+        rig.capture().forget_earlier_dio().unwrap();
+        file.read_exact_at(&mut page.0, 0).unwrap();
+        let retired = rig.drain();
+        assert!(!rig.marks(&retired, inodes[0]).covers(0, 1), "{kind:?}: a read is marked");
+        file.write_all_at(&page.0, 0).unwrap();
+        let retired = rig.drain();
+        assert!(rig.marks(&retired, inodes[0]).covers(0, 4096), "{kind:?}: a write is not");
+    }
 }
 
 /// Marks made while no daemon has the maps open, and those of a drain that was cut off before it cleared, are found again.

@@ -112,7 +112,7 @@ fn a_direct_write_stalled_across_a_drain_is_committed() {
         assert_eq!(bed.difference(), None, "{kind:?}");
         drop(bed);
         let mut blind = config();
-        blind.without = vec!["dio_begin", "dio_complete"];
+        blind.without = vec!["dio_begin", "dio_complete", "p_dio_rw", "p_dio_done"];
         let (Some(source), Some(mut bed)) = (slow(case, b'n'), Bed::with(case, kind, &blind)) else { continue };
         direct_write_across_a_drain(&mut bed, &source);
         assert!(bed.difference().is_some(), "{kind:?}: seen without the programs of direct writes");

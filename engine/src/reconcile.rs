@@ -47,6 +47,8 @@ pub struct NamePlan {
     pub changes: Vec<NameChange>,
     pub new: Vec<NewFile>,
     pub gone: Vec<FileId>,
+    /// Files that lost a name and have another one.
+    pub fewer_names: BTreeSet<FileId>,
     /// Names that wait for proof; their directories must be listed again after a later swap.
     pub missing: Vec<Missing>,
     /// Attributes as the listing saw them, of known files whose record differs (directories and special files count on it).
@@ -355,7 +357,11 @@ impl Names {
                     Some(now) => *now == id,
                     None => !self.unset.contains(place),
                 });
-            if named || !gone.insert(id) {
+            if named {
+                plan.fewer_names.insert(id);
+                continue;
+            }
+            if !gone.insert(id) {
                 continue;
             }
             for (name, child) in lookup.children(id)? {

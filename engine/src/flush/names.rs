@@ -52,7 +52,8 @@ impl Gathered {
         Ok(())
     }
 
-    /// Where the plan has new files, and known ones that lost the name by which they are looked for, their first.
+    /// Where the plan has new files, and known ones that lost the name by which they are looked for, their first: by a
+    /// committed name that stays, if there is one.
     pub fn moved<W: World>(&self, world: &W) -> Result<Moved, W::Error> {
         let changes = self.plan.changes.iter().map(|change| match change {
             NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name } => (*parent, name.as_slice()),
@@ -60,23 +61,24 @@ impl Gathered {
         let changed: HashSet<(FileId, &[u8])> = changes.collect();
         let is_changed = |place: &(FileId, Vec<u8>)| changed.contains(&(place.0, place.1.as_slice()));
         let new: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
-        let gone: HashSet<FileId> = self.plan.gone.iter().copied().collect();
         let mut moved = Moved::new();
         for change in &self.plan.changes {
             let NameChange::Set { parent, name, id } = change else { continue };
-            if new.contains(id) || world.names_of(*id)?.first().is_none_or(is_changed) {
-                moved.insert(*id, (*parent, name.clone()));
+            let names = if new.contains(id) { Vec::new() } else { world.names_of(*id)? };
+            if names.first().is_none_or(is_changed) {
+                let stays = names.into_iter().find(|name| !is_changed(name));
+                moved.insert(*id, stays.unwrap_or_else(|| (*parent, name.clone())));
             }
         }
-        // Where it has a committed name that stays, it is looked for by that.
-        for listing in &self.listings {
-            for (_, id) in listing.committed.iter().filter(|(name, _)| changed.contains(&(listing.dir, name))) {
-                let names = if gone.contains(id) { Vec::new() } else { world.names_of(*id)? };
-                if names.first().is_some_and(is_changed)
-                    && let Some(stays) = names.into_iter().find(|name| !is_changed(name))
-                {
-                    moved.insert(*id, stays);
-                }
+        for id in &self.plan.fewer_names {
+            if moved.contains_key(id) {
+                continue;
+            }
+            let names = world.names_of(*id)?;
+            if names.first().is_some_and(is_changed)
+                && let Some(stays) = names.into_iter().find(|name| !is_changed(name))
+            {
+                moved.insert(*id, stays);
             }
         }
         Ok(moved)

@@ -64,7 +64,7 @@ fn sim_one_seed() {
 /// Seeds beyond the ordinary ones that once found something.
 #[test]
 fn sim_seeds_that_found_something_converge() {
-    for seed in [3467, 4928, 4952, 5432, 10_970, 14_575, 30_158, 35_667] {
+    for seed in [3467, 4928, 4952, 5432, 10_970, 14_575, 30_158, 35_667, 38_014] {
         if let Err(failure) = run(seed, Steps::ALL) {
             panic!("{}", repeat(seed, &failure));
         }

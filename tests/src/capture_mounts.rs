@@ -98,7 +98,8 @@ impl Mount {
             Kind::Ext4 => mount.image(&base, "mkfs.ext4", &["-q", "-F"], &point)?,
             Kind::Xfs => {
                 let image = make(&base, "mkfs.xfs", &["-q", "-f", "-m", "reflink=1"])?;
-                if exchanging() {
+                // Which knows how to exchange ranges.
+                if kernel_is_from(6, 10) {
                     exchange_ranges(Path::new(&image)).map_err(|error| error.to_string())?;
                 }
                 mount.mount(&["-o", "loop", &image], &point)?;
@@ -172,12 +173,13 @@ fn make(base: &Path, tool: &str, options: &[&str]) -> Result<String, String> {
     Ok(text)
 }
 
-/// Whether this kernel knows how to exchange ranges of two files on XFS, which came with 6.10.
-fn exchanging() -> bool {
+/// Whether this kernel is of that version or a later one.
+#[must_use]
+pub fn kernel_is_from(major: u32, minor: u32) -> bool {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(6), Some(10))
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 /// Turns on the feature `exchange` of an XFS that is not mounted, as later mkfs.xfs do: a bit of the first superblock

@@ -8,12 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
-use tests::capture_mounts::{ALL, Kind, Mount};
-use tests::capture_rig::{config, obstacle};
+use tests::capture_mounts::{ALL, Kind, Mount, kernel_is_from};
+use tests::capture_rig::{back_end, config, obstacle};
 use tests::mounts::skip;
 use tests::race_bed::{Bed, POINTS, Point, SIZE};
 use tests::raw_io::{Frozen, Mapping, Pages, SlowSource, start_write_back};
 use tests::stop::Stop;
+use tracker::capture::BackEnd;
 
 const OFF: u64 = 40_960;
 /// File systems with blocks: all that mark dirty folios.
@@ -139,8 +140,8 @@ fn buffered_write_across_a_drain(bed: &mut Bed, source: &SlowSource, byte: u8) -
     before
 }
 
-/// The write has its lock and, on some file systems, its mark; its bytes are not there yet. tmpfs marks before it copies and
-/// never after: only the barrier keeps the read behind the copy.
+/// The write has its lock and, on some file systems, its mark; its bytes are not there yet. By tracepoints tmpfs marks before it
+/// copies and never after: only the barrier keeps the read behind the copy.
 #[test]
 fn a_buffered_write_stalled_in_its_copy_is_committed() {
     let case = "a_buffered_write_stalled_in_its_copy_is_committed";
@@ -149,7 +150,8 @@ fn a_buffered_write_stalled_in_its_copy_is_committed() {
         let Some(mut bed) = Bed::new(case, kind) else { continue };
         let before = buffered_write_across_a_drain(&mut bed, &source, b'n');
         assert_eq!(bed.difference(), None, "{kind:?}: the flush came to {before:?} while the copy was held");
-        if kind == Kind::Tmpfs {
+        // By `noop_dirty_folio`, which the other back ends hook, tmpfs marks after the copy, like all others.
+        if kind == Kind::Tmpfs && back_end() == BackEnd::Tracepoint {
             assert_eq!(before.last(), Some(&Point::Clean), "the barrier did not wait");
             let Some(source) = slow(case, b'm') else { return };
             (bed.steps.barrier, bed.holes) = (false, false);
@@ -216,6 +218,13 @@ fn a_punch_stalled_behind_its_mark_is_committed() {
         return;
     }
     for (kind, program) in [(Kind::Ext4, "ext4_punch"), (Kind::Xfs, "xfs_free")] {
+        if kind == Kind::Xfs && !kernel_is_from(6, 12) {
+            // `xfs_file_fallocate` calls `xfs_flush_unmap_range` before `xfs_free_file_space` (6.1, not 6.12).
+            println!(
+                "SKIP {case}: on xfs this kernel's punch waits for the page before it marks, and cannot be held behind"
+            );
+            continue;
+        }
         let below = Mount::new(Kind::Ext4).unwrap();
         let handle = std::fs::File::open(below.root()).unwrap();
         let mut bed = Bed::on(Mount::beside(kind, below.root()).unwrap());
@@ -233,7 +242,7 @@ fn a_punch_stalled_behind_its_mark_is_committed() {
             file.write_all_at(&[2; 65_536], 0).unwrap();
             start_write_back(&file).unwrap();
             let punch = scope.spawn(|| fallocate(&file, flags, 0, 65_536));
-            until("the punch's mark", || events(&mut bed) > before);
+            until(&format!("{kind:?}: the punch's mark"), || events(&mut bed) > before);
             let flush = scope.spawn(|| bed.flush(&mut |point| seen.lock().unwrap().push(point)));
             until("the drain", || seen.lock().unwrap().contains(&Point::ClearMarks));
             thread::sleep(HELD);

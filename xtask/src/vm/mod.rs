@@ -20,8 +20,9 @@ pub(crate) use disk::Disk;
 pub(crate) use kernel::{Kernel, Series, ensure, folder};
 pub(crate) use machine::{End, Folder, Request, boot, obstacle, run};
 
-const USAGE: &str = "usage: cargo xtask vm KERNEL [--timeout SECONDS] [-- COMMAND..]
-  KERNEL: 6.1 or 6.12, as Debian 12 has them; without a command the root tests that depend on the kernel run";
+const USAGE: &str = "usage: cargo xtask vm KERNEL [--timeout SECONDS] [--test NAME].. [-- COMMAND..]
+  KERNEL: 6.1 or 6.12, as Debian 12 has them; without a command the test programs named run, or the root tests that depend
+  on the kernel";
 
 /// Test programs that depend on the kernel, and run without a network and within the guest's memory.
 const TESTS: [&str; 5] = ["kernels", "capture", "capture_limits", "matrix", "matrix_flush"];
@@ -33,6 +34,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 struct Options {
     series: Series,
     limit: Duration,
+    /// Test programs of the crate `tests`; none: `TESTS`.
+    tests: Vec<String>,
+    /// Instead of tests.
     command: Vec<String>,
 }
 
@@ -40,13 +44,17 @@ fn parse(args: &[String]) -> Result<Options, Error> {
     let usage = |why: String| Error::Usage { text: format!("{why}\n{USAGE}") };
     let (series, rest) = args.split_first().ok_or_else(|| usage("no kernel named".into()))?;
     let series = Series::parse(series).ok_or_else(|| usage(format!("no kernel `{series}`")))?;
-    let mut options = Options { series, limit: LIMIT, command: Vec::new() };
+    let mut options = Options { series, limit: LIMIT, tests: Vec::new(), command: Vec::new() };
     let mut rest = rest.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--timeout" => {
                 let seconds = rest.next().and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
                 options.limit = Duration::from_secs(seconds.ok_or_else(|| usage("--timeout takes seconds".into()))?);
+            }
+            "--test" => {
+                let name = rest.next().ok_or_else(|| usage("--test takes the name of a test program".into()))?;
+                options.tests.push(name.clone());
             }
             "--" => {
                 options.command = rest.cloned().collect();
@@ -67,7 +75,11 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
         return Err(Error::Missing { what, help: "see docs/testing.md".into() });
     }
     let kernel = ensure(options.series)?;
-    let command = if options.command.is_empty() { default_command()? } else { options.command };
+    let command = match options.command {
+        command if !command.is_empty() => command,
+        _ if options.tests.is_empty() => command_of(&TESTS)?,
+        _ => command_of(&options.tests)?,
+    };
     let variables = test_variables();
     let log = kernel::folder().join(format!("{}.log", options.series.name()));
     let request = Request { words: &command, variables: &variables, limit: options.limit, disks: &[] };
@@ -81,13 +93,13 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     std::process::exit(code.into())
 }
 
-/// Builds the tests and the program under test; a line of a shell that runs them all.
-fn default_command() -> Result<Vec<String>, Error> {
+/// Builds these tests and the program under test; a line of a shell that runs them all.
+fn command_of<T: AsRef<str>>(tests: &[T]) -> Result<Vec<String>, Error> {
     crate::ebpf::build()?;
     sh::run(sh::cargo().args(["build", "-q", "-p", "tracker"]))?;
     let mut script = String::from("code=0; ");
-    for name in TESTS {
-        let program = sh::quote(&test_program(name)?.display().to_string());
+    for name in tests {
+        let program = sh::quote(&test_program(name.as_ref())?.display().to_string());
         script.push_str(&format!("{program} --test-threads=1 --show-output || code=1; "));
     }
     script.push_str("exit $code");
@@ -134,12 +146,13 @@ mod tests {
         assert_eq!(options.series, Series::V6_12);
         assert_eq!(options.limit, Duration::from_secs(7));
         assert_eq!(options.command, ["uname", "--timeout"]);
+        assert_eq!(parse(&words("6.1 --test races --test loss")).expect("valid").tests, ["races", "loss"]);
         assert!(parse(&words("6.1")).expect("valid").command.is_empty());
     }
 
     #[test]
     fn a_wrong_command_line_is_refused() {
-        for text in ["", "6.2", "6.1 uname", "6.1 --timeout", "6.1 --timeout 0", "6.1 --timeout soon"] {
+        for text in ["", "6.2", "6.1 uname", "6.1 --timeout", "6.1 --timeout 0", "6.1 --timeout soon", "6.1 --test"] {
             assert!(matches!(parse(&words(text)), Err(Error::Usage { .. })), "{text}");
         }
     }

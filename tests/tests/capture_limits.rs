@@ -102,7 +102,7 @@ fn ends_of_direct_reads_are_marked_only_while_an_unseen_write_may_be_under_way()
         let inodes = files(&mut rig, 1);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).custom_flags(libc::O_DIRECT).open(rig.path("f0")).unwrap();
-        let mut page = Box::new(Pages([0; 4096]));
+        let mut page = Pages([0; 4096]);
         file.read_exact_at(&mut page.0, 0).unwrap();
         let retired = rig.drain();
         assert!(rig.marks(&retired, inodes[0]).covers(0, 4096), "{kind:?}: a write would be missed");

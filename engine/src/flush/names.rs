@@ -60,24 +60,19 @@ impl Gathered {
         });
         let changed: HashSet<(FileId, &[u8])> = changes.collect();
         let is_changed = |place: &(FileId, Vec<u8>)| changed.contains(&(place.0, place.1.as_slice()));
-        let new: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
+        let new: BTreeSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
         let mut moved = Moved::new();
         for change in &self.plan.changes {
-            let NameChange::Set { parent, name, id } = change else { continue };
-            let names = if new.contains(id) { Vec::new() } else { world.names_of(*id)? };
-            if names.first().is_none_or(is_changed) {
-                let stays = names.into_iter().find(|name| !is_changed(name));
-                moved.insert(*id, stays.unwrap_or_else(|| (*parent, name.clone())));
+            if let NameChange::Set { parent, name, id } = change {
+                moved.insert(*id, (*parent, name.clone()));
             }
         }
-        for id in &self.plan.fewer_names {
-            if moved.contains_key(id) {
-                continue;
-            }
+        let known: BTreeSet<FileId> = moved.keys().chain(&self.plan.fewer_names).copied().collect();
+        for id in known.difference(&new) {
             let names = world.names_of(*id)?;
-            if names.first().is_some_and(is_changed)
-                && let Some(stays) = names.into_iter().find(|name| !is_changed(name))
-            {
+            if names.first().is_some_and(|first| !is_changed(first)) {
+                moved.remove(id);
+            } else if let Some(stays) = names.into_iter().find(|name| !is_changed(name)) {
                 moved.insert(*id, stays);
             }
         }

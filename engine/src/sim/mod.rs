@@ -6,6 +6,7 @@
 //! - punch-like operations mark first and change bytes later, holding the inode lock;
 //! - direct writes mark at begin and at completion, and are in flight between;
 //! - a hook's program reads the generation, and may write its mark later, until a grace period ends;
+//! - in one run of four some files cannot be read;
 //! - a listing is made in two halves between which names move;
 //! - the daemon may die at every call it makes; the kernel maps, the catalog and the store live on;
 //! - a commit's creation may fail before, succeed with a lost reply, or take effect much later.
@@ -71,7 +72,7 @@ fn sim_seeds_that_found_something_converge() {
     }
 }
 
-/// Each step of the protocol, switched off, must lose data in the model: else the simulation would not notice a mistake.
+/// Each step of the protocol, switched off, must show in the model: else the simulation would not notice a mistake.
 fn must_be_found(name: &str, steps: Steps) {
     match first_failure(steps) {
         Some((seed, failure)) => println!("without {name}: found by seed {seed}: {failure}"),

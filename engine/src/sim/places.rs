@@ -20,8 +20,8 @@ impl Opened {
 
     /// A file whose content is about to be committed though no path of it in `names` is one by which it was opened.
     pub(super) fn elsewhere<L>(&self, changes: &ChangeSet<L>, names: &Names) -> Option<FileId> {
-        let read = changes.files.iter().filter(|file| file.content.is_some()).map(|file| file.id);
-        read.into_iter().find(|id| {
+        let mut read = changes.files.iter().filter(|file| file.content.is_some()).map(|file| file.id);
+        read.find(|id| {
             let now = paths_of(names, *id, 64);
             !self.0.get(id).is_some_and(|opened| opened.iter().any(|path| now.contains(path)))
         })

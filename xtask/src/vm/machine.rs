@@ -109,7 +109,7 @@ pub(crate) fn boot(
     let (mut end, silent) = start()?;
     let unbooted = silent && fs::metadata(&console).map_or(0, |meta| meta.len()) == 0;
     if unbooted && !end.cut && crashed(end.status) {
-        // Seen once, on a busy machine; nothing of the guest has run.
+        // Seen twice, on busy machines; nothing of the guest has run.
         println!("vm: QEMU crashed before the guest said anything ({}): started once more", end.status);
         end = start()?.0;
     }

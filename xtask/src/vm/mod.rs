@@ -34,9 +34,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 struct Options {
     series: Series,
     limit: Duration,
-    /// Test programs of the crate `tests`; none: `TESTS`.
+    /// Test programs of the crate `tests`, if there is no command.
     tests: Vec<String>,
-    /// Instead of tests.
     command: Vec<String>,
 }
 
@@ -63,6 +62,11 @@ fn parse(args: &[String]) -> Result<Options, Error> {
             other => return Err(usage(format!("unexpected `{other}`"))),
         }
     }
+    match (options.tests.is_empty(), options.command.is_empty()) {
+        (false, false) => return Err(usage("--test and a command exclude each other".into())),
+        (true, true) => options.tests = TESTS.map(str::to_owned).to_vec(),
+        _ => {}
+    }
     Ok(options)
 }
 
@@ -75,11 +79,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
         return Err(Error::Missing { what, help: "see docs/testing.md".into() });
     }
     let kernel = ensure(options.series)?;
-    let command = match options.command {
-        command if !command.is_empty() => command,
-        _ if options.tests.is_empty() => command_of(&TESTS)?,
-        _ => command_of(&options.tests)?,
-    };
+    let command = if options.command.is_empty() { command_of(&options.tests)? } else { options.command };
     let variables = test_variables();
     let log = kernel::folder().join(format!("{}.log", options.series.name()));
     let request = Request { words: &command, variables: &variables, limit: options.limit, disks: &[] };
@@ -94,12 +94,12 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
 }
 
 /// Builds these tests and the program under test; a line of a shell that runs them all.
-fn command_of<T: AsRef<str>>(tests: &[T]) -> Result<Vec<String>, Error> {
+fn command_of(tests: &[String]) -> Result<Vec<String>, Error> {
     crate::ebpf::build()?;
     sh::run(sh::cargo().args(["build", "-q", "-p", "tracker"]))?;
     let mut script = String::from("code=0; ");
     for name in tests {
-        let program = sh::quote(&test_program(name.as_ref())?.display().to_string());
+        let program = sh::quote(&test_program(name)?.display().to_string());
         script.push_str(&format!("{program} --test-threads=1 --show-output || code=1; "));
     }
     script.push_str("exit $code");
@@ -147,12 +147,22 @@ mod tests {
         assert_eq!(options.limit, Duration::from_secs(7));
         assert_eq!(options.command, ["uname", "--timeout"]);
         assert_eq!(parse(&words("6.1 --test races --test loss")).expect("valid").tests, ["races", "loss"]);
-        assert!(parse(&words("6.1")).expect("valid").command.is_empty());
+        let options = parse(&words("6.1")).expect("valid");
+        assert!(options.command.is_empty() && options.tests == TESTS);
     }
 
     #[test]
     fn a_wrong_command_line_is_refused() {
-        for text in ["", "6.2", "6.1 uname", "6.1 --timeout", "6.1 --timeout 0", "6.1 --timeout soon", "6.1 --test"] {
+        for text in [
+            "",
+            "6.2",
+            "6.1 uname",
+            "6.1 --timeout",
+            "6.1 --timeout 0",
+            "6.1 --timeout soon",
+            "6.1 --test",
+            "6.1 --test a -- b",
+        ] {
             assert!(matches!(parse(&words(text)), Err(Error::Usage { .. })), "{text}");
         }
     }

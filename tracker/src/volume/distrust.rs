@@ -10,8 +10,9 @@ use super::audit::Missed;
 use super::markable::{can_be_marked, marked_fs};
 use super::open::Opened;
 use super::pending::now_ns;
+use super::progress::Phase;
 use super::renew::Failure;
-use super::run::{Phase, Runner};
+use super::run::Runner;
 use super::world::WorldError;
 use crate::status::Backend;
 

@@ -1,6 +1,8 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`claim`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`agree`, `arm`, `claim`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
+mod agree;
+mod arm;
 pub mod audit;
 pub mod canary;
 mod claim;
@@ -17,6 +19,7 @@ pub mod pending;
 mod places;
 pub mod pool;
 mod problems;
+pub mod progress;
 pub mod prover;
 pub mod renew;
 mod room;

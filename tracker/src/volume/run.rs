@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
@@ -14,223 +14,17 @@ use engine::flush::world::FileError;
 use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
 use engine::model::{FileId, Time};
 
-use super::distrust::CaptureState;
 use super::era;
 use super::open::Opened;
 use super::pace::Pace;
 use super::pending::now_ns;
+use super::progress::{Phase, Progress, Shared};
 use super::world::WorldError;
 use super::write_back::WriteBack;
 use crate::error::{AppError, ExitCode};
-use crate::status::Histogram;
 
 /// Longest wait between tries while the store does not answer.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
-
-/// What others may see and ask of a running volume.
-#[derive(Debug, Default)]
-pub struct Shared {
-    progress: Mutex<Progress>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct Progress {
-    stop: bool,
-    /// Somebody waits: do not wait for the interval.
-    hurry: u32,
-    /// Flushes whose SWAP has begun.
-    begun: u64,
-    /// The newest flush after which nothing was left over.
-    clean: u64,
-    /// The newest flush that ended at all.
-    ended: u64,
-    pub phase: Phase,
-    pub totals: Totals,
-    pub left_over: Vec<String>,
-    pub last_error: Option<String>,
-    pub fenced_at: Option<u64>,
-    pub unreadable: BTreeMap<PathBuf, String>,
-    /// Marks are being made (or the tree is being compared).
-    pub armed: bool,
-    pub baseline_seq: Option<u64>,
-    pub started: Option<Instant>,
-    /// Names inside the tree that are not part of the volume.
-    pub foreign: Vec<PathBuf>,
-    pub removals_waiting: u64,
-    pub unsettled: bool,
-    pub watch_full: bool,
-    pub stalled: u64,
-    /// Why content is being read again, and how often that was found: until a flush that leaves nothing over.
-    pub doubts: BTreeMap<String, u64>,
-    /// Write-back errors that nobody has acknowledged.
-    pub write_back: Option<WriteBack>,
-    /// Somebody has; the volume's thread has not taken note yet.
-    acknowledge: bool,
-    pub capture: CaptureState,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    #[default]
-    Starting,
-    /// The first copy of the tree is on its way.
-    Baseline,
-    /// Marks are not trusted yet: the tree is compared with the catalog.
-    Verifying,
-    Protected,
-    Fenced,
-    Stopped,
-}
-
-/// Counters since the start of this process.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Totals {
-    pub flushes: u64,
-    pub commits: u64,
-    pub files_read: u64,
-    pub bytes_read: u64,
-    pub bytes_marked: u64,
-    pub bytes_literal: u64,
-    pub rescans: u64,
-    pub carried: u64,
-    pub late: u64,
-    pub write_back_errors: u64,
-    pub flush_seconds_last: f64,
-    pub flush_histogram: Histogram,
-    /// Flushes that took longer than the interval.
-    pub slow_flushes: u64,
-    pub rescan_reasons: BTreeMap<String, u64>,
-    /// Files of the last flush whose write-back failed.
-    pub write_back_failing: u64,
-}
-
-/// How a wait for a sync ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Synced {
-    Done,
-    /// At the deadline something was still unreadable, unclean, carried over or in doubt.
-    Partial(Vec<String>),
-    Ended(Phase),
-}
-
-impl Progress {
-    /// Whether a flush that leaves nothing over is needed to end a doubt.
-    fn in_doubt(&self) -> bool {
-        !self.doubts.is_empty() || self.capture.failed.is_some()
-    }
-
-    /// Why the volume is not wholly protected, in plain words.
-    pub fn trouble(&self) -> Vec<String> {
-        let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
-        if !self.unreadable.is_empty() {
-            why.push(format!("{} files or directories cannot be read", self.unreadable.len()));
-        }
-        for (cause, times) in &self.doubts {
-            why.push(format!("{cause} ({times} times): what it concerns is being read again"));
-        }
-        if let Some(errors) = &self.write_back {
-            why.push(errors.to_string());
-        }
-        if self.totals.write_back_failing > 0 {
-            why.push(format!(
-                "write-back fails for {} files: their owner may have lost data",
-                self.totals.write_back_failing
-            ));
-        }
-        if self.unsettled {
-            why.push("the store has not told whether the last commit took effect".into());
-        }
-        if self.stalled > 0 {
-            why.push(format!("{} files wait for a writer or write-back that does not end", self.stalled));
-        }
-        for path in self.foreign.iter().take(3) {
-            why.push(format!("{} is another file system (or subvolume) and is not in the volume", path.display()));
-        }
-        why
-    }
-}
-
-impl Shared {
-    /// The volume's thread is over.
-    pub fn end(&self) {
-        self.update(|progress| {
-            if progress.phase != Phase::Fenced {
-                progress.phase = Phase::Stopped;
-            }
-        });
-    }
-
-    pub fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn stop(&self) {
-        self.progress().stop = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for a flush whose SWAP begins after this call and that leaves nothing over.
-    pub fn sync(&self, timeout: Duration) -> Synced {
-        let deadline = Instant::now() + timeout;
-        let mut progress = self.progress();
-        let wanted = progress.begun + 1;
-        progress.hurry += 1;
-        self.changed.notify_all();
-        let result = loop {
-            if progress.clean >= wanted && progress.phase == Phase::Protected {
-                break Synced::Done;
-            }
-            if matches!(progress.phase, Phase::Fenced | Phase::Stopped) {
-                break Synced::Ended(progress.phase);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let mut why = progress.left_over.clone();
-                why.extend(progress.last_error.clone());
-                if why.is_empty() {
-                    why.push("the flush did not end in time".into());
-                }
-                break Synced::Partial(why);
-            }
-            progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
-        };
-        progress.hurry -= 1;
-        result
-    }
-
-    /// Takes the write-back errors as seen. False: the volume's thread did not take note within `timeout`.
-    pub fn acknowledge(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut progress = self.progress();
-        progress.acknowledge = true;
-        progress.hurry += 1;
-        self.changed.notify_all();
-        while progress.acknowledge && !matches!(progress.phase, Phase::Fenced | Phase::Stopped) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        progress.hurry -= 1;
-        !progress.acknowledge
-    }
-
-    /// Waits until the volume is armed and its baseline is committed, or has ended.
-    pub fn wait_ready(&self) -> Phase {
-        let mut progress = self.progress();
-        while !matches!(progress.phase, Phase::Protected | Phase::Fenced | Phase::Stopped) {
-            progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
-        }
-        progress.phase
-    }
-
-    pub(super) fn update(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut self.progress());
-        self.changed.notify_all();
-    }
-}
 
 /// The thread's own part.
 pub struct Runner {

@@ -1,0 +1,144 @@
+//! Arming a volume: its inodes are watched, and it is decided what has to be compared.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::dirty::Marks;
+use engine::flush::world::Record;
+use engine::model::{FileId, Kind, Meta, Root, Time};
+
+use super::hub::Sink;
+use super::open::{BASELINE, CaptureFacts, Opened, Prepared, RUN, boot_id, run_on};
+use super::pending::now_ns;
+use super::progress::Phase;
+use super::renew::COMPARE;
+use super::trust::{Boot, Compare, Facts, must_compare};
+use super::world::{WorldError, to_row};
+use crate::catalog;
+
+impl Opened {
+    /// ARM, CLEAN; decides what has to be compared.
+    pub(super) fn arm(
+        &mut self,
+        capture: &CaptureFacts,
+        prepared: Option<Prepared>,
+        rebuilt: bool,
+    ) -> Result<(), WorldError> {
+        let world = &mut self.world;
+        // That of the listings and the marks: on an overlay the upper layer's, which a directory that is also in a lower
+        // layer does not show.
+        let root = world.root.stat(Path::new(""))?.stat.inode;
+        let known = world.catalog.file(FileId::ROOT)?;
+        if known.as_ref().is_none_or(|row| row.inode != root) {
+            let meta = Meta {
+                kind: Kind::Dir,
+                mode: u32::MAX,
+                uid: 0,
+                gid: 0,
+                mtime: Time::default(),
+                rdev: 0,
+                target: Vec::new(),
+                xattrs: Vec::new(),
+            };
+            let meta = known.map_or(meta, |row| row.meta);
+            let none: Option<Root> = None;
+            let record = Record {
+                id: FileId::ROOT,
+                inode: root,
+                meta,
+                size: 0,
+                root: none,
+                hole_bytes: 0,
+                signed: false,
+                ctime: None,
+            };
+            let change = catalog::CatalogChange {
+                files: vec![to_row(record, None)],
+                next_id: Some(FileId(2)),
+                ..catalog::CatalogChange::default()
+            };
+            world.catalog.apply(&change)?;
+        }
+        let boot = boot_id();
+        let last_boot = world.catalog.boot_id()?;
+        let dev = world.hub.as_ref().map_or(0, |(_, dev)| *dev);
+        let last_run = world.catalog.note(RUN)?.and_then(|text| run_on(&text, dev));
+        let clean = world.catalog.clean_shutdown()?;
+        if clean.is_some() {
+            // It speaks of that boot's end only.
+            world.catalog.set_clean_shutdown(None)?;
+        }
+        let facts = Facts {
+            boot: Boot::of(last_boot.as_deref(), boot.as_deref(), world.catalog.head()?.is_some()),
+            resumed: capture.resumed,
+            registered: world.hub.is_some() && prepared.is_some(),
+            in_order: last_run.is_some_and(|run| run + 1 == capture.run),
+            baseline: world.catalog.note(BASELINE)?.is_some(),
+            rebuilt,
+            clean: clean.is_some() && clean == last_boot,
+            unfinished: Compare::of_word(world.catalog.note(COMPARE)?.as_deref()),
+        };
+        let compare = must_compare(&facts);
+        tracing::debug!(volume = %self.name, ?facts, ?compare, "what is to be compared");
+        // Before the notes by which the next process would trust this one: it may end before the comparison does.
+        world.catalog.set_note(COMPARE, compare.word())?;
+        let run = if world.hub.is_some() { capture.run } else { 0 };
+        world.catalog.set_note(RUN, &format!("{run} {dev}"))?;
+        if let Some((hub, dev)) = &world.hub {
+            let sink = match prepared {
+                Some(prepared) => prepared.sink,
+                None => {
+                    let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
+                    let sink = Arc::new(Sink::new(&self.name, *dev, catalog, pending));
+                    hub.add(Arc::clone(&sink))?;
+                    sink
+                }
+            };
+            self.sink = Some(sink);
+            world.watch_full |= hub.is_widened(*dev)?;
+            // Where the marks are trusted, the watch set has been kept since they began.
+            if compare != Compare::Nothing {
+                world.watch_all()?;
+            }
+        }
+        if let Some(boot) = &boot {
+            world.catalog.set_boot_id(boot)?;
+        }
+        self.first_phase = if facts.baseline { Phase::Verifying } else { Phase::Baseline };
+        if compare == Compare::Nothing {
+            world.recall_foreign()?;
+            self.first_phase = Phase::Protected;
+            return Ok(());
+        }
+        world.root.sync().map_err(WorldError::Source)?;
+        self.compare = true;
+        self.compare_once = world.hub.is_some();
+        if compare == Compare::Everything {
+            let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
+            let sink = self.sink.get_or_insert_with(|| Arc::new(Sink::new(&self.name, 0, catalog, pending)));
+            // A file of a rebuilt catalog has no inode yet; it is found by its name.
+            sink.widen(if rebuilt { "rebuild" } else { "reboot" }, |ino| ino != 0)?;
+            // They are pending now and outlive this process.
+            world.catalog.set_note(COMPARE, Compare::Listings.word())?;
+        } else {
+            self.mark_directories()?;
+        }
+        Ok(())
+    }
+
+    /// Every directory is to be listed.
+    pub(super) fn mark_directories(&self) -> Result<(), WorldError> {
+        let (mut after, now) = (FileId(0), now_ns());
+        loop {
+            let rows = self.world.catalog.files_after(after, 4096)?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let dirs: Vec<(u64, Marks)> = rows
+                .iter()
+                .filter(|row| row.meta.kind == Kind::Dir && row.inode.ino != 0)
+                .map(|row| (row.inode.ino, Marks::names()))
+                .collect();
+            self.world.pending.add(&dirs, now)?;
+        }
+    }
+}

@@ -1,10 +1,11 @@
-//! Tier 3: the program from end to end under other kernels, one guest per kernel and one after the other; then cuts of a
-//! guest's power.
+//! Tier 3: the program from end to end under other kernels, one guest per kernel, all at once: most of a run is the kernel's
+//! verifier, which takes one processor. Then cuts of a guest's power.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::tally::Tally;
 use super::{Gate, Outcome, absent, tiers};
 use crate::powercut::{self, Campaign};
 use crate::vm::{self, Kernel, Request, Series};
@@ -69,7 +70,7 @@ fn runs_of(seed: u64) -> [Run; 6] {
     })
 }
 
-/// A guest takes about five minutes on two idle cores. One that prints nothing for 15 minutes is ended before.
+/// A guest takes about five minutes on two idle cores, and longer beside another. One that prints nothing for 15 minutes is ended before.
 const LIMIT: Duration = Duration::from_secs(2700);
 /// Cuts of power in the gate; `cargo xtask powercut` makes more.
 const CUTS: u64 = 3;
@@ -93,12 +94,28 @@ pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
         return;
     }
     println!("   the matrix by seed {seed} (`{}`)", matrix::SEED);
-    let mut missing = false;
-    for series in Series::ALL {
-        match kernel(gate, series) {
-            Some(kernel) => guest(gate, series, &kernel, &script(series, &runs, seed, filter)),
-            None => missing = true,
-        }
+    // Fetched one after the other, before any of them runs.
+    let kernels: Vec<(Series, Kernel)> =
+        Series::ALL.into_iter().filter_map(|series| Some((series, kernel(gate, series)?))).collect();
+    let missing = kernels.len() < Series::ALL.len();
+    let parts: Vec<Gate> = std::thread::scope(|scope| {
+        let started: Vec<_> = kernels
+            .iter()
+            .map(|(series, kernel)| {
+                let prefix = format!("{}: ", series.name());
+                let mut part = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix };
+                let script = script(*series, &runs, seed, filter);
+                scope.spawn(move || {
+                    guest(&mut part, *series, kernel, &script);
+                    part
+                })
+            })
+            .collect();
+        // A panic of a part is one of the gate.
+        started.into_iter().map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    for part in parts {
+        gate.tally.add(part.tally);
     }
     if !missing && filter.is_none() {
         gate.check("tier 3: power cuts", |gate| {
@@ -130,10 +147,11 @@ fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, script: &str) {
     let step = format!("tier 3: Linux {}", series.name());
     let words = ["sh".into(), "-c".into(), script.to_owned()];
     let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
+    let prefix = gate.prefix.clone();
     tiers::follow(gate, &step, None, |log, each| {
         let code = vm::run(kernel, &request, log, |line| {
             if line.starts_with("BACK END ") {
-                println!("   {line}");
+                println!("{prefix}   {line}");
             }
             each(line);
         })?;

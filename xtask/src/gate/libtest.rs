@@ -102,6 +102,12 @@ fn header(line: &str) -> Option<String> {
     Some(stem.rsplit_once('-').map_or(stem, |(name, _)| name).to_owned())
 }
 
+/// The name of the test whose result this line is.
+pub(super) fn ended(line: &str) -> Option<&str> {
+    let (name, result) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    matches!(result, "ok" | "FAILED").then_some(name)
+}
+
 fn counts(text: &str) -> Option<(usize, usize, usize)> {
     let count = |what: &str| {
         let (before, _) = text.split_once(&format!(" {what}"))?;
@@ -124,6 +130,15 @@ mod tests {
         shown.extend(text.lines().filter_map(|line| reader.line(line, &mut tally)));
         shown.extend(reader.end(&mut tally));
         (tally, shown.join("\n"))
+    }
+
+    #[test]
+    fn a_result_names_its_test() {
+        assert_eq!(ended("test a::b ... ok"), Some("a::b"));
+        assert_eq!(ended("test a::b ... FAILED"), Some("a::b"));
+        for line in ["test result: ok. 1 passed", "running 1 test", "test a ... ", "a test ... ok"] {
+            assert_eq!(ended(line), None, "{line}");
+        }
     }
 
     #[test]

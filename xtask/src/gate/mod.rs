@@ -61,10 +61,12 @@ impl Selection {
     }
 }
 
-/// One run of the gate: where its logs go and what it counted so far.
+/// One run of the gate, or a part of it that goes on beside another: where its logs go and what it counted so far.
 struct Gate {
     logs: PathBuf,
     tally: Tally,
+    /// Stands before each line of a part that goes on beside another.
+    prefix: String,
 }
 
 pub(crate) fn main(args: &[String]) -> Result<(), Error> {
@@ -77,7 +79,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     }
     std::fs::create_dir_all(&logs).map_err(Error::io(format!("cannot create {}", logs.display())))?;
 
-    let mut gate = Gate { logs, tally: Tally::default() };
+    let mut gate = Gate { logs, tally: Tally::default(), prefix: String::new() };
     if [0, 2, 3].into_iter().any(|tier| selection.has(tier)) {
         gate.check("setup", |_| crate::setup::main(&[]).map(|()| Outcome::Passed));
         gate.check("build-ebpf", checks::build_ebpf);
@@ -107,26 +109,34 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
 impl Gate {
     /// Runs one check, which counts as one test, between two header lines.
     fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome, Error>) -> bool {
-        println!("== {name}");
+        self.say(&format!("== {name}"));
         let started = Instant::now();
         let result = check(self);
         let seconds = started.elapsed().as_secs_f64();
+        self.tally.steps.push((name.to_owned(), seconds));
         match result {
             Ok(Outcome::Passed) => {
                 self.tally.passed += 1;
-                println!("   passed in {seconds:.1} s");
+                self.say(&format!("   passed in {seconds:.1} s"));
                 return true;
             }
             Ok(Outcome::Skipped(reason)) => {
-                println!("   skipped: {reason}");
+                self.say(&format!("   skipped: {reason}"));
                 self.tally.skip(name, &reason);
             }
             Err(error) => {
-                println!("{error}\n   FAILED after {seconds:.1} s");
+                self.say(&format!("{error}\n   FAILED after {seconds:.1} s"));
                 self.tally.fail(name);
             }
         }
         false
+    }
+
+    /// Prints what a person is to see now, each line behind the prefix.
+    fn say(&self, text: &str) {
+        for line in text.lines() {
+            println!("{}{line}", self.prefix);
+        }
     }
 
     /// The log file of a step.
@@ -137,6 +147,11 @@ impl Gate {
 
     fn finish(self, started: Instant) -> Result<(), Error> {
         println!("== summary after {:.0} s (logs: target/test-logs)", started.elapsed().as_secs_f64());
+        for (what, times) in [("step", &self.tally.steps), ("test", &self.tally.times)] {
+            for (name, seconds) in tally::slowest(times) {
+                println!("slowest {what}: {seconds:.1} s {name}");
+            }
+        }
         for (name, reason) in &self.tally.skipped {
             println!("SKIPPED {name}: {reason}");
         }

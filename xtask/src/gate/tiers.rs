@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use super::libtest::Reader;
+use super::libtest::{self, Reader};
 use super::stream::{checked, stream};
 use super::{Gate, Outcome, absent};
 use crate::sh::Error;
@@ -65,34 +65,45 @@ pub(super) fn follow(
     header: Option<&str>,
     run: impl FnOnce(&Path, &mut dyn FnMut(&str)) -> Result<Option<String>, Error>,
 ) {
-    println!("== {name}");
+    gate.say(&format!("== {name}"));
     let (started, before, failed) = (Instant::now(), gate.tally.tests, gate.tally.failed.len());
-    let (log, mut reader, tally) = (gate.log(name), Reader::default(), &mut gate.tally);
+    let (log, mut reader, mut tally) = (gate.log(name), Reader::default(), std::mem::take(&mut gate.tally));
+    let mut last = Instant::now();
     let mut each = |line: &str| {
-        if let Some(text) = reader.line(line, tally) {
-            println!("{text}");
+        // Where tests run one after the other the time since the result before is the test's own.
+        if let Some(test) = libtest::ended(line) {
+            tally.times.push((format!("{name}: {test}"), last.elapsed().as_secs_f64()));
+        }
+        if line.starts_with("test ") || line.starts_with("running ") {
+            last = Instant::now();
+        }
+        if let Some(text) = reader.line(line, &mut tally) {
+            gate.say(&text);
         }
     };
     if let Some(header) = header {
         each(header);
     }
     let result = run(&log, &mut each);
+    gate.tally = tally;
     if let Some(text) = reader.end(&mut gate.tally) {
-        println!("{text}");
+        gate.say(&text);
     }
     match result {
         Err(error) => {
-            println!("{error}");
+            gate.say(&error.to_string());
             gate.tally.fail(name);
         }
         // The runner itself may fail where no test did.
         Ok(Some(end)) if gate.tally.failed.len() == failed => {
-            println!("{end}, see {}", log.display());
+            gate.say(&format!("{end}, see {}", log.display()));
             gate.tally.fail(name);
         }
         Ok(_) => {}
     }
-    println!("   {} tests in {:.1} s", gate.tally.tests - before, started.elapsed().as_secs_f64());
+    let seconds = started.elapsed().as_secs_f64();
+    gate.tally.steps.push((name.to_owned(), seconds));
+    gate.say(&format!("   {} tests in {seconds:.1} s", gate.tally.tests - before));
 }
 
 /// Tells the tests where the things built for them are.

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::cpio::Archive;
@@ -213,7 +214,10 @@ impl Folder {
     pub(crate) fn new(kind: &str) -> Result<Self, Error> {
         let base = kernel::folder();
         sweep(&base);
-        let path = base.join(format!("{kind}-{}", std::process::id()));
+        // Several guests of this process run at once.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!("{kind}-{}.{number}", std::process::id()));
         fs::create_dir(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
         Ok(Self { path })
     }
@@ -232,7 +236,9 @@ fn sweep(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = KINDS.iter().find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-')?.parse::<u32>().ok());
+        let pid = KINDS
+            .iter()
+            .find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-')?.split('.').next()?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // Another run may be at it; what is left then is its affair.
             let _ = fs::remove_dir_all(entry.path());

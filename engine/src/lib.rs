@@ -11,6 +11,7 @@ pub mod delta;
 pub mod dirty;
 pub mod flush;
 pub mod format;
+pub mod identity;
 pub mod image;
 pub mod manifest;
 pub mod model;

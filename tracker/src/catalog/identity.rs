@@ -6,6 +6,10 @@ use engine::model::{FileId, Hash, Id, Seq, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Catalog, CatalogError, Result, row};
+use crate::source::SourceFacts;
+
+/// Name of the note about the source directory.
+const SOURCE_FACTS: &str = "source facts";
 
 /// The last commit this host knows to be in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +26,6 @@ pub struct Head {
 pub struct Writer {
     pub id: Id,
     pub epoch: u64,
-}
-
-/// Which directory the catalog describes. A difference means the source was replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceIdentity {
-    /// `st_dev`; may change at a reboot, so its change alone proves nothing.
-    pub device: u64,
-    pub ino: u64,
-    /// Birth time in nanoseconds, 0 where there is none.
-    pub generation: u64,
 }
 
 impl Catalog {
@@ -93,24 +87,27 @@ impl Catalog {
         self.write(|conn| put_head(conn, head))
     }
 
-    pub fn source(&self) -> Result<Option<SourceIdentity>> {
-        self.read(|conn| {
-            let Some(bytes) = fixed::<24>(conn, "source")? else { return Ok(None) };
-            let word = |at: usize| {
-                let mut word = [0; 8];
-                word.copy_from_slice(&bytes[at..at + 8]);
-                u64::from_le_bytes(word)
-            };
-            Ok(Some(SourceIdentity { device: word(0), ino: word(8), generation: word(16) }))
-        })
+    /// Which directory the catalog describes; `None` in a new catalog.
+    pub fn source_facts(&self) -> Result<Option<SourceFacts>> {
+        if let Some(text) = self.note(SOURCE_FACTS)? {
+            let damaged = |_| CatalogError::Damaged { table: "meta", what: "source facts" };
+            return Ok(Some(serde_json::from_str(&text).map_err(damaged)?));
+        }
+        // As an older version wrote it: device, inode number, birth.
+        let Some(bytes) = self.read(|conn| fixed::<24>(conn, "source"))? else { return Ok(None) };
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        Ok(Some(SourceFacts { device: word(0), ino: word(8), generation: word(16), ..SourceFacts::default() }))
     }
 
-    pub fn set_source(&self, source: &SourceIdentity) -> Result<()> {
-        let mut bytes = [0; 24];
-        bytes[..8].copy_from_slice(&source.device.to_le_bytes());
-        bytes[8..16].copy_from_slice(&source.ino.to_le_bytes());
-        bytes[16..].copy_from_slice(&source.generation.to_le_bytes());
-        self.write(|conn| put(conn, "source", &bytes))
+    pub fn set_source_facts(&self, source: &SourceFacts) -> Result<()> {
+        // Plain values always have a text.
+        let text =
+            serde_json::to_string(source).map_err(|_| CatalogError::Damaged { table: "meta", what: "source facts" })?;
+        self.set_note(SOURCE_FACTS, &text)
     }
 
     /// The boot (`/proc/sys/kernel/random/boot_id`) in which the catalog was last live.

@@ -30,7 +30,7 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 pub use commit::{CatalogChange, Intent, NodeWrite, SigWrite};
-pub use identity::{Head, SourceIdentity, Writer};
+pub use identity::{Head, Writer};
 pub use pending::{MissingRow, PendingRow};
 pub use query::{ChildRow, Counts};
 pub use row::FileRow;

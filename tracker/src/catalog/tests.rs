@@ -280,11 +280,18 @@ fn identity_comes_back_and_damage_is_seen() {
     assert_eq!(catalog.volume_id().unwrap(), None);
     assert_eq!(catalog.writer().unwrap(), None);
     assert_eq!(catalog.next_id().unwrap(), FileId(2));
-    let source = SourceIdentity { device: 1, ino: 2, generation: u64::MAX };
+    let source = crate::source::SourceFacts {
+        device: 1,
+        ino: 2,
+        generation: u64::MAX,
+        fs_type: 0xef53,
+        fs_id: Some("ab".into()),
+        ..Default::default()
+    };
     let head = Head { seq: u64::MAX, hash: [3; 32], time: Time { sec: -1, nsec: 5 } };
     catalog.set_volume_id(&[1; 16]).unwrap();
     catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
-    catalog.set_source(&source).unwrap();
+    catalog.set_source_facts(&source).unwrap();
     catalog.set_head(&head).unwrap();
     catalog.set_boot_id("b").unwrap();
     catalog.set_store("s3://x/y").unwrap();
@@ -293,7 +300,7 @@ fn identity_comes_back_and_damage_is_seen() {
     let catalog = Catalog::open(&path).unwrap();
     assert_eq!(catalog.volume_id().unwrap(), Some([1; 16]));
     assert_eq!(catalog.writer().unwrap(), Some(Writer { id: [2; 16], epoch: 3 }));
-    assert_eq!(catalog.source().unwrap(), Some(source));
+    assert_eq!(catalog.source_facts().unwrap(), Some(source));
     assert_eq!(catalog.head().unwrap(), Some(head));
     assert_eq!(catalog.boot_id().unwrap().as_deref(), Some("b"));
     assert_eq!(catalog.store().unwrap().as_deref(), Some("s3://x/y"));

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::SourceError;
 use super::beneath::Beneath;
 use super::root::{RawEntry, SourceRoot, is_metacopy, names, whole_in_upper};
-use super::stat::{SourceStat, stat_at, stat_fd};
+use super::stat::{Births, SourceStat};
 
 /// Names from which on several threads ask for attributes: a thread is worth some 10 ms of such calls.
 const MANY: usize = 16_384;
@@ -45,7 +45,8 @@ pub struct Directory {
     path: PathBuf,
     fd: OwnedFd,
     found: SourceStat,
-    above: Option<OwnedFd>,
+    births: Births,
+    above: Option<(OwnedFd, Births)>,
 }
 
 /// What one name leads to.
@@ -61,23 +62,26 @@ impl SourceRoot {
         let fail = |errno| SourceError::at(rel, errno);
         let Some(beneath) = self.upper.as_ref().and_then(|upper| upper.beneath()) else {
             let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-            let found = stat_fd(&fd).map_err(fail)?;
-            return Ok(Directory { path: rel.into(), fd, found, above: None });
+            let births = self.births_of(false);
+            let found = births.stat_fd(&fd).map_err(fail)?;
+            return Ok(Directory { path: rel.into(), fd, found, births, above: None });
         };
         // Two opens by path: they are one directory if the upper layer shows the same before and after the other.
-        let before = above(beneath, rel)?;
+        let upper = self.births_of(true);
+        let before = above(beneath, rel, upper)?;
         let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-        let merged = stat_fd(&fd).map_err(fail)?;
-        let after = above(beneath, rel)?;
+        let births = self.births_of(false);
+        let merged = births.stat_fd(&fd).map_err(fail)?;
+        let after = above(beneath, rel, upper)?;
         let inode = |found: &Option<(OwnedFd, SourceStat)>| found.as_ref().map(|(_, found)| found.stat.inode);
         if inode(&before) != inode(&after) {
             return Err(SourceError::Gone { path: rel.into() });
         }
         let (above, found) = match after {
-            Some((fd, found)) => (Some(fd), SourceStat { device: merged.device, ..found }),
+            Some((fd, found)) => (Some((fd, upper)), SourceStat { device: merged.device, ..found }),
             None => (None, merged),
         };
-        Ok(Directory { path: rel.into(), fd, found, above })
+        Ok(Directory { path: rel.into(), fd, found, births, above })
     }
 
     /// The entries of the directory at `rel`, whichever that is.
@@ -87,10 +91,10 @@ impl SourceRoot {
 }
 
 /// The directory in the upper layer; `None` where it is in lower layers only.
-fn above(beneath: &Beneath, rel: &Path) -> Result<Option<(OwnedFd, SourceStat)>, SourceError> {
+fn above(beneath: &Beneath, rel: &Path, births: Births) -> Result<Option<(OwnedFd, SourceStat)>, SourceError> {
     match beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(fd) => {
-            let found = stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
+            let found = births.stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
             Ok(Some((fd, found)))
         }
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -146,7 +150,7 @@ impl Directory {
     /// What `name` in it leads to now; `None` if nothing.
     pub fn named(&self, name: &[u8]) -> Result<Option<Named>, SourceError> {
         let name = OsStr::from_bytes(name);
-        let found = match stat_at(&self.fd, name, false) {
+        let found = match self.births.stat_at(&self.fd, name) {
             Ok(found) => found,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(SourceError::at(&self.path.join(name), errno)),
@@ -157,8 +161,8 @@ impl Directory {
         if found.stat.kind == Kind::Dir && found.device != self.found.device {
             return Ok(Some(Named::Foreign(Foreign::OtherDevice)));
         }
-        if let Some(above) = &self.above
-            && let Ok(upper) = stat_at(above, name, false)
+        if let Some((above, births)) = &self.above
+            && let Ok(upper) = births.stat_at(above, name)
             && whole_in_upper(&found.stat, &upper.stat, || self.metacopy(name))
         {
             return Ok(Some(Named::Entry(upper.stat)));
@@ -170,7 +174,7 @@ impl Directory {
     fn metacopy(&self, name: &OsStr) -> bool {
         use rustix::fs::{Mode, openat};
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = self.above.as_ref().and_then(|above| openat(above, name, flags, Mode::empty()).ok());
+        let opened = self.above.as_ref().and_then(|(above, _)| openat(above, name, flags, Mode::empty()).ok());
         opened.is_none_or(|fd| is_metacopy(std::os::fd::AsFd::as_fd(&fd)))
     }
 }

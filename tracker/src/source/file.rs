@@ -11,7 +11,7 @@ use engine::model::{InodeId, Kind};
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::stat::{self, SourceStat, stat_fd};
+use super::stat::{self, Births, SourceStat};
 use super::{FsType, OpenError, SourceError, SourceRoot, sys};
 
 /// How dirty pages of a file are written back, so that the next store through a mapping faults again.
@@ -28,6 +28,7 @@ pub enum CleanBy {
 pub struct OpenFile {
     fd: OwnedFd,
     clean_by: CleanBy,
+    births: Births,
     ino: u64,
     cleans: Arc<CleanTimes>,
 }
@@ -62,9 +63,10 @@ impl SourceRoot {
         };
         let fd = fd.map_err(|errno| SourceError::at(rel, errno))?;
         // The path may lead elsewhere by now: only the descriptor's own word counts.
-        check(&stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?, expect)?;
+        let births = self.births_of(found.upper);
+        check(&births.stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?, expect)?;
         let clean_by = clean_by(self.fs_of(found.upper), self.data_journal(found.upper), &fd);
-        Ok(OpenFile { fd, clean_by, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
+        Ok(OpenFile { fd, clean_by, births, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
     }
 
     /// How long writing files back took since the last call, by inode number.
@@ -106,7 +108,7 @@ impl OpenFile {
 
     /// `statx` of the open inode, whatever its path says now.
     pub fn source_stat(&self) -> Result<SourceStat, FileError> {
-        stat_fd(&self.fd).map_err(unreadable)
+        self.births.stat_fd(&self.fd).map_err(unreadable)
     }
 
     /// Reads at `offset` until the buffer is full or the file ends.

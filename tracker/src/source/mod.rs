@@ -4,6 +4,7 @@
 mod beneath;
 mod directory;
 mod file;
+mod identity;
 mod mount_table;
 mod mounts;
 mod root;
@@ -22,6 +23,7 @@ use thiserror::Error;
 
 pub use directory::{Directory, Entries, Foreign, Named};
 pub use file::{CleanBy, OpenFile};
+pub use identity::{RootNames, SameSource, SourceFacts, same_source};
 pub use mount_table::MountTable;
 pub use mounts::Mount;
 pub use root::{IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::beneath::{Beneath, open_root};
 use super::file::CleanTimes;
 use super::mounts::{self, Mount};
-use super::stat::{self, SourceStat, Xattrs, stat_at, stat_fd};
+use super::stat::{self, Births, SourceStat, Xattrs, stat_fd};
 use super::{FsType, SourceError, sys};
 
 /// What tells a source directory from another one at the same path, while this host runs.
@@ -100,8 +100,8 @@ impl SourceRoot {
         let at = |source: io::Error| SourceError::Root { path: dir.to_path_buf(), source };
         let path = std::fs::canonicalize(dir).map_err(at)?;
         let fd = open_root(&path).map_err(at)?;
-        let found = stat_fd(&fd).map_err(|errno| at(errno.into()))?;
         let fs = FsType::of(&fd).map_err(|errno| at(errno.into()))?;
+        let found = fs.births().stat_fd(&fd).map_err(|errno| at(errno.into()))?;
         let mount = mount_of(fd.as_fd()).map_err(at)?;
         let upper = if fs == FsType::Overlay { upper_of(&mount, &path) } else { None };
         let identity = RootIdentity { device: found.device, inode: found.stat.inode };
@@ -140,7 +140,7 @@ impl SourceRoot {
     /// Whether the path still leads to the directory that was opened. The descriptor itself cannot tell: it goes on
     /// naming a directory that was moved away or unmounted.
     pub fn check_identity(&self) -> Result<IdentityCheck, SourceError> {
-        match stat_at(rustix::fs::CWD, &self.path, false) {
+        match self.fs.births().stat_at(rustix::fs::CWD, self.path.as_os_str()) {
             Ok(found) => {
                 let now = RootIdentity { device: found.device, inode: found.stat.inode };
                 Ok(if now == self.identity { IdentityCheck::Same } else { IdentityCheck::Replaced(now) })
@@ -153,10 +153,10 @@ impl SourceRoot {
     /// Finds `rel` in the tree; on overlayfs in the upper layer, when it has the whole file.
     pub(super) fn find(&self, rel: &Path) -> Result<Found, SourceError> {
         let fd = self.beneath.open(rel, OFlags::PATH).map_err(|errno| SourceError::at(rel, errno))?;
-        let stat = stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
+        let stat = self.fs.births().stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
         if let Some(beneath) = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref())
             && let Ok(fd) = beneath.open(rel, OFlags::PATH)
-            && let Ok(above) = stat_fd(&fd)
+            && let Ok(above) = self.births_of(true).stat_fd(&fd)
             && whole_in_upper(&stat.stat, &above.stat, || is_metacopy(fd.as_fd()))
         {
             return Ok(Found { fd, stat: above, upper: true });
@@ -214,6 +214,10 @@ impl SourceRoot {
         if found.stat.stat.inode != inode {
             return Ok(None);
         }
+        // A handle of FUSE has the number that the file has in this mount, and is stale as soon as the kernel forgets it.
+        if !self.fs_of(found.upper).has_lasting_handles() {
+            return Ok(None);
+        }
         match sys::name_to_handle(&found.fd) {
             Ok(handle) => Ok(Some(handle)),
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
@@ -227,6 +231,9 @@ impl SourceRoot {
         // The descriptor only names the file system; on overlayfs handles were taken from the upper layer first.
         let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);
         let mut answer = Alive::Unknown;
+        if self.fs.births() == Births::OfOneMount {
+            return answer;
+        }
         for root in above.into_iter().chain([self.beneath.root()]) {
             let Ok(mount) = rustix::fs::openat(root, c".", OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
             else {
@@ -245,6 +252,11 @@ impl SourceRoot {
             }
         }
         answer
+    }
+
+    /// What stands for the generation of a found inode.
+    pub(super) fn births_of(&self, upper: bool) -> Births {
+        self.fs_of(upper).births()
     }
 
     /// On which kind of file system a found inode is read.
@@ -339,7 +351,23 @@ fn unescape_overlay(option: &[u8]) -> Vec<u8> {
     out
 }
 
+/// File systems beside the named ones whose inode numbers outlive a mount, each with a birth time or a handle: NFS, f2fs,
+/// bcachefs, ZFS, CephFS, JFS. Not FUSE, 9p, vfat, exfat or CIFS, which may count their inodes as they are looked up.
+const LASTING: [u64; 6] = [0x6969, 0xf2f5_2010, 0xca45_1a4e, 0x2fc1_2fc1, 0x00c3_6400, 0x3153_464a];
+
 impl FsType {
+    pub(super) fn births(self) -> Births {
+        match self {
+            FsType::Other(magic) if !LASTING.contains(&magic) => Births::OfOneMount,
+            _ => Births::Lasting,
+        }
+    }
+
+    /// Whether a file handle names the same file after another mount.
+    pub(super) fn has_lasting_handles(self) -> bool {
+        self != FsType::Overlay && self.births() == Births::Lasting
+    }
+
     fn of(fd: impl AsFd) -> Result<FsType, Errno> {
         let magic = fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
         Ok(match magic {

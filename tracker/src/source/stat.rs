@@ -1,11 +1,15 @@
 //! What the kernel says of one inode, in the words of the engine; and its extended attributes.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use engine::flush::world::Stat;
 use engine::model::{InodeId, Kind, Time};
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
+
+use super::sys;
 
 /// Names and values of extended attributes, sorted by name.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -22,17 +26,52 @@ pub struct SourceStat {
     pub mount_root: bool,
 }
 
-/// `statx` of `name` in `dir` (empty: `dir` itself), never through a symlink and never triggering an automount.
-pub(super) fn stat_at(dir: impl AsFd, name: impl rustix::path::Arg, empty: bool) -> Result<SourceStat, Errno> {
-    let mut flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    if empty {
-        flags |= AtFlags::EMPTY_PATH;
-    }
-    from_statx(&statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
+/// What stands for the generation of an inode on one file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Births {
+    /// The birth time; where there is none, the file handle, which has the generation that the file system gave.
+    Lasting,
+    /// Nothing: inode numbers are given anew at each mount, so that not even a birth time names one file.
+    OfOneMount,
 }
 
+impl Births {
+    /// `statx` of `name` in `dir`, never through a symlink and never triggering an automount.
+    pub(super) fn stat_at(self, dir: impl AsFd, name: &OsStr) -> Result<SourceStat, Errno> {
+        self.stat(dir.as_fd(), name.as_bytes(), AtFlags::empty())
+    }
+
+    pub(super) fn stat_fd(self, fd: impl AsFd) -> Result<SourceStat, Errno> {
+        self.stat(fd.as_fd(), b"", AtFlags::EMPTY_PATH)
+    }
+
+    fn stat(self, dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<SourceStat, Errno> {
+        let flags = flags | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let statx = statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+        let mut found = from_statx(&statx)?;
+        let generation = &mut found.stat.inode.generation;
+        match self {
+            Births::OfOneMount => *generation = 0,
+            Births::Lasting if *generation == 0 => {
+                // ESTALE and the like: it went meanwhile, and is asked for again by whoever needs it.
+                let handle = sys::name_to_handle_at(dir, name);
+                *generation = handle.map_or(0, |handle| generation_of(&handle));
+            }
+            Births::Lasting => {}
+        }
+        Ok(found)
+    }
+}
+
+/// A file handle as a generation: never 0.
+fn generation_of(handle: &[u8]) -> u64 {
+    let hash = blake3::hash(handle);
+    hash.as_bytes().iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte)).max(1)
+}
+
+/// `statx` of an open file for everything but its identity.
 pub(super) fn stat_fd(fd: impl AsFd) -> Result<SourceStat, Errno> {
-    stat_at(fd, c"", true)
+    Births::OfOneMount.stat_fd(fd)
 }
 
 fn from_statx(found: &Statx) -> Result<SourceStat, Errno> {

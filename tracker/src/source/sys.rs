@@ -36,15 +36,21 @@ pub fn store_mapped(file: &std::fs::File, offset: u64, byte: u8) -> io::Result<(
 
 /// A file handle as bytes that can be stored: the type (4 bytes, little endian) and the handle itself.
 pub(super) fn name_to_handle(fd: impl AsFd) -> io::Result<Vec<u8>> {
+    name_to_handle_at(fd, b"")
+}
+
+/// As [`name_to_handle`], of `name` in the directory `fd`, a symlink not followed.
+pub(super) fn name_to_handle_at(fd: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
+    let name = std::ffi::CString::new(name)?;
     let mut raw = RawHandle { bytes: HANDLE_BYTES as c_uint, kind: 0, handle: [0; HANDLE_BYTES] };
     let mut mount: c_int = 0;
     // SAFETY: `raw` and `mount` live across the call; `raw.bytes` says how many bytes the kernel may write to it, and
-    // the path is an empty C string, as AT_EMPTY_PATH asks.
+    // `name` is a C string; an empty one is `fd` itself by AT_EMPTY_PATH.
     let result = unsafe {
         libc::syscall(
             libc::SYS_name_to_handle_at,
             fd.as_fd().as_raw_fd(),
-            c"".as_ptr(),
+            name.as_ptr(),
             &raw mut raw,
             &raw mut mount,
             libc::AT_EMPTY_PATH,
@@ -108,6 +114,36 @@ pub(super) fn has_changed(table: &std::fs::File) -> io::Result<bool> {
     let result = unsafe { libc::poll(&raw mut poll, 1, 0) };
     check(c_long::from(result))?;
     Ok(poll.revents & (libc::POLLPRI | libc::POLLERR) != 0)
+}
+
+/// `f_fsid` of `statfs`; 0 where the file system has none.
+pub(super) fn fs_id(fd: impl AsFd) -> io::Result<u64> {
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the kernel fills the structure, whose type fits the call, when it answers 0.
+    let result = unsafe { libc::fstatfs(fd.as_fd().as_raw_fd(), found.as_mut_ptr()) };
+    check(c_long::from(result))?;
+    // SAFETY: the call succeeded. `fsid_t` is two 32-bit words in every libc for Linux, private in the binding.
+    Ok(unsafe { std::mem::transmute::<libc::fsid_t, u64>(found.assume_init().f_fsid) })
+}
+
+/// The UUID of the file system of `fd`, which must be open for reading: FS_IOC_GETFSUUID of include/uapi/linux/fs.h,
+/// Linux 6.9 and later.
+pub(super) fn fs_uuid(fd: impl AsFd) -> io::Result<Vec<u8>> {
+    const GET_FS_UUID: libc::c_ulong = 0x8011_1500;
+    let mut uuid = [0u8; 17];
+    // SAFETY: the kernel writes `struct fsuuid2`, 17 bytes: a length and 16 bytes.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), GET_FS_UUID as _, &raw mut uuid) };
+    check(c_long::from(result))?;
+    let found = uuid.get(1..=usize::from(uuid[0])).filter(|found| found.iter().any(|byte| *byte != 0));
+    found.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// The number of the mount of `fd`, which no other mount of this boot gets (STATX_MNT_ID_UNIQUE, Linux 6.8 and later).
+pub(super) fn unique_mount(fd: impl AsFd) -> Option<u64> {
+    const MNT_ID_UNIQUE: u32 = 0x4000;
+    let flags = rustix::fs::AtFlags::EMPTY_PATH;
+    let found = rustix::fs::statx(fd, c"", flags, rustix::fs::StatxFlags::from_bits_retain(MNT_ID_UNIQUE)).ok()?;
+    (found.stx_mask & MNT_ID_UNIQUE != 0).then_some(found.stx_mnt_id)
 }
 
 fn check(result: c_long) -> io::Result<c_long> {

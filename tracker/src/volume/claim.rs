@@ -3,31 +3,54 @@
 use bytes::Bytes;
 use engine::format::Key;
 use engine::format::era::VolumeFormat;
-use engine::model::Id;
+use engine::model::{FileId, Id};
 use engine::plan::find_head;
 
-use super::open::{failed, world_error};
+use super::open::{boot_id, failed, world_error};
 use super::run::wall_clock;
-use crate::catalog::{self, Catalog, SourceIdentity, Writer};
+use crate::catalog::{self, Catalog, Writer};
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
-use crate::source::SourceRoot;
+use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
 use crate::store::{self, ErrorKind, Store};
 
-/// The source must be the directory the catalog knows: a replaced one is not mirrored as a deletion of everything.
+/// The source must be the directory the catalog knows: a replaced one is not mirrored as a deletion of everything, and
+/// neither is one that cannot be told apart.
 pub(super) fn same_source(catalog: &Catalog, root: &SourceRoot, config: &VolumeConfig) -> Result<(), AppError> {
-    let now = root.identity();
-    let known = catalog.source().map_err(|error| failed("catalog", error))?;
-    let identity = SourceIdentity { device: now.device, ino: now.inode.ino, generation: now.inode.generation };
-    match known {
-        None => catalog.set_source(&identity).map_err(|error| failed("catalog", error)),
-        Some(known) if known.ino == identity.ino && known.generation == identity.generation => Ok(()),
-        Some(_) => Err(AppError::new(
+    let refuse = |what: std::fmt::Arguments<'_>, why: &str| {
+        AppError::new(
             ExitCode::Guard,
-            format_args!("{} is not the directory that volume {} was made of", config.source.display(), config.name),
+            format_args!(
+                "{} {what} the directory that volume {} was made of: {why}",
+                config.source.display(),
+                config.name
+            ),
         )
-        .hint("if it was replaced on purpose, protect it under another --name; the old volume stays restorable")),
+    };
+    match compare_source(catalog, root)? {
+        SameSource::Same => remember_source(catalog, root),
+        SameSource::Other(why) => Err(refuse(format_args!("is not"), &why)
+            .hint("if it was replaced on purpose, protect it under another --name; the old volume stays restorable")),
+        SameSource::CannotTell(why) => Err(refuse(format_args!("may not be"), &why)
+            .hint("if its file system is not mounted, mount it; nothing was removed from the store")),
     }
+}
+
+/// Holds the source against what the catalog has of it. A new volume's is the same.
+pub(super) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<SameSource, AppError> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    let Some(known) = catalog.source_facts().map_err(broken)? else { return Ok(SameSource::Same) };
+    let look = |error: SourceError| failed("cannot look at the source", error);
+    let now = root.facts(boot_id().as_deref()).map_err(look)?;
+    let known_names = catalog.children(FileId::ROOT).map_err(broken)?.into_iter().map(|child| child.name).collect();
+    let names = RootNames { known: known_names, now: root.root_names().map_err(look)? };
+    Ok(source::same_source(&known, &now, &names))
+}
+
+/// From now on the catalog describes this directory.
+pub(super) fn remember_source(catalog: &Catalog, root: &SourceRoot) -> Result<(), AppError> {
+    let facts = root.facts(boot_id().as_deref()).map_err(|error| failed("cannot look at the source", error))?;
+    catalog.set_source_facts(&facts).map_err(|error| failed("catalog", error))
 }
 
 /// Who we are in this store: makes the volume, or finds it as ours, or refuses.

@@ -14,6 +14,7 @@ pub mod location;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod quoting;
 pub mod reading;
 pub mod source;
 pub mod state_dir;

@@ -5,6 +5,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
 
 /// Why a text is no duration, size or point in history.
@@ -183,33 +184,22 @@ impl PathField {
     pub fn new(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(path) => PathField { path: Some(path.to_string()), path_base64: None },
-            Err(_) => PathField { path: None, path_base64: Some(base64(bytes)) },
+            Err(_) => PathField { path: None, path_base64: Some(BASE64_STANDARD.encode(bytes)) },
         }
     }
 
-    /// For a terminal: control characters are escaped, and bytes that are not UTF-8 are shown as base64.
-    pub fn for_people(&self) -> String {
+    /// The bytes again; empty where a peer sent neither, or no base64.
+    pub fn bytes(&self) -> Vec<u8> {
         match (&self.path, &self.path_base64) {
-            (Some(path), _) => path.escape_debug().to_string(),
-            (None, Some(code)) => format!("base64:{code}"),
-            (None, None) => String::new(),
+            (Some(path), _) => path.clone().into_bytes(),
+            (None, code) => code.as_ref().and_then(|code| BASE64_STANDARD.decode(code).ok()).unwrap_or_default(),
         }
     }
-}
 
-/// Standard base64 with padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let at = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
-        let word = at(0) << 16 | at(1) << 8 | at(2);
-        for (i, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let sextet = (word >> shift & 63) as usize;
-            text.push(if i <= group.len() { char::from(ALPHABET[sextet]) } else { '=' });
-        }
+    /// For a terminal: quoted as a shell takes it (see [`crate::quoting`]).
+    pub fn for_people(&self) -> String {
+        crate::quoting::quote(&self.bytes())
     }
-    text
 }
 
 #[cfg(test)]
@@ -272,10 +262,9 @@ mod tests {
     fn paths_that_are_not_utf8_become_base64() {
         assert_eq!(serde_json::to_string(&PathField::new(b"a/b")).unwrap(), r#"{"path":"a/b"}"#);
         assert_eq!(serde_json::to_string(&PathField::new(b"\xff\x00a")).unwrap(), r#"{"path_base64":"/wBh"}"#);
-        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"foob", "Zm9vYg==")]
-        {
-            assert_eq!(base64(bytes), text);
+        for bytes in [&b"a\nb"[..], b"\xff\x00a", b"", b"base64:Zg=="] {
+            assert_eq!(PathField::new(bytes).bytes(), bytes);
         }
-        assert_eq!(PathField::new(b"a\nb").for_people(), "a\\nb");
+        assert_eq!(PathField::new(b"a\nb").for_people(), "$'a\\nb'");
     }
 }

@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Args;
+use engine::manifest::Manifest;
 
-use super::volume::{app_error, open};
+use super::volume::{app_error, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
@@ -18,7 +19,7 @@ pub struct CatArgs {
     /// The volume, as STORE/VOLUME.
     #[arg(value_name = "STORE/VOLUME")]
     pub volume: VolumeRef,
-    /// The file's path inside the volume.
+    /// The file's path inside the volume, also as `ls` prints it.
     pub path: PathBuf,
     /// As of this commit, or of the last one not later than this time [default: the newest].
     #[arg(long, value_name = "SEQ|TIME")]
@@ -35,5 +36,6 @@ pub(super) fn run(args: &CatArgs, _global: &Global, out: &mut Out) -> Result<Exi
 fn cat_file(volume: &VolumeRef, at: Option<At>, path: &[u8], to: &mut dyn Write) -> Result<(), AppError> {
     let reader = open(volume)?;
     let state = reader.resolve(at).and_then(|seq| reader.manifest(seq));
-    state.and_then(|manifest| reader.cat(&manifest, path, to)).map_err(|error| app_error(&error))
+    let cat = |manifest: Manifest| reader.cat(&manifest, &path_inside(&manifest, path), to);
+    state.and_then(cat).map_err(|error| app_error(&error))
 }

@@ -7,10 +7,11 @@ use clap::Args;
 use engine::model::{Kind, Meta};
 use serde::Serialize;
 
-use super::volume::{app_error, open};
+use super::volume::{app_error, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
+use crate::quoting::quote_path;
 use crate::reading::{ReadError, kind_name};
 use crate::units::{At, PathField};
 
@@ -20,7 +21,7 @@ pub struct LsArgs {
     /// The volume, as STORE/VOLUME.
     #[arg(value_name = "STORE/VOLUME")]
     pub volume: VolumeRef,
-    /// A path inside the volume [default: its root].
+    /// A path inside the volume, also as `ls` prints it [default: its root].
     pub path: Option<PathBuf>,
     /// As of this commit, or of the last one not later than this time [default: the newest].
     #[arg(long, value_name = "SEQ|TIME")]
@@ -82,7 +83,12 @@ fn line(entry: &LsEntry) -> Line {
 fn text(line: &Line) -> String {
     let target = line.target.as_ref().map(|t| format!(" -> {}", t.for_people())).unwrap_or_default();
     let (kind, mode, uid, gid) = (line.kind, &line.mode, line.uid, line.gid);
-    format!("{kind:7} {mode} {uid:5} {gid:5} {:>12} {} {}{target}", line.size, line.mtime, line.path.for_people())
+    format!(
+        "{kind:7} {mode} {uid:5} {gid:5} {:>12} {} {}{target}",
+        line.size,
+        line.mtime,
+        quote_path(&line.path.bytes())
+    )
 }
 
 /// RFC 3339; `?` for a time outside the calendar.
@@ -101,8 +107,7 @@ fn list(
 ) -> Result<(), AppError> {
     let reader = open(volume)?;
     let manifest = reader.resolve(at).and_then(|seq| reader.manifest(seq)).map_err(|error| app_error(&error))?;
-    let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
-    let path = parts.join(&b'/');
+    let path = path_inside(&manifest, path);
     let absent = || app_error(&ReadError::Plan(engine::plan::PlanError::NoSuchPath { path: path.clone() }));
     let id = manifest.resolve(&path).ok_or_else(absent)?;
     let entry =
@@ -147,7 +152,7 @@ mod tests {
             xattrs: Vec::new(),
         };
         let line = line(&LsEntry { path: b"a".to_vec(), meta, size: 3 });
-        assert_eq!(text(&line), "symlink 0777     0     5            3 1969-12-31T23:59:59.000000005Z a -> b\\nc");
+        assert_eq!(text(&line), "symlink 0777     0     5            3 1969-12-31T23:59:59.000000005Z a -> $'b\\nc'");
         let json = serde_json::to_value(&line).unwrap();
         assert_eq!((json["type"].as_str(), json["mode"].as_str()), (Some("file"), Some("0777")));
         assert_eq!(json["target"]["path"], "b\nc");

@@ -147,7 +147,7 @@ VOLUME  STATE     CAPTURE     LOSS WINDOW  HEAD  COMMITTED  PENDING       UPLOAD
 db      degraded  tracepoint  120 ms       42    -          0 files, 0 B  0 B
 db: a map was full
 db: unfenced: the store does not refuse a second writer
-db: unreadable: base64:eP8=: EIO
+db: unreadable: $'x\\377': EIO
 db: unreadable: 2 more
 ";
         assert_eq!(text, expected);

@@ -1,7 +1,11 @@
 //! What the verbs that read a volume share: opening it, and what a user is told when that fails.
 
+use engine::manifest::Manifest;
+use engine::plan::PlanError;
+
 use crate::error::{AppError, ExitCode, chain};
 use crate::location::VolumeRef;
+use crate::quoting::{quote_path, unquote};
 use crate::reading::{self, ReadError, Reader};
 use crate::store::{self, StoreOptions};
 use crate::units::rfc3339;
@@ -16,6 +20,11 @@ pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
 pub(super) fn app_error(error: &ReadError) -> AppError {
     let told = |code, hint: &str| AppError::new(code, chain(error)).hint(hint);
     match error {
+        ReadError::Plan(PlanError::NoSuchPath { path }) => {
+            let path = quote_path(path);
+            AppError::new(ExitCode::Error, format_args!("{path} is not in the volume at this time"))
+                .hint("`tracker ls -r STORE/VOLUME` lists its names")
+        }
         ReadError::Store(error) => AppError::from_store(error),
         ReadError::VolumeAbsent { .. } => told(
             ExitCode::Absent,
@@ -37,6 +46,21 @@ pub(super) fn app_error(error: &ReadError) -> AppError {
         ),
         error => AppError::new(ExitCode::Error, chain(error)),
     }
+}
+
+/// The path a user means: what was typed, or, where the volume has no such path, what `ls` prints so (see
+/// [`crate::quoting`]; a shell has undone that already). `./` and slashes too many are left out.
+pub(super) fn path_inside(manifest: &Manifest, typed: &[u8]) -> Vec<u8> {
+    let normal = |path: &[u8]| {
+        let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+        parts.join(&b'/')
+    };
+    let literal = normal(typed);
+    let there = |path: &Vec<u8>| manifest.resolve(path).is_some();
+    if there(&literal) {
+        return literal;
+    }
+    unquote(typed).map(|path| normal(&path)).filter(there).unwrap_or(literal)
 }
 
 /// A commit's time as RFC 3339.

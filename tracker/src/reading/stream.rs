@@ -23,7 +23,7 @@ impl Reader {
     /// # Errors
     /// `Plan` where the path is not in the manifest, `NotAFile`; `Root` at the end, with the bytes already written.
     pub fn cat(&self, manifest: &Manifest, path: &[u8], to: &mut dyn Write) -> Result<(), ReadError> {
-        let shown = || String::from_utf8_lossy(path).into_owned();
+        let shown = || crate::quoting::quote_path(path);
         let file = manifest.resolve(path).and_then(|id| manifest.get(id));
         let file = file.ok_or_else(|| engine::plan::PlanError::NoSuchPath { path: path.to_vec() })?;
         if file.meta.kind != Kind::File {

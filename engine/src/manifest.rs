@@ -8,7 +8,7 @@ mod error;
 
 pub use error::ManifestError;
 
-use crate::model::{FileId, Hash, Id, Kind, Meta, Root, Seq, Time};
+use crate::model::{FileId, Hash, Id, Kind, Meta, Root, Seq, Standing, Time};
 use crate::rope::Rope;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub struct Position {
     /// Hash of the commit object of `seq`; zeros at 0.
     pub head: Hash,
     pub time: Time,
+    /// As in the commit's header; `None` if it is of version 1.
+    pub standing: Option<Standing>,
     pub epoch: u64,
 }
 
@@ -75,7 +77,7 @@ impl Manifest {
     pub fn new(volume: Id) -> Manifest {
         let time = Time { sec: i64::MIN, nsec: 0 };
         Manifest {
-            position: Position { volume, seq: 0, head: [0; 32], time, epoch: 0 },
+            position: Position { volume, seq: 0, head: [0; 32], time, standing: None, epoch: 0 },
             files: BTreeMap::new(),
             dirs: BTreeMap::new(),
         }

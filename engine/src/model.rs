@@ -67,6 +67,77 @@ pub struct Meta {
     pub target: Vec<u8>,
     /// Extended attributes (POSIX ACLs are among them), sorted by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Bits of [`InodeFlags`].
+    pub flags: u32,
+    /// Number of the project whose quota the file counts against; 0 is none.
+    pub project: u32,
+}
+
+impl Meta {
+    /// Whether there is anything that objects of version 1 cannot hold.
+    pub fn has_flags(&self) -> bool {
+        (self.flags, self.project) != (0, 0)
+    }
+}
+
+/// Inode flags as the store has them: bits of our own, so that no kernel's numbers are part of the format.
+pub struct InodeFlags;
+
+impl InodeFlags {
+    /// Neither content nor attributes nor names can change (`chattr +i`).
+    pub const IMMUTABLE: u32 = 1;
+    /// Content can only be added to (`+a`).
+    pub const APPEND: u32 = 1 << 1;
+    /// Left out by dump programs (`+d`).
+    pub const NODUMP: u32 = 1 << 2;
+    /// Reads do not set the access time (`+A`).
+    pub const NOATIME: u32 = 1 << 3;
+    /// Writes are synchronous (`+S`).
+    pub const SYNC: u32 = 1 << 4;
+    /// Changes of a directory are synchronous (`+D`).
+    pub const DIRSYNC: u32 = 1 << 5;
+    /// Written in place, without checksums on btrfs (`+C`).
+    pub const NOCOW: u32 = 1 << 6;
+    /// Compressed by the file system (`+c`).
+    pub const COMPRESS: u32 = 1 << 7;
+    /// Never compressed (`+m`).
+    pub const NOCOMPRESS: u32 = 1 << 8;
+    /// Data goes through the journal (`+j`).
+    pub const JOURNAL_DATA: u32 = 1 << 9;
+    /// The last block is not shared (`+t`).
+    pub const NOTAIL: u32 = 1 << 10;
+    /// What is made in the directory is spread over the disk (`+T`).
+    pub const TOPDIR: u32 = 1 << 11;
+    /// Mapped without page cache where the device can (`+x`).
+    pub const DAX: u32 = 1 << 12;
+    /// What is made in the directory gets its project (`+P`).
+    pub const PROJECT_INHERIT: u32 = 1 << 13;
+    /// Names of the directory are compared without case (`+F`).
+    pub const CASEFOLD: u32 = 1 << 14;
+    /// All of them; others are refused.
+    pub const ALL: u32 = (1 << 15) - 1;
+}
+
+/// What a commit says of its clock and its baseline; commits of version 1 say nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The wall clock from before the swap of the flush, as it was: it may lie before the parent's.
+    pub wall: Time,
+    /// The newest commit, up to this one, whose wall clock lies before that of the commit in front of it; 0 if there is
+    /// none. From there on wall clocks never fall, so they can be searched by halves.
+    pub steady_since: Seq,
+    /// A complete baseline stands behind the commit: with the commits before it, it has every file that was there before
+    /// the swap of its flush, but those whose reading failed and was said.
+    pub baseline: bool,
+}
+
+impl Standing {
+    /// The standing of commit `seq`, whose parent has `before` and the time `time`.
+    pub fn after(before: Option<Standing>, time: Time, seq: Seq, wall: Time, baseline: bool) -> Standing {
+        let (last, since) = before.map_or((time, 0), |before| (before.wall, before.steady_since));
+        let steady_since = if seq > 1 && wall < last { seq } else { since };
+        Standing { wall, steady_since, baseline }
+    }
 }
 
 /// A file's content hash, and by which rule it was made.

@@ -33,7 +33,8 @@ fn new_pages(before: &Objects, after: &Objects) -> usize {
 
 /// 5,000 files in 50 directories, and one file of 4,000 extents.
 fn big() -> Manifest {
-    let position = Position { volume: VOLUME, seq: 8, head: [4; 32], time: Time { sec: 9, nsec: 1 }, epoch: 2 };
+    let position =
+        Position { volume: VOLUME, seq: 8, head: [4; 32], time: Time { sec: 9, nsec: 1 }, standing: None, epoch: 2 };
     let dir = |id| (FileId(id), FileParts { meta: meta(Kind::Dir), root: None, rope: Rope::default() });
     let mut files = vec![dir(1)];
     let mut names = Vec::new();

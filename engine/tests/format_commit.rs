@@ -13,21 +13,24 @@ use std::collections::HashMap;
 const VOLUME: Id = [0x11; 16];
 
 fn header(seq: Seq) -> Header {
+    let time = Time { sec: 1_800_000_000, nsec: 999_999_999 };
     Header {
         volume: VOLUME,
         seq,
         commit: [0x22; 16],
         writer: [0x33; 16],
         epoch: 1,
-        time: Time { sec: 1_800_000_000, nsec: 999_999_999 },
+        time,
+        standing: Some(Standing { wall: time, steady_since: 0, baseline: true }),
         parent: [0x44; 32],
+        era: None,
     }
 }
 
 fn meta() -> Meta {
     let mtime = Time { sec: 1_799_999_999, nsec: 123_456_789 };
     let (target, xattrs) = (Vec::new(), Vec::new());
-    Meta { kind: Kind::File, mode: 0o644, uid: 1000, gid: 1000, mtime, rdev: 0, target, xattrs }
+    Meta { kind: Kind::File, mode: 0o644, uid: 1000, gid: 1000, mtime, rdev: 0, target, xattrs, flags: 0, project: 0 }
 }
 
 /// Bytes that do not compress.
@@ -164,8 +167,10 @@ fn another_place_or_another_commit_is_refused() {
     let other = commit::decode(&bytes, Expect { volume: [0; 16], seq: 9 });
     assert!(matches!(other, Err(DecodeError::Identity { field: "commit volume", .. })));
     let mut newer = bytes.clone();
-    newer[3] = 2;
-    assert!(matches!(decode(&newer, 9), Err(DecodeError::Version { found: 2, supported: 1, .. })));
+    newer[3] = VERSION + 1;
+    assert!(matches!(decode(&newer, 9), Err(DecodeError::Version { found: 3, supported: VERSION, .. })));
+    newer[3] = 0;
+    assert!(matches!(decode(&newer, 9), Err(DecodeError::Version { found: 0, .. })));
 }
 
 #[test]
@@ -191,8 +196,9 @@ fn any_meta() -> impl Strategy<Value = Meta> {
     ];
     let xattrs = prop::collection::btree_map(prop::collection::vec(any::<u8>(), 1..9), any::<Vec<u8>>(), 0..3);
     let time = (any::<i64>(), 0..1_000_000_000u32);
-    (kinds, 0..0o10000u32, any::<(u32, u32, u64)>(), time, any::<Vec<u8>>(), xattrs).prop_map(
-        |(kind, mode, (uid, gid, rdev), (sec, nsec), target, xattrs)| Meta {
+    let flags = prop_oneof![Just((0, 0)), (0..=InodeFlags::ALL, any::<u32>())];
+    (kinds, 0..0o10000u32, any::<(u32, u32, u64)>(), time, any::<Vec<u8>>(), xattrs, flags).prop_map(
+        |(kind, mode, (uid, gid, rdev), (sec, nsec), target, xattrs, (flags, project))| Meta {
             kind,
             mode,
             uid,
@@ -201,6 +207,8 @@ fn any_meta() -> impl Strategy<Value = Meta> {
             rdev: if matches!(kind, Kind::CharDevice | Kind::BlockDevice) { rdev } else { 0 },
             target: if kind == Kind::Symlink { target } else { Vec::new() },
             xattrs: xattrs.into_iter().collect(),
+            flags,
+            project,
         },
     )
 }
@@ -287,12 +295,20 @@ proptest! {
 
 proptest! {
     #[test]
-    fn commits_come_back(changes in any_changes(), frame_plain in 1usize..2000, inline in 0usize..2000) {
+    fn commits_come_back(
+        changes in any_changes(), frame_plain in 1usize..2000, inline in 0usize..2000,
+        (wall, steady_since, baseline) in (prop::option::of((any::<i64>(), 0..1_000_000_000u32)), 0..=77u64, any::<bool>()),
+        era: Option<Hash>,
+    ) {
         let limits = SealLimits { frame_plain, inline, pack: 1500, level: 1 };
-        let (commit, packs) = sealed(77, changes, limits);
+        let (mut commit, packs) = sealed(77, changes, limits);
+        let wall = wall.map_or(commit.header.time, |(sec, nsec)| Time { sec, nsec });
+        commit.header.standing = Some(Standing { wall, steady_since, baseline });
+        commit.header.era = era;
         let bytes = commit.encode().unwrap();
         let back = decode(&bytes, 77).unwrap();
         prop_assert_eq!(&back, &commit);
+        prop_assert_eq!(&commit::peek(&bytes).unwrap(), &commit.header);
         prop_assert_eq!(back.encode().unwrap(), bytes);
         prop_assert!(commit.inline.len() <= inline);
         for info in &commit.packs {

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
+use engine::format::commit::{Commit, Header};
 use engine::format::{EncodeError, Key, commit};
 use engine::manifest::{Manifest, ManifestError};
 use engine::model::*;
@@ -135,6 +136,68 @@ fn commits_apply_in_their_order_alone() {
     let mut m2 = m.clone();
     m2.apply(&good, hash).unwrap();
     assert!(m2.apply(&good, hash).is_err(), "twice");
+}
+
+#[test]
+fn what_a_commit_says_of_its_clock_is_checked() {
+    let m = small();
+    let (bytes, good) = next(&m, ChangeSet::default());
+    let hash = commit::hash(&bytes);
+    let standing = good.header.standing.unwrap();
+    let at = |commit: &Commit, standing: Option<Standing>| {
+        let header = Header { standing, ..commit.header.clone() };
+        Commit { header, ..commit.clone() }
+    };
+    assert_eq!(m.clone().apply(&at(&good, None), hash), Err(ManifestError::Older { seq: 2 }));
+    // The clock fell by an hour: the commit must say so, and those after it must go on saying it.
+    let wall = Time { sec: standing.wall.sec - 3600, nsec: 0 };
+    let fell = at(&good, Some(Standing { wall, ..standing }));
+    assert_eq!(m.clone().apply(&fell, hash), Err(ManifestError::Steady { seq: 2, found: 0, expected: 2 }));
+    let fell = at(&good, Some(Standing { wall, steady_since: 2, ..standing }));
+    let mut fallen = m.clone();
+    fallen.apply(&fell, hash).unwrap();
+    assert_eq!(fallen.position().standing, fell.header.standing);
+    let (bytes, next) = next(&fallen, ChangeSet::default());
+    assert_eq!(next.header.standing.unwrap().steady_since, 2);
+    let forgets = at(&next, next.header.standing.map(|s| Standing { steady_since: 0, ..s }));
+    assert!(matches!(fallen.clone().apply(&forgets, commit::hash(&bytes)), Err(ManifestError::Steady { seq: 3, .. })));
+    fallen.apply(&next, commit::hash(&bytes)).unwrap();
+}
+
+#[test]
+fn a_volume_of_version_1_goes_on_in_version_2() {
+    let mut m = Manifest::new(VOLUME);
+    let (_, first) = next(&m, changes(vec![make(1, Kind::Dir)], vec![], &[]));
+    let old = Commit { header: Header { standing: None, ..first.header.clone() }, ..first };
+    let bytes = old.encode().unwrap();
+    assert_eq!(bytes[3], 1);
+    assert_eq!(commit::decode(&bytes, commit::Expect { volume: VOLUME, seq: 1 }), Ok(old.clone()));
+    assert_eq!((old.header.baseline(), old.header.wall()), (None, old.header.time));
+    m.apply(&old, commit::hash(&bytes)).unwrap();
+    // What came before has its time as its wall clock.
+    let wall = Time { sec: m.position().time.sec - 1, nsec: 0 };
+    let (_, mut second) = next(&m, changes(vec![make(2, Kind::Dir)], vec![set(1, "d", 2)], &[]));
+    second.header.standing = Some(Standing::after(None, m.position().time, 2, wall, false));
+    assert_eq!(second.header.standing.unwrap().steady_since, 2);
+    let bytes = second.encode().unwrap();
+    assert_eq!(bytes[3], 2);
+    m.apply(&second, commit::hash(&bytes)).unwrap();
+    assert_eq!(second.header.baseline(), Some(false));
+}
+
+#[test]
+fn version_1_holds_no_inode_flags_and_no_end_of_an_era() {
+    let m = Manifest::new(VOLUME);
+    let mut root = make(1, Kind::Dir);
+    root.meta.as_mut().unwrap().project = 7;
+    let (_, new) = next(&m, changes(vec![root], vec![], &[]));
+    let old = |era, changes: &ChangeSet<Stored>| {
+        let header = Header { standing: None, era, ..new.header.clone() };
+        commit::encode(&header, &[], changes, &[])
+    };
+    assert!(old(None, &new.changes).is_err());
+    assert!(old(Some([1; 32]), &ChangeSet::default()).is_err());
+    old(None, &ChangeSet::default()).unwrap();
 }
 
 /// One record of a commit, over few ids and names so that many fit and many do not.

@@ -18,6 +18,8 @@ pub(super) fn meta_of_file(stat: &Stat, xattrs: Xattrs) -> Meta {
         rdev: 0,
         target: Vec::new(),
         xattrs,
+        flags: 0,
+        project: 0,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::dirty::DirtySet;
 use crate::format::Key;
 use crate::format::commit::{self, Header};
 use crate::format::seal::{PackWriter, SealLimits, Span};
-use crate::model::{ChangeSet, FileId, ObjectRef, Seq, Time};
+use crate::model::{ChangeSet, FileId, ObjectRef, Seq, Standing, Time};
 
 /// What is known of an intent after asking the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ fn create<W: World>(world: &mut W, intent: &Intent, taken: &[u64], kept: &DirtyS
     if world.era_closed_by_other(intent.seq)? {
         return Ok(Settled::Fenced { seq: intent.seq });
     }
-    let head = Head { seq: intent.seq, hash: intent.hash, time: intent.time };
+    let head = Head { seq: intent.seq, hash: intent.hash, time: intent.time, standing: intent.standing };
     // Marks of an intent found at a restart were never forgotten: they are flushed once more, which finds nothing new.
     world.settle(head, taken, kept)?;
     Ok(Settled::Clear(head))
@@ -186,6 +186,8 @@ impl Builder {
             world.put_pack(object, bytes)?;
         }
         let changes = sealed.places.place(self.changes);
+        let baseline = self.head.standing.is_some_and(|head| head.baseline);
+        let standing = Standing::after(self.head.standing, self.head.time, self.seq, facts.now, baseline);
         let header = Header {
             volume: facts.volume,
             seq: self.seq,
@@ -193,11 +195,19 @@ impl Builder {
             writer: facts.writer,
             epoch: self.epoch,
             time: later_than(self.head.time, facts.now),
+            standing: Some(standing),
             parent: self.head.hash,
+            era: world.era_before(self.seq)?,
         };
         let bytes = commit::encode(&header, &sealed.packs, &changes, &sealed.inline)?;
-        let intent =
-            Intent { seq: self.seq, commit_id: header.commit, hash: commit::hash(&bytes), time: header.time, bytes };
+        let intent = Intent {
+            seq: self.seq,
+            commit_id: header.commit,
+            hash: commit::hash(&bytes),
+            time: header.time,
+            standing: header.standing,
+            bytes,
+        };
         let change = CatalogChange {
             records: self.records,
             changes,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::dirty::{DirtySet, Marks};
-use crate::model::{ChangeSet, FileId, Hash, Id, InodeId, Kind, Meta, Root, Seq, Stored, Time};
+use crate::model::{ChangeSet, FileId, Hash, Id, InodeId, Kind, Meta, Root, Seq, Standing, Stored, Time};
 
 /// What `statx` says of one inode, as far as a flush needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +164,7 @@ pub struct Intent {
     pub commit_id: Id,
     pub hash: Hash,
     pub time: Time,
+    pub standing: Option<Standing>,
     /// The exact bytes: while the outcome is unknown, only these may be put at `seq` (invariant I5).
     pub bytes: Vec<u8>,
 }
@@ -174,6 +175,8 @@ pub struct Head {
     pub seq: Seq,
     pub hash: Hash,
     pub time: Time,
+    /// As in the commit's header; `None` if it is of version 1, or there is no commit.
+    pub standing: Option<Standing>,
 }
 
 /// A node of a file's block tree (`tree`): file, level, index.
@@ -279,6 +282,10 @@ pub trait World {
     fn next_id(&self) -> Result<u64, Self::Error>;
     fn head(&self) -> Result<Head, Self::Error>;
 
+    /// BLAKE3 of the object that ends the era before, if `seq` is the first of an era and that object is in the store.
+    fn era_before(&mut self, _seq: Seq) -> Result<Option<Hash>, Self::Error> {
+        Ok(None)
+    }
     /// A number that no other try of this writer epoch gets, kept durably before it is returned: packs are named by it.
     fn next_attempt(&mut self) -> Result<u32, Self::Error>;
     /// Through a shared reference: packs are put while nodes are being read.

@@ -4,11 +4,11 @@
 //! own hash says so, extents of big files at fixed offsets. So two checkpoints share the pages that did not change, and
 //! `create if absent` uploads only the others. Pages come and go one at a time: memory is one page beside the manifest.
 
-use super::codec::{DecodeError, EncodeError, Reader, Writer, below, open, same_id, same_number};
+use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
 use super::era::CheckpointRef;
 use super::page::{self, FileEntry, Page};
-use super::parts::{delta, put_delta, put_time, time};
-use super::{Key, MAGIC_CHECKPOINT, limits};
+use super::parts::{delta, put_delta, put_standing, put_time, standing, time, version_of};
+use super::{Key, MAGIC_CHECKPOINT, VERSION, limits};
 use crate::manifest::{FileParts, Manifest, ManifestError, Position};
 use crate::model::{FileId, Hash, Id, Seq};
 use crate::rope::Rope;
@@ -17,6 +17,8 @@ use thiserror::Error;
 
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 checkpoint";
+const ROOT: ObjectKind =
+    ObjectKind { name: "checkpoint", magic: MAGIC_CHECKPOINT, newest: VERSION, context: CONTEXT, limit: limits::PAGE };
 /// File ids of one page of files.
 pub const FILES_A_PAGE: u64 = 1024;
 /// A page of names ends after an entry whose hash has this many zero bits ...
@@ -119,11 +121,12 @@ fn cut(rope: &Rope) -> impl Iterator<Item = (u64, Vec<crate::rope::Extent>)> + '
 impl CheckpointRoot {
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let at = &self.position;
-        let mut w = Writer::object(MAGIC_CHECKPOINT);
+        let mut w = Writer::object(MAGIC_CHECKPOINT, version_of(at.standing.as_ref()));
         w.put(&at.volume);
         w.varint(at.seq);
         w.put(&at.head);
         put_time(&mut w, at.time, 0)?;
+        put_standing(&mut w, at.standing.as_ref(), 0, at.seq, at.time)?;
         w.varint(at.epoch);
         w.count("pages of files", limits::PAGES, self.files.len())?;
         let mut previous = 0;
@@ -149,14 +152,9 @@ impl CheckpointRoot {
     }
 
     pub fn decode(bytes: &[u8], volume: Id, seq: Seq) -> Result<CheckpointRoot, DecodeError> {
-        let mut r = Reader::new(open("checkpoint", MAGIC_CHECKPOINT, CONTEXT, limits::PAGE, bytes)?);
-        let position = Position {
-            volume: r.array("checkpoint volume")?,
-            seq: r.varint("checkpoint seq")?,
-            head: r.array("head hash")?,
-            time: time(&mut r, 0)?,
-            epoch: r.varint("writer epoch")?,
-        };
+        let (version, body) = open(&ROOT, bytes)?;
+        let mut r = Reader::new(body);
+        let position = position(&mut r, version)?;
         same_id("checkpoint volume", position.volume, volume)?;
         same_number("checkpoint seq", position.seq, seq)?;
         let count = r.count("pages of files", limits::PAGES, 33)?;
@@ -192,6 +190,15 @@ impl CheckpointRoot {
         let files = self.files.iter().map(|(_, hash)| *hash);
         files.chain(self.names.iter().map(|(_, hash)| *hash)).chain(self.extents.iter().map(|(_, _, hash)| *hash))
     }
+}
+
+fn position(r: &mut Reader<'_>, version: u8) -> Result<Position, DecodeError> {
+    let volume = r.array("checkpoint volume")?;
+    let seq = r.varint("checkpoint seq")?;
+    let head = r.array("head hash")?;
+    let time = time(r, 0)?;
+    let standing = standing(r, version, 0, seq, time)?.map(|(standing, _)| standing);
+    Ok(Position { volume, seq, head, time, standing, epoch: r.varint("writer epoch")? })
 }
 
 /// Builds the manifest of a checkpoint; `fetch` reads one page by its hash.

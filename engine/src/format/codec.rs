@@ -3,7 +3,7 @@
 //! Numbers are LEB128 varints in their shortest form, little endian where fixed; signed ones are zigzag. The reader
 //! never allocates: it lends slices, and counts are checked against the bytes left before a caller reserves space.
 
-use super::{CHECKSUM_BYTES, HEAD_BYTES, VERSION};
+use super::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
 use crate::model::{Hash, Id};
 use thiserror::Error;
 
@@ -169,9 +169,9 @@ pub struct Writer {
 
 impl Writer {
     /// Begins an object: magic and version.
-    pub fn object(magic: [u8; 3]) -> Self {
+    pub fn object(magic: [u8; 3], version: u8) -> Self {
         let [a, b, c] = magic;
-        Writer { out: vec![a, b, c, VERSION] }
+        Writer { out: vec![a, b, c, version] }
     }
 
     pub fn put(&mut self, bytes: &[u8]) {
@@ -247,18 +247,27 @@ pub fn checksum(context: &str, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     out
 }
 
-/// Checks size, magic, version and checksum of a whole object and lends what stands between head and checksum.
-pub fn open<'a>(
-    object: &'static str,
-    magic: [u8; 3],
-    context: &str,
-    limit: usize,
-    bytes: &'a [u8],
-) -> Result<&'a [u8], DecodeError> {
+/// What the bytes of one kind of object have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectKind {
+    pub name: &'static str,
+    pub magic: [u8; 3],
+    /// Newest version of this kind; all from [`FIRST_VERSION`] on are read.
+    pub newest: u8,
+    /// BLAKE3 context of the checksum.
+    pub context: &'static str,
+    /// Most bytes of an object.
+    pub limit: usize,
+}
+
+/// Checks size, magic, version and checksum of a whole object; gives the version, and lends what stands between head
+/// and checksum.
+pub fn open<'a>(kind: &ObjectKind, bytes: &'a [u8]) -> Result<(u8, &'a [u8]), DecodeError> {
+    let ObjectKind { name: object, limit, context, .. } = *kind;
     if bytes.len() > limit {
         return Err(DecodeError::Limit { field: object, found: bytes.len() as u64, limit: limit as u64 });
     }
-    head(object, magic, bytes)?;
+    let version = head(object, kind.magic, kind.newest, bytes)?;
     let short =
         DecodeError::Short { field: object, needed: (HEAD_BYTES + CHECKSUM_BYTES) as u64, left: bytes.len() as u64 };
     let (rest, found) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(short.clone())?;
@@ -267,21 +276,21 @@ pub fn open<'a>(
     if *found != expected {
         return Err(DecodeError::Checksum { object, found: found.to_vec(), expected: expected.to_vec() });
     }
-    Ok(body)
+    Ok((version, body))
 }
 
-/// Checks magic and version alone.
-pub fn head(object: &'static str, magic: [u8; 3], bytes: &[u8]) -> Result<(), DecodeError> {
+/// Checks magic and version alone; gives the version.
+pub fn head(object: &'static str, magic: [u8; 3], newest: u8, bytes: &[u8]) -> Result<u8, DecodeError> {
     let Some((&[a, b, c, version], _)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Err(DecodeError::Short { field: object, needed: HEAD_BYTES as u64, left: bytes.len() as u64 });
     };
     if [a, b, c] != magic {
         return Err(DecodeError::Magic { object, found: [a, b, c], expected: magic });
     }
-    if version != VERSION {
-        return Err(DecodeError::Version { object, found: version, supported: VERSION });
+    if !(FIRST_VERSION..=newest).contains(&version) {
+        return Err(DecodeError::Version { object, found: version, supported: newest });
     }
-    Ok(())
+    Ok(version)
 }
 
 pub(crate) fn same_id(field: &'static str, found: Id, expected: Id) -> Result<(), DecodeError> {

@@ -2,20 +2,26 @@
 //!
 //! ```text
 //! "TKC", version | inline frames | body | u32 length of the body | checksum over all of it
-//! body: volume 16 | seq | commit id 16 | writer id 16 | epoch | time | parent hash 32 | packs | frames, files | names | gone
+//! body: volume 16 | seq | commit id 16 | writer id 16 | epoch | time | standing | parent hash 32 | era hash 32
+//!       | packs | frames, files | names | gone
 //! ```
 //!
 //! The payload stands first, so that places in it are known before the body is.
 
-use super::codec::{DecodeError, EncodeError, Reader, Writer, below, open, same_id, same_number};
+use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
 use super::content::{self, Context};
 use super::pack::PackInfo;
-use super::parts::{delta, name, put_delta, put_name, put_time, time};
-use super::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, limits};
-use crate::model::{ChangeSet, FileId, Hash, Id, NameChange, ObjectRef, Seq, Stored, Time};
+use super::parts::{
+    NAMES, NAMES_ERA, delta, name, put_delta, put_name, put_standing, put_time, standing, time, version_of,
+};
+use super::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, VERSION, limits};
+use crate::model::{ChangeSet, FileId, Hash, Id, NameChange, ObjectRef, Seq, Standing, Stored, Time};
 
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 commit";
+
+const COMMIT: ObjectKind =
+    ObjectKind { name: "commit", magic: MAGIC_COMMIT, newest: VERSION, context: CONTEXT, limit: limits::COMMIT };
 
 /// Who wrote a commit, when, and after what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +36,29 @@ pub struct Header {
     pub epoch: u64,
     /// Later than the parent's, whatever the clock did.
     pub time: Time,
+    /// Clock and baseline. `None`: nothing of it is recorded, which is a commit of version 1.
+    pub standing: Option<Standing>,
     /// [`hash`] of the commit before; zeros for seq 1.
     pub parent: Hash,
+    /// BLAKE3 of the object `eras/<e-1>`, named by the first commit of era e: so the chain of commits names the ends of
+    /// eras, and these the checkpoints. Not in version 1.
+    pub era: Option<Hash>,
+}
+
+impl Header {
+    /// The wall clock of the flush; of a commit of version 1 the best that is known is its time.
+    pub fn wall(&self) -> Time {
+        self.standing.map_or(self.time, |standing| standing.wall)
+    }
+
+    /// Whether a complete baseline stands behind the commit; `None` if that was not recorded (version 1).
+    pub fn baseline(&self) -> Option<bool> {
+        self.standing.map(|standing| standing.baseline)
+    }
+
+    fn version(&self) -> u8 {
+        version_of(self.standing.as_ref())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,10 +103,11 @@ pub fn encode(
     inline: &[u8],
 ) -> Result<Vec<u8>, EncodeError> {
     below("inline payload", inline.len(), limits::INLINE)?;
-    let mut w = Writer::object(MAGIC_COMMIT);
+    let mut w = Writer::object(MAGIC_COMMIT, header.version());
     w.put(inline);
     let start = w.len();
-    put_header(&mut w, header)?;
+    let more = changes.names.len() + changes.gone.len() > 0;
+    put_header(&mut w, header, more)?;
     w.count("packs", limits::PACKS, packs.len())?;
     let first = packs.first().map_or(0, |p| u64::from(p.n));
     if !packs.is_empty() {
@@ -98,12 +126,10 @@ pub fn encode(
         w.varint(pack.bytes);
         w.put(&pack.hash);
     }
-    content::put_files(&mut w, Context { seq: header.seq, sec: header.time.sec }, &changes.files)?;
-    put_names(&mut w, &changes.names)?;
-    w.count("gone", limits::CHANGES, changes.gone.len())?;
-    let mut previous = 0;
-    for id in &changes.gone {
-        put_delta(&mut w, id.0, &mut previous);
+    content::put_files(&mut w, context(header), &changes.files)?;
+    if more || header.standing.is_none() {
+        put_names(&mut w, &changes.names)?;
+        put_gone(&mut w, &changes.gone)?;
     }
     let body = w.len() - start;
     below("commit", w.len() + 4 + CHECKSUM_BYTES, limits::COMMIT)?;
@@ -114,7 +140,7 @@ pub fn encode(
 /// Decodes a commit object and checks that it is the expected one. The parent hash is the caller's to check
 /// (`Manifest::apply` does).
 pub fn decode(bytes: &[u8], expect: Expect) -> Result<Commit, DecodeError> {
-    let (inline, mut r, header) = open_body(bytes, expect)?;
+    let (inline, mut r, header, more) = open_body(bytes, expect)?;
     let packs = packs(&mut r, &header)?;
     let inline_end = (HEAD_BYTES + inline.len()) as u64;
     let inside = |object: ObjectRef, offset: u64, frame_bytes: u32| {
@@ -137,25 +163,37 @@ pub fn decode(bytes: &[u8], expect: Expect) -> Result<Commit, DecodeError> {
         }
         Ok(())
     };
-    let files = content::files(&mut r, Context { seq: header.seq, sec: header.time.sec }, inside)?;
-    let names = names(&mut r)?;
-    let count = r.count("gone", limits::CHANGES, 1)?;
-    let mut gone = Vec::with_capacity(count);
-    let mut previous = 0;
-    for _ in 0..count {
-        gone.push(FileId(delta(&mut r, "gone", &mut previous)?));
+    let files = content::files(&mut r, context(&header), inside)?;
+    let (names, gone) = if more { (names(&mut r)?, gone(&mut r)?) } else { Default::default() };
+    if more && header.standing.is_some() && names.len() + gone.len() == 0 {
+        return Err(DecodeError::Tag { field: "names", found: 0 });
     }
     r.finish("commit body")?;
     Ok(Commit { header, packs, changes: ChangeSet { files, names, gone }, inline: inline.to_vec() })
 }
 
-/// The header alone, from the whole object; everything is checked as by [`decode`] but the changes' inner form.
-pub fn decode_header(bytes: &[u8], expect: Expect) -> Result<Header, DecodeError> {
-    open_body(bytes, expect).map(|(_, _, header)| header)
+/// The header of an object of which nothing is expected but that it is a whole commit.
+pub fn peek(bytes: &[u8]) -> Result<Header, DecodeError> {
+    parts_of(bytes).map(|(_, _, header, _)| header)
 }
 
-fn open_body(bytes: &[u8], expect: Expect) -> Result<(&[u8], Reader<'_>, Header), DecodeError> {
-    let inner = open("commit", MAGIC_COMMIT, CONTEXT, limits::COMMIT, bytes)?;
+/// The header alone, from the whole object; everything is checked as by [`decode`] but the changes' inner form.
+pub fn decode_header(bytes: &[u8], expect: Expect) -> Result<Header, DecodeError> {
+    open_body(bytes, expect).map(|(_, _, header, _)| header)
+}
+
+/// Inline payload, what follows the header, the header, and whether names and gone files follow the files.
+type Parts<'a> = (&'a [u8], Reader<'a>, Header, bool);
+
+fn open_body(bytes: &[u8], expect: Expect) -> Result<Parts<'_>, DecodeError> {
+    let (inline, r, header, more) = parts_of(bytes)?;
+    same_id("commit volume", header.volume, expect.volume)?;
+    same_number("commit seq", header.seq, expect.seq)?;
+    Ok((inline, r, header, more))
+}
+
+fn parts_of(bytes: &[u8]) -> Result<Parts<'_>, DecodeError> {
+    let (version, inner) = open(&COMMIT, bytes)?;
     let short = DecodeError::Short { field: "commit body length", needed: 4, left: inner.len() as u64 };
     let (inner, len) = inner.split_last_chunk::<4>().ok_or(short)?;
     let len = u32::from_le_bytes(*len) as usize;
@@ -170,13 +208,16 @@ fn open_body(bytes: &[u8], expect: Expect) -> Result<(&[u8], Reader<'_>, Header)
         return Err(DecodeError::Limit { field: "inline payload", found, limit });
     }
     let mut r = Reader::new(body);
-    let header = header(&mut r)?;
-    same_id("commit volume", header.volume, expect.volume)?;
-    same_number("commit seq", header.seq, expect.seq)?;
-    Ok((inline, r, header))
+    let (header, more) = header(&mut r, version)?;
+    Ok((inline, r, header, more))
 }
 
-fn put_header(w: &mut Writer, header: &Header) -> Result<(), EncodeError> {
+fn context(header: &Header) -> Context {
+    Context { version: header.version(), seq: header.seq, sec: header.time.sec }
+}
+
+/// `names`: names or gone files follow the files.
+fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), EncodeError> {
     if header.seq == 0 {
         return Err(EncodeError::Number { field: "commit seq", found: 0, expected: 1 });
     }
@@ -186,20 +227,30 @@ fn put_header(w: &mut Writer, header: &Header) -> Result<(), EncodeError> {
     w.put(&header.writer);
     w.varint(header.epoch);
     put_time(w, header.time, 0)?;
+    let more = if header.era.is_some() { NAMES_ERA } else { 0 };
+    let more = more | if names && header.standing.is_some() { NAMES } else { 0 };
+    put_standing(w, header.standing.as_ref(), more, header.seq, header.time)?;
     w.put(&header.parent);
+    if let Some(era) = &header.era {
+        w.put(era);
+    }
     Ok(())
 }
 
-fn header(r: &mut Reader<'_>) -> Result<Header, DecodeError> {
-    Ok(Header {
-        volume: r.array("commit volume")?,
-        seq: r.varint("commit seq")?,
-        commit: r.array("commit id")?,
-        writer: r.array("writer id")?,
-        epoch: r.varint("writer epoch")?,
-        time: time(r, 0)?,
-        parent: r.array("parent hash")?,
-    })
+fn header(r: &mut Reader<'_>, version: u8) -> Result<(Header, bool), DecodeError> {
+    let volume = r.array("commit volume")?;
+    let seq = r.varint("commit seq")?;
+    let commit = r.array("commit id")?;
+    let writer = r.array("writer id")?;
+    let epoch = r.varint("writer epoch")?;
+    let time = time(r, 0)?;
+    let standing = standing(r, version, NAMES_ERA | NAMES, seq, time)?;
+    let parent = r.array("parent hash")?;
+    let names_era = standing.is_some_and(|(_, more)| more & NAMES_ERA != 0);
+    let era = if names_era { Some(r.array("era hash")?) } else { None };
+    let names = standing.is_none_or(|(_, more)| more & NAMES != 0);
+    let standing = standing.map(|(standing, _)| standing);
+    Ok((Header { volume, seq, commit, writer, epoch, time, standing, parent, era }, names))
 }
 
 fn packs(r: &mut Reader<'_>, header: &Header) -> Result<Vec<PackInfo>, DecodeError> {
@@ -216,6 +267,25 @@ fn packs(r: &mut Reader<'_>, header: &Header) -> Result<Vec<PackInfo>, DecodeErr
         });
     }
     Ok(packs)
+}
+
+fn put_gone(w: &mut Writer, gone: &[FileId]) -> Result<(), EncodeError> {
+    w.count("gone", limits::CHANGES, gone.len())?;
+    let mut previous = 0;
+    for id in gone {
+        put_delta(w, id.0, &mut previous);
+    }
+    Ok(())
+}
+
+fn gone(r: &mut Reader<'_>) -> Result<Vec<FileId>, DecodeError> {
+    let count = r.count("gone", limits::CHANGES, 1)?;
+    let mut gone = Vec::with_capacity(count);
+    let mut previous = 0;
+    for _ in 0..count {
+        gone.push(FileId(delta(r, "gone", &mut previous)?));
+    }
+    Ok(gone)
 }
 
 const UNSET: u8 = 0;

@@ -10,9 +10,10 @@ use super::parts::{delta, meta, object, put_delta, put_meta, put_object};
 use crate::model::{BLOCK_BYTES, Content, DataRef, FileChange, FileId, ObjectRef, Op, Root, Seq, Stored};
 use std::collections::HashMap;
 
-/// What the encoding of a change leans on: the commit's own seq and time.
+/// What the encoding of a change leans on: the commit's own version, seq and time.
 #[derive(Clone, Copy)]
 pub(super) struct Context {
+    pub version: u8,
     pub seq: Seq,
     pub sec: i64,
 }
@@ -120,7 +121,7 @@ fn put_file(
     }
     w.u8(flags);
     if let Some(meta) = &file.meta {
-        put_meta(w, meta, cx.sec)?;
+        put_meta(w, meta, cx.sec, cx.version)?;
     }
     let Some(content) = &file.content else { return Ok(()) };
     let (Root::Blake3(hash) | Root::Sparse(hash)) = content.root;
@@ -268,7 +269,7 @@ fn file(
     if flags & !known != 0 || flags & both == both || (flags & HAS_CONTENT == 0 && flags & only_with_content != 0) {
         return Err(DecodeError::Tag { field: "file flags", found: u64::from(flags) });
     }
-    let meta = if flags & HAS_META != 0 { Some(meta(r, cx.sec)?) } else { None };
+    let meta = if flags & HAS_META != 0 { Some(meta(r, cx.sec, cx.version)?) } else { None };
     if flags & HAS_CONTENT == 0 {
         return Ok(FileChange { id, meta, content: None });
     }

@@ -3,16 +3,21 @@
 //! `eras/<e>` is created before the first commit of era e+1 and never deleted: finding head starts there, and a late
 //! writer is caught by it.
 
-use super::codec::{DecodeError, EncodeError, Reader, Writer, open, same_id, same_number};
-use super::parts::{put_time, time};
-use super::{DEFAULT_ERA_LEN, MAGIC_ERA, MAGIC_FORMAT, limits};
-use crate::model::{Hash, Id, Seq, Time};
+use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, open, same_id, same_number};
+use super::parts::{put_standing, put_time, standing, time, version_of};
+use super::{DEFAULT_ERA_LEN, FIRST_VERSION, MAGIC_ERA, MAGIC_FORMAT, VERSION, limits};
+use crate::model::{Hash, Id, Seq, Standing, Time};
 
 /// BLAKE3 contexts of the two checksums.
 pub const FORMAT_CONTEXT: &str = "tracker format v1 volume";
 pub const ERA_CONTEXT: &str = "tracker format v1 era";
 /// Both objects are far smaller.
 const SMALL: usize = 4096;
+
+const FORMAT: ObjectKind =
+    ObjectKind { name: "format", magic: MAGIC_FORMAT, newest: FIRST_VERSION, context: FORMAT_CONTEXT, limit: SMALL };
+const ERA: ObjectKind =
+    ObjectKind { name: "era", magic: MAGIC_ERA, newest: VERSION, context: ERA_CONTEXT, limit: SMALL };
 
 /// The volume's `format` object: written once, when the volume is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +36,7 @@ impl VolumeFormat {
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let mut w = Writer::object(MAGIC_FORMAT);
+        let mut w = Writer::object(MAGIC_FORMAT, FIRST_VERSION);
         w.put(&self.volume);
         put_time(&mut w, self.created, 0)?;
         for (field, found, limit) in [
@@ -48,7 +53,7 @@ impl VolumeFormat {
 
     /// The volume id is learnt here, so nothing is expected of it.
     pub fn decode(bytes: &[u8]) -> Result<VolumeFormat, DecodeError> {
-        let mut r = Reader::new(open("format", MAGIC_FORMAT, FORMAT_CONTEXT, SMALL, bytes)?);
+        let mut r = Reader::new(open(&FORMAT, bytes)?.1);
         let volume = r.array("volume")?;
         let created = time(&mut r, 0)?;
         let era_len = r.bounded("era length", limits::ERA_LEN)?;
@@ -96,6 +101,8 @@ pub struct Era {
     pub chain: Hash,
     /// Time of that commit; `--at` searches over eras first.
     pub time: Time,
+    /// What that commit says of its clock and baseline; `None` if it is of version 1, and then the object is too.
+    pub standing: Option<Standing>,
     /// Writer epoch of who closed it.
     pub epoch: u64,
     /// The newest checkpoint when the era was closed.
@@ -104,12 +111,13 @@ pub struct Era {
 
 impl Era {
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let mut w = Writer::object(MAGIC_ERA);
+        let mut w = Writer::object(MAGIC_ERA, version_of(self.standing.as_ref()));
         w.put(&self.volume);
         w.varint(self.era);
         w.varint(self.last_seq);
         w.put(&self.chain);
         put_time(&mut w, self.time, 0)?;
+        put_standing(&mut w, self.standing.as_ref(), 0, self.last_seq, self.time)?;
         w.varint(self.epoch);
         match self.checkpoint {
             None => w.u8(0),
@@ -127,13 +135,20 @@ impl Era {
 
     /// `era` and `era_len` are what the key and the volume's `format` object say.
     pub fn decode(bytes: &[u8], volume: Id, era: u64, era_len: u64) -> Result<Era, DecodeError> {
-        let mut r = Reader::new(open("era", MAGIC_ERA, ERA_CONTEXT, SMALL, bytes)?);
+        let (version, body) = open(&ERA, bytes)?;
+        let mut r = Reader::new(body);
+        let volume_found = r.array("era volume")?;
+        let era_found = r.varint("era number")?;
+        let last = r.varint("last seq")?;
+        let chain = r.array("chain hash")?;
+        let last_time = time(&mut r, 0)?;
         let found = Era {
-            volume: r.array("era volume")?,
-            era: r.varint("era number")?,
-            last_seq: r.varint("last seq")?,
-            chain: r.array("chain hash")?,
-            time: time(&mut r, 0)?,
+            volume: volume_found,
+            era: era_found,
+            last_seq: last,
+            chain,
+            time: last_time,
+            standing: standing(&mut r, version, 0, last, last_time)?.map(|(standing, _)| standing),
             epoch: r.varint("writer epoch")?,
             checkpoint: match r.u8("checkpoint")? {
                 0 => None,
@@ -178,7 +193,10 @@ mod tests {
         assert!(volume.encode().is_err());
         let time = Time { sec: 5, nsec: 6 };
         let checkpoint = Some(CheckpointRef { seq: 8000, hash: [3; 32] });
-        let era = Era { volume: [1; 16], era: 1, last_seq: 8191, chain: [2; 32], time, epoch: 4, checkpoint };
+        let mut era =
+            Era { volume: [1; 16], era: 1, last_seq: 8191, chain: [2; 32], time, standing: None, epoch: 4, checkpoint };
+        assert_eq!(Era::decode(&era.encode().unwrap(), [1; 16], 1, 4096), Ok(era.clone()));
+        era.standing = Some(Standing { wall: Time { sec: -5, nsec: 6 }, steady_since: 8191, baseline: true });
         let bytes = era.encode().unwrap();
         assert_eq!(Era::decode(&bytes, [1; 16], 1, 4096), Ok(era));
         assert!(Era::decode(&bytes, [1; 16], 2, 4096).is_err());

@@ -20,10 +20,14 @@ pub use codec::{DecodeError, EncodeError};
 pub use keys::Key;
 pub use parts::is_entry_name;
 
-/// Version of all objects written today; it is the fourth byte of every object.
+/// Newest version; the version is the fourth byte of every object.
 ///
-/// 1: the first one.
-pub const VERSION: u8 = 1;
+/// 1: the first one. 2: commits, ends of eras and checkpoints say how the clock stood and whether a complete baseline
+/// stands behind them; attributes may have inode flags and a project. An object is written in the oldest version that
+/// holds it, so kinds that did not change, and pages without anything new, stay what they were.
+pub const VERSION: u8 = 2;
+/// Oldest version.
+pub const FIRST_VERSION: u8 = 1;
 
 /// First three bytes of each kind of object; the version byte follows.
 pub const MAGIC_FORMAT: [u8; 3] = *b"TKV";
@@ -37,7 +41,7 @@ pub const HEAD_BYTES: usize = 4;
 /// Length of the checksum at the end of every object (the first bytes of a BLAKE3).
 pub const CHECKSUM_BYTES: usize = 16;
 
-/// Limits of version 1. What exceeds one is refused, on both sides.
+/// Limits of all versions. What exceeds one is refused, on both sides.
 pub mod limits {
     /// Plain bytes of one frame.
     pub const FRAME_PLAIN: usize = 128 * 1024;

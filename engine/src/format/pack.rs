@@ -8,7 +8,7 @@
 
 use super::codec::{DecodeError, EncodeError, Reader, Writer, checksum, head, same_id, same_number};
 use super::frame::{self, HEADER_BYTES};
-use super::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_PACK, limits};
+use super::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES, MAGIC_PACK, limits};
 use crate::model::{Hash, Id, ObjectRef, Seq};
 
 /// BLAKE3 context of the checksum.
@@ -54,7 +54,7 @@ pub struct PackBuilder {
 
 impl PackBuilder {
     pub fn new(volume: Id, seq: Seq, epoch: u64, n: u32) -> Self {
-        let bytes = Writer::object(MAGIC_PACK).into_bytes();
+        let bytes = Writer::object(MAGIC_PACK, FIRST_VERSION).into_bytes();
         PackBuilder { volume, object: ObjectRef::Pack { seq, epoch, n }, bytes, index: Vec::new() }
     }
 
@@ -150,7 +150,7 @@ pub fn decode_index(volume: &Id, object: ObjectRef, total: u64, tail: &[u8]) -> 
 
 /// Checks a whole pack: head, index and every frame (decompressed). Gives back the index.
 pub fn verify(volume: &Id, object: ObjectRef, bytes: &[u8]) -> Result<Vec<IndexEntry>, DecodeError> {
-    head("pack", MAGIC_PACK, bytes)?;
+    head("pack", MAGIC_PACK, FIRST_VERSION, bytes)?;
     let index = decode_index(volume, object, bytes.len() as u64, bytes)?;
     for entry in &index {
         let start = entry.offset as usize;

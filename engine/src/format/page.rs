@@ -5,7 +5,7 @@
 use super::codec::{DecodeError, EncodeError, Reader, Writer, below, head};
 use super::content::{HOLE, LITERAL_AT, LITERAL_NEXT, LITERAL_ON, check_frame_bytes, check_run, op_head, put_op};
 use super::parts::{delta, meta, name, object, put_delta, put_meta, put_name, put_object};
-use super::{HEAD_BYTES, MAGIC_PAGE, limits};
+use super::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, VERSION, limits};
 use crate::manifest::File;
 use crate::model::{DataRef, FileId, Hash, Kind, Meta, ObjectRef, Root};
 use crate::rope::{Extent, Rope, Source};
@@ -41,8 +41,8 @@ pub enum Page {
     },
 }
 
-fn begin(kind: u8) -> Writer {
-    let mut w = Writer::object(MAGIC_PAGE);
+fn begin(kind: u8, version: u8) -> Writer {
+    let mut w = Writer::object(MAGIC_PAGE, version);
     w.u8(kind);
     w
 }
@@ -53,12 +53,14 @@ fn end(w: Writer) -> Result<Vec<u8>, EncodeError> {
 }
 
 pub(super) fn encode_files(files: &[(FileId, &File, bool)]) -> Result<Vec<u8>, EncodeError> {
-    let mut w = begin(FILES);
+    // The oldest version that holds it, so that a page stays what it was in an older checkpoint.
+    let version = if files.iter().any(|(_, file, _)| file.meta.has_flags()) { VERSION } else { FIRST_VERSION };
+    let mut w = begin(FILES, version);
     w.count("files", limits::CHANGES, files.len())?;
     let mut previous = 0;
     for (id, file, paged) in files {
         put_delta(&mut w, id.0, &mut previous);
-        put_meta(&mut w, &file.meta, 0)?;
+        put_meta(&mut w, &file.meta, 0, version)?;
         let Some(root) = file.root else { continue };
         let (kind, hash) = match root {
             Root::Blake3(hash) => (ROOT_BLAKE3, hash),
@@ -75,7 +77,7 @@ pub(super) fn encode_files(files: &[(FileId, &File, bool)]) -> Result<Vec<u8>, E
 }
 
 pub(super) fn encode_names(names: &[(FileId, &[u8], FileId)]) -> Result<Vec<u8>, EncodeError> {
-    let mut w = begin(NAMES);
+    let mut w = begin(NAMES, FIRST_VERSION);
     w.count("names", limits::CHANGES, names.len())?;
     let (mut last_parent, mut last_id) = (0, 0);
     for (parent, name, id) in names {
@@ -87,7 +89,7 @@ pub(super) fn encode_names(names: &[(FileId, &[u8], FileId)]) -> Result<Vec<u8>,
 }
 
 pub(super) fn encode_extents(id: FileId, start: u64, extents: &[Extent]) -> Result<Vec<u8>, EncodeError> {
-    let mut w = begin(EXTENTS);
+    let mut w = begin(EXTENTS, FIRST_VERSION);
     w.varint(id.0);
     w.varint(start);
     put_extents(&mut w, extents.iter().copied(), extents.len())?;
@@ -100,14 +102,14 @@ pub fn decode(hash: &Hash, bytes: &[u8]) -> Result<Page, DecodeError> {
         let (found, limit) = (bytes.len() as u64, limits::PAGE as u64);
         return Err(DecodeError::Limit { field: "page", found, limit });
     }
-    head("page", MAGIC_PAGE, bytes)?;
+    let version = head("page", MAGIC_PAGE, VERSION, bytes)?;
     let found: Hash = blake3::hash(bytes).into();
     if found != *hash {
         return Err(DecodeError::Hash { field: "page", found: found.into(), expected: (*hash).into() });
     }
     let mut r = Reader::new(bytes.get(HEAD_BYTES..).unwrap_or_default());
     let page = match r.u8("kind of page")? {
-        FILES => Page::Files(files(&mut r)?),
+        FILES => Page::Files(files(&mut r, version)?),
         NAMES => Page::Names(names(&mut r)?),
         EXTENTS => Page::Extents {
             id: FileId(r.varint("file id")?),
@@ -120,7 +122,7 @@ pub fn decode(hash: &Hash, bytes: &[u8]) -> Result<Page, DecodeError> {
     Ok(page)
 }
 
-fn files(r: &mut Reader<'_>) -> Result<Vec<FileEntry>, DecodeError> {
+fn files(r: &mut Reader<'_>, version: u8) -> Result<Vec<FileEntry>, DecodeError> {
     let count = r.count("files", limits::CHANGES, 10)?;
     let mut out: Vec<FileEntry> = Vec::new();
     let mut extents_left = limits::EXTENTS;
@@ -132,7 +134,7 @@ fn files(r: &mut Reader<'_>) -> Result<Vec<FileEntry>, DecodeError> {
             return Err(DecodeError::Order { field: "file id", previous: last, found: id });
         }
         let id = FileId(id);
-        let meta = meta(r, 0)?;
+        let meta = meta(r, 0, version)?;
         if meta.kind != Kind::File {
             out.push(FileEntry { id, meta, root: None, size: 0, rope: Some(Rope::default()) });
             continue;

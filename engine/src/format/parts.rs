@@ -1,8 +1,8 @@
 //! Encodings that commits and checkpoint pages share: times, attributes, names, references to objects.
 
 use super::codec::{DecodeError, EncodeError, Reader, Writer};
-use super::limits;
-use crate::model::{Kind, Meta, ObjectRef, Seq, Time};
+use super::{FIRST_VERSION, VERSION, limits};
+use crate::model::{InodeFlags, Kind, Meta, ObjectRef, Seq, Standing, Time};
 
 const NANOS: u32 = 1_000_000_000;
 
@@ -27,18 +27,92 @@ pub(super) fn time(r: &mut Reader<'_>, base: i64) -> Result<Time, DecodeError> {
     Ok(Time { sec, nsec })
 }
 
+/// Bits of a standing: a complete baseline stands behind the commit.
+const BASELINE: u64 = 1;
+/// The hash of the end of the era before follows the parent's (commits alone).
+pub(super) const NAMES_ERA: u64 = 2;
+/// The wall clock was not the commit's time, and follows.
+const WALL: u64 = 4;
+/// Wall clocks fell once; the seq from which they are steady follows.
+const STEADY: u64 = 8;
+/// Names or gone files follow the files (commits alone).
+pub(super) const NAMES: u64 = 16;
+
+/// Objects that say nothing of clock and baseline are of the first version.
+pub(super) fn version_of(standing: Option<&Standing>) -> u8 {
+    if standing.is_some() { VERSION } else { FIRST_VERSION }
+}
+
+/// `more` are further flags of the object; `seq` and `time` the commit's of which it speaks.
+pub(super) fn put_standing(
+    w: &mut Writer,
+    standing: Option<&Standing>,
+    more: u64,
+    seq: Seq,
+    time: Time,
+) -> Result<(), EncodeError> {
+    let Some(standing) = standing else {
+        return match more {
+            0 => Ok(()),
+            found => Err(EncodeError::Number { field: "flags of version 1", found, expected: 0 }),
+        };
+    };
+    if standing.steady_since > seq {
+        return Err(EncodeError::Limit { field: "steady since", found: standing.steady_since, limit: seq });
+    }
+    let baseline = if standing.baseline { BASELINE } else { 0 };
+    let wall = if standing.wall == time { 0 } else { WALL };
+    let steady = if standing.steady_since == 0 { 0 } else { STEADY };
+    w.varint(more | baseline | wall | steady);
+    if wall != 0 {
+        put_time(w, standing.wall, time.sec)?;
+    }
+    if steady != 0 {
+        w.varint(standing.steady_since);
+    }
+    Ok(())
+}
+
+/// The standing and the flags beside it; flags other than `more` are refused. `None` in version 1.
+pub(super) fn standing(
+    r: &mut Reader<'_>,
+    version: u8,
+    more: u64,
+    seq: Seq,
+    at: Time,
+) -> Result<Option<(Standing, u64)>, DecodeError> {
+    if version < VERSION {
+        return Ok(None);
+    }
+    let flags = r.varint("flags")?;
+    if flags & !(BASELINE | WALL | STEADY | more) != 0 {
+        return Err(DecodeError::Tag { field: "flags", found: flags });
+    }
+    let wall = if flags & WALL != 0 { time(r, at.sec)? } else { at };
+    let steady_since = if flags & STEADY != 0 { r.bounded("steady since", seq)? } else { 0 };
+    // What need not be said is not said.
+    if (flags & WALL != 0 && wall == at) || (flags & STEADY != 0 && steady_since == 0) {
+        return Err(DecodeError::Tag { field: "flags", found: flags });
+    }
+    Ok(Some((Standing { wall, steady_since, baseline: flags & BASELINE != 0 }, flags)))
+}
+
 const KINDS: [Kind; 7] =
     [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::CharDevice, Kind::BlockDevice];
 /// Bit of the kind byte: extended attributes follow.
 const HAS_XATTRS: u8 = 0x80;
+/// Bit of the kind byte: inode flags and project follow. Not in version 1.
+const HAS_FLAGS: u8 = 0x40;
 
 fn is_device(kind: Kind) -> bool {
     matches!(kind, Kind::CharDevice | Kind::BlockDevice)
 }
 
-pub(super) fn put_meta(w: &mut Writer, meta: &Meta, base: i64) -> Result<(), EncodeError> {
+pub(super) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> Result<(), EncodeError> {
     let kind = KINDS.iter().position(|k| *k == meta.kind).unwrap_or(0) as u8;
-    w.u8(if meta.xattrs.is_empty() { kind } else { kind | HAS_XATTRS });
+    let xattrs = if meta.xattrs.is_empty() { 0 } else { HAS_XATTRS };
+    let flags = if meta.has_flags() { HAS_FLAGS } else { 0 };
+    w.u8(kind | xattrs | flags);
     if meta.mode > 0o7777 {
         return Err(EncodeError::Limit { field: "mode", found: u64::from(meta.mode), limit: 0o7777 });
     }
@@ -46,6 +120,14 @@ pub(super) fn put_meta(w: &mut Writer, meta: &Meta, base: i64) -> Result<(), Enc
     w.varint(u64::from(meta.uid));
     w.varint(u64::from(meta.gid));
     put_time(w, meta.mtime, base)?;
+    if meta.has_flags() {
+        let unknown = meta.flags & !InodeFlags::ALL;
+        if version < VERSION || unknown != 0 {
+            return Err(EncodeError::Number { field: "inode flags", found: u64::from(meta.flags), expected: 0 });
+        }
+        w.varint(u64::from(meta.flags));
+        w.varint(u64::from(meta.project));
+    }
     if is_device(meta.kind) {
         w.varint(meta.rdev);
     } else if meta.rdev != 0 {
@@ -71,15 +153,16 @@ pub(super) fn put_meta(w: &mut Writer, meta: &Meta, base: i64) -> Result<(), Enc
     Ok(())
 }
 
-pub(super) fn meta(r: &mut Reader<'_>, base: i64) -> Result<Meta, DecodeError> {
+pub(super) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, DecodeError> {
     let first = r.u8("kind")?;
-    let kind = *KINDS
-        .get(usize::from(first & !HAS_XATTRS))
-        .ok_or(DecodeError::Tag { field: "kind", found: u64::from(first) })?;
+    let known = if version < VERSION { HAS_XATTRS } else { HAS_XATTRS | HAS_FLAGS };
+    let kind =
+        *KINDS.get(usize::from(first & !known)).ok_or(DecodeError::Tag { field: "kind", found: u64::from(first) })?;
     let mode = r.bounded("mode", 0o7777)? as u32;
     let uid = r.u32_varint("uid")?;
     let gid = r.u32_varint("gid")?;
     let mtime = time(r, base)?;
+    let (flags, project) = if first & known & HAS_FLAGS != 0 { flags(r)? } else { (0, 0) };
     let rdev = if is_device(kind) { r.varint("rdev")? } else { 0 };
     let target = if kind == Kind::Symlink { r.bytes("symlink target", limits::TARGET)?.to_vec() } else { Vec::new() };
     let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
@@ -96,7 +179,17 @@ pub(super) fn meta(r: &mut Reader<'_>, base: i64) -> Result<Meta, DecodeError> {
             xattrs.push((name, r.bytes("xattr value", limits::XATTR_VALUE)?.to_vec()));
         }
     }
-    Ok(Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs })
+    Ok(Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs, flags, project })
+}
+
+/// Inode flags and project; both 0 is a longer form than needed.
+fn flags(r: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
+    let flags = r.u32_varint("inode flags")?;
+    let project = r.u32_varint("project")?;
+    if flags & !InodeFlags::ALL != 0 || (flags, project) == (0, 0) {
+        return Err(DecodeError::Tag { field: "inode flags", found: u64::from(flags) });
+    }
+    Ok((flags, project))
 }
 
 /// May `name` stand in a directory? Whatever could lead a restore to another place is refused on both sides.

@@ -3,7 +3,7 @@
 use super::{Entries, File, Manifest, ManifestError, Position};
 use crate::format::commit::{Commit, Header};
 use crate::format::is_entry_name;
-use crate::model::{ChangeSet, Content, FileId, Hash, Kind, NameChange, Stored};
+use crate::model::{ChangeSet, Content, FileId, Hash, Kind, NameChange, Standing, Stored};
 use crate::rope::{Rope, RopeError};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -42,8 +42,8 @@ impl Manifest {
         for id in &changes.gone {
             self.files.remove(id);
         }
-        let Header { volume, seq, epoch, time, .. } = commit.header;
-        self.position = Position { volume, seq, head: hash, time, epoch };
+        let Header { volume, seq, epoch, time, standing, .. } = commit.header;
+        self.position = Position { volume, seq, head: hash, time, standing, epoch };
         Ok(())
     }
 
@@ -64,6 +64,18 @@ impl Manifest {
         }
         if header.time <= at.time {
             return Err(ManifestError::Time { seq, found: header.time, previous: at.time });
+        }
+        match header.standing {
+            // Whoever writes version 1 cannot have read what version 2 said.
+            None if at.standing.is_some() => return Err(ManifestError::Older { seq }),
+            None => {}
+            Some(found) => {
+                let expected = Standing::after(at.standing, at.time, seq, found.wall, found.baseline);
+                if found != expected {
+                    let (found, expected) = (found.steady_since, expected.steady_since);
+                    return Err(ManifestError::Steady { seq, found, expected });
+                }
+            }
         }
         Ok(())
     }

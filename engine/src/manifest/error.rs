@@ -16,6 +16,10 @@ pub enum ManifestError {
     Epoch { seq: Seq, found: u64, expected: u64 },
     #[error("commit {seq} is of {found:?}, not later than the one before, {previous:?}")]
     Time { seq: Seq, found: Time, previous: Time },
+    #[error("commit {seq} is of format version 1, the one before of a later one")]
+    Older { seq: Seq },
+    #[error("commit {seq} says that clocks did not fall since commit {found}, but that is commit {expected}")]
+    Steady { seq: Seq, found: Seq, expected: Seq },
     #[error("file {id} is changed twice in one commit, or changed and gone")]
     Twice { id: FileId },
     #[error("file {id} is not known")]

@@ -31,8 +31,18 @@ impl Known {
 
     fn record(&mut self, id: FileId, kind: Kind) {
         let stat = stat(id, kind);
-        let meta =
-            Meta { kind, mode: 0, uid: 0, gid: 0, mtime: stat.mtime, rdev: 0, target: Vec::new(), xattrs: Vec::new() };
+        let meta = Meta {
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: stat.mtime,
+            rdev: 0,
+            target: Vec::new(),
+            xattrs: Vec::new(),
+            flags: 0,
+            project: 0,
+        };
         let record =
             Record { id, inode: stat.inode, meta, size: 0, root: None, hole_bytes: 0, signed: false, ctime: None };
         self.records.insert(id, record);

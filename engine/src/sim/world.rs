@@ -210,6 +210,8 @@ fn meta(stat: &Stat) -> Meta {
         rdev: stat.rdev,
         target: Vec::new(),
         xattrs: Vec::new(),
+        flags: 0,
+        project: 0,
     }
 }
 

@@ -10,7 +10,18 @@ pub(crate) const VOLUME: Id = [0x11; 16];
 
 pub(crate) fn meta(kind: Kind) -> Meta {
     let (rdev, target, xattrs) = (0, Vec::new(), Vec::new());
-    Meta { kind, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1_000, nsec: 5 }, rdev, target, xattrs }
+    Meta {
+        kind,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: Time { sec: 1_000, nsec: 5 },
+        rdev,
+        target,
+        xattrs,
+        flags: 0,
+        project: 0,
+    }
 }
 
 pub(crate) fn make(id: u64, kind: Kind) -> FileChange<Vec<u8>> {
@@ -51,7 +62,9 @@ pub(crate) fn next(manifest: &Manifest, changes: ChangeSet<Vec<u8>>) -> (Vec<u8>
         writer: [9; 16],
         epoch: 1,
         time: Time { sec: 2_000 + seq as i64, nsec: 0 },
+        standing: Some(Standing::after(at.standing, at.time, seq, Time { sec: 2_000 + seq as i64, nsec: 0 }, true)),
         parent: at.head,
+        era: None,
     };
     let commit = Commit { header, packs: sealed.pack_infos, changes: sealed.changes, inline: sealed.inline };
     let bytes = commit.encode().unwrap();

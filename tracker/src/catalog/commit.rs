@@ -83,14 +83,14 @@ impl Catalog {
     /// The commit is in the store: in one transaction the intent is cleared, head moves to it, the marks of `forget`
     /// are dropped, and each row of `keep` takes the place of what was stored for its inode. `WrongIntent` unless the
     /// open intent is this seq's.
-    pub fn settle_commit(&self, seq: Seq, hash: &Hash, time: Time, forget: &[u64], keep: &[PendingRow]) -> Result<()> {
+    pub fn settle_commit(&self, head: &Head, forget: &[u64], keep: &[PendingRow]) -> Result<()> {
         self.write(|conn| {
-            let found = open_seq(conn)?;
+            let (found, seq) = (open_seq(conn)?, head.seq);
             if found != Some(seq) {
                 return Err(CatalogError::WrongIntent { seq, found });
             }
             conn.execute("DELETE FROM intent", [])?;
-            put_head(conn, &Head { seq, hash: *hash, time })?;
+            put_head(conn, head)?;
             pending::forget(conn, forget)?;
             keep.iter().try_for_each(|row| pending::put(conn, row))
         })

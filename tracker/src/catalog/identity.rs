@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use engine::model::{FileId, Hash, Id, Seq, Time};
+use engine::model::{FileId, Hash, Id, Seq, Standing, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Catalog, CatalogError, Result, row};
@@ -19,6 +19,8 @@ pub struct Head {
     pub hash: Hash,
     /// The commit's own time.
     pub time: Time,
+    /// Of its header; `None` if that is of format version 1.
+    pub standing: Option<Standing>,
 }
 
 /// Who may commit: the holder of this catalog, at this fencing number.
@@ -164,9 +166,14 @@ pub(super) fn raise_next_id(conn: &Connection, next: FileId) -> Result<()> {
     if next > next_id(conn)? { put(conn, "next_id", &next.0.to_le_bytes()) } else { Ok(()) }
 }
 
+/// Seq, hash and time; then wall clock, where it became steady, baseline.
+const HEAD_BYTES: usize = 8 + 32 + 12;
+const STANDING_BYTES: usize = 12 + 8 + 1;
+
 fn head(conn: &Connection) -> Result<Option<Head>> {
     let Some(bytes) = get(conn, "head")? else { return Ok(None) };
-    if bytes.len() != 52 {
+    // Without the last part it is of a commit of format version 1.
+    if ![HEAD_BYTES, HEAD_BYTES + STANDING_BYTES].contains(&bytes.len()) {
         return Err(CatalogError::Damaged { table: "meta", what: "head" });
     }
     let word = |at: usize| {
@@ -174,18 +181,32 @@ fn head(conn: &Connection) -> Result<Option<Head>> {
         word.copy_from_slice(&bytes[at..at + 8]);
         word
     };
-    let mut nsec = [0; 4];
-    nsec.copy_from_slice(&bytes[48..]);
-    let time = Time { sec: i64::from_le_bytes(word(40)), nsec: u32::from_le_bytes(nsec) };
-    Ok(Some(Head { seq: u64::from_le_bytes(word(0)), hash: row::hash_of("meta", &bytes[8..40])?, time }))
+    let time = |at: usize| {
+        let mut nsec = [0; 4];
+        nsec.copy_from_slice(&bytes[at + 8..at + 12]);
+        Time { sec: i64::from_le_bytes(word(at)), nsec: u32::from_le_bytes(nsec) }
+    };
+    let standing = (bytes.len() > HEAD_BYTES).then(|| Standing {
+        wall: time(HEAD_BYTES),
+        steady_since: u64::from_le_bytes(word(HEAD_BYTES + 12)),
+        baseline: bytes[HEAD_BYTES + 20] != 0,
+    });
+    let hash = row::hash_of("meta", &bytes[8..40])?;
+    Ok(Some(Head { seq: u64::from_le_bytes(word(0)), hash, time: time(40), standing }))
 }
 
 pub(super) fn put_head(conn: &Connection, head: &Head) -> Result<()> {
-    let mut bytes = Vec::with_capacity(52);
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + STANDING_BYTES);
     bytes.extend_from_slice(&head.seq.to_le_bytes());
     bytes.extend_from_slice(&head.hash);
     bytes.extend_from_slice(&head.time.sec.to_le_bytes());
     bytes.extend_from_slice(&head.time.nsec.to_le_bytes());
+    if let Some(Standing { wall, steady_since, baseline }) = head.standing {
+        bytes.extend_from_slice(&wall.sec.to_le_bytes());
+        bytes.extend_from_slice(&wall.nsec.to_le_bytes());
+        bytes.extend_from_slice(&steady_since.to_le_bytes());
+        bytes.push(u8::from(baseline));
+    }
     put(conn, "head", &bytes)
 }
 

@@ -338,10 +338,10 @@ mod tests {
                     Step::Failed { name } => {
                         // No intent is open, so nothing of it is stored.
                         let intent = tests::intent(9);
-                        catalog.settle_commit(9, &[0; 32], Time::default(), &[], &[]).unwrap_err();
+                        catalog.settle_commit(&tests::head(9), &[], &[]).unwrap_err();
                         catalog.begin_commit(&intent, &change(vec![])).unwrap();
                         catalog.begin_commit(&intent, &change(vec![tests::unset(DIR.0, &name_of(name))])).unwrap_err();
-                        catalog.settle_commit(9, &[0; 32], Time::default(), &[], &[]).unwrap();
+                        catalog.settle_commit(&tests::head(9), &[], &[]).unwrap();
                     }
                     Step::Seen { name, ino, dir } => {
                         let kind = if dir { Kind::Dir } else { Kind::File };

@@ -63,7 +63,7 @@ pub(super) fn upsert(conn: &Connection, file: &FileRow) -> Result<()> {
         file.meta.mtime.nsec,
         file.meta.rdev as i64,
         file.meta.target,
-        encode_xattrs(&file.meta.xattrs)?,
+        encode_attributes(&file.meta)?,
         file.ctime.map(|time| time.sec),
         file.ctime.map(|time| time.nsec),
         file.flags,
@@ -92,7 +92,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<FileRow> {
         (None, None) => None,
         _ => return Err(CatalogError::Damaged { table: "files", what: "ctime" }),
     };
-    let xattrs: Vec<u8> = row.get(16)?;
+    let (flags, project, xattrs) = decode_attributes(&row.get::<_, Vec<u8>>(16)?)?;
     Ok(FileRow {
         id: FileId(row.get::<_, i64>(0)? as u64),
         inode: inode(row.get(2)?, row.get(3)?),
@@ -105,7 +105,9 @@ pub(super) fn read(row: &Row<'_>) -> Result<FileRow> {
             mtime: Time { sec: row.get(12)?, nsec: row.get(13)? },
             rdev: row.get::<_, i64>(14)? as u64,
             target: row.get(15)?,
-            xattrs: decode_xattrs(&xattrs)?,
+            xattrs,
+            flags,
+            project,
         },
         size: row.get::<_, i64>(5)? as u64,
         root,
@@ -148,6 +150,31 @@ pub(super) fn hash_of(table: &'static str, bytes: &[u8]) -> Result<Hash> {
     bytes.try_into().map_err(|_| CatalogError::Damaged { table, what: "hash length" })
 }
 
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Inode flags and project, where there are any, stand in front of the extended attributes under the name that none of
+/// these has, the empty one.
+fn encode_attributes(meta: &Meta) -> Result<Vec<u8>> {
+    let xattrs = encode_xattrs(&meta.xattrs)?;
+    if !meta.has_flags() {
+        return Ok(xattrs);
+    }
+    let value = [meta.flags.to_le_bytes(), meta.project.to_le_bytes()].concat();
+    Ok([encode_xattrs(&[(Vec::new(), value)])?, xattrs].concat())
+}
+
+fn decode_attributes(bytes: &[u8]) -> Result<(u32, u32, Xattrs)> {
+    let mut xattrs = decode_xattrs(bytes)?;
+    if xattrs.first().is_none_or(|(name, _)| !name.is_empty()) {
+        return Ok((0, 0, xattrs));
+    }
+    let (_, value) = xattrs.remove(0);
+    let Ok([a, b, c, d, e, f, g, h]) = <[u8; 8]>::try_from(value) else {
+        return Err(CatalogError::Damaged { table: "files", what: "inode flags" });
+    };
+    Ok((u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]), xattrs))
+}
+
 /// `u32 name length, u32 value length, name, value` for each, little endian. No attribute: no byte.
 fn encode_xattrs(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(xattrs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum());
@@ -165,7 +192,7 @@ fn encode_xattrs(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode_xattrs(mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn decode_xattrs(mut bytes: &[u8]) -> Result<Xattrs> {
     const DAMAGED: CatalogError = CatalogError::Damaged { table: "files", what: "xattrs" };
     let mut out = Vec::new();
     while !bytes.is_empty() {

@@ -1,6 +1,6 @@
 //! The catalog as its callers see it, through a real file.
 
-use engine::model::{FileId, InodeId, Kind, Meta, NameChange, Root, Time};
+use engine::model::{FileId, InodeFlags, InodeId, Kind, Meta, NameChange, Root, Standing, Time};
 use roaring::RoaringBitmap;
 use tempfile::TempDir;
 
@@ -27,6 +27,8 @@ pub(super) fn row(id: u64, kind: Kind) -> FileRow {
             rdev: u64::MAX,
             target: b"\xff/to".to_vec(),
             xattrs: vec![(b"user.k".to_vec(), b"v".to_vec())],
+            flags: if id.is_multiple_of(2) { InodeFlags::ALL } else { 0 },
+            project: if id.is_multiple_of(3) { u32::MAX } else { 0 },
         },
         size: 1 << 40,
         root: (kind == Kind::File).then_some(Root::Sparse([9; 32])),
@@ -59,6 +61,10 @@ fn tree(catalog: &Catalog) {
 
 fn marks(ino: u64, blocks: &[u32]) -> PendingRow {
     PendingRow { ino, flags: 1, range: None, blocks: blocks.iter().copied().collect(), since_ns: 50 }
+}
+
+pub(super) fn head(seq: u64) -> Head {
+    Head { seq, hash: [0; 32], time: Time::default(), standing: None }
 }
 
 pub(super) fn intent(seq: u64) -> Intent {
@@ -250,9 +256,11 @@ fn a_commit_survives_a_death_between_begin_and_settle() {
     assert_eq!(catalog.head().unwrap(), None);
     assert_eq!(catalog.load_pending().unwrap().len(), 2, "marks leave only when the commit is settled");
     let time = Time { sec: 10, nsec: 11 };
-    catalog.settle_commit(1, &[8; 32], time, &[1003], &[marks(1004, &[9])]).unwrap();
+    let standing = Some(Standing { wall: Time { sec: -9, nsec: 11 }, steady_since: 1, baseline: true });
+    let head = Head { seq: 1, hash: [8; 32], time, standing };
+    catalog.settle_commit(&head, &[1003], &[marks(1004, &[9])]).unwrap();
     assert_eq!(catalog.intent().unwrap(), None);
-    assert_eq!(catalog.head().unwrap(), Some(Head { seq: 1, hash: [8; 32], time }));
+    assert_eq!(catalog.head().unwrap(), Some(head));
     assert_eq!(catalog.load_pending().unwrap(), [marks(1004, &[9])], "keep replaces");
 }
 
@@ -265,12 +273,11 @@ fn a_second_intent_changes_nothing() {
     assert!(matches!(refused, Err(CatalogError::Unsettled { seq: 1 })));
     assert_eq!(catalog.file(FileId(2)).unwrap(), None);
     assert_eq!(catalog.intent().unwrap(), Some(intent(1)));
-    let time = Time::default();
-    let wrong = catalog.settle_commit(2, &[0; 32], time, &[], &[]);
+    let wrong = catalog.settle_commit(&head(2), &[], &[]);
     assert!(matches!(wrong, Err(CatalogError::WrongIntent { seq: 2, found: Some(1) })));
     assert_eq!(catalog.head().unwrap(), None);
-    catalog.settle_commit(1, &[0; 32], time, &[], &[]).unwrap();
-    let again = catalog.settle_commit(1, &[0; 32], time, &[], &[]);
+    catalog.settle_commit(&head(1), &[], &[]).unwrap();
+    let again = catalog.settle_commit(&head(1), &[], &[]);
     assert!(matches!(again, Err(CatalogError::WrongIntent { seq: 1, found: None })));
 }
 
@@ -288,7 +295,7 @@ fn identity_comes_back_and_damage_is_seen() {
         fs_id: Some("ab".into()),
         ..Default::default()
     };
-    let head = Head { seq: u64::MAX, hash: [3; 32], time: Time { sec: -1, nsec: 5 } };
+    let head = Head { seq: u64::MAX, hash: [3; 32], time: Time { sec: -1, nsec: 5 }, standing: None };
     catalog.set_volume_id(&[1; 16]).unwrap();
     catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
     catalog.set_source_facts(&source).unwrap();
@@ -442,7 +449,7 @@ fn a_transaction_of_many_files_is_fast() {
     let save = started.elapsed();
     let inos: Vec<u64> = (0..FILES).collect();
     let started = std::time::Instant::now();
-    catalog.settle_commit(1, &[0; 32], Time::default(), &inos, &[]).unwrap();
+    catalog.settle_commit(&head(1), &inos, &[]).unwrap();
     let settle = started.elapsed();
     println!(
         "100,000 files + names + nodes: {begin:?}; by_ino: {:?} each; save 100,000 marks: {save:?}; settle: {settle:?}",

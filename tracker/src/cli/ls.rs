@@ -150,6 +150,8 @@ mod tests {
             rdev: 0,
             target: b"b\nc".to_vec(),
             xattrs: Vec::new(),
+            flags: 0,
+            project: 0,
         };
         let line = line(&LsEntry { path: b"a".to_vec(), meta, size: 3 });
         assert_eq!(text(&line), "symlink 0777     0     5            3 1969-12-31T23:59:59.000000005Z a -> $'b\\nc'");

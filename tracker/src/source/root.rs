@@ -204,7 +204,7 @@ impl SourceRoot {
         };
         let xattrs = stat::xattrs(&found.fd).map_err(fail)?;
         let Stat { kind, mode, uid, gid, mtime, rdev, .. } = found.stat.stat;
-        let meta = Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs };
+        let meta = Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs, flags: 0, project: 0 };
         Ok((found.stat, meta))
     }
 

@@ -74,7 +74,7 @@ impl Opened {
         change.next_id = Some(FileId(highest.0 + 1));
         world.catalog.apply(&change)?;
         let at = manifest.position();
-        world.catalog.set_head(&catalog::Head { seq: at.seq, hash: at.head, time: at.time })?;
+        world.catalog.set_head(&catalog::Head { seq: at.seq, hash: at.head, time: at.time, standing: at.standing })?;
         Ok(())
     }
 }

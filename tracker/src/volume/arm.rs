@@ -39,6 +39,8 @@ impl Opened {
                 rdev: 0,
                 target: Vec::new(),
                 xattrs: Vec::new(),
+                flags: 0,
+                project: 0,
             };
             let meta = known.map_or(meta, |row| row.meta);
             let none: Option<Root> = None;

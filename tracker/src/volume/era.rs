@@ -75,6 +75,7 @@ pub fn close_if_due(opened: &mut Opened) -> Result<(), WorldError> {
         last_seq: head.seq,
         chain: head.hash,
         time: head.time,
+        standing: head.standing,
         epoch: world.epoch,
         checkpoint: Some(reference),
     };

@@ -163,7 +163,8 @@ impl Pending {
     /// The commit is in the store: head moves, `taken` but for `kept` is forgotten.
     pub fn settle(&self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
         self.forget_with(taken, kept, |forget, keep| {
-            self.catalog.settle_commit(head.seq, &head.hash, head.time, forget, keep)
+            let Head { seq, hash, time, standing } = head;
+            self.catalog.settle_commit(&crate::catalog::Head { seq, hash, time, standing }, forget, keep)
         })
     }
 

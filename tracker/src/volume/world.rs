@@ -16,7 +16,7 @@ use engine::flush::world::{
     self, Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, Moved, NodeKey,
     ReadJob, Record, Stat, World,
 };
-use engine::format::{EncodeError, Key};
+use engine::format::{EncodeError, Key, commit};
 use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
 
 use super::hub::{Hub, HubError};
@@ -331,7 +331,12 @@ impl World for VolumeWorld {
 
     fn head(&self) -> Result<Head, WorldError> {
         let head = self.catalog.head()?;
-        Ok(head.map_or(Head::default(), |head| Head { seq: head.seq, hash: head.hash, time: head.time }))
+        Ok(head.map_or(Head::default(), |head| Head {
+            seq: head.seq,
+            hash: head.hash,
+            time: head.time,
+            standing: head.standing,
+        }))
     }
 
     fn next_attempt(&mut self) -> Result<u32, WorldError> {
@@ -383,13 +388,13 @@ impl World for VolumeWorld {
     }
 
     fn intent(&self) -> Result<Option<Intent>, WorldError> {
-        Ok(self.catalog.intent()?.map(|found| Intent {
-            seq: found.seq,
-            commit_id: found.commit_id,
-            hash: found.hash,
-            time: found.time,
-            bytes: found.bytes,
-        }))
+        let Some(catalog::Intent { seq, commit_id, hash, time, bytes }) = self.catalog.intent()? else {
+            return Ok(None);
+        };
+        let standing = commit::peek(&bytes)
+            .map_err(|error| WorldError::Object { key: Key::Commit(seq).to_string(), cause: error.to_string() })?
+            .standing;
+        Ok(Some(Intent { seq, commit_id, hash, time, standing, bytes }))
     }
 
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, WorldError> {

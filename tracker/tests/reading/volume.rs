@@ -84,8 +84,8 @@ impl Volume {
         if seq > 1 && era_of(seq, self.era_len) > era_of(at.seq, self.era_len) {
             let era = era_of(at.seq, self.era_len);
             assert_eq!(last_seq(era, self.era_len), at.seq);
-            let (time, chain, checkpoint) = (at.time, at.head, self.last_checkpoint);
-            let era = Era { volume: VOLUME, era, last_seq: at.seq, chain, time, epoch: 1, checkpoint };
+            let (time, chain, checkpoint, standing) = (at.time, at.head, self.last_checkpoint, at.standing);
+            let era = Era { volume: VOLUME, era, last_seq: at.seq, chain, time, standing, epoch: 1, checkpoint };
             self.put(Key::Era(era.era), era.encode().unwrap());
         }
         let limits = SealLimits { frame_plain: 8192, inline, pack: 64 << 10, ..SealLimits::default() };
@@ -93,14 +93,17 @@ impl Volume {
         for (object, bytes) in sealed.packs {
             self.put(Key::from(object), bytes);
         }
+        let time = Time { sec: START + seq as i64, nsec: 0 };
         let header = Header {
             volume: VOLUME,
             seq,
             commit: [seq as u8; 16],
             writer: [9; 16],
             epoch: 1,
-            time: Time { sec: START + seq as i64, nsec: 0 },
+            time,
+            standing: Some(Standing::after(at.standing, at.time, seq, time, true)),
             parent: at.head,
+            era: None,
         };
         let commit = Commit { header, packs: sealed.pack_infos, changes: sealed.changes, inline: sealed.inline };
         let bytes = commit.encode().unwrap();
@@ -244,6 +247,8 @@ fn scan(dir: &Path) -> Vec<Entry> {
                 Vec::new()
             },
             xattrs: xattrs(&at, kind.is_symlink()),
+            flags: 0,
+            project: 0,
         };
         if kind.is_dir() {
             for entry in fs::read_dir(&at).unwrap() {

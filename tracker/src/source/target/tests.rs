@@ -36,6 +36,8 @@ fn meta(kind: Kind, mode: u32) -> Meta {
         rdev: 0,
         target: Vec::new(),
         xattrs: Vec::new(),
+        flags: 0,
+        project: 0,
     }
 }
 

@@ -101,6 +101,7 @@ fn the_audit_finds_lost_marks() {
         fs::write(source.join("large"), vec![9; 6 << 20]).unwrap();
         let mut volume = Volume::new(&source);
         volume.environment.push(("TRACKER_DROP_MARKS".into(), "5".into()));
+        volume.environment.push(("TRACKER_AUDIT_MAX".into(), "1e8".into()));
         volume.extra.extend(["--audit".into(), audit.into()]);
         let daemon = volume.start_ready();
         if finds {
@@ -144,6 +145,7 @@ fn the_audit_raises_no_false_alarm() {
         fs::write(source.join("mapped"), vec![1; 1 << 20]).unwrap();
         fs::write(source.join("written"), vec![2; 1 << 20]).unwrap();
         let mut volume = Volume::new(&source);
+        volume.environment.push(("TRACKER_AUDIT_MAX".into(), "1e8".into()));
         volume.extra.extend(["--audit".into(), "1000000%".into()]);
         let daemon = volume.start_ready();
         let file = File::options().read(true).write(true).open(source.join("mapped")).unwrap();

@@ -4,6 +4,7 @@
 //! place, `main`. A handler decides nothing that a library module should.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -134,23 +135,29 @@ pub fn run(cli: Cli) -> Result<ExitCode, AppError> {
     let global = cli.global;
     logging::init(global.log.as_deref(), global.log_format)?;
     let mut out = Out::stdout(global.json);
-    match cli.verb {
-        Verb::Protect(args) => protect::run(&args, &global, &mut out),
-        Verb::Daemon(args) => daemon::run(&args, &global, &mut out),
-        Verb::Status(args) => status::run(&args, &global, &mut out),
-        Verb::Sync(args) => sync::run(&args, &global, &mut out),
-        Verb::Acknowledge(args) => acknowledge::run(&args, &global, &mut out),
-        Verb::Watch(args) => watch::run(&args, &global, &mut out),
-        Verb::Log(args) => log::run(&args, &global, &mut out),
-        Verb::Ls(args) => ls::run(&args, &global, &mut out),
-        Verb::Cat(args) => cat::run(&args, &global, &mut out),
-        Verb::Restore(args) => restore::run(&args, &global, &mut out),
-        Verb::Verify(args) => verify::run(&args, &global, &mut out),
-        Verb::Doctor(args) => doctor::run(&args, &global, &mut out),
-        Verb::Config(args) => config::run(&args, &global, &mut out),
-        Verb::Completions(args) => completions::run(&args, &mut out),
-        Verb::Man(args) => man::run(&args, &mut out),
-        Verb::Version(args) => version::run(&args, &mut out),
+    let ended = dispatch(cli.verb, &global, &mut out);
+    // The one place where a closed pipe is dealt with: whatever the verb made of it, nobody is left to be told.
+    if out.reader_is_gone() { Ok(ExitCode::ReaderGone) } else { ended }
+}
+
+fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    match verb {
+        Verb::Protect(args) => protect::run(&args, global, out),
+        Verb::Daemon(args) => daemon::run(&args, global, out),
+        Verb::Status(args) => status::run(&args, global, out),
+        Verb::Sync(args) => sync::run(&args, global, out),
+        Verb::Acknowledge(args) => acknowledge::run(&args, global, out),
+        Verb::Watch(args) => watch::run(&args, global, out),
+        Verb::Log(args) => log::run(&args, global, out),
+        Verb::Ls(args) => ls::run(&args, global, out),
+        Verb::Cat(args) => cat::run(&args, global, out),
+        Verb::Restore(args) => restore::run(&args, global, out),
+        Verb::Verify(args) => verify::run(&args, global, out),
+        Verb::Doctor(args) => doctor::run(&args, global, out),
+        Verb::Config(args) => config::run(&args, global, out),
+        Verb::Completions(args) => completions::run(&args, out),
+        Verb::Man(args) => man::run(&args, out),
+        Verb::Version(args) => version::run(&args, out),
     }
 }
 
@@ -158,15 +165,38 @@ pub fn run(cli: Cli) -> Result<ExitCode, AppError> {
 fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     use clap::error::ErrorKind;
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    if !asked && args.iter().any(|arg| arg == "--json") {
-        let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
-        AppError::new(ExitCode::Usage, message).hint("`tracker VERB --help` lists the arguments").print(true);
+    let code = if asked { ExitCode::Ok } else { ExitCode::Usage };
+    let json = args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    let text = error.render().to_string();
+    let printed = if !json {
+        error.print()
+    } else if asked {
+        let object = serde_json::json!({ "type": "help", "text": text });
+        writeln!(std::io::stdout(), "{object}")
     } else {
+        wrong_usage(error.kind(), &text).print(true);
+        Ok(())
+    };
+    match printed {
+        Err(error) if asked && error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::ReaderGone,
         // Nobody is left to be told when the terminal is gone.
-        let _ = error.print();
+        _ => code,
     }
-    if asked { ExitCode::Ok } else { ExitCode::Usage }
+}
+
+/// What clap says of wrong usage, as a message without the help that it may have put behind or in place of it.
+fn wrong_usage(kind: clap::error::ErrorKind, text: &str) -> AppError {
+    use clap::error::ErrorKind;
+    let lists = "`tracker VERB --help` lists the arguments";
+    if matches!(kind, ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
+        return AppError::new(ExitCode::Usage, "no verb was given").hint("`tracker --help` lists the verbs");
+    }
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = text.lines().map(words).filter(|line| !line.is_empty()).take_while(|line| !line.starts_with("Usage:"));
+    let said = said.filter(|line| !line.starts_with("For more information"));
+    let (tips, said): (Vec<String>, Vec<String>) = said.partition(|line| line.starts_with("tip: "));
+    let tips: Vec<&str> = tips.iter().map(|tip| tip.trim_start_matches("tip: ")).chain([lists]).collect();
+    AppError::new(ExitCode::Usage, said.join(" ").trim_start_matches("error: ")).hint(tips.join("; "))
 }
 
 /// A path as given, from the root: what is stored and compared later must not depend on the working directory.

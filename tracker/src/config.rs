@@ -82,6 +82,8 @@ pub struct VolumeConfig {
     pub audit: Rate,
     /// The operator's word that no other host writes this volume: a store without working conditional puts is accepted.
     pub single_writer: bool,
+    /// A local store's whole path is made where it is absent, not only its last part.
+    pub create: bool,
 }
 
 /// A whole configuration, checked.
@@ -201,6 +203,7 @@ struct RawDefaults {
     consistency: Option<Spanned<Consistency>>,
     audit: Option<Spanned<String>>,
     single_writer: Option<bool>,
+    create: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -220,6 +223,7 @@ struct RawVolume {
     consistency: Option<Spanned<Consistency>>,
     audit: Option<Spanned<String>>,
     single_writer: Option<bool>,
+    create: Option<bool>,
 }
 
 /// Collects problems together with their lines.
@@ -327,8 +331,10 @@ pub fn default_maps() -> MapEntries {
     MapEntries { watch: WATCH_BY_FILES, ..MapEntries::default() }
 }
 
-/// Highest rate of the audit: everything, as often as it takes to find a fault in a test.
-const AUDIT_PERCENT_MAX: f64 = 1e8;
+/// Highest rate of the audit: the whole volume once an hour. Tests cannot wait for that: `TRACKER_AUDIT_MAX` is another one.
+fn audit_percent_max() -> f64 {
+    std::env::var("TRACKER_AUDIT_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(100.0)
+}
 
 /// Reads the audit's rate: a percentage of the volume per hour, `off` or 0 for none.
 pub fn parse_audit(text: &str) -> Result<Rate, String> {
@@ -337,10 +343,12 @@ pub fn parse_audit(text: &str) -> Result<Rate, String> {
     }
     let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     match percent {
-        Some(percent) if (0.0..=AUDIT_PERCENT_MAX).contains(&percent) => {
+        Some(percent) if (0.0..=audit_percent_max()).contains(&percent) => {
             Ok(Rate { millionths: (percent * 10_000.0).round() as u64 })
         }
-        _ => Err(format!("`{text}` is no share of the volume per hour (write for example 1%, 0.25%, or off)")),
+        _ => Err(format!(
+            "`{text}` is no share of the volume per hour (write for example 1%, 0.25%, or off; at most 100%)"
+        )),
     }
 }
 
@@ -460,7 +468,8 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             }
             asked = asked.or(capture.back_end());
             let single_writer = raw.single_writer.or(defaults.single_writer).unwrap_or(false);
-            config.volumes.push(VolumeConfig { name, source, store, interval, capture, audit, single_writer });
+            let create = raw.create.or(defaults.create).unwrap_or(false);
+            config.volumes.push(VolumeConfig { name, source, store, interval, capture, audit, single_writer, create });
         }
     }
     if check.problems.is_empty() { Ok((config, lines)) } else { Err(check.problems) }

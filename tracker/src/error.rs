@@ -30,11 +30,13 @@ pub enum ExitCode {
     /// A guard refused something that would have destroyed data or fed back into itself.
     Guard = 22,
     Interrupted = 130,
+    /// Whoever read the output has gone: as a shell shows the end by SIGPIPE of other tools.
+    ReaderGone = 141,
 }
 
 impl ExitCode {
     /// Every code, in the order of the manual.
-    pub const ALL: [ExitCode; 11] = [
+    pub const ALL: [ExitCode; 12] = [
         ExitCode::Ok,
         ExitCode::Error,
         ExitCode::Usage,
@@ -46,6 +48,7 @@ impl ExitCode {
         ExitCode::Mismatch,
         ExitCode::Guard,
         ExitCode::Interrupted,
+        ExitCode::ReaderGone,
     ];
 
     pub fn number(self) -> i32 {
@@ -66,6 +69,7 @@ impl ExitCode {
             ExitCode::Mismatch => "verification mismatch",
             ExitCode::Guard => "refused by a guard",
             ExitCode::Interrupted => "interrupted",
+            ExitCode::ReaderGone => "the reader of the output has gone; nothing is said",
         }
     }
 }
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn the_numbers_are_the_designs_and_travel_through_json() {
         let numbers: Vec<i32> = ExitCode::ALL.into_iter().map(ExitCode::number).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 10, 11, 12, 20, 21, 22, 130]);
+        assert_eq!(numbers, [0, 1, 2, 3, 10, 11, 12, 20, 21, 22, 130, 141]);
         for code in ExitCode::ALL {
             let text = serde_json::to_string(&code).unwrap();
             assert_eq!(serde_json::from_str::<ExitCode>(&text).unwrap(), code);

@@ -2,7 +2,7 @@
 //!
 //! A flush logs nothing at info: a log file inside a protected directory must not make an idle volume busy.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -28,13 +28,29 @@ pub fn init(filter: Option<&str>, format: Format) -> Result<(), AppError> {
     let env = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let filter = parse(filter.or(env.as_deref()))?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).with_ansi(colour);
     // An error means that there is a logger already.
     let _ = match format {
         Format::Text => builder.with_target(false).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// stderr whose reader may go, or whose disk may fill up: a log line that cannot be written is no reason to stop protecting.
+/// (The subscriber would complain about it on stderr, and panic when that fails too.)
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // What is not written is lost; the next line is tried again.
+        let _ = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn parse(filter: Option<&str>) -> Result<EnvFilter, AppError> {

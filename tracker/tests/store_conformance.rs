@@ -16,5 +16,7 @@ fn mem_conforms() {
 #[test]
 fn local_conforms() {
     let dir = tempfile::tempdir().unwrap();
-    store_conformance::run(Arc::new(Local::open(&dir.path().join("made/at/open"), true).unwrap()));
+    store_conformance::run(Arc::new(
+        Local::open(&dir.path().join("made/at/open"), tracker::store::Make::Parents).unwrap(),
+    ));
 }

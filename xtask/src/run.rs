@@ -6,11 +6,23 @@ use std::process::Command;
 use crate::sh::{self, Error};
 use crate::{ebpf, setup};
 
+/// That the directory to protect is there: to be told so after eight minutes of building is no welcome.
+fn is_there(args: &[String]) -> Result<(), Error> {
+    let [verb, dir, ..] = args else { return Ok(()) };
+    // An option first: which of its words is the directory, tracker itself will say.
+    if !matches!(verb.as_str(), "protect" | "watch") || dir.starts_with('-') || std::path::Path::new(dir).is_dir() {
+        return Ok(());
+    }
+    let help = format!("make it first: mkdir -p {dir}");
+    Err(Error::Missing { what: format!("{dir} (the directory to {verb})"), help })
+}
+
 pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     let args = match args.split_first() {
         Some((first, rest)) if first == "--" => rest,
         _ => args,
     };
+    is_there(args)?;
     setup::build_tools()?;
     ebpf::build()?;
     sh::run(sh::cargo().args(["build", "--release", "-p", "tracker"]))?;
@@ -19,4 +31,20 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     // exec, so that signals and the exit code are tracker's own; it runs in the user's directory.
     let source = command.exec();
     Err(Error::Spawn { command: sh::show(&command), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_missing_is_said_before_the_build() {
+        let told = |words: &[&str]| is_there(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        let error = told(&["protect", "./no-such-data", "--store", "./backup"]).unwrap_err();
+        assert!(error.to_string().contains("mkdir -p ./no-such-data"), "{error}");
+        let here = std::env::temp_dir().display().to_string();
+        for words in [&["protect", &here, "--store", "x"][..], &["protect", "--store", "x", "y"], &["status"], &[]] {
+            assert!(told(words).is_ok(), "{words:?}");
+        }
+    }
 }

@@ -134,7 +134,7 @@ fn write(path: &Path, seconds: u64) -> Outcome<Vec<Write>> {
 
 /// For each write the nanoseconds until its commit.
 fn windows(place: &Place, writes: &[Write], before: Seq) -> Outcome<Vec<f64>> {
-    let reader = reading::open(Arc::new(Local::open(&place.store, false)?), VOLUME)?;
+    let reader = reading::open(Arc::new(Local::open(&place.store, tracker::store::Make::Nothing)?), VOLUME)?;
     // Writes that wait for their commit, by block, in order.
     let mut waiting: HashMap<u64, Vec<u64>> = HashMap::new();
     for (number, write) in (1..).zip(writes) {

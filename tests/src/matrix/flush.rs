@@ -182,7 +182,7 @@ pub fn differences(volume: &Volume, name: &str) -> Vec<String> {
 }
 
 fn reader(volume: &Volume) -> Reader {
-    let store = Local::open(&volume.store, false).expect("the store");
+    let store = Local::open(&volume.store, tracker::store::Make::Nothing).expect("the store");
     reading::open(Arc::new(store), &volume.name).expect("the volume")
 }
 

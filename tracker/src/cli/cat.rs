@@ -4,16 +4,20 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use clap::Args;
 use engine::manifest::Manifest;
+use serde_json::json;
 
 use super::volume::{app_error, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
-use crate::units::At;
+use crate::reading::ReadError;
+use crate::units::{At, PathField};
 
-/// Write one file of a volume to stdout (its bytes as they are, also with --json).
+/// Write one file of a volume to stdout. With --json: its bytes as base64, a part in each object, and an object of the
+/// type `cat` once all of them have been verified.
 #[derive(Debug, Args)]
 pub struct CatArgs {
     /// The volume, as STORE/VOLUME.
@@ -26,8 +30,66 @@ pub struct CatArgs {
     pub at: Option<At>,
 }
 
+/// Bytes of one object of `--json`: a multiple of three, so that the parts' texts also make one when put together.
+const PART: usize = 48 << 10;
+
+/// Makes JSON objects of the bytes that are written to it.
+struct Parts<'a> {
+    out: &'a mut Out,
+    path: PathField,
+    offset: u64,
+    buffer: Vec<u8>,
+    /// What the output failed with: a writer can only tell that it did.
+    failed: Option<AppError>,
+}
+
+impl Parts<'_> {
+    fn part(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let line = json!({
+            "type": "data", "path": self.path.path, "path_base64": self.path.path_base64,
+            "offset": self.offset, "base64": BASE64_STANDARD.encode(bytes),
+        });
+        self.offset += bytes.len() as u64;
+        self.out.line("", &line).map_err(|error| {
+            let failed = std::io::Error::other(error.message.clone());
+            self.failed = Some(error);
+            failed
+        })
+    }
+}
+
+impl Write for Parts<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        while self.buffer.len() >= PART {
+            let rest = self.buffer.split_off(PART);
+            let part = std::mem::replace(&mut self.buffer, rest);
+            self.part(&part)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let rest = std::mem::take(&mut self.buffer);
+        if rest.is_empty() { Ok(()) } else { self.part(&rest) }
+    }
+}
+
 pub(super) fn run(args: &CatArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    cat_file(&args.volume, args.at, args.path.as_os_str().as_bytes(), out.raw())?;
+    let path = args.path.as_os_str().as_bytes();
+    if !out.is_json() {
+        cat_file(&args.volume, args.at, path, out.raw())?;
+        return Ok(ExitCode::Ok);
+    }
+    let mut parts = Parts { out, path: PathField::new(path), offset: 0, buffer: Vec::new(), failed: None };
+    let sent = cat_file(&args.volume, args.at, path, &mut parts);
+    if let Some(error) = parts.failed {
+        return Err(error);
+    }
+    sent?;
+    let (path, bytes) = (parts.path, parts.offset);
+    let end = json!({ "type": "cat", "path": path.path, "path_base64": path.path_base64, "bytes": bytes });
+    out.line("", &end)?;
     Ok(ExitCode::Ok)
 }
 
@@ -37,5 +99,6 @@ fn cat_file(volume: &VolumeRef, at: Option<At>, path: &[u8], to: &mut dyn Write)
     let reader = open(volume)?;
     let state = reader.resolve(at).and_then(|seq| reader.manifest(seq));
     let cat = |manifest: Manifest| reader.cat(&manifest, &path_inside(&manifest, path), to);
-    state.and_then(cat).map_err(|error| app_error(&error))
+    let sent = state.and_then(cat);
+    sent.and_then(|()| to.flush().map_err(ReadError::Output)).map_err(|error| app_error(&error))
 }

@@ -1,6 +1,7 @@
 //! `tracker completions`: the completion script of a shell, on stdout.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serde_json::json;
 
 use super::Out;
 use crate::error::{AppError, ExitCode};
@@ -13,6 +14,16 @@ pub struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs, out: &mut Out) -> Result<ExitCode, AppError> {
-    clap_complete::generate(args.shell, &mut super::command(), "tracker", out.raw());
+    // Into memory: the generator panics where it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::command(), "tracker", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    if out.is_json() {
+        let shell = args.shell.to_possible_value();
+        let shell = shell.as_ref().map_or("", |shell| shell.get_name());
+        out.line("", &json!({ "type": "completions", "shell": shell, "script": script }))?;
+    } else {
+        out.text(script)?;
+    }
     Ok(ExitCode::Ok)
 }

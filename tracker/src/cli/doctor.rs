@@ -55,7 +55,8 @@ pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<E
     let (mut directory, mut file_systems) = (None, Vec::new());
     match &args.dir {
         Some(dir) => {
-            let seen = gather::directory(dir).map_err(|error| AppError::from_error(&error))?;
+            let wrong = "name a directory that is there; without one the machine itself is judged";
+            let seen = gather::directory(dir).map_err(|error| AppError::from_error(&error).hint(wrong))?;
             directory = Some(doctor::directory::judge(&seen, &facts.kernel, choice.backend));
         }
         None => {

@@ -22,8 +22,12 @@ pub struct LogArgs {
     #[arg(long, value_name = "SEQ|TIME")]
     pub at: Option<At>,
     /// At most this many commits.
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 20)]
+    #[arg(short = 'n', long, value_name = "COUNT", default_value = "20", value_parser = at_least_one)]
     pub limit: usize,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| format!("`{text}` is no number of commits"))
 }
 
 /// One commit, as `log` shows it.

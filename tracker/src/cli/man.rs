@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
+use serde_json::json;
 
 use super::Out;
 use crate::error::{AppError, ExitCode};
@@ -21,13 +22,20 @@ pub(super) fn run(args: &ManArgs, out: &mut Out) -> Result<ExitCode, AppError> {
         None => command,
         Some(verb) => {
             let found = command.find_subcommand(verb).cloned();
-            found.ok_or_else(|| AppError::new(ExitCode::Usage, format_args!("there is no verb `{verb}`")))?
+            found.ok_or_else(|| {
+                AppError::new(ExitCode::Usage, format_args!("there is no verb `{verb}`"))
+                    .hint("`tracker --help` lists the verbs")
+            })?
         }
     };
     let mut roff = Vec::new();
     clap_mangen::Man::new(page).render(&mut roff).map_err(|e| AppError::from_error(&e))?;
-    out.text(String::from_utf8_lossy(&roff))?;
-    out.text(exit_codes())?;
+    let page = format!("{}{}", String::from_utf8_lossy(&roff), exit_codes());
+    if out.is_json() {
+        out.line("", &json!({ "type": "man", "verb": args.verb, "roff": page }))?;
+    } else {
+        out.text(page)?;
+    }
     Ok(ExitCode::Ok)
 }
 

@@ -12,21 +12,59 @@ use crate::error::{AppError, ExitCode};
 /// The output of one verb.
 pub struct Out {
     json: bool,
+    to: Watched,
+}
+
+/// Remembers that whoever read the output has gone (`| head`).
+struct Watched {
     to: Box<dyn Write>,
+    gone: bool,
+}
+
+impl Watched {
+    fn note<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        self.gone |= done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        done
+    }
+}
+
+impl Write for Watched {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.to.write(bytes);
+        self.note(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.to.flush();
+        self.note(done)
+    }
 }
 
 impl Out {
     pub fn stdout(json: bool) -> Self {
-        Out { json, to: Box::new(io::stdout()) }
+        Out::new(json, Box::new(io::stdout()))
     }
 
     /// Writes to anything: for tests.
     pub fn new(json: bool, to: Box<dyn Write>) -> Self {
-        Out { json, to }
+        Out { json, to: Watched { to, gone: false } }
     }
 
     pub fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Something could not be written because nobody reads any more: no fault, and no reason to say a word.
+    pub fn reader_is_gone(&self) -> bool {
+        self.to.gone
+    }
+
+    /// As [`Out::line`], of a process that has more to do than to be read: it goes on without its reader.
+    pub fn say(&mut self, text: impl Display, json: &impl Serialize) {
+        if let Err(error) = self.line(text, json) {
+            tracing::warn!(%error, "it goes on without");
+        }
+        self.to.gone = false;
     }
 
     /// One line of text, or with `--json` one object. Both are flushed: a reader waits for the line.
@@ -51,7 +89,7 @@ impl Out {
     }
 }
 
-/// The reader has gone (`| head`), or the disk behind stdout is full.
+/// The disk behind stdout is full, or (see [`Out::reader_is_gone`]) the reader has gone.
 fn closed(error: &io::Error) -> AppError {
     AppError::new(ExitCode::Error, format_args!("cannot write the output: {error}"))
 }

@@ -1,6 +1,5 @@
 //! `tracker protect`: one directory, in the foreground.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use engine::audit::Rate;
 use super::{Global, Out, serve};
 use crate::config::{
     CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, default_maps,
-    parse_audit, parse_interval, parse_map_entries,
+    parse_audit, parse_interval, parse_listen, parse_map_entries,
 };
 use crate::error::{AppError, ExitCode};
 use crate::guard;
@@ -44,12 +43,15 @@ pub struct ProtectArgs {
     /// My word that no other host writes this volume: accept a store that cannot refuse a second writer.
     #[arg(long)]
     pub single_writer: bool,
+    /// Make the whole path of a local store. Else only its last part is made: the rest may be a disk that is not mounted.
+    #[arg(long)]
+    pub create: bool,
     /// Size of a kernel map: dirty, inode, watch or inflight [default: 131072, 65536, 262144, 16384].
     #[arg(long, value_name = "MAP=ENTRIES", value_parser = parse_map_entries)]
     pub map_entries: Vec<(KernelMap, u32)>,
-    /// Serve /metrics, /healthz and /readyz here [default: off].
+    /// Serve /metrics, /healthz and /readyz here; `off` for nowhere [default: off].
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<String>,
 }
 
 pub(super) fn run(args: &ProtectArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
@@ -86,12 +88,14 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     };
     let interval = args.interval.unwrap_or(INTERVAL_DEFAULT);
     let audit = args.audit.unwrap_or(Rate::DEFAULT);
-    let volume =
-        VolumeConfig { name, source, store, interval, capture: args.capture, audit, single_writer: args.single_writer };
+    let (capture, single_writer, create) = (args.capture, args.single_writer, args.create);
+    let volume = VolumeConfig { name, source, store, interval, capture, audit, single_writer, create };
     let mut kernel_maps = default_maps();
     for (map, entries) in &args.map_entries {
         *map.of(&mut kernel_maps) = *entries;
     }
-    let metrics_listen = args.metrics_listen;
+    let listen = args.metrics_listen.as_deref().unwrap_or("off");
+    let metrics_listen =
+        parse_listen(listen).map_err(|e| AppError::new(ExitCode::Usage, e).hint("`off` serves nowhere"))?;
     Ok(Config { file: None, state_dir: None, metrics_listen, kernel_maps, volumes: vec![volume] })
 }

@@ -147,7 +147,7 @@ impl Service<'_> {
                 _ = signals.hangup.recv() => { self.reload().await; continue }
             }
             let volumes = self.control.status();
-            self.announce(&volumes)?;
+            self.announce(&volumes);
             if let Some(failure) = all_ended(&volumes) {
                 return Err(failure);
             }
@@ -165,7 +165,7 @@ impl Service<'_> {
     }
 
     /// Says `ready` once per volume, a failure once per volume, and READY=1 once no volume is still starting.
-    fn announce(&mut self, volumes: &[VolumeStatus]) -> Result<(), AppError> {
+    fn announce(&mut self, volumes: &[VolumeStatus]) {
         for v in volumes {
             if self.said.contains(&v.volume) {
                 continue;
@@ -174,7 +174,7 @@ impl Service<'_> {
                 self.said.push(v.volume.clone());
                 let (volume, seq, backend) = (&v.volume, v.head_seq, v.backend.name());
                 let text = if volumes.len() == 1 { "ready".to_string() } else { format!("ready {volume}") };
-                self.out.line(text, &json!({ "type": "ready", "volume": volume, "seq": seq }))?;
+                self.out.say(text, &json!({ "type": "ready", "volume": volume, "seq": seq }));
                 tracing::info!(volume, seq, backend, state = v.state.name(), "protecting");
                 for reason in &v.reasons {
                     tracing::warn!(volume, "{reason}");
@@ -192,7 +192,6 @@ impl Service<'_> {
             self.notify.ready();
             self.notify.status(&format!("{} volumes", volumes.len()));
         }
-        Ok(())
     }
 
     async fn reload(&self) {

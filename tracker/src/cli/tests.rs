@@ -84,6 +84,9 @@ fn wrong_usage_is_refused() {
         &["protect", "d", "--store", "s", "--interval", "5"],
         &["protect", "d", "--store", "s", "--interval", "1ms"],
         &["protect", "d", "--store", "s", "--capture", "magic"],
+        &["protect", "d", "--store", "s3:/bucket/x"],
+        &["protect", "d", "--store", "s", "--audit", "200%"],
+        &["log", "s/v", "--limit", "0"],
         &["sync", "--timeout", "1s"],
         &["restore", "s3://bucket", "t"],
         &["restore", "s/v", "t", "--at", "yesterday"],
@@ -103,6 +106,29 @@ fn wrong_usage_is_refused() {
         &["config", "check", "f"],
     ] {
         assert!(parse(args).is_ok(), "{args:?}: {}", parse(args).unwrap_err());
+    }
+}
+
+/// All that is missing or wrong, and clap's own advice: in one message and one hint.
+#[test]
+fn wrong_usage_in_json_loses_nothing() {
+    let told = |args: &[&str]| {
+        let error = parse(args).unwrap_err();
+        let told = wrong_usage(error.kind(), &error.render().to_string());
+        (told.message, told.hint.unwrap())
+    };
+    let missing = "the following required arguments were not provided:";
+    assert_eq!(told(&["log"]).0, format!("{missing} <STORE/VOLUME>"));
+    assert_eq!(told(&["restore"]).0, format!("{missing} <STORE/VOLUME> <TARGET>"));
+    assert_eq!(told(&["protect"]).0, format!("{missing} --store <URL> <DIR>"));
+    let (message, hint) = told(&["log", "s/v", "--limt", "3"]);
+    assert_eq!(message, "unexpected argument '--limt' found");
+    assert!(hint.contains("'--limit'") && hint.ends_with("lists the arguments"), "{hint}");
+    assert!(told(&["protect", "d", "--store", "s3:b"]).0.ends_with("a store URL begins with s3://bucket/prefix"));
+    let (message, _) = told(&["completions", "ksh"]);
+    assert!(message.contains("possible values: bash"), "{message}");
+    for none in [&[][..], &["--json"], &["config"]] {
+        assert_eq!(told(none).0, "no verb was given", "{none:?}");
     }
 }
 

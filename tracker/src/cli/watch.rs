@@ -154,7 +154,8 @@ fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
     if wanted == config::Capture::Scan {
         return Err(AppError::new(ExitCode::Usage, "watch has no scan mode: it needs the kernel's marks").hint(hint));
     }
-    let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error))?;
+    let wrong = "name a directory that is there and that this user may read";
+    let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error).hint(wrong))?;
     let real = root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path);
     let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
     let facts = Facts::gather_for(wanted.back_end());

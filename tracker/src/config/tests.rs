@@ -22,6 +22,7 @@ capture = "scan"
 consistency = "live"
 audit = "off"
 single_writer = true
+create = true
 "#;
 
 fn problems(text: &str) -> Vec<String> {
@@ -40,7 +41,7 @@ fn defaults_apply_where_a_volume_says_nothing() {
     let [db, web] = &config.volumes[..] else { panic!("{config:?}") };
     assert_eq!((db.name.as_str(), db.interval, db.capture), ("db", Duration::from_secs(1), Capture::Tracepoint));
     assert_eq!(db.store.to_string(), "s3://bucket/prefix");
-    assert!(!db.single_writer && web.single_writer);
+    assert!(!db.single_writer && web.single_writer && !db.create && web.create);
     assert_eq!((web.interval, web.capture), (Duration::from_millis(100), Capture::Scan));
     assert_eq!(web.store.local(), Some(Path::new("/backup")));
     assert_eq!((db.audit, web.audit), (Rate { millionths: 5000 }, Rate::OFF));
@@ -67,6 +68,8 @@ fn every_error_names_its_line() {
         (volume("capture = \"magic\""), "line 5: unknown variant `magic`"),
         (volume("consistency = \"cut\""), "line 5: consistency `cut` is not available"),
         (volume("audit = \"5\""), "line 5: `5` is no share of the volume per hour"),
+        (volume("audit = \"200%\""), "line 5: `200%` is no share of the volume per hour"),
+        (volume("audit = \"NaN%\""), "line 5: `NaN%` is no share of the volume per hour"),
         (volume("audit = \"-1%\""), "line 5: `-1%` is no share of the volume per hour"),
         (volume("single_writer = 1"), "line 5: invalid type"),
         (format!("[defaults]\ninterval = \"x\"\n{}", volume("")), "line 2: `x` is no duration"),

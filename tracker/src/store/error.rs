@@ -201,6 +201,12 @@ impl StoreError {
                 "allow s3:GetObject, and s3:ListBucket too: without it the server answers 403 for objects that are only absent"
             }
             (ErrorKind::Denied, _) => "allow s3:PutObject, s3:GetObject and s3:ListBucket on this bucket and prefix",
+            (ErrorKind::StoreAbsent, super::local::NO_PARENT) => {
+                "the directory above the store is not there either: is a disk not mounted? --create (in the configuration: create = true) makes the whole path"
+            }
+            (ErrorKind::StoreAbsent, super::local::AWAY) => {
+                "mount the disk or share it lies on; where the store was removed on purpose, --create makes it anew for a volume of another name"
+            }
             (ErrorKind::StoreAbsent, _) => {
                 "create the bucket or directory, or mount it; check its name and the endpoint"
             }

@@ -20,6 +20,7 @@ pub mod s3;
 pub mod url;
 
 pub use error::{ErrorKind, Op, StoreError};
+pub use local::Make;
 pub use prefixed::Prefixed;
 pub use url::{StaticCredentials, StoreOptions, StoreUrl, UrlError, open, open_for_writing};
 

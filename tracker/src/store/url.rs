@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::local::Local;
+use super::local::{Local, Make};
 use super::s3::S3;
 use super::{Op, Store, StoreError, key, probe};
 
@@ -30,6 +30,12 @@ pub enum UrlError {
     Empty,
     #[error("`{scheme}://` is no kind of store (use a path, file:///path or s3://bucket/prefix)")]
     Scheme { scheme: String },
+    #[error(
+        "`{before}:` is no kind of store (use s3://bucket/prefix, file:///path or a path; a local directory with a colon in its name is written ./{before}:..)"
+    )]
+    Colon { before: String },
+    #[error("a store URL begins with {right}")]
+    Spelling { right: &'static str },
     #[error("a file URL has three slashes and an absolute path: file:///path")]
     FileHost,
     #[error("a file URL has % followed by two hexadecimal digits, and no %00")]
@@ -51,6 +57,7 @@ impl FromStr for StoreUrl {
         if text.is_empty() {
             return Err(UrlError::Empty);
         }
+        check_colon(text)?;
         let Some((scheme, rest)) = text.split_once("://") else {
             return Ok(StoreUrl::Local(PathBuf::from(text)));
         };
@@ -75,6 +82,21 @@ impl FromStr for StoreUrl {
             // `./a://b` is a path.
             _ => Ok(StoreUrl::Local(PathBuf::from(text))),
         }
+    }
+}
+
+/// Refuses what looks like a URL or a remote place and is none: taken for a path, `s3:bucket/x`, `host:/x` and `S3://bucket`
+/// would be local directories of that name. A colon after the first slash is a path's own.
+fn check_colon(text: &str) -> Result<(), UrlError> {
+    let first = text.split('/').next().unwrap_or(text);
+    let Some((before, _)) = first.split_once(':') else { return Ok(()) };
+    let slashes = text[before.len() + 1..].starts_with("//");
+    match before.to_ascii_lowercase().as_str() {
+        "s3" if !slashes || before != "s3" => Err(UrlError::Spelling { right: "s3://bucket/prefix" }),
+        "file" if !slashes || before != "file" => Err(UrlError::Spelling { right: "file:///path" }),
+        _ if slashes && is_scheme(before) => Ok(()),
+        // What stands before an `@` may be a secret.
+        _ => Err(UrlError::Colon { before: before.rsplit('@').next().unwrap_or_default().to_owned() }),
     }
 }
 
@@ -165,8 +187,8 @@ impl fmt::Debug for StaticCredentials {
 /// How a store is opened. The default is right for reading a store that exists.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Local: make the directory when it is absent.
-    pub create: bool,
+    /// Local: what of the directory is made when it is absent.
+    pub make: Make,
     /// The operator's word that no other host writes: a store that fails the probe is taken all the same.
     pub single_writer: bool,
     /// S3: URL of a server that is not AWS. Else `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, profile.
@@ -185,7 +207,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         StoreOptions {
-            create: false,
+            make: Make::Nothing,
             single_writer: false,
             endpoint: None,
             region: None,
@@ -198,10 +220,10 @@ impl Default for StoreOptions {
     }
 }
 
-/// Opens a store for reading: nothing is written, except that a local directory is made if `options.create`.
+/// Opens a store for reading: nothing is written, except that a local directory is made as `options.make` says.
 pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     match url {
-        StoreUrl::Local(path) => Ok(Arc::new(Local::open(path, options.create)?)),
+        StoreUrl::Local(path) => Ok(Arc::new(Local::open(path, options.make)?)),
         StoreUrl::S3 { bucket, prefix } => Ok(Arc::new(S3::open(bucket, prefix, options)?)),
     }
 }
@@ -243,12 +265,47 @@ mod tests {
             let error = UrlError::Scheme { scheme: scheme.into() };
             assert_eq!(parse(&format!("{scheme}://b/p")), Err(error));
         }
+        assert_eq!(parse("a b://c"), Err(UrlError::Colon { before: "a b".into() }));
         for text in ["s3://", "s3:///x", "s3://b/p", "s3://bu:cket/p"] {
             assert_eq!(parse(text), Err(UrlError::Bucket), "{text}");
         }
         for text in ["s3://bucket/../x", "s3://bucket/a//c", "s3://bucket//a"] {
             assert!(matches!(parse(text), Err(UrlError::Prefix { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn what_looks_like_a_url_is_never_a_path() {
+        for (text, right) in [
+            ("s3:/bucket/x", "s3://bucket/prefix"),
+            ("s3:bucket/x", "s3://bucket/prefix"),
+            ("s3:", "s3://bucket/prefix"),
+            ("S3://bucket/x", "s3://bucket/prefix"),
+            ("file:/srv/x", "file:///path"),
+            ("FILE:///srv/x", "file:///path"),
+        ] {
+            assert_eq!(parse(text), Err(UrlError::Spelling { right }), "{text}");
+        }
+        for (text, before) in [
+            ("sftp:host:/x", "sftp"),
+            ("b2:bucket:x", "b2"),
+            ("host:/srv/x", "host"),
+            ("host:x", "host"),
+            ("C:\\x", "C"),
+            (":x", ""),
+            ("key:secret@host/x", "key"),
+            ("user@host:/x", "host"),
+            ("http:/host/x", "http"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error, UrlError::Colon { before: before.into() }, "{text}");
+            assert!(error.to_string().contains(&format!("./{before}:")), "{error}");
+        }
+        // A path with a colon has a way to be written.
+        for text in ["./s3:bucket/x", "/srv/a:b", "a/b:c", "../host:/x"] {
+            assert_eq!(parse(text), Ok(StoreUrl::Local(text.into())), "{text}");
+        }
+        assert_eq!(parse("file:///srv/a:b"), Ok(StoreUrl::Local("/srv/a:b".into())));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod renew;
 mod room;
 pub mod run;
 mod start;
+mod store_home;
 mod tick;
 pub mod trust;
 pub mod world;

@@ -17,6 +17,7 @@ use super::pending::Pending;
 use super::progress::Phase;
 use super::prover::Prover;
 use super::renew::COMPARE;
+use super::store_home;
 use super::trust::Compare;
 use super::world::{VolumeWorld, WorldError};
 use crate::capture::BackEnd;
@@ -27,7 +28,7 @@ use crate::reading::{self, Reader};
 use crate::source::{IdentityCheck, SourceRoot};
 use crate::status::Backend;
 use crate::store::meter::{Meter, Metered};
-use crate::store::{self, Prefixed, Store, StoreOptions};
+use crate::store::{Prefixed, Store};
 
 /// A volume that can flush.
 pub struct Opened {
@@ -138,14 +139,14 @@ pub fn open(
     same_source(&catalog, &root, config)?;
 
     let meter = Arc::new(Meter::default());
-    let options = StoreOptions { create: true, single_writer: config.single_writer, ..StoreOptions::default() };
-    let whole = store::open_for_writing(&config.store, &options).map_err(|error| AppError::from_store(&error))?;
+    let whole = store_home::open_for_writing(config, &catalog, state).map_err(|error| AppError::from_store(&error))?;
     let fenced_store = whole.properties().fenced;
     let metered = Metered::new(whole, Arc::clone(&meter));
     let store: Arc<dyn Store> =
         Arc::new(Prefixed::new(metered, &config.name).map_err(|error| AppError::from_store(&error))?);
 
     let (volume_id, writer, format) = claim(&catalog, &*store, &config.store.to_string())?;
+    store_home::remember(state, &config.store).map_err(|error| failed("cannot note the store", error))?;
     let pending = match &prepared {
         Some(prepared) => Arc::clone(&prepared.pending),
         None => Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?),

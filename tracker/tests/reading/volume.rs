@@ -49,7 +49,7 @@ struct Entry {
 
 impl Volume {
     pub(crate) fn create(dir: &Path, era_len: u64) -> Volume {
-        Volume::create_in(Arc::new(Local::open(dir, true).unwrap()), era_len)
+        Volume::create_in(Arc::new(Local::open(dir, tracker::store::Make::Parents).unwrap()), era_len)
     }
 
     pub(crate) fn create_in(store: Arc<dyn Store>, era_len: u64) -> Volume {

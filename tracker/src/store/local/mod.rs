@@ -26,6 +26,23 @@ mod walk;
 /// Folders whose entries up to the root are known to be durable; beyond it the set starts over (it only saves fsyncs).
 const DURABLE_FOLDERS: usize = 4096;
 
+/// The code of an error for a store that was used before and is absent or empty now.
+pub const AWAY: &str = "Away";
+/// The code of an error for a store below a directory that is not there.
+pub const NO_PARENT: &str = "NoParent";
+
+/// What [`Local::open`] makes of a directory that is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Make {
+    #[default]
+    Nothing,
+    /// The last part of the path. Its parent has to be there: where a disk is not mounted, the parent most often is not, and a
+    /// store made there would fill the wrong disk.
+    Last,
+    /// The whole path.
+    Parents,
+}
+
 #[derive(Debug)]
 pub struct Local {
     path: PathBuf,
@@ -34,12 +51,13 @@ pub struct Local {
 }
 
 impl Local {
-    /// Opens the directory; with `create` makes it, and its parents, when absent. Removes temporary files that are
-    /// more than a day old, as far as they can be removed.
+    /// Opens the directory; makes of it what `make` says when it is absent. Removes temporary files that are more than a day
+    /// old, as far as they can be removed.
     ///
     /// # Errors
-    /// `StoreAbsent` when there is no directory, and as [`Store::create`] for making it.
-    pub fn open(path: &Path, create: bool) -> Result<Local, StoreError> {
+    /// `StoreAbsent` when there is no directory (with the code [`NO_PARENT`] where its parent is absent too and `make` is
+    /// [`Make::Last`]), and as [`Store::create`] for making it.
+    pub fn open(path: &Path, make: Make) -> Result<Local, StoreError> {
         let shown = path.to_string_lossy().into_owned();
         let fail = |errno| match errno {
             Errno::NOENT => StoreError::new(Op::Open, &shown, ErrorKind::StoreAbsent),
@@ -47,8 +65,12 @@ impl Local {
         };
         let path = std::path::absolute(path)
             .map_err(|e| StoreError::new(Op::Open, &shown, ErrorKind::Misconfigured).with(e))?;
-        if create {
-            make_folders(&path).map_err(fail)?;
+        match make {
+            Make::Nothing => {}
+            Make::Last if path.parent().is_some_and(is_absent) => {
+                return Err(fail(Errno::NOENT).code(NO_PARENT));
+            }
+            Make::Last | Make::Parents => make_folders(&path).map_err(fail)?,
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&path, flags, Mode::empty()).map_err(fail)?;
@@ -137,11 +159,15 @@ impl Local {
     }
 }
 
+fn is_absent(path: &Path) -> bool {
+    rustix::fs::stat(path).is_err_and(|e| e == Errno::NOENT)
+}
+
 /// Makes a directory and its missing parents, each made durable in the one above.
 fn make_folders(path: &Path) -> Result<(), Errno> {
     let mut missing = Vec::new();
     let mut at = path;
-    while rustix::fs::stat(at).is_err_and(|e| e == Errno::NOENT) {
+    while is_absent(at) {
         missing.push(at);
         match at.parent() {
             Some(parent) => at = parent,

@@ -7,7 +7,7 @@ use super::*;
 
 fn store() -> (tempfile::TempDir, Local) {
     let dir = tempfile::tempdir().unwrap();
-    let local = Local::open(dir.path(), false).unwrap();
+    let local = Local::open(dir.path(), Make::Nothing).unwrap();
     (dir, local)
 }
 
@@ -41,7 +41,7 @@ fn old_temporaries_are_swept_at_open_and_never_listed() {
     let past = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3600);
     File::options().write(true).open(&old).unwrap().set_modified(past).unwrap();
     assert_eq!(local.list("", None).unwrap().entries.len(), 1);
-    Local::open(dir.path(), false).unwrap();
+    Local::open(dir.path(), Make::Nothing).unwrap();
     assert_eq!(files(&dir.path().join("f")), [".tmp-2-k", "k"], "a living writer's temporary is left alone");
 }
 
@@ -89,7 +89,7 @@ fn a_store_that_went_away_is_not_an_empty_store() {
     assert_eq!(kind(local.get("v/k")), ErrorKind::StoreAbsent);
     assert_eq!(kind(local.delete("v/k")), ErrorKind::StoreAbsent);
     assert_eq!(kind(local.list("", None)), ErrorKind::StoreAbsent);
-    assert_eq!(kind(Local::open(&dir.path().join("none"), false)), ErrorKind::StoreAbsent);
+    assert_eq!(kind(Local::open(&dir.path().join("none"), Make::Nothing)), ErrorKind::StoreAbsent);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn full_and_read_only_file_systems_are_said_and_leave_nothing() {
     const INSIDE: &str = "TRACKER_TEST_SMALL_FS";
     if let Some(dir) = std::env::var_os(INSIDE) {
         let dir = Path::new(&dir);
-        let local = Local::open(dir, false).unwrap();
+        let local = Local::open(dir, Make::Nothing).unwrap();
         local.create("f/small", Bytes::from_static(b"1")).unwrap();
         let error = local.create("f/large", Bytes::from(vec![1; 2 << 20])).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NoSpace, "{error}");

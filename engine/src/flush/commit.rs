@@ -11,9 +11,9 @@ use super::world::{CatalogChange, Created, Head, Intent, NodeChanges, Record, Si
 use super::{Facts, Outcome};
 use crate::dirty::DirtySet;
 use crate::format::Key;
-use crate::format::commit::{self, Header};
+use crate::format::commit::{self, Expect, Header};
 use crate::format::seal::{PackWriter, SealLimits, Span};
-use crate::model::{ChangeSet, FileId, ObjectRef, Seq, Standing, Time};
+use crate::model::{ChangeSet, FileId, Id, ObjectRef, Seq, Standing, Time};
 
 /// What is known of an intent after asking the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +30,61 @@ pub enum Settled {
 pub fn settle_intent<W: World>(world: &mut W, facts: &Facts) -> Result<Settled, W::Error> {
     match world.intent()?.filter(|_| facts.steps.same_bytes) {
         None => Ok(Settled::Clear(world.head()?)),
-        Some(intent) => create(world, &intent, &[], &DirtySet::default()),
+        Some(intent) => create(world, facts, &intent, &[], &DirtySet::default()),
     }
 }
 
+/// Whose commit an object is that was read at the seq of an intent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Ours,
+    /// Whole and valid, at its place, and another commit than ours.
+    Others,
+    /// Damaged, cut short, of another place or volume, or of no known version: it says nothing about other writers.
+    Nobodys {
+        cause: String,
+    },
+}
+
+/// Tells this writer's own commit, read back, from that of another writer. What was damaged on the way is neither.
+pub fn whose(bytes: &[u8], intent: &Intent, volume: Id) -> Whose {
+    if commit::hash(bytes) == intent.hash {
+        return Whose::Ours;
+    }
+    match commit::decode(bytes, Expect { volume, seq: intent.seq }) {
+        Ok(found) if found.header.commit != intent.commit_id => Whose::Others,
+        Ok(_) => Whose::Nobodys { cause: "it has the id of this writer's commit and other content".into() },
+        Err(error) => Whose::Nobodys { cause: error.to_string() },
+    }
+}
+
+/// Times that a commit is read which comes back damaged, in one flush. The next flush asks again.
+const READS: u32 = 3;
+
 /// Creates the commit object, and settles it when the store's answer, or the object found there, says it is ours.
-fn create<W: World>(world: &mut W, intent: &Intent, taken: &[u64], kept: &DirtySet) -> Result<Settled, W::Error> {
+fn create<W: World>(
+    world: &mut W,
+    facts: &Facts,
+    intent: &Intent,
+    taken: &[u64],
+    kept: &DirtySet,
+) -> Result<Settled, W::Error> {
     let answer = world.create_commit(intent.seq, &intent.bytes)?;
     if answer != Created::Yes {
-        match world.read_commit(intent.seq)? {
-            None => return Ok(Settled::Unknown),
-            Some(bytes) if commit::hash(&bytes) == intent.hash => {}
-            Some(_) => return Ok(Settled::Fenced { seq: intent.seq }),
+        let mut reads = 0;
+        loop {
+            let Some(bytes) = world.read_commit(intent.seq)? else { return Ok(Settled::Unknown) };
+            reads += 1;
+            match whose(&bytes, intent, facts.volume) {
+                Whose::Ours => break,
+                Whose::Others => return Ok(Settled::Fenced { seq: intent.seq }),
+                Whose::Nobodys { cause } => {
+                    world.commit_damaged(intent.seq, &cause);
+                    if reads == READS || !facts.steps.ask_again {
+                        return Ok(damaged(intent.seq, facts));
+                    }
+                }
+            }
         }
     }
     if world.era_closed_by_other(intent.seq)? {
@@ -51,6 +94,11 @@ fn create<W: World>(world: &mut W, intent: &Intent, taken: &[u64], kept: &DirtyS
     // Marks of an intent found at a restart were never forgotten: they are flushed once more, which finds nothing new.
     world.settle(head, taken, kept)?;
     Ok(Settled::Clear(head))
+}
+
+/// A commit that stays damaged is one whose outcome is not known.
+fn damaged(seq: Seq, facts: &Facts) -> Settled {
+    if facts.steps.ask_again { Settled::Unknown } else { Settled::Fenced { seq } }
 }
 
 /// Collects what a flush commits.
@@ -227,7 +275,7 @@ impl Builder {
             world.forget(Vec::new(), world.missing()?, &[], &opened)?;
         }
         world.begin_commit(&intent, change)?;
-        Ok(match create(world, &intent, &inodes, kept)? {
+        Ok(match create(world, facts, &intent, &inodes, kept)? {
             Settled::Clear(head) => Outcome::Committed(head),
             Settled::Fenced { seq } => Outcome::Fenced { seq },
             Settled::Unknown => Outcome::Unsettled,
@@ -267,3 +315,7 @@ pub fn key_of(object: ObjectRef) -> Key {
         ObjectRef::Pack { seq, epoch, n } => Key::Pack { seq, epoch, n },
     }
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

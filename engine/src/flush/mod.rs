@@ -14,6 +14,7 @@ pub mod commit;
 pub mod content;
 pub mod names;
 pub mod read;
+mod steps;
 pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,38 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{BLOCK_BYTES, FileId, Id, Kind, NameChange, Time};
 use commit::{Builder, Settled};
+pub use steps::Steps;
 use world::{DrainWorld, FileError, Head, ReadJob, World};
-
-/// Which steps of the protocol are taken. Everything, outside of tests: the simulation switches one off at a time and must
-/// then find data lost, which shows that it would notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Steps {
-    pub swap: bool,
-    pub grace: bool,
-    pub clean: bool,
-    pub barrier: bool,
-    /// Pending marks are saved before the maps are cleared.
-    pub durable_pending: bool,
-    /// The commit is in the store before its marks are forgotten.
-    pub commit_before_forget: bool,
-    /// While the outcome of a seq is unknown, the very same bytes are put again.
-    pub same_bytes: bool,
-    /// What was read of a file by another name than it is committed under is dropped.
-    pub content_of_names: bool,
-}
-
-impl Steps {
-    pub const ALL: Steps = Steps {
-        swap: true,
-        grace: true,
-        clean: true,
-        barrier: true,
-        durable_pending: true,
-        commit_before_forget: true,
-        same_bytes: true,
-        content_of_names: true,
-    };
-}
 
 /// How much one flush carries. What is above goes on being pending.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +83,22 @@ pub enum Outcome {
     },
     /// The store did not tell whether the commit took effect; `flush` asks again before anything else.
     Unsettled,
+}
+
+impl Outcome {
+    /// Whether every mark that was taken, and is not kept, is in a commit of this writer, or changed nothing.
+    pub fn is_settled(&self) -> bool {
+        match self {
+            Outcome::Unchanged | Outcome::Committed(_) => true,
+            Outcome::Fenced { .. } | Outcome::Unsettled => false,
+        }
+    }
+}
+
+/// Whether a flush that ended with `outcome`, and kept marks or not, lets those go who wait for all changes from before its
+/// SWAP to be in the store.
+pub fn acknowledges(outcome: &Outcome, all_read: bool, steps: Steps) -> bool {
+    all_read && (outcome.is_settled() || (!steps.settled_only && *outcome != Outcome::Unsettled))
 }
 
 /// What a flush did, for status, metrics and tests.
@@ -196,8 +183,8 @@ pub fn flush<W: World>(
     if matches!(outcome, Outcome::Committed(_)) {
         stop_watching(world, left)?;
     }
-    if outcome == Outcome::Unsettled {
-        // Nothing is forgotten before the commit is durable (I3).
+    if !outcome.is_settled() && (facts.steps.settled_only || outcome == Outcome::Unsettled) {
+        // Nothing is forgotten before the commit is durable (I3), and nothing of it is in a commit of another writer.
         for (ino, waiting) in taken.iter() {
             kept.add(ino, &waiting.marks, waiting.since_ns);
         }

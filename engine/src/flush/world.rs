@@ -295,6 +295,8 @@ pub trait World {
     fn intent(&self) -> Result<Option<Intent>, Self::Error>;
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, Self::Error>;
     fn read_commit(&mut self, seq: Seq) -> Result<Option<Vec<u8>>, Self::Error>;
+    /// Takes note that what was read at `seq` is neither this writer's commit nor a valid one of another.
+    fn commit_damaged(&mut self, _seq: Seq, _cause: &str) {}
     /// Whether the era of `seq` was closed by another writer (see design: a late writer must not revive it).
     fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, Self::Error>;
     /// One transaction: the intent is settled, the head moves, `waiting` is all that is pending now.

@@ -13,12 +13,19 @@ use crate::rope::Source;
 
 pub(super) const VOLUME: Id = [5; 16];
 
+/// The writer whose flushes the simulation runs.
+pub(super) const WRITER: Id = [9; 16];
+
+/// The fold of this writer's commits: all of them, where there is no other.
 fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
     let mut manifest = Manifest::new(VOLUME);
     for seq in 1.. {
         let Some(bytes) = world.store.get(&Key::Commit(seq).to_string()) else { break };
         let commit = commit::decode(bytes, Expect { volume: VOLUME, seq })
             .map_err(|error| Failure::Replay(format!("commit {seq}: {error}")))?;
+        if commit.header.writer != WRITER {
+            break;
+        }
         manifest.apply(&commit, commit::hash(bytes)).map_err(|error| Failure::Replay(format!("seq {seq}: {error}")))?;
     }
     if manifest.seq() != world.catalog.head.seq {

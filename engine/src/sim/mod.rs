@@ -9,7 +9,9 @@
 //! - in one run of four some files cannot be read;
 //! - a listing is made in two halves between which names move;
 //! - the daemon may die at every call it makes; the kernel maps, the catalog and the store live on;
-//! - a commit's creation may fail before, succeed with a lost reply, or take effect much later.
+//! - a commit's creation may fail before, succeed with a lost reply, or take effect much later;
+//! - a commit that is read back may be damaged on the way: a bit, its end, another object's bytes;
+//! - in runs of their own another writer commits at the next number.
 //!
 //! Not modelled: bit rot in the store, loss of the catalog, reboot, a second volume of the file system (the rules for
 //! these have tests of their own).
@@ -22,9 +24,11 @@ mod files;
 mod kernel;
 mod open;
 mod places;
+mod rival;
 mod run;
 mod world;
 
+use rival::acknowledged_with_a_rival;
 use run::{Failure, kept_out_by_unreadable, run, watched_for_nothing};
 
 use crate::flush::Steps;
@@ -122,6 +126,39 @@ fn sim_finds_content_of_another_name() {
     let found = run(3574, Steps { content_of_names: false, ..Steps::ALL }).expect_err("nothing is wrong without it");
     assert!(found.to_string().contains("read by another name"), "{found}");
     run(3574, Steps::ALL).expect("nothing is wrong with it");
+}
+
+fn false_acknowledgement(steps: Steps) -> (u64, Option<(u64, Failure)>) {
+    let mut met = 0;
+    for seed in 1..=seeds() {
+        match acknowledged_with_a_rival(seed, steps) {
+            Ok(both) => met += u64::from(both),
+            Err(failure) => return (met, Some((seed, failure))),
+        }
+    }
+    (met, None)
+}
+
+/// One's own commit comes back damaged now and then: without asking again the writer takes it for another's.
+#[test]
+fn sim_finds_damage_that_is_taken_for_another_writer() {
+    must_be_found("asking again", Steps { ask_again: false, ..Steps::ALL });
+}
+
+/// Another writer commits at the next number: nobody is told that his changes are in the store when they are not.
+#[test]
+fn sim_acknowledges_nothing_that_another_writer_kept_out() {
+    let (met, failure) = false_acknowledgement(Steps::ALL);
+    if let Some((seed, failure)) = failure {
+        panic!("seed {seed}: {failure}");
+    }
+    assert!(met > seeds() / 3, "only {met} of {} runs acknowledged something and met the other writer", seeds());
+}
+
+#[test]
+fn sim_finds_a_false_acknowledgement() {
+    let (_, failure) = false_acknowledgement(Steps { settled_only: false, ..Steps::ALL });
+    println!("{:?}", failure.expect("a commit of another writer was acknowledged as ours, and nothing found it"));
 }
 
 #[test]

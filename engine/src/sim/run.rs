@@ -33,7 +33,7 @@ fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
     commit_id[8..].copy_from_slice(&seed.to_le_bytes());
     Facts {
         volume: check::VOLUME,
-        writer: [9; 16],
+        writer: check::WRITER,
         epoch: 1,
         commit_id,
         // The clock jumps back now and then.
@@ -46,7 +46,13 @@ fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
 }
 
 /// Drain and flush, as the daemon does it. Marks are pending in the catalog all the while.
-fn round(world: &mut SimWorld, round: u64, seed: u64, steps: Steps, files: usize) -> Result<(Outcome, bool), SimError> {
+pub(super) fn round(
+    world: &mut SimWorld,
+    round: u64,
+    seed: u64,
+    steps: Steps,
+    files: usize,
+) -> Result<(Outcome, bool), SimError> {
     flush::drain(world, steps)?;
     let mut taken = DirtySet::default();
     for (ino, marks) in &world.catalog.pending {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::files::{Files, ROOT};
 use super::open::{Inner, SimFile};
 use super::places::{Opened, is_in_tree};
+use super::rival::Rival;
 use crate::dirty::{DirtySet, Marks};
 use crate::flush::Steps;
 use crate::flush::read::{FileImage, read_file};
@@ -57,6 +58,9 @@ pub(super) struct SimWorld {
     opened: RefCell<Opened>,
     /// The kernel tells the path of a living inode.
     tells_paths: bool,
+    pub(super) rival: Option<Rival>,
+    /// What is read of the store may come back damaged.
+    pub(super) damages: bool,
 }
 
 impl SimWorld {
@@ -97,6 +101,8 @@ impl SimWorld {
             moved: Moved::new(),
             opened: RefCell::default(),
             tells_paths: seed.is_multiple_of(2),
+            rival: None,
+            damages: seed % 5 == 3,
         }
     }
 
@@ -125,11 +131,6 @@ impl SimWorld {
         for (key, bytes) in std::mem::take(&mut self.delayed) {
             self.store.entry(key).or_insert(bytes);
         }
-    }
-
-    fn lucky(&self, one_in: u64) -> bool {
-        let mut inner = self.inner.borrow_mut();
-        !inner.quiet && inner.files.rng.one_in(one_in)
     }
 
     /// Follows names as a path walk does: through what is there now.
@@ -442,6 +443,7 @@ impl World for SimWorld {
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, SimError> {
         self.step()?;
         let key = Key::Commit(seq).to_string();
+        self.rival_commits(seq);
         if self.lucky(8) {
             return Err(SimError::Store);
         }
@@ -463,7 +465,7 @@ impl World for SimWorld {
 
     fn read_commit(&mut self, seq: Seq) -> Result<Option<Vec<u8>>, SimError> {
         self.step()?;
-        Ok(self.store.get(&Key::Commit(seq).to_string()).cloned())
+        Ok(self.read_back(&Key::Commit(seq).to_string()))
     }
 
     fn era_closed_by_other(&mut self, _: Seq) -> Result<bool, SimError> {

@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 
 use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
-use engine::format::era::era_of;
+use engine::format::era::{CheckpointRef, era_of};
 use engine::format::{Key, keys};
 use engine::manifest::Manifest;
 use engine::model::{Hash, Seq, Time};
@@ -137,6 +137,18 @@ impl Reader {
                 ReadError::Refused { key: self.key(Key::Checkpoint(candidate.seq)), source }
             }
         })
+    }
+
+    /// Whether the checkpoint that `named` names is there, whole, and holds just this state.
+    ///
+    /// # Errors
+    /// Where the store does not tell.
+    pub fn is_checkpoint_of(&self, named: CheckpointRef, manifest: &Manifest) -> Result<bool, ReadError> {
+        match self.load(Candidate { seq: named.seq, hash: Some(named.hash) }) {
+            Ok(found) => Ok(found == *manifest),
+            Err(error) if error.is_about_object() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Checkpoints not after `seq`, the newest first.

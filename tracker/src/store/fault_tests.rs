@@ -109,3 +109,19 @@ fn one_seed_gives_one_course() {
     assert_ne!(course(7), course(8));
     assert!(course(7).len() > 50);
 }
+
+/// One's own object, damaged on its way back, is asked for again; what stays wrong is given to the caller to judge.
+#[test]
+fn own_bytes_that_come_back_damaged_are_asked_for_again() {
+    for fault in [Fault::FlipBit(9), Fault::ShortBody(1)] {
+        let lost = Rule::nth(Op::Create, "", 1, Fault::LostReply);
+        let damage = |times| Rule { op: Some(Op::Get), key: String::new(), nth: 1, times, fault };
+        let store = Faulty::scripted(Mem::new(), vec![lost.clone(), damage(2)]);
+        assert_eq!(create_exact(&store, "k", &bytes("mine"), 2).unwrap(), Settled::Own, "{fault:?}");
+        assert_eq!(store.struck().len(), 3, "{fault:?}");
+        let store = Faulty::scripted(Mem::new(), vec![lost, damage(100)]);
+        let Settled::Other(found) = create_exact(&store, "k", &bytes("mine"), 2).unwrap() else { panic!("{fault:?}") };
+        assert_ne!(found, b"mine");
+        assert!(store.struck().len() < 10, "it is asked for again without end: {fault:?}");
+    }
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub mod error;
+mod exact;
 pub mod fault;
 pub mod key;
 pub mod local;
@@ -20,6 +21,7 @@ pub mod s3;
 pub mod url;
 
 pub use error::{ErrorKind, Op, StoreError};
+pub use exact::{Checked, Settled, create_exact, get_checked};
 pub use local::Make;
 pub use prefixed::Prefixed;
 pub use url::{StaticCredentials, StoreOptions, StoreUrl, UrlError, open, open_for_writing};
@@ -128,42 +130,6 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     fn properties(&self) -> Properties {
         (**self).properties()
     }
-}
-
-/// What [`create_exact`] settled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// The key holds exactly the given bytes, durably: by this call, or by an earlier one whose reply was lost.
-    Own,
-    /// The key holds other bytes (given here): somebody else was first.
-    Other(Vec<u8>),
-}
-
-/// Creates an object and settles an unknown outcome: tries again with the very same bytes up to `attempts` times, and
-/// reads an existing object back to compare. Does not wait between attempts.
-///
-/// # Errors
-/// `Unknown` where the outcome is still open: after the last attempt, or when the object that is there cannot be read
-/// (whatever the failure: the object may be the caller's own). Other kinds say that this call created nothing.
-pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<Settled, StoreError> {
-    let mut doubt = false;
-    for left in (0..attempts.max(1)).rev() {
-        let error = match store.create(key, bytes.clone()) {
-            Ok(Created::Yes) => return Ok(Settled::Own),
-            Ok(Created::Exists) => match store.get(key) {
-                Ok(found) if found == bytes[..] => return Ok(Settled::Own),
-                Ok(found) => return Ok(Settled::Other(found)),
-                Err(e) => StoreError { op: Op::Create, kind: ErrorKind::Unknown, ..e },
-            },
-            Err(e) => e,
-        };
-        // A later failure that did nothing does not undo what an earlier attempt may have done.
-        doubt |= error.kind == ErrorKind::Unknown;
-        if left == 0 || error.kind != ErrorKind::Unknown {
-            return Err(StoreError { kind: if doubt { ErrorKind::Unknown } else { error.kind }, ..error });
-        }
-    }
-    Err(StoreError::new(Op::Create, key, ErrorKind::Unknown))
 }
 
 /// Every object under `prefix`, page by page. For tests and tools over small stores.

@@ -9,6 +9,7 @@ use super::open::{Opened, failed, world_error};
 use super::world::{WorldError, to_row};
 use crate::catalog;
 use crate::error::{AppError, ExitCode};
+use crate::store;
 
 impl Opened {
     /// Compares the store's head with the catalog's. True: the catalog was made anew.
@@ -29,10 +30,11 @@ impl Opened {
             .hint("bring the store's lost objects back; to go on without them, start anew under another --name"));
         }
         let key = Key::Commit(theirs).to_string();
-        let bytes = world.store.get(&key).map_err(|error| AppError::from_store(&error))?;
         let expect = commit::Expect { volume: self.volume_id, seq: theirs };
-        let header = commit::decode_header(&bytes, expect)
-            .map_err(|error| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
+        let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
+        let (_, header) = store::get_checked(&*world.store, &key, decode)
+            .map_err(|error| AppError::from_store(&error))?
+            .map_err(|(_, error)| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
         if header.writer != self.writer.id {
             return Err(AppError::new(
                 ExitCode::Locked,

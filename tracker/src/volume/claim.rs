@@ -65,8 +65,8 @@ pub(super) fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(
         )
         .hint("use another --name or another --state-dir for a second copy"));
     }
-    let bytes = match store.get(&key) {
-        Ok(bytes) => bytes,
+    let bytes = match store::get_checked(store, &key, VolumeFormat::decode) {
+        Ok(Ok((bytes, _)) | Err((bytes, _))) => bytes,
         Err(error) if error.kind == ErrorKind::NotFound => match known {
             Some(_) => {
                 return Err(AppError::new(

@@ -1,8 +1,9 @@
 //! Ends of eras: the checkpoint, the object that closes an era, and what it says to a late writer.
 
 use engine::format::checkpoint;
-use engine::format::era::{Era, era_of, last_seq};
+use engine::format::era::{CheckpointRef, Era, era_of, last_seq};
 use engine::format::{EncodeError, Key};
+use engine::manifest::Manifest;
 use engine::model::{Id, Seq};
 
 use bytes::Bytes;
@@ -17,14 +18,6 @@ fn object(key: &Key, cause: impl std::fmt::Display) -> WorldError {
     WorldError::Object { key: key.to_string(), cause: cause.to_string() }
 }
 
-fn find(store: &dyn Store, key: &Key) -> Result<Option<Vec<u8>>, WorldError> {
-    match store.get(&key.to_string()) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Whether the era of `seq` is closed by a writer of another epoch: then a commit at `seq` must not count.
 pub fn closed_by_other(world: &VolumeWorld, volume: Id, seq: Seq) -> Result<bool, WorldError> {
     let number = era_of(seq, world.era_length);
@@ -32,9 +25,13 @@ pub fn closed_by_other(world: &VolumeWorld, volume: Id, seq: Seq) -> Result<bool
     if !world.store.exists(&key.to_string())? {
         return Ok(false);
     }
-    let Some(bytes) = find(&*world.store, &key)? else { return Ok(false) };
-    let era = Era::decode(&bytes, volume, number, world.era_length).map_err(|error| object(&key, error))?;
-    Ok(era.epoch != world.epoch)
+    let decode = |bytes: &[u8]| Era::decode(bytes, volume, number, world.era_length);
+    match store::get_checked(&*world.store, &key.to_string(), decode) {
+        Ok(Ok((_, era))) => Ok(era.epoch != world.epoch),
+        Ok(Err((_, error))) => Err(object(&key, error)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Errors of writing a checkpoint.
@@ -47,28 +44,25 @@ impl From<EncodeError> for Writing {
     }
 }
 
+/// What became of the era that the head fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// It is closed as this writer closes it, or was not due.
+    Done,
+    /// Another writer closed it: with other commits, or in another epoch.
+    Fenced,
+}
+
 /// Closes the era that has just been filled, before the first commit of the next one is made: checkpoint first, then the
 /// object that names it. Does nothing in the middle of an era, or when it is closed already.
-pub fn close_if_due(opened: &mut Opened) -> Result<(), WorldError> {
+pub fn close_if_due(opened: &mut Opened) -> Result<Closing, WorldError> {
     let world = &opened.world;
-    let Some(head) = world.catalog.head()? else { return Ok(()) };
+    let Some(head) = world.catalog.head()? else { return Ok(Closing::Done) };
     let number = era_of(head.seq, world.era_length);
     if last_seq(number, world.era_length) != head.seq || world.catalog.intent()?.is_some() {
-        return Ok(());
-    }
-    let key = Key::Era(number);
-    if world.store.exists(&key.to_string())? {
-        return Ok(());
+        return Ok(Closing::Done);
     }
     let manifest = opened.reader(head.seq).manifest(head.seq)?;
-    let put = |key: Key, bytes: Vec<u8>| -> Result<(), Writing> {
-        // Pages are named by their content, so one that exists is the same page.
-        match store::create_exact(&*world.store, &key.to_string(), &Bytes::from(bytes), ATTEMPTS) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Writing(error.into())),
-        }
-    };
-    let reference = checkpoint::write(&manifest, put).map_err(|Writing(error)| error)?;
     let era = Era {
         volume: opened.volume_id,
         era: number,
@@ -77,11 +71,50 @@ pub fn close_if_due(opened: &mut Opened) -> Result<(), WorldError> {
         time: head.time,
         standing: head.standing,
         epoch: world.epoch,
-        checkpoint: Some(reference),
+        checkpoint: None,
     };
+    let key = Key::Era(number);
+    // What is there already was put by this writer, or by anybody who may add objects: it counts when it says the same.
+    if world.store.exists(&key.to_string())? {
+        let decode = |bytes: &[u8]| Era::decode(bytes, opened.volume_id, number, world.era_length);
+        let (_, found) =
+            store::get_checked(&*world.store, &key.to_string(), decode)?.map_err(|(_, error)| object(&key, error))?;
+        return Ok(if is_same(opened, &era, &found, &manifest)? { Closing::Done } else { Closing::Fenced });
+    }
+    let era = Era { checkpoint: put_checkpoint(&*world.store, &manifest)?, ..era };
     let bytes = Bytes::from(era.encode()?);
     match store::create_exact(&*world.store, &key.to_string(), &bytes, ATTEMPTS)? {
-        store::Settled::Own => Ok(()),
-        store::Settled::Other(_) => Err(object(&key, "another writer closed this era")),
+        store::Settled::Own => Ok(Closing::Done),
+        // Looked at in the next flush, with what it names.
+        store::Settled::Other(_) => Err(object(&key, "it was put by somebody else, or came back damaged")),
+    }
+}
+
+/// Puts the checkpoint of `manifest`. `None`: other bytes lie at a key of it, so that no reader could use it.
+fn put_checkpoint(store: &dyn Store, manifest: &Manifest) -> Result<Option<CheckpointRef>, WorldError> {
+    let mut refused = None;
+    let put = |key: Key, bytes: Vec<u8>| -> Result<(), Writing> {
+        match store::create_exact(store, &key.to_string(), &Bytes::from(bytes), ATTEMPTS) {
+            Ok(store::Settled::Own) => Ok(()),
+            Ok(store::Settled::Other(_)) => {
+                tracing::warn!(%key, "other bytes lie where the checkpoint belongs: the era is closed without one");
+                refused = Some(key);
+                Ok(())
+            }
+            Err(error) => Err(Writing(error.into())),
+        }
+    };
+    let reference = checkpoint::write(manifest, put).map_err(|Writing(error)| error)?;
+    Ok(refused.is_none().then_some(reference))
+}
+
+/// Whether an era that lies in the store is the one this writer would put, and its checkpoint the state of its commits.
+fn is_same(opened: &Opened, ours: &Era, found: &Era, manifest: &Manifest) -> Result<bool, WorldError> {
+    if *ours != (Era { checkpoint: None, ..found.clone() }) {
+        return Ok(false);
+    }
+    match found.checkpoint {
+        None => Ok(true),
+        Some(named) => Ok(opened.reader(ours.last_seq).is_checkpoint_of(named, manifest)?),
     }
 }

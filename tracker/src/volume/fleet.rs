@@ -264,7 +264,9 @@ impl Control for Fleet {
                     reply.partial.extend(why.into_iter().map(|why| format!("{}: {why}", volume.config.name)));
                 }
                 Synced::Ended(_) => {
-                    let failure = status.failure.unwrap_or_else(|| AppError::new(ExitCode::Error, "it was stopped"));
+                    // The volume's thread may still be on its way out.
+                    let failure = status.failure.or_else(|| volume.shared.progress().fenced());
+                    let failure = failure.unwrap_or_else(|| AppError::new(ExitCode::Error, "it was stopped"));
                     return Err(ControlError::Ended { volume: volume.config.name.clone(), failure });
                 }
             }

@@ -18,6 +18,7 @@ pub mod pace;
 pub mod pending;
 mod places;
 pub mod pool;
+mod presence;
 mod problems;
 pub mod progress;
 pub mod prover;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::distrust::CaptureState;
 use super::write_back::WriteBack;
+use crate::error::{AppError, ExitCode};
 use crate::status::Histogram;
 
 /// What others may see and ask of a running volume.
@@ -32,6 +33,8 @@ pub struct Progress {
     pub left_over: Vec<String>,
     pub last_error: Option<String>,
     pub fenced_at: Option<u64>,
+    /// The store lacks what this host has committed: why, and in which flush that was found last.
+    pub lost: Option<(String, u64)>,
     pub unreadable: BTreeMap<PathBuf, String>,
     /// Marks are being made (or the tree is being compared).
     pub armed: bool,
@@ -102,6 +105,24 @@ impl Progress {
         !self.doubts.is_empty() || self.capture.failed.is_some()
     }
 
+    /// What one is told now who waits for a flush from number `wanted` on that leaves nothing over; `None`: to wait on.
+    fn answer(&self, wanted: u64) -> Option<Synced> {
+        match (&self.lost, self.phase) {
+            (_, Phase::Fenced | Phase::Stopped) => Some(Synced::Ended(self.phase)),
+            (Some((why, at)), _) if *at >= wanted => Some(Synced::Partial(vec![why.clone()])),
+            (_, Phase::Protected) if self.clean >= wanted && self.fenced_at.is_none() => Some(Synced::Done),
+            _ => None,
+        }
+    }
+
+    /// What another writer's commit means to this volume.
+    pub(super) fn fenced(&self) -> Option<AppError> {
+        self.fenced_at.map(|seq| {
+            AppError::new(ExitCode::Locked, format_args!("another writer has made commit {seq}: this one stops"))
+                .hint("one host writes a volume; its commits and ours up to there are in the store")
+        })
+    }
+
     /// Why the volume is not wholly protected, in plain words.
     pub fn trouble(&self) -> Vec<String> {
         let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
@@ -120,6 +141,7 @@ impl Progress {
                 self.totals.write_back_failing
             ));
         }
+        why.extend(self.lost.iter().map(|(lost, _)| lost.clone()));
         if self.unsettled {
             why.push("the store has not told whether the last commit took effect".into());
         }
@@ -160,11 +182,8 @@ impl Shared {
         progress.hurry += 1;
         self.changed.notify_all();
         let result = loop {
-            if progress.clean >= wanted && progress.phase == Phase::Protected {
-                break Synced::Done;
-            }
-            if matches!(progress.phase, Phase::Fenced | Phase::Stopped) {
-                break Synced::Ended(progress.phase);
+            if let Some(answer) = progress.answer(wanted) {
+                break answer;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -213,3 +232,7 @@ impl Shared {
         self.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+#[path = "progress_tests.rs"]
+mod tests;

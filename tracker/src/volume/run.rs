@@ -18,6 +18,7 @@ use super::era;
 use super::open::Opened;
 use super::pace::Pace;
 use super::pending::now_ns;
+use super::presence;
 use super::progress::{Phase, Progress, Shared};
 use super::world::WorldError;
 use super::write_back::WriteBack;
@@ -38,7 +39,7 @@ pub struct Runner {
 
 /// Errors after which trying again makes no sense.
 fn is_final(error: &WorldError) -> bool {
-    matches!(error, WorldError::ForeignPack { .. } | WorldError::Encode(_))
+    matches!(error, WorldError::Encode(_))
 }
 
 impl Runner {
@@ -63,17 +64,13 @@ impl Runner {
         if let Some((hub, _)) = self.opened.world.hub.clone() {
             self.opened.prover.reset(&hub);
         }
-        let fenced = self.shared.progress().fenced_at;
-        match (fenced, result) {
-            (Some(seq), _) => {
+        let fenced = self.shared.progress().fenced();
+        match fenced {
+            Some(fenced) => {
                 self.shared.update(|progress| progress.phase = Phase::Fenced);
-                Err(AppError::new(
-                    ExitCode::Locked,
-                    format_args!("another writer has made commit {seq}: this one stops"),
-                )
-                .hint("one host writes a volume; its commits and ours up to there are in the store"))
+                Err(fenced)
             }
-            (None, result) => result,
+            None => result,
         }
     }
 
@@ -86,7 +83,7 @@ impl Runner {
             match self.round() {
                 Ok(true) => {
                     backoff = Duration::ZERO;
-                    self.shared.update(|progress| progress.last_error = None);
+                    self.shared.update(|progress| (progress.last_error, progress.lost) = (None, None));
                 }
                 Ok(false) => return Ok(()),
                 Err(error) if is_final(&error) => return Err(AppError::new(ExitCode::Error, error)),
@@ -95,7 +92,11 @@ impl Runner {
                     self.opened.check_source()?;
                     tracing::warn!(volume = %self.opened.name, %error, "flush failed, will be tried again");
                     let message = error.to_string();
-                    self.shared.update(|progress| progress.last_error = Some(message));
+                    let lost = matches!(error, WorldError::Lost { .. });
+                    self.shared.update(|progress| {
+                        progress.lost = lost.then(|| (message.clone(), progress.begun));
+                        progress.last_error = Some(message);
+                    });
                     // What was taken is in the catalog still, and in memory again.
                     self.opened.world.pending.give_back_taken();
                     backoff = (backoff * 2).clamp(self.interval, BACKOFF_MAX);
@@ -143,10 +144,18 @@ impl Runner {
         let paced = self.trusted && !hurry && !last && !doubtful;
         let (taken, resting) = self.opened.world.pending.take_but(|ino| paced && self.pace.rests(ino, began));
         let mapped = self.opened.world.pending.take_mapped(&taken);
+        if self.shared.progress().lost.is_some() {
+            // Nothing is committed onto a history that is not there; what brings it back is waited for.
+            presence::look(&self.opened.world)?;
+            self.shared.update(|progress| progress.lost = None);
+        }
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();
         let mut report = Report::default();
         let (outcome, mut kept) = if had {
-            era::close_if_due(&mut self.opened)?;
+            if era::close_if_due(&mut self.opened)? == era::Closing::Fenced {
+                let seq = self.opened.world.catalog.head()?.map_or(1, |head| head.seq + 1);
+                return self.after(number, began, &Outcome::Fenced { seq }, false, report);
+            }
             let facts = Facts {
                 volume: self.opened.volume_id,
                 writer: self.opened.writer.id,
@@ -168,6 +177,9 @@ impl Runner {
         self.opened.world.pending.give_back_but(&kept, &covered);
         self.opened.world.remember_foreign()?;
         self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.interval, Instant::now());
+        if hurry && outcome.is_settled() {
+            presence::look(&self.opened.world)?;
+        }
         self.after(number, began, &outcome, kept.is_empty() && resting == 0, report)
     }
 
@@ -206,9 +218,10 @@ impl Runner {
     ) -> Result<bool, WorldError> {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
+        let damaged = self.opened.world.damaged.take();
         // Also what another volume's drain, or a new file, has shown meanwhile: its marks came after those of this flush.
         let doubted = self.note_doubts();
-        let clean = all_read && !unsettled && !doubted;
+        let clean = flush::acknowledges(outcome, all_read, Steps::ALL) && !doubted;
         if clean && !self.trusted {
             self.opened.trust()?;
             self.trusted = true;
@@ -235,7 +248,8 @@ impl Runner {
             left_over.push(format!("{} removals wait for proof", report.removals_waiting));
         }
         if unsettled {
-            left_over.push("the store has not told whether the last commit took effect".into());
+            left_over
+                .push(damaged.unwrap_or_else(|| "the store has not told whether the last commit took effect".into()));
         }
         tracing::debug!(volume = %self.opened.name, number, seconds, clean, ?left_over, "a flush ended");
         let interval = self.interval;
@@ -275,7 +289,8 @@ impl Runner {
             progress.stalled = stalled;
             progress.foreign = foreign;
             if let Outcome::Fenced { seq } = outcome {
-                progress.fenced_at = Some(*seq);
+                // In the same moment: nobody may be told in between that all is well.
+                (progress.fenced_at, progress.phase) = (Some(*seq), Phase::Fenced);
             }
         });
         self.after_flush(clean)?;

@@ -42,7 +42,7 @@ pub enum WorldError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    #[error("pack {key} is in the store with other bytes than were made")]
+    #[error("pack {key} is in the store with other bytes than were made: they are put under another name")]
     ForeignPack { key: String },
     #[error("no random numbers: {cause}")]
     Random { cause: String },
@@ -50,6 +50,10 @@ pub enum WorldError {
     Plan { cause: String },
     #[error(transparent)]
     Read(#[from] crate::reading::ReadError),
+    #[error(
+        "the store ({store}) no longer has {key}, though this host has committed to it: nothing is committed until it is back"
+    )]
+    Lost { key: String, store: String },
     #[error("object {key}: {cause}")]
     Object { key: String, cause: String },
 }
@@ -92,6 +96,8 @@ pub struct VolumeWorld {
     pub(super) foreign_noted: Option<BTreeSet<PathBuf>>,
     /// The watch set was full: every inode of the superblock is recorded now.
     pub watch_full: bool,
+    /// The commit that this flush asked for came back damaged: why.
+    pub damaged: Option<String>,
     /// Wall clock before anything of this flush was read.
     began: Time,
 }
@@ -125,6 +131,7 @@ impl VolumeWorld {
             mounts,
             foreign_noted: None,
             watch_full: false,
+            damaged: None,
             began: Time::default(),
         }
     }
@@ -340,6 +347,7 @@ impl World for VolumeWorld {
     }
 
     fn next_attempt(&mut self) -> Result<u32, WorldError> {
+        self.look_where_free()?;
         Ok(self.catalog.next_attempt()?)
     }
 
@@ -350,6 +358,7 @@ impl World for VolumeWorld {
                 failpoint::hit("pack");
                 Ok(())
             }
+            // The next flush takes another name; whether it is another writer's shows when the commit is made.
             store::Settled::Other(_) => Err(WorldError::ForeignPack { key }),
         }
     }
@@ -398,6 +407,7 @@ impl World for VolumeWorld {
     }
 
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, WorldError> {
+        self.look_where_free()?;
         let created = self.store.create(&Key::Commit(seq).to_string(), Bytes::copy_from_slice(bytes));
         failpoint::hit("put");
         match created {
@@ -414,6 +424,12 @@ impl World for VolumeWorld {
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn commit_damaged(&mut self, seq: Seq, cause: &str) {
+        let key = Key::Commit(seq).to_string();
+        tracing::warn!(key, cause, "the commit came back damaged, it is asked for again");
+        self.damaged = Some(format!("what the store gives as {key} is damaged: {cause}"));
     }
 
     fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, WorldError> {
@@ -455,6 +471,11 @@ impl VolumeWorld {
             *full |= hub.watch(*dev, inodes)? != WatchOutcome::Watching;
             Ok(())
         })
+    }
+
+    /// Before anything is put into a store that costs nothing to be asked: that the history is there still.
+    fn look_where_free(&self) -> Result<(), WorldError> {
+        if self.store.properties().remote { Ok(()) } else { super::presence::look(self) }
     }
 
     /// Files whose reading thread has not come back.

@@ -1,0 +1,38 @@
+//! The steps of the protocol by name, so that the simulation can leave one out.
+
+/// Which steps of the protocol are taken. Everything, outside of tests: the simulation switches one off at a time and must
+/// then find data lost, which shows that it would notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steps {
+    pub swap: bool,
+    pub grace: bool,
+    pub clean: bool,
+    pub barrier: bool,
+    /// Pending marks are saved before the maps are cleared.
+    pub durable_pending: bool,
+    /// The commit is in the store before its marks are forgotten.
+    pub commit_before_forget: bool,
+    /// While the outcome of a seq is unknown, the very same bytes are put again.
+    pub same_bytes: bool,
+    /// What was read of a file by another name than it is committed under is dropped.
+    pub content_of_names: bool,
+    /// Only a flush whose commit was settled as this writer's counts for those who wait for it.
+    pub settled_only: bool,
+    /// A commit that comes back damaged is read again, and is no other writer's.
+    pub ask_again: bool,
+}
+
+impl Steps {
+    pub const ALL: Steps = Steps {
+        swap: true,
+        grace: true,
+        clean: true,
+        barrier: true,
+        durable_pending: true,
+        commit_before_forget: true,
+        same_bytes: true,
+        content_of_names: true,
+        settled_only: true,
+        ask_again: true,
+    };
+}

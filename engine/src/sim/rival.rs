@@ -1,0 +1,101 @@
+//! Another writer of the same volume, and who is told that changes are in the store while it is there.
+
+use super::check;
+use super::run::{Failure, round};
+use super::world::{SimError, SimWorld};
+use crate::flush::world::Head;
+use crate::flush::{self, Limits, Outcome, Steps};
+use crate::format::Key;
+use crate::format::commit::{self, Header};
+use crate::model::{ChangeSet, Id, Seq, Standing};
+
+const WRITER: Id = [7; 16];
+
+/// The other writer: it commits at `after`, or at the first later seq that this writer has not taken.
+pub(super) struct Rival {
+    pub(super) after: Seq,
+}
+
+impl Rival {
+    /// A whole, valid commit, by the same parent: it removes nothing and holds nothing of ours.
+    fn commit(&self, parent: Head, seq: Seq) -> Vec<u8> {
+        let header = Header {
+            volume: check::VOLUME,
+            seq,
+            commit: [0xEE; 16],
+            writer: WRITER,
+            epoch: 1,
+            time: flush::commit::later_than(parent.time, parent.time),
+            standing: Some(Standing::after(parent.standing, parent.time, seq, parent.time, false)),
+            parent: parent.hash,
+            era: None,
+        };
+        commit::encode(&header, &[], &ChangeSet::default(), &[]).expect("an empty commit can be encoded")
+    }
+}
+
+impl SimWorld {
+    /// Whether a fault of the store strikes: none in calm, unless there is another writer.
+    pub(super) fn lucky(&self, one_in: u64) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        (!inner.quiet || self.rival.is_some()) && inner.files.rng.one_in(one_in)
+    }
+
+    /// Before this writer's creation of `seq` arrives, the other's may.
+    pub(super) fn rival_commits(&mut self, seq: Seq) {
+        let Some(rival) = self.rival.as_ref().filter(|rival| seq >= rival.after) else { return };
+        let bytes = rival.commit(self.catalog.head, seq);
+        self.store.entry(Key::Commit(seq).to_string()).or_insert(bytes);
+    }
+
+    /// An object, with damage on the way in some runs: a bit, the end, or another object's bytes.
+    pub(super) fn read_back(&mut self, key: &str) -> Option<Vec<u8>> {
+        let mut bytes = self.store.get(key).cloned()?;
+        if self.damages && self.lucky(4) {
+            let rng = &mut self.inner.borrow_mut().files.rng;
+            match rng.below(3) {
+                0 => {
+                    let bit = rng.below(bytes.len() as u64 * 8);
+                    if let Some(byte) = bytes.get_mut(bit as usize / 8) {
+                        *byte ^= 1 << (bit % 8);
+                    }
+                }
+                1 => bytes.truncate(rng.below(bytes.len() as u64) as usize),
+                _ => bytes.clone_from(self.store.values().next().unwrap_or(&Vec::new())),
+            }
+        }
+        Some(bytes)
+    }
+}
+
+/// Applications work, rest, and ask for a sync, again and again, until the other writer commits. Whenever a flush lets the
+/// one who waits go, the commits of this writer must hold the whole tree. True: such a flush was met at least once, and the
+/// other writer was met.
+pub(super) fn acknowledged_with_a_rival(seed: u64, steps: Steps) -> Result<bool, Failure> {
+    let mut world = SimWorld::new(seed);
+    world.rival = Some(Rival { after: 1 + seed % 6 });
+    world.inner.borrow_mut().quiet = true;
+    let (mut acknowledged, mut fenced) = (0, false);
+    for number in 1..=40 {
+        for _ in 0..1 + seed % 20 {
+            world.inner.borrow_mut().files.step();
+        }
+        // What is acknowledged is what came to its end before the SWAP.
+        world.inner.borrow_mut().files.quiesce();
+        match round(&mut world, number, seed, steps, Limits::DEFAULT.files) {
+            Ok((outcome, all_read)) => {
+                if flush::acknowledges(&outcome, all_read, steps) {
+                    acknowledged += 1;
+                    check::restored_equals(&world)?;
+                }
+                if matches!(outcome, Outcome::Fenced { .. }) {
+                    fenced = true;
+                    break;
+                }
+            }
+            Err(SimError::Store) => {}
+            Err(error) => return Err(Failure::Flush(error)),
+        }
+    }
+    Ok(acknowledged > 0 && fenced)
+}

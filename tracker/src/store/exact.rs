@@ -1,0 +1,71 @@
+//! Telling one's own object from another's when a reply was lost, and an object that is damaged from one that was damaged on
+//! its way here: whatever comes back wrong is asked for again before anything is concluded from it.
+
+use bytes::Bytes;
+
+use super::{Created, ErrorKind, Op, Store, StoreError};
+
+/// Times that an object is read which is not as it should be.
+const READS: u32 = 3;
+
+/// What [`create_exact`] settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The key holds exactly the given bytes, durably: by this call, or by an earlier one whose reply was lost.
+    Own,
+    /// Every one of several reads gave other bytes (the last are given here). Whether they are a whole object of somebody
+    /// else, or a damaged one, the caller tells by decoding them.
+    Other(Vec<u8>),
+}
+
+/// Creates an object and settles an unknown outcome: tries again with the very same bytes up to `attempts` times, and
+/// reads an existing object back to compare. Does not wait between attempts.
+///
+/// # Errors
+/// `Unknown` where the outcome is still open: after the last attempt, or when the object that is there cannot be read
+/// (whatever the failure: the object may be the caller's own). Other kinds say that this call created nothing.
+pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<Settled, StoreError> {
+    let mut doubt = false;
+    for left in (0..attempts.max(1)).rev() {
+        let error = match store.create(key, bytes.clone()) {
+            Ok(Created::Yes) => return Ok(Settled::Own),
+            Ok(Created::Exists) => match get_checked(store, key, |found| (found == &bytes[..]).then_some(()).ok_or(()))
+            {
+                Ok(Ok((_, ()))) => return Ok(Settled::Own),
+                Ok(Err((found, ()))) => return Ok(Settled::Other(found)),
+                Err(e) => StoreError { op: Op::Create, kind: ErrorKind::Unknown, ..e },
+            },
+            Err(e) => e,
+        };
+        // A later failure that did nothing does not undo what an earlier attempt may have done.
+        doubt |= error.kind == ErrorKind::Unknown;
+        if left == 0 || error.kind != ErrorKind::Unknown {
+            return Err(StoreError { kind: if doubt { ErrorKind::Unknown } else { error.kind }, ..error });
+        }
+    }
+    Err(StoreError::new(Op::Create, key, ErrorKind::Unknown))
+}
+
+/// An object with what `check` made of it, or why it was refused each time.
+pub type Checked<T, E> = Result<(Vec<u8>, T), (Vec<u8>, E)>;
+
+/// Reads an object until `check` takes it, three times at most: bytes that were damaged on their way are not judged as
+/// the object's own.
+///
+/// # Errors
+/// As [`Store::get`], of the first read that fails.
+pub fn get_checked<T, E>(
+    store: &dyn Store,
+    key: &str,
+    check: impl Fn(&[u8]) -> Result<T, E>,
+) -> Result<Checked<T, E>, StoreError> {
+    let mut reads = 1;
+    loop {
+        let bytes = store.get(key)?;
+        match check(&bytes) {
+            Ok(taken) => return Ok(Ok((bytes, taken))),
+            Err(refused) if reads == READS => return Ok(Err((bytes, refused))),
+            Err(_) => reads += 1,
+        }
+    }
+}

@@ -21,6 +21,10 @@ use crate::location;
 use crate::store::StoreUrl;
 use crate::units;
 
+pub mod process;
+
+pub use process::ProcessConfig;
+
 /// The gap between two flushes of a dirty volume unless the user says otherwise.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
 /// Below this a flush would find nothing but its own overhead, above it "incremental" means nothing.
@@ -96,6 +100,7 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Sizes of the capture's maps, which bound its kernel memory.
     pub kernel_maps: MapEntries,
+    pub process: ProcessConfig,
     pub volumes: Vec<VolumeConfig>,
 }
 
@@ -181,6 +186,9 @@ struct RawConfig {
     metrics: RawMetrics,
     #[serde(default)]
     kernel_maps: RawMaps,
+    stop_timeout: Option<Spanned<String>>,
+    #[serde(default)]
+    tracking: process::RawTracking,
     #[serde(default)]
     volume: Vec<Spanned<RawVolume>>,
 }
@@ -400,7 +408,8 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             *map.of(&mut kernel_maps) = *entries.get_ref();
         }
     }
-    let mut config = Config { file: None, state_dir, metrics_listen, kernel_maps, volumes: Vec::new() };
+    let process = process::read(&mut check, raw.stop_timeout.as_ref(), &raw.tracking);
+    let mut config = Config { file: None, state_dir, metrics_listen, kernel_maps, process, volumes: Vec::new() };
     let mut lines = Vec::new();
     let mut names = HashSet::new();
     // The back end that some volume wants and no other: the programs of a process are of one.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AppError, ExitCode};
+use crate::last_flush::Uncommitted;
 use crate::status::{SyncReply, VolumeStatus};
 
 mod client;
@@ -43,8 +44,9 @@ pub trait Control: Send + Sync {
     /// Reads the configuration again and applies it; without a configuration file, `ControlError::Unsupported`.
     fn reload(&self) -> Result<(), ControlError>;
 
-    /// Makes a last flush of every volume and ends; returns when that is done. May be called again.
-    fn stop(&self);
+    /// Makes a last flush of every volume and ends; returns when that is done or its time is over, with what could not be
+    /// committed. May be called again.
+    fn stop(&self) -> Vec<Uncommitted>;
 }
 
 /// Why a request got no answer of its own kind.

@@ -10,6 +10,7 @@ pub mod error;
 pub mod failpoint;
 pub mod guard;
 pub mod http;
+pub mod last_flush;
 pub mod location;
 pub mod logging;
 pub mod metrics;

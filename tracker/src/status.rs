@@ -148,6 +148,8 @@ pub struct VolumeStatus {
     pub head_timestamp_seconds: f64,
     pub pending_inodes: u64,
     pub pending_bytes: u64,
+    /// Files with changes, among those pending, that could not be saved in the state directory: at least.
+    pub unsaved_inodes: u64,
     pub commits: u64,
     pub bytes_marked: u64,
     pub bytes_read: u64,
@@ -219,6 +221,10 @@ impl VolumeStatus {
         }
         if !self.armed {
             reasons.push("capture is not armed".to_string());
+        }
+        if self.unsaved_inodes > 0 {
+            let files = self.unsaved_inodes;
+            reasons.push(format!("changes of at least {files} files cannot be saved in the state directory"));
         }
         if self.baseline_seq.is_none() {
             reasons.push("the baseline is not committed".to_string());
@@ -292,6 +298,12 @@ mod tests {
         assert!(stale.not_ready()[0].contains("5.1 s"));
         let slow = VolumeStatus { loss_window_seconds: 19.0, interval_ms: 1000, ..protected() };
         assert!(slow.not_ready().is_empty(), "a long interval makes the limit longer");
+    }
+
+    #[test]
+    fn changes_that_cannot_be_saved_are_not_ready_at_once() {
+        let full = VolumeStatus { unsaved_inodes: 2, loss_window_seconds: 0.1, ..protected() };
+        assert!(full.not_ready()[0].contains("at least 2 files"));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::config::{
     CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, default_maps,
     parse_audit, parse_interval, parse_listen, parse_map_entries,
 };
+use crate::config::ProcessConfig;
+use crate::config::process::{parse_lease, parse_memory, parse_stop_timeout};
 use crate::error::{AppError, ExitCode};
 use crate::guard;
 use crate::location;
@@ -49,6 +51,18 @@ pub struct ProtectArgs {
     /// Size of a kernel map: dirty, inode, watch or inflight [default: 131072, 65536, 262144, 16384].
     #[arg(long, value_name = "MAP=ENTRIES", value_parser = parse_map_entries)]
     pub map_entries: Vec<(KernelMap, u32)>,
+    /// Go on marking in the kernel after a clean stop: the next start then need not compare the tree.
+    #[arg(long)]
+    pub keep_tracking: bool,
+    /// For how long programs that stay in the kernel go on marking after this process was last alive [default: 24h].
+    #[arg(long, value_name = "DURATION", value_parser = parse_lease)]
+    pub tracking_lease: Option<Duration>,
+    /// How long a stop tries to commit what is left [default: 30s].
+    #[arg(long, value_name = "DURATION", value_parser = parse_stop_timeout)]
+    pub stop_timeout: Option<Duration>,
+    /// Most kernel memory that all captures on this host may have together for one more to be attached [default: 1GiB].
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub tracking_memory: Option<u64>,
     /// Serve /metrics, /healthz and /readyz here; `off` for nowhere [default: off].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<String>,
@@ -97,5 +111,13 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     let listen = args.metrics_listen.as_deref().unwrap_or("off");
     let metrics_listen =
         parse_listen(listen).map_err(|e| AppError::new(ExitCode::Usage, e).hint("`off` serves nowhere"))?;
-    Ok(Config { file: None, state_dir: None, metrics_listen, kernel_maps, volumes: vec![volume] })
+    // A volume of the foreground is not known to come back: what would cost in the kernel ends with it, unless asked for.
+    let defaults = ProcessConfig::daemon();
+    let process = ProcessConfig {
+        stop_timeout: args.stop_timeout.unwrap_or(defaults.stop_timeout),
+        keep_tracking: args.keep_tracking,
+        lease: args.tracking_lease.unwrap_or(defaults.lease),
+        memory: args.tracking_memory.unwrap_or(defaults.memory),
+    };
+    Ok(Config { file: None, state_dir: None, metrics_listen, kernel_maps, process, volumes: vec![volume] })
 }

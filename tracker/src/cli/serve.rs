@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::control::{Control, Server};
 use crate::error::{AppError, ExitCode};
 use crate::http::HttpServer;
+use crate::last_flush::{Uncommitted, verdict};
 use crate::metrics::Process;
 use crate::notify::{Notify, Progress};
 use crate::state_dir::StateDir;
@@ -66,7 +67,7 @@ fn serve(
         runtime.block_on(service.run(&asked_to_stop))
     });
     let code = match ended {
-        Ok(code) => stop(&runtime, control, notify).map(|()| code),
+        Ok(code) => stop(&runtime, control, notify).and_then(|left| verdict(code, &left)),
         Err(error) => {
             // What failed is the news; an interrupted stop is not.
             let _ = stop(&runtime, control, notify);
@@ -78,8 +79,12 @@ fn serve(
     code
 }
 
-/// The last flush. A signal meanwhile ends the process without waiting for it: the marks stay pending.
-fn stop(runtime: &tokio::runtime::Runtime, control: &Arc<dyn Control>, notify: &Notify) -> Result<(), AppError> {
+/// The last flush, and what it left over. A signal meanwhile ends the process without waiting for it: the marks stay pending.
+fn stop(
+    runtime: &tokio::runtime::Runtime,
+    control: &Arc<dyn Control>,
+    notify: &Notify,
+) -> Result<Vec<Uncommitted>, AppError> {
     notify.stopping();
     let control = Arc::clone(control);
     runtime.block_on(async {
@@ -87,7 +92,7 @@ fn stop(runtime: &tokio::runtime::Runtime, control: &Arc<dyn Control>, notify: &
         let stopping = tokio::task::spawn_blocking(move || control.stop());
         tokio::select! {
             // A panic in there was printed by the panic hook; the process ends either way.
-            _ = stopping => Ok(()),
+            left = stopping => left.map_err(|_| AppError::new(ExitCode::Error, "the last flush broke off")),
             _ = signals.end() => Err(AppError::new(ExitCode::Interrupted, "interrupted before the last flush was done")
                 .hint("nothing is lost: what was not committed is picked up at the next start")),
         }

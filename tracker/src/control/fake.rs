@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{Control, ControlError};
+use crate::last_flush::Uncommitted;
 use crate::status::{State, SyncReply, VolumeStatus};
 
 #[derive(Debug, Default)]
@@ -11,6 +12,7 @@ pub(crate) struct Fake {
     pub(crate) volumes: Mutex<Vec<VolumeStatus>>,
     pub(crate) reply: Mutex<SyncReply>,
     pub(crate) refuse_reload: Mutex<Option<String>>,
+    pub(crate) uncommitted: Mutex<Vec<Uncommitted>>,
     pub(crate) calls: Mutex<Vec<String>>,
 }
 
@@ -69,7 +71,8 @@ impl Control for Fake {
         }
     }
 
-    fn stop(&self) {
+    fn stop(&self) -> Vec<Uncommitted> {
         self.note("stop".into());
+        self.uncommitted.lock().unwrap().clone()
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::model::Time;
 
@@ -17,16 +17,14 @@ use super::progress::{Phase, Shared, Synced};
 use super::run::Runner;
 use super::start;
 use crate::catalog::Catalog;
-use crate::config::{self, Config, VolumeConfig};
+use crate::config::{self, Config, ProcessConfig, VolumeConfig};
 use crate::control::{Control, ControlError};
 use crate::error::{AppError, ExitCode};
+use crate::last_flush::Uncommitted;
 use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus};
 use crate::store::Op;
 use crate::store::meter::Meter;
 use crate::units::{PathField, rfc3339};
-
-/// How long a stop waits for the last flush of a volume.
-const LAST_FLUSH: Duration = Duration::from_secs(30);
 
 /// How long an acknowledgement waits for the flush under way.
 const ACKNOWLEDGE: Duration = Duration::from_secs(8);
@@ -57,6 +55,7 @@ pub struct Fleet {
     capture: Arc<CaptureFacts>,
     state_dir: PathBuf,
     config_file: Option<PathBuf>,
+    process: ProcessConfig,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +70,7 @@ impl Fleet {
             capture: Arc::new(start::capture(config, state_dir)?),
             state_dir: state_dir.to_path_buf(),
             config_file: config.file.clone(),
+            process: config.process.clone(),
         };
         // All volumes first, then the threads: the first drain must find a place for every volume's marks.
         let hub = fleet.capture.hub.clone();
@@ -134,6 +134,39 @@ fn live(volume: &Volume, capture: &CaptureFacts, state: &Path, prepared: Option<
 }
 
 impl Volume {
+    /// Waits for the end of the volume's thread; what it has not committed by `deadline`.
+    fn end_by(&self, deadline: Instant) -> Option<Uncommitted> {
+        let mut why = None;
+        if let Some(thread) = lock(&self.thread).take() {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                why = Some("the last flush did not end in time".to_owned());
+            } else if thread.join().is_err() {
+                tracing::error!(volume = self.config.name, "the volume's thread ended in a panic");
+                why = Some("the volume's thread ended in a panic".to_owned());
+            }
+        }
+        let facts = lock(&self.facts);
+        // A volume that was never opened has marked nothing that this process knows of.
+        let (oldest, inodes, bytes) = facts.as_ref()?.pending.summary();
+        let (last_error, left_over) = {
+            let progress = self.shared.progress();
+            (progress.last_error.clone(), progress.left_over.first().cloned())
+        };
+        if inodes == 0 && why.is_none() && last_error.is_none() {
+            return None;
+        }
+        Some(Uncommitted {
+            volume: self.config.name.clone(),
+            inodes: inodes as u64,
+            bytes,
+            oldest_seconds: oldest.map(|at| now_ns().saturating_sub(at) as f64 / 1e9),
+            why: last_error.or(why).or(left_over),
+        })
+    }
+
     fn status(&self) -> VolumeStatus {
         let progress = self.shared.progress().clone();
         let failure = lock(&self.failure).clone();
@@ -189,6 +222,10 @@ impl Volume {
         }
         status.pending_inodes = inodes as u64;
         status.pending_bytes = bytes;
+        status.unsaved_inodes = facts.pending.unsaved() as u64;
+        if status.unsaved_inodes > 0 {
+            status.reasons.push(unsaved_reason(status.unsaved_inodes));
+        }
         status.commits = totals.commits;
         status.bytes_marked = totals.bytes_marked;
         status.bytes_read = totals.bytes_read;
@@ -223,6 +260,11 @@ impl Volume {
         }
         status
     }
+}
+
+/// Why a volume is degraded whose catalog cannot be written.
+fn unsaved_reason(inodes: u64) -> String {
+    format!("changes of at least {inodes} files are in the kernel alone: the state directory cannot be written")
 }
 
 fn unreadable(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
@@ -303,7 +345,7 @@ impl Control for Fleet {
         }
         for volume in &running {
             if config.volumes.iter().all(|new| new.name != volume.config.name) {
-                volume.shared.stop();
+                volume.shared.stop(Instant::now() + self.process.stop_timeout);
             }
         }
         lock(&self.volumes).retain(|volume| config.volumes.iter().any(|new| new.name == volume.config.name));
@@ -315,21 +357,10 @@ impl Control for Fleet {
         Ok(())
     }
 
-    fn stop(&self) {
+    fn stop(&self) -> Vec<Uncommitted> {
         let volumes = self.list();
-        for volume in &volumes {
-            volume.shared.stop();
-        }
-        let deadline = std::time::Instant::now() + LAST_FLUSH;
-        for volume in volumes {
-            let thread = lock(&volume.thread).take();
-            let Some(thread) = thread else { continue };
-            while !thread.is_finished() && std::time::Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            if thread.is_finished() && thread.join().is_err() {
-                tracing::error!(volume = volume.config.name, "the volume's thread ended in a panic");
-            }
-        }
+        let deadline = Instant::now() + self.process.stop_timeout;
+        volumes.iter().for_each(|volume| volume.shared.stop(deadline));
+        volumes.iter().filter_map(|volume| volume.end_by(deadline)).collect()
     }
 }

@@ -415,6 +415,8 @@ impl DrainWorld for Inner {
             }
         }
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
+        // A catalog that cannot be written keeps no other volume's marks from being saved, and its own volume tells of them.
+        let mut failed = None;
         for sink in &self.sinks {
             let mut mine = Vec::new();
             for (ino, marks) in by_dev.get(&sink.dev).into_iter().flatten() {
@@ -424,7 +426,10 @@ impl DrainWorld for Inner {
                     mine.push((*ino, marks));
                 }
             }
-            sink.pending.add(&mine, since)?;
+            if let Err(error) = sink.pending.add(&mine, since) {
+                failed = Some(error);
+                continue;
+            }
             sink.pending
                 .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, sink.dev, *ino)));
             if mine.iter().any(|(_, marks)| marks.rescan) {
@@ -437,6 +442,9 @@ impl DrainWorld for Inner {
             for doubt in &self.unsaved {
                 sink.widen(doubt, |_| true)?;
             }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
         }
         self.unsaved.clear();
         Ok(self.capture()?.forget_calls(&ended)?)

@@ -29,6 +29,9 @@ struct State {
     taken: DirtySet,
     /// Of files that a mount covers: nothing can be done about them before it is gone.
     aside: DirtySet,
+    /// What a drain has brought and the catalog could not save: it is still in the kernel's maps, and nowhere else. What the
+    /// kernel has marked since is not known here.
+    unsaved: DirtySet,
     /// Inodes watched for files that the catalog does not have yet.
     fresh: HashSet<u64>,
     /// Inodes with marks that were made while the file was mapped.
@@ -111,11 +114,22 @@ impl Pending {
             added.add(*ino, marks, since_ns);
         }
         let rows: Vec<PendingRow> = added.iter().filter_map(|(ino, _)| state.row(ino, Some(&added))).collect();
-        self.catalog.save_pending(&rows)?;
+        if let Err(error) = self.catalog.save_pending(&rows) {
+            for (ino, waiting) in added.iter() {
+                state.unsaved.add(ino, &waiting.marks, waiting.since_ns);
+            }
+            return Err(error);
+        }
+        state.unsaved = DirtySet::default();
         for (ino, waiting) in added.iter() {
             state.waiting.add(ino, &waiting.marks, waiting.since_ns);
         }
         Ok(())
+    }
+
+    /// How many inodes have changes that the catalog could not save at the last try: at least.
+    pub fn unsaved(&self) -> usize {
+        self.state().unsaved.len()
     }
 
     /// All marks, for a flush, but those of inodes that `rests` names, which go on waiting: their number comes second. What
@@ -248,10 +262,11 @@ impl Pending {
         all
     }
 
-    /// Since when the oldest mark waits (nanoseconds since 1970), how many inodes wait, and the bytes they mark.
+    /// Since when the oldest mark waits (nanoseconds since 1970), how many inodes wait, and the bytes they mark. What could not
+    /// be saved counts.
     pub fn summary(&self) -> (Option<u64>, usize, u64) {
         let state = self.state();
-        let all = [&state.waiting, &state.taken, &state.aside];
+        let all = [&state.waiting, &state.taken, &state.aside, &state.unsaved];
         let oldest = all.iter().filter_map(|set| set.oldest_ns()).min();
         let inodes: HashSet<u64> = all.iter().flat_map(|set| set.iter().map(|(ino, _)| ino)).collect();
         (oldest, inodes.len(), all.iter().map(|set| set.marked_bytes()).sum())
@@ -285,6 +300,29 @@ mod tests {
         pending.give_back_but(&DirtySet::default(), &DirtySet::default());
         assert_eq!(Pending::load(open()).unwrap().take().len(), 1, "saved");
         assert!(pending.take().get(5).is_some());
+    }
+
+    /// A catalog that refuses every row stands for a full disk: what a drain brought counts from its first mark all the same.
+    #[test]
+    fn what_cannot_be_saved_counts_and_is_no_longer_apart_once_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog");
+        let pending = Pending::load(Arc::new(Catalog::open_or_create(&path).unwrap())).unwrap();
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other
+            .execute_batch("CREATE TRIGGER full BEFORE INSERT ON pending BEGIN SELECT RAISE(ABORT, 'full'); END")
+            .unwrap();
+        let block = Marks { blocks: [1].into_iter().collect(), ..Marks::default() };
+        for _ in 0..2 {
+            assert!(pending.add(&[(5, block.clone()), (6, Marks::meta())], 10).is_err());
+        }
+        assert_eq!(pending.summary(), (Some(10), 2, 4096));
+        assert_eq!(pending.unsaved(), 2);
+        assert!(pending.take().is_empty(), "what is in the kernel alone is not flushed");
+        other.execute_batch("DROP TRIGGER full").unwrap();
+        pending.add(&[(5, block), (6, Marks::meta())], 10).unwrap();
+        assert_eq!((pending.unsaved(), pending.summary()), (0, (Some(10), 2, 4096)));
+        assert_eq!(pending.take().len(), 2);
     }
 
     #[test]

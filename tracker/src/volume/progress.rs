@@ -20,6 +20,8 @@ pub struct Shared {
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     pub(super) stop: bool,
+    /// Until when the last flush is tried, once a stop was asked for.
+    pub(super) stop_by: Option<Instant>,
     /// Somebody waits: do not wait for the interval.
     pub(super) hurry: u32,
     /// Flushes whose SWAP has begun.
@@ -169,8 +171,12 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn stop(&self) {
-        self.progress().stop = true;
+    /// Asks for a last flush, which is tried until `by`.
+    pub fn stop(&self, by: Instant) {
+        let mut progress = self.progress();
+        progress.stop = true;
+        progress.stop_by = Some(by);
+        drop(progress);
         self.changed.notify_all();
     }
 

@@ -76,6 +76,7 @@ impl Runner {
 
     fn rounds(&mut self) -> Result<(), AppError> {
         let mut backoff = Duration::ZERO;
+        let mut last_tries = 0;
         loop {
             let started = Instant::now();
             let last = self.shared.progress().stop;
@@ -102,11 +103,31 @@ impl Runner {
                     backoff = (backoff * 2).clamp(self.interval, BACKOFF_MAX);
                 }
             }
-            if last {
+            if last && (self.is_over(backoff.is_zero(), &mut last_tries)) {
                 return Ok(());
             }
-            self.pause(started, backoff);
+            if !last {
+                self.pause(started, backoff);
+            }
         }
+    }
+
+    /// After a round that began when a stop was asked for: whether it was the last one. What failed is tried again while there
+    /// is time; what was left over gets a few rounds more, since a removal is proven by a second listing.
+    fn is_over(&self, succeeded: bool, tries: &mut u32) -> bool {
+        let (by, clean) = {
+            let progress = self.shared.progress();
+            (progress.stop_by, progress.clean == progress.begun)
+        };
+        let left = by.map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
+        if succeeded {
+            *tries += 1;
+        }
+        if clean || left.is_zero() || *tries > LAST_TRIES {
+            return true;
+        }
+        std::thread::sleep(left.min(if succeeded { HURRY } else { LAST_GAP }));
+        false
     }
 
     /// Waits for the next round; not at all when a stop was asked for, which makes one last round.
@@ -137,7 +158,7 @@ impl Runner {
         self.take_acknowledgement()?;
         let now = wall_clock();
         self.before_drain()?;
-        let drain = self.opened.drain(hurry)?;
+        let drain = self.opened.drain(hurry || last)?;
         self.after_drain()?;
         self.note_doubts();
         let doubtful = self.shared.progress().in_doubt();
@@ -297,6 +318,10 @@ impl Runner {
         Ok(!matches!(outcome, Outcome::Fenced { .. }))
     }
 }
+
+/// Rounds of a stop that leave something over, and the gap between those that fail.
+const LAST_TRIES: u32 = 3;
+const LAST_GAP: Duration = Duration::from_millis(250);
 
 /// Pause between rounds while somebody waits for a sync.
 const HURRY: Duration = Duration::from_millis(5);

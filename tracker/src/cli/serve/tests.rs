@@ -47,7 +47,9 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
     let (state, control, writer) = (dir.path().join("state"), Arc::clone(&fake), shared.clone());
     let thread = std::thread::spawn(move || {
         let kernel_maps = crate::config::default_maps();
-        let config = Config { file: None, state_dir: None, metrics_listen: None, kernel_maps, volumes: vec![] };
+        let process = crate::config::ProcessConfig::daemon();
+        let config =
+            Config { file: None, state_dir: None, metrics_listen: None, kernel_maps, process, volumes: vec![] };
         let state = StateDir::lock(&state).unwrap();
         let notify = Notify::new(&|name| match name {
             "NOTIFY_SOCKET" => Some(socket.clone().into()),
@@ -102,6 +104,18 @@ fn ready_is_said_once_when_the_baseline_is_committed() {
     assert_eq!(text, "{\"seq\":1,\"type\":\"ready\",\"volume\":\"db\"}\n");
     assert_eq!(ended.unwrap(), ExitCode::Ok);
     assert_eq!(fake.calls(), ["stop"], "the last flush is made");
+}
+
+/// The last flush that could not be made is an exit code of its own, whatever has asked for the end.
+#[test]
+fn what_could_not_be_committed_ends_the_process_as_partial() {
+    let run = start(vec![protected("db")], false);
+    run.wait_for("ready", || run.shared.text() == "ready\n");
+    let left = crate::last_flush::Uncommitted { volume: "db".into(), inodes: 3, ..Default::default() };
+    run.fake.uncommitted.lock().unwrap().push(left);
+    let error = run.stop().0.unwrap_err();
+    assert_eq!(error.code, ExitCode::Partial);
+    assert!(error.message.contains("volume db: at least 3 files"), "{}", error.message);
 }
 
 #[test]

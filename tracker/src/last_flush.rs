@@ -1,0 +1,73 @@
+//! What a process that was asked to end could not commit, and with which exit code it ends then.
+
+use std::fmt;
+
+use crate::error::{AppError, ExitCode};
+use crate::units::{show_bytes, show_seconds};
+
+/// What a volume had not committed when its process ended. The numbers are what is known: the kernel may hold more.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Uncommitted {
+    pub volume: String,
+    pub inodes: u64,
+    pub bytes: u64,
+    /// Age of the oldest change, in seconds.
+    pub oldest_seconds: Option<f64>,
+    /// Why the last flush did not take them, as far as that is known.
+    pub why: Option<String>,
+}
+
+impl fmt::Display for Uncommitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "volume {}: ", self.volume)?;
+        match self.inodes {
+            0 => write!(f, "what changed last is not committed")?,
+            n => write!(f, "at least {n} files with {} of changes are not committed", show_bytes(self.bytes))?,
+        }
+        if let Some(age) = self.oldest_seconds {
+            write!(f, ", the oldest since {}", show_seconds(age))?;
+        }
+        match &self.why {
+            Some(why) => write!(f, " ({why})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a process ends that was asked to and would have ended with `asked`: with "partial" where something is not committed.
+///
+/// # Errors
+/// What is not committed, by volume.
+pub fn verdict(asked: ExitCode, left: &[Uncommitted]) -> Result<ExitCode, AppError> {
+    if left.is_empty() {
+        return Ok(asked);
+    }
+    let text = left.iter().map(Uncommitted::to_string).collect::<Vec<_>>().join("; ");
+    Err(AppError::new(ExitCode::Partial, text)
+        .hint("the next start with this state directory goes on with it; restores show the state before"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_committed_is_said_and_is_not_a_success() {
+        let left = Uncommitted {
+            volume: "db".into(),
+            inodes: 2,
+            bytes: 8192,
+            oldest_seconds: Some(12.0),
+            why: Some("the disk is full".into()),
+        };
+        for asked in [ExitCode::Ok, ExitCode::Interrupted] {
+            assert_eq!(verdict(asked, &[]).unwrap(), asked);
+            let error = verdict(asked, &[left.clone(), Uncommitted { volume: "www".into(), ..Uncommitted::default() }]);
+            let error = error.unwrap_err();
+            assert_eq!(error.code, ExitCode::Partial);
+            for words in ["db: at least 2 files with 8.0 KiB", "since 12.0 s", "the disk is full", "www: what changed"] {
+                assert!(error.message.contains(words), "{words} in {}", error.message);
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 /// Version of everything in this crate that a pinned, still running kernel object shares with a newer daemon: map layout,
 /// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then replaced.
-pub const ABI_VERSION: u64 = 3;
+pub const ABI_VERSION: u64 = 4;
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -22,15 +22,16 @@ pub const OVERFLOW_BITS: u32 = 1 << 20;
 /// 64-bit words of one OVERFLOW map.
 pub const OVERFLOW_WORDS: u32 = OVERFLOW_BITS / 64;
 
-/// Default entries of each DIRTY map; user space sets the real number at load.
-pub const DIRTY_ENTRIES: u32 = 1 << 17;
+/// Default entries of each DIRTY map; user space sets the real number at load. Of these maps an entry costs memory only while
+/// it is there, and 16 bytes of the table in any case: the defaults keep what an idle capture holds below 8 MiB.
+pub const DIRTY_ENTRIES: u32 = 1 << 16;
 /// Default entries of each INODE map.
 pub const INODE_ENTRIES: u32 = 1 << 16;
 /// Least entries of the WATCH map.
-pub const WATCH_ENTRIES: u32 = 1 << 18;
+pub const WATCH_ENTRIES: u32 = 1 << 17;
 /// Most entries of the WATCH map, some 400 MiB of kernel memory.
 pub const WATCH_ENTRIES_MAX: u32 = 1 << 22;
-/// Default entries of the INFLIGHT map: direct I/O requests under way in tracked superblocks.
-pub const INFLIGHT_ENTRIES: u32 = 1 << 14;
+/// Default entries of the INFLIGHT map: direct I/O requests under way in tracked superblocks. They are allocated beforehand.
+pub const INFLIGHT_ENTRIES: u32 = 1 << 13;
 /// Superblocks that can be tracked at once.
 pub const SUPERS_ENTRIES: u32 = 1024;

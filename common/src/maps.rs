@@ -134,8 +134,12 @@ pub mod ctrl {
     pub const OBJECT: u32 = 6;
     /// Not 0: as `MARK_UNKNOWN_DIO`, because direct writes may have begun before anything was attached to tell.
     pub const MARK_EARLIER_DIO: u32 = 7;
+    /// Until when programs mark, in ns of `CLOCK_MONOTONIC`; `u64::MAX`: for ever. A living daemon moves it on.
+    pub const LEASE: u32 = 8;
+    /// Not 0: a change was not marked because the lease was over.
+    pub const LAPSED: u32 = 9;
     /// Number of words.
-    pub const WORDS: u32 = 8;
+    pub const WORDS: u32 = 10;
 }
 
 /// Cells of the COUNTERS map (per CPU u64).

@@ -129,6 +129,11 @@ impl Volume {
         }
     }
 
+    /// Marks go on being made after a clean stop too, as of a volume that is meant to come back.
+    pub fn keep_tracking(&mut self) {
+        self.extra.push("--keep-tracking".into());
+    }
+
     /// A path in the folder, for restores and the like.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -305,7 +310,7 @@ impl Drop for Volume {
                 eprintln!("kept: {}", self.folder.path().display());
             }
         }
-        // Tracking goes on after the daemon's end by design; without a daemon to come it would only cost.
+        // Tracking goes on after a kill by design; without a daemon to come it would only cost.
         if let Some(pins) = pins(&self.state)
             && let Err(error) = fs::remove_dir_all(&pins)
             && error.kind() != std::io::ErrorKind::NotFound

@@ -106,6 +106,7 @@ fn another_boot_reads_everything_again() {
             fs::write(source.join(format!("small{file}")), vec![file; 9000]).unwrap();
         }
         let mut volume = Volume::new(&source);
+        volume.keep_tracking();
         volume.wrapper = boot(image.folder.path(), 1);
         let daemon = volume.start_ready();
         // Change times that are younger than a step of the clock are not believed, and not what this is about.

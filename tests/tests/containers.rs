@@ -229,7 +229,8 @@ fn a_file_system_that_comes_and_goes_inside_the_tree() {
     fs::create_dir_all(inner.join("deep")).unwrap();
     fs::write(inner.join("deep/covered"), "before the mount").unwrap();
     fs::write(source.join("beside"), "beside").unwrap();
-    let volume = Volume::new(&source);
+    let mut volume = Volume::new(&source);
+    volume.keep_tracking();
     let daemon = volume.start_ready();
     // A container that was there before sees what is covered on the host from now on.
     let point = elsewhere();

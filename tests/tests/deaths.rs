@@ -61,6 +61,7 @@ fn a_death_at_any_step_loses_nothing_and_compares_nothing() {
     let source = mount.dir("source");
     fs::write(source.join("file"), vec![1; 4 << 20]).unwrap();
     let mut volume = Volume::new(&source);
+    volume.keep_tracking();
     let daemon = volume.start_ready();
     volume.sync(SYNC).expect(0);
     assert!(daemon.stop().success());
@@ -105,7 +106,8 @@ fn a_choice_is_taken_over_only_with_every_program() {
     let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
     let source = mount.dir("source");
     fs::write(source.join("file"), vec![1; 100_000]).unwrap();
-    let volume = Volume::new(&source);
+    let mut volume = Volume::new(&source);
+    volume.keep_tracking();
     assert!(volume.start_ready().stop().success());
     let overwrite = |text: &[u8], at| {
         File::options().write(true).open(source.join("file")).unwrap().write_all_at(text, at).unwrap();

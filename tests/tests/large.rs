@@ -46,6 +46,7 @@ fn a_restart_walks_nothing_and_one_change_reads_one_file() {
     let source = mount.dir("source");
     make(&source);
     let mut volume = Volume::new(&source);
+    volume.keep_tracking();
     let mut daemon = volume.start();
     daemon.wait_ready(LONG);
     assert!(daemon.stop().success());

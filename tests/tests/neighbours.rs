@@ -192,13 +192,7 @@ fn the_self_test_lets_go_of_no_file_of_a_volume() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
     let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
-    let restart = Restart {
-        pin_dir: folder.path().to_path_buf(),
-        entries: config().entries,
-        only: None,
-        prove: Box::new(|_| Ok(())),
-        chosen: Box::new(|_| ()),
-    };
+    let restart = Restart { wanted: config(), only: None, prove: Box::new(|_| Ok(())), chosen: Box::new(|_| ()) };
     let hub = Hub::new(rig.capture.take().unwrap(), restart);
     hub.add(Arc::new(Sink::new("v", dev, catalog, Arc::clone(&pending)))).unwrap();
     pending.add_fresh(&[ours]);

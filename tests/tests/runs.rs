@@ -21,10 +21,12 @@ fn a_volume_left_out_of_a_run_is_compared_when_it_comes_back() {
     let (one, two) = (mount.dir("one"), mount.dir("two"));
     fs::write(one.join("file"), "before").unwrap();
     fs::write(two.join("file"), "other").unwrap();
-    let first = Volume::new(&one);
+    let mut first = Volume::new(&one);
+    first.keep_tracking();
     let mut second = Volume::new(&two);
     second.state.clone_from(&first.state);
     second.name = "w".into();
+    second.keep_tracking();
 
     assert!(first.start_ready().stop().success());
     fs::write(one.join("file"), "after").unwrap();
@@ -50,7 +52,8 @@ fn a_comparison_that_was_cut_off_is_made_again() {
     let source = mount.dir("source");
     let large = source.join("large");
     fs::write(&large, vec![1; 48 << 20]).unwrap();
-    let volume = Volume::new(&source);
+    let mut volume = Volume::new(&source);
+    volume.keep_tracking();
     assert!(volume.start_ready().stop().success());
     volume.lose_marks();
     let file = File::options().write(true).open(&large).unwrap();

@@ -69,6 +69,8 @@ fn volume(dir: &Path, wrapper: Vec<String>) -> Volume {
     let mut volume = Volume::new(dir);
     volume.wrapper = wrapper;
     volume.environment.push(("RUST_LOG".into(), "info".into()));
+    // As a daemon's volumes do.
+    volume.keep_tracking();
     // As StateDirectory does.
     fs::create_dir(&volume.state).unwrap();
     volume

@@ -1,5 +1,7 @@
-//! The maps. Sizes given here are defaults: user space sets them at load. All hash maps are preallocated (no flags), because
-//! an allocation can fail in the middle of an event; none is an LRU map, because those forget silently.
+//! The maps. Sizes given here are defaults: user space sets them at load, and makes DIRTY, INODE and WATCH itself, without
+//! preallocation where the kernel can do that safely. An allocation that fails in the middle of an event is as a full map: the
+//! mark is widened. INFLIGHT and SUPERS are preallocated, since what finds no room there costs more. None is an LRU map,
+//! because those forget silently.
 
 use aya_ebpf::{
     macros::map,

@@ -2,6 +2,7 @@
 //!
 //! Every mark either succeeds or widens: block bits, else a flag of the inode, else the bit of its hash, which cannot fail.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
@@ -76,7 +77,7 @@ impl Target {
     /// Whether changes of this inode are to be marked.
     #[inline(always)]
     pub(crate) fn is_marked(&self) -> bool {
-        self.mode == mode::ALL || is_watched(self.dev, self.ino)
+        (self.mode == mode::ALL || is_watched(self.dev, self.ino)) && lease_holds()
     }
 
     /// Magic number of the file system, 0 when it cannot be read.
@@ -117,8 +118,21 @@ pub(crate) fn is_marked(dev: u32, ino: u64) -> bool {
     // SAFETY: the value is only copied.
     match unsafe { SUPERS.get(dev) } {
         None => false,
-        Some(&mode) => mode == mode::ALL || is_watched(dev, ino),
+        Some(&mode) => (mode == mode::ALL || is_watched(dev, ino)) && lease_holds(),
     }
+}
+
+/// Whether somebody is still expected to come for the marks. If not, it is noted that this one was not made: whoever comes
+/// all the same must compare.
+#[inline(always)]
+fn lease_holds() -> bool {
+    let until = maps::control(ctrl::LEASE);
+    // SAFETY: a helper without arguments.
+    if until == u64::MAX || unsafe { bpf_ktime_get_ns() } < until {
+        return true;
+    }
+    maps::set_control(ctrl::LAPSED, 1);
+    false
 }
 
 #[inline(always)]

@@ -28,6 +28,8 @@ pub mod restore;
 mod serve;
 pub mod status;
 pub mod sync;
+pub mod tracking;
+pub mod untrack;
 pub mod verify;
 pub mod version;
 mod volume;
@@ -95,6 +97,7 @@ pub enum Verb {
     Status(status::StatusArgs),
     Sync(sync::SyncArgs),
     Acknowledge(acknowledge::AcknowledgeArgs),
+    Untrack(untrack::UntrackArgs),
     Watch(watch::WatchArgs),
     Log(log::LogArgs),
     Ls(ls::LsArgs),
@@ -147,6 +150,7 @@ fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppE
         Verb::Status(args) => status::run(&args, global, out),
         Verb::Sync(args) => sync::run(&args, global, out),
         Verb::Acknowledge(args) => acknowledge::run(&args, global, out),
+        Verb::Untrack(args) => untrack::run(&args, global, out),
         Verb::Watch(args) => watch::run(&args, global, out),
         Verb::Log(args) => log::run(&args, global, out),
         Verb::Ls(args) => ls::run(&args, global, out),

@@ -47,6 +47,9 @@ pub trait Control: Send + Sync {
     /// Makes a last flush of every volume and ends; returns when that is done or its time is over, with what could not be
     /// committed. May be called again.
     fn stop(&self) -> Vec<Uncommitted>;
+
+    /// The process ends now, whatever is under way: takes out of the kernel what is not to stay there.
+    fn abandon(&self) {}
 }
 
 /// Why a request got no answer of its own kind.

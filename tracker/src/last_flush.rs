@@ -65,7 +65,8 @@ mod tests {
             let error = verdict(asked, &[left.clone(), Uncommitted { volume: "www".into(), ..Uncommitted::default() }]);
             let error = error.unwrap_err();
             assert_eq!(error.code, ExitCode::Partial);
-            for words in ["db: at least 2 files with 8.0 KiB", "since 12.0 s", "the disk is full", "www: what changed"] {
+            for words in ["db: at least 2 files with 8.0 KiB", "since 12.0 s", "the disk is full", "www: what changed"]
+            {
                 assert!(error.message.contains(words), "{words} in {}", error.message);
             }
         }

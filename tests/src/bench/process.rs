@@ -55,12 +55,12 @@ impl Place {
         }
     }
 
-    /// Starts `protect` with its defaults and waits for `ready`, which it times.
+    /// Starts `protect` with its defaults, but as of a daemon that comes back, and waits for `ready`, which it times.
     pub(super) fn start(&self) -> Outcome<Daemon> {
         let began = Instant::now();
         let mut command = Command::new(binary()?);
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).args(["--name", VOLUME]);
-        command.arg("--state-dir").arg(&self.state);
+        command.arg("--state-dir").arg(&self.state).arg("--keep-tracking");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"))?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;

@@ -11,8 +11,8 @@ use common::functions::FUNCTIONS;
 use super::{
     CaptureError,
     layout::Layout,
-    pins::MAPS,
     points::{At, Point},
+    tables::MAPS,
 };
 
 /// Loads the program of a point.

@@ -39,6 +39,8 @@ pub enum Problem {
         /// How many more than at the last look.
         runs: u64,
     },
+    /// Changes were not marked, because nobody had renewed the lease in time.
+    Lapsed,
     /// A doubt was counted (see `common::maps::counter`): the marks were widened, or lost with `lost`.
     Doubt {
         /// Name of the counter.
@@ -88,6 +90,9 @@ impl Capture {
             && failpoint::missed_run()
         {
             problems.push(Problem::Missed { program: attached.name, runs: 1 });
+        }
+        if self.take_lapse()? {
+            problems.push(Problem::Lapsed);
         }
         let counters = self.counters()?;
         for cell in counter::DOUBTS {

@@ -14,9 +14,10 @@ use super::{
     CaptureConfig, CaptureError,
     attach::{attach, pin_program},
     layout::{KernelTypes, Layout},
-    log,
-    pins::{self, MAPS, boot_hash, link_path, map_path, program_path},
+    lease, log,
+    pins::{boot_hash, link_path, map_path, program_path},
     points::{self, Point},
+    tables::{self, MAPS},
 };
 
 /// Name of the global by which aya's logging is switched.
@@ -70,26 +71,31 @@ pub(super) fn fresh(
     ] {
         loader.map_max_entries(map, entries);
     }
-    let mut ebpf = loader.load(object).map_err(|source| CaptureError::Load { source: Box::new(source) })?;
-
     let pin_dir = &config.pin_dir;
     fs::create_dir_all(pin_dir).map_err(|source| CaptureError::File {
         what: "make pin directory",
         path: pin_dir.clone(),
         source,
     })?;
-    for name in MAPS {
+    let own = tables::make_growing_maps(config, types.release())?;
+    for name in &own {
+        loader.map_pin_path(name, map_path(pin_dir, name));
+    }
+    let mut ebpf = loader.load(object).map_err(|source| CaptureError::Load { source: Box::new(source) })?;
+    for name in MAPS.into_iter().filter(|name| !own.contains(name)) {
         let map = ebpf.map(name).ok_or(CaptureError::ObjectLacks { what: "map", name })?;
         let path = map_path(pin_dir, name);
         map.pin(&path).map_err(|source| pin_error(path, source))?;
     }
-    let maps = pins::Maps::open(pin_dir)?;
+    let maps = tables::Maps::open(pin_dir)?;
     let control = |word, value| {
         maps.ctrl.set(word, value).map_err(|source| CaptureError::Map { what: "setting", map: "CTRL", source })
     };
     control(ctrl::ABI_VERSION, ABI_VERSION)?;
     control(ctrl::BOOT, boot_hash().unwrap_or(0))?;
     control(ctrl::OBJECT, object_hash(object))?;
+    // Before the first program: one that finds no lease would note that it did not mark.
+    control(ctrl::LEASE, config.lease.as_ref().map_or(u64::MAX, |of| lease::until(lease::monotonic_ns(), of.lasts)))?;
 
     let log = if config.log_marks { log::Pump::start(&mut ebpf) } else { None };
     control(ctrl::BACK_END, config.back_end.word())?;

@@ -16,13 +16,17 @@ mod health;
 pub mod layout;
 #[cfg(test)]
 mod layout_tests;
+mod lease;
 mod load;
 mod log;
 pub mod mounts;
+pub mod owner;
 mod pins;
 mod points;
+pub mod sets;
 mod single;
 mod sys;
+mod tables;
 mod watch;
 
 use std::{io, path::PathBuf};
@@ -62,11 +66,11 @@ struct Aligned<T: ?Sized>(T);
 /// Entries of the kernel maps, which bound the kernel memory of the capture. Fixed when the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapEntries {
-    /// Entries of each DIRTY map: 2 MiB groups with marks per drain, about 150 bytes of kernel memory each, twice.
+    /// Entries of each DIRTY map: 2 MiB groups with marks per drain. What an entry costs stands in `HASH_ENTRY`.
     pub dirty: u32,
-    /// Entries of each INODE map: inodes with flags per drain, about 90 bytes each, twice.
+    /// Entries of each INODE map: inodes with flags per drain.
     pub inode: u32,
-    /// Entries of the WATCH map: inodes watched, about 80 bytes each.
+    /// Entries of the WATCH map: inodes watched.
     pub watch: u32,
     /// Entries of the INFLIGHT map: direct writes under way.
     pub inflight: u32,
@@ -83,6 +87,38 @@ impl Default for MapEntries {
     }
 }
 
+/// Bytes that the kernel's hash map takes for an entry beside key and value, and for a slot of its table.
+const HASH_ENTRY: u64 = 48;
+const HASH_SLOT: u64 = 16;
+
+impl MapEntries {
+    /// The hash maps that grow: entries, bytes of key and value, how many there are of it.
+    fn growing(&self) -> [(u32, u64, u64); 3] {
+        [(self.dirty, 16 + 64, 2), (self.inode, 16 + 24, 2), (self.watch, 16 + 8, 1)]
+    }
+
+    /// Kernel memory of maps of these sizes that hold nothing, in bytes, about.
+    #[must_use]
+    pub fn idle_bytes(&self) -> u64 {
+        let tables = self.growing().iter().map(|(entries, _, maps)| slots(*entries) * HASH_SLOT * maps).sum::<u64>();
+        let fixed = [(self.inflight, 8 + 40), (limits::SUPERS_ENTRIES, 8 + 8)];
+        let fixed = fixed.iter().map(|(n, of)| u64::from(*n) * (HASH_ENTRY + of) + slots(*n) * HASH_SLOT).sum::<u64>();
+        tables + fixed + u64::from(limits::OVERFLOW_WORDS) * 8 * 2
+    }
+
+    /// The same of maps that are full.
+    #[must_use]
+    pub fn largest_bytes(&self) -> u64 {
+        let grown = self.growing().iter().map(|(n, of, maps)| u64::from(*n) * (HASH_ENTRY + of) * maps).sum::<u64>();
+        self.idle_bytes() + grown
+    }
+}
+
+/// Slots of a hash map's table.
+fn slots(entries: u32) -> u64 {
+    u64::from(entries).next_power_of_two()
+}
+
 /// How capture is set up.
 #[derive(Clone, Debug)]
 pub struct CaptureConfig {
@@ -94,6 +130,8 @@ pub struct CaptureConfig {
     pub entries: MapEntries,
     /// Whether programs log every mark; for debugging, slow.
     pub log_marks: bool,
+    /// Whose pins they are, and for how long programs go on marking when the process is gone; `None`: nobody's, for ever.
+    pub lease: Option<Lease>,
     /// Programs that are left out, though the kernel could have them: tests show so that each is missed.
     pub without: Vec<&'static str>,
 }
@@ -107,9 +145,17 @@ impl CaptureConfig {
             back_end,
             entries: MapEntries::default(),
             log_marks: false,
+            lease: None,
             without: Vec::new(),
         }
     }
+}
+
+/// Who a capture belongs to and how long it outlives its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub state_dir: PathBuf,
+    pub lasts: std::time::Duration,
 }
 
 /// How capture started.
@@ -142,6 +188,8 @@ pub enum Why {
     OtherBackEnd,
     /// A tracepoint has appeared since (its module was loaded).
     NewTracepoint,
+    /// Nobody came back in time, and programs ceased to mark.
+    LeaseOver,
 }
 
 /// Why capture failed.

@@ -10,46 +10,22 @@ use common::{
     functions::{FunctionId, Need},
     hooks::{Fs, HOOKS, Hook, Serves},
     limits::ABI_VERSION,
-    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, ctrl},
+    maps::ctrl,
 };
 
 use super::{
-    BackEnd, CaptureConfig, CaptureError, MapEntries, Started, Why,
+    BackEnd, CaptureConfig, CaptureError, Started, Why,
     choose::{Choice, Facts, choose},
     drain::Drained,
     health::Seen,
     layout::KernelTypes,
-    load, log, mounts, points,
+    lease::Keeper,
+    load, log, mounts,
+    owner::Words,
+    points,
     sys::{self, Grace, Table},
+    tables::{MAPS, Maps, OWNER, memory_of, open_pin},
 };
-
-/// Names of the maps that are pinned.
-pub(super) const MAPS: [&str; 11] = [
-    "DIRTY0",
-    "DIRTY1",
-    "INODE0",
-    "INODE1",
-    "OVERFLOW0",
-    "OVERFLOW1",
-    "CTRL",
-    "COUNTERS",
-    "SUPERS",
-    "WATCH",
-    "INFLIGHT",
-];
-
-/// The maps, opened.
-#[derive(Debug)]
-pub(super) struct Maps {
-    pub(super) dirty: [Table<GroupKey, GroupBits>; 2],
-    pub(super) inode: [Table<InodeKey, InodeMark>; 2],
-    pub(super) overflow: [Table<u32, u64>; 2],
-    pub(super) ctrl: Table<u32, u64>,
-    pub(super) counters: OwnedFd,
-    pub(super) supers: Table<u32, u32>,
-    pub(super) watch: Table<InodeKey, u32>,
-    pub(super) inflight: Table<u64, Inflight>,
-}
 
 /// One attached program.
 #[derive(Debug)]
@@ -80,6 +56,10 @@ pub struct Capture {
     pub(super) drained: Drained,
     pub(super) seen: Seen,
     _log: Option<log::Pump>,
+    /// Moves the lease on, where there is one.
+    pub(super) keeper: Option<Keeper>,
+    /// The record whose it is, where there is one.
+    pub(super) owner: Option<Table<u32, Words>>,
 }
 
 impl Capture {
@@ -104,7 +84,8 @@ impl Capture {
                 return Err(error);
             }
         };
-        let capture = Self::open(config, log)?;
+        let mut capture = Self::open(config, log)?;
+        capture.keep(config)?;
         Ok((capture, Started::Fresh(why)))
     }
 
@@ -186,7 +167,7 @@ impl Capture {
         if !config.pin_dir.is_dir() {
             return Err(Why::NoPins);
         }
-        let capture = Self::open(config, None).map_err(|_| Why::Incomplete)?;
+        let mut capture = Self::open(config, None).map_err(|_| Why::Incomplete)?;
         let control = |word| capture.maps.ctrl.get(word).ok().flatten();
         if control(ctrl::ABI_VERSION) != Some(ABI_VERSION) {
             return Err(Why::OtherAbi);
@@ -213,6 +194,10 @@ impl Capture {
             if sys::link_program(attached.link.as_fd()).ok() != Some(attached.id) {
                 return Err(Why::OtherProgram);
             }
+        }
+        // Last: every other reason leaves the lease as it was.
+        if capture.lease_is_over(config).unwrap_or(true) {
+            return Err(Why::LeaseOver);
         }
         Ok(capture)
     }
@@ -257,6 +242,8 @@ impl Capture {
             drained: Drained::default(),
             seen: Seen::default(),
             _log: log,
+            keeper: None,
+            owner: None,
         })
     }
 
@@ -321,6 +308,9 @@ impl Capture {
         for (name, fd) in MAPS.into_iter().zip(self.maps.fds()) {
             pin_again(map_path(dir, name), fd)?;
         }
+        if let Some(owner) = &self.owner {
+            pin_again(map_path(dir, OWNER), owner.fd())?;
+        }
         for attached in &self.attached {
             pin_again(program_path(dir, attached.name), attached.program.as_fd())?;
             pin_again(link_path(dir, attached.name), attached.link.as_fd())?;
@@ -347,59 +337,10 @@ impl Attached {
     }
 }
 
-impl Maps {
-    pub(super) fn open(pin_dir: &Path) -> Result<Self, CaptureError> {
-        Ok(Self {
-            dirty: [table(pin_dir, "DIRTY0")?, table(pin_dir, "DIRTY1")?],
-            inode: [table(pin_dir, "INODE0")?, table(pin_dir, "INODE1")?],
-            overflow: [table(pin_dir, "OVERFLOW0")?, table(pin_dir, "OVERFLOW1")?],
-            ctrl: table(pin_dir, "CTRL")?,
-            counters: open_pin(&map_path(pin_dir, "COUNTERS"))?,
-            supers: table(pin_dir, "SUPERS")?,
-            watch: table(pin_dir, "WATCH")?,
-            inflight: table(pin_dir, "INFLIGHT")?,
-        })
-    }
-
-    fn entries(&self) -> MapEntries {
-        MapEntries {
-            dirty: self.dirty[0].entries(),
-            inode: self.inode[0].entries(),
-            watch: self.watch.entries(),
-            inflight: self.inflight.entries(),
-        }
-    }
-
-    fn fds(&self) -> [BorrowedFd<'_>; 11] {
-        [
-            self.dirty[0].fd(),
-            self.dirty[1].fd(),
-            self.inode[0].fd(),
-            self.inode[1].fd(),
-            self.overflow[0].fd(),
-            self.overflow[1].fd(),
-            self.ctrl.fd(),
-            self.counters.as_fd(),
-            self.supers.fd(),
-            self.watch.fd(),
-            self.inflight.fd(),
-        ]
-    }
-}
-
 /// The hooks without which `fs` cannot be protected.
 pub(super) fn needed(fs: Fs, back_end: BackEnd) -> impl Iterator<Item = &'static Hook> {
     let own = HOOKS.iter().filter(move |hook| hook.serves == Serves::One(fs) && back_end == BackEnd::Tracepoint);
     points::required_tracepoints(back_end).chain(own)
-}
-
-fn table<K: sys::Plain, V: sys::Plain>(pin_dir: &Path, map: &'static str) -> Result<Table<K, V>, CaptureError> {
-    let fd = open_pin(&map_path(pin_dir, map))?;
-    Table::new(fd).map_err(|source| CaptureError::Map { what: "sizes", map, source })
-}
-
-fn open_pin(path: &Path) -> Result<OwnedFd, CaptureError> {
-    sys::open_pin(path).map_err(|source| CaptureError::File { what: "open pin", path: path.to_owned(), source })
 }
 
 pub(super) fn map_path(pin_dir: &Path, map: &str) -> PathBuf {
@@ -423,7 +364,7 @@ fn pin_again(path: PathBuf, fd: BorrowedFd<'_>) -> Result<(), CaptureError> {
 }
 
 /// Removes a pin directory and what is in it; links first, so that no program runs without its maps being readable.
-fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
+pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
     let failed = |what| move |source| CaptureError::File { what, path: pin_dir.to_owned(), source };
     let entries = match fs::read_dir(pin_dir) {
         Ok(entries) => entries,
@@ -456,10 +397,4 @@ fn possible_cpus() -> usize {
     let last = list.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
     // The kernel writes one value per possible CPU: too large a buffer is harmless, too small a one is not.
     last.map_or(8192, |last| last + 1)
-}
-
-fn memory_of(fd: BorrowedFd<'_>) -> u64 {
-    use std::os::fd::AsRawFd;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap_or_default();
-    info.lines().find_map(|line| line.strip_prefix("memlock:")).and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }

@@ -28,8 +28,11 @@ const MAP_DELETE_BATCH: i32 = 27;
 /// Internal to the kernel, but batch calls let it out.
 const ENOTSUPP: i32 = 524;
 
+const TYPE_HASH: u32 = 1;
 const TYPE_ARRAY: u32 = 2;
 const TYPE_ARRAY_OF_MAPS: u32 = 12;
+/// `BPF_F_NO_PREALLOC`
+const NO_PREALLOC: u32 = 1;
 
 /// Integers and `repr(C)` structs of integers without padding: every bit pattern is a value.
 ///
@@ -48,8 +51,8 @@ unsafe impl Plain for u64 {
     const ZERO: Self = 0;
 }
 // SAFETY: an array of integers.
-unsafe impl Plain for common::maps::GroupBits {
-    const ZERO: Self = [0; 8];
+unsafe impl<const N: usize> Plain for [u64; N] {
+    const ZERO: Self = [0; N];
 }
 // SAFETY: integers only; its size is asserted in `common` to be the sum of theirs.
 unsafe impl Plain for common::maps::GroupKey {
@@ -77,6 +80,8 @@ struct CreateAttr {
     max_entries: u32,
     map_flags: u32,
     inner_map_fd: u32,
+    numa_node: u32,
+    name: [u8; 16],
 }
 
 #[repr(C)]
@@ -259,6 +264,38 @@ pub(super) struct Table<K, V> {
 const BATCH: usize = 4096;
 
 impl<K: Plain, V: Plain> Table<K, V> {
+    fn create(map_type: u32, entries: u32, map_flags: u32, called: &str) -> io::Result<Self> {
+        let mut name = [0; 16];
+        // The kernel wants a zero byte behind it.
+        name.iter_mut().zip(called.bytes().take(15)).for_each(|(to, from)| *to = from);
+        let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
+        let mut attr = CreateAttr {
+            map_type,
+            key_size,
+            value_size,
+            max_entries: entries,
+            map_flags,
+            name,
+            ..CreateAttr::default()
+        };
+        Self::new(owned(bpf(MAP_CREATE, &mut attr)?)?)
+    }
+
+    /// A new hash map, whose entries cost memory from when they are made.
+    pub(super) fn hash_without_preallocation(entries: u32, name: &str) -> io::Result<Self> {
+        Self::create(TYPE_HASH, entries, NO_PREALLOC, name)
+    }
+
+    /// A new array.
+    pub(super) fn array(entries: u32, name: &str) -> io::Result<Self> {
+        Self::create(TYPE_ARRAY, entries, 0, name)
+    }
+
+    /// The same map once more.
+    pub(super) fn again(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, entries: self.entries, kind: std::marker::PhantomData })
+    }
+
     /// Takes a map, after checking that its keys and values have the sizes of `K` and `V`.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         // type, id, key_size, value_size, max_entries, map_flags
@@ -273,6 +310,10 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// How many elements it can hold.

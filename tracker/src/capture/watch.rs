@@ -6,6 +6,10 @@ use common::maps::{InodeKey, ctrl, mode};
 
 use super::{Capture, CaptureError};
 
+/// How often and how long memory for an entry is waited for before the watch set counts as full.
+const MEMORY_WAITS: u32 = 100;
+const MEMORY_WAIT: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// What became of a request to watch inodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchOutcome {
@@ -86,11 +90,21 @@ impl Capture {
         let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev, ino)).collect();
         let mut rest = keys.as_slice();
         let mut widened = BTreeSet::new();
+        let mut waits = 0;
         while !rest.is_empty() {
             let (done, result) = self.maps.watch.insert_all(rest, 1);
+            if done > 0 {
+                waits = 0;
+            }
             match result {
                 Ok(()) => break,
-                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
+                // The kernel fetches memory for more entries meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && waits < MEMORY_WAITS => {
+                    waits += 1;
+                    rest = rest.get(done..).unwrap_or(&[]);
+                    std::thread::sleep(MEMORY_WAIT);
+                }
+                Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) => {
                     // The one that found no room; later ones of other superblocks may still be there already.
                     if let Some(key) = rest.get(done)
                         && widened.insert(key.dev)

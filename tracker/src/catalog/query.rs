@@ -196,6 +196,16 @@ impl Catalog {
         }
     }
 
+    /// Inode numbers of files whose ctime, as their committed image was read, is of this second (since 1970) or later.
+    pub fn files_changed_since(&self, second: i64) -> Result<Vec<u64>> {
+        self.read(|conn| {
+            let mut some =
+                conn.prepare_cached("SELECT ino FROM files WHERE ctime_sec >= ?1 AND kind = ?2 AND ino != 0")?;
+            let rows = some.query_map(params![second, row::kind_code(Kind::File)], |row| row.get::<_, i64>(0))?;
+            Ok(rows.map(|ino| ino.map(|ino| ino as u64)).collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
     pub fn counts(&self) -> Result<Counts> {
         self.read(|conn| {
             let count = |sql: &str| -> Result<u64> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Global, Out};
+use super::{Global, Out, tracking};
 use crate::capture::choose;
 use crate::doctor::directory::Verdict;
 use crate::doctor::fs::{self, FileSystem};
@@ -38,6 +38,8 @@ struct Line<'a> {
     r#type: &'static str,
     choice: &'a Choice,
     findings: &'a [Finding],
+    /// Captures in the kernel of this host, of whatever state directory.
+    tracking: &'a [tracking::Tracking],
     #[serde(skip_serializing_if = "Option::is_none")]
     directory: Option<&'a Verdict>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -68,6 +70,7 @@ pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<E
         r#type: "doctor",
         choice: &choice,
         findings: &findings,
+        tracking: &tracking::gather(),
         directory: directory.as_ref(),
         file_systems: &file_systems,
     };
@@ -90,6 +93,10 @@ fn text(line: &Line<'_>) -> String {
     lines.extend(line.choice.reasons.iter().map(|reason| format!("  {reason}")));
     lines.extend(line.choice.costs.iter().map(|costs| format!("  cost: {costs}")));
     lines.extend(line.choice.fix.iter().map(|fix| format!("  fix: {fix}")));
+    let tracked = tracking::text(line.tracking);
+    if !tracked.is_empty() {
+        lines.extend([String::new(), tracked.trim_end().to_owned()]);
+    }
     if let Some(verdict) = line.directory {
         lines.extend([String::new(), verdict.path.for_people().to_string()]);
         finding_lines(&verdict.findings, &mut lines);
@@ -136,8 +143,14 @@ mod tests {
         let choice = Choice { backend: Backend::Scan, reasons: vec!["no BTF".into()], costs, fix };
         let system = fs::judge("tmpfs", &doctor::Kernel::default(), Backend::Scan);
         let findings = [finding("kernel", true), finding("btf", false)];
-        let mut line =
-            Line { r#type: "doctor", choice: &choice, findings: &findings, directory: None, file_systems: &[] };
+        let mut line = Line {
+            r#type: "doctor",
+            choice: &choice,
+            findings: &findings,
+            tracking: &[],
+            directory: None,
+            file_systems: &[],
+        };
         let head = "ok  kernel         value of kernel\n--  btf            value of btf\n    fix: do it\n\
                     capture: scan\n  no BTF";
         assert_eq!(text(&line), head);

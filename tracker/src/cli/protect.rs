@@ -7,12 +7,12 @@ use clap::Args;
 use engine::audit::Rate;
 
 use super::{Global, Out, serve};
+use crate::config::ProcessConfig;
+use crate::config::process::{parse_lease, parse_memory, parse_stop_timeout};
 use crate::config::{
     CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, default_maps,
     parse_audit, parse_interval, parse_listen, parse_map_entries,
 };
-use crate::config::ProcessConfig;
-use crate::config::process::{parse_lease, parse_memory, parse_stop_timeout};
 use crate::error::{AppError, ExitCode};
 use crate::guard;
 use crate::location;
@@ -48,7 +48,7 @@ pub struct ProtectArgs {
     /// Make the whole path of a local store. Else only its last part is made: the rest may be a disk that is not mounted.
     #[arg(long)]
     pub create: bool,
-    /// Size of a kernel map: dirty, inode, watch or inflight [default: 131072, 65536, 262144, 16384].
+    /// Size of a kernel map: dirty, inode, watch or inflight [default: 65536, 65536, by files, 8192].
     #[arg(long, value_name = "MAP=ENTRIES", value_parser = parse_map_entries)]
     pub map_entries: Vec<(KernelMap, u32)>,
     /// Go on marking in the kernel after a clean stop: the next start then need not compare the tree.

@@ -26,6 +26,9 @@ use crate::volume::fleet::Fleet;
 /// How often the loop looks at the volumes. `ready` is late by at most this.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long a process that was interrupted twice tries to detach its programs.
+const ABANDON: Duration = Duration::from_secs(2);
+
 /// Protects the volumes of `config` until a signal, a `stop` request, or the end of all volumes.
 pub(super) fn run(config: &Config, state_dir: &Path, out: &mut Out) -> Result<ExitCode, AppError> {
     let state_dir = StateDir::lock(state_dir)?;
@@ -86,15 +89,20 @@ fn stop(
     notify: &Notify,
 ) -> Result<Vec<Uncommitted>, AppError> {
     notify.stopping();
-    let control = Arc::clone(control);
+    let (control, abandoned) = (Arc::clone(control), Arc::clone(control));
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let stopping = tokio::task::spawn_blocking(move || control.stop());
         tokio::select! {
             // A panic in there was printed by the panic hook; the process ends either way.
             left = stopping => left.map_err(|_| AppError::new(ExitCode::Error, "the last flush broke off")),
-            _ = signals.end() => Err(AppError::new(ExitCode::Interrupted, "interrupted before the last flush was done")
-                .hint("nothing is lost: what was not committed is picked up at the next start")),
+            _ = signals.end() => {
+                let abandon = tokio::task::spawn_blocking(move || abandoned.abandon());
+                // What a stuck drain keeps from being detached stays until its lease is over.
+                let _ = tokio::time::timeout(ABANDON, abandon).await;
+                Err(AppError::new(ExitCode::Interrupted, "interrupted before the last flush was done")
+                    .hint("nothing is lost: what was not committed is picked up at the next start"))
+            }
         }
     })
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Out};
+use super::{Global, Out, tracking};
 use crate::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::status::{Backend, State, VolumeStatus};
@@ -25,7 +25,9 @@ pub(super) fn run(args: &StatusArgs, global: &Global, out: &mut Out) -> Result<E
                 .hint("`tracker status` lists the volumes"));
         }
     }
-    out.line(table(&volumes).trim_end(), &json!({ "type": "status", "volumes": volumes }))?;
+    let tracked = tracking::gather();
+    let text = format!("{}{}", table(&volumes), tracking::text(&tracked));
+    out.line(text.trim_end(), &json!({ "type": "status", "volumes": volumes, "tracking": tracked }))?;
     Ok(code(&volumes))
 }
 

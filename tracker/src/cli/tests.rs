@@ -26,6 +26,7 @@ fn the_verbs_are_the_designs() {
         "status",
         "sync",
         "acknowledge",
+        "untrack",
         "watch",
         "log",
         "ls",

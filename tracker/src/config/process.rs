@@ -37,12 +37,7 @@ impl ProcessConfig {
     /// The defaults of a daemon, whose volumes are meant to come back.
     #[must_use]
     pub const fn daemon() -> Self {
-        Self {
-            stop_timeout: STOP_TIMEOUT_DEFAULT,
-            keep_tracking: true,
-            lease: LEASE_DEFAULT,
-            memory: MEMORY_DEFAULT,
-        }
+        Self { stop_timeout: STOP_TIMEOUT_DEFAULT, keep_tracking: true, lease: LEASE_DEFAULT, memory: MEMORY_DEFAULT }
     }
 }
 

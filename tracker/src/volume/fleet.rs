@@ -14,6 +14,7 @@ use super::open::{self, CaptureFacts, Prepared};
 use super::pace::Pace;
 use super::pending::{Pending, now_ns};
 use super::progress::{Phase, Shared, Synced};
+use super::release::{self, Ending};
 use super::run::Runner;
 use super::start;
 use crate::catalog::Catalog;
@@ -109,6 +110,16 @@ impl Fleet {
             }
         }
         lock(&self.volumes).push(volume);
+    }
+
+    /// Ends tracking, unless the volumes are meant to come back.
+    fn release(&self) {
+        let Some(hub) = &self.capture.hub else { return };
+        let committed = self.list().iter().any(|volume| volume.shared.progress().baseline_seq.is_some());
+        let ending = Ending { keep: self.process.keep_tracking, resumed: self.capture.resumed, committed };
+        if !ending.keeps_tracking() {
+            release::release(hub);
+        }
     }
 
     fn list(&self) -> Vec<Arc<Volume>> {
@@ -361,6 +372,12 @@ impl Control for Fleet {
         let volumes = self.list();
         let deadline = Instant::now() + self.process.stop_timeout;
         volumes.iter().for_each(|volume| volume.shared.stop(deadline));
-        volumes.iter().filter_map(|volume| volume.end_by(deadline)).collect()
+        let left = volumes.iter().filter_map(|volume| volume.end_by(deadline)).collect();
+        self.release();
+        left
+    }
+
+    fn abandon(&self) {
+        self.release();
     }
 }

@@ -84,6 +84,9 @@ const EARLIER_DIO: Duration = Duration::from_secs(600);
 /// Every volume of the file system is asked about each.
 const UNWATCHED_AT_ONCE: usize = 256;
 
+/// How long a measurement of kernel memory stands.
+const MEASURED_FOR: Duration = Duration::from_secs(10);
+
 /// What the drains have shown so far.
 #[derive(Clone, Debug, Default)]
 pub struct HubFacts {
@@ -105,9 +108,9 @@ pub(super) struct Inner {
     last_swap_ns: u64,
     this_swap_ns: u64,
     facts: HubFacts,
-    /// Back end (by `epoch`) whose kernel memory is in `facts`: it is fixed when the maps are made, and asking costs a
-    /// dozen files of `/proc`.
-    measured: Option<u64>,
+    /// Back end (by `epoch`) whose kernel memory is in `facts`, and when it was asked for: it grows with what the maps hold,
+    /// and asking costs a dozen files of `/proc`.
+    measured: Option<(u64, Instant)>,
     /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
     inflight_before: u64,
     pub(super) left_over: bool,
@@ -276,9 +279,9 @@ impl Hub {
 
     pub fn facts(&self) -> HubFacts {
         let mut inner = self.inner();
-        if inner.measured != Some(inner.epoch) {
+        if inner.measured.is_none_or(|(epoch, at)| epoch != inner.epoch || at.elapsed() > MEASURED_FOR) {
             inner.facts.kernel_bytes = inner.capture.as_ref().map_or(0, Capture::kernel_memory_bytes);
-            inner.measured = Some(inner.epoch);
+            inner.measured = Some((inner.epoch, Instant::now()));
         }
         inner.facts.clone()
     }

@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`agree`, `arm`, `claim`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`agree`, `arm`, `claim`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 mod agree;
 mod arm;
@@ -22,6 +22,7 @@ mod presence;
 mod problems;
 pub mod progress;
 pub mod prover;
+mod release;
 pub mod renew;
 mod room;
 pub mod run;

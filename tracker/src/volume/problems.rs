@@ -22,6 +22,7 @@ pub(super) fn doubts_of(problems: &[Problem]) -> Vec<&'static str> {
             Problem::LinkGone { .. } => "link gone",
             Problem::ProgramChanged { .. } => "program changed",
             Problem::Missed { .. } => "missed program run",
+            Problem::Lapsed => "tracking paused",
             Problem::Doubt { counter: "lost", .. } => "mark lost",
             // A mark or an overflow bit stands for it (`widened_by`).
             Problem::Doubt { .. } => continue,
@@ -46,11 +47,15 @@ mod tests {
             Problem::Missed { program: "dirty_folio", runs: 1 },
             Problem::LinkGone { program: "dirty_folio" },
             Problem::ProgramChanged { program: "dirty_folio" },
+            Problem::Lapsed,
             Problem::Doubt { counter: "lost", times: 1 },
             Problem::Doubt { counter: "overflow", times: 9 },
             Problem::Doubt { counter: "dirty_full", times: 9 },
         ];
-        assert_eq!(doubts_of(&found), ["link gone", "mark lost", "missed program run", "program changed"]);
+        assert_eq!(
+            doubts_of(&found),
+            ["link gone", "mark lost", "missed program run", "program changed", "tracking paused"]
+        );
         assert_eq!(widened_by(&found), ["block map full"]);
         assert_eq!(doubts_of(&[]), [""; 0]);
     }

@@ -3,12 +3,11 @@
 //! What the failed one has missed nobody knows, and while one is exchanged for another nothing is marked. So every file of
 //! every volume is compared afterwards; a note in each catalog makes the next process do it if this one dies before.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use super::hub::{Hub, HubError, Inner, Sink};
 use super::trust::Compare;
-use crate::capture::{BackEnd, Capture, CaptureConfig, MapEntries, choose};
+use crate::capture::{BackEnd, Capture, CaptureConfig, choose};
 use crate::error::chain;
 
 /// Name of the note what is to be compared until the first pass is through.
@@ -19,8 +18,8 @@ pub type Prove = Box<dyn Fn(&mut Capture) -> Result<(), String> + Send + Sync>;
 
 /// How another back end is started.
 pub struct Restart {
-    pub pin_dir: PathBuf,
-    pub entries: MapEntries,
+    /// As the first was started, but for the back end.
+    pub wanted: CaptureConfig,
     /// The user wants this one and no other.
     pub only: Option<BackEnd>,
     pub prove: Prove,
@@ -67,9 +66,7 @@ impl Hub {
     fn start_next(&self, inner: &mut Inner) {
         let mut facts = choose::Facts::gather_for(self.restart.only);
         facts.against.extend(inner.against.iter().cloned());
-        let config =
-            CaptureConfig { entries: self.restart.entries, ..CaptureConfig::new(&self.restart.pin_dir, BackEnd::Scan) };
-        let (capture, _) = match Capture::start_best(&config, facts, &self.restart.prove) {
+        let (capture, _) = match Capture::start_best(&self.restart.wanted, facts, &self.restart.prove) {
             Ok(started) => started,
             Err(choice) => {
                 tracing::error!(reasons = ?choice.reasons, "no other back end can be had: volumes scan from now on");

@@ -1,7 +1,7 @@
 //! Starting the one capture of a process: taking over what the last one left, or trying back ends with a self-test each.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::canary::{self, Home, Proof};
@@ -10,18 +10,10 @@ use super::markable::{can_be_marked, marked_fs};
 use super::open::CaptureFacts;
 use super::renew::Restart;
 use super::room;
-use crate::capture::{self, BackEnd, Capture, CaptureConfig, Started, choose};
+use crate::capture::{self, BackEnd, Capture, CaptureConfig, Lease, Started, choose, sets};
 use crate::config::{self, Config};
 use crate::error::{AppError, ExitCode, chain};
 use crate::source::SourceRoot;
-
-/// Directory of the pins of one state directory: its identity names it, so a state directory that is moved or copied does
-/// not take over another's marks.
-fn pin_dir(state_dir: &Path) -> PathBuf {
-    use std::os::unix::fs::MetadataExt;
-    let name = std::fs::metadata(state_dir).map_or_else(|_| "state".into(), |m| format!("{:x}-{:x}", m.dev(), m.ino()));
-    Path::new("/sys/fs/bpf/tracker").join(name)
-}
 
 /// Counts this start of capture, before its first drain.
 fn next_run(state_dir: &Path) -> Result<u64, AppError> {
@@ -122,7 +114,10 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     if entries.watch == config::WATCH_BY_FILES {
         entries.watch = room::watch_entries(config, state_dir);
     }
-    let wanted = CaptureConfig { entries, ..CaptureConfig::new(pin_dir(state_dir), BackEnd::Scan) };
+    let lease = Some(Lease { state_dir: state_dir.to_path_buf(), lasts: config.process.lease });
+    let wanted = CaptureConfig { entries, lease, ..CaptureConfig::new(sets::dir_of(state_dir), BackEnd::Scan) };
+    let root = Path::new(sets::ROOT);
+    sets::reap(root, &wanted.pin_dir);
     let (volumes, home) = (config.volumes.clone(), state_dir.to_path_buf());
     let prove = move |capture: &mut Capture| prove(capture, &volumes, &home);
     // Before anything is attached: a process that dies between a fresh capture and this number would leave empty maps that
@@ -131,7 +126,8 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     let started = match take_over(&wanted, state_dir, only) {
         Some(capture) => Ok((capture, Started::Resumed)),
         None => {
-            let facts = choose::Facts::gather_for(only);
+            let mut facts = choose::Facts::gather_for(only);
+            facts.against.extend(too_much(&wanted, config.process.memory));
             Capture::start_best(&wanted, facts, &prove)
         }
     };
@@ -141,10 +137,7 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
             let resumed = started == Started::Resumed;
             let state = state_dir.to_path_buf();
             let chosen = Box::new(move |capture: &Capture| remember(&state, only, capture));
-            let hub = Hub::new(
-                capture,
-                Restart { pin_dir: wanted.pin_dir, entries: wanted.entries, only, prove: Box::new(prove), chosen },
-            );
+            let hub = Hub::new(capture, Restart { wanted, only, prove: Box::new(prove), chosen });
             if resumed {
                 hub.resume();
             }
@@ -164,6 +157,16 @@ pub(super) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
         .hint("`tracker doctor` explains what this kernel can do; --capture auto falls back to scanning")),
         None => Ok(none),
     }
+}
+
+/// Speaks against every back end when the kernel memory of all captures would pass its bound.
+fn too_much(wanted: &CaptureConfig, most: u64) -> Vec<(BackEnd, String)> {
+    // What cannot be looked at cannot be counted; then nothing can be attached either.
+    let others: Vec<_> = sets::list(Path::new(sets::ROOT)).unwrap_or_default();
+    let others: Vec<_> = others.into_iter().filter(|set| set.dir != wanted.pin_dir).collect();
+    let Some(why) = sets::too_much(&others, &wanted.entries, most) else { return Vec::new() };
+    tracing::error!("nothing is attached: {why}");
+    BackEnd::WITH_PROGRAMS.into_iter().map(|back_end| (back_end, why.clone())).collect()
 }
 
 /// The self-test on the file system of every volume that would use the capture.

@@ -4,6 +4,7 @@
 mod checks;
 mod deny;
 mod guests;
+mod leftovers;
 mod libtest;
 mod packaging;
 pub(crate) mod stream;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use super::leftovers;
 use super::libtest::{self, Reader};
 use super::stream::{checked, stream};
 use super::{Gate, Outcome, absent};
@@ -22,7 +23,12 @@ pub(super) fn privileged(gate: &mut Gate, filter: Option<&str>) {
         return;
     }
     if build_tracker(gate) {
+        let before = leftovers::pinned();
         tier(gate, "tier 2", &["-p", "tests"], &["--test-threads=1"], filter);
+        // A run of single tests may have neighbours.
+        if filter.is_none() {
+            leftovers::check(gate, "tier 2", &before);
+        }
     }
 }
 

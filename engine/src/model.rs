@@ -126,8 +126,9 @@ pub struct Standing {
     /// The newest commit, up to this one, whose wall clock lies before that of the commit in front of it; 0 if there is
     /// none. From there on wall clocks never fall, so they can be searched by halves.
     pub steady_since: Seq,
-    /// A complete baseline stands behind the commit: with the commits before it, it has every file that was there before
-    /// the swap of its flush, but those whose reading failed and was said.
+    /// A complete baseline stands behind the commit: at this one, or one before it, the first pass over the tree had left
+    /// nothing over, so that every file that was there before the swap of that flush is in the commits up to it, but those
+    /// whose reading failed and was said. Once true, it stays.
     pub baseline: bool,
 }
 

@@ -220,11 +220,15 @@ impl Builder {
         names: &Gathered,
         taken: &DirtySet,
         kept: &DirtySet,
+        complete: bool,
     ) -> Result<Outcome, W::Error> {
         self.changes.names = names.plan.changes.clone();
         self.changes.gone = names.plan.gone.clone();
         let inodes: Vec<u64> = taken.iter().map(|(ino, _)| ino).collect();
-        if self.changes.is_empty() {
+        // A tree in which nothing changes any more is complete all the same, and one commit says so.
+        let before = self.head.standing.is_some_and(|head| head.baseline);
+        let says_so = complete && !before && self.head.seq > 0;
+        if self.changes.is_empty() && !says_so {
             world.forget(self.records, names.plan.missing.clone(), &inodes, kept)?;
             return Ok(Outcome::Unchanged);
         }
@@ -234,8 +238,7 @@ impl Builder {
             world.put_pack(object, bytes)?;
         }
         let changes = sealed.places.place(self.changes);
-        let baseline = self.head.standing.is_some_and(|head| head.baseline);
-        let standing = Standing::after(self.head.standing, self.head.time, self.seq, facts.now, baseline);
+        let standing = Standing::after(self.head.standing, self.head.time, self.seq, facts.now, before || complete);
         let header = Header {
             volume: facts.volume,
             seq: self.seq,

@@ -67,6 +67,9 @@ pub struct Facts {
     /// Whether files that a listing shows to differ from their record are read whole, marked or not: true while marks
     /// are not trusted (first pass after a start without pins) and for the scan back end.
     pub compare: bool,
+    /// The first pass was through before this flush. Else `taken` is all that is pending, and the pass is through if the flush
+    /// leaves nothing over.
+    pub baseline: bool,
     pub steps: Steps,
     pub limits: Limits,
 }
@@ -179,7 +182,8 @@ pub fn flush<W: World>(
     for id in &names.plan.gone {
         left.extend(world.record(*id)?.map(|record| record.inode.ino));
     }
-    let outcome = builder.commit(world, facts, &names, taken, &kept)?;
+    let complete = facts.baseline || kept.is_empty();
+    let outcome = builder.commit(world, facts, &names, taken, &kept, complete)?;
     if matches!(outcome, Outcome::Committed(_)) {
         stop_watching(world, left)?;
     }

@@ -8,7 +8,7 @@ use super::world::SimWorld;
 use crate::format::commit::{self, Expect};
 use crate::format::{Key, frame};
 use crate::manifest::Manifest;
-use crate::model::{FileId, Id, Kind, ObjectRef, Root};
+use crate::model::{FileId, Id, Kind, ObjectRef, Root, Seq};
 use crate::rope::Source;
 
 pub(super) const VOLUME: Id = [5; 16];
@@ -18,8 +18,21 @@ pub(super) const WRITER: Id = [9; 16];
 
 /// The fold of this writer's commits: all of them, where there is no other.
 fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
+    let manifest = replay_to(world, Seq::MAX)?;
+    if manifest.seq() != world.catalog.head.seq {
+        return Err(Failure::Replay(format!(
+            "head is {}, the catalog says {}",
+            manifest.seq(),
+            world.catalog.head.seq
+        )));
+    }
+    Ok(manifest)
+}
+
+/// The state as of `last`, or of the newest commit before.
+pub(super) fn replay_to(world: &SimWorld, last: Seq) -> Result<Manifest, Failure> {
     let mut manifest = Manifest::new(VOLUME);
-    for seq in 1.. {
+    for seq in 1..=last {
         let Some(bytes) = world.store.get(&Key::Commit(seq).to_string()) else { break };
         let commit = commit::decode(bytes, Expect { volume: VOLUME, seq })
             .map_err(|error| Failure::Replay(format!("commit {seq}: {error}")))?;
@@ -27,13 +40,6 @@ fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
             break;
         }
         manifest.apply(&commit, commit::hash(bytes)).map_err(|error| Failure::Replay(format!("seq {seq}: {error}")))?;
-    }
-    if manifest.seq() != world.catalog.head.seq {
-        return Err(Failure::Replay(format!(
-            "head is {}, the catalog says {}",
-            manifest.seq(),
-            world.catalog.head.seq
-        )));
     }
     Ok(manifest)
 }
@@ -73,9 +79,9 @@ fn content(world: &SimWorld, manifest: &Manifest, id: FileId) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-type Tree = BTreeMap<Vec<u8>, (u64, Kind)>;
+pub(super) type Tree = BTreeMap<Vec<u8>, (u64, Kind)>;
 
-fn tree(world: &SimWorld) -> Tree {
+pub(super) fn tree(world: &SimWorld) -> Tree {
     let inner = world.inner.borrow();
     let mut paths = Tree::new();
     let mut queue = vec![(Vec::new(), ROOT)];

@@ -16,9 +16,10 @@
 //! Not modelled: bit rot in the store, loss of the catalog, reboot, a second volume of the file system (the rules for
 //! these have tests of their own).
 //! After each run writers stop, faults stop, and the fold of all commits must equal the tree: names, kinds, modes,
-//! bytes. And no commit may hold content of a file that was read by a name which it does not have in that commit.
+//! bytes. The first commit that says it has the whole first tree must have it. And no commit may hold content of a file that was read by a name which it does not have in that commit.
 //! A seed that fails is repeated with `TRACKER_SIM_SEED=<seed> cargo test -p engine --lib sim_one_seed`.
 
+mod baseline;
 mod check;
 mod files;
 mod kernel;
@@ -159,6 +160,20 @@ fn sim_acknowledges_nothing_that_another_writer_kept_out() {
 fn sim_finds_a_false_acknowledgement() {
     let (_, failure) = false_acknowledgement(Steps { settled_only: false, ..Steps::ALL });
     println!("{:?}", failure.expect("a commit of another writer was acknowledged as ours, and nothing found it"));
+}
+
+#[test]
+fn a_commit_that_says_it_is_complete_lacks_nothing() {
+    let mut checked = 0;
+    for seed in 1..=seeds().min(400) {
+        match baseline::complete_when_said(seed, false) {
+            Ok(files) => checked += files,
+            Err(failure) => panic!("seed {seed}: {failure}"),
+        }
+    }
+    assert!(checked > 500, "{checked} files were checked");
+    // And the check would notice a bit that is set too early.
+    assert!((1..=20).any(|seed| baseline::complete_when_said(seed, true).is_err()));
 }
 
 #[test]

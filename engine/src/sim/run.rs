@@ -27,7 +27,7 @@ pub(super) enum Failure {
 const ROUNDS: u64 = 30;
 const QUIET_ROUNDS_MAX: u32 = 20;
 
-fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
+pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
     let mut commit_id = [0; 16];
     commit_id[..8].copy_from_slice(&round.to_le_bytes());
     commit_id[8..].copy_from_slice(&seed.to_le_bytes());
@@ -40,6 +40,7 @@ fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
         now: Time { sec: 1000 + (round * 7 % 13) as i64, nsec: round as u32 },
         drain: round,
         compare: false,
+        baseline: false,
         steps,
         limits: Limits { files, stream_bytes: 3 * 4096, signature_file_bytes: 16 * 4096, ..Limits::DEFAULT },
     }

@@ -170,7 +170,7 @@ impl Runner {
             presence::look(&self.opened.world)?;
             self.shared.update(|progress| progress.lost = None);
         }
-        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some();
+        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || self.must_say_complete()?;
         let mut report = Report::default();
         let (outcome, mut kept) = if had {
             if era::close_if_due(&mut self.opened)? == era::Closing::Fenced {
@@ -185,6 +185,7 @@ impl Runner {
                 now,
                 drain,
                 compare: self.opened.compare,
+                baseline: self.trusted,
                 steps: Steps::ALL,
                 limits: Limits::DEFAULT,
             };
@@ -216,6 +217,13 @@ impl Runner {
             progress.write_back = Some(errors);
         });
         Ok(())
+    }
+
+    /// The first pass is through, and the newest commit does not say so: a flush makes one that does. It is of an older format
+    /// version, or what was left over then was nothing after all.
+    fn must_say_complete(&self) -> Result<bool, WorldError> {
+        let head = self.opened.world.catalog.head()?;
+        Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
     }
 
     fn take_acknowledgement(&self) -> Result<(), WorldError> {

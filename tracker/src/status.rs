@@ -146,6 +146,8 @@ pub struct VolumeStatus {
     pub head_time: String,
     /// The same in seconds since 1970, 0 before the first commit.
     pub head_timestamp_seconds: f64,
+    /// How far the clock is behind that of the last commit: it, or that one, is wrong. 0 where it is not.
+    pub clock_behind_seconds: f64,
     pub pending_inodes: u64,
     pub pending_bytes: u64,
     /// Files with changes, among those pending, that could not be saved in the state directory: at least.

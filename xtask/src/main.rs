@@ -5,6 +5,7 @@ mod bench;
 mod docker;
 mod ebpf;
 mod fresh;
+mod fuzz;
 mod gate;
 mod matrix;
 mod powercut;
@@ -28,6 +29,7 @@ usage: cargo xtask VERB
   vm KERNEL [-- COMMAND]          run a command (or the root tests) under another kernel: 6.1 or 6.12
   matrix [--part K/N|--functions] every operation, file system, back end and kernel; writes docs/kernels.md
   powercut [--cuts N]             a guest loses its power under load, N times (50), and is compared each time
+  fuzz-decoders [--count N]       mutated objects of every kind: no decoder panics or takes more than 256 MiB
   bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode
 ";
 
@@ -56,6 +58,7 @@ fn dispatch(args: &[String]) -> Result<(), sh::Error> {
         "vm" => vm::main(rest),
         "matrix" => matrix::main(rest),
         "powercut" => powercut::main(rest),
+        "fuzz-decoders" => fuzz::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use clap::Args;
 use engine::manifest::Manifest;
+use engine::model::Seq;
 use serde_json::json;
 
-use super::volume::{app_error, open, path_inside};
+use super::volume::{app_error, choose, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
-use crate::reading::ReadError;
+use crate::reading::{ReadError, Reader};
 use crate::units::{At, PathField};
 
 /// Write one file of a volume to stdout. With --json: its bytes as base64, a part in each object, and an object of the
@@ -77,12 +78,14 @@ impl Write for Parts<'_> {
 
 pub(super) fn run(args: &CatArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let path = args.path.as_os_str().as_bytes();
+    let reader = open(&args.volume)?;
+    let seq = choose(&reader, args.at, out)?;
     if !out.is_json() {
-        cat_file(&args.volume, args.at, path, out.raw())?;
+        cat_file(&reader, seq, path, out.raw())?;
         return Ok(ExitCode::Ok);
     }
     let mut parts = Parts { out, path: PathField::new(path), offset: 0, buffer: Vec::new(), failed: None };
-    let sent = cat_file(&args.volume, args.at, path, &mut parts);
+    let sent = cat_file(&reader, seq, path, &mut parts);
     if let Some(error) = parts.failed {
         return Err(error);
     }
@@ -95,9 +98,8 @@ pub(super) fn run(args: &CatArgs, _global: &Global, out: &mut Out) -> Result<Exi
 
 /// Writes the file's bytes to `to`. They can only be verified as a whole: a root that does not match at the end is
 /// `ExitCode::Mismatch`, with the bytes already written.
-fn cat_file(volume: &VolumeRef, at: Option<At>, path: &[u8], to: &mut dyn Write) -> Result<(), AppError> {
-    let reader = open(volume)?;
-    let state = reader.resolve(at).and_then(|seq| reader.manifest(seq));
+fn cat_file(reader: &Reader, seq: Seq, path: &[u8], to: &mut dyn Write) -> Result<(), AppError> {
+    let state = reader.manifest(seq);
     let cat = |manifest: Manifest| reader.cat(&manifest, &path_inside(&manifest, path), to);
     let sent = state.and_then(cat);
     sent.and_then(|()| to.flush().map_err(ReadError::Output)).map_err(|error| app_error(&error))

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Out;
 use super::status::columns;
-use super::volume::{app_error, nanos, open};
+use super::volume::{app_error, choose, nanos, open};
 use crate::cli::Global;
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
@@ -34,8 +34,14 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
     pub seq: u64,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since 1970; rises from commit to commit, whatever the clock did.
     pub time: u64,
+    /// The clock as it was.
+    pub wall: u64,
+    /// The clock lies before that of the commit before.
+    pub clock_set_back: bool,
+    /// Whether a complete baseline stands behind it; `None`: it does not record that.
+    pub baseline: Option<bool>,
     pub writer_epoch: u64,
     /// Files whose content or attributes changed.
     pub files: u64,
@@ -52,6 +58,9 @@ struct Line {
     r#type: &'static str,
     seq: u64,
     time: String,
+    wall: String,
+    clock_set_back: bool,
+    baseline: Option<bool>,
     writer_epoch: u64,
     files: u64,
     names: u64,
@@ -60,16 +69,27 @@ struct Line {
 }
 
 pub(super) fn run(args: &LogArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let entries = read_log(&args.volume, args.at, args.limit)?;
+    let entries = read_log(args, out)?;
     if out.is_json() {
         for e in &entries {
             let (seq, writer_epoch, files, names) = (e.seq, e.writer_epoch, e.files, e.names);
             let (literal_bytes, stored_bytes) = (e.literal_bytes, e.stored_bytes);
-            let time = rfc3339(e.time);
-            out.line(
-                "",
-                &Line { r#type: "commit", seq, time, writer_epoch, files, names, literal_bytes, stored_bytes },
-            )?;
+            let (time, wall) = (rfc3339(e.time), rfc3339(e.wall));
+            let (clock_set_back, baseline) = (e.clock_set_back, e.baseline);
+            let line = Line {
+                r#type: "commit",
+                seq,
+                time,
+                wall,
+                clock_set_back,
+                baseline,
+                writer_epoch,
+                files,
+                names,
+                literal_bytes,
+                stored_bytes,
+            };
+            out.line("", &line)?;
         }
         return Ok(ExitCode::Ok);
     }
@@ -78,29 +98,39 @@ pub(super) fn run(args: &LogArgs, _global: &Global, out: &mut Out) -> Result<Exi
 }
 
 fn table(entries: &[LogEntry]) -> String {
-    let mut rows = vec![["SEQ", "TIME", "FILES", "NAMES", "NEW", "STORED"].map(str::to_string)];
+    let mut rows = vec![["SEQ", "TIME", "FILES", "NAMES", "NEW", "STORED", "NOTE"].map(str::to_string)];
     rows.extend(entries.iter().map(|e| {
         [
             e.seq.to_string(),
-            rfc3339(e.time),
+            rfc3339(e.wall),
             e.files.to_string(),
             e.names.to_string(),
             show_bytes(e.literal_bytes),
             show_bytes(e.stored_bytes),
+            note(e),
         ]
     }));
     columns(&rows)
 }
 
+fn note(entry: &LogEntry) -> String {
+    let incomplete = (entry.baseline == Some(false)).then_some("baseline incomplete");
+    let set_back = entry.clock_set_back.then_some("clock set back");
+    incomplete.into_iter().chain(set_back).collect::<Vec<_>>().join(", ")
+}
+
 /// Reads at most `limit` commits downwards from `at` (or head), each checked against the hash chain.
-fn read_log(volume: &VolumeRef, at: Option<At>, limit: usize) -> Result<Vec<LogEntry>, AppError> {
-    let reader = open(volume)?;
+fn read_log(args: &LogArgs, out: &mut Out) -> Result<Vec<LogEntry>, AppError> {
+    let reader = open(&args.volume)?;
     let mut entries = Vec::new();
-    let from = reader.resolve(at).map_err(|error| app_error(&error))?;
-    let read: Result<(), ReadError> = reader.history(from, limit, |commit| {
+    let from = choose(&reader, args.at, out)?;
+    let read: Result<(), ReadError> = reader.history(from, args.limit, |commit| {
         entries.push(LogEntry {
             seq: commit.seq,
             time: nanos(commit.time),
+            wall: nanos(commit.wall),
+            clock_set_back: commit.set_back,
+            baseline: commit.baseline,
             writer_epoch: commit.epoch,
             files: commit.files,
             names: commit.names,

@@ -4,10 +4,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Args;
+use engine::manifest::Manifest;
 use engine::model::{Kind, Meta};
 use serde::Serialize;
 
-use super::volume::{app_error, open, path_inside};
+use super::volume::{INCOMPLETE, app_error, choose, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
@@ -58,7 +59,13 @@ struct Line {
 
 pub(super) fn run(args: &LsArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let path = args.path.as_ref().map(|p| p.as_os_str().as_bytes()).unwrap_or_default();
-    list(&args.volume, args.at, path, args.recursive, &mut |entry| {
+    let reader = open(&args.volume)?;
+    let seq = choose(&reader, args.at, out)?;
+    let manifest = reader.manifest(seq).map_err(|error| app_error(&error))?;
+    if manifest.position().standing.is_some_and(|standing| !standing.baseline) {
+        out.warn("incomplete", format_args!("commit {seq}: {INCOMPLETE}"))?;
+    }
+    list(&manifest, path, args.recursive, &mut |entry| {
         let line = line(entry);
         out.line(text(&line), &line)
     })?;
@@ -97,17 +104,14 @@ fn time(sec: i64, nsec: u32) -> String {
     jiff::Timestamp::new(sec, nsec).map_or_else(|_| "?".to_string(), |time| time.to_string())
 }
 
-/// Calls `each` for `path` (or what is in it, when it is a directory) as of `at`, in the order of names.
+/// Calls `each` for `path` (or what is in it, when it is a directory), in the order of names.
 fn list(
-    volume: &VolumeRef,
-    at: Option<At>,
+    manifest: &Manifest,
     path: &[u8],
     recursive: bool,
     each: &mut dyn FnMut(&LsEntry) -> Result<(), AppError>,
 ) -> Result<(), AppError> {
-    let reader = open(volume)?;
-    let manifest = reader.resolve(at).and_then(|seq| reader.manifest(seq)).map_err(|error| app_error(&error))?;
-    let path = path_inside(&manifest, path);
+    let path = path_inside(manifest, path);
     let absent = || app_error(&ReadError::Plan(engine::plan::PlanError::NoSuchPath { path: path.clone() }));
     let id = manifest.resolve(&path).ok_or_else(absent)?;
     let entry =

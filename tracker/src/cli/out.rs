@@ -78,6 +78,17 @@ impl Out {
         written.and_then(|()| self.to.flush()).map_err(|e| closed(&e))
     }
 
+    /// Something that must not be overlooked beside the answer: on stderr, and with `--json` an object of its own. `what` is one
+    /// word.
+    pub fn warn(&mut self, what: &str, message: impl Display) -> Result<(), AppError> {
+        tracing::warn!("{message}");
+        if !self.json {
+            return Ok(());
+        }
+        let message = message.to_string();
+        self.line("", &serde_json::json!({ "type": "warning", "warning": what, "message": message }))
+    }
+
     /// Text as it is, without a newline of its own.
     pub fn text(&mut self, text: impl Display) -> Result<(), AppError> {
         write!(self.to, "{text}").and_then(|()| self.to.flush()).map_err(|e| closed(&e))

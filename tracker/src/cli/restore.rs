@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::volume::{app_error, open, show_time};
+use super::volume::{INCOMPLETE, app_error, choose, open, show_time};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
@@ -20,7 +20,7 @@ const SHOWN: usize = 20;
 /// Restore a volume into a directory; every file is verified before it is moved into place.
 ///
 /// Exit code 3 says that all content is there, but some attribute or device is not: restoring owners, devices and some
-/// extended attributes needs root.
+/// extended attributes needs root. It also says that the first copy had not ended (see --partial).
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// The volume, as STORE/VOLUME.
@@ -41,6 +41,9 @@ pub struct RestoreArgs {
     /// The store belongs to others: leave out devices, setuid and setgid bits and file capabilities.
     #[arg(long)]
     pub untrusted: bool,
+    /// Also a commit behind which no complete baseline stands: the first copy had not ended, and what it had is restored.
+    #[arg(long)]
+    pub partial: bool,
     /// Fail with 21 when the volume's newest commit is before this one: its history was cut off.
     #[arg(long, value_name = "SEQ")]
     pub expect_head: Option<u64>,
@@ -52,6 +55,8 @@ pub(super) struct RestoreReport {
     pub seq: u64,
     /// RFC 3339.
     pub time: String,
+    /// Whether a complete baseline stands behind the commit; null: it does not record that.
+    pub baseline: Option<bool>,
     /// Regular files; the other kinds are counted below.
     pub files: u64,
     pub dirs: u64,
@@ -99,22 +104,20 @@ struct Line<'a> {
 
 pub(super) fn run(args: &RestoreArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let (merge, dry_run, untrusted) = (args.merge, args.dry_run, args.untrusted);
-    let options = RestoreOptions { merge, dry_run, untrusted };
+    let options = RestoreOptions { merge, dry_run, untrusted, partial: args.partial };
     let target = super::absolute(&args.target)?;
     // Before the store is asked: a wrong target is said at once.
     reading::check_target(&target, merge).map_err(|error| app_error(&error))?;
     let began = Instant::now();
     let reader = open(&args.volume)?;
-    let restored = match args.expect_head {
-        Some(head) => reader.expect_head(head),
-        None => Ok(()),
+    if let Some(head) = args.expect_head {
+        reader.expect_head(head).map_err(|error| app_error(&error))?;
     }
-    .and_then(|()| reader.resolve(args.at))
-    .and_then(|seq| reading::restore(&reader, seq, &target, &options))
-    .map_err(|error| app_error(&error))?;
+    let seq = choose(&reader, args.at, out)?;
+    let restored = reading::restore(&reader, seq, &target, &options).map_err(|error| app_error(&error))?;
     let report = report(&restored, untrusted, began.elapsed().as_secs_f64());
     out.line(text(&report, dry_run), &Line { r#type: "restored", dry_run, report: &report })?;
-    Ok(if report.partial_count == 0 { ExitCode::Ok } else { ExitCode::Partial })
+    Ok(if report.partial_count == 0 && report.baseline != Some(false) { ExitCode::Ok } else { ExitCode::Partial })
 }
 
 fn report(restored: &reading::RestoreReport, untrusted: bool, seconds: f64) -> RestoreReport {
@@ -126,6 +129,7 @@ fn report(restored: &reading::RestoreReport, untrusted: bool, seconds: f64) -> R
     RestoreReport {
         seq: restored.seq,
         time: show_time(restored.time),
+        baseline: restored.baseline,
         files: stats.files,
         dirs: stats.dirs,
         symlinks: stats.symlinks,
@@ -165,6 +169,9 @@ fn text(report: &RestoreReport, dry_run: bool) -> String {
     text.push_str(&format!(" ({fetched} {verb} from {objects} objects by {requests} requests, {seconds})"));
     if report.kept > 0 {
         text.push_str(&format!("; {} files were equal already", report.kept));
+    }
+    if report.baseline == Some(false) {
+        text.push_str(&format!("\nincomplete: {INCOMPLETE}"));
     }
     for (word, list) in [("partial", &report.partial), ("left out", &report.left_out)] {
         for what in list.iter().take(SHOWN) {

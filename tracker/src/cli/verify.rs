@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::volume::{app_error, open};
+use super::volume::{INCOMPLETE, app_error, choose, open};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
@@ -11,6 +11,8 @@ use crate::reading::{self, VerifyReport};
 use crate::units::{At, show_bytes};
 
 /// Check the commits of a volume; with --read-data also every byte they speak of.
+///
+/// Exit code 3 says that nothing is damaged, but that the first copy had not ended: files are missing.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// The volume, as STORE/VOLUME.
@@ -37,20 +39,29 @@ struct Line<'a> {
 }
 
 pub(super) fn run(args: &VerifyArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let report = verify(args)?;
+    let report = verify(args, out)?;
     let ok = report.mismatches.is_empty();
     let line = Line { r#type: "verified", ok, read_data: args.read_data, report: &report };
     out.line(text(&report), &line)?;
-    Ok(if ok { ExitCode::Ok } else { ExitCode::Mismatch })
+    Ok(match (ok, report.baseline) {
+        (false, _) => ExitCode::Mismatch,
+        (true, Some(false)) => ExitCode::Partial,
+        (true, _) => ExitCode::Ok,
+    })
 }
 
 fn text(report: &VerifyReport) -> String {
-    let VerifyReport { seq, first, commits, objects, files, bytes_read, mismatches, mismatch_count } = report;
+    let VerifyReport { seq, baseline, first, commits, objects, files, bytes_read, mismatches, mismatch_count } = report;
     let verdict = if mismatches.is_empty() { "ok" } else { "damaged" };
     let read = show_bytes(*bytes_read);
     let mut text = format!(
         "{verdict}: commits {first} to {seq}, {commits} commits, {objects} objects, {files} files, {read} read"
     );
+    match baseline {
+        Some(false) => text.push_str(&format!("\nincomplete: {INCOMPLETE}")),
+        Some(true) => {}
+        None => text.push_str("\nnot recorded: whether a complete baseline stands behind it"),
+    }
     for what in mismatches {
         text.push_str(&format!("\nmismatch: {what}"));
     }
@@ -61,11 +72,10 @@ fn text(report: &VerifyReport) -> String {
 }
 
 /// Walks the hash chain; with `read_data` also rebuilds every file, in bounded memory.
-fn verify(args: &VerifyArgs) -> Result<VerifyReport, AppError> {
+fn verify(args: &VerifyArgs, out: &mut Out) -> Result<VerifyReport, AppError> {
     let reader = open(&args.volume)?;
     let expected = args.expect_head.map_or(Ok(()), |head| reader.expect_head(head));
-    expected
-        .and_then(|()| reader.resolve(args.at))
-        .and_then(|seq| reading::verify(&reader, seq, args.read_data))
-        .map_err(|error| app_error(&error))
+    expected.map_err(|error| app_error(&error))?;
+    let seq = choose(&reader, args.at, out)?;
+    reading::verify(&reader, seq, args.read_data).map_err(|error| app_error(&error))
 }

@@ -1,20 +1,35 @@
 //! What the verbs that read a volume share: opening it, and what a user is told when that fails.
 
 use engine::manifest::Manifest;
+use engine::model::Seq;
 use engine::plan::PlanError;
 
+use super::Out;
 use crate::error::{AppError, ExitCode, chain};
 use crate::location::VolumeRef;
 use crate::quoting::{quote_path, unquote};
 use crate::reading::{self, ReadError, Reader};
 use crate::store::{self, StoreOptions};
-use crate::units::rfc3339;
+use crate::units::{At, rfc3339};
 
 /// Opens the volume for reading.
 pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
     let opened = store::open(&volume.store, &StoreOptions::default()).map_err(|error| AppError::from_store(&error))?;
     reading::open(opened, &volume.volume).map_err(|error| app_error(&error))
 }
+
+/// The commit a user means. Where clocks leave a doubt which one that is, it is said on stderr, and with `--json` in an object
+/// of the type `warning` as well.
+pub(super) fn choose(reader: &Reader, at: Option<At>, out: &mut Out) -> Result<Seq, AppError> {
+    let chosen = reader.choose(at).map_err(|error| app_error(&error))?;
+    if let Some(doubt) = chosen.doubt {
+        out.warn("clock", &doubt)?;
+    }
+    Ok(chosen.seq)
+}
+
+/// What is said of a state behind which no complete baseline stands.
+pub(super) const INCOMPLETE: &str = "no complete baseline stands behind it: files of the first copy are missing";
 
 /// The exit code and the hint for what reading failed with.
 pub(super) fn app_error(error: &ReadError) -> AppError {
@@ -34,6 +49,10 @@ pub(super) fn app_error(error: &ReadError) -> AppError {
         ReadError::SeqAbsent { .. } | ReadError::TimeAbsent { .. } | ReadError::Pruned { .. } => {
             told(ExitCode::Absent, "`tracker log STORE/VOLUME` lists the commits there are")
         }
+        ReadError::Incomplete { .. } => told(
+            ExitCode::Partial,
+            "wait until `protect` says `ready`; --partial restores what is there, `tracker log` marks such commits",
+        ),
         ReadError::Version { .. } => told(ExitCode::Error, "read it with a newer tracker"),
         ReadError::Foreign { .. } => told(ExitCode::Error, "name a store that tracker wrote"),
         ReadError::NotEmpty { .. } => {

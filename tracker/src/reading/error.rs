@@ -27,6 +27,10 @@ pub enum ReadError {
     Pruned { volume: String, seq: Seq, key: String },
     #[error("volume `{volume}` has no commit as old as {when}")]
     TimeAbsent { volume: String, when: String },
+    #[error(
+        "no complete baseline stands behind commit {seq} of volume `{volume}`: the first copy had not ended, files are missing"
+    )]
+    Incomplete { volume: String, seq: Seq },
     #[error("{key} was not written by tracker: {source}")]
     Foreign { key: String, source: DecodeError },
     #[error("{key}: {source}")]

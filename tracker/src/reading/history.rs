@@ -12,7 +12,14 @@ const WINDOW: u64 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitSummary {
     pub seq: Seq,
+    /// Rises from commit to commit, whatever the clock did.
     pub time: Time,
+    /// The clock as it was.
+    pub wall: Time,
+    /// The wall clock lies before that of the commit before.
+    pub set_back: bool,
+    /// Whether a complete baseline stands behind it; `None`: it does not record that.
+    pub baseline: Option<bool>,
     pub epoch: u64,
     /// Files whose content or attributes changed.
     pub files: u64,
@@ -60,6 +67,9 @@ impl Reader {
                 each(&CommitSummary {
                     seq: *seq,
                     time: commit.header.time,
+                    wall: commit.header.wall(),
+                    set_back: commit.header.standing.is_some_and(|standing| standing.steady_since == *seq),
+                    baseline: commit.header.baseline(),
                     epoch: commit.header.epoch,
                     files: commit.changes.files.len() as u64,
                     names: commit.changes.names.len() as u64,

@@ -3,6 +3,7 @@
 //! Nothing here writes to a store, and nothing is believed before it was checked (I7): version, place, checksum and chain
 //! of every object, the root of every file. Head is found without a listing (I10); a listing only proposes checkpoints.
 
+mod at;
 mod error;
 mod fetch;
 mod history;
@@ -16,14 +17,14 @@ mod verify;
 use std::sync::Arc;
 
 use engine::format::commit::{self, Commit, Expect};
-use engine::format::era::{Era, VolumeFormat, era_of, first_seq};
+use engine::format::era::{Era, VolumeFormat, era_of};
 use engine::format::{Key, keys};
-use engine::model::{Hash, Id, Seq, Time};
-use engine::plan::{commit_at_time, find_head};
+use engine::model::{Hash, Id, Seq};
+use engine::plan::find_head;
 
 use crate::store::{ErrorKind, Prefixed, Store};
-use crate::units::At;
 
+pub use at::{Chosen, ClockDoubt};
 pub use error::ReadError;
 pub use history::CommitSummary;
 pub use restore::{RestoreOptions, RestoreReport, check_target, restore};
@@ -112,51 +113,6 @@ impl Reader {
     /// Refuses a history whose end is cut off, by the word of somebody who remembers a later head.
     pub fn expect_head(&self, expected: Seq) -> Result<(), ReadError> {
         if self.head < expected { Err(ReadError::Cut { head: self.head, expected }) } else { Ok(()) }
-    }
-
-    /// The seq a user means; without `at` the head.
-    ///
-    /// # Errors
-    /// `SeqAbsent`, `TimeAbsent`; and as reading the commits that the search by time looks at.
-    pub fn resolve(&self, at: Option<At>) -> Result<Seq, ReadError> {
-        match at {
-            None => Ok(self.head),
-            Some(At::Seq(seq)) if seq == 0 || seq > self.head => {
-                Err(ReadError::SeqAbsent { volume: self.volume.clone(), seq, head: self.head })
-            }
-            Some(At::Seq(seq)) => Ok(seq),
-            Some(At::Time(when)) => {
-                let nanos = when.as_nanosecond();
-                let sec = i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
-                let nsec = u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0);
-                let found = self.seq_at(Time { sec, nsec })?;
-                found.ok_or_else(|| ReadError::TimeAbsent { volume: self.volume.clone(), when: when.to_string() })
-            }
-        }
-    }
-
-    /// The last commit not later than `when`: over the ends of the eras first, then inside one.
-    fn seq_at(&self, when: Time) -> Result<Option<Seq>, ReadError> {
-        // The last era that ended by then; the seq is its end, or lies in the era after it.
-        let eras = match self.closed.checked_sub(1) {
-            Some(last) => commit_at_time(0..=last, when, |era| Ok::<_, ReadError>(self.era(era)?.time))?,
-            None => None,
-        };
-        let next = eras.map_or(0, |era| era + 1);
-        let before = eras.map(|era| first_seq(era + 1, self.format.era_len) - 1).filter(|seq| *seq > 0);
-        let first = first_seq(next, self.format.era_len);
-        let last = (first_seq(next + 1, self.format.era_len) - 1).min(self.head);
-        if first > last {
-            return Ok(before);
-        }
-        match commit_at_time(first..=last, when, |seq| Ok(self.commit_header(seq)?.time)) {
-            Ok(found) => Ok(found.or(before)),
-            // Commits of closed eras may be pruned; what is kept of them are checkpoints.
-            Err(ReadError::Missing { .. }) if next < self.closed => {
-                Ok(self.checkpoint_at(when, first..=last)?.or(before))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// A commit, checked and decoded, with its hash and its size in bytes. The chain is the caller's to check.

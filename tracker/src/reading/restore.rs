@@ -30,14 +30,18 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// Leave out devices, setuid and setgid bits and file capabilities.
     pub untrusted: bool,
+    /// Also a state behind which no complete baseline stands.
+    pub partial: bool,
 }
 
 /// What was done, or by `dry_run` would be.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RestoreReport {
     pub seq: Seq,
-    /// Of the commit.
+    /// The wall clock of the commit.
     pub time: Time,
+    /// Whether a complete baseline stands behind the commit; `None`: it does not record that.
+    pub baseline: Option<bool>,
     pub stats: PlanStats,
     /// Regular files of an existing tree that were equal already.
     pub kept: u64,
@@ -56,7 +60,8 @@ pub struct RestoreReport {
 /// not what was committed; `Target` where the disk refuses.
 pub fn restore(reader: &Reader, seq: Seq, target: &Path, options: &RestoreOptions) -> Result<RestoreReport, ReadError> {
     let empty = check_target(target, options.merge)?;
-    let first = reader.manifest(seq).and_then(|m| attempt(reader, &m, target, options, options.merge && !empty));
+    let manifest = reader.manifest(seq).and_then(|manifest| complete(reader, manifest, options.partial));
+    let first = manifest.and_then(|m| attempt(reader, &m, target, options, options.merge && !empty));
     match first {
         // An object may have been pruned after the plan was made: there is a newer way to the same state, or none.
         Err(ReadError::Missing { key }) => {
@@ -66,6 +71,15 @@ pub fn restore(reader: &Reader, seq: Seq, target: &Path, options: &RestoreOption
         }
         done => done,
     }
+}
+
+/// Refuses a state that lacks files of the first copy, unless that is `wanted`. Commits of format version 1 do not record it.
+fn complete(reader: &Reader, manifest: Manifest, wanted: bool) -> Result<Manifest, ReadError> {
+    let lacks = manifest.position().standing.is_some_and(|standing| !standing.baseline);
+    if lacks && !wanted {
+        return Err(ReadError::Incomplete { volume: reader.volume().to_owned(), seq: manifest.seq() });
+    }
+    Ok(manifest)
 }
 
 /// Refuses what a restore could destroy; `true` where the target is absent or empty.
@@ -103,7 +117,8 @@ fn attempt(
     let at = manifest.position();
     let mut report = RestoreReport {
         seq: at.seq,
-        time: at.time,
+        time: at.standing.map_or(at.time, |standing| standing.wall),
+        baseline: at.standing.map(|standing| standing.baseline),
         stats: plan.stats,
         kept: kept.len() as u64,
         objects,

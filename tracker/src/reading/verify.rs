@@ -28,6 +28,8 @@ const TAIL: u64 = 16 * 1024;
 pub struct VerifyReport {
     /// Up to here.
     pub seq: Seq,
+    /// Whether a complete baseline stands behind that commit; `None`: it does not record that, or cannot be read.
+    pub baseline: Option<bool>,
     /// From here; 1 unless older commits are pruned.
     pub first: Seq,
     pub commits: u64,
@@ -85,6 +87,7 @@ pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport
         },
     };
     if let Some(manifest) = manifest {
+        report.baseline = manifest.position().standing.map(|standing| standing.baseline);
         objects(reader, &manifest, &seen, &mut report)?;
         report.files = manifest.files().filter(|(_, file)| file.root.is_some()).count() as u64;
         if read_data {

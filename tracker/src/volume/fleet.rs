@@ -230,6 +230,14 @@ impl Volume {
             status.head_seq = head.seq;
             status.head_time = rfc3339(nanoseconds(head.time));
             status.head_timestamp_seconds = seconds(head.time);
+            let wall = head.standing.map_or(head.time, |standing| standing.wall);
+            status.clock_behind_seconds = clock_behind(nanoseconds(wall), now_ns());
+            if status.clock_behind_seconds > 0.0 {
+                status.reasons.push(format!(
+                    "the clock is {:.0} s behind that of the last commit: one of the two is wrong, and --at finds by the clocks of the commits",
+                    status.clock_behind_seconds
+                ));
+            }
         }
         status.pending_inodes = inodes as u64;
         status.pending_bytes = bytes;
@@ -287,6 +295,12 @@ fn unreadable(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
 
 fn nanoseconds(time: Time) -> u64 {
     u64::try_from(i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)).unwrap_or(0)
+}
+
+/// Seconds that `now` lies before the clock of the last commit; less than one is no news. Both in nanoseconds since 1970.
+fn clock_behind(last: u64, now: u64) -> f64 {
+    let behind = last.saturating_sub(now);
+    if behind < 1_000_000_000 { 0.0 } else { behind as f64 / 1e9 }
 }
 
 fn seconds(time: Time) -> f64 {
@@ -379,5 +393,19 @@ impl Control for Fleet {
 
     fn abandon(&self) {
         self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock_behind;
+
+    #[test]
+    fn a_clock_behind_the_last_commit_is_told() {
+        let at = |seconds: u64| seconds * 1_000_000_000;
+        assert_eq!(clock_behind(at(1000), at(1000)), 0.0);
+        assert_eq!(clock_behind(at(1000), at(2000)), 0.0);
+        assert_eq!(clock_behind(at(1000) + 5, at(1000)), 0.0, "clocks are steered by less than a second all the time");
+        assert_eq!(clock_behind(at(173_800), at(1000)), 172_800.0);
     }
 }

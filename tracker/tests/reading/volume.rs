@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engine::flush::commit::later_than;
 use engine::format::commit::{self, Commit, Header};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat, era_of, last_seq};
 use engine::format::seal::{SealLimits, seal_changes};
@@ -25,7 +26,10 @@ const BLOCK: usize = 4096;
 pub(crate) struct Volume {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) manifest: Manifest,
-    /// Times of the commits: seq n is at `START + n` seconds.
+    /// What the clock says at the next commit; else seq n is at `START + n` seconds.
+    pub(crate) wall: Option<Time>,
+    /// What the next commit says of the baseline; `None`: it is of format version 1.
+    pub(crate) baseline: Option<bool>,
     era_len: u64,
     contents: HashMap<FileId, Vec<u8>>,
     /// By the file's first path.
@@ -57,6 +61,8 @@ impl Volume {
         let volume = Volume {
             store,
             manifest: Manifest::new(VOLUME),
+            wall: None,
+            baseline: Some(true),
             era_len,
             contents: HashMap::new(),
             ids: BTreeMap::new(),
@@ -93,7 +99,8 @@ impl Volume {
         for (object, bytes) in sealed.packs {
             self.put(Key::from(object), bytes);
         }
-        let time = Time { sec: START + seq as i64, nsec: 0 };
+        let wall = self.wall.unwrap_or(Time { sec: START + seq as i64, nsec: 0 });
+        let time = later_than(at.time, wall);
         let header = Header {
             volume: VOLUME,
             seq,
@@ -101,7 +108,7 @@ impl Volume {
             writer: [9; 16],
             epoch: 1,
             time,
-            standing: Some(Standing::after(at.standing, at.time, seq, time, true)),
+            standing: self.baseline.map(|baseline| Standing::after(at.standing, at.time, seq, wall, baseline)),
             parent: at.head,
             era: None,
         };

@@ -14,6 +14,7 @@ use crate::logging;
 
 // Public, because their owners fill in reports and entries that are printed here.
 pub mod acknowledge;
+pub mod adopt;
 pub mod cat;
 pub mod completions;
 pub mod config;
@@ -98,6 +99,7 @@ pub enum Verb {
     Sync(sync::SyncArgs),
     Acknowledge(acknowledge::AcknowledgeArgs),
     Untrack(untrack::UntrackArgs),
+    Adopt(adopt::AdoptArgs),
     Watch(watch::WatchArgs),
     Log(log::LogArgs),
     Ls(ls::LsArgs),
@@ -151,6 +153,7 @@ fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppE
         Verb::Sync(args) => sync::run(&args, global, out),
         Verb::Acknowledge(args) => acknowledge::run(&args, global, out),
         Verb::Untrack(args) => untrack::run(&args, global, out),
+        Verb::Adopt(args) => adopt::run(&args, global, out),
         Verb::Watch(args) => watch::run(&args, global, out),
         Verb::Log(args) => log::run(&args, global, out),
         Verb::Ls(args) => ls::run(&args, global, out),

@@ -21,9 +21,14 @@ use crate::location;
 use crate::store::StoreUrl;
 use crate::units;
 
+mod maps;
 pub mod process;
+mod replaced;
 
+use maps::check_entries;
+pub use maps::{ENTRIES_RANGE, KernelMap, WATCH_BY_FILES, default_maps, parse_map_entries};
 pub use process::ProcessConfig;
+pub use replaced::{Allow, Replaced};
 
 /// The gap between two flushes of a dirty volume unless the user says otherwise.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
@@ -31,8 +36,6 @@ pub const INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
 pub const INTERVAL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// Where a daemon serves its metrics unless the configuration says otherwise.
 pub const METRICS_LISTEN_DEFAULT: &str = "127.0.0.1:9750";
-/// How many entries a kernel map may have: fewer would hold nothing, more would not be allocated at once.
-pub const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 8..=1 << 24;
 /// Longest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -88,6 +91,10 @@ pub struct VolumeConfig {
     pub single_writer: bool,
     /// A local store's whole path is made where it is absent, not only its last part.
     pub create: bool,
+    /// What follows when another directory lies at the source's path.
+    pub replaced: Replaced,
+    /// What the operator allows this start to do.
+    pub allow: Allow,
 }
 
 /// A whole configuration, checked.
@@ -153,7 +160,9 @@ pub fn load(path: &Path, state_dir: &Path) -> Result<Config, ConfigError> {
     let (mut config, lines) = parse(&text).map_err(invalid)?;
     config.file = Some(path.to_path_buf());
     let state = config.state_dir.as_deref().unwrap_or(state_dir);
-    let found = guard::check_paths(&config.guarded(), state, &guard::log_files());
+    let mut found = guard::check_paths(&config.guarded(), state, &guard::log_files());
+    // A volume whose source is away waits for it, and is checked again when it is there.
+    found.retain(|refused| refused.volume.is_none() || !refused.kind.is_away());
     if found.is_empty() {
         return Ok(config);
     }
@@ -212,6 +221,7 @@ struct RawDefaults {
     audit: Option<Spanned<String>>,
     single_writer: Option<bool>,
     create: Option<bool>,
+    replaced: Option<Replaced>,
 }
 
 #[derive(Default, Deserialize)]
@@ -232,6 +242,7 @@ struct RawVolume {
     audit: Option<Spanned<String>>,
     single_writer: Option<bool>,
     create: Option<bool>,
+    replaced: Option<Replaced>,
 }
 
 /// Collects problems together with their lines.
@@ -284,59 +295,6 @@ pub fn parse_interval(text: &str) -> Result<Duration, String> {
     }
     let show = units::show_duration;
     Err(format!("the interval must lie between {} and {}", show(*INTERVAL_RANGE.start()), show(*INTERVAL_RANGE.end())))
-}
-
-/// Sets one size of the kernel maps, written as `MAP=ENTRIES`.
-pub fn parse_map_entries(text: &str) -> Result<(KernelMap, u32), String> {
-    let (map, entries) = text.split_once('=').ok_or_else(|| format!("`{text}` is not MAP=ENTRIES"))?;
-    let known = [KernelMap::Dirty, KernelMap::Inode, KernelMap::Watch, KernelMap::Inflight];
-    let map = known.into_iter().find(|known| known.name() == map);
-    let map = map.ok_or("the maps are dirty, inode, watch and inflight")?;
-    let entries = entries.parse().map_err(|_| format!("`{entries}` is no number of entries"))?;
-    check_entries(entries).map(|()| (map, entries))
-}
-
-fn check_entries(entries: u32) -> Result<(), String> {
-    let (least, most) = (ENTRIES_RANGE.start(), ENTRIES_RANGE.end());
-    if ENTRIES_RANGE.contains(&entries) { Ok(()) } else { Err(format!("a map has from {least} to {most} entries")) }
-}
-
-/// A kernel map whose size is the operator's to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelMap {
-    Dirty,
-    Inode,
-    Watch,
-    Inflight,
-}
-
-impl KernelMap {
-    fn name(self) -> &'static str {
-        match self {
-            KernelMap::Dirty => "dirty",
-            KernelMap::Inode => "inode",
-            KernelMap::Watch => "watch",
-            KernelMap::Inflight => "inflight",
-        }
-    }
-
-    /// Its size in `entries`.
-    pub fn of(self, entries: &mut MapEntries) -> &mut u32 {
-        match self {
-            KernelMap::Dirty => &mut entries.dirty,
-            KernelMap::Inode => &mut entries.inode,
-            KernelMap::Watch => &mut entries.watch,
-            KernelMap::Inflight => &mut entries.inflight,
-        }
-    }
-}
-
-/// In place of a size of the watch set: as many as the files need.
-pub const WATCH_BY_FILES: u32 = 0;
-
-/// Sizes of the maps where none are asked for.
-pub fn default_maps() -> MapEntries {
-    MapEntries { watch: WATCH_BY_FILES, ..MapEntries::default() }
 }
 
 /// Highest rate of the audit: the whole volume once an hour. Tests cannot wait for that: `TRACKER_AUDIT_MAX` is another one.
@@ -478,7 +436,20 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             asked = asked.or(capture.back_end());
             let single_writer = raw.single_writer.or(defaults.single_writer).unwrap_or(false);
             let create = raw.create.or(defaults.create).unwrap_or(false);
-            config.volumes.push(VolumeConfig { name, source, store, interval, capture, audit, single_writer, create });
+            let replaced = raw.replaced.or(defaults.replaced).unwrap_or_default();
+            let allow = Allow::default();
+            config.volumes.push(VolumeConfig {
+                name,
+                source,
+                store,
+                interval,
+                capture,
+                audit,
+                single_writer,
+                create,
+                replaced,
+                allow,
+            });
         }
     }
     if check.problems.is_empty() { Ok((config, lines)) } else { Err(check.problems) }

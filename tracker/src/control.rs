@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Allow;
 use crate::error::{AppError, ExitCode};
 use crate::last_flush::Uncommitted;
 use crate::status::{SyncReply, VolumeStatus};
@@ -41,6 +42,10 @@ pub trait Control: Send + Sync {
     /// Takes the write-back errors of a volume as seen by a person: they are no longer a reason to be degraded.
     fn acknowledge(&self, volume: &str) -> Result<(), ControlError>;
 
+    /// Lets a volume take another directory for its source, or find its store at another address, once; tries it at once
+    /// where it waits or has ended.
+    fn adopt(&self, volume: &str, allow: Allow) -> Result<(), ControlError>;
+
     /// Reads the configuration again and applies it; without a configuration file, `ControlError::Unsupported`.
     fn reload(&self) -> Result<(), ControlError>;
 
@@ -64,6 +69,8 @@ pub enum ControlError {
     Ended { volume: String, failure: AppError },
     #[error("this process was started without a configuration file: there is nothing to reload")]
     Unsupported,
+    #[error("the volume `{volume}` runs: there is nothing to adopt")]
+    Running { volume: String },
     #[error("the configuration was not applied: {reason}")]
     Reload { reason: String },
     #[error("the request is not understood: {reason}")]
@@ -94,6 +101,7 @@ pub enum Request {
     Status,
     Sync { volume: Option<String>, timeout_ms: u64 },
     Acknowledge { volume: String },
+    Adopt { volume: String, source: bool, store: bool },
     Reload,
     Stop,
 }
@@ -121,6 +129,9 @@ pub fn answer(control: &dyn Control, request: &Request) -> Reply {
             control.sync(volume.as_deref(), Duration::from_millis(*timeout_ms)).map(|sync| Reply::Sync { sync })
         }
         Request::Acknowledge { volume } => control.acknowledge(volume).map(|()| Reply::Done),
+        Request::Adopt { volume, source, store } => {
+            control.adopt(volume, Allow { source: *source, store: *store }).map(|()| Reply::Done)
+        }
         Request::Reload => control.reload().map(|()| Reply::Done),
         Request::Stop => Ok(Reply::Done),
     };

@@ -54,6 +54,13 @@ pub enum GuardKind {
     Nested { inner: PathBuf, outer: PathBuf },
 }
 
+impl GuardKind {
+    /// Nothing that can be protected is at the source's path now; that can change without anybody touching tracker.
+    pub fn is_away(&self) -> bool {
+        matches!(self, GuardKind::SourceAbsent { .. } | GuardKind::SourceNotDirectory { .. } | GuardKind::Look { .. })
+    }
+}
+
 impl From<GuardError> for AppError {
     fn from(error: GuardError) -> AppError {
         let (code, hint) = match &error.kind {

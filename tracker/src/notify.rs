@@ -132,7 +132,8 @@ impl Progress {
 
 fn has_work(v: &VolumeStatus) -> bool {
     match v.state {
-        State::Fenced | State::Stopped => false,
+        // A restart brings back neither a source nor a store.
+        State::Waiting | State::Fenced | State::Stopped => false,
         State::Starting | State::Baseline => true,
         State::Verifying | State::Protected | State::Degraded => v.loss_window_seconds > 0.0,
     }

@@ -24,6 +24,8 @@ pub const FRESH_SECONDS: f64 = 5.0;
 pub enum State {
     #[default]
     Starting,
+    /// Its source or its store is away; `waiting` says which and why. It is tried again by itself.
+    Waiting,
     /// The first commit of the tree is being made.
     Baseline,
     /// Files are being compared with the store after a start that could not trust their times.
@@ -37,8 +39,9 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [State; 7] = [
+    pub const ALL: [State; 8] = [
         State::Starting,
+        State::Waiting,
         State::Baseline,
         State::Verifying,
         State::Protected,
@@ -50,6 +53,7 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             State::Starting => "starting",
+            State::Waiting => "waiting",
             State::Baseline => "baseline",
             State::Verifying => "verifying",
             State::Protected => "protected",
@@ -131,8 +135,9 @@ pub struct VolumeStatus {
     pub store: String,
     pub state: State,
     pub backend: Backend,
-    /// The store refuses a second writer. `false` ("unfenced") only under `single_writer`.
-    pub fenced_store: bool,
+    /// The store refuses a second writer; absent until a probe of it has told. `false` ("unfenced") only under
+    /// `single_writer`.
+    pub fenced_store: Option<bool>,
     /// Marks are being taken (or, with `scan`, the tree is being compared).
     pub armed: bool,
     /// Seq of the commit that completed the baseline.
@@ -199,6 +204,8 @@ pub struct VolumeStatus {
     pub audited_bytes: u64,
     /// Blocks in which the audit found a change that no mark told of.
     pub audit_differences: u64,
+    /// What the volume waits for, in state `waiting`.
+    pub waiting: Option<String>,
     /// Set once the volume has ended by itself; it says with which exit code.
     pub failure: Option<AppError>,
 }
@@ -220,6 +227,9 @@ impl VolumeStatus {
                 None => self.state.name().to_string(),
             });
             return reasons;
+        }
+        if let (State::Waiting, Some(what)) = (self.state, &self.waiting) {
+            reasons.push(format!("waiting: {what}"));
         }
         if !self.armed {
             reasons.push("capture is not armed".to_string());

@@ -133,6 +133,23 @@ impl Catalog {
         })
     }
 
+    /// Forgets by which inode each committed file was found, with its handle and time of change, and which names wait for
+    /// proof: the source is another directory. The root keeps its own; content, names and pending marks stay. A file
+    /// without an inode has number 0 and its id as generation, which no file of a file system has.
+    pub fn forget_inodes(&self) -> Result<()> {
+        let mut listed = self.listed();
+        listed.clear();
+        self.write(|conn| {
+            for sql in [
+                "UPDATE files SET ino = 0, generation = id, handle = NULL, ctime_sec = NULL, ctime_nsec = NULL WHERE id != 1",
+                "DELETE FROM missing",
+            ] {
+                conn.execute(sql, [])?;
+            }
+            Ok(())
+        })
+    }
+
     /// Throws the committed image away (files, names, hashes, signatures, missing names, intent, head), because the
     /// store is not what the catalog says. Kept: pending marks, the ids of volume and writer, and the next file id,
     /// which must never go back.

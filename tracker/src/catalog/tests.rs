@@ -336,6 +336,23 @@ fn a_wipe_keeps_marks_and_identity_and_never_lowers_the_next_id() {
     assert_eq!(catalog.next_id().unwrap(), FileId(5));
 }
 
+/// Content, names and marks outlive the directory that they were found in.
+#[test]
+fn files_without_inodes_keep_content_names_and_marks() {
+    let (_dir, _path, catalog) = fresh();
+    tree(&catalog);
+    catalog.save_pending(&[marks(9, &[1])]).unwrap();
+    let before = catalog.counts().unwrap();
+    catalog.forget_inodes().unwrap();
+    assert_eq!(catalog.counts().unwrap(), before);
+    let (root, file) = (catalog.file(FileId::ROOT).unwrap().unwrap(), catalog.file(FileId(4)).unwrap().unwrap());
+    assert_eq!(root.inode, row(1, Kind::Dir).inode, "the root is bound when it is armed");
+    let known = row(4, Kind::File);
+    let inode = InodeId { ino: 0, generation: 4 };
+    assert_eq!(file, FileRow { inode, handle: None, ctime: None, ..known });
+    assert!(catalog.node(FileId(3), 0, 5).unwrap().is_some() && catalog.sig(FileId(3), 0).unwrap().is_some());
+}
+
 #[test]
 fn opening_what_is_no_catalog_says_so() {
     let (dir, path, catalog) = fresh();

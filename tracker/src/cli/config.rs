@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Global, Out};
 use crate::config::{self, ConfigError, Problem};
 use crate::error::{AppError, ExitCode};
+use crate::guard;
 
 /// Work on a configuration file.
 #[derive(Debug, Args)]
@@ -27,8 +28,13 @@ pub(super) fn run(args: &ConfigArgs, global: &Global, out: &mut Out) -> Result<E
     match config::load(file, &global.state_dir()?) {
         Ok(config) => {
             let names: Vec<&str> = config.volumes.iter().map(|v| v.name.as_str()).collect();
-            let text = format!("ok: {} ({})", file.display(), names.join(", "));
-            out.line(text, &json!({ "type": "config", "ok": true, "volumes": names, "problems": [] }))?;
+            let mut text = format!("ok: {} ({})", file.display(), names.join(", "));
+            // No problem of the file; the daemon waits for them.
+            let away = guard::check_paths(&config.guarded(), &global.state_dir()?, &[]);
+            let away: Vec<String> = away.iter().filter(|e| e.kind.is_away()).map(|e| e.to_string()).collect();
+            away.iter().for_each(|what| text.push_str(&format!("\nwaits: {what}")));
+            let object = json!({ "type": "config", "ok": true, "volumes": names, "problems": [], "waits": away });
+            out.line(text, &object)?;
             Ok(ExitCode::Ok)
         }
         Err(ConfigError::Invalid { problems, .. }) => {

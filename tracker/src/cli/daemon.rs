@@ -30,7 +30,8 @@ pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<E
         (None, Some(dir)) => dir.clone(),
         _ => default_dir,
     };
-    let refused = crate::guard::check_paths(&config.guarded(), &state_dir, &crate::guard::log_files());
+    let mut refused = crate::guard::check_paths(&config.guarded(), &state_dir, &crate::guard::log_files());
+    refused.retain(|refused| refused.volume.is_none() || !refused.kind.is_away());
     if let Some(first) = refused.into_iter().next() {
         return Err(first.into());
     }

@@ -10,8 +10,8 @@ use super::{Global, Out, serve};
 use crate::config::ProcessConfig;
 use crate::config::process::{parse_lease, parse_memory, parse_stop_timeout};
 use crate::config::{
-    CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, VolumeConfig, default_maps,
-    parse_audit, parse_interval, parse_listen, parse_map_entries,
+    Allow, CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, Replaced, VolumeConfig,
+    default_maps, parse_audit, parse_interval, parse_listen, parse_map_entries,
 };
 use crate::error::{AppError, ExitCode};
 use crate::guard;
@@ -48,6 +48,16 @@ pub struct ProtectArgs {
     /// Make the whole path of a local store. Else only its last part is made: the rest may be a disk that is not mounted.
     #[arg(long)]
     pub create: bool,
+    /// What follows when the directory is replaced by another one at its path: stop, or adopt (compare it with the newest
+    /// commit and go on).
+    #[arg(long, value_enum, default_value_t)]
+    pub replaced: Replaced,
+    /// The directory was restored, moved or made again: compare it with the newest commit, and go on in the same history.
+    #[arg(long)]
+    pub adopt: bool,
+    /// The store was moved or renamed: go on if it holds the same volume with this host's newest commit.
+    #[arg(long)]
+    pub store_moved: bool,
     /// Size of a kernel map: dirty, inode, watch or inflight [default: 65536, 65536, by files, 8192].
     #[arg(long, value_name = "MAP=ENTRIES", value_parser = parse_map_entries)]
     pub map_entries: Vec<(KernelMap, u32)>,
@@ -102,8 +112,18 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     };
     let interval = args.interval.unwrap_or(INTERVAL_DEFAULT);
     let audit = args.audit.unwrap_or(Rate::DEFAULT);
-    let (capture, single_writer, create) = (args.capture, args.single_writer, args.create);
-    let volume = VolumeConfig { name, source, store, interval, capture, audit, single_writer, create };
+    let volume = VolumeConfig {
+        name,
+        source,
+        store,
+        interval,
+        capture: args.capture,
+        audit,
+        single_writer: args.single_writer,
+        create: args.create,
+        replaced: args.replaced,
+        allow: Allow { source: args.adopt, store: args.store_moved },
+    };
     let mut kernel_maps = default_maps();
     for (map, entries) in &args.map_entries {
         *map.of(&mut kernel_maps) = *entries;

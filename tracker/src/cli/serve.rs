@@ -141,7 +141,7 @@ struct Service<'a> {
     out: &'a mut Out,
     /// READY=1 was sent.
     ready: bool,
-    /// Volumes whose `ready` or failure was said.
+    /// Volumes whose `ready` was said.
     said: Vec<String>,
 }
 
@@ -177,7 +177,7 @@ impl Service<'_> {
         }
     }
 
-    /// Says `ready` once per volume, a failure once per volume, and READY=1 once no volume is still starting.
+    /// Says `ready` once per volume, and READY=1 once no volume is still starting.
     fn announce(&mut self, volumes: &[VolumeStatus]) {
         for v in volumes {
             if self.said.contains(&v.volume) {
@@ -192,11 +192,6 @@ impl Service<'_> {
                 for reason in &v.reasons {
                     tracing::warn!(volume, "{reason}");
                 }
-            } else if let Some(failure) = &v.failure
-                && volumes.len() > 1
-            {
-                self.said.push(v.volume.clone());
-                tracing::error!(volume = v.volume, code = failure.code.number(), "{failure}");
             }
         }
         // A baseline can take hours: the service manager is not kept waiting for it, /readyz tells the difference.

@@ -36,7 +36,7 @@ fn code(volumes: &[VolumeStatus]) -> ExitCode {
     let any = |state: State| volumes.iter().any(|v| v.state == state);
     if any(State::Fenced) {
         ExitCode::Locked
-    } else if any(State::Degraded) || any(State::Stopped) {
+    } else if [State::Degraded, State::Stopped, State::Waiting].into_iter().any(any) {
         ExitCode::Degraded
     } else {
         ExitCode::Ok
@@ -70,7 +70,10 @@ fn table(volumes: &[VolumeStatus]) -> String {
 /// What a person should know beyond the table, in words.
 fn notes(v: &VolumeStatus) -> Vec<String> {
     let mut notes: Vec<String> = v.reasons.clone();
-    if !v.fenced_store && v.state != State::Starting {
+    if let Some(what) = &v.waiting {
+        notes.push(format!("waits, and tries again by itself: {what}"));
+    }
+    if v.fenced_store == Some(false) {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
     if v.backend != Backend::Scan && !v.unproven.is_empty() {
@@ -97,7 +100,10 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
         notes.push(format!("{} rescans ({})", v.rescans, reasons.join(", ")));
     }
     match (&v.failure, &v.last_error) {
-        (Some(failure), _) => notes.push(format!("ended: {failure}")),
+        (Some(failure), _) => {
+            notes.push(format!("ended: {failure}"));
+            notes.extend(failure.hint.as_ref().map(|hint| format!("what to do: {hint}")));
+        }
         (None, Some(error)) => notes.push(format!("last error: {error}")),
         (None, None) => {}
     }
@@ -128,7 +134,7 @@ mod tests {
     use crate::units::PathField;
 
     fn volume(state: State) -> VolumeStatus {
-        VolumeStatus { volume: "db".into(), state, fenced_store: true, ..VolumeStatus::default() }
+        VolumeStatus { volume: "db".into(), state, fenced_store: Some(true), ..VolumeStatus::default() }
     }
 
     #[test]
@@ -137,7 +143,7 @@ mod tests {
             backend: Backend::Tracepoint,
             loss_window_seconds: 0.12,
             head_seq: 42,
-            fenced_store: false,
+            fenced_store: Some(false),
             reasons: vec!["a map was full".into()],
             unreadable: vec![Unreadable { path: PathField::new(b"x\xff"), cause: "EIO".into() }],
             unreadable_total: 3,
@@ -158,7 +164,9 @@ db: unreadable: 2 more
     #[test]
     fn the_code_is_zero_only_without_doubt() {
         assert_eq!(code(&[volume(State::Protected), volume(State::Baseline)]), ExitCode::Ok);
-        assert_eq!(code(&[volume(State::Protected), volume(State::Degraded)]), ExitCode::Degraded);
+        for doubtful in [State::Degraded, State::Waiting, State::Stopped] {
+            assert_eq!(code(&[volume(State::Protected), volume(doubtful)]), ExitCode::Degraded);
+        }
         assert_eq!(code(&[volume(State::Degraded), volume(State::Fenced)]), ExitCode::Locked);
     }
 }

@@ -27,6 +27,7 @@ fn the_verbs_are_the_designs() {
         "sync",
         "acknowledge",
         "untrack",
+        "adopt",
         "watch",
         "log",
         "ls",

@@ -23,6 +23,7 @@ consistency = "live"
 audit = "off"
 single_writer = true
 create = true
+replaced = "adopt"
 "#;
 
 fn problems(text: &str) -> Vec<String> {
@@ -42,6 +43,7 @@ fn defaults_apply_where_a_volume_says_nothing() {
     assert_eq!((db.name.as_str(), db.interval, db.capture), ("db", Duration::from_secs(1), Capture::Tracepoint));
     assert_eq!(db.store.to_string(), "s3://bucket/prefix");
     assert!(!db.single_writer && web.single_writer && !db.create && web.create);
+    assert_eq!((db.replaced, web.replaced), (Replaced::Stop, Replaced::Adopt));
     assert_eq!((web.interval, web.capture), (Duration::from_millis(100), Capture::Scan));
     assert_eq!(web.store.local(), Some(Path::new("/backup")));
     assert_eq!((db.audit, web.audit), (Rate { millionths: 5000 }, Rate::OFF));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{REPLY_MAX, Reply, Request, socket_path};
+use crate::config::Allow;
 use crate::error::{AppError, ExitCode};
 use crate::status::{SyncReply, VolumeStatus};
 
@@ -46,6 +47,20 @@ impl Client {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// As `Control::adopt`.
+    pub fn adopt(&self, volume: &str, allow: Allow) -> Result<(), AppError> {
+        let request = Request::Adopt { volume: volume.to_owned(), source: allow.source, store: allow.store };
+        match self.ask(&request, Duration::ZERO)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether somebody listens.
+    pub fn is_there(&self) -> bool {
+        UnixStream::connect(socket_path(&self.state_dir)).is_ok()
     }
 
     pub fn reload(&self) -> Result<(), AppError> {

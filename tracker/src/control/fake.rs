@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{Control, ControlError};
+use crate::config::Allow;
 use crate::last_flush::Uncommitted;
 use crate::status::{State, SyncReply, VolumeStatus};
 
@@ -36,7 +37,7 @@ pub(crate) fn protected(name: &str) -> VolumeStatus {
         volume: name.into(),
         state: State::Protected,
         armed: true,
-        fenced_store: true,
+        fenced_store: Some(true),
         baseline_seq: Some(1),
         head_seq: 1,
         interval_ms: 250,
@@ -60,6 +61,11 @@ impl Control for Fake {
 
     fn acknowledge(&self, volume: &str) -> Result<(), ControlError> {
         self.note(format!("acknowledge {volume}"));
+        Ok(())
+    }
+
+    fn adopt(&self, volume: &str, allow: Allow) -> Result<(), ControlError> {
+        self.note(format!("adopt {volume} {}", allow.words()));
         Ok(())
     }
 

@@ -68,7 +68,7 @@ impl Metric {
 }
 
 const VOLUME: &[&str] = &["volume"];
-const STATES: &[&str] = &["starting", "baseline", "verifying", "protected", "degraded", "fenced", "stopped"];
+const STATES: &[&str] = &["starting", "waiting", "baseline", "verifying", "protected", "degraded", "fenced", "stopped"];
 const BACKENDS: &[&str] = &["tracepoint", "fentry", "kprobe", "scan"];
 
 const fn metric(
@@ -103,7 +103,7 @@ pub const METRICS: &[Metric] = &[
     metric("tracker_volume_audited_bytes_total", BYTES, VOLUME, Stable, "Bytes that the audit has looked at", Counter(|v| v.audited_bytes)),
     metric("tracker_volume_audit_differences_total", None, VOLUME, Stable, "Blocks in which the audit found a change that no mark told of", Counter(|v| v.audit_differences)),
     metric("tracker_volume_ready", None, VOLUME, Stable, "1 when /readyz would say yes for the volume", Gauge(|v| flag(v.not_ready().is_empty()))),
-    metric("tracker_volume_unfenced", None, VOLUME, Stable, "1 when the store does not refuse a second writer (single_writer)", Gauge(|v| flag(!v.fenced_store))),
+    metric("tracker_volume_unfenced", None, VOLUME, Stable, "1 when the store does not refuse a second writer (single_writer)", Gauge(|v| flag(v.fenced_store == Some(false)))),
     metric("tracker_volume_head_seq", None, VOLUME, Stable, "Seq of the last commit", Gauge(|v| v.head_seq as f64)),
     metric("tracker_volume_head_timestamp_seconds", SECONDS, VOLUME, Stable, "Time of the last commit, 0 before the first", Gauge(|v| v.head_timestamp_seconds)),
     metric("tracker_volume_pending_files", None, VOLUME, Stable, "Files with changes not yet committed", Gauge(|v| v.pending_inodes as f64)),

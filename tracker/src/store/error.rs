@@ -221,9 +221,7 @@ impl StoreError {
                 "if the server is older, try AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED"
             }
             (ErrorKind::Misconfigured, "ENOTDIR") => "a file is where a folder must be",
-            (ErrorKind::NoSpace, _) => {
-                "free or add space in the store; nothing was lost, writing goes on by itself then"
-            }
+            (ErrorKind::NoSpace, _) => "free or add space in the store; nothing was lost",
             (ErrorKind::ReadOnly, _) => {
                 "the file system is mounted read-only; look for earlier I/O errors in the kernel log"
             }
@@ -231,7 +229,8 @@ impl StoreError {
                 "use a store with atomic conditional writes, or set single_writer = true if no other host will ever write here"
             }
             (ErrorKind::Unknown | ErrorKind::Transient, _) => {
-                "check that the store is reachable; it is tried again by itself"
+                // Whether it is tried again is for the caller to say: a restore or a start in the foreground is not.
+                "check that the store is reachable"
             }
             (ErrorKind::Corrupt, _) => "run `tracker verify`; look for a proxy or disk that damages data",
             (ErrorKind::NotFound | ErrorKind::Misconfigured, _) => "",

@@ -5,7 +5,8 @@ use engine::format::{Key, commit};
 use engine::model::{FileId, InodeId, NameChange};
 use engine::plan::find_head;
 
-use super::open::{Opened, failed, world_error};
+use super::open::{Opened, failed};
+use super::ways_on::Obstacle;
 use super::world::{WorldError, to_row};
 use crate::catalog;
 use crate::error::{AppError, ExitCode};
@@ -13,12 +14,12 @@ use crate::store;
 
 impl Opened {
     /// Compares the store's head with the catalog's. True: the catalog was made anew.
-    pub(super) fn agree_on_head(&mut self) -> Result<bool, AppError> {
+    pub(super) fn agree_on_head(&mut self) -> Result<bool, Obstacle> {
         let world = &self.world;
         let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
         let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
         let exists = |key: Key| world.store.exists(&key.to_string());
-        let theirs = find_head(world.era_length, exists).map_err(|error| AppError::from_store(&error))?;
+        let theirs = find_head(world.era_length, exists)?;
         if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
             return Ok(false);
         }
@@ -27,22 +28,23 @@ impl Opened {
                 ExitCode::Mismatch,
                 format_args!("the store's head is {theirs}, but this host has committed {ours}: commits were lost"),
             )
-            .hint("bring the store's lost objects back; to go on without them, start anew under another --name"));
+            .hint("bring the store's lost objects back; to go on without them, start anew under another --name")
+            .into());
         }
         let key = Key::Commit(theirs).to_string();
         let expect = commit::Expect { volume: self.volume_id, seq: theirs };
         let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
-        let (_, header) = store::get_checked(&*world.store, &key, decode)
-            .map_err(|error| AppError::from_store(&error))?
+        let (_, header) = store::get_checked(&*world.store, &key, decode)?
             .map_err(|(_, error)| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
         if header.writer != self.writer.id {
             return Err(AppError::new(
                 ExitCode::Locked,
                 format_args!("another writer has committed: the store's head is {theirs}, ours was {ours}"),
             )
-            .hint("one host writes a volume; this one must not go on"));
+            .hint("one host writes a volume; this one must not go on")
+            .into());
         }
-        self.rebuild(theirs).map_err(world_error)?;
+        self.rebuild(theirs)?;
         Ok(true)
     }
 

@@ -17,12 +17,12 @@ use super::world::{WorldError, to_row};
 use crate::catalog;
 
 impl Opened {
-    /// ARM, CLEAN; decides what has to be compared.
+    /// ARM, CLEAN; decides what has to be compared. `anew`: why no record's inode is to be believed, where that is so.
     pub(super) fn arm(
         &mut self,
         capture: &CaptureFacts,
-        prepared: Option<Prepared>,
-        rebuilt: bool,
+        prepared: Option<&Prepared>,
+        anew: Option<&'static str>,
     ) -> Result<(), WorldError> {
         let world = &mut self.world;
         // That of the listings and the marks: on an overlay the upper layer's, which a directory that is also in a lower
@@ -73,10 +73,10 @@ impl Opened {
         let facts = Facts {
             boot: Boot::of(last_boot.as_deref(), boot.as_deref(), world.catalog.head()?.is_some()),
             resumed: capture.resumed,
-            registered: world.hub.is_some() && prepared.is_some(),
+            registered: world.hub.is_some() && prepared.is_some_and(|prepared| prepared.first),
             in_order: last_run.is_some_and(|run| run + 1 == capture.run),
             baseline: world.catalog.note(BASELINE)?.is_some(),
-            rebuilt,
+            rebuilt: anew.is_some(),
             clean: clean.is_some() && clean == last_boot,
             unfinished: Compare::of_word(world.catalog.note(COMPARE)?.as_deref()),
         };
@@ -86,17 +86,8 @@ impl Opened {
         world.catalog.set_note(COMPARE, compare.word())?;
         let run = if world.hub.is_some() { capture.run } else { 0 };
         world.catalog.set_note(RUN, &format!("{run} {dev}"))?;
-        if let Some((hub, dev)) = &world.hub {
-            let sink = match prepared {
-                Some(prepared) => prepared.sink,
-                None => {
-                    let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
-                    let sink = Arc::new(Sink::new(&self.name, *dev, catalog, pending));
-                    hub.add(Arc::clone(&sink))?;
-                    sink
-                }
-            };
-            self.sink = Some(sink);
+        if let (Some((hub, dev)), Some(prepared)) = (&world.hub, prepared) {
+            self.sink = Some(Arc::clone(&prepared.sink));
             world.watch_full |= hub.is_widened(*dev)?;
             // Where the marks are trusted, the watch set has been kept since they began.
             if compare != Compare::Nothing {
@@ -118,8 +109,8 @@ impl Opened {
         if compare == Compare::Everything {
             let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
             let sink = self.sink.get_or_insert_with(|| Arc::new(Sink::new(&self.name, 0, catalog, pending)));
-            // A file of a rebuilt catalog has no inode yet; it is found by its name.
-            sink.widen(if rebuilt { "rebuild" } else { "reboot" }, |ino| ino != 0)?;
+            // A file without an inode is found by its name.
+            sink.widen(anew.unwrap_or("reboot"), |ino| ino != 0)?;
             // They are pending now and outlive this process.
             world.catalog.set_note(COMPARE, Compare::Listings.word())?;
         } else {

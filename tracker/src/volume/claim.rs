@@ -1,39 +1,105 @@
 //! Whose volume it is: the source, the store and the catalog must name the same one, and nobody else may write it.
 
 use bytes::Bytes;
-use engine::format::Key;
 use engine::format::era::VolumeFormat;
+use engine::format::{Key, commit};
 use engine::model::{FileId, Id};
 use engine::plan::find_head;
 
 use super::open::{boot_id, failed, world_error};
+use super::rebind::rebind;
+use super::renew::COMPARE;
 use super::run::wall_clock;
+use super::trust::Compare;
+use super::ways_on::{self, Obstacle};
 use crate::catalog::{self, Catalog, Writer};
-use crate::config::VolumeConfig;
+use crate::config::{Allow, Replaced, VolumeConfig};
 use crate::error::{AppError, ExitCode};
 use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
 use crate::store::{self, ErrorKind, Store};
 
-/// The source must be the directory the catalog knows: a replaced one is not mirrored as a deletion of everything, and
-/// neither is one that cannot be told apart.
-pub(super) fn same_source(catalog: &Catalog, root: &SourceRoot, config: &VolumeConfig) -> Result<(), AppError> {
-    let refuse = |what: std::fmt::Arguments<'_>, why: &str| {
-        AppError::new(
-            ExitCode::Guard,
-            format_args!(
-                "{} {what} the directory that volume {} was made of: {why}",
-                config.source.display(),
-                config.name
-            ),
-        )
-    };
-    match compare_source(catalog, root)? {
-        SameSource::Same => remember_source(catalog, root),
-        SameSource::Other(why) => Err(refuse(format_args!("is not"), &why)
-            .hint("if it was replaced on purpose, protect it under another --name; the old volume stays restorable")),
-        SameSource::CannotTell(why) => Err(refuse(format_args!("may not be"), &why)
-            .hint("if its file system is not mounted, mount it; nothing was removed from the store")),
+/// Name of the note that another directory is being taken for the source: from before inodes are forgotten until the new
+/// directory is noted.
+const ADOPTING: &str = "adopting";
+
+/// Name of the note with what an operator allows the next start to do.
+const ALLOWED: &str = "allowed";
+
+/// Lets the next start of a volume do what `allow` says, once.
+pub(super) fn allow_once(catalog: &Catalog, allow: Allow) -> Result<(), AppError> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    let before = Allow::of_words(&catalog.note(ALLOWED).map_err(broken)?.unwrap_or_default());
+    catalog.set_note(ALLOWED, &before.or(allow).words()).map_err(broken)
+}
+
+/// What an operator allows this start to do: by its arguments, or by `allow_once`.
+pub(super) fn allowed(catalog: &Catalog, config: &VolumeConfig) -> Result<Allow, AppError> {
+    let noted = catalog.note(ALLOWED).map_err(|error| failed("catalog", error))?.unwrap_or_default();
+    Ok(Allow::of_words(&noted).or(config.allow))
+}
+
+/// A start has succeeded: what was allowed is used up.
+pub(super) fn use_up(catalog: &Catalog) -> Result<(), AppError> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    match catalog.note(ALLOWED).map_err(broken)? {
+        Some(words) if !words.is_empty() => catalog.set_note(ALLOWED, "").map_err(broken),
+        _ => Ok(()),
     }
+}
+
+/// Makes sure that the source is the directory that the catalog describes, or makes it so where that is allowed: for this
+/// once, or by `replaced = "adopt"`. True: it was another directory, and everything is to be compared.
+///
+/// # Errors
+/// `SourceAway` where the directory may be a mount point whose file system is away, which only a person can tell from an
+/// empty source. A replaced source is not mirrored as a deletion of everything, and neither is one that cannot be told apart.
+pub(super) fn agree_on_source(
+    catalog: &Catalog,
+    root: &SourceRoot,
+    config: &VolumeConfig,
+    allow: Allow,
+) -> Result<bool, Obstacle> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    // A death in the middle of it leaves files without inodes, whatever directory is there now.
+    let unfinished = catalog.note(ADOPTING).map_err(broken)?.is_some_and(|note| note == "yes");
+    match compare_source(catalog, root)? {
+        SameSource::Same if !unfinished => {
+            remember_source(catalog, root)?;
+            return Ok(false);
+        }
+        SameSource::Same => {}
+        _ if allow.source => {}
+        SameSource::CannotTell(why) => {
+            return Err(Obstacle::SourceAway(ways_on::other_source(config, "may not be", &why)));
+        }
+        SameSource::Other(_) if is_unmounted(catalog, root)? => {
+            let why = "it was a mount point, and nothing is mounted there";
+            return Err(Obstacle::SourceAway(ways_on::other_source(config, "is not", why)));
+        }
+        SameSource::Other(_) if config.replaced == Replaced::Adopt => {}
+        SameSource::Other(why) => return Err(ways_on::other_source(config, "is not", &why).into()),
+    }
+    catalog.set_note(ADOPTING, "yes").map_err(broken)?;
+    let rebound = rebind(catalog, root)?;
+    tracing::warn!(
+        volume = %config.name,
+        source = %config.source.display(),
+        found = rebound.found,
+        absent = rebound.absent,
+        "another directory is taken for the source: its files are compared with the newest commit"
+    );
+    remember_source(catalog, root)?;
+    // Also what a death before the comparison is through leaves to the next process.
+    catalog.set_note(COMPARE, Compare::Everything.word()).map_err(broken)?;
+    catalog.set_note(ADOPTING, "no").map_err(broken)?;
+    Ok(true)
+}
+
+/// Whether the source was the root of a mount and is a plain directory now.
+fn is_unmounted(catalog: &Catalog, root: &SourceRoot) -> Result<bool, AppError> {
+    let known = catalog.source_facts().map_err(|error| failed("catalog", error))?;
+    let now = root.facts(None).map_err(|error| failed("cannot look at the source", error))?;
+    Ok(known.is_some_and(|known| known.mount_root) && !now.mount_root)
 }
 
 /// Holds the source against what the catalog has of it. A new volume's is the same.
@@ -53,27 +119,51 @@ pub(super) fn remember_source(catalog: &Catalog, root: &SourceRoot) -> Result<()
     catalog.set_source_facts(&facts).map_err(|error| failed("catalog", error))
 }
 
-/// Who we are in this store: makes the volume, or finds it as ours, or refuses.
-pub(super) fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(Id, Writer, VolumeFormat), AppError> {
+/// A store at another address than before: it must hold our newest commit, the very one.
+fn same_history(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(), Obstacle> {
+    let Some(head) = catalog.head().map_err(|error| failed("catalog", error))? else { return Ok(()) };
+    let differs = |what: &str| {
+        AppError::new(
+            ExitCode::Mismatch,
+            format_args!("{url} is not the store that was moved: commit {} {what} there", head.seq),
+        )
+        .hint("name the store as it was when this host last committed; an older copy of it cannot be gone on with")
+    };
+    match store.get(&Key::Commit(head.seq).to_string()) {
+        Ok(bytes) if commit::hash(&bytes) == head.hash => Ok(()),
+        Ok(_) => Err(differs("is another one").into()),
+        Err(error) if error.kind == ErrorKind::NotFound => Err(differs("is not").into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Who we are in this store: makes the volume, or finds it as ours, or refuses. `moved`: the store may have another address
+/// than before, if it holds the same volume with our newest commit.
+pub(super) fn claim(
+    catalog: &Catalog,
+    store: &dyn Store,
+    config: &VolumeConfig,
+    moved: bool,
+) -> Result<(Id, Writer, VolumeFormat), Obstacle> {
+    let url = &config.store.to_string();
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     let key = Key::Format.to_string();
     let known = catalog.volume_id().map_err(broken)?;
-    if let Some(there) = catalog.store().map_err(broken)?.filter(|there| there != url) {
-        return Err(AppError::new(
-            ExitCode::Guard,
-            format_args!("the state directory says that this volume is kept in {there}, not in {url}"),
-        )
-        .hint("use another --name or another --state-dir for a second copy"));
+    let elsewhere = catalog.store().map_err(broken)?.filter(|there| there != url);
+    if let Some(there) = elsewhere.as_ref().filter(|_| !moved) {
+        return Err(ways_on::other_store(there, url, &config.name).into());
     }
     let bytes = match store::get_checked(store, &key, VolumeFormat::decode) {
         Ok(Ok((bytes, _)) | Err((bytes, _))) => bytes,
         Err(error) if error.kind == ErrorKind::NotFound => match known {
             Some(_) => {
-                return Err(AppError::new(
+                // A mount point whose file system is away looks like this.
+                let told = AppError::new(
                     ExitCode::Absent,
                     format_args!("the volume is no longer in {url}, though this host has committed to it"),
-                )
-                .hint("bring the store back, or start anew with another --state-dir"));
+                );
+                let hint = "bring the store back, or start anew with another --state-dir";
+                return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
             }
             None => {
                 let id = super::random_id().map_err(world_error)?;
@@ -86,11 +176,11 @@ pub(super) fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(
                 match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
                     Ok(store::Settled::Own) => bytes,
                     Ok(store::Settled::Other(bytes)) => bytes,
-                    Err(error) => return Err(AppError::from_store(&error)),
+                    Err(error) => return Err(error.into()),
                 }
             }
         },
-        Err(error) => return Err(AppError::from_store(&error)),
+        Err(error) => return Err(error.into()),
     };
     let format = VolumeFormat::decode(&bytes).map_err(|error| {
         AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {error}"))
@@ -98,20 +188,24 @@ pub(super) fn claim(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(
     })?;
     if known.is_some_and(|known| known != format.volume) {
         return Err(AppError::new(ExitCode::Locked, "the store holds another volume under this name")
-            .hint("use another --name; this one belongs to another host or another state directory"));
+            .hint("use another --name; this one belongs to another host or another state directory")
+            .into());
+    }
+    if elsewhere.is_some() {
+        same_history(catalog, store, url)?;
     }
     let writer = match catalog.writer().map_err(broken)? {
         Some(writer) => writer,
         None => {
             // No catalog: whoever has committed here is somebody else, even if it was this host once.
-            let head = find_head(format.era_len, |key| store.exists(&key.to_string()))
-                .map_err(|e| AppError::from_store(&e))?;
+            let head = find_head(format.era_len, |key| store.exists(&key.to_string()))?;
             if head > 0 {
                 return Err(AppError::new(
                     ExitCode::Locked,
                     format_args!("the volume in {url} has another writer (its head is {head})"),
                 )
-                .hint("one host writes a volume; restore it, or protect this directory under another --name"));
+                .hint("one host writes a volume; restore it, or protect this directory under another --name")
+                .into());
             }
             let writer = Writer { id: super::random_id().map_err(world_error)?, epoch: 1 };
             catalog.set_writer(&writer).map_err(broken)?;

@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 
 use engine::model::Time;
 
+use super::claim;
 use super::hub::Hub;
-use super::open::{self, CaptureFacts, Prepared};
-use super::pace::Pace;
+use super::life::{self, Surroundings};
+use super::open::{self, Prepared};
 use super::pending::{Pending, now_ns};
 use super::progress::{Phase, Shared, Synced};
 use super::release::{self, Ending};
-use super::run::Runner;
 use super::start;
 use crate::catalog::Catalog;
-use crate::config::{self, Config, ProcessConfig, VolumeConfig};
+use crate::config::{self, Allow, Config, ProcessConfig, VolumeConfig};
 use crate::control::{Control, ControlError};
 use crate::error::{AppError, ExitCode};
 use crate::last_flush::Uncommitted;
+use crate::location;
 use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus};
 use crate::store::Op;
 use crate::store::meter::Meter;
@@ -31,21 +32,23 @@ use crate::units::{PathField, rfc3339};
 const ACKNOWLEDGE: Duration = Duration::from_secs(8);
 
 /// What of a volume does not change while it runs.
-struct Facts {
-    volume_id: String,
-    backend: Backend,
-    reasons: Vec<String>,
-    fenced_store: bool,
-    pending: Arc<Pending>,
-    catalog: Arc<Catalog>,
-    meter: Arc<Meter>,
-    hub: Option<Arc<Hub>>,
+pub(super) struct Facts {
+    pub volume_id: String,
+    pub backend: Backend,
+    pub reasons: Vec<String>,
+    /// `None` before a probe of the store has told.
+    pub fenced_store: Option<bool>,
+    pub pending: Arc<Pending>,
+    pub catalog: Arc<Catalog>,
+    pub meter: Arc<Meter>,
+    pub hub: Option<Arc<Hub>>,
 }
 
-struct Volume {
-    config: VolumeConfig,
-    shared: Arc<Shared>,
-    facts: Arc<Mutex<Option<Facts>>>,
+pub(super) struct Volume {
+    pub config: VolumeConfig,
+    pub shared: Arc<Shared>,
+    pub facts: Arc<Mutex<Option<Facts>>>,
+    pub prepared: Mutex<Option<Prepared>>,
     failure: Arc<Mutex<Option<AppError>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -53,13 +56,12 @@ struct Volume {
 /// The volumes of one process.
 pub struct Fleet {
     volumes: Mutex<Vec<Arc<Volume>>>,
-    capture: Arc<CaptureFacts>,
-    state_dir: PathBuf,
+    around: Arc<Surroundings>,
     config_file: Option<PathBuf>,
     process: ProcessConfig,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -68,13 +70,17 @@ impl Fleet {
     pub fn start(config: &Config, state_dir: &Path) -> Result<Fleet, AppError> {
         let fleet = Fleet {
             volumes: Mutex::new(Vec::new()),
-            capture: Arc::new(start::capture(config, state_dir)?),
-            state_dir: state_dir.to_path_buf(),
+            around: Arc::new(Surroundings {
+                capture: start::capture(config, state_dir)?,
+                state_dir: state_dir.to_path_buf(),
+                daemon: config.file.is_some(),
+                guarded: Mutex::new(config.guarded()),
+            }),
             config_file: config.file.clone(),
             process: config.process.clone(),
         };
         // All volumes first, then the threads: the first drain must find a place for every volume's marks.
-        let hub = fleet.capture.hub.clone();
+        let hub = fleet.around.capture.hub.clone();
         let prepared: Vec<Option<Prepared>> = config
             .volumes
             .iter()
@@ -91,12 +97,19 @@ impl Fleet {
             config,
             shared: Arc::new(Shared::default()),
             facts: Arc::default(),
+            prepared: Mutex::new(prepared),
             failure: Arc::default(),
             thread: Mutex::new(None),
         });
-        let (mine, capture, state) = (Arc::clone(&volume), Arc::clone(&self.capture), self.state_dir.clone());
+        self.spawn(&volume);
+        lock(&self.volumes).push(volume);
+    }
+
+    /// Starts the thread of a volume that has none.
+    fn spawn(&self, volume: &Arc<Volume>) {
+        let (mine, around) = (Arc::clone(volume), Arc::clone(&self.around));
         let spawned = std::thread::Builder::new().name("volume".into()).spawn(move || {
-            if let Err(error) = live(&mine, &capture, &state, prepared) {
+            if let Err(error) = life::live(&mine, &around) {
                 *lock(&mine.failure) = Some(error);
             }
             mine.shared.end();
@@ -109,14 +122,22 @@ impl Fleet {
                 volume.shared.end();
             }
         }
-        lock(&self.volumes).push(volume);
+    }
+
+    /// Tries a volume at once: one that waits, and one that has ended, with what it holds of its marks.
+    fn try_again(&self, volume: &Arc<Volume>) {
+        volume.shared.retry();
+        if lock(&volume.failure).take().is_some() {
+            volume.shared.begin_again();
+            self.spawn(volume);
+        }
     }
 
     /// Ends tracking, unless the volumes are meant to come back.
     fn release(&self) {
-        let Some(hub) = &self.capture.hub else { return };
+        let Some(hub) = &self.around.capture.hub else { return };
         let committed = self.list().iter().any(|volume| volume.shared.progress().baseline_seq.is_some());
-        let ending = Ending { keep: self.process.keep_tracking, resumed: self.capture.resumed, committed };
+        let ending = Ending { keep: self.process.keep_tracking, resumed: self.around.capture.resumed, committed };
         if !ending.keeps_tracking() {
             release::release(hub);
         }
@@ -125,23 +146,6 @@ impl Fleet {
     fn list(&self) -> Vec<Arc<Volume>> {
         lock(&self.volumes).clone()
     }
-}
-
-/// The whole life of one volume.
-fn live(volume: &Volume, capture: &CaptureFacts, state: &Path, prepared: Option<Prepared>) -> Result<(), AppError> {
-    let opened = open::open(&volume.config, state, capture, prepared)?;
-    *lock(&volume.facts) = Some(Facts {
-        volume_id: opened.volume_id.iter().map(|byte| format!("{byte:02x}")).collect(),
-        backend: opened.backend,
-        reasons: opened.reasons.clone(),
-        fenced_store: opened.fenced_store,
-        pending: Arc::clone(&opened.world.pending),
-        catalog: Arc::clone(&opened.world.catalog),
-        meter: Arc::clone(&opened.meter),
-        hub: opened.world.hub.as_ref().map(|(hub, _)| Arc::clone(hub)),
-    });
-    let (shared, interval) = (Arc::clone(&volume.shared), volume.config.interval);
-    Runner { opened, shared, interval, trusted: false, pace: Pace::default() }.run()
 }
 
 impl Volume {
@@ -164,7 +168,8 @@ impl Volume {
         let (oldest, inodes, bytes) = facts.as_ref()?.pending.summary();
         let (last_error, left_over) = {
             let progress = self.shared.progress();
-            (progress.last_error.clone(), progress.left_over.first().cloned())
+            let waits = progress.waiting.as_ref().map(|waiting| format!("the volume waits: {waiting}"));
+            (progress.last_error.clone(), progress.left_over.first().cloned().or(waits))
         };
         if inodes == 0 && why.is_none() && last_error.is_none() {
             return None;
@@ -188,10 +193,12 @@ impl Volume {
             interval_ms: u64::try_from(self.config.interval.as_millis()).unwrap_or(u64::MAX),
             last_error: progress.last_error.clone(),
             failure,
+            waiting: progress.waiting.as_ref().map(|error| error.message.clone()),
             ..VolumeStatus::default()
         };
         status.state = match progress.phase {
             Phase::Starting => State::Starting,
+            Phase::Waiting => State::Waiting,
             Phase::Baseline => State::Baseline,
             Phase::Verifying => State::Verifying,
             Phase::Protected => State::Protected,
@@ -307,6 +314,23 @@ fn seconds(time: Time) -> f64 {
     time.sec as f64 + f64::from(time.nsec) / 1e9
 }
 
+/// Lets the next start of a volume of this state directory do what `allow` says, once.
+///
+/// # Errors
+/// `Absent` where the state directory has no such volume.
+pub fn allow(state_dir: &Path, volume: &str, allow: Allow) -> Result<(), AppError> {
+    let location = Catalog::location(state_dir, volume);
+    if location::check_volume_name(volume).is_err() || !location.exists() {
+        return Err(AppError::new(
+            ExitCode::Absent,
+            format_args!("the state directory {} has no volume `{volume}`", state_dir.display()),
+        )
+        .hint("name the directory that its `protect` or `daemon` had with --state-dir"));
+    }
+    let catalog = Catalog::open(&location).map_err(|error| open::failed("cannot open the catalog", error))?;
+    claim::allow_once(&catalog, allow)
+}
+
 impl Control for Fleet {
     fn status(&self) -> Vec<VolumeStatus> {
         self.list().iter().map(|volume| volume.status()).collect()
@@ -356,14 +380,31 @@ impl Control for Fleet {
         Err(ControlError::Ended { volume: name.to_owned(), failure })
     }
 
+    fn adopt(&self, name: &str, allow: Allow) -> Result<(), ControlError> {
+        let found = self.list().into_iter().find(|volume| volume.config.name == name);
+        let Some(volume) = found else { return Err(ControlError::UnknownVolume { volume: name.to_owned() }) };
+        // It would hold for a later start that nobody has looked at.
+        let waits = volume.shared.progress().phase == Phase::Waiting;
+        if !waits && lock(&volume.failure).is_none() {
+            return Err(ControlError::Running { volume: name.to_owned() });
+        }
+        let noted = self::allow(&self.around.state_dir, name, allow);
+        noted.map_err(|failure| ControlError::Ended { volume: name.to_owned(), failure })?;
+        self.try_again(&volume);
+        Ok(())
+    }
+
     fn reload(&self) -> Result<(), ControlError> {
         let Some(file) = &self.config_file else { return Err(ControlError::Unsupported) };
-        let config =
-            config::load(file, &self.state_dir).map_err(|error| ControlError::Reload { reason: error.to_string() })?;
+        let config = config::load(file, &self.around.state_dir)
+            .map_err(|error| ControlError::Reload { reason: error.to_string() })?;
+        *lock(&self.around.guarded) = config.guarded();
         let running = self.list();
+        let ended = |volume: &Volume| lock(&volume.failure).is_some();
+        let is_new =
+            |volume: &Volume| config.volumes.iter().any(|new| new.name == volume.config.name && *new != volume.config);
         for volume in &running {
-            let changed = config.volumes.iter().any(|new| new.name == volume.config.name && *new != volume.config);
-            if changed {
+            if is_new(volume) && !ended(volume) {
                 let reason = format!("volume {} runs with other settings; restart to change them", volume.config.name);
                 return Err(ControlError::Reload { reason });
             }
@@ -371,12 +412,20 @@ impl Control for Fleet {
         for volume in &running {
             if config.volumes.iter().all(|new| new.name != volume.config.name) {
                 volume.shared.stop(Instant::now() + self.process.stop_timeout);
+            } else if !is_new(volume) {
+                // A person has asked: whoever waits looks now, and who has ended has another try.
+                self.try_again(volume);
             }
         }
-        lock(&self.volumes).retain(|volume| config.volumes.iter().any(|new| new.name == volume.config.name));
+        let stays = |volume: &Volume| config.volumes.contains(&volume.config);
+        lock(&self.volumes).retain(|volume| stays(volume));
         for new in config.volumes {
-            if running.iter().all(|volume| volume.config.name != new.name) {
-                self.add(new, None);
+            let old = running.iter().find(|volume| volume.config.name == new.name);
+            match old {
+                Some(old) if old.config == new => {}
+                // Ended, with other settings now: what has a place for its marks keeps it.
+                Some(old) => self.add(new, lock(&old.prepared).take()),
+                None => self.add(new, None),
             }
         }
         Ok(())

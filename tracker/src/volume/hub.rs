@@ -169,6 +169,11 @@ impl Hub {
         Ok(())
     }
 
+    /// Ends what `add` began: marks have no place with this volume any more. The file system stays tracked.
+    pub fn remove(&self, sink: &Arc<Sink>) {
+        self.inner().sinks.retain(|there| !Arc::ptr_eq(there, sink));
+    }
+
     /// Counts the back ends of this process: whoever finds another number than before has to look anew at what it may use.
     pub fn epoch(&self) -> u64 {
         self.inner().epoch

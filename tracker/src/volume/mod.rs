@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`agree`, `arm`, `claim`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`life`, `ways_on`, `agree`, `arm`, `claim`, `rebind`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 mod agree;
 mod arm;
@@ -12,6 +12,7 @@ pub mod era;
 pub mod fleet;
 pub mod hub;
 mod inflight;
+mod life;
 pub(crate) mod markable;
 pub mod open;
 pub mod pace;
@@ -22,6 +23,7 @@ mod presence;
 mod problems;
 pub mod progress;
 pub mod prover;
+mod rebind;
 mod release;
 pub mod renew;
 mod room;
@@ -30,6 +32,7 @@ mod start;
 mod store_home;
 mod tick;
 pub mod trust;
+pub mod ways_on;
 pub mod world;
 pub mod write_back;
 

@@ -5,12 +5,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use engine::format::era::VolumeFormat;
 use engine::model::{Id, Seq};
 
 use super::audit::Audit;
-use super::claim::{claim, same_source};
+use super::claim::{agree_on_source, allowed, claim, use_up};
 use super::hub::{Hub, Sink};
 use super::markable::{can_be_marked, marked_fs};
 use super::pending::Pending;
@@ -19,6 +20,7 @@ use super::prover::Prover;
 use super::renew::COMPARE;
 use super::store_home;
 use super::trust::Compare;
+use super::ways_on::{self, Obstacle};
 use super::world::{VolumeWorld, WorldError};
 use crate::capture::BackEnd;
 use crate::catalog::{Catalog, Writer};
@@ -87,12 +89,35 @@ pub struct CaptureFacts {
     pub run: u64,
 }
 
-/// A volume whose marks have a place to go before the first drain of this process: without it, a drain for another volume
-/// would clear this one's marks. Only such a volume may trust that nothing was lost since the last process.
+/// A volume whose marks have a place to go: without it, a drain for another volume would clear this one's marks. It outlives
+/// the tries to start the volume.
+#[derive(Clone)]
 pub struct Prepared {
-    catalog: Arc<Catalog>,
-    pending: Arc<Pending>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) pending: Arc<Pending>,
     pub(super) sink: Arc<Sink>,
+    /// Since before the first drain of this process. Only such a volume may trust that nothing was lost since the last one.
+    pub(super) first: bool,
+    /// All that the catalog knew was watched once.
+    pub(super) watched: Arc<AtomicBool>,
+}
+
+impl Prepared {
+    /// Registers a volume with a catalog for its marks.
+    fn new(name: &str, dev: u32, catalog: Arc<Catalog>, hub: &Hub) -> Result<Prepared, WorldError> {
+        let pending = Arc::new(Pending::load(Arc::clone(&catalog))?);
+        let sink = Arc::new(Sink::new(name, dev, Arc::clone(&catalog), Arc::clone(&pending)));
+        hub.add(Arc::clone(&sink))?;
+        Ok(Prepared { catalog, pending, sink, first: false, watched: Arc::default() })
+    }
+
+    /// Gives the place up, so that another one can take it: what was marked for it since the last drain is lost, and the next
+    /// process must not believe otherwise.
+    fn retire(self, hub: &Hub) -> Result<(), WorldError> {
+        self.catalog.set_note(RUN, "0")?;
+        hub.remove(&self.sink);
+        Ok(())
+    }
 }
 
 /// Registers a volume that this state directory knows already; `None` for a new one, or one that cannot be opened now.
@@ -103,11 +128,8 @@ pub fn prepare(config: &VolumeConfig, state: &Path, hub: &Hub) -> Option<Prepare
     }
     let root = SourceRoot::open(&config.source).ok()?;
     let catalog = Arc::new(Catalog::open(&location).ok()?);
-    let pending = Arc::new(Pending::load(Arc::clone(&catalog)).ok()?);
-    let sink = Sink::new(&config.name, root.marks_dev(), Arc::clone(&catalog), Arc::clone(&pending));
-    let sink = Arc::new(sink);
-    hub.add(Arc::clone(&sink)).ok()?;
-    Some(Prepared { catalog, pending, sink })
+    let prepared = Prepared::new(&config.name, root.marks_dev(), catalog, hub).ok()?;
+    Some(Prepared { first: true, ..prepared })
 }
 
 /// Name of the note in which run of capture a volume last had a place for its marks.
@@ -120,44 +142,13 @@ pub(super) fn run_on(note: &str, dev: u32) -> Option<u64> {
     run.parse().ok().filter(|_| on.parse() == Ok(dev))
 }
 
-/// Opens everything. Nothing is in the store yet when it returns, but the `format` object.
-pub fn open(
-    config: &VolumeConfig,
-    state: &Path,
-    capture: &CaptureFacts,
-    prepared: Option<Prepared>,
-) -> Result<Opened, AppError> {
-    let root = SourceRoot::open(&config.source).map_err(|error| failed("cannot open the source", error))?;
-    let root = Arc::new(root);
-    let catalog = match &prepared {
-        Some(prepared) => Arc::clone(&prepared.catalog),
-        None => Arc::new(
-            Catalog::open_or_create(&Catalog::location(state, &config.name))
-                .map_err(|error| failed("cannot open the catalog", error))?,
-        ),
-    };
-    same_source(&catalog, &root, config)?;
-
-    let meter = Arc::new(Meter::default());
-    let whole = store_home::open_for_writing(config, &catalog, state).map_err(|error| AppError::from_store(&error))?;
-    let fenced_store = whole.properties().fenced;
-    let metered = Metered::new(whole, Arc::clone(&meter));
-    let store: Arc<dyn Store> =
-        Arc::new(Prefixed::new(metered, &config.name).map_err(|error| AppError::from_store(&error))?);
-
-    let (volume_id, writer, format) = claim(&catalog, &*store, &config.store.to_string())?;
-    store_home::remember(state, &config.store).map_err(|error| failed("cannot note the store", error))?;
-    let pending = match &prepared {
-        Some(prepared) => Arc::clone(&prepared.pending),
-        None => Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?),
-    };
+/// The capture that a volume can use, and why it is not a better one.
+fn capture_for(config: &VolumeConfig, root: &SourceRoot, capture: &CaptureFacts) -> (Option<Arc<Hub>>, Vec<String>) {
     let mut reasons = capture.reasons.clone();
     let mut hub = capture.hub.clone();
-    // Before anything is asked of it: whatever it turns into later is noticed.
-    let prover = Prover::new(&config.name, state, hub.as_ref().map_or(0, |hub| hub.epoch()));
     if let Some(there) = &hub {
-        let fs = marked_fs(&root);
-        if let Err(missing) = can_be_marked(|fs| there.supported(fs), &root) {
+        let fs = marked_fs(root);
+        if let Err(missing) = can_be_marked(|fs| there.supported(fs), root) {
             reasons.push(format!("{fs}: {}", missing.join(", ")));
             hub = None;
         }
@@ -168,17 +159,66 @@ pub fn open(
     if config.capture == crate::config::Capture::Scan {
         hub = None;
     }
-    if hub.is_some() && marked_fs(&root) == "tmpfs" {
+    if hub.is_some() && marked_fs(root) == "tmpfs" {
         reasons.push("tmpfs: repeated stores through a shared mapping leave no trace and are not seen".into());
     }
-    let backend = Backend::of(hub.as_ref().map_or(BackEnd::Scan, |hub| hub.back_end()));
+    (hub, reasons)
+}
+
+/// Opens everything. Nothing is in the store yet when it returns, but the `format` object. `prepared` is filled as soon as the
+/// volume has a place for its marks, also where this fails later, and is used by the next try.
+pub fn open(
+    config: &VolumeConfig,
+    state: &Path,
+    capture: &CaptureFacts,
+    prepared: &mut Option<Prepared>,
+) -> Result<Opened, Obstacle> {
+    let root = SourceRoot::open(&config.source)
+        .map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
+    let root = Arc::new(root);
     let dev = root.marks_dev();
+    if let (Some(hub), Some(old)) = (&capture.hub, prepared.take_if(|prepared| prepared.sink.dev != dev)) {
+        old.retire(hub)?;
+    }
+    let catalog = match prepared {
+        Some(prepared) => Arc::clone(&prepared.catalog),
+        None => Arc::new(
+            Catalog::open_or_create(&Catalog::location(state, &config.name))
+                .map_err(|error| failed("cannot open the catalog", error))?,
+        ),
+    };
+    let allow = allowed(&catalog, config)?;
+    let adopted = agree_on_source(&catalog, &root, config, allow)?;
+
+    // Before anything is asked of it: whatever it turns into later is noticed.
+    let prover = Prover::new(&config.name, state, capture.hub.as_ref().map_or(0, |hub| hub.epoch()));
+    let (hub, reasons) = capture_for(config, &root, capture);
+    if let (Some(hub), None) = (&hub, &prepared) {
+        *prepared = Some(Prepared::new(&config.name, dev, Arc::clone(&catalog), hub)?);
+    }
+    let pending = match prepared {
+        Some(prepared) => Arc::clone(&prepared.pending),
+        None => Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?),
+    };
+    // Of a try before this one.
+    pending.give_back_taken();
+    pending.uncover();
+
+    let meter = Arc::new(Meter::default());
+    let whole = store_home::open_for_writing(config, &catalog, state)?;
+    let fenced_store = whole.properties().fenced;
+    let metered = Metered::new(whole, Arc::clone(&meter));
+    let store: Arc<dyn Store> = Arc::new(Prefixed::new(metered, &config.name)?);
+
+    let (volume_id, writer, format) = claim(&catalog, &*store, config, allow.store)?;
+    store_home::remember(state, &config.store).map_err(|error| failed("cannot note the store", error))?;
+    let backend = Backend::of(hub.as_ref().map_or(BackEnd::Scan, |hub| hub.back_end()));
     let world = VolumeWorld::new(
         Arc::clone(&root),
         Arc::clone(&catalog),
         Arc::clone(&pending),
         store,
-        hub.clone().map(|hub| (hub, dev)),
+        hub.map(|hub| (hub, dev)),
         format.era_len,
         writer.epoch,
         volume_id,
@@ -203,7 +243,9 @@ pub fn open(
         audit: Audit::new(config.audit),
     };
     let rebuilt = opened.agree_on_head()?;
-    opened.arm(capture, prepared, rebuilt).map_err(world_error)?;
+    let anew = if rebuilt { Some("rebuild") } else { adopted.then_some("another source") };
+    opened.arm(capture, prepared.as_ref(), anew)?;
+    use_up(&catalog)?;
     Ok(opened)
 }
 
@@ -250,19 +292,21 @@ impl Opened {
     }
 
     /// Whether the source is still the directory that was opened.
-    pub fn check_source(&self) -> Result<(), AppError> {
+    pub fn check_source(&self) -> Result<(), Obstacle> {
         let path = self.world.root.path().display();
         match self.world.root.check_identity() {
             Ok(IdentityCheck::Same) => Ok(()),
             Ok(IdentityCheck::Vanished) => {
-                Err(AppError::new(ExitCode::Guard, format_args!("the source {path} vanished"))
-                    .hint("nothing was removed from the store; mount or make it again, and start again"))
+                let told = AppError::new(ExitCode::Guard, format_args!("the source {path} vanished"));
+                let hint = "nothing was removed from the store; mount or make it again, and start again";
+                Err(Obstacle::SourceAway(told.hint(hint)))
             }
             Ok(IdentityCheck::Replaced(_)) => {
-                Err(AppError::new(ExitCode::Guard, format_args!("the source {path} was replaced by another directory"))
-                    .hint("nothing was removed from the store; protect the new one under another --name"))
+                let text = format_args!("the source {path} was replaced by another directory");
+                let told = AppError::new(ExitCode::Guard, text).hint(ways_on::go_on(&self.name));
+                Err(Obstacle::SourceChanged(told))
             }
-            Err(error) => Err(failed("cannot look at the source", error)),
+            Err(error) => Err(Obstacle::SourceAway(failed("cannot look at the source", error))),
         }
     }
 }

@@ -55,12 +55,18 @@ pub struct Progress {
     /// Somebody has; the volume's thread has not taken note yet.
     pub(super) acknowledge: bool,
     pub capture: CaptureState,
+    /// What the volume waits for before it can start or go on.
+    pub waiting: Option<AppError>,
+    /// Somebody asked to try at once.
+    pub(super) retry: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     #[default]
     Starting,
+    /// Its source or its store is away; it is tried again by itself.
+    Waiting,
     /// The first copy of the tree is on its way.
     Baseline,
     /// Marks are not trusted yet: the tree is compared with the catalog.
@@ -171,6 +177,20 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A volume that waits looks again at once.
+    pub fn retry(&self) {
+        self.update(|progress| progress.retry = true);
+    }
+
+    /// A volume that has ended is tried once more.
+    pub(super) fn begin_again(&self) {
+        self.update(|progress| {
+            progress.phase = Phase::Starting;
+            progress.fenced_at = None;
+            progress.last_error = None;
+        });
+    }
+
     /// Asks for a last flush, which is tried until `by`.
     pub fn stop(&self, by: Instant) {
         let mut progress = self.progress();
@@ -195,6 +215,7 @@ impl Shared {
             if left.is_zero() {
                 let mut why = progress.left_over.clone();
                 why.extend(progress.last_error.clone());
+                why.extend(progress.waiting.as_ref().map(|waiting| format!("the volume waits: {waiting}")));
                 if why.is_empty() {
                     why.push("the flush did not end in time".into());
                 }

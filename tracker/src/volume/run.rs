@@ -20,6 +20,7 @@ use super::pace::Pace;
 use super::pending::now_ns;
 use super::presence;
 use super::progress::{Phase, Progress, Shared};
+use super::ways_on::Obstacle;
 use super::world::WorldError;
 use super::write_back::WriteBack;
 use crate::error::{AppError, ExitCode};
@@ -44,7 +45,7 @@ fn is_final(error: &WorldError) -> bool {
 
 impl Runner {
     /// Runs until `stop`, a fence, or a final error.
-    pub fn run(mut self) -> Result<(), AppError> {
+    pub fn run(mut self) -> Result<(), Obstacle> {
         let phase = self.opened.first_phase;
         let write_back = WriteBack::load(&self.opened.world.catalog);
         let head = self.opened.world.catalog.head().ok().flatten().map(|head| head.seq);
@@ -68,13 +69,13 @@ impl Runner {
         match fenced {
             Some(fenced) => {
                 self.shared.update(|progress| progress.phase = Phase::Fenced);
-                Err(fenced)
+                Err(fenced.into())
             }
             None => result,
         }
     }
 
-    fn rounds(&mut self) -> Result<(), AppError> {
+    fn rounds(&mut self) -> Result<(), Obstacle> {
         let mut backoff = Duration::ZERO;
         let mut last_tries = 0;
         loop {
@@ -87,7 +88,7 @@ impl Runner {
                     self.shared.update(|progress| (progress.last_error, progress.lost) = (None, None));
                 }
                 Ok(false) => return Ok(()),
-                Err(error) if is_final(&error) => return Err(AppError::new(ExitCode::Error, error)),
+                Err(error) if is_final(&error) => return Err(AppError::new(ExitCode::Error, error).into()),
                 Err(error) => {
                     // The source may be what is wrong.
                     self.opened.check_source()?;

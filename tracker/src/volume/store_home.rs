@@ -122,6 +122,8 @@ mod tests {
                 audit: engine::audit::Rate::OFF,
                 single_writer: false,
                 create,
+                replaced: crate::config::Replaced::Stop,
+                allow: crate::config::Allow::default(),
             };
             open_for_writing(&config, &self.catalog, &self.at("state"))
         }

@@ -1,0 +1,44 @@
+//! `tracker adopt`: a source that was restored, moved or made again, or a store that was moved, goes on in its history.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Global, Out};
+use crate::config::Allow;
+use crate::control::Client;
+use crate::error::{AppError, ExitCode};
+use crate::state_dir::StateDir;
+use crate::volume::fleet;
+
+/// Go on with a volume whose directory was replaced: it is compared with the newest commit, and only what differs is
+/// uploaded. Holds for one start: at once where a daemon runs, else for the next one.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The volume, as `tracker status` names it.
+    volume: String,
+    /// Instead of the directory it is the store that was moved: go on if it holds the same volume with this host's newest
+    /// commit.
+    #[arg(long)]
+    store_moved: bool,
+}
+
+pub(super) fn run(args: &AdoptArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    let allow = Allow { source: !args.store_moved, store: args.store_moved };
+    let state_dir = super::absolute(&global.state_dir()?)?;
+    let client = Client::new(&state_dir);
+    let running = client.is_there();
+    if running {
+        client.adopt(&args.volume, allow)?;
+    } else {
+        // Nobody may have it meanwhile; and a directory is not made by asking.
+        let _lock = state_dir.is_dir().then(|| StateDir::lock(&state_dir)).transpose()?;
+        fleet::allow(&state_dir, &args.volume, allow)?;
+    }
+    let when = if running { "it is tried now" } else { "its next start goes on" };
+    let text = format!("{}: {when}", args.volume);
+    let object = json!({
+        "type": "adopt", "volume": args.volume, "source": allow.source, "store": allow.store, "running": running,
+    });
+    out.line(text, &object)?;
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,59 @@
+//! Sizes of the capture's maps as an operator may set them.
+
+use crate::capture::MapEntries;
+
+/// How many entries a kernel map may have: fewer would hold nothing, more would not be allocated at once.
+pub const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 8..=1 << 24;
+
+/// Sets one size of the kernel maps, written as `MAP=ENTRIES`.
+pub fn parse_map_entries(text: &str) -> Result<(KernelMap, u32), String> {
+    let (map, entries) = text.split_once('=').ok_or_else(|| format!("`{text}` is not MAP=ENTRIES"))?;
+    let known = [KernelMap::Dirty, KernelMap::Inode, KernelMap::Watch, KernelMap::Inflight];
+    let map = known.into_iter().find(|known| known.name() == map);
+    let map = map.ok_or("the maps are dirty, inode, watch and inflight")?;
+    let entries = entries.parse().map_err(|_| format!("`{entries}` is no number of entries"))?;
+    check_entries(entries).map(|()| (map, entries))
+}
+
+pub(super) fn check_entries(entries: u32) -> Result<(), String> {
+    let (least, most) = (ENTRIES_RANGE.start(), ENTRIES_RANGE.end());
+    if ENTRIES_RANGE.contains(&entries) { Ok(()) } else { Err(format!("a map has from {least} to {most} entries")) }
+}
+
+/// A kernel map whose size is the operator's to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelMap {
+    Dirty,
+    Inode,
+    Watch,
+    Inflight,
+}
+
+impl KernelMap {
+    fn name(self) -> &'static str {
+        match self {
+            KernelMap::Dirty => "dirty",
+            KernelMap::Inode => "inode",
+            KernelMap::Watch => "watch",
+            KernelMap::Inflight => "inflight",
+        }
+    }
+
+    /// Its size in `entries`.
+    pub fn of(self, entries: &mut MapEntries) -> &mut u32 {
+        match self {
+            KernelMap::Dirty => &mut entries.dirty,
+            KernelMap::Inode => &mut entries.inode,
+            KernelMap::Watch => &mut entries.watch,
+            KernelMap::Inflight => &mut entries.inflight,
+        }
+    }
+}
+
+/// In place of a size of the watch set: as many as the files need.
+pub const WATCH_BY_FILES: u32 = 0;
+
+/// Sizes of the maps where none are asked for.
+pub fn default_maps() -> MapEntries {
+    MapEntries { watch: WATCH_BY_FILES, ..MapEntries::default() }
+}

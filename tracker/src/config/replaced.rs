@@ -1,0 +1,57 @@
+//! What a volume does when another directory lies at its source's path, and what an operator allows for one start.
+
+use serde::Deserialize;
+
+/// What follows when the directory at a source's path is another one than before (removed and made again, restored).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Replaced {
+    /// The volume stops with exit code 22, until a person allows the new directory or names another volume.
+    #[default]
+    Stop,
+    /// The new directory is compared with the newest commit, by name and content, and the history goes on.
+    Adopt,
+}
+
+/// What an operator allows once. It is used up by the first start that succeeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Another directory may lie at the source's path: it is compared with the newest commit.
+    pub source: bool,
+    /// The store may have another address, if it holds the same volume at the same commit.
+    pub store: bool,
+}
+
+impl Allow {
+    /// What either allows.
+    #[must_use]
+    pub fn or(self, other: Allow) -> Allow {
+        Allow { source: self.source || other.source, store: self.store || other.store }
+    }
+
+    /// As a note in the catalog.
+    pub fn words(self) -> String {
+        let words = [(self.source, "source"), (self.store, "store")];
+        words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+    }
+
+    /// From a note. A word that is not known allows nothing.
+    pub fn of_words(text: &str) -> Allow {
+        let has = |wanted: &str| text.split(' ').any(|word| word == wanted);
+        Allow { source: has("source"), store: has("store") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Allow;
+
+    #[test]
+    fn what_is_allowed_is_read_back_from_its_note() {
+        for allow in [(false, false), (true, false), (false, true), (true, true)] {
+            let allow = Allow { source: allow.0, store: allow.1 };
+            assert_eq!(Allow::of_words(&allow.words()), allow);
+        }
+        assert_eq!(Allow::of_words("everything sources"), Allow::default());
+    }
+}

@@ -141,6 +141,25 @@ impl Standing {
     }
 }
 
+/// Most bytes of a symlink's target that Linux makes (`PATH_MAX` less its NUL).
+const TARGET_MAX: usize = 4095;
+
+impl Meta {
+    /// Why no restore could make a file with these attributes; `None` if one can. Such attributes are never committed, but a
+    /// store of before that rule can hold them.
+    pub fn unmakeable(&self) -> Option<&'static str> {
+        if self.kind != Kind::Symlink {
+            return None;
+        }
+        match self.target.len() {
+            0 => Some("a symlink without a target"),
+            1..=TARGET_MAX if self.target.contains(&0) => Some("a symlink with a NUL in its target"),
+            1..=TARGET_MAX => None,
+            _ => Some("a symlink with a target above 4095 bytes"),
+        }
+    }
+}
+
 /// A file's content hash, and by which rule it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Root {
@@ -241,5 +260,29 @@ impl<L> ChangeSet<L> {
 impl fmt::Display for FileId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_symlink_without_a_target_cannot_be_made() {
+        let meta = |kind, target: &[u8]| Meta {
+            kind,
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            rdev: 0,
+            target: target.to_vec(),
+            xattrs: Vec::new(),
+        };
+        for target in [&b""[..], b"a\0b", &[b'a'; 4096]] {
+            assert!(meta(Kind::Symlink, target).unmakeable().is_some(), "{} bytes", target.len());
+        }
+        assert_eq!(meta(Kind::Symlink, &[b'a'; 4095]).unmakeable(), None);
+        assert_eq!(meta(Kind::File, b"").unmakeable(), None);
     }
 }

@@ -4,7 +4,9 @@ use engine::format::checkpoint::{self, CheckpointRoot};
 use engine::format::commit::{self, Commit, Expect, Header};
 use engine::format::era::{self, Era, VolumeFormat};
 use engine::format::seal::{PackWriter, SealLimits, seal_changes};
-use engine::format::{DecodeError, MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PAGE, VERSION};
+use engine::format::{
+    DecodeError, EncodeError, MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PAGE, VERSION,
+};
 use engine::format::{frame, pack, page};
 use engine::model::*;
 use proptest::prelude::*;
@@ -184,6 +186,19 @@ fn ops_that_do_not_fill_the_size_are_not_written() {
     assert!(sealed(9, bad, SealLimits::default()).0.encode().is_err());
 }
 
+#[test]
+fn a_symlink_that_no_restore_can_make_is_not_encoded() {
+    for target in [&b""[..], b"a\0b"] {
+        let link = Meta { kind: Kind::Symlink, target: target.to_vec(), ..meta() };
+        let changes = ChangeSet {
+            files: vec![FileChange { id: FileId(2), meta: Some(link), content: None }],
+            ..ChangeSet::default()
+        };
+        let refused = sealed(9, changes, SealLimits::default()).0.encode();
+        assert!(matches!(refused, Err(EncodeError::Unmakeable { .. })), "{refused:?}");
+    }
+}
+
 fn any_meta() -> impl Strategy<Value = Meta> {
     let kinds = prop_oneof![
         Just(Kind::File),
@@ -197,7 +212,8 @@ fn any_meta() -> impl Strategy<Value = Meta> {
     let xattrs = prop::collection::btree_map(prop::collection::vec(any::<u8>(), 1..9), any::<Vec<u8>>(), 0..3);
     let time = (any::<i64>(), 0..1_000_000_000u32);
     let flags = prop_oneof![Just((0, 0)), (0..=InodeFlags::ALL, any::<u32>())];
-    (kinds, 0..0o10000u32, any::<(u32, u32, u64)>(), time, any::<Vec<u8>>(), xattrs, flags).prop_map(
+    let target = prop::collection::vec(1..=u8::MAX, 1..60);
+    (kinds, 0..0o10000u32, any::<(u32, u32, u64)>(), time, target, xattrs, flags).prop_map(
         |(kind, mode, (uid, gid, rdev), (sec, nsec), target, xattrs, (flags, project))| Meta {
             kind,
             mode,

@@ -444,3 +444,26 @@ fn what_cannot_be_given_is_said() {
     assert_eq!(found.mode() & 0o7777, 0o755);
     assert!(!dir.path().join("untrusted/null").exists());
 }
+
+/// A store of before the encoder refused it holds a symlink that cannot be made: `verify` names commit and path.
+#[test]
+fn an_entry_that_no_restore_can_make_is_named_by_verify() {
+    let mut bed = Bed::new(4096);
+    std::os::unix::fs::symlink("target-to-be-lost", bed.path("source").join("a link")).unwrap();
+    bed.commit(500_000);
+    assert_eq!(code(&tracker(&["verify", &bed.url()])), 0);
+    let object = bed.objects("commits").pop().unwrap();
+    let mut bytes = fs::read(&object).unwrap();
+    let lost = b"target-to-be-lost";
+    let at = bytes.windows(lost.len()).position(|part| part == lost).unwrap();
+    bytes[at..at + lost.len()].fill(0);
+    let body = bytes.len() - engine::format::CHECKSUM_BYTES;
+    let sum = engine::format::codec::checksum(engine::format::commit::CONTEXT, &bytes[..body]);
+    bytes[body..].copy_from_slice(&sum);
+    fs::write(&object, bytes).unwrap();
+    let found = tracker(&["verify", &bed.url()]);
+    assert_eq!(code(&found), 21, "{}", text(&found));
+    assert!(text(&found).contains("00000004: a link is a symlink with a NUL in its target"), "{}", text(&found));
+    // What was there before it can be restored all the same.
+    assert_eq!(code(&bed.restore("before", &["--at", "3"])), 0);
+}

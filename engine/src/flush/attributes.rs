@@ -2,10 +2,11 @@
 
 use super::commit::Builder;
 use super::names::Gathered;
-use super::world::{Record, Stat, World, Xattrs};
+use super::world::{FileError, Record, Stat, World, Xattrs};
 use super::{Facts, Report};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileChange, FileId, Kind, Meta};
+use crate::reconcile::NewFile;
 
 /// `Meta` of a regular file.
 pub(super) fn meta_of_file(stat: &Stat, xattrs: Xattrs) -> Meta {
@@ -23,7 +24,39 @@ pub(super) fn meta_of_file(stat: &Stat, xattrs: Xattrs) -> Meta {
     }
 }
 
+/// Refuses attributes of which no restore could make the file.
+fn makeable(meta: Result<Meta, FileError>) -> Result<Meta, FileError> {
+    let meta = meta?;
+    match meta.unmakeable() {
+        Some(why) => Err(FileError::Unreadable { cause: why.into() }),
+        None => Ok(meta),
+    }
+}
+
 impl Builder {
+    /// Reads the attributes of a new file that is no regular one. Where that fails it has no entry in this commit: a name
+    /// without its symlink's target, or a directory without its mode, would be another thing than what was there.
+    pub(super) fn read_other<W: World>(
+        &mut self,
+        world: &mut W,
+        new: &NewFile,
+    ) -> Result<Result<(), FileError>, W::Error> {
+        // The listing saw it before it was watched; attributes are taken after.
+        let Some(now) = world.stat(new.id)?.filter(|now| now.inode == new.stat.inode) else {
+            return Ok(Err(FileError::Moved));
+        };
+        Ok(makeable(world.meta_of(new.id, &now)).map(|meta| {
+            self.others.insert(new.id, (now, meta));
+        }))
+    }
+
+    /// What a flush must not do: the entry with what the listing told of it. For the simulation, which must notice.
+    pub(super) fn take_plain(&mut self, new: &NewFile) {
+        let Stat { kind, rdev, .. } = new.stat;
+        let meta = Meta { kind, rdev, ..meta_of_file(&new.stat, Vec::new()) };
+        self.others.insert(new.id, (new.stat.clone(), meta));
+    }
+
     /// Everything but regular files: new ones, and known ones with a mark (with `compare`, also those that a listing
     /// shows to differ).
     pub(super) fn add_names<W: World>(
@@ -36,24 +69,9 @@ impl Builder {
         kept: &mut DirtySet,
     ) -> Result<(), W::Error> {
         for new in names.plan.new.iter().filter(|new| new.stat.kind != Kind::File) {
-            // The listing saw it before it was watched; attributes are taken after.
-            let now = world.stat(new.id)?.filter(|now| now.inode == new.stat.inode);
-            let meta = match &now {
-                Some(now) => world.meta_of(new.id, now),
-                None => Err(super::world::FileError::Moved),
-            };
-            match meta {
-                Ok(meta) => self.add_other(new.id, now.as_ref().unwrap_or(&new.stat), meta, None),
-                Err(error) => {
-                    // It moved or went between listing and now. Its name cannot be committed without attributes, so
-                    // plain ones stand for it until the directory, which that change marked, is listed again.
-                    let mut meta = meta_of_file(&new.stat, Vec::new());
-                    meta.kind = new.stat.kind;
-                    meta.rdev = new.stat.rdev;
-                    self.add_other(new.id, &new.stat, meta, None);
-                    kept.add(new.stat.inode.ino, &Marks { meta: true, ..Marks::default() }, 0);
-                    report.errors.push((new.id, error));
-                }
+            // What could not be read was taken out of the plan.
+            if let Some((stat, meta)) = self.others.remove(&new.id) {
+                self.add_other(new.id, &stat, meta, None);
             }
         }
         let gone: std::collections::BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
@@ -87,7 +105,7 @@ impl Builder {
                     }
                 },
             };
-            match world.meta_of(id, &stat) {
+            match makeable(world.meta_of(id, &stat)) {
                 Ok(meta) if meta != record.meta || record.ctime != Some(stat.ctime) => {
                     self.add_other(id, &stat, meta, Some(&record));
                 }

@@ -4,16 +4,16 @@
 //! created, the catalog holds its exact bytes with everything it changes; whoever finds such an intent first asks the
 //! store, and puts nothing but these bytes at that seq until it knows.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::names::Gathered;
-use super::world::{CatalogChange, Created, Head, Intent, NodeChanges, Record, SignatureChanges, World};
+use super::world::{CatalogChange, Created, Head, Intent, NodeChanges, Record, SignatureChanges, Stat, World};
 use super::{Facts, Outcome};
 use crate::dirty::DirtySet;
 use crate::format::Key;
 use crate::format::commit::{self, Expect, Header};
 use crate::format::seal::{PackWriter, SealLimits, Span};
-use crate::model::{ChangeSet, FileId, Id, ObjectRef, Seq, Standing, Time};
+use crate::model::{ChangeSet, FileId, Id, Meta, ObjectRef, Seq, Standing, Time};
 
 /// What is known of an intent after asking the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,8 @@ pub struct Builder {
     pub(super) records: Vec<Record>,
     /// Files of `records`.
     pub(super) ids: HashSet<FileId>,
+    /// Attributes of new files that are no regular ones, from between the reading and the end of the flush.
+    pub(super) others: BTreeMap<FileId, (Stat, Meta)>,
     pub(super) nodes: NodeChanges,
     pub(super) signatures: SignatureChanges,
     pub(super) replaced: Vec<FileId>,
@@ -129,6 +131,7 @@ impl Builder {
             changes: ChangeSet::default(),
             records: Vec::new(),
             ids: HashSet::new(),
+            others: BTreeMap::new(),
             nodes: Vec::new(),
             signatures: Vec::new(),
             replaced: Vec::new(),
@@ -144,9 +147,9 @@ impl Builder {
         Ok(span)
     }
 
-    /// Whether this file's content was taken.
+    /// Whether this file's content was taken, or the attributes of what has none.
     pub(super) fn has(&self, id: FileId) -> bool {
-        self.ids.contains(&id)
+        self.ids.contains(&id) || self.others.contains_key(&id)
     }
 
     /// Drops what was read of files that the names, decided last, do not have.

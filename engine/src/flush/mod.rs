@@ -12,6 +12,7 @@
 mod attributes;
 pub mod commit;
 pub mod content;
+mod leave;
 pub mod names;
 pub mod read;
 mod steps;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{BLOCK_BYTES, FileId, Id, Kind, NameChange, Time};
 use commit::{Builder, Settled};
+use leave::{keep_unread, leave_out};
 pub use steps::Steps;
 use world::{DrainWorld, FileError, Head, ReadJob, World};
 
@@ -166,7 +168,7 @@ pub fn flush<W: World>(
     let mut builder = Builder::new(world, facts)?;
     let mut excluded: HashSet<FileId> = std::mem::take(&mut jobs.excluded);
     read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
-    leave_out(world, taken, facts, &mut names, &mut builder, excluded, &mut kept)?;
+    leave_out(world, taken, facts, report, &mut names, &mut builder, excluded, &mut kept)?;
     builder.keep_only(world, &names)?;
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
     keep_unread(world, taken, &names, &builder, &mut kept)?;
@@ -206,73 +208,6 @@ fn stop_watching<W: World>(world: &mut W, mut inodes: Vec<u64>) -> Result<(), W:
     let mut used = used.into_iter();
     inodes.retain(|_| !used.next().unwrap_or(true));
     if inodes.is_empty() { Ok(()) } else { world.unwatch(&inodes) }
-}
-
-/// Every mark that was taken was read, or is kept, or its file is gone: what an earlier decision skipped (a file that
-/// seemed gone and was then found after all) is kept here.
-fn keep_unread<W: World>(
-    world: &mut W,
-    taken: &DirtySet,
-    names: &names::Gathered,
-    builder: &Builder,
-    kept: &mut DirtySet,
-) -> Result<(), W::Error> {
-    for (ino, waiting) in taken.iter() {
-        for record in world.by_inode(ino)? {
-            if names.plan.gone.contains(&record.id) || kept.get(ino).is_some() {
-                continue;
-            }
-            let done = match record.meta.kind {
-                Kind::Dir => !waiting.marks.names || names.was_listed(record.id),
-                Kind::File => builder.has(record.id),
-                _ => true,
-            };
-            if !done {
-                kept.add(ino, &waiting.marks, waiting.since_ns);
-            }
-        }
-    }
-    for new in names.plan.new.iter().filter(|new| names.plan.unused.contains(&new.id)) {
-        kept.add(new.stat.inode.ino, &Marks::names(), 0);
-    }
-    Ok(())
-}
-
-/// Takes new files back out of the plan that could not be read, or that only deciding again brought to light (nothing of
-/// them was armed or read), until the plan holds none. Their directories are listed again in the next flush.
-fn leave_out<W: World>(
-    world: &mut W,
-    taken: &DirtySet,
-    facts: &Facts,
-    names: &mut names::Gathered,
-    builder: &mut Builder,
-    mut excluded: HashSet<FileId>,
-    kept: &mut DirtySet,
-) -> Result<(), W::Error> {
-    loop {
-        let elsewhere =
-            if facts.steps.content_of_names { builder.drop_read_elsewhere(world, names)? } else { Vec::new() };
-        for ino in elsewhere {
-            // Without marks it was found by comparison, or is new: then its directory is listed again too.
-            let doubt = (Marks::rescan(), now_ns(facts));
-            let (marks, since_ns) = taken.get(ino).map_or(doubt, |waiting| (waiting.marks.clone(), waiting.since_ns));
-            kept.add(ino, &marks, since_ns);
-        }
-        for new in &names.plan.new {
-            if !names.is_armed(new.id) || (new.stat.kind == Kind::File && !builder.has(new.id)) {
-                excluded.insert(new.id);
-            }
-        }
-        if names.plan.new.iter().all(|new| !excluded.contains(&new.id)) {
-            break;
-        }
-        names.exclude(world, facts, &excluded)?;
-    }
-    for dir in &names.plan.held {
-        let ino = names.inode_of(world, *dir)?;
-        kept.add(ino, &Marks::names(), taken.get(ino).map_or(0, |waiting| waiting.since_ns));
-    }
-    Ok(())
 }
 
 /// The files to read.

@@ -16,6 +16,8 @@ pub struct Steps {
     pub same_bytes: bool,
     /// What was read of a file by another name than it is committed under is dropped.
     pub content_of_names: bool,
+    /// A new entry whose attributes could not be read waits for the next flush.
+    pub whole_entries: bool,
     /// Only a flush whose commit was settled as this writer's counts for those who wait for it.
     pub settled_only: bool,
     /// A commit that comes back damaged is read again, and is no other writer's.
@@ -32,6 +34,7 @@ impl Steps {
         commit_before_forget: true,
         same_bytes: true,
         content_of_names: true,
+        whole_entries: true,
         settled_only: true,
         ask_again: true,
     };

@@ -49,6 +49,8 @@ pub enum EncodeError {
     Number { field: &'static str, found: u64, expected: u64 },
     #[error("{field}: not a name of one directory entry")]
     Name { field: &'static str },
+    #[error("{what}: no restore could make it")]
+    Unmakeable { what: &'static str },
     #[error("compression at level {level} failed")]
     Compress { level: i32 },
 }

@@ -121,6 +121,10 @@ fn put_file(
     }
     w.u8(flags);
     if let Some(meta) = &file.meta {
+        // Not in `put_meta`: a checkpoint has to hold what an older commit brought.
+        if let Some(what) = meta.unmakeable() {
+            return Err(EncodeError::Unmakeable { what });
+        }
         put_meta(w, meta, cx.sec, cx.version)?;
     }
     let Some(content) = &file.content else { return Ok(()) };

@@ -40,6 +40,9 @@ pub(super) fn replay_to(world: &SimWorld, last: Seq) -> Result<Manifest, Failure
             break;
         }
         manifest.apply(&commit, commit::hash(bytes)).map_err(|error| Failure::Replay(format!("seq {seq}: {error}")))?;
+        if let Some((id, why)) = manifest.files().find_map(|(id, file)| Some((id, file.meta.unmakeable()?))) {
+            return Err(Failure::Replay(format!("commit {seq} has with {id} {why}")));
+        }
     }
     Ok(manifest)
 }
@@ -130,6 +133,9 @@ pub(super) fn restored_equals(world: &SimWorld) -> Result<(), Failure> {
         let inode = &inner.files.inodes[ino];
         if file.meta.kind != *kind || file.meta.mode != inode.mode || file.meta.mtime.sec != inode.time as i64 {
             return Err(Failure::Differs(format!("attributes of {}", show(path))));
+        }
+        if file.meta.target != inode.target {
+            return Err(Failure::Differs(format!("target of {}", show(path))));
         }
         if *links.entry(id).or_insert(*ino) != *ino {
             return Err(Failure::Differs(format!("{} is linked to another file", show(path))));

@@ -13,7 +13,7 @@ pub(super) const OUTSIDE: u64 = 2;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 const BLOCKS_MAX: u64 = 6;
-const FILES_MAX: usize = 14;
+pub(super) const FILES_MAX: usize = 14;
 
 #[derive(Clone, Debug)]
 pub(super) struct Inode {
@@ -28,6 +28,8 @@ pub(super) struct Inode {
     dirty: BTreeSet<u64>,
     writable: BTreeSet<u64>,
     pub(super) entries: Vec<(Vec<u8>, u64)>,
+    /// Of a symlink.
+    pub(super) target: Vec<u8>,
 }
 
 /// An operation that holds the inode lock, or a direct write: begun, marked, not yet visible.
@@ -59,9 +61,11 @@ pub(super) struct Files {
     pub(super) inodes: BTreeMap<u64, Inode>,
     next_ino: u64,
     free: Vec<u64>,
-    clock: u64,
+    pub(super) clock: u64,
     stalled: Vec<Stalled>,
     token: u64,
+    /// Symlinks are replaced by renames all the time.
+    pub(super) symlinks: bool,
 }
 
 impl Files {
@@ -75,6 +79,8 @@ impl Files {
             clock: 1,
             stalled: Vec::new(),
             token: 0,
+            // Not in all runs, so that the others stay what they were before there were symlinks.
+            symlinks: seed % 7 == 5,
         };
         for ino in [ROOT, OUTSIDE] {
             files.inodes.insert(ino, inode(Kind::Dir, ino));
@@ -183,23 +189,23 @@ impl Files {
         }
     }
 
-    fn names_changed(&mut self, dir: u64) {
+    pub(super) fn names_changed(&mut self, dir: u64) {
         self.tick(dir);
         self.kernel.mark(&mut self.rng, dir, Marks::names());
     }
 
-    fn meta_changed(&mut self, ino: u64) {
+    pub(super) fn meta_changed(&mut self, ino: u64) {
         self.tick(ino);
         self.kernel.mark(&mut self.rng, ino, Marks::meta());
     }
 
-    fn pick(&mut self, kind: Kind) -> Option<u64> {
+    pub(super) fn pick(&mut self, kind: Kind) -> Option<u64> {
         let all: Vec<u64> =
             self.inodes.iter().filter(|(_, i)| i.kind == kind && i.nlink > 0).map(|(n, _)| *n).collect();
         (!all.is_empty()).then(|| all[self.rng.below(all.len() as u64) as usize])
     }
 
-    fn pick_entry(&mut self, kind: Option<Kind>) -> Option<(u64, usize)> {
+    pub(super) fn pick_entry(&mut self, kind: Option<Kind>) -> Option<(u64, usize)> {
         let mut all = Vec::new();
         for (dir, inode) in &self.inodes {
             for (at, (_, ino)) in inode.entries.iter().enumerate() {
@@ -222,6 +228,9 @@ impl Files {
                 let stalled = self.stalled.swap_remove(at);
                 self.finish(stalled);
             }
+        }
+        if self.symlinks && self.rng.one_in(3) {
+            self.relink();
         }
         match self.rng.below(20) {
             0..=5 => self.write(),
@@ -359,6 +368,12 @@ impl Files {
         if self.entry(dir, &name).is_some() {
             return;
         }
+        let ino = self.new_inode(kind);
+        self.insert(dir, name, ino);
+        self.names_changed(dir);
+    }
+
+    pub(super) fn new_inode(&mut self, kind: Kind) -> u64 {
         // Inode numbers are used again, as ext4 does.
         let ino = self.free.pop().unwrap_or_else(|| {
             self.next_ino += 1;
@@ -368,15 +383,14 @@ impl Files {
         let mut inode = inode(kind, self.clock);
         inode.time = self.clock;
         self.inodes.insert(ino, inode);
-        self.insert(dir, name, ino);
-        self.names_changed(dir);
+        ino
     }
 
-    fn entry(&self, dir: u64, name: &[u8]) -> Option<u64> {
+    pub(super) fn entry(&self, dir: u64, name: &[u8]) -> Option<u64> {
         self.inodes.get(&dir)?.entries.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)
     }
 
-    fn insert(&mut self, dir: u64, name: Vec<u8>, ino: u64) {
+    pub(super) fn insert(&mut self, dir: u64, name: Vec<u8>, ino: u64) {
         // New entries land anywhere in the order of a listing, as hashed directories do.
         let len = self.inodes.get(&dir).map_or(0, |inode| inode.entries.len() as u64);
         let at = self.rng.below(len + 1) as usize;
@@ -426,19 +440,19 @@ impl Files {
         self.names_changed(to);
     }
 
-    fn replace(&mut self, dir: u64, name: &[u8], ino: u64) {
+    pub(super) fn replace(&mut self, dir: u64, name: &[u8], ino: u64) {
         if let Some(slot) = self.inodes.get_mut(&dir).and_then(|d| d.entries.iter_mut().find(|(n, _)| n == name)) {
             slot.1 = ino;
         }
     }
 
-    fn remove(&mut self, dir: u64, name: &[u8]) {
+    pub(super) fn remove(&mut self, dir: u64, name: &[u8]) {
         if let Some(inode) = self.inodes.get_mut(&dir) {
             inode.entries.retain(|(n, _)| n != name);
         }
     }
 
-    fn drop_link(&mut self, ino: u64) {
+    pub(super) fn drop_link(&mut self, ino: u64) {
         self.meta_changed(ino);
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         inode.nlink -= 1;
@@ -451,32 +465,6 @@ impl Files {
             self.kernel.in_flight.retain(|_, (i, _, _)| *i != ino);
             self.inodes.remove(&ino);
             self.free.push(ino);
-        }
-    }
-
-    fn unlink(&mut self) {
-        let Some((dir, at)) = self.pick_entry(None) else { return };
-        let Some((name, ino)) = self.inodes.get(&dir).and_then(|inode| inode.entries.get(at)).cloned() else { return };
-        if self.inodes.get(&ino).is_some_and(|inode| !inode.entries.is_empty()) {
-            return;
-        }
-        self.remove(dir, &name);
-        self.drop_link(ino);
-        self.names_changed(dir);
-    }
-
-    fn link(&mut self) {
-        let Some((from, at)) = self.pick_entry(Some(Kind::File)) else { return };
-        let Some(dir) = self.pick(Kind::Dir) else { return };
-        let Some((_, ino)) = self.inodes.get(&from).and_then(|inode| inode.entries.get(at)).cloned() else { return };
-        let name = vec![b'a' + self.rng.below(6) as u8];
-        if self.entry(dir, &name).is_none() {
-            self.insert(dir, name, ino);
-            if let Some(inode) = self.inodes.get_mut(&ino) {
-                inode.nlink += 1;
-            }
-            self.meta_changed(ino);
-            self.names_changed(dir);
         }
     }
 }
@@ -493,5 +481,6 @@ fn inode(kind: Kind, generation: u64) -> Inode {
         dirty: BTreeSet::new(),
         writable: BTreeSet::new(),
         entries: Vec::new(),
+        target: Vec::new(),
     }
 }

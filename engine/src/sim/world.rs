@@ -106,7 +106,7 @@ impl SimWorld {
         }
     }
 
-    fn step(&mut self) -> Result<(), SimError> {
+    pub(super) fn step(&mut self) -> Result<(), SimError> {
         if !self.delayed.is_empty() && self.inner.borrow_mut().files.rng.one_in(6) {
             let (key, bytes) = self.delayed.remove(0);
             self.store.entry(key).or_insert(bytes);
@@ -134,7 +134,7 @@ impl SimWorld {
     }
 
     /// Follows names as a path walk does: through what is there now.
-    fn resolve(&self, id: FileId) -> Option<u64> {
+    pub(super) fn resolve(&self, id: FileId) -> Option<u64> {
         self.path_of(id).and_then(|path| self.walk(&path))
     }
 
@@ -201,7 +201,7 @@ impl SimWorld {
     }
 }
 
-fn meta(stat: &Stat) -> Meta {
+pub(super) fn meta(stat: &Stat) -> Meta {
     Meta {
         kind: stat.kind,
         mode: stat.mode,
@@ -331,8 +331,8 @@ impl World for SimWorld {
         self.moved.clone_from(places);
     }
 
-    fn meta_of(&mut self, _: FileId, stat: &Stat) -> Result<Meta, FileError> {
-        Ok(meta(stat))
+    fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError> {
+        self.meta_now(id, stat)
     }
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {

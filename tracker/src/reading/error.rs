@@ -48,6 +48,9 @@ pub enum ReadError {
     Cut { head: Seq, expected: Seq },
     #[error("{path}: the content has the root {}, the commit says {}", root_text(found), root_text(expected))]
     Root { path: String, found: Root, expected: Root },
+    /// What no restore can make, committed before the encoder refused such entries.
+    #[error("{key}: {path} is {what}: no restore can make it")]
+    Unmakeable { key: String, path: String, what: &'static str },
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error("{path} is no regular file but a {kind}")]
@@ -83,6 +86,7 @@ impl ReadError {
             | ReadError::Missing { .. }
             | ReadError::Hash { .. }
             | ReadError::Cut { .. }
+            | ReadError::Unmakeable { .. }
             | ReadError::Root { .. } => true,
             ReadError::Store(error) => error.kind == ErrorKind::Corrupt,
             _ => false,

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use engine::format::pack::{self, PackInfo};
 use engine::format::{DecodeError, Key};
 use engine::manifest::Manifest;
-use engine::model::{Hash, ObjectRef, Op, Seq};
+use engine::model::{FileId, Hash, ObjectRef, Op, Seq};
 use engine::rope::Source;
 
 use super::load::Candidate;
@@ -97,6 +97,19 @@ pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport
     Ok(report)
 }
 
+/// Entries that no restore can make, brought by commits that were not looked at themselves (they are pruned).
+fn entries(reader: &Reader, manifest: &Manifest, report: &mut VerifyReport) -> Result<(), ReadError> {
+    for (id, what) in manifest.files().filter_map(|(id, file)| Some((id, file.meta.unmakeable()?))) {
+        report.note(unmakeable(reader, manifest.seq(), id, manifest.path_of(id), what))?;
+    }
+    Ok(())
+}
+
+fn unmakeable(reader: &Reader, seq: Seq, id: FileId, path: Option<Vec<u8>>, what: &'static str) -> ReadError {
+    let path = path.map_or_else(|| format!("file {id}"), |path| String::from_utf8_lossy(&path).into_owned());
+    ReadError::Unmakeable { key: reader.key(Key::Commit(seq)), path, what }
+}
+
 /// Finding the head stops at the first absent commit, so a commit lost in the middle would pass for the end. A listing
 /// proves nothing by what it lacks, but a commit that it shows behind the head proves a gap.
 fn beyond_a_gap(reader: &Reader, report: &mut VerifyReport) -> Result<(), ReadError> {
@@ -146,6 +159,7 @@ impl Walk<'_> {
             self.report.objects += 1;
             match self.reader.load(Candidate { seq, hash: None }) {
                 Ok(manifest) => {
+                    entries(self.reader, &manifest, self.report)?;
                     self.report.first = if from == 1 { seq } else { self.report.first };
                     self.last = Some(manifest.position().head);
                     self.manifest = Some(manifest);
@@ -223,6 +237,10 @@ impl Walk<'_> {
             self.report.note(error)?;
         }
         self.last = Some(hash);
+        for (id, what) in commit.changes.files.iter().filter_map(|f| Some((f.id, f.meta.as_ref()?.unmakeable()?))) {
+            let path = self.manifest.as_ref().and_then(|manifest| manifest.path_of(id));
+            self.report.note(unmakeable(self.reader, seq, id, path, what))?;
+        }
         self.packs(&commit.packs)?;
         if self.read_data {
             let runs = commit.changes.files.iter().filter_map(|f| f.content.as_ref()).flat_map(|c| &c.ops);

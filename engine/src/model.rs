@@ -278,6 +278,8 @@ mod tests {
             rdev: 0,
             target: target.to_vec(),
             xattrs: Vec::new(),
+            flags: 0,
+            project: 0,
         };
         for target in [&b""[..], b"a\0b", &[b'a'; 4096]] {
             assert!(meta(Kind::Symlink, target).unmakeable().is_some(), "{} bytes", target.len());

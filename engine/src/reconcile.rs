@@ -15,6 +15,8 @@ pub struct Listing {
     pub dir: FileId,
     pub committed: Vec<(Vec<u8>, FileId)>,
     pub seen: Vec<Entry>,
+    /// Names that are there and of which nothing is known: what the catalog has under them stays.
+    pub unknown: Vec<Vec<u8>>,
 }
 
 /// Questions that arise on the way, answered by catalog and file system.
@@ -83,6 +85,7 @@ pub fn reconcile<L: Lookup>(
         for (name, id) in &listing.committed {
             names.committed.insert((listing.dir, name.clone()), *id);
         }
+        names.held.extend(listing.unknown.iter().map(|name| (listing.dir, name.clone())));
     }
     for listing in listings {
         for entry in &listing.seen {

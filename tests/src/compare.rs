@@ -266,8 +266,9 @@ fn data_in(file: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Without overlayfs's own marks and `security.evm` (a seal over the inode number), void on any copy, and without the
-/// second names under which xfs lists ACLs, which another file system does not have.
+/// Without `security.evm` (a seal over the inode number), void on any copy, and without the second names under which xfs lists
+/// ACLs, which another file system does not have. The marks of overlays are compared: an upper layer is nothing without them,
+/// and where the source is an overlay itself, its users do not see its own.
 fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut buffer = vec![0; 65_536];
     let list = match rustix::fs::llistxattr(path, &mut buffer[..]) {
@@ -277,7 +278,7 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     };
     let mut out = BTreeMap::new();
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let void: [&[u8]; 4] = [b"trusted.overlay.", b"user.overlay.", b"trusted.SGI_ACL_", b"security.evm"];
+        let void: [&[u8]; 2] = [b"trusted.SGI_ACL_", b"security.evm"];
         if void.iter().any(|void| name.starts_with(void)) {
             continue;
         }

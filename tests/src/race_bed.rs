@@ -10,7 +10,8 @@ use std::path::Path;
 use engine::dirty::Marks;
 use engine::flush::Steps;
 use engine::flush::read::{FileImage, Part, read_file};
-use engine::flush::world::{FileError, FileOps, ReadJob, Stat, Xattrs};
+use engine::flush::world::{FileError, FileOps, ReadJob, Stat};
+use engine::flush::xattrs::ReadXattrs;
 use engine::model::FileId;
 use tracker::capture::CaptureConfig;
 use tracker::source::{OpenFile, SourceRoot};
@@ -209,7 +210,7 @@ impl FileOps for Watched<'_> {
         result
     }
 
-    fn xattrs(&mut self) -> Result<Xattrs, FileError> {
+    fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
         let result = self.file.xattrs();
         (self.at)(Point::Xattrs);
         result

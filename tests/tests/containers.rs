@@ -22,14 +22,19 @@ const NOBODY: u32 = 65_534;
 const LIFE: &str = r#"
 set -e
 cd "$1"
-mkdir -p "$2" && cd "$2"
+mkdir -p "$2"
+cd "$2"
 i=0
 while [ $i -lt 40 ]; do
     i=$((i + 1))
     echo "$2 $i" >> log
     dd if=/dev/urandom of=shared-part bs=4096 count=3 seek=$i conv=notrunc 2>/dev/null
-    echo "$i" > new && mv new current
-    mkdir "d$i" && echo x > "d$i/f" && ln "d$i/f" "d$i/link" && ln -s f "d$i/sym"
+    echo "$i" > new
+    mv new current
+    mkdir "d$i"
+    echo x > "d$i/f"
+    ln "d$i/f" "d$i/link"
+    ln -s f "d$i/sym"
     [ $i -le 5 ] || rm -r "d$((i - 5))"
     chmod 0640 log
 done
@@ -158,9 +163,13 @@ mount -t overlay -o "$options$3" overlay "$4"
 cd "$4"
 echo more >> changed
 rm removed
-rm -r opaque && mkdir opaque && echo over > opaque/above
+rm -r opaque
+mkdir opaque
+echo over > opaque/above
 dd if=/dev/urandom of=large bs=4096 seek=100 count=2 conv=notrunc 2>/dev/null
-mkdir new && echo fresh > new/file && mv new moved
+mkdir new
+echo fresh > new/file
+mv new moved
 i=0
 while [ $i -lt 30 ]; do i=$((i + 1)); echo $i > "t$i"; echo $i >> large; [ $((i % 3)) = 0 ] || rm "t$i"; done
 "#;
@@ -206,8 +215,13 @@ while [ $i -lt 30 ]; do i=$((i + 1)); echo $i > "t$i"; echo $i >> large; [ $((i 
 set -e
 mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work$3" overlay "$4"
 cd "$4"
-test ! -e removed && test ! -e opaque/below && test "$(cat opaque/above)" = over && test "$(cat moved/file)" = fresh
-test "$(cat changed)" = "lower changedmore" && test "$(cat kept)" = "lower kept" && test "$(tail -n 1 large)" = 30
+test ! -e removed
+test ! -e opaque/below
+test "$(cat opaque/above)" = over
+test "$(cat moved/file)" = fresh
+test "$(cat changed)" = "lower changedmore"
+test "$(cat kept)" = "lower kept"
+test "$(tail -n 1 large)" = 30
 "#;
         run(&mut contained(&["--mount"], show, &[&lower, &again, Path::new(options), point.path()]));
     }

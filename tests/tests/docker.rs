@@ -16,16 +16,22 @@ const SYNC: Duration = Duration::from_secs(60);
 /// What a container does to the volume: `$1` is its name.
 const LIFE: &str = r#"
 set -e
-cd /data && mkdir "$1" && cd "$1"
+cd /data
+mkdir "$1"
+cd "$1"
 for i in $(seq 1 30); do
     echo "$1 $i" >> log
     dd if=/dev/urandom of=blocks bs=4096 count=3 seek=$i conv=notrunc 2>/dev/null
-    echo $i > new && mv new current
-    mkdir d$i && echo x > d$i/f && ln d$i/f d$i/link
+    echo $i > new
+    mv new current
+    mkdir d$i
+    echo x > d$i/f
+    ln d$i/f d$i/link
     [ $i -le 5 ] || rm -r d$((i - 5))
     dd if=/dev/urandom of=../both bs=4096 count=1 seek=$i conv=notrunc 2>/dev/null
 done
-chmod 0640 log && truncate -s 5000 blocks
+chmod 0640 log
+truncate -s 5000 blocks
 "#;
 
 #[test]

@@ -103,6 +103,10 @@ impl Scrape {
             Read::Gauge(read) => {
                 self.each(|v| to.encode_family(&[("volume", v.volume.as_str())])?.encode_gauge(&read(v)))
             }
+            Read::GaugeIf(read) => self.each(|v| match read(v) {
+                Some(value) => to.encode_family(&[("volume", v.volume.as_str())])?.encode_gauge(&value),
+                None => Ok(()),
+            }),
             Read::OneOf(label, names, read) => self.each(|v| {
                 let now = read(v);
                 names.iter().try_for_each(|name| {

@@ -135,7 +135,7 @@ fn has_work(v: &VolumeStatus) -> bool {
         // A restart brings back neither a source nor a store.
         State::Waiting | State::Fenced | State::Stopped => false,
         State::Starting | State::Baseline => true,
-        State::Verifying | State::Protected | State::Degraded => v.loss_window_seconds > 0.0,
+        State::Verifying | State::Protected | State::Degraded => v.loss_window_seconds.is_some_and(|age| age > 0.0),
     }
 }
 
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn the_watchdog_starves_only_when_a_volume_with_work_stands_still() {
-        let status = |flushes, loss_window_seconds, state| VolumeStatus {
+        let status = |flushes, age, state| VolumeStatus {
             volume: "v".into(),
             flushes,
-            loss_window_seconds,
+            loss_window_seconds: Some(age),
             state,
             ..VolumeStatus::default()
         };

@@ -144,8 +144,10 @@ pub struct VolumeStatus {
     pub baseline_seq: Option<u64>,
     /// Why degraded, or why the back end is not a better one.
     pub reasons: Vec<String>,
-    /// Age of the oldest change not committed; 0 when there is none.
-    pub loss_window_seconds: f64,
+    /// Age of the oldest change not committed; 0 when there is none. Absent before the baseline is committed: until then nothing
+    /// that a restore gives is the tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_window_seconds: Option<f64>,
     pub head_seq: u64,
     /// RFC 3339; empty before the first commit.
     pub head_time: String,
@@ -240,8 +242,8 @@ impl VolumeStatus {
         }
         if self.baseline_seq.is_none() {
             reasons.push("the baseline is not committed".to_string());
-        } else if self.loss_window_seconds > self.fresh_limit() {
-            let (age, limit) = (self.loss_window_seconds, self.fresh_limit());
+        } else if let Some(age) = self.loss_window_seconds.filter(|age| *age > self.fresh_limit()) {
+            let limit = self.fresh_limit();
             reasons.push(format!("the oldest change has waited {age:.1} s for its commit (limit {limit:.0} s)"));
         }
         reasons
@@ -306,15 +308,15 @@ mod tests {
     fn a_stale_commit_is_not_ready_while_a_clean_volume_is() {
         let clean = VolumeStatus { head_timestamp_seconds: 1.0, ..protected() };
         assert!(clean.not_ready().is_empty(), "nothing waits: an old head is fine");
-        let stale = VolumeStatus { loss_window_seconds: 5.1, ..protected() };
+        let stale = VolumeStatus { loss_window_seconds: Some(5.1), ..protected() };
         assert!(stale.not_ready()[0].contains("5.1 s"));
-        let slow = VolumeStatus { loss_window_seconds: 19.0, interval_ms: 1000, ..protected() };
+        let slow = VolumeStatus { loss_window_seconds: Some(19.0), interval_ms: 1000, ..protected() };
         assert!(slow.not_ready().is_empty(), "a long interval makes the limit longer");
     }
 
     #[test]
     fn changes_that_cannot_be_saved_are_not_ready_at_once() {
-        let full = VolumeStatus { unsaved_inodes: 2, loss_window_seconds: 0.1, ..protected() };
+        let full = VolumeStatus { unsaved_inodes: 2, loss_window_seconds: Some(0.1), ..protected() };
         assert!(full.not_ready()[0].contains("at least 2 files"));
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::names::Gathered;
 use super::world::{CatalogChange, Created, Head, Intent, NodeChanges, Record, SignatureChanges, Stat, World};
+use super::xattrs::LeftOut;
 use super::{Facts, Outcome};
 use crate::dirty::DirtySet;
 use crate::format::Key;
@@ -113,6 +114,11 @@ pub struct Builder {
     pub(super) ids: HashSet<FileId>,
     /// Attributes of new files that are no regular ones, from between the reading and the end of the flush.
     pub(super) others: BTreeMap<FileId, (Stat, Meta)>,
+    /// Attributes that are not in this commit as they are on the disk, and the inode's number.
+    pub(super) left_out: BTreeMap<FileId, (u64, Vec<LeftOut>)>,
+    /// Bytes of the attributes, and ops, that were taken.
+    pub(super) meta_bytes: usize,
+    pub(super) ops: usize,
     pub(super) nodes: NodeChanges,
     pub(super) signatures: SignatureChanges,
     pub(super) replaced: Vec<FileId>,
@@ -132,6 +138,9 @@ impl Builder {
             records: Vec::new(),
             ids: HashSet::new(),
             others: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            meta_bytes: 0,
+            ops: 0,
             nodes: Vec::new(),
             signatures: Vec::new(),
             replaced: Vec::new(),
@@ -150,6 +159,11 @@ impl Builder {
     /// Whether this file's content was taken, or the attributes of what has none.
     pub(super) fn has(&self, id: FileId) -> bool {
         self.ids.contains(&id) || self.others.contains_key(&id)
+    }
+
+    /// Whether this would be the first commit, and the attributes of the source directory could not be read.
+    pub(super) fn lacks_source(&self) -> bool {
+        self.head.seq == 0 && self.changes.files.iter().all(|file| file.id != FileId::ROOT)
     }
 
     /// Drops what was read of files that the names, decided last, do not have.

@@ -1,10 +1,12 @@
 //! From what was read of a file to its new content: planners of `image` over the catalog's nodes and signatures, and the
 //! literals into packs.
 
+use super::attributes::OPS_MAX;
 use super::commit::Builder;
 use super::read::{self, FileImage, Part};
-use super::world::{FileError, Piece, ReadJob, Record, World};
-use super::{Facts, Report, attributes};
+use super::world::{FileError, FileOps, Piece, ReadJob, Record, World};
+use super::{Facts, Report, xattrs};
+use crate::format::limits;
 use crate::format::seal::Span;
 use crate::image::{self, BlockData, PlanError, WholePlan, WholePlanner};
 use crate::model::{BLOCK_BYTES, Content, FileChange, FileId, Op, Time};
@@ -52,6 +54,14 @@ impl From<WholePlan> for Planned {
             signatures: plan.signature_writes,
         }
     }
+}
+
+/// Frames kept for what is pushed between two looks.
+const FRAMES_SPARE: u64 = 1024;
+
+fn no_frames() -> FileError {
+    let bytes = (limits::FRAMES as u64 * limits::FRAME_PLAIN as u64) >> 30;
+    FileError::Beyond { cause: format!("it has more new data than one commit holds, {bytes} GiB") }
 }
 
 fn rules(facts: &Facts) -> Rules {
@@ -135,7 +145,7 @@ impl Builder {
         replaces: Option<FileId>,
         facts: &Facts,
         report: &mut Report,
-    ) -> Result<(), W::Error> {
+    ) -> Result<Result<(), FileError>, W::Error> {
         let record = world.record(job.id)?;
         let own = record.as_ref().and_then(image_of);
         let stored = Stored { world: &*world, id: job.id };
@@ -170,6 +180,10 @@ impl Builder {
                 })
             }
         };
+        let meta = self.meta_of_file(job.id, record.as_ref(), &read.stat, read.xattrs);
+        if let Err(error) = self.has_room(&meta, planned.as_ref().map_or(0, |planned| planned.ops.len())) {
+            return Ok(Err(error));
+        }
         let mut ops = Vec::new();
         let planned = match planned {
             Some(mut planned) => {
@@ -178,10 +192,9 @@ impl Builder {
             }
             None => None,
         };
-        let meta = attributes::meta_of_file(&read.stat, read.xattrs);
         let ctime = (!read.short).then_some(read.stat.ctime);
         self.add_file(record.as_ref(), job, meta, planned, ops, ctime);
-        Ok(())
+        Ok(Ok(()))
     }
 
     fn plan_whole<W: World>(
@@ -216,6 +229,7 @@ impl Builder {
         ops: Vec<Op<Span>>,
         ctime: Option<Time>,
     ) {
+        self.ops += ops.len();
         let old = record.and_then(image_of);
         let image = match (&planned, old) {
             (Some(planned), _) => planned.image,
@@ -236,6 +250,7 @@ impl Builder {
             None => None,
         };
         let changed_meta = record.is_none_or(|record| record.meta != meta).then(|| meta.clone());
+        self.meta_bytes += changed_meta.as_ref().map_or(0, |meta| xattrs::bytes_of(&meta.xattrs));
         if changed_meta.is_some() || content.is_some() {
             self.changes.files.push(FileChange { id: job.id, meta: changed_meta, content });
         }
@@ -268,14 +283,14 @@ impl Builder {
         };
         if job.committed_size.is_some() && !job.marks.all_content() {
             return match read::read_file(&mut file, job, facts.steps) {
-                Ok(image) => {
-                    self.add_image(world, job, image, replaces, facts, report)?;
-                    Ok(Ok(()))
-                }
+                Ok(image) => self.add_image(world, job, image, replaces, facts, report),
                 Err(error) => Ok(Err(error)),
             };
         }
-        let (stat, xattrs) = match read::prepare(&mut file, job, facts.steps) {
+        let prepared = read::prepare(&mut file, job, facts.steps);
+        let prepared =
+            prepared.and_then(|prepared| self.has_frames(&mut file, job, prepared.0.size).map(|()| prepared));
+        let (stat, xattrs) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
         };
@@ -296,6 +311,12 @@ impl Builder {
         let end = read::read_range(&mut file, 0, stat.size, &mut |piece| {
             if let Piece::Bytes { bytes, .. } = piece {
                 report.bytes_read += bytes.len() as u64;
+            }
+            if ops.len() > OPS_MAX {
+                return Err(FileError::Beyond { cause: format!("its content has more than {OPS_MAX} pieces") });
+            }
+            if self.writer.frames_left() <= FRAMES_SPARE {
+                return Err(no_frames());
             }
             let done = feed(&mut planner, piece)
                 .map_err(W::plan_error)
@@ -329,9 +350,23 @@ impl Builder {
             }
         };
         report.files_read += 1;
-        let meta = attributes::meta_of_file(&stat, xattrs);
+        let meta = self.meta_of_file(job.id, record.as_ref(), &stat, xattrs);
+        if let Err(error) = self.has_room(&meta, ops.len()) {
+            return Ok(Err(error));
+        }
         self.add_file(record.as_ref(), job, meta, planned, ops, Some(stat.ctime));
         Ok(Ok(()))
+    }
+
+    /// Whether the data of a new file fits into one commit; of a known one only what is new of it counts, which is seen when it
+    /// is read.
+    fn has_frames(&self, file: &mut impl FileOps, job: &ReadJob, size: u64) -> Result<(), FileError> {
+        let room = self.writer.frames_left().saturating_sub(FRAMES_SPARE) * limits::FRAME_PLAIN as u64;
+        if job.committed_size.is_some() || size <= room {
+            return Ok(());
+        }
+        let data: u64 = file.data_ranges(0, size)?.iter().map(|(start, end)| end - start).sum();
+        if data <= room { Ok(()) } else { Err(no_frames()) }
     }
 
     /// Pushes the literals of `planned` and appends what they become; copies and holes are joined with the last one.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::commit::Builder;
 use super::world::World;
+use super::xattrs::Told;
 use super::{Facts, Report, names, now_ns};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileId, Kind};
@@ -14,6 +15,7 @@ pub(super) fn keep_unread<W: World>(
     world: &mut W,
     taken: &DirtySet,
     names: &names::Gathered,
+    facts: &Facts,
     builder: &Builder,
     kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
@@ -33,7 +35,7 @@ pub(super) fn keep_unread<W: World>(
         }
     }
     for new in names.plan.new.iter().filter(|new| names.plan.unused.contains(&new.id)) {
-        kept.add(new.stat.inode.ino, &Marks::names(), 0);
+        kept.add(new.stat.inode.ino, &Marks::names(), now_ns(facts));
     }
     Ok(())
 }
@@ -65,7 +67,7 @@ pub(super) fn leave_out<W: World>(
                 && names.is_armed(new.id)
                 && !builder.has(new.id)
                 && !excluded.contains(&new.id)
-                && let Err(error) = builder.read_other(world, new)?
+                && let Err(error) = builder.read_other(world, new)
             {
                 if !facts.steps.whole_entries {
                     builder.take_plain(new);
@@ -81,9 +83,32 @@ pub(super) fn leave_out<W: World>(
         }
         names.exclude(world, facts, &excluded)?;
     }
+    let lasting: HashSet<FileId> =
+        report.errors.iter().filter(|(_, error)| error.is_lasting()).map(|(id, _)| *id).collect();
+    report.put_off = excluded.iter().filter(|id| !lasting.contains(id)).count() as u64;
     for dir in &names.plan.held {
         let ino = names.inode_of(world, *dir)?;
-        kept.add(ino, &Marks::names(), taken.get(ino).map_or(0, |waiting| waiting.since_ns));
+        // What is put off is counted, so this directory alone decides nothing.
+        report.lasting.insert(ino);
+        kept.add(ino, &Marks::names(), taken.get(ino).map_or(now_ns(facts), |waiting| waiting.since_ns));
     }
     Ok(())
+}
+
+/// What is not in the commits of a file's attributes is looked at again in the next flush, and told until then.
+pub(super) fn keep_left_out(
+    taken: &DirtySet,
+    facts: &Facts,
+    report: &mut Report,
+    builder: &mut Builder,
+    kept: &mut DirtySet,
+) {
+    for (id, (ino, left_out)) in std::mem::take(&mut builder.left_out) {
+        if !builder.has(id) && report.errors.iter().any(|(failed, _)| *failed == id) {
+            continue;
+        }
+        kept.add(ino, &Marks::meta(), taken.get(ino).map_or(now_ns(facts), |waiting| waiting.since_ns));
+        report.lasting.insert(ino);
+        report.partial.push((id, Told(&left_out).to_string()));
+    }
 }

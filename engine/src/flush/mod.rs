@@ -15,17 +15,19 @@ pub mod content;
 mod leave;
 pub mod names;
 pub mod read;
+mod room;
 mod steps;
 pub mod world;
+pub mod xattrs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{BLOCK_BYTES, FileId, Id, Kind, NameChange, Time};
 use commit::{Builder, Settled};
-use leave::{keep_unread, leave_out};
+use leave::{keep_left_out, keep_unread, leave_out};
 pub use steps::Steps;
-use world::{DrainWorld, FileError, Head, ReadJob, World};
+use world::{DrainWorld, FileError, Head, ReadJob, Unknown, World};
 
 /// How much one flush carries. What is above goes on being pending.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,8 @@ pub struct Limits {
     pub signature_file_bytes: u64,
     /// Bytes of holes above which a file's root is of kind `Sparse`.
     pub sparse_hole_bytes: u64,
+    /// Files that one commit removes.
+    pub removals: usize,
 }
 
 impl Limits {
@@ -51,6 +55,8 @@ impl Limits {
         marked_bytes_of_a_file: 64 << 20,
         signature_file_bytes: 256 << 20,
         sparse_hole_bytes: 1 << 30,
+        // With names of full length a commit object holds twice as many.
+        removals: crate::format::limits::CHANGES / 4,
     };
 }
 
@@ -116,12 +122,39 @@ pub struct Report {
     /// Whole-content reads for doubt.
     pub rescans: u64,
     pub errors: Vec<(FileId, FileError)>,
+    /// Files whose attributes are not in the commits as they are on the disk: which, and why.
+    pub partial: Vec<(FileId, String)>,
+    /// Inodes that go on being pending only because of something that lasts (`FileError::is_lasting`).
+    pub lasting: BTreeSet<u64>,
+    /// New files left out for another reason.
+    pub put_off: u64,
     /// Directories that could not be listed.
     pub unlisted: Vec<(FileId, String)>,
+    /// By directory, names of which nothing can be learned or that the format does not hold, and why.
+    pub unknown: Vec<(FileId, Unknown)>,
     /// Removals that wait for proof.
     pub removals_waiting: u64,
     /// Inodes left pending for want of room in this flush.
     pub carried: u64,
+}
+
+impl Report {
+    /// A known file could not be read; its marks are kept.
+    fn failed(&mut self, id: FileId, ino: u64, error: FileError) {
+        if error.is_lasting() {
+            self.lasting.insert(ino);
+        }
+        self.errors.push((id, error));
+    }
+
+    /// Whether `kept`, what this flush left pending, is there only because it cannot be read, so that the next flush will do no
+    /// better: the rest of the volume is in the commits.
+    pub fn only_lasting(&self, kept: &DirtySet) -> bool {
+        self.carried == 0
+            && self.put_off == 0
+            && self.removals_waiting == 0
+            && kept.iter().all(|(ino, _)| self.lasting.contains(&ino))
+    }
 }
 
 /// SWAP, GRACE, save, clear.
@@ -169,22 +202,34 @@ pub fn flush<W: World>(
     let mut excluded: HashSet<FileId> = std::mem::take(&mut jobs.excluded);
     read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
     leave_out(world, taken, facts, report, &mut names, &mut builder, excluded, &mut kept)?;
+    room::limit_removals(world, facts, report, &mut names)?;
     builder.keep_only(world, &names)?;
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
-    keep_unread(world, taken, &names, &builder, &mut kept)?;
+    keep_unread(world, taken, &names, facts, &builder, &mut kept)?;
+    keep_left_out(taken, facts, report, &mut builder, &mut kept);
     names.forget_gone(world, &mut kept)?;
     report.removals_waiting = names.plan.missing.len() as u64;
     for missing in &names.plan.missing {
         // A name that waits for proof has its directory listed again after a later swap.
         if let Some(record) = world.record(missing.parent)? {
-            kept.add(record.inode.ino, &Marks::names(), taken.get(record.inode.ino).map_or(0, |w| w.since_ns));
+            let since_ns = taken.get(record.inode.ino).map_or(now_ns(facts), |waiting| waiting.since_ns);
+            kept.add(record.inode.ino, &Marks::names(), since_ns);
         }
     }
     let mut left = Vec::new();
     for id in &names.plan.gone {
         left.extend(world.record(*id)?.map(|record| record.inode.ino));
     }
-    let complete = facts.baseline || kept.is_empty();
+    if builder.lacks_source() {
+        // A history begins with the source directory's own attributes; without them no commit of it could be restored.
+        report.put_off += 1;
+        for (ino, waiting) in taken.iter() {
+            kept.add(ino, &waiting.marks, waiting.since_ns);
+        }
+        return Ok((Outcome::Unchanged, kept));
+    }
+    // What cannot be read is named, and a first pass is complete without it.
+    let complete = facts.baseline || report.only_lasting(&kept);
     let outcome = builder.commit(world, facts, &names, taken, &kept, complete)?;
     if matches!(outcome, Outcome::Committed(_)) {
         stop_watching(world, left)?;
@@ -295,7 +340,7 @@ fn plan_jobs<W: World>(
             }
             if files >= facts.limits.files || bytes >= facts.limits.bytes {
                 report.carried += 1;
-                kept.add(stat.inode.ino, &Marks::rescan(), 0);
+                kept.add(stat.inode.ino, &Marks::rescan(), now_ns(facts));
                 continue;
             }
             files += 1;
@@ -350,10 +395,11 @@ fn read_contents<W: World>(
                 .get(job.inode.ino)
                 .map_or((&job.marks, now_ns(facts)), |waiting| (&waiting.marks, waiting.since_ns));
             kept.add(job.inode.ino, marks, since_ns);
+            report.failed(job.id, job.inode.ino, error);
         } else {
             excluded.insert(job.id);
+            report.errors.push((job.id, error));
         }
-        report.errors.push((job.id, error));
     };
     // In pieces, so that what is held in memory is bounded by the stream size times the piece.
     let small: Vec<ReadJob> = small.into_iter().cloned().collect();
@@ -364,9 +410,10 @@ fn read_contents<W: World>(
                 Ok(image) => {
                     let base = jobs.bases.get(&job.id).copied();
                     let short = image.short;
-                    builder.add_image(world, job, image, base, facts, report)?;
-                    if short {
-                        failed(job, FileError::Unsteady { times: 1 }, report);
+                    match builder.add_image(world, job, image, base, facts, report)? {
+                        Ok(()) if short => failed(job, FileError::Unsteady { times: 1 }, report),
+                        Ok(()) => {}
+                        Err(error) => failed(job, error, report),
                     }
                 }
                 Err(error) => failed(job, error, report),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use super::world::{Alive, Entry, Known, Listed, Missing, Moved, Named, Record, World};
+use super::world::{Alive, Entry, Known, Listed, Missing, Moved, Named, Record, Unknown, World};
 use super::{Facts, Report};
 use crate::dirty::{DirtySet, Marks};
+use crate::format::limits;
 use crate::model::{FileId, InodeId, Kind, NameChange};
 use crate::reconcile::{Assigned, Listing, Lookup, NamePlan, reconcile};
 
@@ -138,9 +139,22 @@ pub fn gather<W: World>(
                 kept.add(ino, &Marks::names(), since);
                 continue;
             }
-            match world.list(dir)? {
-                Listed::Entries(seen) => {
+            let listed = match world.list(dir)? {
+                Listed::Entries(seen) => Ok(Some((seen, Vec::new()))),
+                Listed::Partly(seen, unknown) => Ok(Some((seen, unknown))),
+                Listed::NotThere => Ok(None),
+                Listed::Unreadable(cause) => Err(cause),
+            };
+            match listed {
+                Ok(Some((mut seen, mut unknown))) => {
+                    take_long_names(&mut seen, &mut unknown);
                     let mut listing = differing(world, dir, seen, facts.compare)?;
+                    listing.unknown = unknown.iter().map(|(name, _)| name.clone()).collect();
+                    if !unknown.is_empty() {
+                        report.unknown.push((dir, unknown));
+                        report.lasting.insert(ino);
+                        kept.add(ino, &Marks::names(), since);
+                    }
                     // Nor may those in front keep out the ones behind them.
                     // Drawn anew: by the draw of the queue a directory would begin at the same places whenever it is its turn.
                     let drawn = facts.drain ^ (dir.0 + 1).wrapping_mul(0xd1b5_4a32_d192_ed03);
@@ -172,12 +186,13 @@ pub fn gather<W: World>(
                     gathered.listings.push(listing);
                     not_there.remove(&dir);
                 }
-                Listed::NotThere => {
+                Ok(None) => {
                     not_there.insert(dir, (ino, since));
                 }
-                Listed::Unreadable(cause) => {
+                Err(cause) => {
                     not_there.remove(&dir);
                     report.unlisted.push((dir, cause));
+                    report.lasting.insert(ino);
                     kept.add(ino, &Marks::names(), since);
                 }
             }
@@ -204,13 +219,13 @@ pub fn gather<W: World>(
             }
             gathered.new_inodes.insert(new.id, new.stat.inode);
             if new.stat.kind == Kind::Dir && queued.insert(new.id) {
-                queue.push_back((new.id, new.stat.inode.ino, 0));
+                queue.push_back((new.id, new.stat.inode.ino, super::now_ns(facts)));
             }
         }
         for dir in gathered.plan.also_list.clone() {
             if queued.insert(dir) {
                 let ino = gathered.inode_of(world, dir)?;
-                queue.push_back((dir, ino, 0));
+                queue.push_back((dir, ino, super::now_ns(facts)));
             }
         }
         if moved != gathered.looked_at {
@@ -230,6 +245,18 @@ pub fn gather<W: World>(
         kept.add(*ino, &Marks::names(), *since);
     }
     Ok(gathered)
+}
+
+/// Names that the format does not hold (some file systems have longer ones than 255 bytes).
+fn take_long_names(seen: &mut Vec<Entry>, unknown: &mut Unknown) {
+    seen.retain(|entry| {
+        let holds = crate::format::is_entry_name(&entry.name);
+        if !holds {
+            let cause = format!("its name has {} bytes, the format holds {}", entry.name.len(), limits::NAME);
+            unknown.push((entry.name.clone(), cause));
+        }
+        holds
+    });
 }
 
 /// A listing without the names that are as the catalog has them: one name that changed among a million is decided about
@@ -253,7 +280,7 @@ fn differing<W: World>(world: &W, dir: FileId, mut seen: Vec<Entry>, compare: bo
     let differ = known.into_iter().filter(|(_, (_, as_known))| *as_known != Some(true));
     let mut committed: Vec<(Vec<u8>, FileId)> = differ.map(|(name, (known, _))| (name, known.id)).collect();
     committed.sort_unstable();
-    Ok(Listing { dir, committed, seen })
+    Ok(Listing { dir, committed, seen, unknown: Vec::new() })
 }
 
 /// Answers of the file system in this flush. They are asked for once: the plan is decided several times, and each time

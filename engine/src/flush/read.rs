@@ -7,7 +7,8 @@
 use roaring::RoaringBitmap;
 
 use super::Steps;
-use super::world::{FileError, FileOps, Piece, ReadJob, Stat, Xattrs};
+use super::world::{FileError, FileOps, Piece, ReadJob, Stat};
+use super::xattrs::ReadXattrs;
 use crate::model::BLOCK_BYTES;
 
 /// Bytes asked of the file at once.
@@ -21,7 +22,7 @@ const SHORT_READS_MAX: u32 = 8;
 pub struct FileImage {
     /// The `statx` from before CLEAN, with the size that BARRIER found if that is larger.
     pub stat: Stat,
-    pub xattrs: Xattrs,
+    pub xattrs: ReadXattrs,
     /// Size of the image: `stat.size`, or less when the file shrank meanwhile.
     pub size: u64,
     /// Whether the read ended before `stat.size`: the file stays pending.
@@ -57,7 +58,7 @@ fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
 }
 
 /// The first half: everything before READ. Returns S0 and the extended attributes.
-pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(Stat, Xattrs), FileError> {
+pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(Stat, ReadXattrs), FileError> {
     let mut stat = ops.statx()?;
     let xattrs = ops.xattrs()?;
     if job.marks.has_data() || job.committed_size != Some(stat.size) {

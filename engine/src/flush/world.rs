@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::xattrs::ReadXattrs;
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{ChangeSet, FileId, Hash, Id, InodeId, Kind, Meta, Root, Seq, Standing, Stored, Time};
 
@@ -77,13 +78,17 @@ pub enum Alive {
 pub enum Named {
     Entry(Stat),
     Nothing,
-    /// The directory itself is not at its path, so nothing is known of the name.
+    /// The directory itself is not at its path, or does not tell: nothing is known of the name.
     NoDirectory,
 }
+
+/// Names of a directory of which nothing can be learned, each with the cause.
+pub type Unknown = Vec<(Vec<u8>, String)>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
     Entries(Vec<Entry>),
+    Partly(Vec<Entry>, Unknown),
     /// The directory is not at its path any more (moved, removed); its parent's marks tell.
     NotThere,
     /// It is there but may not be read.
@@ -129,14 +134,37 @@ pub enum FileError {
     WriteBack { cause: String },
     #[error("cannot be read: {cause}")]
     Unreadable { cause: String },
+    /// Nothing of it is read: what is in the commits stays.
+    #[error("cannot be committed: {cause}")]
+    Beyond { cause: String },
+    #[error("no room in this commit")]
+    NoRoom,
     #[error("its size changed {times} times while it was read")]
     Unsteady { times: u32 },
+}
+
+impl FileError {
+    /// Whether trying again is likely to end the same way until somebody acts. Nothing waits for such a file: the rest of the
+    /// volume is protected without it, and it is named.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, FileError::Unreadable { .. } | FileError::Beyond { .. } | FileError::WriteBack { .. })
+    }
+}
+
+/// What was read of something that is no regular file, all of one inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    pub stat: Stat,
+    /// Of a symlink.
+    pub target: Vec<u8>,
+    pub xattrs: ReadXattrs,
 }
 
 /// The thin steps on one open file. Their order is `read::read_file`'s.
 pub trait FileOps {
     fn statx(&mut self) -> Result<Stat, FileError>;
-    fn xattrs(&mut self) -> Result<Xattrs, FileError>;
+    /// An attribute that cannot be read is no error.
+    fn xattrs(&mut self) -> Result<ReadXattrs, FileError>;
     /// Writes dirty pages back and waits: later stores through mappings fault, and mark, again.
     fn clean(&mut self) -> Result<(), FileError>;
     /// Waits for a writer that holds the inode lock.
@@ -239,19 +267,17 @@ pub trait World {
     fn list(&mut self, dir: FileId) -> Result<Listed, Self::Error>;
     /// One entry by name.
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Self::Error>;
-    /// `statx` at the file's path; `None` when nothing is there.
-    fn stat(&mut self, id: FileId) -> Result<Option<Stat>, Self::Error>;
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
     /// Adds inodes to the watch set; after this returns every change of theirs is marked.
     fn watch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
     fn unwatch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
-    /// Tells where new files were seen in this flush, so that `open` and `meta_of` find files the catalog has not yet.
+    /// Tells where new files were seen in this flush, so that `open` and `attributes` find files the catalog has not yet.
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId);
     /// Tells where known files are by the names that this flush is going to commit, in place of what it told before: they and
     /// what lies below them are looked for there. What is read of a file is committed under the name it was read by.
     fn moved(&mut self, places: &Moved);
-    /// Attributes of anything but a regular file (symlink target and extended attributes included).
-    fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError>;
+    /// Attributes of anything but a regular file, if `inode` is what its path leads to.
+    fn attributes(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError>;
     /// Reads files by `read::read_file`, in parallel if it likes; a file that is late is reported as such.
     fn read_files(&mut self, jobs: &[ReadJob], steps: super::Steps) -> Vec<Result<super::read::FileImage, FileError>>;
     /// Opens a file that is too large for `read_files`.

@@ -132,6 +132,15 @@ impl PackWriter {
         self.full.pop_front()
     }
 
+    /// Frames that may be pushed still; each has a pack to go into.
+    pub fn frames_left(&self) -> u64 {
+        let frames = super::limits::FRAMES.saturating_sub(self.frames.len());
+        // A pack is closed from `pack` bytes on, so it holds at least so many frames however badly they compress.
+        let a_pack = (self.limits.pack / (self.limits.frame_plain + super::frame::HEADER_BYTES)).max(1);
+        let packs = (self.last + 1 - self.next.min(self.last + 1)) as usize;
+        frames.min(packs.saturating_mul(a_pack)) as u64
+    }
+
     /// Plain bytes pushed so far.
     pub fn plain_bytes(&self) -> u64 {
         self.plain

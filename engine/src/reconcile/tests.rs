@@ -110,7 +110,7 @@ fn stat(id: FileId, kind: Kind) -> Stat {
 fn listing(known: &mut Known, dir: FileId, seen: Vec<(&str, Stat)>) -> Listing {
     let Ok(committed) = known.children(dir);
     let seen = seen.into_iter().map(|(name, stat)| Entry { name: name.into(), stat }).collect();
-    Listing { dir, committed, seen }
+    Listing { dir, committed, seen, unknown: Vec::new() }
 }
 
 fn decide(known: &mut Known, listings: &[Listing], missing: &[Missing], drain: u64) -> NamePlan {

@@ -1,9 +1,10 @@
 //! Names that come and go: links, removals, and symlinks that are replaced by a rename.
 
 use super::files::{FILES_MAX, Files};
-use super::world::{SimWorld, meta};
-use crate::flush::world::{FileError, Stat};
-use crate::model::{FileId, Kind, Meta};
+use super::world::SimWorld;
+use crate::flush::world::{Attributes, FileError};
+use crate::flush::xattrs::ReadXattrs;
+use crate::model::{FileId, InodeId, Kind};
 
 impl Files {
     /// `ln -sfn`: a new symlink takes the name of the one before by a rename.
@@ -57,15 +58,13 @@ impl Files {
 }
 
 impl SimWorld {
-    /// Attributes by name; where symlinks are replaced the name may lead elsewhere by the time it is asked.
-    pub(super) fn meta_now(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError> {
-        if !self.inner.borrow().files.symlinks {
-            return Ok(meta(stat));
-        }
+    /// Attributes by name, which may lead elsewhere by now.
+    pub(super) fn attributes_now(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError> {
         self.step().map_err(|_| FileError::Moved)?;
-        let ino = self.resolve(id).filter(|ino| *ino == stat.inode.ino).ok_or(FileError::Moved)?;
+        let ino = self.resolve(id).ok_or(FileError::Moved)?;
         let inner = self.inner.borrow();
-        let now = inner.files.stat(ino).filter(|now| now.inode == stat.inode).ok_or(FileError::Moved)?;
-        Ok(Meta { target: inner.files.inodes.get(&ino).map_or(Vec::new(), |inode| inode.target.clone()), ..meta(&now) })
+        let stat = inner.files.stat(ino).filter(|stat| stat.inode == inode).ok_or(FileError::Moved)?;
+        let target = inner.files.inodes.get(&ino).map_or(Vec::new(), |inode| inode.target.clone());
+        Ok(Attributes { stat, target, xattrs: ReadXattrs::default() })
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::files::Files;
-use crate::flush::world::{FileError, FileOps, Stat, Xattrs};
+use crate::flush::world::{FileError, FileOps, Stat};
+use crate::flush::xattrs::ReadXattrs;
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -59,8 +60,8 @@ impl FileOps for SimFile {
         self.inner.borrow().files.stat(self.ino).ok_or(FileError::Moved)
     }
 
-    fn xattrs(&mut self) -> Result<Xattrs, FileError> {
-        Ok(Vec::new())
+    fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
+        Ok(ReadXattrs::default())
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

@@ -292,11 +292,6 @@ impl World for SimWorld {
         Ok(child.and_then(|child| inner.files.stat(child)).map_or(Named::Nothing, Named::Entry))
     }
 
-    fn stat(&mut self, id: FileId) -> Result<Option<Stat>, SimError> {
-        self.step()?;
-        Ok(self.resolve(id).and_then(|ino| self.inner.borrow().files.stat(ino)))
-    }
-
     fn alive(&mut self, id: FileId) -> Result<Alive, SimError> {
         self.step()?;
         let Some(record) = self.catalog.records.get(&id) else { return Ok(Alive::Unknown) };
@@ -331,8 +326,8 @@ impl World for SimWorld {
         self.moved.clone_from(places);
     }
 
-    fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError> {
-        self.meta_now(id, stat)
+    fn attributes(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError> {
+        self.attributes_now(id, inode)
     }
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {

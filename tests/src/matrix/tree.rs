@@ -102,9 +102,12 @@ pub fn entry(path: &Path, real: &Path) -> io::Result<Entry> {
 }
 
 fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; 65_536];
     let mut out = BTreeMap::new();
-    let Ok(len) = rustix::fs::llistxattr(path, &mut buffer[..]) else { return Ok(out) };
+    let len = match rustix::fs::llistxattr(path, &mut buffer[..]) {
+        Err(rustix::io::Errno::NOTSUP) => return Ok(out),
+        other => other?,
+    };
     let list = buffer[..len].to_vec();
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let len = rustix::fs::lgetxattr(path, name, &mut buffer[..])?;

@@ -51,7 +51,7 @@ fn table(volumes: &[VolumeStatus]) -> String {
             v.volume.clone(),
             v.state.name().to_string(),
             v.backend.name().to_string(),
-            show_seconds(v.loss_window_seconds),
+            v.loss_window_seconds.map_or_else(|| "-".to_string(), show_seconds),
             v.head_seq.to_string(),
             if v.head_time.is_empty() { "-".to_string() } else { v.head_time.clone() },
             format!("{} files, {}", v.pending_inodes, show_bytes(v.pending_bytes)),
@@ -141,7 +141,7 @@ mod tests {
     fn the_table_shows_the_loss_window_and_every_doubt() {
         let status = VolumeStatus {
             backend: Backend::Tracepoint,
-            loss_window_seconds: 0.12,
+            loss_window_seconds: Some(0.12),
             head_seq: 42,
             fenced_store: Some(false),
             reasons: vec!["a map was full".into()],

@@ -26,7 +26,7 @@ fn start(volumes: Vec<VolumeStatus>) -> (HttpServer, Arc<Fake>) {
 
 #[test]
 fn metrics_and_health_are_served() {
-    let (server, _) = start(vec![protected("db")]);
+    let (server, _) = start(vec![VolumeStatus { loss_window_seconds: Some(0.0), ..protected("db") }]);
     let (code, reply) = get(&server, "/metrics");
     assert_eq!(code, 200);
     assert!(reply.contains(metrics::CONTENT_TYPE), "{reply}");
@@ -43,8 +43,12 @@ fn ready_only_while_every_volume_is() {
         (protected("db"), 200, "ok"),
         (VolumeStatus { armed: false, ..protected("db") }, 503, "db: capture is not armed"),
         (VolumeStatus { baseline_seq: None, ..protected("db") }, 503, "db: the baseline is not committed"),
-        (VolumeStatus { loss_window_seconds: 0.9, ..protected("db") }, 200, "ok"),
-        (VolumeStatus { loss_window_seconds: 9.0, ..protected("db") }, 503, "db: the oldest change has waited 9.0 s"),
+        (VolumeStatus { loss_window_seconds: Some(0.9), ..protected("db") }, 200, "ok"),
+        (
+            VolumeStatus { loss_window_seconds: Some(9.0), ..protected("db") },
+            503,
+            "db: the oldest change has waited 9.0 s",
+        ),
         (VolumeStatus { state: VolumeState::Verifying, ..protected("db") }, 200, "ok"),
         (VolumeStatus { state: VolumeState::Fenced, ..protected("db") }, 503, "db: fenced"),
         (VolumeStatus { state: VolumeState::Stopped, ..protected("db") }, 503, "db: stopped"),

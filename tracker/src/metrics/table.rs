@@ -30,6 +30,8 @@ pub enum Read {
     ReloadOk,
     ReloadTime,
     Gauge(fn(&VolumeStatus) -> f64),
+    /// Absent for volumes that have no such value.
+    GaugeIf(fn(&VolumeStatus) -> Option<f64>),
     /// 1 for the word that holds now, 0 for the others: label, all words, reader.
     OneOf(&'static str, &'static [&'static str], fn(&VolumeStatus) -> &'static str),
     Counter(fn(&VolumeStatus) -> u64),
@@ -82,7 +84,7 @@ const fn metric(
     Metric { name, unit, labels, stability, help, read }
 }
 
-use Read::{BuildInfo, Counter, CounterBy, Gauge, OneOf, ReloadOk, ReloadTime};
+use Read::{BuildInfo, Counter, CounterBy, Gauge, GaugeIf, OneOf, ReloadOk, ReloadTime};
 use Stability::{Internal, Stable};
 
 const BYTES: Option<&str> = Some("bytes");
@@ -94,7 +96,7 @@ pub const METRICS: &[Metric] = &[
     metric("tracker_build_info", None, &["version", "revision", "kernel"], Stable, "What runs; always 1", BuildInfo),
     metric("tracker_config_last_reload_successful", None, &[], Stable, "1 if the last configuration that was read was taken", ReloadOk),
     metric("tracker_config_last_reload_success_timestamp_seconds", SECONDS, &[], Stable, "When a configuration was last taken", ReloadTime),
-    metric("tracker_volume_loss_window_seconds", SECONDS, VOLUME, Stable, "Age of the oldest change not yet committed, 0 when there is none: what would be lost with this host now", Gauge(|v| v.loss_window_seconds)),
+    metric("tracker_volume_loss_window_seconds", SECONDS, VOLUME, Stable, "Age of the oldest change not yet committed, 0 when there is none: what would be lost with this host now. Absent before the baseline is committed", GaugeIf(|v| v.loss_window_seconds)),
     metric("tracker_volume_state", None, &["volume", "state"], Stable, "1 for the state the volume is in", OneOf("state", STATES, |v| v.state.name())),
     metric("tracker_volume_capture", None, &["volume", "backend"], Stable, "1 for the capture back end in use", OneOf("backend", BACKENDS, |v| v.backend.name())),
     metric("tracker_volume_capture_proven", None, VOLUME, Stable, "1 when the last self-test of the capture saw every change it made", Gauge(|v| flag(v.proven))),

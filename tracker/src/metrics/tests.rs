@@ -9,7 +9,7 @@ use crate::units::PathField;
 
 fn text() -> String {
     let mut status = VolumeStatus {
-        loss_window_seconds: 0.25,
+        loss_window_seconds: Some(0.25),
         commits: 7,
         source: "/secret/source".into(),
         store: "/secret/store".into(),
@@ -122,6 +122,7 @@ fn values_arrive() {
     };
     let db = ("volume", "db");
     assert_eq!(value("tracker_volume_loss_window_seconds", &[db]), 0.25);
+    assert!(!text().contains("loss_window_seconds{volume=\"www\"}"), "absent before there is a baseline");
     assert_eq!(value("tracker_volume_commits_total", &[db]), 7.0);
     assert_eq!(value("tracker_volume_commits_total", &[("volume", "www")]), 0.0, "a series exists at 0");
     assert_eq!(value("tracker_volume_state", &[db, ("state", "protected")]), 1.0);

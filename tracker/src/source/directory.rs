@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
-use engine::flush::world::{Entry, Stat};
+use engine::flush::world::{Entry, Stat, Unknown};
 use engine::model::{InodeId, Kind};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -37,6 +37,8 @@ pub struct Entries {
     pub entries: Vec<Entry>,
     /// Names left out.
     pub foreign: Vec<(Vec<u8>, Foreign)>,
+    /// Names of which nothing can be learned, each with the cause.
+    pub unknown: Unknown,
 }
 
 /// A directory held open, with its place in the upper layer on overlayfs.
@@ -113,7 +115,7 @@ impl Directory {
         let fd = self.fd.try_clone().map_err(|source| SourceError::Io { path: self.path.clone(), source })?;
         let mut all = names(fd).map_err(|errno| SourceError::at(&self.path, errno))?;
         if all.len() < MANY {
-            return self.those(all);
+            return Ok(self.those(all));
         }
         // Nearly all of the time of a large listing is in these calls.
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
@@ -128,23 +130,25 @@ impl Directory {
         });
         let mut out = Entries::default();
         for part in parts {
-            let part = part?;
             out.entries.extend(part.entries);
             out.foreign.extend(part.foreign);
+            out.unknown.extend(part.unknown);
         }
         Ok(out)
     }
 
-    fn those(&self, names: Vec<RawEntry>) -> Result<Entries, SourceError> {
-        let mut out = Entries { entries: Vec::with_capacity(names.len()), foreign: Vec::new() };
+    fn those(&self, names: Vec<RawEntry>) -> Entries {
+        let mut out = Entries { entries: Vec::with_capacity(names.len()), ..Entries::default() };
         for RawEntry { name, .. } in names {
-            match self.named(&name)? {
-                Some(Named::Entry(stat)) => out.entries.push(Entry { name, stat }),
-                Some(Named::Foreign(why)) => out.foreign.push((name, why)),
-                None => {}
+            match self.named(&name) {
+                Ok(Some(Named::Entry(stat))) => out.entries.push(Entry { name, stat }),
+                Ok(Some(Named::Foreign(why))) => out.foreign.push((name, why)),
+                Ok(None) => {}
+                // One damaged inode, or the dead mount of another program, says nothing of the names beside it.
+                Err(error) => out.unknown.push((name, error.cause())),
             }
         }
-        Ok(out)
+        out
     }
 
     /// What `name` in it leads to now; `None` if nothing.

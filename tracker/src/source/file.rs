@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::flush::world::{FileError, FileOps, Stat};
+use engine::flush::xattrs::ReadXattrs;
 use engine::model::{InodeId, Kind};
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::stat::{self, Births, SourceStat};
+use super::stat::{Births, SourceStat};
+use super::xattrs::{self, Layer};
 use super::{FsType, OpenError, SourceError, SourceRoot, sys};
 
 /// How dirty pages of a file are written back, so that the next store through a mapping faults again.
@@ -28,6 +30,7 @@ pub enum CleanBy {
 pub struct OpenFile {
     fd: OwnedFd,
     clean_by: CleanBy,
+    layer: Layer,
     births: Births,
     ino: u64,
     cleans: Arc<CleanTimes>,
@@ -66,7 +69,8 @@ impl SourceRoot {
         let births = self.births_of(found.upper);
         check(&births.stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?, expect)?;
         let clean_by = clean_by(self.fs_of(found.upper), self.data_journal(found.upper), &fd);
-        Ok(OpenFile { fd, clean_by, births, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
+        let layer = self.layer(found.upper);
+        Ok(OpenFile { fd, clean_by, layer, births, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
     }
 
     /// How long writing files back took since the last call, by inode number.
@@ -131,8 +135,8 @@ impl FileOps for OpenFile {
         Ok(self.source_stat()?.stat)
     }
 
-    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError> {
-        stat::xattrs(&self.fd).map_err(unreadable)
+    fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
+        Ok(xattrs::read(&self.fd, self.layer))
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

@@ -13,6 +13,7 @@ mod sys;
 pub mod target;
 #[cfg(test)]
 mod tests;
+mod xattrs;
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub use identity::{RootNames, SameSource, SourceFacts, same_source};
 pub use mount_table::MountTable;
 pub use mounts::Mount;
 pub use root::{IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
-pub use stat::{SourceStat, Xattrs};
+pub use stat::SourceStat;
 pub use sys::store_mapped;
 
 /// The file systems whose ways are known; the magic number of any other.
@@ -62,6 +63,14 @@ impl SourceError {
         matches!(self, SourceError::Gone { .. })
     }
 
+    /// What went wrong, for whoever names the path himself.
+    pub fn cause(&self) -> String {
+        match self {
+            SourceError::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     fn at(path: &Path, errno: Errno) -> SourceError {
         let path = path.to_path_buf();
         match errno {
@@ -88,6 +97,7 @@ impl From<OpenError> for FileError {
     fn from(error: OpenError) -> FileError {
         match error {
             OpenError::Mismatch { .. } | OpenError::Source(SourceError::Gone { .. }) => FileError::Moved,
+            OpenError::Source(error) => FileError::Unreadable { cause: error.cause() },
             other => FileError::Unreadable { cause: other.to_string() },
         }
     }

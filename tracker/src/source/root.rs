@@ -7,15 +7,16 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::flush::world::{Alive, Stat};
-use engine::model::{InodeId, Kind, Meta};
+use engine::flush::world::{Alive, Attributes, Stat, Xattrs};
+use engine::model::{InodeId, Kind};
 use rustix::fs::{Dir, FileType, OFlags, fstatfs};
 use rustix::io::Errno;
 
 use super::beneath::{Beneath, open_root};
 use super::file::CleanTimes;
 use super::mounts::{self, Mount};
-use super::stat::{self, Births, SourceStat, Xattrs, stat_fd};
+use super::stat::{self, Births, SourceStat, stat_fd};
+use super::xattrs::{self, Layer};
 use super::{FsType, SourceError, sys};
 
 /// What tells a source directory from another one at the same path, while this host runs.
@@ -45,6 +46,7 @@ pub struct Upper {
     /// Some of its files may have attributes only, their data being below, and this process cannot see which: it would
     /// read zeros there. It is not read then, and counts as one that cannot be reached.
     pub metacopy_hidden: bool,
+    layer: Layer,
     /// Absent while the directory exists in lower layers only, or the upper layer cannot be reached from here.
     beneath: Option<Beneath>,
     fs: Option<FsType>,
@@ -191,21 +193,24 @@ impl SourceRoot {
 
     /// Extended attributes of anything, sorted by name (see the list of what is left out in `stat`).
     pub fn xattrs(&self, rel: &Path) -> Result<Xattrs, SourceError> {
-        stat::xattrs(&self.find(rel)?.fd).map_err(|errno| SourceError::at(rel, errno))
+        xattrs::xattrs(&self.find(rel)?.fd).map_err(|errno| SourceError::at(rel, errno))
+    }
+
+    /// Whose layer an inode is read through.
+    pub(super) fn layer(&self, upper: bool) -> Layer {
+        self.upper.as_ref().filter(|_| upper).map_or(Layer::None, |upper| upper.layer)
     }
 
     /// All attributes of what lies at `rel`, with its `statx`, symlink target and extended attributes from one inode.
-    pub fn meta(&self, rel: &Path) -> Result<(SourceStat, Meta), SourceError> {
+    pub fn attributes(&self, rel: &Path) -> Result<Attributes, SourceError> {
         let found = self.find(rel)?;
         let fail = |errno| SourceError::at(rel, errno);
         let target = match found.stat.stat.kind {
             Kind::Symlink => rustix::fs::readlinkat(&found.fd, c"", Vec::new()).map_err(fail)?.into_bytes(),
             _ => Vec::new(),
         };
-        let xattrs = stat::xattrs(&found.fd).map_err(fail)?;
-        let Stat { kind, mode, uid, gid, mtime, rdev, .. } = found.stat.stat;
-        let meta = Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs, flags: 0, project: 0 };
-        Ok((found.stat, meta))
+        let xattrs = xattrs::read(&found.fd, self.layer(found.upper));
+        Ok(Attributes { stat: found.stat.stat, target, xattrs })
     }
 
     /// A handle of `inode` at `rel`; `None` where the file system has none, or another inode is there.
@@ -314,11 +319,12 @@ fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
 fn upper_of(mount: &Mount, source: &Path) -> Option<Upper> {
     let upperdir = PathBuf::from(OsString::from_vec(unescape_overlay(mount.option("upperdir")?)));
     let path = upperdir.join(mount.inside(source)?);
+    let layer = if mount.has_option("userxattr") { Layer::User } else { Layer::Trusted };
     let metacopy_hidden = may_have_metacopies(mount) && !sees_trusted();
     let fd = open_root(&path).ok().filter(|_| upperdir.is_absolute() && !metacopy_hidden);
     let fs = fd.as_ref().and_then(|fd| FsType::of(fd).ok());
     let beneath = fd.map(|fd| Beneath::new(fd, false));
-    Some(Upper { upperdir, path, volatile: mount.has_option("volatile"), metacopy_hidden, beneath, fs })
+    Some(Upper { upperdir, path, volatile: mount.has_option("volatile"), metacopy_hidden, layer, beneath, fs })
 }
 
 /// Whether the overlay makes and follows metacopies. fs/overlayfs/params.c (`ovl_show_options`, 6.18) shows the option only

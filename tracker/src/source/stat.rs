@@ -1,4 +1,4 @@
-//! What the kernel says of one inode, in the words of the engine; and its extended attributes.
+//! What the kernel says of one inode, in the words of the engine.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -10,9 +10,6 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTim
 use rustix::io::Errno;
 
 use super::sys;
-
-/// Names and values of extended attributes, sorted by name.
-pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A `statx` with what only effects need to know beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,62 +112,13 @@ pub(super) fn kind_of(found: FileType) -> Option<Kind> {
 }
 
 fn time(stamp: &StatxTimestamp) -> Time {
-    Time { sec: stamp.tv_sec, nsec: stamp.tv_nsec }
+    // The format holds less than a second here, whatever a file system in user space says.
+    Time { sec: stamp.tv_sec, nsec: stamp.tv_nsec.min(999_999_999) }
 }
 
 /// Nanoseconds since 1970, wrapping: it is compared for equality only.
 fn nanoseconds(stamp: &StatxTimestamp) -> u64 {
     (stamp.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(stamp.tv_nsec))
-}
-
-/// The largest list of names and the largest value the kernel gives (XATTR_LIST_MAX, XATTR_SIZE_MAX).
-const XATTR_MAX: usize = 65_536;
-
-/// Whether an attribute is part of the tree. Left out: overlayfs's own marks (they describe its layers, and as
-/// attributes of a plain file they would be wrong), `security.evm` (a seal over the inode number, void on any copy), and
-/// xfs's second names of the ACLs, which `system.posix_acl_*` carries already.
-/// Everything else is kept, `security.selinux` and `security.capability` too.
-pub(super) fn kept(name: &[u8]) -> bool {
-    const OUT: [&[u8]; 4] = [b"trusted.overlay.", b"user.overlay.", b"trusted.SGI_ACL_", b"security.evm"];
-    !OUT.iter().any(|out| name.starts_with(out))
-}
-
-/// Extended attributes of an open file of any kind, sorted by name, without those of [`kept`]. O_PATH descriptors are
-/// read through `/proc/self/fd`, which leads to the very inode, be it a symlink.
-pub(super) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
-    let fd = fd.as_fd();
-    let path = proc_path(fd);
-    let mut small = [0; 512];
-    let list = match rustix::fs::listxattr(&path, &mut small[..]) {
-        Ok(len) => small.get(..len).unwrap_or_default().to_vec(),
-        Err(Errno::RANGE) => {
-            let mut large = vec![0; XATTR_MAX];
-            let len = rustix::fs::listxattr(&path, &mut large[..])?;
-            large.truncate(len);
-            large
-        }
-        Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut out = Vec::new();
-    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty() && kept(name)) {
-        let mut value = [0; 512];
-        let found = match rustix::fs::getxattr(&path, name, &mut value[..]) {
-            Ok(len) => value.get(..len).unwrap_or_default().to_vec(),
-            Err(Errno::RANGE) => {
-                let mut large = vec![0; XATTR_MAX];
-                let len = rustix::fs::getxattr(&path, name, &mut large[..])?;
-                large.truncate(len);
-                large
-            }
-            // Removed since the list was made.
-            Err(Errno::NODATA) => continue,
-            Err(error) => return Err(error),
-        };
-        out.push((name.to_vec(), found));
-    }
-    out.sort();
-    Ok(out)
 }
 
 /// A path that leads to an open inode itself, O_PATH descriptors of symlinks included.

@@ -87,7 +87,7 @@ impl Runner {
     }
 
     /// At the end of a round.
-    pub(super) fn after_flush(&mut self, clean: bool) -> Result<(), WorldError> {
+    pub(super) fn after_flush(&mut self, settled: bool) -> Result<(), WorldError> {
         let Opened { prover, audit, world, .. } = &mut self.opened;
         if let Some((hub, _)) = world.hub.clone() {
             prover.prepare(&hub, &world.root);
@@ -101,14 +101,15 @@ impl Runner {
         let tested = world.hub.is_some() && (proof.proven || !proof.untried.is_empty());
         let (audited, differences) = (audit.audited, audit.differences);
         for (id, cause) in failed {
-            self.write_back_failed(id, &cause)?;
+            let path = self.opened.world.path(id)?.unwrap_or_default();
+            self.write_back_failed(&path, &cause)?;
         }
         self.shared.update(|progress| {
             let capture = &mut progress.capture;
             capture.proof = proof;
             (capture.audited, capture.differences) = (audited, differences);
             // Everything was compared, and the next back end has shown that it sees. A volume that scans stays as it is.
-            if clean && tested {
+            if settled && tested {
                 capture.failed = None;
             }
         });

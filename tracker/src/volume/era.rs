@@ -104,8 +104,16 @@ fn put_checkpoint(store: &dyn Store, manifest: &Manifest) -> Result<Option<Check
             Err(error) => Err(Writing(error.into())),
         }
     };
-    let reference = checkpoint::write(manifest, put).map_err(|Writing(error)| error)?;
-    Ok(refused.is_none().then_some(reference))
+    let reference = match checkpoint::write(manifest, put) {
+        Ok(reference) => Some(reference),
+        // Files of one page can have more attributes than a page holds. The commits lead to the same state.
+        Err(Writing(WorldError::Encode(error))) => {
+            tracing::warn!(%error, "the era is closed without a checkpoint");
+            None
+        }
+        Err(Writing(error)) => return Err(error),
+    };
+    Ok(reference.filter(|_| refused.is_none()))
 }
 
 /// Whether an era that lies in the store is the one this writer would put, and its checkpoint the state of its commits.

@@ -232,7 +232,8 @@ impl Volume {
         }
         status.armed = progress.armed;
         status.baseline_seq = progress.baseline_seq;
-        status.loss_window_seconds = oldest.map_or(0.0, |at| now_ns().saturating_sub(at) as f64 / 1e9);
+        let window = oldest.map_or(0.0, |at| now_ns().saturating_sub(at) as f64 / 1e9);
+        status.loss_window_seconds = progress.baseline_seq.map(|_| window);
         if let Ok(Some(head)) = facts.catalog.head() {
             status.head_seq = head.seq;
             status.head_time = rfc3339(nanoseconds(head.time));

@@ -32,6 +32,7 @@ mod start;
 mod store_home;
 mod tick;
 pub mod trust;
+mod unread;
 pub mod ways_on;
 pub mod world;
 pub mod write_back;

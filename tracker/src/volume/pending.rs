@@ -82,7 +82,8 @@ impl Pending {
     pub fn load(catalog: Arc<Catalog>) -> Result<Pending, CatalogError> {
         let mut state = State::default();
         for row in catalog.load_pending()? {
-            let (ino, since_ns) = (row.ino, row.since_ns);
+            // Rows of an older version may say 0, "since 1970", where nobody knew.
+            let (ino, since_ns) = (row.ino, if row.since_ns == 0 { now_ns() } else { row.since_ns });
             state.waiting.add(ino, &from_row(row), since_ns);
         }
         Ok(Pending { catalog, state: Mutex::new(state) })

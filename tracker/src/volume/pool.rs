@@ -173,6 +173,7 @@ mod tests {
     use super::*;
     use engine::dirty::Marks;
     use engine::flush::world::Stat;
+    use engine::flush::xattrs::ReadXattrs;
     use engine::model::{FileId, InodeId, Kind, Time};
     use std::sync::mpsc::SyncSender;
 
@@ -196,8 +197,8 @@ mod tests {
                 ctime: Time::default(),
             })
         }
-        fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FileError> {
-            Ok(Vec::new())
+        fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
+            Ok(ReadXattrs::default())
         }
         fn clean(&mut self) -> Result<(), FileError> {
             Ok(())

@@ -28,6 +28,8 @@ pub struct Progress {
     pub(super) begun: u64,
     /// The newest flush after which nothing was left over.
     pub(super) clean: u64,
+    /// The newest flush after which nothing was left over but what cannot be read.
+    pub(super) settled: u64,
     /// The newest flush that ended at all.
     pub(super) ended: u64,
     pub phase: Phase,
@@ -135,7 +137,7 @@ impl Progress {
     pub fn trouble(&self) -> Vec<String> {
         let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
         if !self.unreadable.is_empty() {
-            why.push(format!("{} files or directories cannot be read", self.unreadable.len()));
+            why.push(format!("{} files or directories cannot be read, or not wholly", self.unreadable.len()));
         }
         for (cause, times) in &self.doubts {
             why.push(format!("{cause} ({times} times): what it concerns is being read again"));
@@ -210,6 +212,10 @@ impl Shared {
         let result = loop {
             if let Some(answer) = progress.answer(wanted) {
                 break answer;
+            }
+            // Two flushes have left over what cannot be read and nothing else: a third will not do better.
+            if progress.settled > wanted && progress.phase == Phase::Protected && !progress.left_over.is_empty() {
+                break Synced::Partial(progress.left_over.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -4,15 +4,14 @@
 //! starting -> baseline | verifying -> protected <-> degraded      fenced (ends)      stopped (ends)
 //! ```
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
 use engine::flush::world::FileError;
 use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
-use engine::model::{FileId, Time};
+use engine::model::Time;
 
 use super::era;
 use super::open::Opened;
@@ -20,10 +19,10 @@ use super::pace::Pace;
 use super::pending::now_ns;
 use super::presence;
 use super::progress::{Phase, Progress, Shared};
+use super::unread::Unread;
 use super::ways_on::Obstacle;
 use super::world::WorldError;
 use super::write_back::WriteBack;
-use crate::error::{AppError, ExitCode};
 
 /// Longest wait between tries while the store does not answer.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -38,9 +37,13 @@ pub struct Runner {
     pub pace: Pace,
 }
 
-/// Errors after which trying again makes no sense.
-fn is_final(error: &WorldError) -> bool {
-    matches!(error, WorldError::Encode(_))
+/// What a flush left for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// Only what the next flush will not read either.
+    Lasting,
+    Open,
 }
 
 impl Runner {
@@ -88,7 +91,6 @@ impl Runner {
                     self.shared.update(|progress| (progress.last_error, progress.lost) = (None, None));
                 }
                 Ok(false) => return Ok(()),
-                Err(error) if is_final(&error) => return Err(AppError::new(ExitCode::Error, error).into()),
                 Err(error) => {
                     // The source may be what is wrong.
                     self.opened.check_source()?;
@@ -173,10 +175,11 @@ impl Runner {
         }
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || self.must_say_complete()?;
         let mut report = Report::default();
+        let mut unread = Unread::default();
         let (outcome, mut kept) = if had {
             if era::close_if_due(&mut self.opened)? == era::Closing::Fenced {
                 let seq = self.opened.world.catalog.head()?.map_or(1, |head| head.seq + 1);
-                return self.after(number, began, &Outcome::Fenced { seq }, false, report);
+                return self.after(number, began, &Outcome::Fenced { seq }, Left::Open, report, unread);
             }
             let facts = Facts {
                 volume: self.opened.volume_id,
@@ -191,7 +194,9 @@ impl Runner {
                 limits: Limits::DEFAULT,
             };
             let result = flush::flush(&mut self.opened.world, &taken, &facts, &mut report);
+            let told = Unread::of(&self.opened.world, &report);
             self.opened.world.end_flush();
+            unread = told?;
             result?
         } else {
             (Outcome::Unchanged, DirtySet::default())
@@ -203,15 +208,20 @@ impl Runner {
         if hurry && outcome.is_settled() {
             presence::look(&self.opened.world)?;
         }
-        self.after(number, began, &outcome, kept.is_empty() && resting == 0, report)
+        let left = match () {
+            () if resting > 0 => Left::Open,
+            () if kept.is_empty() => Left::Nothing,
+            () if report.only_lasting(&kept) => Left::Lasting,
+            () => Left::Open,
+        };
+        self.after(number, began, &outcome, left, report, unread)
     }
 
     /// Perhaps the only report the owner of the application ever gets: kept until it is acknowledged.
-    pub(super) fn write_back_failed(&self, id: FileId, cause: &str) -> Result<(), WorldError> {
-        let path = self.opened.world.path(id)?.unwrap_or_default();
+    pub(super) fn write_back_failed(&self, path: &Path, cause: &str) -> Result<(), WorldError> {
         tracing::error!(volume = %self.opened.name, path = %path.display(), cause, "write-back failed");
         let mut errors = self.shared.progress().write_back.clone().unwrap_or_default();
-        errors.add(&path, cause, now_ns());
+        errors.add(path, cause, now_ns());
         errors.save(&self.opened.world.catalog)?;
         self.shared.update(|progress| {
             progress.totals.write_back_errors += 1;
@@ -243,37 +253,28 @@ impl Runner {
         number: u64,
         began: Instant,
         outcome: &Outcome,
-        all_read: bool,
+        left: Left,
         report: Report,
+        unread: Unread,
     ) -> Result<bool, WorldError> {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
         let damaged = self.opened.world.damaged.take();
         // Also what another volume's drain, or a new file, has shown meanwhile: its marks came after those of this flush.
         let doubted = self.note_doubts();
-        let clean = flush::acknowledges(outcome, all_read, Steps::ALL) && !doubted;
-        if clean && !self.trusted {
+        let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !doubted;
+        // What cannot be read is named, and waits; nothing else waits for it.
+        let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !doubted;
+        if settled && !self.trusted {
             self.opened.trust()?;
             self.trusted = true;
         }
-        let mut unreadable = BTreeMap::new();
-        let mut left_over = Vec::new();
-        for (id, error) in &report.errors {
-            let path = self.opened.world.path(*id)?.unwrap_or_default();
-            left_over.push(format!("{}: {error}", path.display()));
-            match error {
-                FileError::Unreadable { .. } => {
-                    unreadable.insert(path, error.to_string());
-                }
-                FileError::WriteBack { cause } => self.write_back_failed(*id, cause)?,
-                _ => {}
-            }
+        for (path, cause) in &unread.write_back {
+            self.write_back_failed(path, cause)?;
         }
-        for (id, cause) in &report.unlisted {
-            let path = self.opened.world.path(*id)?.unwrap_or_default();
-            left_over.push(format!("{}: directory cannot be listed: {cause}", path.display()));
-            unreadable.insert(path, cause.clone());
-        }
+        let before = std::mem::take(&mut self.shared.progress().unreadable);
+        unread.warn(&self.opened.name, &before);
+        let Unread { mut left_over, paths: unreadable, .. } = unread;
         if report.removals_waiting > 0 {
             left_over.push(format!("{} removals wait for proof", report.removals_waiting));
         }
@@ -304,8 +305,11 @@ impl Runner {
             totals.write_back_failing = of(|error| matches!(error, FileError::WriteBack { .. }));
             progress.ended = number;
             if clean {
-                progress.doubts.clear();
                 progress.clean = number;
+            }
+            if settled {
+                progress.settled = number;
+                progress.doubts.clear();
                 progress.baseline_seq = progress.baseline_seq.or(head);
                 if matches!(progress.phase, Phase::Baseline | Phase::Verifying | Phase::Starting) {
                     progress.phase = Phase::Protected;
@@ -323,7 +327,7 @@ impl Runner {
                 (progress.fenced_at, progress.phase) = (Some(*seq), Phase::Fenced);
             }
         });
-        self.after_flush(clean)?;
+        self.after_flush(settled)?;
         Ok(!matches!(outcome, Outcome::Fenced { .. }))
     }
 }

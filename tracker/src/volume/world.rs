@@ -13,11 +13,11 @@ use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
 use engine::flush::world::{
-    self, Alive, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, Moved, NodeKey,
-    ReadJob, Record, Stat, World,
+    self, Alive, Attributes, CatalogChange, Created, Entry, FileError, Head, Intent, Known, Listed, Missing, Moved,
+    NodeKey, ReadJob, Record, World,
 };
 use engine::format::{EncodeError, Key, commit};
-use engine::model::{FileId, Id, InodeId, Meta, ObjectRef, Seq, Time};
+use engine::model::{FileId, Id, InodeId, ObjectRef, Seq, Time};
 
 use super::hub::{Hub, HubError};
 use super::pending::{Pending, now_ns};
@@ -26,7 +26,7 @@ use super::tick;
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
 use crate::failpoint;
-use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot, SourceStat};
+use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot};
 use crate::store::{self, ErrorKind, Store, StoreError};
 
 /// What ends a flush. Files that cannot be read are not among them.
@@ -60,15 +60,6 @@ pub enum WorldError {
 
 fn unreadable(error: impl std::fmt::Display) -> FileError {
     FileError::Unreadable { cause: error.to_string() }
-}
-
-/// `None` where nothing is.
-fn there(found: Result<SourceStat, SourceError>) -> Result<Option<Stat>, SourceError> {
-    match found {
-        Ok(found) => Ok(Some(found.stat)),
-        Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// The real world of one volume.
@@ -209,27 +200,25 @@ impl World for VolumeWorld {
                     }
                     self.foreign.insert(path.join(OsStr::from_bytes(&name)), why);
                 }
-                Ok(Listed::Entries(found.entries))
+                Ok(match found.unknown {
+                    unknown if unknown.is_empty() => Listed::Entries(found.entries),
+                    unknown => Listed::Partly(found.entries, unknown),
+                })
             }
-            Err(error) => Ok(Listed::Unreadable(error.to_string())),
+            Err(error) => Ok(Listed::Unreadable(error.cause())),
         }
     }
 
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<world::Named, WorldError> {
         let Some((_, opened)) = self.directory(dir)? else { return Ok(world::Named::NoDirectory) };
-        let found = match opened?.named(name)? {
+        // A directory or name that does not tell is no reason to end the flush: nothing is known of it.
+        let Ok(found) = opened.and_then(|dir| dir.named(name)) else { return Ok(world::Named::NoDirectory) };
+        let found = match found {
             Some(Named::Entry(stat)) => Some(stat),
             Some(Named::Foreign(Foreign::MountPoint)) => self.covered(dir, name)?,
             Some(Named::Foreign(Foreign::OtherDevice)) | None => None,
         };
         Ok(found.map_or(world::Named::Nothing, world::Named::Entry))
-    }
-
-    fn stat(&mut self, id: FileId) -> Result<Option<Stat>, WorldError> {
-        match self.path(id)? {
-            Some(path) => Ok(there(self.root.stat(&path))?),
-            None => Ok(None),
-        }
     }
 
     fn alive(&mut self, id: FileId) -> Result<Alive, WorldError> {
@@ -266,12 +255,12 @@ impl World for VolumeWorld {
         self.moved.clone_from(places);
     }
 
-    fn meta_of(&mut self, id: FileId, stat: &Stat) -> Result<Meta, FileError> {
+    fn attributes(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError> {
         let path = self.path(id).map_err(unreadable)?.ok_or(FileError::Moved)?;
-        match self.root.meta(&path) {
-            Ok((found, meta)) if found.stat.inode == stat.inode => Ok(meta),
-            Ok(_) | Err(SourceError::Gone { .. }) => Err(FileError::Moved),
-            Err(error) => Err(unreadable(error)),
+        match self.root.attributes(&path) {
+            Ok(found) if found.stat.inode == inode => Ok(found),
+            Ok(_) | Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Err(FileError::Moved),
+            Err(error) => Err(unreadable(error.cause())),
         }
     }
 

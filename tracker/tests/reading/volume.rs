@@ -280,7 +280,10 @@ fn xattrs(path: &Path, symlink: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
         return Vec::new();
     }
     let mut names = vec![0; 4096];
-    let Ok(len) = rustix::fs::listxattr(path, &mut names[..]) else { return Vec::new() };
+    let len = match rustix::fs::listxattr(path, &mut names[..]) {
+        Err(rustix::io::Errno::NOTSUP) => return Vec::new(),
+        other => other.unwrap(),
+    };
     let names = names[..len].split(|b| *b == 0).filter(|n| !n.is_empty() && !n.starts_with(b"security."));
     let value = |name: &[u8]| {
         let mut value = vec![0; 4096];

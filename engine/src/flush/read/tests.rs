@@ -46,9 +46,9 @@ impl FileOps for Fake {
         })
     }
 
-    fn xattrs(&mut self) -> Result<Xattrs, FileError> {
+    fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
         self.calls.push("xattrs");
-        Ok(Vec::new())
+        Ok(ReadXattrs::default())
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

@@ -146,7 +146,7 @@ fn the_end_of_all_volumes_ends_the_process_with_their_code() {
 
 #[test]
 fn a_volume_that_stands_still_starves_the_watchdog() {
-    let stuck = VolumeStatus { loss_window_seconds: 1.0, ..protected("db") };
+    let stuck = VolumeStatus { loss_window_seconds: Some(1.0), ..protected("db") };
     let run = start(vec![stuck], false);
     run.hears("WATCHDOG=1");
     std::thread::sleep(Duration::from_millis(700));

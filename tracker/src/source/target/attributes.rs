@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, Xatt
 use rustix::io::Errno;
 
 use super::{Shortfall, Target, TargetError, io, stat};
+use crate::source::xattrs;
 
 const SETID: u32 = 0o6000;
 const CAPABILITY: &[u8] = b"security.capability";
@@ -71,7 +72,7 @@ impl Target {
     /// but for labels that the system's policy sets itself.
     fn give_xattrs(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), TargetError> {
         let path = stat::proc_path(fd);
-        for (name, _) in stat::xattrs(fd).map_err(io("read attributes of", rel))? {
+        for (name, _) in xattrs::xattrs(fd).map_err(io("read attributes of", rel))? {
             let wanted = meta.xattrs.iter().any(|(other, _)| *other == name);
             let policy = name.starts_with(b"security.") && name != CAPABILITY;
             if wanted || policy {
@@ -89,7 +90,7 @@ impl Target {
                 self.warn(rel, Shortfall::Privilege);
                 continue;
             }
-            if !stat::kept(name) {
+            if !xattrs::kept(name) {
                 continue;
             }
             if let Err(errno) = rustix::fs::setxattr(&path, &name[..], value, XattrFlags::empty()) {

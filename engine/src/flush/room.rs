@@ -1,0 +1,74 @@
+//! Removals that do not fit into one commit: a directory with millions of files in it leaves the tree in one step.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::world::{Missing, World};
+use super::{Facts, Report, names};
+use crate::model::{FileId, Kind, NameChange};
+
+/// Leaves in the plan as many removals as `Limits::removals` says, files before the directories that they are in. What is
+/// left out stays in the commits for now, and its topmost names go on waiting for their removal.
+pub(super) fn limit_removals<W: World>(
+    world: &W,
+    facts: &Facts,
+    report: &mut Report,
+    names: &mut names::Gathered,
+) -> Result<(), W::Error> {
+    let limit = facts.limits.removals.max(1);
+    let plan = &mut names.plan;
+    if plan.gone.len() <= limit {
+        return Ok(());
+    }
+    let gone: HashSet<FileId> = plan.gone.iter().copied().collect();
+    // Names that other files take now: whose they were has to go in this commit, with all that is in it.
+    let mut chosen: BTreeSet<FileId> = BTreeSet::new();
+    let mut replaced = Vec::new();
+    for change in &plan.changes {
+        if let NameChange::Set { parent, name, .. } = change {
+            let old = world.children(*parent)?.into_iter().find(|(other, _)| other == name).map(|(_, id)| id);
+            replaced.extend(old.filter(|old| gone.contains(old)));
+        }
+    }
+    while let Some(id) = replaced.pop() {
+        if gone.contains(&id) && chosen.insert(id) {
+            replaced.extend(world.children(id)?.into_iter().map(|(_, child)| child));
+        }
+    }
+    let mut dirs = Vec::new();
+    for id in &plan.gone {
+        let is_dir = world.record(*id)?.is_some_and(|record| record.meta.kind == Kind::Dir);
+        if is_dir {
+            dirs.push(*id);
+        } else if chosen.len() < limit {
+            chosen.insert(*id);
+        }
+    }
+    for dir in dirs {
+        if chosen.len() >= limit {
+            break;
+        }
+        if world.children(dir)?.iter().all(|(_, child)| chosen.contains(child)) {
+            chosen.insert(dir);
+        }
+    }
+    let mut later: HashSet<(FileId, Vec<u8>)> = HashSet::new();
+    for id in plan.gone.iter().filter(|id| !chosen.contains(id)) {
+        later.extend(world.names_of(*id)?);
+    }
+    let mut waiting = Vec::new();
+    plan.changes.retain(|change| match change {
+        NameChange::Unset { parent, name } if later.contains(&(*parent, name.clone())) => {
+            if !gone.contains(parent) {
+                waiting.push(Missing { parent: *parent, name: name.clone(), drain: facts.drain });
+            }
+            false
+        }
+        _ => true,
+    });
+    report.carried += (plan.gone.len() - chosen.len()) as u64;
+    plan.gone.retain(|id| chosen.contains(id));
+    plan.missing.extend(waiting);
+    plan.missing.sort();
+    plan.missing.dedup();
+    Ok(())
+}

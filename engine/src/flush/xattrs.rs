@@ -1,0 +1,208 @@
+//! Extended attributes: which of a file's are committed when some cannot be read, or are more than the format holds.
+//!
+//! Nothing about attributes keeps a file's content out of a commit. One that cannot be read keeps its last committed value;
+//! one beyond a limit is left out. Both are told by name.
+
+use std::fmt;
+
+use super::world::Xattrs;
+use crate::format::limits;
+
+/// Bytes of names and values that are taken of one file: a tenant can give a file as many attributes as he likes, and all of
+/// them stand in one commit object.
+pub const BYTES_MAX: usize = 1 << 20;
+/// Names told of one file.
+const TOLD: usize = 3;
+
+/// Why an attribute is not in the commit as it is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// `None`: the names could not be listed.
+    pub name: Option<Vec<u8>>,
+    pub cause: String,
+    /// It is beyond a limit, so no older value stands for it.
+    pub beyond: bool,
+}
+
+/// What was read of one file's attributes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadXattrs {
+    /// Sorted by name.
+    pub found: Xattrs,
+    pub left_out: Vec<LeftOut>,
+}
+
+impl From<Xattrs> for ReadXattrs {
+    fn from(found: Xattrs) -> ReadXattrs {
+        ReadXattrs { found, left_out: Vec::new() }
+    }
+}
+
+/// The order in which a file's attributes are read: those that anybody may set come last, so that they push out no others.
+pub fn reading_order(names: &mut [Vec<u8>]) {
+    names.sort_by(|a, b| (a.starts_with(b"user."), a).cmp(&(b.starts_with(b"user."), b)));
+}
+
+/// Takes attributes as they are read, as many as the format and a commit hold.
+#[derive(Debug, Default)]
+pub struct Taker {
+    read: ReadXattrs,
+    bytes: usize,
+}
+
+impl Taker {
+    /// Whether one more is read at all; if not, it is left out by its name.
+    pub fn wants(&mut self, name: &[u8]) -> bool {
+        let cause = if name.is_empty() || name.len() > limits::XATTR_NAME {
+            "its name is longer than the format holds"
+        } else if self.read.found.len() >= limits::XATTRS {
+            "the file has more attributes than the format holds"
+        } else if self.bytes >= BYTES_MAX {
+            "the file's attributes have more bytes than a commit takes"
+        } else {
+            return true;
+        };
+        self.leave(name, cause.into(), true);
+        false
+    }
+
+    pub fn take(&mut self, name: Vec<u8>, value: Vec<u8>) {
+        if value.len() > limits::XATTR_VALUE || self.bytes + name.len() + value.len() > BYTES_MAX {
+            self.leave(&name, format!("its {} bytes are more than a commit takes", value.len()), true);
+            return;
+        }
+        self.bytes += name.len() + value.len();
+        self.read.found.push((name, value));
+    }
+
+    /// It is there and cannot be read.
+    pub fn unreadable(&mut self, name: &[u8], cause: String) {
+        self.leave(name, cause, false);
+    }
+
+    /// Which attributes there are cannot be read.
+    pub fn unlisted(&mut self, cause: String) {
+        self.read.left_out.push(LeftOut { name: None, cause, beyond: false });
+    }
+
+    fn leave(&mut self, name: &[u8], cause: String, beyond: bool) {
+        self.read.left_out.push(LeftOut { name: Some(name.to_vec()), cause, beyond });
+    }
+
+    pub fn done(mut self) -> ReadXattrs {
+        self.read.found.sort();
+        self.read
+    }
+}
+
+/// What is committed: what was read, and the last committed values of what could not be.
+pub(super) fn settle(read: ReadXattrs, before: Option<&Xattrs>) -> (Xattrs, Vec<LeftOut>) {
+    let ReadXattrs { mut found, left_out } = read;
+    let unread =
+        |name: &[u8]| left_out.iter().any(|out| !out.beyond && out.name.as_ref().is_none_or(|unread| unread == name));
+    for (name, value) in before.into_iter().flatten() {
+        if unread(name) && found.iter().all(|(other, _)| other != name) && found.len() < limits::XATTRS {
+            found.push((name.clone(), value.clone()));
+        }
+    }
+    found.sort();
+    (found, left_out)
+}
+
+/// Bytes that a file's attributes take in a commit, about.
+pub(super) fn bytes_of(xattrs: &Xattrs) -> usize {
+    xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum()
+}
+
+/// One file's, in one line.
+pub(super) struct Told<'a>(pub &'a [LeftOut]);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, out) in self.0.iter().take(TOLD).enumerate() {
+            f.write_str(if n == 0 { "" } else { "; " })?;
+            match &out.name {
+                Some(name) => write!(f, "attribute {} is left out: {}", name.escape_ascii(), out.cause)?,
+                None => write!(f, "its attributes cannot be listed: {}", out.cause)?,
+            }
+        }
+        match self.0.len().saturating_sub(TOLD) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more attributes"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: usize) -> Vec<u8> {
+        format!("user.{n:05}").into_bytes()
+    }
+
+    #[test]
+    fn attributes_beyond_the_format_are_left_out_by_name() {
+        let mut names: Vec<Vec<u8>> = (0..limits::XATTRS + 3).map(name).collect();
+        names.push(b"security.capability".to_vec());
+        reading_order(&mut names);
+        let mut taker = Taker::default();
+        for name in names {
+            if taker.wants(&name) {
+                taker.take(name, vec![1]);
+            }
+        }
+        let read = taker.done();
+        assert_eq!(read.found.len(), limits::XATTRS);
+        assert_eq!(read.found[0].0, b"security.capability", "what only root may set is not pushed out");
+        assert!(read.found.is_sorted());
+        let out: Vec<_> = read.left_out.iter().filter_map(|out| out.name.clone()).collect();
+        assert_eq!(out, [4095, 4096, 4097, 4098].map(name));
+        let (found, left_out) = settle(read, Some(&vec![(name(4098), vec![9])]));
+        assert!(
+            found.iter().all(|(other, _)| *other != name(4098)),
+            "an older value does not stand for what is too much"
+        );
+        let told = Told(&left_out).to_string();
+        assert!(
+            told.starts_with("attribute user.04095 is left out: the file has more")
+                && told.ends_with("and 1 more attributes"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn the_bytes_of_one_file_are_bounded_before_they_are_read() {
+        let mut taker = Taker::default();
+        let mut read = 0;
+        for n in 0..40 {
+            if taker.wants(&name(n)) {
+                read += 1;
+                taker.take(name(n), vec![0; limits::XATTR_VALUE]);
+            }
+        }
+        let done = taker.done();
+        assert!(
+            read <= BYTES_MAX / limits::XATTR_VALUE + 1 + 25 && done.found.len() == 15,
+            "{read} {}",
+            done.found.len()
+        );
+        assert!(bytes_of(&done.found) <= BYTES_MAX + 8 * 40);
+    }
+
+    #[test]
+    fn what_cannot_be_read_keeps_its_last_committed_value() {
+        let before = vec![(b"user.a".to_vec(), vec![1]), (b"user.b".to_vec(), vec![2])];
+        let mut taker = Taker::default();
+        taker.take(b"user.c".to_vec(), vec![3]);
+        taker.unreadable(b"user.b", "no permission".into());
+        let (found, left_out) = settle(taker.done(), Some(&before));
+        assert_eq!(found, [(b"user.b".to_vec(), vec![2]), (b"user.c".to_vec(), vec![3])], "user.a was removed");
+        assert_eq!(Told(&left_out).to_string(), "attribute user.b is left out: no permission");
+        let mut taker = Taker::default();
+        taker.unlisted("EIO".into());
+        let (found, left_out) = settle(taker.done(), Some(&before));
+        assert_eq!(found, before);
+        assert_eq!(Told(&left_out).to_string(), "its attributes cannot be listed: EIO");
+    }
+}

@@ -1,0 +1,155 @@
+//! Extended attributes of one inode: which are part of the tree, read as far as they can be.
+
+use std::os::fd::AsFd;
+
+use engine::flush::world::Xattrs;
+use engine::flush::xattrs::{ReadXattrs, Taker, reading_order};
+use rustix::io::Errno;
+
+use super::stat::proc_path;
+
+/// The largest list of names and the largest value the kernel gives (XATTR_LIST_MAX, XATTR_SIZE_MAX).
+const XATTR_MAX: usize = 65_536;
+
+/// Attributes by which an overlay describes its layers. In the upper layer that a source is read through they are no part of
+/// the tree that its users see; anywhere else (an upper layer inside the tree) they are what makes the layer what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// The inode is not read through an upper layer.
+    #[default]
+    None,
+    /// Of an overlay with `trusted.overlay.*`.
+    Trusted,
+    /// Of one with the option `userxattr`.
+    User,
+}
+
+impl Layer {
+    /// The name under which users of the overlay see an attribute of its upper layer; `None` if it is the layer's own.
+    ///
+    /// An overlay inside this one has its marks stored with one `overlay.` more (fs/overlayfs/xattrs.c,
+    /// `ovl_xattr_escape_name`, 6.7).
+    pub(super) fn shown(self, name: &[u8]) -> Option<Vec<u8>> {
+        let own: &[u8] = match self {
+            Layer::None => return Some(name.to_vec()),
+            Layer::Trusted => b"trusted.overlay.",
+            Layer::User => b"user.overlay.",
+        };
+        match name.strip_prefix(own) {
+            None => Some(name.to_vec()),
+            Some(rest) => rest.strip_prefix(b"overlay.").map(|inner| [own, inner].concat()),
+        }
+    }
+}
+
+/// Whether an attribute is part of the tree. Left out: `security.evm` (a seal over the inode number, void on any copy), and
+/// xfs's second names of the ACLs, which `system.posix_acl_*` carries already.
+/// Everything else is kept, `security.selinux`, `security.capability` and the marks of overlays ([`Layer`]) too.
+pub(super) fn kept(name: &[u8]) -> bool {
+    const OUT: [&[u8]; 2] = [b"trusted.SGI_ACL_", b"security.evm"];
+    !OUT.iter().any(|out| name.starts_with(out))
+}
+
+/// Names of all attributes.
+fn names(path: &str) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut small = [0; 512];
+    let list = match rustix::fs::listxattr(path, &mut small[..]) {
+        Ok(len) => small.get(..len).unwrap_or_default().to_vec(),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0; XATTR_MAX];
+            let len = rustix::fs::listxattr(path, &mut large[..])?;
+            large.truncate(len);
+            large
+        }
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    Ok(list.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+/// The value of one attribute; `None` if it was removed since the list was made.
+fn value(path: &str, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+    let mut small = [0; 512];
+    match rustix::fs::getxattr(path, name, &mut small[..]) {
+        Ok(len) => Ok(Some(small.get(..len).unwrap_or_default().to_vec())),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0; XATTR_MAX];
+            match rustix::fs::getxattr(path, name, &mut large[..]) {
+                Ok(len) => {
+                    large.truncate(len);
+                    Ok(Some(large))
+                }
+                Err(Errno::NODATA) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+        Err(Errno::NODATA) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Extended attributes of an open file of any kind, sorted by name, without those of [`kept`]. O_PATH descriptors are
+/// read through `/proc/self/fd`, which leads to the very inode, be it a symlink.
+pub(super) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
+    let path = proc_path(fd.as_fd());
+    let mut out = Vec::new();
+    for name in names(&path)?.into_iter().filter(|name| kept(name)) {
+        if let Some(value) = value(&path, &name)? {
+            out.push((name, value));
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// As [`xattrs`], as far as they can be read and a commit holds them; what is left out is told.
+pub(super) fn read(fd: impl AsFd, layer: Layer) -> ReadXattrs {
+    let path = proc_path(fd.as_fd());
+    let mut taker = Taker::default();
+    match names(&path) {
+        Ok(mut names) => {
+            names.retain(|name| kept(name));
+            reading_order(&mut names);
+            for name in names {
+                let Some(shown) = layer.shown(&name) else { continue };
+                if !taker.wants(&shown) {
+                    continue;
+                }
+                match value(&path, &name) {
+                    Ok(Some(value)) => taker.take(shown, value),
+                    Ok(None) => {}
+                    Err(errno) => taker.unreadable(&shown, errno.to_string()),
+                }
+            }
+        }
+        // More names than the kernel lists: which there are is not known to anybody.
+        Err(Errno::TOOBIG) => taker.unlisted("they have more than 65536 bytes of names".into()),
+        Err(errno) => taker.unlisted(errno.to_string()),
+    }
+    taker.done()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_an_overlay_are_left_out_of_its_own_tree_alone() {
+        let shown =
+            |layer: Layer, name: &str| layer.shown(name.as_bytes()).map(|name| String::from_utf8(name).unwrap());
+        for name in ["trusted.overlay.opaque", "user.overlay.redirect", "user.x"] {
+            assert_eq!(shown(Layer::None, name).as_deref(), Some(name));
+            assert!(kept(name.as_bytes()));
+        }
+        assert_eq!(shown(Layer::Trusted, "trusted.overlay.origin"), None);
+        assert_eq!(
+            shown(Layer::Trusted, "user.overlay.opaque").as_deref(),
+            Some("user.overlay.opaque"),
+            "a plain one there"
+        );
+        assert_eq!(shown(Layer::User, "user.overlay.opaque"), None);
+        // An upper layer that lies in the merged tree of another overlay.
+        assert_eq!(shown(Layer::Trusted, "trusted.overlay.overlay.opaque").as_deref(), Some("trusted.overlay.opaque"));
+        assert!(!kept(b"security.evm") && !kept(b"trusted.SGI_ACL_FILE"));
+    }
+}

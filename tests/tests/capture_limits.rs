@@ -157,7 +157,8 @@ fn maps_of_other_sizes_are_not_taken_over() {
     let (capture, started) = Capture::start(&config).unwrap();
     assert_eq!(started, Started::Fresh(Why::OtherSizes));
     let after = capture.kernel_memory_bytes();
-    assert!(after > before + u64::from(config.entries.watch) * 16, "{before} and then {after} bytes");
+    // The table of a map that holds nothing.
+    assert!(after > before + u64::from(config.entries.watch) * 15, "{before} and then {after} bytes");
     rig.capture = Some(capture);
 }
 
@@ -203,7 +204,7 @@ fn this_kernel_is_given_the_tracepoint_back_end_and_knows_its_limits() {
     assert!(rig.capture().supported("nfs4").is_err());
     assert!(rig.capture().supported("overlay").is_err());
     let bytes = rig.capture().kernel_memory_bytes();
-    assert!(bytes > 1 << 20 && bytes < 64 << 20, "{bytes}");
+    assert!(bytes > 1 << 18 && bytes < 8 << 20, "{bytes}");
 }
 
 /// Two threads set bits of the same words while drains take them away. Without a wait between swap and read a bit can be

@@ -259,7 +259,7 @@ fn a_stop_says_what_it_could_not_commit() {
         assert_eq!(code, Some(3), "{signal:?}\n{}", volume.log_tail());
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         let log = volume.log_tail();
-        assert!(log.contains("error: volume v: at least 1 files"), "{log}");
+        assert!(log.contains("error: volume v: changes of at least 1 file are"), "{log}");
         small.remount("rw");
     }
     // A second signal ends it at once.

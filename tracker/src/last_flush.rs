@@ -22,10 +22,14 @@ impl fmt::Display for Uncommitted {
         write!(f, "volume {}: ", self.volume)?;
         match self.inodes {
             0 => write!(f, "what changed last is not committed")?,
-            n => write!(f, "at least {n} files with {} of changes are not committed", show_bytes(self.bytes))?,
+            n => write!(f, "changes of at least {n} {} are not committed", if n == 1 { "file" } else { "files" })?,
+        }
+        // Of new files the size is not known before they are read.
+        if self.bytes > 0 {
+            write!(f, ", {} in blocks that are known", show_bytes(self.bytes))?;
         }
         if let Some(age) = self.oldest_seconds {
-            write!(f, ", the oldest since {}", show_seconds(age))?;
+            write!(f, ", the oldest {} old", show_seconds(age))?;
         }
         match &self.why {
             Some(why) => write!(f, " ({why})"),
@@ -65,8 +69,13 @@ mod tests {
             let error = verdict(asked, &[left.clone(), Uncommitted { volume: "www".into(), ..Uncommitted::default() }]);
             let error = error.unwrap_err();
             assert_eq!(error.code, ExitCode::Partial);
-            for words in ["db: at least 2 files with 8.0 KiB", "since 12.0 s", "the disk is full", "www: what changed"]
-            {
+            for words in [
+                "db: changes of at least 2 files are",
+                "8.0 KiB",
+                "12.00 s old",
+                "the disk is full",
+                "www: what changed",
+            ] {
                 assert!(error.message.contains(words), "{words} in {}", error.message);
             }
         }

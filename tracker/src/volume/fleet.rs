@@ -136,7 +136,7 @@ impl Fleet {
     /// Ends tracking, unless the volumes are meant to come back.
     fn release(&self) {
         let Some(hub) = &self.around.capture.hub else { return };
-        let committed = self.list().iter().any(|volume| volume.shared.progress().baseline_seq.is_some());
+        let committed = self.list().iter().any(|volume| volume.has_committed());
         let ending = Ending { keep: self.process.keep_tracking, resumed: self.around.capture.resumed, committed };
         if !ending.keeps_tracking() {
             release::release(hub);
@@ -149,6 +149,13 @@ impl Fleet {
 }
 
 impl Volume {
+    /// Whether some state of it is in the store, as far as this process knows.
+    fn has_committed(&self) -> bool {
+        let catalog = lock(&self.facts).as_ref().map(|facts| Arc::clone(&facts.catalog));
+        let head = catalog.and_then(|catalog| catalog.head().ok().flatten());
+        head.is_some() || self.shared.progress().baseline_seq.is_some()
+    }
+
     /// Waits for the end of the volume's thread; what it has not committed by `deadline`.
     fn end_by(&self, deadline: Instant) -> Option<Uncommitted> {
         let mut why = None;

@@ -115,7 +115,7 @@ fn what_could_not_be_committed_ends_the_process_as_partial() {
     run.fake.uncommitted.lock().unwrap().push(left);
     let error = run.stop().0.unwrap_err();
     assert_eq!(error.code, ExitCode::Partial);
-    assert!(error.message.contains("volume db: at least 3 files"), "{}", error.message);
+    assert!(error.message.contains("volume db: changes of at least 3 files"), "{}", error.message);
 }
 
 #[test]

@@ -126,12 +126,14 @@ fn golden(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// Takes a mutant; true: it was taken for a whole object.
+type Decode = Box<dyn Fn(&mut Rng, Vec<u8>) -> bool>;
+
 /// Objects of one kind and what decodes a mutant of them.
 struct Subject {
     name: &'static str,
     objects: Vec<Vec<u8>>,
-    /// True: it was taken for a whole object.
-    decode: Box<dyn Fn(&mut Rng, Vec<u8>) -> bool>,
+    decode: Decode,
 }
 
 fn commits() -> Subject {

@@ -228,6 +228,26 @@ mod tests {
         assert!(decode_xattrs(&[255; 8]).is_err());
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(20_000))]
+
+        /// Edited attributes of a row are read or refused; what is read can be written.
+        #[test]
+        fn mutated_attributes_do_no_harm(edits in proptest::collection::vec((0usize..64, proptest::arbitrary::any::<u8>()), 0..5), cut in 0usize..80) {
+            let mut bytes = encode_xattrs(&[(Vec::new(), vec![9; 8]), (b"user.a".to_vec(), b"value".to_vec())]).unwrap();
+            for (at, byte) in edits {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.max(1));
+            if let Ok((flags, project, xattrs)) = decode_attributes(&bytes) {
+                let kept = encode_xattrs(&xattrs).unwrap();
+                let front = if bytes[..4] == [0; 4] { 16 } else { 0 };
+                proptest::prop_assert_eq!(kept.len() + front, bytes.len(), "{} {}", flags, project);
+            }
+        }
+    }
+
     #[test]
     fn every_kind_has_its_own_code() {
         for code in 1..=7 {

@@ -40,27 +40,35 @@ struct Line<'a> {
 
 pub(super) fn run(args: &VerifyArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let report = verify(args, out)?;
-    let ok = report.mismatches.is_empty();
-    let line = Line { r#type: "verified", ok, read_data: args.read_data, report: &report };
-    out.line(text(&report), &line)?;
-    Ok(match (ok, report.baseline) {
+    let code = match (report.mismatches.is_empty(), report.baseline) {
         (false, _) => ExitCode::Mismatch,
         (true, Some(false)) => ExitCode::Partial,
         (true, _) => ExitCode::Ok,
-    })
+    };
+    let ok = code == ExitCode::Ok;
+    let line = Line { r#type: "verified", ok, read_data: args.read_data, report: &report };
+    out.line(text(&report), &line)?;
+    Ok(code)
 }
 
 fn text(report: &VerifyReport) -> String {
     let VerifyReport { seq, baseline, first, commits, objects, files, bytes_read, mismatches, mismatch_count } = report;
-    let verdict = if mismatches.is_empty() { "ok" } else { "damaged" };
+    let verdict = match (mismatches.is_empty(), baseline) {
+        (false, _) => "damaged",
+        (true, Some(false)) => "incomplete",
+        (true, _) => "ok",
+    };
     let read = show_bytes(*bytes_read);
     let mut text = format!(
         "{verdict}: commits {first} to {seq}, {commits} commits, {objects} objects, {files} files, {read} read"
     );
     match baseline {
-        Some(false) => text.push_str(&format!("\nincomplete: {INCOMPLETE}")),
+        Some(false) => text.push_str(&format!("\n{INCOMPLETE}")),
         Some(true) => {}
-        None => text.push_str("\nnot recorded: whether a complete baseline stands behind it"),
+        None if mismatches.is_empty() => {
+            text.push_str("\nnot recorded: whether a complete baseline stands behind it");
+        }
+        None => {}
     }
     for what in mismatches {
         text.push_str(&format!("\nmismatch: {what}"));

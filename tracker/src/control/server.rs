@@ -180,7 +180,7 @@ fn serve(stream: &UnixStream, control: &dyn Control, on_stop: &(dyn Fn() + Send 
 }
 
 /// One line, or `None` when the client closed without asking.
-fn read_request(stream: &UnixStream) -> io::Result<Option<Result<Request, ControlError>>> {
+pub(super) fn read_request(stream: &UnixStream) -> io::Result<Option<Result<Request, ControlError>>> {
     let mut line = Vec::new();
     let limit = REQUEST_MAX as u64 + 1;
     BufReader::new(stream.take(limit)).read_until(b'\n', &mut line)?;

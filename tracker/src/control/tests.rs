@@ -130,3 +130,38 @@ fn an_ended_volume_gives_its_own_exit_code() {
     assert_eq!(error.hint.as_deref(), Some("take over"));
     assert!(error.message.contains("another writer committed 7"));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(20_000))]
+
+    /// Edited requests, over a socket as they come: each is taken or refused, none does harm.
+    #[test]
+    fn mutated_requests_are_taken_or_refused(
+        which in 0usize..5,
+        edits in proptest::collection::vec((proptest::arbitrary::any::<u16>(), proptest::arbitrary::any::<u8>(), 0..4u8), 0..6),
+    ) {
+        let requests = [
+            Request::Status,
+            Request::Sync { volume: Some("db".into()), timeout_ms: 5000 },
+            Request::Acknowledge { volume: "db".into() },
+            Request::Reload,
+            Request::Stop,
+        ];
+        let mut line = serde_json::to_vec(&requests[which]).unwrap();
+        for (at, byte, how) in &edits {
+            let at = usize::from(*at) % line.len();
+            match how {
+                0 => line[at] = *byte,
+                1 => line.insert(at, *byte),
+                2 => line.splice(at..at, std::iter::repeat_n(b"[{\"9"[usize::from(*byte) % 4], 900)).for_each(drop),
+                _ => line.truncate(at.max(1)),
+            }
+        }
+        let unchanged = edits.is_empty();
+        let (mut near, far) = UnixStream::pair().unwrap();
+        near.write_all(&line).unwrap();
+        near.shutdown(std::net::Shutdown::Write).unwrap();
+        let read = super::server::read_request(&far).unwrap();
+        proptest::prop_assert!(!unchanged || matches!(read, Some(Ok(_))), "{read:?}");
+    }
+}

@@ -243,9 +243,9 @@ impl Volume {
         status.loss_window_seconds = progress.baseline_seq.map(|_| window);
         if let Ok(Some(head)) = facts.catalog.head() {
             status.head_seq = head.seq;
-            status.head_time = rfc3339(nanoseconds(head.time));
-            status.head_timestamp_seconds = seconds(head.time);
             let wall = head.standing.map_or(head.time, |standing| standing.wall);
+            status.head_time = rfc3339(nanoseconds(wall));
+            status.head_timestamp_seconds = seconds(wall);
             status.clock_behind_seconds = clock_behind(nanoseconds(wall), now_ns());
             if status.clock_behind_seconds > 0.0 {
                 status.reasons.push(format!(

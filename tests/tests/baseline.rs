@@ -12,7 +12,8 @@ const FILES: usize = 10_400;
 fn a_first_copy_that_was_cut_off_is_not_restored_as_the_whole() {
     let source = tempfile::tempdir().unwrap();
     for n in 0..FILES {
-        fs::write(source.path().join(format!("file-{n}")), n.to_string()).unwrap();
+        // Without content: blocks would be given back, and a file system that discards them takes a minute for it.
+        fs::File::create(source.path().join(format!("file-{n}"))).unwrap();
     }
     let mut volume = Volume::new(source.path());
     volume.extra.extend(["--capture".into(), "scan".into()]);

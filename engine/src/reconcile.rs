@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::flush::world::{Alive, Entry, Missing, Named, Record, Stat};
+use crate::identity::{NewKey, Span, may_be_claimed, may_be_links};
 use crate::model::{FileId, InodeId, Kind, NameChange};
 
 /// One listed directory: what the catalog has and what was seen.
@@ -24,6 +25,10 @@ pub trait Lookup {
     type Error;
     /// The file the catalog knows under this inode.
     fn by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Option<FileId>, Self::Error>;
+    /// All of them, where several files may have had the number.
+    fn all_by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Vec<FileId>, Self::Error> {
+        Ok(self.by_inode(inode, kind)?.into_iter().collect())
+    }
     fn record(&mut self, id: FileId) -> Result<Option<Record>, Self::Error>;
     fn names_of(&mut self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
     fn children(&mut self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Self::Error>;
@@ -49,6 +54,9 @@ pub struct NamePlan {
     pub changes: Vec<NameChange>,
     pub new: Vec<NewFile>,
     pub gone: Vec<FileId>,
+    /// Known files that were taken for what lies under another name by their number alone: they must be read there, or
+    /// keep the names that they have.
+    pub claimed: BTreeSet<FileId>,
     /// Files that lost a name and have another one.
     pub fewer_names: BTreeSet<FileId>,
     /// Names that wait for proof; their directories must be listed again after a later swap.
@@ -127,7 +135,7 @@ pub fn reconcile<L: Lookup>(
 #[derive(Clone, Debug, Default)]
 pub struct Assigned {
     pub next_id: u64,
-    ids: HashMap<(InodeId, bool), FileId>,
+    ids: HashMap<NewKey, FileId>,
 }
 
 impl Assigned {
@@ -135,9 +143,9 @@ impl Assigned {
         Assigned { next_id, ids: HashMap::new() }
     }
 
-    fn get_or_give(&mut self, stat: &Stat) -> FileId {
+    fn get_or_give(&mut self, stat: &Stat, (dir, name): &Place) -> FileId {
         let next = &mut self.next_id;
-        *self.ids.entry((stat.inode, stat.kind == Kind::Dir)).or_insert_with(|| {
+        *self.ids.entry(NewKey::of(stat, *dir, name)).or_insert_with(|| {
             let id = FileId(*next);
             *next += 1;
             id
@@ -172,10 +180,13 @@ impl Names {
         lookup: &mut L,
     ) -> Result<(), L::Error> {
         let place = (dir, entry.name.clone());
-        let known = lookup.by_inode(entry.stat.inode, entry.stat.kind)?;
+        let known = match Span::of(entry.stat.inode) {
+            Span::Always => lookup.by_inode(entry.stat.inode, entry.stat.kind)?,
+            Span::Mount => self.known_by_name(&place, &entry.stat, lookup)?,
+        };
         let id = match known {
             Some(id) => id,
-            None => assigned.get_or_give(&entry.stat),
+            None => assigned.get_or_give(&entry.stat, &place),
         };
         if excluded.contains(&id) || self.committed.get(&place).is_some_and(|old| excluded.contains(old)) {
             if known.is_none() && entry.stat.kind == Kind::Dir && !excluded.contains(&id) {
@@ -193,6 +204,39 @@ impl Names {
         self.places.entry(id).or_default().push(place.clone());
         self.present.insert(place, id);
         Ok(())
+    }
+
+    /// The known file that lies at `place` where a number alone is no proof: the one that has this name, or a file with that
+    /// number whose own names lead to it no more, or are links to the same inode.
+    fn known_by_name<L: Lookup>(&self, place: &Place, seen: &Stat, lookup: &mut L) -> Result<Option<FileId>, L::Error> {
+        let here = self.committed.get(place).copied();
+        let mut candidates = Vec::new();
+        if let Some(record) = here.map(|id| lookup.record(id)).transpose()?.flatten() {
+            candidates.extend((record.inode == seen.inode && record.meta.kind == seen.kind).then_some(record.id));
+        }
+        if may_be_claimed(seen) {
+            candidates.extend(lookup.all_by_inode(seen.inode, seen.kind)?);
+        }
+        'candidates: for id in candidates {
+            let committed = here == Some(id);
+            let elsewhere = self.places.get(&id).is_some_and(|places| places.iter().any(|other| other != place));
+            if elsewhere && self.stats.get(&id).is_none_or(|other| !may_be_links(seen, other, committed)) {
+                continue;
+            }
+            for name in lookup.names_of(id)? {
+                if name == *place || self.present.get(&name) == Some(&id) {
+                    continue;
+                }
+                match lookup.direct(name.0, &name.1)? {
+                    Named::Entry(other) if other.inode == seen.inode && !may_be_links(seen, &other, committed) => {
+                        continue 'candidates;
+                    }
+                    _ => {}
+                }
+            }
+            return Ok(Some(id));
+        }
+        Ok(None)
     }
 
     /// A directory that the plan would put below itself: two directories changed places while they were listed, and what was
@@ -334,6 +378,12 @@ impl Names {
         }
         for place in &self.unset {
             losers.extend(self.committed.get(place));
+        }
+        for id in sets.values() {
+            let known = self.known.get(id).copied().unwrap_or(false);
+            if known && self.stats.get(id).is_some_and(|stat| Span::of(stat.inode) == Span::Mount) {
+                plan.claimed.insert(*id);
+            }
         }
         // A moved file with one link has left its former name, wherever that was.
         for id in sets.values().copied().collect::<BTreeSet<_>>() {

@@ -53,6 +53,9 @@ impl Builder {
     pub(super) fn read_other<W: World>(&mut self, world: &mut W, new: &NewFile) -> Result<(), FileError> {
         // The listing saw it before it was watched; attributes are taken after.
         let Attributes { stat, target, xattrs } = world.attributes(new.id, new.stat.inode)?;
+        if stat.kind != new.stat.kind {
+            return Err(FileError::Moved);
+        }
         let meta = makeable(self.meta_of(new.id, None, &stat, target, xattrs))?;
         self.has_room(&meta, 0)?;
         self.others.insert(new.id, (stat, meta));
@@ -95,6 +98,10 @@ impl Builder {
                 continue;
             }
             let read = world.attributes(id, record.inode).and_then(|Attributes { stat, target, xattrs }| {
+                // Without generations another kind of file may have the number by now.
+                if stat.kind != record.meta.kind {
+                    return Err(super::world::FileError::Moved);
+                }
                 let meta = makeable(self.meta_of(id, Some(&record), &stat, target, xattrs))?;
                 if meta != record.meta {
                     self.has_room(&meta, 0)?;

@@ -78,7 +78,11 @@ pub(super) fn leave_out<W: World>(
                 excluded.insert(new.id);
             }
         }
-        if names.plan.new.iter().all(|new| !excluded.contains(&new.id)) {
+        if facts.steps.read_claimed {
+            excluded.extend(names.plan.claimed.iter().filter(|id| !builder.has(**id)));
+        }
+        let waits = |id: &FileId| excluded.contains(id);
+        if !names.plan.new.iter().any(|new| waits(&new.id)) && !names.plan.claimed.iter().any(waits) {
             break;
         }
         names.exclude(world, facts, &excluded)?;

@@ -10,11 +10,13 @@
 //! still pending in the catalog. A file that cannot be read now is no error of the flush: its marks are kept.
 
 mod attributes;
+mod claimed;
 pub mod commit;
 pub mod content;
 mod leave;
 pub mod names;
 pub mod read;
+pub mod rebind;
 mod room;
 mod steps;
 pub mod world;
@@ -290,16 +292,18 @@ fn plan_jobs<W: World>(
     let first = first_of(facts.drain, waiting.len());
     waiting.rotate_left(first);
     for (ino, waiting) in waiting {
+        // Of all files with that number: marks are kept by number, and some of them would never all be read.
+        let full = files >= facts.limits.files || bytes >= facts.limits.bytes;
         for record in world.by_inode(ino)? {
             if record.meta.kind != Kind::File || gone.contains(&record.id) {
                 continue;
             }
-            if files >= facts.limits.files || bytes >= facts.limits.bytes {
+            if full {
                 report.carried += 1;
                 kept.add(ino, &waiting.marks, waiting.since_ns);
                 continue;
             }
-            let mut marks = waiting.marks.clone();
+            let mut marks = claimed::marks_of(&record, &waiting.marks);
             if marks.from == Some(0) {
                 marks.whole = true;
             }
@@ -351,6 +355,7 @@ fn plan_jobs<W: World>(
             jobs.reads.push(ReadJob { id: *id, inode: record.inode, marks, committed_size });
         }
     }
+    claimed::add_jobs(world, names, facts, report, &mut jobs)?;
     // New files have a share of their own: known ones that cannot be read would keep them out of every flush, and while they
     // wait no further directory is listed, which may be what those others wait for.
     (files, bytes) = (0, 0);

@@ -69,7 +69,10 @@ impl Gathered {
             }
         }
         let known: BTreeSet<FileId> = moved.keys().chain(&self.plan.fewer_names).copied().collect();
-        for id in known.difference(&new) {
+        // One that was taken for a known file by its number is read where it was seen, or not at all.
+        let claimed = |id: &FileId| self.plan.claimed.contains(id) && moved.contains_key(id);
+        let known: Vec<FileId> = known.difference(&new).copied().filter(|id| !claimed(id)).collect();
+        for id in &known {
             let names = world.names_of(*id)?;
             if names.first().is_some_and(|first| !is_changed(first)) {
                 moved.remove(id);
@@ -302,6 +305,11 @@ impl<W: World> Lookup for Answers<'_, W> {
     fn by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Option<FileId>, W::Error> {
         let records = self.world.by_inode(inode.ino)?;
         Ok(records.into_iter().find(|record| record.inode == inode && record.meta.kind == kind).map(|record| record.id))
+    }
+
+    fn all_by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Vec<FileId>, W::Error> {
+        let records = self.world.by_inode(inode.ino)?.into_iter();
+        Ok(records.filter(|record| record.inode == inode && record.meta.kind == kind).map(|record| record.id).collect())
     }
 
     fn record(&mut self, id: FileId) -> Result<Option<Record>, W::Error> {

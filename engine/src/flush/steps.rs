@@ -22,6 +22,10 @@ pub struct Steps {
     pub settled_only: bool,
     /// A commit that comes back damaged is read again, and is no other writer's.
     pub ask_again: bool,
+    /// A file that is taken for a known one by a number without a generation is read before that is committed.
+    pub read_claimed: bool,
+    /// After another mount, files without a generation are found anew by their names.
+    pub rebind: bool,
 }
 
 impl Steps {
@@ -37,5 +41,7 @@ impl Steps {
         whole_entries: true,
         settled_only: true,
         ask_again: true,
+        read_claimed: true,
+        rebind: true,
     };
 }

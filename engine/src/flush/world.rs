@@ -302,6 +302,8 @@ pub trait World {
         self.known_in(dir)
     }
     fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
+    /// In one transaction: other inodes carry these files. Nothing is known any more of what is in them (`Record::ctime`).
+    fn bind(&mut self, inodes: &[(FileId, InodeId)]) -> Result<(), Self::Error>;
     fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, Self::Error>;
     fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, Self::Error>;
     fn missing(&self) -> Result<Vec<Missing>, Self::Error>;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::kernel::{Kernel, Rng};
+use super::numbers::Numbers;
 use crate::dirty::Marks;
 use crate::flush::world::Stat;
 use crate::model::{BLOCK_BYTES, InodeId, Kind, Time};
@@ -12,7 +13,7 @@ pub(super) const ROOT: u64 = 1;
 pub(super) const OUTSIDE: u64 = 2;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
-const BLOCKS_MAX: u64 = 6;
+pub(super) const BLOCKS_MAX: u64 = 6;
 pub(super) const FILES_MAX: usize = 14;
 
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub(super) struct Inode {
 
 /// An operation that holds the inode lock, or a direct write: begun, marked, not yet visible.
 #[derive(Clone, Debug)]
-enum Stalled {
+pub(super) enum Stalled {
     Punch {
         ino: u64,
         block: u64,
@@ -59,11 +60,12 @@ pub(super) struct Files {
     pub(super) rng: Rng,
     pub(super) kernel: Kernel,
     pub(super) inodes: BTreeMap<u64, Inode>,
-    next_ino: u64,
-    free: Vec<u64>,
+    pub(super) next_ino: u64,
+    pub(super) free: Vec<u64>,
     pub(super) clock: u64,
-    stalled: Vec<Stalled>,
+    pub(super) stalled: Vec<Stalled>,
     token: u64,
+    pub(super) numbers: Numbers,
     /// Symlinks are replaced by renames all the time.
     pub(super) symlinks: bool,
 }
@@ -81,6 +83,7 @@ impl Files {
             token: 0,
             // Not in all runs, so that the others stay what they were before there were symlinks.
             symlinks: seed % 7 == 5,
+            numbers: Numbers::Lasting,
         };
         for ino in [ROOT, OUTSIDE] {
             files.inodes.insert(ino, inode(Kind::Dir, ino));
@@ -92,7 +95,7 @@ impl Files {
         let inode = self.inodes.get(&ino)?;
         let time = Time { sec: inode.time as i64, nsec: 0 };
         Some(Stat {
-            inode: InodeId { ino, generation: inode.generation },
+            inode: InodeId { ino, generation: self.numbers.generation(inode.generation) },
             kind: inode.kind,
             mode: inode.mode,
             uid: 0,
@@ -124,7 +127,7 @@ impl Files {
         }
     }
 
-    fn locked(&self, ino: u64) -> bool {
+    pub(super) fn locked(&self, ino: u64) -> bool {
         self.stalled.iter().any(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino))
     }
 
@@ -152,6 +155,7 @@ impl Files {
             }
             Stalled::Direct { token, ino, block, count, fill } => {
                 self.fill(ino, block * BLOCK_BYTES, count * BLOCK_BYTES, fill);
+                self.seen_by_time_alone(ino);
                 self.kernel.in_flight.remove(&token);
                 let mut marks = Marks::meta();
                 marks.mark_bytes(block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
@@ -182,10 +186,10 @@ impl Files {
         }
     }
 
-    fn tick(&mut self, ino: u64) {
+    pub(super) fn tick(&mut self, ino: u64) {
         self.clock += 1;
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.time = self.clock;
+            inode.time = self.numbers.changed(inode.time, self.clock);
         }
     }
 
@@ -257,8 +261,8 @@ impl Files {
 
     fn write(&mut self) {
         let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
-        let at = self.rng.below(BLOCKS_MAX * BLOCK_BYTES / 2);
-        let len = 1 + self.rng.below(2 * BLOCK_BYTES);
+        let at = self.numbers.rounded(self.rng.below(BLOCKS_MAX * BLOCK_BYTES / 2), 0);
+        let len = self.numbers.rounded(1 + self.rng.below(2 * BLOCK_BYTES), 1);
         let byte = self.rng.below(250) as u8 + 1;
         let old = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
         self.fill(ino, at, len, byte);
@@ -305,16 +309,6 @@ impl Files {
         self.finish(Stalled::Store { ino, at, byte });
     }
 
-    fn punch(&mut self) {
-        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
-        let block = self.rng.below(BLOCKS_MAX);
-        let mut marks = Marks::meta();
-        marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
-        self.tick(ino);
-        self.kernel.mark(&mut self.rng, ino, marks);
-        self.stalled.push(Stalled::Punch { ino, block });
-    }
-
     fn direct(&mut self) {
         let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
         let size = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
@@ -339,7 +333,7 @@ impl Files {
         if busy {
             return;
         }
-        let size = self.rng.below(BLOCKS_MAX * BLOCK_BYTES) as usize;
+        let size = self.numbers.rounded(self.rng.below(BLOCKS_MAX * BLOCK_BYTES), 0) as usize;
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         let old = inode.data.len();
         inode.data.resize(size, 0);
@@ -381,7 +375,7 @@ impl Files {
         });
         self.clock += 1;
         let mut inode = inode(kind, self.clock);
-        inode.time = self.clock;
+        inode.time = self.numbers.changed(0, self.clock);
         self.inodes.insert(ino, inode);
         ino
     }
@@ -394,6 +388,7 @@ impl Files {
         // New entries land anywhere in the order of a listing, as hashed directories do.
         let len = self.inodes.get(&dir).map_or(0, |inode| inode.entries.len() as u64);
         let at = self.rng.below(len + 1) as usize;
+        self.arrives(&name, ino);
         if let Some(inode) = self.inodes.get_mut(&dir) {
             inode.entries.insert(at.min(inode.entries.len()), (name, ino));
         }
@@ -441,12 +436,15 @@ impl Files {
     }
 
     pub(super) fn replace(&mut self, dir: u64, name: &[u8], ino: u64) {
+        self.leaves(dir, name);
+        self.arrives(name, ino);
         if let Some(slot) = self.inodes.get_mut(&dir).and_then(|d| d.entries.iter_mut().find(|(n, _)| n == name)) {
             slot.1 = ino;
         }
     }
 
     pub(super) fn remove(&mut self, dir: u64, name: &[u8]) {
+        self.leaves(dir, name);
         if let Some(inode) = self.inodes.get_mut(&dir) {
             inode.entries.retain(|(n, _)| n != name);
         }

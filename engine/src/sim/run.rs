@@ -61,13 +61,20 @@ pub(super) fn round(
     steps: Steps,
     files: usize,
 ) -> Result<(Outcome, bool), SimError> {
-    flush::drain(world, steps)?;
+    let scans = !world.has_generations();
+    if !scans {
+        flush::drain(world, steps)?;
+    }
     let mut taken = DirtySet::default();
     for (ino, marks) in &world.catalog.pending {
         taken.add(*ino, marks, round);
     }
+    if scans {
+        world.scanned(&mut taken, round);
+    }
     let mut report = Report::default();
-    let (outcome, kept) = flush::flush(world, &taken, &facts(round, seed, steps, files), &mut report)?;
+    let facts = Facts { compare: scans, ..facts(round, seed, steps, files) };
+    let (outcome, kept) = flush::flush(world, &taken, &facts, &mut report)?;
     if kept.oldest_ns() == Some(0) {
         return Err(SimError::Tree("a mark waits since 1970".into()));
     }
@@ -75,7 +82,10 @@ pub(super) fn round(
 }
 
 pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
-    let mut world = SimWorld::new(seed);
+    run_in(SimWorld::new(seed), seed, steps)
+}
+
+pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(), Failure> {
     // Some runs carry new files over from flush to flush.
     let files = if seed.is_multiple_of(3) { 3 } else { Limits::DEFAULT.files };
     let mut number = 0;
@@ -100,9 +110,21 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
             Err(error) => return Err(Failure::Flush(error)),
         }
         world.restart();
+        if !world.has_generations() && world.inner.borrow_mut().files.rng.one_in(4) {
+            world.remount(steps).map_err(Failure::Flush)?;
+        }
     }
     world.calm();
     world.inner.borrow_mut().unreadable.clear();
+    if !world.has_generations() {
+        // Nobody changes anything, and all have one time when they are numbered anew.
+        world.inner.borrow_mut().files.touch_all();
+        for _ in 0..4 {
+            number += 1;
+            round(&mut world, number, seed, steps, files).map_err(Failure::Flush)?;
+        }
+        world.remount(steps).map_err(Failure::Flush)?;
+    }
     for quiet in 0..=QUIET_ROUNDS_MAX {
         number += 1;
         match round(&mut world, number, seed, steps, files).map_err(Failure::Flush)? {

@@ -55,7 +55,7 @@ pub(super) struct SimWorld {
     delayed: Vec<(String, Vec<u8>)>,
     placed: BTreeMap<FileId, (FileId, Vec<u8>, InodeId)>,
     moved: Moved,
-    opened: RefCell<Opened>,
+    pub(super) opened: RefCell<Opened>,
     /// The kernel tells the path of a living inode.
     tells_paths: bool,
     pub(super) rival: Option<Rival>,
@@ -190,15 +190,6 @@ impl SimWorld {
         self.opened.borrow_mut().add(id, path);
         Ok(SimFile { inner: Rc::clone(&self.inner), ino })
     }
-
-    fn forget_pending(&mut self, taken: &[u64], kept: &DirtySet) {
-        for ino in taken {
-            self.catalog.pending.remove(ino);
-        }
-        for (ino, waiting) in kept.iter() {
-            self.catalog.pending.entry(ino).or_default().merge(&waiting.marks);
-        }
-    }
 }
 
 pub(super) fn meta(stat: &Stat) -> Meta {
@@ -294,7 +285,8 @@ impl World for SimWorld {
 
     fn alive(&mut self, id: FileId) -> Result<Alive, SimError> {
         self.step()?;
-        let Some(record) = self.catalog.records.get(&id) else { return Ok(Alive::Unknown) };
+        let record = self.catalog.records.get(&id).filter(|_| self.has_generations());
+        let Some(record) = record else { return Ok(Alive::Unknown) };
         let inner = self.inner.borrow();
         let Some(now) = inner.files.stat(record.inode.ino).filter(|stat| stat.inode == record.inode) else {
             return Ok(Alive::Gone);
@@ -354,6 +346,10 @@ impl World for SimWorld {
 
     fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, SimError> {
         Ok(self.catalog.names.iter().filter(|(_, i)| **i == id).map(|(place, _)| place.clone()).collect())
+    }
+
+    fn bind(&mut self, inodes: &[(FileId, InodeId)]) -> Result<(), SimError> {
+        self.bind_files(inodes)
     }
 
     fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, SimError> {

@@ -206,6 +206,14 @@ impl Catalog {
         })
     }
 
+    /// Whether some file but the root has no generation, or no inode at all.
+    pub fn has_void_inodes(&self) -> Result<bool> {
+        self.read(|conn| {
+            let sql = "SELECT EXISTS(SELECT 1 FROM files WHERE (generation = 0 OR ino = 0) AND id != 1)";
+            Ok(conn.query_row(sql, [], |row| row.get(0))?)
+        })
+    }
+
     pub fn counts(&self) -> Result<Counts> {
         self.read(|conn| {
             let count = |sql: &str| -> Result<u64> {

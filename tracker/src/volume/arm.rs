@@ -61,6 +61,7 @@ impl Opened {
             };
             world.catalog.apply(&change)?;
         }
+        let renumbered = world.renumber(anew.is_some())?;
         let boot = boot_id();
         let last_boot = world.catalog.boot_id()?;
         let dev = world.hub.as_ref().map_or(0, |(_, dev)| *dev);
@@ -77,6 +78,7 @@ impl Opened {
             in_order: last_run.is_some_and(|run| run + 1 == capture.run),
             baseline: world.catalog.note(BASELINE)?.is_some(),
             rebuilt: anew.is_some(),
+            renumbered,
             clean: clean.is_some() && clean == last_boot,
             unfinished: Compare::of_word(world.catalog.note(COMPARE)?.as_deref()),
         };

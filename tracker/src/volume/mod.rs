@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`life`, `ways_on`, `agree`, `arm`, `claim`, `rebind`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`life`, `ways_on`, `agree`, `arm`, `claim`, `rebind`, `renumber`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 mod agree;
 mod arm;
@@ -26,6 +26,7 @@ pub mod prover;
 mod rebind;
 mod release;
 pub mod renew;
+mod renumber;
 mod room;
 pub mod run;
 mod start;

@@ -37,6 +37,8 @@ pub struct Facts {
     pub baseline: bool,
     /// The catalog was made anew from the store.
     pub rebuilt: bool,
+    /// Files were found by name, since their inode numbers were of another mount: they count as changed.
+    pub renumbered: bool,
     /// At the end of the boot that the catalog was last live in, after all writers had ended, a flush left nothing over and
     /// the file system was synced.
     pub clean: bool,
@@ -82,7 +84,7 @@ pub fn must_compare(facts: &Facts) -> Compare {
     let compare = match facts.boot {
         _ if facts.rebuilt => Compare::Everything,
         Boot::First => Compare::Listings,
-        Boot::Same if tracked && facts.baseline => Compare::Nothing,
+        Boot::Same if tracked && facts.baseline && !facts.renumbered => Compare::Nothing,
         Boot::Same => Compare::Listings,
         Boot::Other if facts.clean && facts.in_order => Compare::Listings,
         Boot::Other => Compare::Everything,
@@ -101,6 +103,7 @@ mod tests {
         in_order: true,
         baseline: true,
         rebuilt: false,
+        renumbered: false,
         clean: false,
         unfinished: Compare::Nothing,
     };
@@ -115,6 +118,7 @@ mod tests {
             (Facts { in_order: false, ..TRACKED }, Compare::Listings),
             (Facts { baseline: false, ..TRACKED }, Compare::Listings),
             (Facts { rebuilt: true, ..TRACKED }, Compare::Everything),
+            (Facts { renumbered: true, ..TRACKED }, Compare::Listings),
             (Facts { unfinished: Compare::Listings, ..TRACKED }, Compare::Listings),
             (Facts { unfinished: Compare::Everything, ..TRACKED }, Compare::Everything),
             (other, Compare::Everything),
@@ -133,7 +137,7 @@ mod tests {
     #[test]
     fn a_worse_fact_never_compares_less() {
         let bit = |bits: u32, n: u32| bits >> n & 1 == 1;
-        for bits in 0..1 << 6 {
+        for bits in 0..1 << 7 {
             for boot in [Boot::Same, Boot::Other] {
                 let facts = Facts {
                     boot,
@@ -143,6 +147,7 @@ mod tests {
                     baseline: bit(bits, 3),
                     clean: bit(bits, 4),
                     rebuilt: bit(bits, 5),
+                    renumbered: bit(bits, 6),
                     unfinished: Compare::Nothing,
                 };
                 for worse in [
@@ -153,6 +158,7 @@ mod tests {
                     Facts { baseline: false, ..facts },
                     Facts { clean: false, ..facts },
                     Facts { rebuilt: true, ..facts },
+                    Facts { renumbered: true, ..facts },
                     Facts { unfinished: Compare::Listings, ..facts },
                     Facts { unfinished: Compare::Everything, ..facts },
                 ] {

@@ -308,6 +308,10 @@ impl World for VolumeWorld {
         Ok(self.catalog.names_of(id)?)
     }
 
+    fn bind(&mut self, inodes: &[(FileId, InodeId)]) -> Result<(), WorldError> {
+        self.bind_files(inodes)
+    }
+
     fn node(&self, (file, level, index): NodeKey) -> Result<Option<Vec<u8>>, WorldError> {
         Ok(self.catalog.node(file, level, index)?)
     }

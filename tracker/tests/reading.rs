@@ -6,6 +6,8 @@ mod bed;
 #[path = "../../tests/src/compare.rs"]
 #[expect(unreachable_pub, reason = "public in the tests crate, which this file is also part of")]
 mod compare;
+#[path = "reading/forged.rs"]
+mod forged;
 #[path = "reading/history.rs"]
 mod history;
 #[path = "reading/names.rs"]

@@ -44,6 +44,11 @@ pub enum ReadError {
     Missing { key: String },
     #[error("{key} has the hash {found}, but {named_by} says {expected}")]
     Hash { key: String, found: String, expected: String, named_by: String },
+    /// Whole, and in its place, but somebody else may have put it there.
+    #[error("{key} is named by no commit: it is not used")]
+    Unnamed { key: String },
+    #[error("{key} holds another state than the commits up to there give")]
+    Contradicts { key: String },
     #[error("the newest commit is {head}, but {expected} was there before: the end of the history is cut off")]
     Cut { head: Seq, expected: Seq },
     #[error("{path}: the content has the root {}, the commit says {}", root_text(found), root_text(expected))]
@@ -85,6 +90,8 @@ impl ReadError {
             | ReadError::Refused { .. }
             | ReadError::Missing { .. }
             | ReadError::Hash { .. }
+            | ReadError::Unnamed { .. }
+            | ReadError::Contradicts { .. }
             | ReadError::Cut { .. }
             | ReadError::Unmakeable { .. }
             | ReadError::Root { .. } => true,

@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 
 use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
-use engine::format::era::{CheckpointRef, era_of};
+use engine::format::era::{CheckpointRef, era_of, last_seq};
 use engine::format::{Key, keys};
 use engine::manifest::Manifest;
 use engine::model::{Hash, Seq, Time};
@@ -20,8 +20,6 @@ const WINDOW: u64 = 16;
 /// Closed eras looked at for a checkpoint, and checkpoints tried.
 const ERAS_BACK: u64 = 64;
 const TRIES: usize = 4;
-/// So many commits are replayed rather than asking the store for a listing of checkpoints.
-const LISTING_PAYS: u64 = 32;
 /// Pages of a listing that are read: it only saves time.
 const LISTING_PAGES: usize = 64;
 
@@ -42,10 +40,31 @@ impl Reader {
             return Err(ReadError::SeqAbsent { volume: self.volume.clone(), seq, head: self.head });
         }
         let mut first_error = None;
-        for candidate in self.candidates(seq)?.into_iter().take(TRIES) {
+        if let Some(manifest) = self.by_checkpoints(self.candidates(seq, true)?, seq, &mut first_error)? {
+            return Ok(manifest);
+        }
+        match self.replay(Manifest::new(self.format.volume), seq) {
+            // Commits before are pruned: a checkpoint of the era itself is what is left.
+            Err(error @ ReadError::Pruned { .. }) => {
+                let found = self.by_checkpoints(self.candidates(seq, false)?, seq, &mut first_error)?;
+                // That there is no way from the beginning is no news after a prune; why the checkpoint fails is.
+                found.ok_or_else(|| first_error.unwrap_or(error))
+            }
+            other => other,
+        }
+    }
+
+    /// The state at `seq` from the first checkpoint that leads there; `first_error` is why the first of all does not.
+    fn by_checkpoints(
+        &self,
+        candidates: Vec<Candidate>,
+        seq: Seq,
+        first_error: &mut Option<ReadError>,
+    ) -> Result<Option<Manifest>, ReadError> {
+        for candidate in candidates {
             let tried = self.load(candidate).and_then(|manifest| self.replay(manifest, seq));
             match tried {
-                Ok(manifest) => return Ok(manifest),
+                Ok(manifest) => return Ok(Some(manifest)),
                 Err(error) if error.is_about_object() || matches!(error, ReadError::Pruned { .. }) => {
                     tracing::warn!("checkpoint {} cannot be used: {error}", candidate.seq);
                     first_error.get_or_insert(error);
@@ -53,11 +72,7 @@ impl Reader {
                 Err(error) => return Err(error),
             }
         }
-        match self.replay(Manifest::new(self.format.volume), seq) {
-            // That there is no way from the beginning is no news after a prune; why the checkpoint fails is.
-            Err(error @ ReadError::Pruned { .. }) => Err(first_error.unwrap_or(error)),
-            other => other,
-        }
+        Ok(None)
     }
 
     /// Applies the commits after the manifest's own up to `to`; at the least checks that the manifest's commit is the
@@ -151,40 +166,39 @@ impl Reader {
         }
     }
 
-    /// Checkpoints not after `seq`, the newest first.
-    fn candidates(&self, seq: Seq) -> Result<Vec<Candidate>, ReadError> {
+    /// Checkpoints not after `seq` that the chain names, the newest first. `settled`: only of eras that have ended by `seq`,
+    /// so that who adds later commits and ends their era says nothing of the states before.
+    fn candidates(&self, seq: Seq, settled: bool) -> Result<Vec<Candidate>, ReadError> {
         let mut found: Vec<Candidate> = Vec::new();
         let last = self.closed.min(era_of(seq, self.format.era_len) + 1);
         for era in (last.saturating_sub(ERAS_BACK)..last).rev() {
-            let era = match self.era(era) {
-                Ok(era) => era,
+            if settled && last_seq(era, self.format.era_len) > seq {
+                continue;
+            }
+            let named = match self.named_era(era) {
+                Ok(Some(named)) => named,
+                Ok(None) => continue,
                 Err(error) if error.is_about_object() => {
                     tracing::warn!("era {era} cannot be used: {error}");
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            let Some(checkpoint) = era.checkpoint else { continue };
+            let Some(checkpoint) = named.checkpoint else { continue };
             if checkpoint.seq <= seq && checkpoint.seq > 0 {
                 let candidate = Candidate { seq: checkpoint.seq, hash: Some(checkpoint.hash) };
                 if found.last() != Some(&candidate) {
                     found.push(candidate);
                 }
-                if found.len() >= 2 {
+                if found.len() >= TRIES {
                     break;
                 }
             }
         }
-        if seq - found.first().map_or(0, |c| c.seq) > LISTING_PAYS {
-            let known: Vec<Seq> = found.iter().map(|c| c.seq).collect();
-            let listed = self.listed_checkpoints(1..=seq).into_iter().filter(|s| !known.contains(s));
-            found.extend(listed.map(|seq| Candidate { seq, hash: None }));
-            found.sort_by_key(|candidate| std::cmp::Reverse(candidate.seq));
-        }
         Ok(found)
     }
 
-    /// Checkpoints that a listing shows, in order. It may show too few, or fail: then there are other ways.
+    /// Checkpoints that a listing shows, in order: for `verify` to name those that count for nothing. It may show too few.
     pub(super) fn listed_checkpoints(&self, seqs: RangeInclusive<Seq>) -> Vec<Seq> {
         // Every seq below 10^19 begins with this digit; so the pages' folder is not part of the listing.
         let prefix = format!("{}0", keys::CHECKPOINTS);
@@ -212,27 +226,32 @@ impl Reader {
         found
     }
 
-    /// All checkpoints of `from..=to` that an era or a listing names, in order.
-    pub(super) fn checkpoints_from(&self, from: Seq, to: Seq) -> Result<Vec<Seq>, ReadError> {
-        let mut found = self.listed_checkpoints(from..=to);
+    /// All checkpoints of `from..=to` that the chain names, in order.
+    pub(super) fn checkpoints_from(&self, from: Seq, to: Seq) -> Result<Vec<Candidate>, ReadError> {
+        let mut found = Vec::new();
         for era in era_of(from, self.format.era_len)..self.closed {
-            match self.era(era) {
-                Ok(era) => found.extend(era.checkpoint.map(|c| c.seq).filter(|seq| (from..=to).contains(seq))),
+            match self.named_era(era) {
+                Ok(named) => found.extend(
+                    named
+                        .and_then(|era| era.checkpoint)
+                        .filter(|c| c.seq > 0 && (from..=to).contains(&c.seq))
+                        .map(|c| Candidate { seq: c.seq, hash: Some(c.hash) }),
+                ),
                 // What is wrong with it is said where the eras are verified.
                 Err(error) if error.is_about_object() => {}
                 Err(error) => return Err(error),
             }
         }
-        found.sort_unstable();
+        found.sort_unstable_by_key(|candidate| candidate.seq);
         found.dedup();
         Ok(found)
     }
 
     /// Of the checkpoints in `seqs` the last one not later than `when`: for an era whose commits are pruned.
     pub(super) fn checkpoint_at(&self, when: Time, seqs: RangeInclusive<Seq>) -> Result<Option<Seq>, ReadError> {
-        for seq in self.listed_checkpoints(seqs).into_iter().rev() {
-            match self.root(Candidate { seq, hash: None }) {
-                Ok(root) if root.position.time <= when => return Ok(Some(seq)),
+        for candidate in self.checkpoints_from(*seqs.start(), *seqs.end())?.into_iter().rev() {
+            match self.root(candidate) {
+                Ok(root) if root.position.time <= when => return Ok(Some(candidate.seq)),
                 Ok(_) => {}
                 Err(error) if error.is_about_object() => {}
                 Err(error) => return Err(error),

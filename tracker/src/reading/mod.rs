@@ -1,7 +1,8 @@
 //! Reading a volume from its store: which commits there are, the state at one of them, its files back on a disk.
 //!
 //! Nothing here writes to a store, and nothing is believed before it was checked (I7): version, place, checksum and chain
-//! of every object, the root of every file. Head is found without a listing (I10); a listing only proposes checkpoints.
+//! of every object, the root of every file. Head is found without a listing (I10), and a checkpoint counts only where commits
+//! name it (`named`).
 
 mod at;
 mod error;
@@ -9,6 +10,7 @@ mod fetch;
 mod history;
 mod load;
 mod merge;
+mod named;
 mod parallel;
 mod restore;
 mod stream;
@@ -20,13 +22,13 @@ use engine::format::commit::{self, Commit, Expect};
 use engine::format::era::{Era, VolumeFormat, era_of};
 use engine::format::{Key, keys};
 use engine::model::{Hash, Id, Seq};
-use engine::plan::find_head;
 
 use crate::store::{ErrorKind, Prefixed, Store};
 
 pub use at::{Chosen, ClockDoubt};
 pub use error::ReadError;
 pub use history::CommitSummary;
+pub use named::head_of;
 pub use restore::{RestoreOptions, RestoreReport, check_target, restore};
 pub use stream::kind_name;
 pub use verify::{VerifyReport, verify};
@@ -78,16 +80,8 @@ fn full(volume: &str, key: Key) -> String {
 impl Reader {
     /// Looks for the head again.
     pub fn refresh(&mut self) -> Result<(), ReadError> {
-        let mut closed = 0;
-        self.head = find_head(self.format.era_len, |key| {
-            let there = self.store.exists(&key.to_string()).map_err(ReadError::Store)?;
-            if let Key::Era(era) = key
-                && there
-            {
-                closed = closed.max(era.saturating_add(1));
-            }
-            Ok::<_, ReadError>(there)
-        })?;
+        let (head, closed) = head_of(&*self.store, self.format.era_len).map_err(ReadError::Store)?;
+        self.head = head;
         self.closed = closed;
         Ok(())
     }
@@ -133,8 +127,11 @@ impl Reader {
     }
 
     fn era(&self, era: u64) -> Result<Era, ReadError> {
-        let bytes = self.get(Key::Era(era))?;
-        Era::decode(&bytes, self.format.volume, era, self.format.era_len)
+        self.decode_era(era, &self.get(Key::Era(era))?)
+    }
+
+    fn decode_era(&self, era: u64, bytes: &[u8]) -> Result<Era, ReadError> {
+        Era::decode(bytes, self.format.volume, era, self.format.era_len)
             .map_err(|source| ReadError::damaged(self.key(Key::Era(era)), source))
     }
 

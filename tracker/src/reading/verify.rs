@@ -4,6 +4,7 @@
 //! A difference does not end the walk: the report names all of them. It reads only.
 
 mod data;
+mod ends;
 
 use std::collections::HashSet;
 
@@ -13,7 +14,6 @@ use engine::manifest::Manifest;
 use engine::model::{FileId, Hash, ObjectRef, Op, Seq};
 use engine::rope::Source;
 
-use super::load::Candidate;
 use super::{ReadError, Reader, THREADS, parallel};
 use crate::store::Store;
 
@@ -67,11 +67,19 @@ impl VerifyReport {
 /// Only what keeps it from being verified (the store does not answer); every difference is in the report.
 pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport, ReadError> {
     let mut report = VerifyReport { seq, ..VerifyReport::default() };
-    let mut walk = Walk { reader, report: &mut report, read_data, manifest: None, last: None, seen: HashSet::new() };
+    let mut walk = Walk {
+        reader,
+        report: &mut report,
+        read_data,
+        manifest: None,
+        last: None,
+        seen: HashSet::new(),
+        points: ends::Points::new(reader, seq)?,
+    };
     walk.start(seq)?;
     walk.commits(seq)?;
-    let (manifest, seen) = (walk.manifest.take(), walk.seen);
-    eras(reader, seq, &mut report)?;
+    let (manifest, seen, points) = (walk.manifest.take(), walk.seen, walk.points);
+    ends::eras(reader, seq, &points, &mut report)?;
     beyond_a_gap(reader, &mut report)?;
     let manifest = match manifest.filter(|m| m.seq() == seq) {
         Some(manifest) => Some(manifest),
@@ -86,6 +94,7 @@ pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport
             Err(error) => return Err(error),
         },
     };
+    ends::unnamed(reader, manifest.as_ref().filter(|manifest| manifest.seq() == reader.head), &mut report)?;
     if let Some(manifest) = manifest {
         report.baseline = manifest.position().standing.map(|standing| standing.baseline);
         objects(reader, &manifest, &seen, &mut report)?;
@@ -137,6 +146,7 @@ struct Walk<'a> {
     last: Option<Hash>,
     /// Packs that were checked.
     seen: HashSet<ObjectRef>,
+    points: ends::Points,
 }
 
 impl Walk<'_> {
@@ -152,12 +162,13 @@ impl Walk<'_> {
 
     /// Goes on from the first checkpoint from `from` on that loads and whose next commit is there.
     fn jump(&mut self, from: Seq, to: Seq) -> Result<(), ReadError> {
-        for seq in self.reader.checkpoints_from(from, to)? {
+        for candidate in self.reader.checkpoints_from(from, to)? {
+            let seq = candidate.seq;
             if seq < to && !self.exists(seq + 1)? {
                 continue;
             }
             self.report.objects += 1;
-            match self.reader.load(Candidate { seq, hash: None }) {
+            match self.reader.load(candidate) {
                 Ok(manifest) => {
                     entries(self.reader, &manifest, self.report)?;
                     self.report.first = if from == 1 { seq } else { self.report.first };
@@ -235,6 +246,9 @@ impl Walk<'_> {
         if let Err(error) = applied {
             self.manifest = None;
             self.report.note(error)?;
+        }
+        if let Some(manifest) = &self.manifest {
+            self.points.check(self.reader, manifest, self.report)?;
         }
         self.last = Some(hash);
         for (id, what) in commit.changes.files.iter().filter_map(|f| Some((f.id, f.meta.as_ref()?.unmakeable()?))) {
@@ -315,42 +329,6 @@ impl Reader {
             Err(error) => Err(self.store_error(key, error)),
         }
     }
-}
-
-/// The ends of eras up to `seq`, and the checkpoints they name.
-fn eras(reader: &Reader, seq: Seq, report: &mut VerifyReport) -> Result<(), ReadError> {
-    let eras: Vec<u64> = (0..reader.closed).collect();
-    let mut named: Option<Candidate> = None;
-    for (era, found) in eras.iter().zip(parallel::map(THREADS, &eras, |era| reader.era(*era))) {
-        report.objects += 1;
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => {
-                report.note(error)?;
-                continue;
-            }
-        };
-        if found.last_seq <= seq {
-            match reader.get(Key::Commit(found.last_seq)) {
-                Ok(bytes) => {
-                    let hash = engine::format::commit::hash(&bytes);
-                    report.check(reader.same_hash(Key::Commit(found.last_seq), hash, found.chain, Key::Era(*era)))?;
-                }
-                // Pruned.
-                Err(ReadError::Missing { .. }) => {}
-                Err(error) => report.note(error)?,
-            }
-        }
-        if let Some(c) = found.checkpoint.filter(|c| c.seq > 0) {
-            named = Some(Candidate { seq: c.seq, hash: Some(c.hash) });
-        }
-    }
-    // Older ones may be pruned; the newest one is what a restore begins with.
-    if let Some(candidate) = named {
-        report.objects += 1;
-        report.check(reader.load(candidate).map(|_| ()))?;
-    }
-    Ok(())
 }
 
 /// Objects that hold data of the state and were not checked with their commit (it is pruned): are they there?

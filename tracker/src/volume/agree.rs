@@ -3,13 +3,13 @@
 use engine::flush::world::Record;
 use engine::format::{Key, commit};
 use engine::model::{FileId, InodeId, NameChange};
-use engine::plan::find_head;
 
 use super::open::{Opened, failed};
 use super::ways_on::Obstacle;
 use super::world::{WorldError, to_row};
 use crate::catalog;
 use crate::error::{AppError, ExitCode};
+use crate::reading::head_of;
 use crate::store;
 
 impl Opened {
@@ -18,8 +18,7 @@ impl Opened {
         let world = &self.world;
         let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
         let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
-        let exists = |key: Key| world.store.exists(&key.to_string());
-        let theirs = find_head(world.era_length, exists)?;
+        let (theirs, _) = head_of(&*world.store, world.era_length)?;
         if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
             return Ok(false);
         }

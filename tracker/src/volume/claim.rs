@@ -4,7 +4,6 @@ use bytes::Bytes;
 use engine::format::era::VolumeFormat;
 use engine::format::{Key, commit};
 use engine::model::{FileId, Id};
-use engine::plan::find_head;
 
 use super::open::{boot_id, failed, world_error};
 use super::rebind::rebind;
@@ -15,6 +14,7 @@ use super::ways_on::{self, Obstacle};
 use crate::catalog::{self, Catalog, Writer};
 use crate::config::{Allow, Replaced, VolumeConfig};
 use crate::error::{AppError, ExitCode};
+use crate::reading::head_of;
 use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
 use crate::store::{self, ErrorKind, Store};
 
@@ -198,7 +198,7 @@ pub(super) fn claim(
         Some(writer) => writer,
         None => {
             // No catalog: whoever has committed here is somebody else, even if it was this host once.
-            let head = find_head(format.era_len, |key| store.exists(&key.to_string()))?;
+            let (head, _) = head_of(store, format.era_len)?;
             if head > 0 {
                 return Err(AppError::new(
                     ExitCode::Locked,

@@ -1,10 +1,10 @@
 //! Ends of eras: the checkpoint, the object that closes an era, and what it says to a late writer.
 
 use engine::format::checkpoint;
-use engine::format::era::{CheckpointRef, Era, era_of, last_seq};
+use engine::format::era::{CheckpointRef, Era, era_of, first_seq, last_seq};
 use engine::format::{EncodeError, Key};
 use engine::manifest::Manifest;
-use engine::model::{Id, Seq};
+use engine::model::{Hash, Id, Seq};
 
 use bytes::Bytes;
 
@@ -77,16 +77,40 @@ pub fn close_if_due(opened: &mut Opened) -> Result<Closing, WorldError> {
     // What is there already was put by this writer, or by anybody who may add objects: it counts when it says the same.
     if world.store.exists(&key.to_string())? {
         let decode = |bytes: &[u8]| Era::decode(bytes, opened.volume_id, number, world.era_length);
-        let (_, found) =
+        let (bytes, found) =
             store::get_checked(&*world.store, &key.to_string(), decode)?.map_err(|(_, error)| object(&key, error))?;
-        return Ok(if is_same(opened, &era, &found, &manifest)? { Closing::Done } else { Closing::Fenced });
+        if !is_same(opened, &era, &found, &manifest)? {
+            return Ok(Closing::Fenced);
+        }
+        opened.world.era_ended = Some((number, blake3::hash(&bytes).into()));
+        return Ok(Closing::Done);
     }
     let era = Era { checkpoint: put_checkpoint(&*world.store, &manifest)?, ..era };
     let bytes = Bytes::from(era.encode()?);
     match store::create_exact(&*world.store, &key.to_string(), &bytes, ATTEMPTS)? {
-        store::Settled::Own => Ok(Closing::Done),
+        store::Settled::Own => {
+            opened.world.era_ended = Some((number, blake3::hash(&bytes).into()));
+            Ok(Closing::Done)
+        }
         // Looked at in the next flush, with what it names.
         store::Settled::Other(_) => Err(object(&key, "it was put by somebody else, or came back damaged")),
+    }
+}
+
+/// The hash of the end of the era before, for the commit `seq` to name; `None` where `seq` is not the first of an era.
+///
+/// # Errors
+/// That era is not closed yet: an intent that was settled just now was its last commit. The next flush closes it first.
+pub fn before(world: &VolumeWorld, seq: Seq) -> Result<Option<Hash>, WorldError> {
+    let number = era_of(seq, world.era_length);
+    let Some(last) = number.checked_sub(1).filter(|_| first_seq(number, world.era_length) == seq) else {
+        return Ok(None);
+    };
+    match world.era_ended {
+        Some((ended, hash)) if ended == last => Ok(Some(hash)),
+        // An era without any seq has no end.
+        _ if last_seq(last, world.era_length) == 0 => Ok(None),
+        _ => Err(object(&Key::Era(last), "the era is to be closed before the next begins")),
     }
 }
 

@@ -17,7 +17,7 @@ use engine::flush::world::{
     NodeKey, ReadJob, Record, World,
 };
 use engine::format::{EncodeError, Key, commit};
-use engine::model::{FileId, Id, InodeId, ObjectRef, Seq, Time};
+use engine::model::{FileId, Hash, Id, InodeId, ObjectRef, Seq, Time};
 
 use super::hub::{Hub, HubError};
 use super::pending::{Pending, now_ns};
@@ -89,6 +89,8 @@ pub struct VolumeWorld {
     pub watch_full: bool,
     /// The commit that this flush asked for came back damaged: why.
     pub damaged: Option<String>,
+    /// The last era that this process saw closed as it should be, and the hash of its end.
+    pub(super) era_ended: Option<(u64, Hash)>,
     /// Wall clock before anything of this flush was read.
     began: Time,
 }
@@ -123,6 +125,7 @@ impl VolumeWorld {
             foreign_noted: None,
             watch_full: false,
             damaged: None,
+            era_ended: None,
             began: Time::default(),
         }
     }
@@ -339,8 +342,14 @@ impl World for VolumeWorld {
         }))
     }
 
+    fn era_before(&mut self, seq: Seq) -> Result<Option<Hash>, WorldError> {
+        super::era::before(self, seq)
+    }
+
     fn next_attempt(&mut self) -> Result<u32, WorldError> {
         self.look_where_free()?;
+        // Before anything is put.
+        super::era::before(self, self.head()?.seq + 1)?;
         Ok(self.catalog.next_attempt()?)
     }
 

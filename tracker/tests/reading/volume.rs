@@ -87,12 +87,15 @@ impl Volume {
     pub(crate) fn commit_changes(&mut self, changes: ChangeSet<Vec<u8>>, inline: usize) -> Seq {
         let at = self.manifest.position().clone();
         let seq = at.seq + 1;
+        let mut ended = None;
         if seq > 1 && era_of(seq, self.era_len) > era_of(at.seq, self.era_len) {
             let era = era_of(at.seq, self.era_len);
             assert_eq!(last_seq(era, self.era_len), at.seq);
             let (time, chain, checkpoint, standing) = (at.time, at.head, self.last_checkpoint, at.standing);
             let era = Era { volume: VOLUME, era, last_seq: at.seq, chain, time, standing, epoch: 1, checkpoint };
-            self.put(Key::Era(era.era), era.encode().unwrap());
+            let bytes = era.encode().unwrap();
+            ended = Some(blake3::hash(&bytes).into());
+            self.put(Key::Era(era.era), bytes);
         }
         let limits = SealLimits { frame_plain: 8192, inline, pack: 64 << 10, ..SealLimits::default() };
         let sealed = seal_changes(VOLUME, seq, 1, 0, changes, limits).unwrap();
@@ -110,7 +113,7 @@ impl Volume {
             time,
             standing: self.baseline.map(|baseline| Standing::after(at.standing, at.time, seq, wall, baseline)),
             parent: at.head,
-            era: None,
+            era: ended,
         };
         let commit = Commit { header, packs: sealed.pack_infos, changes: sealed.changes, inline: sealed.inline };
         let bytes = commit.encode().unwrap();

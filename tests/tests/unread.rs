@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::XattrFlags;
 use serde_json::Value;
+use tests::compare::assert_same;
 use tests::daemon::{Volume, utf8};
 use tests::load::Random;
 use tests::mounts::{Kind, Mount, programs_or_skip};
@@ -155,14 +156,20 @@ fn a_file_with_too_many_attributes_ends_no_volume() {
         let Some(mount) = Mount::new_or_skip(name, kind) else { continue };
         let source = mount.dir("source");
         let (full, other) = (source.join("full"), source.join("other"));
+        // Not every file system holds as many.
+        let copies = mount.dir("copies");
         fs::write(&full, "one").unwrap();
         attributes(&full, 0, 4200);
-        let volume = Volume::new(&source);
+        let mut volume = Volume::new(&source);
+        if kind == Kind::Btrfs {
+            // Without marks of the kernel: what is kept for the attributes must not hide a change of the content.
+            volume.extra.extend(["--capture", "scan"].map(str::to_owned));
+        }
         let daemon = volume.start_ready();
         let told = |status: &Value| status["unreadable"].to_string();
         let status = volume.status_when("the attribute is named", SYNC, |status| told(status).contains("user.04096"));
         assert_eq!(status["state"], "degraded", "{status:#}");
-        let copy = volume.scratch("first");
+        let copy = copies.join("first");
         volume.restore(&copy).expect(0);
         assert_eq!(rustix::fs::getxattr(copy.join("full"), "user.04095", &mut [0; 8][..]).unwrap(), 1);
 
@@ -171,7 +178,7 @@ fn a_file_with_too_many_attributes_ends_no_volume() {
         fs::write(&other, "other").unwrap();
         volume.status_when("no list is named", SYNC, |status| told(status).contains("cannot be listed"));
         volume.sync(SYNC).expect(20);
-        let copy = volume.scratch("second");
+        let copy = copies.join("second");
         volume.restore(&copy).expect(0);
         assert_eq!(fs::read_to_string(copy.join("full")).unwrap(), "two");
         assert_eq!(fs::read_to_string(copy.join("other")).unwrap(), "other");
@@ -186,7 +193,9 @@ fn a_file_with_too_many_attributes_ends_no_volume() {
         }
         volume.status_when("all is in the commits", SYNC, |status| status["state"] == "protected");
         volume.sync(SYNC).expect(0);
-        volume.restored("third");
+        let copy = copies.join("third");
+        volume.restore(&copy).expect(0);
+        assert_same(&source, &copy);
         assert!(daemon.stop().success());
     }
 }

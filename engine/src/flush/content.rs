@@ -192,7 +192,11 @@ impl Builder {
             }
             None => None,
         };
-        let ctime = (!read.short).then_some(read.stat.ctime);
+        // Where marks are not trusted, a read of less than all of the file proves nothing of the rest.
+        let proven = !facts.compare
+            || job.marks.all_content()
+            || record.as_ref().is_none_or(|r| r.ctime == Some(read.stat.ctime));
+        let ctime = (!read.short && proven).then_some(read.stat.ctime);
         self.add_file(record.as_ref(), job, meta, planned, ops, ctime);
         Ok(Ok(()))
     }

@@ -335,11 +335,17 @@ fn plan_jobs<W: World>(
         }
     }
     if facts.compare {
-        let queued: HashSet<FileId> = jobs.reads.iter().map(|job| job.id).collect();
+        let queued: BTreeMap<FileId, usize> = jobs.reads.iter().enumerate().map(|(at, job)| (job.id, at)).collect();
         for (id, stat) in &names.plan.seen {
             let Some(record) = world.record(*id)? else { continue };
             let same = record.ctime == Some(stat.ctime) && record.size == stat.size && record.meta.mtime == stat.mtime;
-            if stat.kind != Kind::File || same || queued.contains(id) {
+            if stat.kind != Kind::File || same {
+                continue;
+            }
+            if let Some(job) = queued.get(id).and_then(|at| jobs.reads.get_mut(*at)) {
+                // Its marks are not all that changed: they are not trusted here, or were kept for its attributes.
+                job.marks.rescan = true;
+                jobs.sizes.insert(*id, stat.size);
                 continue;
             }
             if files >= facts.limits.files || bytes >= facts.limits.bytes {

@@ -255,7 +255,7 @@ impl Runner {
         outcome: &Outcome,
         left: Left,
         report: Report,
-        unread: Unread,
+        mut unread: Unread,
     ) -> Result<bool, WorldError> {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
@@ -273,6 +273,7 @@ impl Runner {
             self.write_back_failed(path, cause)?;
         }
         let before = std::mem::take(&mut self.shared.progress().unreadable);
+        unread.carry_on(&before);
         unread.warn(&self.opened.name, &before);
         let Unread { mut left_over, paths: unreadable, .. } = unread;
         if report.removals_waiting > 0 {

@@ -22,6 +22,8 @@ pub(super) struct Unread {
     /// What cannot be read until somebody acts, and why.
     pub(super) paths: BTreeMap<PathBuf, String>,
     pub(super) write_back: Vec<(PathBuf, String)>,
+    /// What was not read this time, for a cause that passes: late, moved, no room.
+    passing: Vec<PathBuf>,
 }
 
 impl Unread {
@@ -40,7 +42,7 @@ impl Unread {
             match error {
                 FileError::WriteBack { cause } => unread.write_back.push((path, cause.clone())),
                 error if error.is_lasting() => unread.add(path, error),
-                _ => {}
+                _ => unread.passing.push(path),
             }
         }
         for (id, cause) in &report.unlisted {
@@ -69,6 +71,15 @@ impl Unread {
         self.paths.entry(path).or_insert_with(|| cause.to_string());
     }
 
+    /// What the flush before said of files that were not looked at in this one still holds.
+    pub(super) fn carry_on(&mut self, before: &BTreeMap<PathBuf, String>) {
+        for path in std::mem::take(&mut self.passing) {
+            if let Some(cause) = before.get(&path) {
+                self.paths.entry(path).or_insert_with(|| cause.clone());
+            }
+        }
+    }
+
     /// Warns of what the flush before did not know.
     pub(super) fn warn(&self, volume: &str, before: &BTreeMap<PathBuf, String>) {
         let new = || self.paths.iter().filter(|(path, _)| !before.contains_key(*path));
@@ -83,5 +94,18 @@ impl Unread {
                 "others are not protected as they are on the disk; `tracker status` names them"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_late_once_is_named_as_before() {
+        let before = BTreeMap::from([("a".into(), "too much".to_owned()), ("b".into(), "no right".to_owned())]);
+        let mut unread = Unread { passing: vec!["a".into(), "c".into()], ..Unread::default() };
+        unread.carry_on(&before);
+        assert_eq!(unread.paths, BTreeMap::from([("a".into(), "too much".to_owned())]), "b was read, c is new");
     }
 }

@@ -7,12 +7,14 @@ mod at;
 mod error;
 mod fetch;
 mod history;
+mod job;
 mod load;
 mod merge;
 mod parallel;
 mod restore;
 mod stream;
 mod verify;
+mod versions;
 
 use std::sync::Arc;
 
@@ -27,7 +29,7 @@ use crate::store::{ErrorKind, Prefixed, Store};
 pub use at::{Chosen, ClockDoubt};
 pub use error::ReadError;
 pub use history::CommitSummary;
-pub use restore::{RestoreOptions, RestoreReport, check_target, restore};
+pub use restore::{Failure, Older, RestoreOptions, RestoreReport, check_target, restore};
 pub use stream::kind_name;
 pub use verify::{VerifyReport, verify};
 

@@ -29,6 +29,8 @@ pub enum Foreign {
     MountPoint,
     /// A directory with another device number: a btrfs subvolume, whose inode numbers are its own.
     OtherDevice,
+    /// The temporary area of a `tracker restore` that runs here, or was killed here.
+    RestoreArea,
 }
 
 /// A directory's entries, each with its `statx`, in the order of the listing.

@@ -45,7 +45,8 @@ impl Target {
                 Err(errno) => self.warn(rel, Shortfall::Mode { mode, cause: errno.to_string() }),
             }
         }
-        match give_time(fd, meta.mtime) {
+        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        match give_times(fd, omit, meta.mtime) {
             Ok(()) => given.time = true,
             Err(errno) => self.warn(rel, Shortfall::Time { cause: errno.to_string() }),
         }
@@ -112,17 +113,21 @@ impl Target {
             self.warn(rel, Shortfall::Mode { mode, cause: format!("the file system made it {:04o}", found.mode) });
         }
         if given.time && found.mtime != meta.mtime {
-            let Time { sec, nsec } = found.mtime;
+            // FUSE file systems there are that set both times or, without a word, none.
+            let both = Timespec { tv_sec: meta.mtime.sec, tv_nsec: i64::from(meta.mtime.nsec) };
+            let Ok(found) = give_times(fd, both, meta.mtime).and_then(|()| stat_fd(fd)) else { return };
+            let Time { sec, nsec } = found.stat.mtime;
+            if found.stat.mtime == meta.mtime {
+                return;
+            }
             self.warn(rel, Shortfall::Time { cause: format!("the file system made it {sec}.{nsec:09}") });
         }
     }
 }
 
-fn give_time(fd: BorrowedFd<'_>, mtime: Time) -> Result<(), Errno> {
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) },
-    };
+fn give_times(fd: BorrowedFd<'_>, last_access: Timespec, mtime: Time) -> Result<(), Errno> {
+    let times =
+        Timestamps { last_access, last_modification: Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) } };
     match rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH) {
         // Before 5.8 the kernel knows no empty path here; following the descriptor's own link is the same inode.
         Err(Errno::INVAL | Errno::NOENT) => {

@@ -16,7 +16,7 @@ pub enum ExitCode {
     Ok = 0,
     Error = 1,
     Usage = 2,
-    /// Done, but some of the source could not be read or is not yet committed.
+    /// Done, but some of the source could not be read or is not yet committed, or some of a volume not restored.
     Partial = 3,
     /// The store, the volume or the seq does not exist.
     Absent = 10,
@@ -61,7 +61,7 @@ impl ExitCode {
             ExitCode::Ok => "ok",
             ExitCode::Error => "error",
             ExitCode::Usage => "wrong usage or configuration",
-            ExitCode::Partial => "partial: some data is unreadable or not yet committed",
+            ExitCode::Partial => "partial: some data is unreadable, not yet committed or not restored",
             ExitCode::Absent => "store, volume or seq absent",
             ExitCode::Locked => "fenced by another writer, or locked",
             ExitCode::WrongKey => "wrong key",

@@ -50,6 +50,10 @@ pub enum GuardKind {
     SourceInState { source_dir: PathBuf, state_dir: PathBuf },
     #[error("the log file {} lies inside the source {}", .log.display(), .source_dir.display())]
     LogInSource { log: PathBuf, source_dir: PathBuf },
+    #[error("the target {} lies inside {what} {}, or is it", .target.display(), .place.display())]
+    TargetInside { target: PathBuf, what: &'static str, place: PathBuf },
+    #[error("{what} {} lies inside the target {}", .place.display(), .target.display())]
+    TargetAround { target: PathBuf, what: &'static str, place: PathBuf },
     #[error("the sources {} and {} lie one inside the other", .inner.display(), .outer.display())]
     Nested { inner: PathBuf, outer: PathBuf },
 }
@@ -75,6 +79,9 @@ impl From<GuardError> for AppError {
             }
             GuardKind::StateInSource { .. } | GuardKind::SourceInState { .. } => {
                 (ExitCode::Guard, "name a directory outside every source with --state-dir")
+            }
+            GuardKind::TargetInside { .. } | GuardKind::TargetAround { .. } => {
+                (ExitCode::Guard, "restore into a directory outside of it that does not contain it either")
             }
             GuardKind::LogInSource { .. } => (ExitCode::Guard, "redirect the log to a file outside every source"),
             GuardKind::Nested { .. } => {
@@ -148,6 +155,26 @@ pub fn check_paths(volumes: &[GuardedVolume], state_dir: &Path, logs: &[PathBuf]
         }
     }
     found
+}
+
+/// Refuses a restore that would write into the store it reads, or into the state of a daemon: into them, or into a
+/// directory that contains them. What does not exist yet is in nobody's way.
+pub fn check_restore(target: &Path, store: Option<&Path>, state_dir: Option<&Path>) -> Result<(), GuardError> {
+    let mounts = Mounts::read();
+    let refuse = |kind| GuardError { volume: None, kind };
+    let own = Place::of(target, &mounts).map_err(refuse)?;
+    for (what, path) in [("the store", store), ("the state directory", state_dir)] {
+        let Some(path) = path.filter(|path| path.exists()) else { continue };
+        let other = Place::of(path, &mounts).map_err(refuse)?;
+        let (target, place) = (target.to_path_buf(), path.to_path_buf());
+        if own.is_inside(&other) {
+            return Err(refuse(GuardKind::TargetInside { target, what, place }));
+        }
+        if other.is_inside(&own) {
+            return Err(refuse(GuardKind::TargetAround { target, what, place }));
+        }
+    }
+    Ok(())
 }
 
 /// The regular files that stdout and stderr of this process go to, if any.

@@ -1,26 +1,34 @@
 //! `tracker restore`: gives a volume back, as of a point in its history, into a directory.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::volume::{INCOMPLETE, app_error, choose, open, show_time};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
+use crate::guard;
 use crate::location::VolumeRef;
-use crate::reading::{self, RestoreOptions};
-use crate::source::target::{Shortfall, Warning};
+use crate::quoting::quote_path;
+use crate::reading::{self, Failure, Older, ReadError, Reader, RestoreOptions};
+use crate::source::target::{Bounded, Shortfall, Warning, remove_areas};
 use crate::units::{At, PathField, show_bytes, show_seconds};
 
 /// Lines about what could not be restored that people get; `--json` gives the first 1,000.
 const SHOWN: usize = 20;
+/// How long after a signal the restore may take to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Restore a volume into a directory; every file is verified before it is moved into place.
 ///
-/// Exit code 3 says that all content is there, but some attribute or device is not: restoring owners, devices and some
-/// extended attributes needs root. It also says that the first copy had not ended (see --partial).
+/// Exit code 3 says that something is missing, and names it: an entry that could not be read or made, or an attribute or
+/// device (owners, devices and some extended attributes need root). Everything else is restored. Until the end the target
+/// is closed to other users, and it stays so where the restore did not come to its end. 3 also says that the first copy had
+/// not ended (see --partial).
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// The volume, as STORE/VOLUME.
@@ -77,13 +85,37 @@ pub(super) struct RestoreReport {
     pub fetched_bytes: u64,
     /// Requests for the files' content.
     pub requests: u64,
+    /// Temporary files of an older version's interrupted restore, removed from the target.
+    pub leftovers_removed: u64,
     pub seconds: f64,
+    /// Entries that were not restored, the first 1,000, and how many there are: exit code 3 unless empty. What had their
+    /// place before is still there.
+    pub failed: Vec<FailedEntry>,
+    pub failed_count: u64,
     /// What could not be restored as it was (an owner without the right to set it, ..): exit code 3 unless empty.
     pub partial: Vec<Shortcoming>,
     /// How many there are; the list ends at 1,000.
     pub partial_count: u64,
-    /// What `--untrusted` left out: no reason for exit code 3.
+    /// What `--untrusted` left out: no reason for exit code 3. The first 1,000, and how many there are.
     pub left_out: Vec<Shortcoming>,
+    pub left_out_count: u64,
+}
+
+/// One entry that is not restored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct FailedEntry {
+    #[serde(flatten)]
+    pub path: PathField,
+    pub cause: String,
+    /// For damaged content: the newest older commit that has a whole version of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_in: Option<u64>,
+    /// Its time, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_in_time: Option<String>,
+    /// For damaged content, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub older: Option<String>,
 }
 
 /// One attribute or device that is not as it was.
@@ -102,30 +134,70 @@ struct Line<'a> {
     report: &'a RestoreReport,
 }
 
-pub(super) fn run(args: &RestoreArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let (merge, dry_run, untrusted) = (args.merge, args.dry_run, args.untrusted);
-    let options = RestoreOptions { merge, dry_run, untrusted, partial: args.partial };
     let target = super::absolute(&args.target)?;
     // Before the store is asked: a wrong target is said at once.
+    guard::check_restore(&target, args.volume.store.local(), global.state_dir().ok().as_deref())?;
     reading::check_target(&target, merge).map_err(|error| app_error(&error))?;
+    let stop = if dry_run { None } else { Some(end_on_signals()?) };
+    let options = RestoreOptions { merge, dry_run, untrusted, partial: args.partial, stop };
     let began = Instant::now();
     let reader = open(&args.volume)?;
     if let Some(head) = args.expect_head {
         reader.expect_head(head).map_err(|error| app_error(&error))?;
     }
     let seq = choose(&reader, args.at, out)?;
-    let restored = reading::restore(&reader, seq, &target, &options).map_err(|error| app_error(&error))?;
-    let report = report(&restored, untrusted, began.elapsed().as_secs_f64());
+    let restored = reading::restore(&reader, seq, &target, &options).map_err(|error| told(&reader, seq, &error))?;
+    let report = report(&restored, began.elapsed().as_secs_f64());
     out.line(text(&report, dry_run), &Line { r#type: "restored", dry_run, report: &report })?;
-    Ok(if report.partial_count == 0 && report.baseline != Some(false) { ExitCode::Ok } else { ExitCode::Partial })
+    let whole = report.partial_count == 0 && report.failed_count == 0 && report.baseline != Some(false);
+    Ok(if whole { ExitCode::Ok } else { ExitCode::Partial })
 }
 
-fn report(restored: &reading::RestoreReport, untrusted: bool, seconds: f64) -> RestoreReport {
+/// Where the state itself is damaged, the newest one before it that is whole.
+fn told(reader: &Reader, seq: u64, error: &ReadError) -> AppError {
+    let told = app_error(error);
+    if !error.is_mismatch() || matches!(error, ReadError::Stopped { .. }) {
+        return told;
+    }
+    match reader.newest_before(seq) {
+        Some((whole, time)) => {
+            let time = show_time(time);
+            told.hint(format_args!("commit {whole} of {time} can be restored: --at {whole}"))
+        }
+        None => told.hint("no older commit can be rebuilt either; `tracker verify --read-data` says what is damaged"),
+    }
+}
+
+/// From the first SIGINT or SIGTERM on the returned flag is set, and the restore ends by itself. Where it hangs on a store
+/// or a disk, or at a second signal, the process is ended, after its temporary area was removed.
+fn end_on_signals() -> Result<&'static AtomicBool, AppError> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let failed = |e: std::io::Error| AppError::new(ExitCode::Error, format_args!("cannot listen for signals: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    drop(guard);
+    let wait = move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            STOP.store(true, Ordering::Relaxed);
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, () = tokio::time::sleep(GRACE) => {} }
+        });
+        remove_areas();
+        AppError::new(ExitCode::Interrupted, "interrupted; the target is incomplete and stays closed to others")
+            .print(false);
+        std::process::exit(ExitCode::Interrupted.number());
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
+    Ok(&STOP)
+}
+
+fn report(restored: &reading::RestoreReport, seconds: f64) -> RestoreReport {
     let stats = restored.stats;
-    let (warnings, count) = &restored.warnings;
-    let by_wish = |warning: &&Warning| untrusted && matches!(warning.what, Shortfall::Device | Shortfall::Privilege);
-    let (left_out, partial): (Vec<&Warning>, Vec<&Warning>) = warnings.iter().partition(by_wish);
-    let left_out_count = left_out.len() as u64;
+    let list = |of: &Bounded<Warning>| of.first.iter().map(shortcoming).collect();
     RestoreReport {
         seq: restored.seq,
         time: show_time(restored.time),
@@ -141,19 +213,40 @@ fn report(restored: &reading::RestoreReport, untrusted: bool, seconds: f64) -> R
         objects: restored.objects,
         fetched_bytes: restored.fetched_bytes,
         requests: restored.requests,
+        leftovers_removed: restored.leftovers,
         seconds,
-        partial: partial.into_iter().map(shortcoming).collect(),
-        partial_count: count.saturating_sub(left_out_count),
-        left_out: left_out.into_iter().map(shortcoming).collect(),
+        failed: restored.failed.first.iter().map(failed).collect(),
+        failed_count: restored.failed.count,
+        partial: list(&restored.warnings),
+        partial_count: restored.warnings.count,
+        left_out: list(&restored.left_out),
+        left_out_count: restored.left_out.count,
     }
+}
+
+fn failed(failure: &Failure) -> FailedEntry {
+    let (mut whole_in, mut whole_in_time) = (None, None);
+    let older = failure.older.map(|older| match older {
+        Older::Whole { seq, time } => {
+            (whole_in, whole_in_time) = (Some(seq), Some(show_time(time)));
+            format!("commit {seq} of {} has a whole version (`cat --at {seq}`)", show_time(time))
+        }
+        Older::NoneWithin { commits: 0 } => "there is no older commit to look for it in".into(),
+        Older::NoneWithin { commits } => format!("none of the {commits} commits before has a whole version"),
+        Older::NotLooked => "older commits were not looked at".into(),
+    });
+    FailedEntry { path: PathField::new(&failure.path), cause: failure.cause.clone(), whole_in, whole_in_time, older }
 }
 
 fn shortcoming(warning: &Warning) -> Shortcoming {
     use std::os::unix::ffi::OsStrExt;
     let what = match &warning.what {
         Shortfall::Owner { uid, gid } => format!("owner {uid}:{gid} not set, setuid and setgid bits left out"),
+        Shortfall::Mode { mode, cause } => format!("mode {mode:04o} not set: {cause}"),
+        Shortfall::Time { cause } => format!("modification time not set: {cause}"),
+        Shortfall::Copy => "a copy, not a hard link: the file system makes none".to_string(),
         Shortfall::Xattr { name, cause } => format!("attribute {}: {cause}", PathField::new(name).for_people()),
-        Shortfall::Device => "device not made".to_string(),
+        Shortfall::Device | Shortfall::DeviceUnwanted => "device not made".to_string(),
         Shortfall::Privilege => "setuid or setgid bit or file capability left out".to_string(),
     };
     Shortcoming { path: PathField::new(warning.path.as_os_str().as_bytes()), what }
@@ -173,13 +266,32 @@ fn text(report: &RestoreReport, dry_run: bool) -> String {
     if report.baseline == Some(false) {
         text.push_str(&format!("\nincomplete: {INCOMPLETE}"));
     }
-    for (word, list) in [("partial", &report.partial), ("left out", &report.left_out)] {
-        for what in list.iter().take(SHOWN) {
-            text.push_str(&format!("\n{word}: {}: {}", what.path.for_people(), what.what));
-        }
-        if list.len() > SHOWN {
-            text.push_str(&format!("\n{word}: .. and {} more", list.len() - SHOWN));
-        }
+    if report.leftovers_removed > 0 {
+        text.push_str(&format!(
+            "; {} temporary files of an interrupted restore were removed",
+            report.leftovers_removed
+        ));
+    }
+    let failed = report.failed.iter().map(|failed| {
+        let older = failed.older.as_ref().map(|older| format!("; {older}")).unwrap_or_default();
+        (&failed.path, format!("{}{older}", failed.cause))
+    });
+    push_list(&mut text, "not restored", report.failed_count, failed);
+    for (word, count, list) in
+        [("partial", report.partial_count, &report.partial), ("left out", report.left_out_count, &report.left_out)]
+    {
+        push_list(&mut text, word, count, list.iter().map(|what| (&what.path, what.what.clone())));
     }
     text
+}
+
+fn push_list<'a>(text: &mut String, word: &str, count: u64, list: impl Iterator<Item = (&'a PathField, String)>) {
+    for (path, what) in list.take(SHOWN) {
+        let path = path.bytes();
+        let path = if path.is_empty() { "the target itself".into() } else { quote_path(&path) };
+        text.push_str(&format!("\n{word}: {path}: {what}"));
+    }
+    if count > SHOWN as u64 {
+        text.push_str(&format!("\n{word}: .. and {} more", count - SHOWN as u64));
+    }
 }

@@ -41,6 +41,12 @@ pub(super) fn app_error(error: &ReadError) -> AppError {
                 .hint("`tracker ls -r STORE/VOLUME` lists its names")
         }
         ReadError::Store(error) => AppError::from_store(error),
+        ReadError::Stopped { cause, .. } => {
+            let told = app_error(cause);
+            let hint = "what is restored is whole; restore again with --merge to go on";
+            AppError::new(told.code, error).hint(hint)
+        }
+        ReadError::Interrupted => AppError::new(ExitCode::Interrupted, error),
         ReadError::VolumeAbsent { .. } => told(
             ExitCode::Absent,
             "write STORE/VOLUME: everything before the last slash is the store, the rest is the volume's name",

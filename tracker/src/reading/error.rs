@@ -68,6 +68,11 @@ pub enum ReadError {
     NotADirectory { path: PathBuf },
     #[error("cannot {step} {}: {source}", path.display())]
     Directory { step: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("interrupted")]
+    Interrupted,
+    /// A restore ended before its end.
+    #[error("{cause}. {restored} of {files} files were restored; the target stays closed to others")]
+    Stopped { restored: u64, files: u64, cause: Box<ReadError> },
     #[error("cannot write the output: {0}")]
     Output(std::io::Error),
 }
@@ -96,7 +101,21 @@ impl ReadError {
             | ReadError::Unmakeable { .. }
             | ReadError::Root { .. } => true,
             ReadError::Store(error) => error.kind == ErrorKind::Corrupt,
+            ReadError::Stopped { cause, .. } => cause.is_mismatch(),
             _ => false,
+        }
+    }
+
+    /// The object that it is about, where there is one.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self {
+            ReadError::Damaged { key, .. }
+            | ReadError::Refused { key, .. }
+            | ReadError::Missing { key }
+            | ReadError::Hash { key, .. }
+            | ReadError::Foreign { key, .. }
+            | ReadError::Version { key, .. } => Some(key),
+            _ => None,
         }
     }
 

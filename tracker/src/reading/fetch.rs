@@ -10,6 +10,7 @@ use engine::plan::{PlanFile, PlanFrame, PlanRead, Run};
 use engine::tree::{RootHasher, RootKind};
 
 use super::{ReadError, Reader};
+use crate::store::ErrorKind;
 
 /// Files up to this size are put together in memory and written at once.
 pub(super) const SMALL: u64 = 256 * 1024;
@@ -20,6 +21,9 @@ const GROUP_LARGE: usize = 16;
 /// How reads are merged: bytes of one read, bytes read for nothing.
 const READ_BYTES: u64 = 4 << 20;
 const READ_GAP: u64 = 128 * 1024;
+
+/// Takes the bytes of a run.
+pub(super) type Put<'a> = dyn FnMut(&Run, &[u8]) -> Result<(), ReadError> + 'a;
 
 /// Some files of a plan, and the reads that bring all their bytes.
 #[derive(Debug, Default)]
@@ -133,23 +137,69 @@ pub(super) fn cost(groups: &[Group]) -> (u64, u64, u64) {
 }
 
 impl Reader {
-    /// Does one read, and gives every run its bytes.
+    /// Does one read, and gives every run its bytes, or to `lost` the frames that cannot be had. An error is the store's
+    /// or `put`'s.
     pub(super) fn carry_out(
         &self,
         read: &PlanRead,
-        mut put: impl FnMut(&Run, &[u8]) -> Result<(), ReadError>,
+        put: &mut Put<'_>,
+        lost: &mut dyn FnMut(&PlanFrame, ReadError),
     ) -> Result<(), ReadError> {
         let key = Key::from(read.object);
-        let bytes = self.get_range(key, read.offset, read.bytes)?;
-        for frame in &read.frames {
-            let start = usize::try_from(frame.offset.saturating_sub(read.offset)).unwrap_or(usize::MAX);
-            let stored = bytes.get(start..start.saturating_add(frame.bytes as usize)).unwrap_or_default();
-            let plain = self.decode_frame(read.object, frame.offset, stored)?;
-            for run in &frame.runs {
-                put(run, self.run(read.object, &plain, run.skip, run.len)?)?;
+        match self.get_range(key, read.offset, read.bytes) {
+            Ok(bytes) => {
+                return read.frames.iter().try_for_each(|frame| {
+                    let start = usize::try_from(frame.offset.saturating_sub(read.offset)).unwrap_or(usize::MAX);
+                    let stored = bytes.get(start..start.saturating_add(frame.bytes as usize)).unwrap_or_default();
+                    self.deliver(read.object, frame, stored, put, lost)
+                });
+            }
+            Err(error) if !self.concerns_object(&error) => return Err(error),
+            Err(error) => tracing::debug!("reading frame by frame: {error}"),
+        }
+        // What spoils a read of many frames may concern only one of them.
+        read.frames.iter().try_for_each(|frame| {
+            match self.get_range(key, frame.offset, u64::from(frame.bytes)) {
+                Ok(stored) => self.deliver(read.object, frame, &stored, put, lost)?,
+                Err(error) if self.concerns_object(&error) => lost(frame, error),
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+    }
+
+    fn deliver(
+        &self,
+        object: ObjectRef,
+        frame: &PlanFrame,
+        stored: &[u8],
+        put: &mut Put<'_>,
+        lost: &mut dyn FnMut(&PlanFrame, ReadError),
+    ) -> Result<(), ReadError> {
+        let plain = match self.decode_frame(object, frame.offset, stored) {
+            Ok(plain) => plain,
+            Err(error) => {
+                lost(frame, error);
+                return Ok(());
+            }
+        };
+        for run in &frame.runs {
+            match self.run(object, &plain, run.skip, run.len) {
+                Ok(part) => put(run, part)?,
+                Err(error) => {
+                    lost(frame, error);
+                    return Ok(());
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether an error is about one object, and the store answers otherwise.
+    fn concerns_object(&self, error: &ReadError) -> bool {
+        error.is_about_object()
+            || matches!(error, ReadError::Store(error) if error.kind != ErrorKind::StoreAbsent)
+                && self.store.get(&Key::Format.to_string()).is_ok()
     }
 
     pub(super) fn decode_frame(&self, object: ObjectRef, offset: u64, stored: &[u8]) -> Result<Vec<u8>, ReadError> {

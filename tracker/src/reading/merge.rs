@@ -6,8 +6,9 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use engine::model::{Kind, Root};
+use engine::model::Root;
 use engine::plan::PlanFile;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -23,31 +24,26 @@ pub(super) fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// Indexes of the files that are there already, with equal content under all their names and no other name.
+/// Indexes of the files that are there already, with equal content under all their names and no other name. With
+/// `write` they get their attributes, on the descriptor that was compared.
 ///
-/// What cannot be read counts as different. A file with a name beyond the volume's is different too: writing its
+/// What cannot be read or given counts as different. A file with a name beyond the volume's is different too: writing its
 /// attributes would change whatever else that name belongs to, perhaps outside the target.
-pub(super) fn unchanged(target: &Target, files: &[PlanFile]) -> HashSet<u32> {
+pub(super) fn kept(
+    target: &Target,
+    files: &[PlanFile],
+    write: bool,
+    stop: Option<&'static AtomicBool>,
+) -> HashSet<u32> {
     let numbered: Vec<(u32, &PlanFile)> = (0u32..).zip(files).filter(|(_, file)| file.root.is_some()).collect();
-    let same = parallel::map(THREADS, &numbered, |(_, file)| is_same(target, file));
+    let same = parallel::map(THREADS, &numbered, |(_, file)| {
+        let stopped = stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        let (Some(root), false) = (file.root, stopped) else { return false };
+        let names: Vec<&Path> = file.paths.iter().map(|bytes| path(bytes)).collect();
+        let equal = |opened: &File| hash(opened, file.size, root).is_ok_and(|found| found == root);
+        target.keep(&names, file.size, &file.meta, write, equal).unwrap_or(false)
+    });
     numbered.iter().zip(same).filter(|(_, same)| *same).map(|((n, _), _)| *n).collect()
-}
-
-fn is_same(target: &Target, file: &PlanFile) -> bool {
-    let mut inode = None;
-    for name in &file.paths {
-        let Ok(Some(found)) = target.stat(path(name)) else { return false };
-        let stat = found.stat;
-        if stat.kind != Kind::File || stat.size != file.size || u64::from(stat.nlink) != file.paths.len() as u64 {
-            return false;
-        }
-        if *inode.get_or_insert((found.device, stat.inode)) != (found.device, stat.inode) {
-            return false;
-        }
-    }
-    let (Some(first), Some(root)) = (file.paths.first(), file.root) else { return false };
-    let Ok(opened) = target.read(path(first)) else { return false };
-    hash(&opened, file.size, root).is_ok_and(|found| found == root)
 }
 
 /// The root of an open file, by the rule of `like`. Holes are not read.

@@ -8,6 +8,7 @@ mod at;
 mod error;
 mod fetch;
 mod history;
+mod job;
 mod load;
 mod merge;
 mod named;
@@ -15,6 +16,7 @@ mod parallel;
 mod restore;
 mod stream;
 mod verify;
+mod versions;
 
 use std::sync::Arc;
 
@@ -29,7 +31,7 @@ pub use at::{Chosen, ClockDoubt};
 pub use error::ReadError;
 pub use history::CommitSummary;
 pub use named::head_of;
-pub use restore::{RestoreOptions, RestoreReport, check_target, restore};
+pub use restore::{Failure, Older, RestoreOptions, RestoreReport, check_target, restore};
 pub use stream::kind_name;
 pub use verify::{VerifyReport, verify};
 

@@ -1,27 +1,25 @@
 //! A volume back on a disk: planned, fetched, verified file by file, moved into place.
 //!
-//! No file has its name before its root was found equal to the commit's, and nothing is written outside the target. A
-//! restore that fails leaves whole files only, and directories that only their owner may enter.
+//! No file has its name before its root was found equal to the commit's, and nothing is written outside the target. What
+//! cannot be read or made is named, and the rest is restored. Only a full disk, a store that is gone or an interrupt end
+//! a restore; then the target stays closed to others and holds whole files only.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
 
 use engine::manifest::Manifest;
-use engine::model::{Kind, Seq, Time};
-use engine::plan::{PlanFile, PlanLimits, PlanRead, PlanStats, RestorePlan, Run};
+use engine::model::{FileId, Seq, Time};
+use engine::plan::{PlanLimits, PlanStats, RestorePlan};
 
-use super::fetch::{Group, SMALL, cost, data_ranges, groups, root_of};
-use super::merge::{path, unchanged};
-use super::{ReadError, Reader, THREADS, parallel};
-use crate::source::target::{Target, TargetFile, TargetOptions, Warning};
+use super::fetch::{cost, groups};
+use super::job::{Failures, Job};
+use super::merge::kept;
+use super::{ReadError, Reader};
+use crate::source::target::{Bounded, Target, TargetError, TargetOptions, Warning};
 
-/// A group with more reads than this is fetched by all threads, one group at a time.
-const MANY_READS: usize = 8;
-/// Bytes read back at a time.
-const PIECE: u64 = 256 * 1024;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RestoreOptions {
     /// Onto what is there: files that are equal already are not fetched, others are replaced. Nothing that the volume
     /// does not name is removed.
@@ -32,6 +30,29 @@ pub struct RestoreOptions {
     pub untrusted: bool,
     /// Also a state behind which no complete baseline stands.
     pub partial: bool,
+    /// Set from outside: end with [`ReadError::Interrupted`] soon.
+    pub stop: Option<&'static AtomicBool>,
+}
+
+/// An entry that is not as it was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Relative to the target.
+    pub path: Vec<u8>,
+    pub cause: String,
+    /// What older commits have, where the store's bytes are the cause.
+    pub older: Option<Older>,
+}
+
+/// What older commits have of a file whose content is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// The newest commit before, whose version of the file is whole.
+    Whole { seq: Seq, time: Time },
+    /// None of the last so many commits has a whole version.
+    NoneWithin { commits: u64 },
+    /// The bounds of the search were reached before this file.
+    NotLooked,
 }
 
 /// What was done, or by `dry_run` would be.
@@ -49,28 +70,27 @@ pub struct RestoreReport {
     pub objects: u64,
     pub requests: u64,
     pub fetched_bytes: u64,
-    /// What could not be given (the first 1,000), and how many in all. By `untrusted` what was left out is among it.
-    pub warnings: (Vec<Warning>, u64),
+    /// Entries that could not be restored.
+    pub failed: Bounded<Failure>,
+    /// What could not be given to restored entries.
+    pub warnings: Bounded<Warning>,
+    /// What `untrusted` left out.
+    pub left_out: Bounded<Warning>,
+    /// Temporary files of an older version's restore that were removed.
+    pub leftovers: u64,
 }
 
 /// Restores the state at `seq` into `target`, which is made if it is absent.
 ///
 /// # Errors
-/// `NotEmpty`, `NotADirectory` before anything is done; what reading the volume gives; `Root` where a file's content is
-/// not what was committed; `Target` where the disk refuses.
+/// `NotEmpty`, `NotADirectory` before anything is done; what reading the state at `seq` gives; `Stopped` with the cause,
+/// where the disk is full or the store is gone, `Interrupted`.
 pub fn restore(reader: &Reader, seq: Seq, target: &Path, options: &RestoreOptions) -> Result<RestoreReport, ReadError> {
     let empty = check_target(target, options.merge)?;
-    let manifest = reader.manifest(seq).and_then(|manifest| complete(reader, manifest, options.partial));
-    let first = manifest.and_then(|m| attempt(reader, &m, target, options, options.merge && !empty));
-    match first {
-        // An object may have been pruned after the plan was made: there is a newer way to the same state, or none.
-        Err(ReadError::Missing { key }) => {
-            tracing::info!("{key} is not there: planning again");
-            let manifest = reader.manifest(seq)?;
-            attempt(reader, &manifest, target, options, true)
-        }
-        done => done,
-    }
+    let manifest = complete(reader, reader.manifest(seq)?, options.partial)?;
+    let run = Run { reader, seq, dir: target, options, existing: options.merge && !empty };
+    let plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+    if options.dry_run { run.plan_only(&manifest, plan) } else { run.write(&manifest, plan) }
 }
 
 /// Refuses a state that lacks files of the first copy, unless that is `wanted`. Commits of format version 1 do not record it.
@@ -85,61 +105,136 @@ fn complete(reader: &Reader, manifest: Manifest, wanted: bool) -> Result<Manifes
 /// Refuses what a restore could destroy; `true` where the target is absent or empty.
 ///
 /// # Errors
-/// `NotEmpty` unless `merge`, `NotADirectory`, `Directory`.
+/// `NotEmpty` unless `merge`, `NotADirectory`, `Target`.
 pub fn check_target(target: &Path, merge: bool) -> Result<bool, ReadError> {
+    use std::io::ErrorKind;
     let path = || target.to_path_buf();
-    match std::fs::read_dir(target) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(true),
-            Some(_) if merge => Ok(false),
-            Some(_) => Err(ReadError::NotEmpty { path: path() }),
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Err(ReadError::NotADirectory { path: path() }),
-        Err(source) => Err(ReadError::Directory { step: "look into", path: path(), source }),
+    match Target::open(target, TargetOptions::default()).and_then(|target| target.is_empty()) {
+        Ok(true) => Ok(true),
+        Ok(false) if merge => Ok(false),
+        Ok(false) => Err(ReadError::NotEmpty { path: path() }),
+        Err(TargetError::Root { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(true),
+        Err(TargetError::Root { source, .. }) if source.kind() == ErrorKind::NotADirectory => {
+            Err(ReadError::NotADirectory { path: path() })
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
-fn attempt(
-    reader: &Reader,
-    manifest: &Manifest,
-    dir: &Path,
-    options: &RestoreOptions,
+struct Run<'a> {
+    reader: &'a Reader,
+    seq: Seq,
+    dir: &'a Path,
+    options: &'a RestoreOptions,
+    /// The target holds something.
     existing: bool,
-) -> Result<RestoreReport, ReadError> {
-    let mut plan = RestorePlan::new(manifest, None, PlanLimits::default())?;
-    let target_options = TargetOptions { untrusted: options.untrusted, sync: false };
-    let there = existing && dir.exists();
-    let mut target = if there { Some(Target::open(dir, target_options)?) } else { None };
-    let kept = target.as_ref().map_or_else(HashSet::new, |target| unchanged(target, &plan.files));
-    let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &kept);
-    let (objects, requests, fetched_bytes) = cost(&groups);
-    let at = manifest.position();
-    let mut report = RestoreReport {
-        seq: at.seq,
-        time: at.standing.map_or(at.time, |standing| standing.wall),
-        baseline: at.standing.map(|standing| standing.baseline),
-        stats: plan.stats,
-        kept: kept.len() as u64,
-        objects,
-        requests,
-        fetched_bytes,
-        warnings: (Vec::new(), 0),
-    };
-    if options.dry_run {
-        return Ok(report);
+}
+
+impl Run<'_> {
+    fn target(&self) -> Result<Target, ReadError> {
+        let options = TargetOptions { untrusted: self.options.untrusted, sync: false, merge: self.existing };
+        Ok(Target::open(self.dir, options)?)
     }
-    if target.is_none() {
-        let failed = |source| ReadError::Directory { step: "make", path: PathBuf::from(dir), source };
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        target = Some(Target::open(dir, target_options)?);
+
+    fn report(&self, manifest: &Manifest, plan: &RestorePlan) -> RestoreReport {
+        let at = manifest.position();
+        RestoreReport {
+            seq: self.seq,
+            time: at.standing.map_or(at.time, |standing| standing.wall),
+            baseline: at.standing.map(|standing| standing.baseline),
+            stats: plan.stats,
+            ..RestoreReport::default()
+        }
     }
-    if let Some(target) = target {
-        Job { reader, target: &target, plan: &plan, existing: there }.run(&groups, &kept)?;
-        sync(dir)?;
-        report.warnings = target.warnings();
+
+    fn plan_only(&self, manifest: &Manifest, mut plan: RestorePlan) -> Result<RestoreReport, ReadError> {
+        let mut report = self.report(manifest, &plan);
+        let kept = match self.existing {
+            true => kept(&self.target()?, &plan.files, false, self.options.stop),
+            false => HashSet::new(),
+        };
+        report.kept = kept.len() as u64;
+        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &kept);
+        (report.objects, report.requests, report.fetched_bytes) = cost(&groups);
+        Ok(report)
     }
-    Ok(report)
+
+    fn write(&self, manifest: &Manifest, plan: RestorePlan) -> Result<RestoreReport, ReadError> {
+        let mut report = self.report(manifest, &plan);
+        self.make_target()?;
+        let target = self.target()?;
+        let failures = Failures::default();
+        let job = Job::new(self.reader, &target, &plan, &failures, self.options.stop);
+        if let Err(cause) = self.steps(&job, &mut report) {
+            return Err(job.stopped(cause));
+        }
+        sync(self.dir)?;
+        report.failed = self.failed(manifest, failures)?;
+        (report.warnings, report.left_out) = target.warnings();
+        Ok(report)
+    }
+
+    /// Closed to others from its first moment.
+    fn make_target(&self) -> Result<(), ReadError> {
+        let failed = |source| ReadError::Directory { step: "make", path: PathBuf::from(self.dir), source };
+        if let Some(above) = self.dir.parent() {
+            std::fs::create_dir_all(above).map_err(failed)?;
+        }
+        match std::fs::DirBuilder::new().mode(0o700).create(self.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn steps(&self, job: &Job<'_>, report: &mut RestoreReport) -> Result<(), ReadError> {
+        job.make_dirs()?;
+        let plan = job.plan;
+        if self.existing {
+            report.leftovers = job.remove_leftovers();
+        }
+        let kept = match self.existing {
+            true => kept(job.target, &plan.files, true, self.options.stop),
+            false => HashSet::new(),
+        };
+        report.kept = kept.len() as u64;
+        job.count_kept(kept.len());
+        let first = groups(&plan.files, plan.reads.clone(), &kept);
+        (report.objects, report.requests, report.fetched_bytes) = cost(&first);
+        job.files(&first)?;
+        drop(first);
+        let damaged = job.failures.take_damaged();
+        if !damaged.is_empty() {
+            self.again(job, &damaged.into_keys().collect())?;
+        }
+        job.specials()?;
+        job.finish_dirs()
+    }
+
+    /// Damaged files once more: bytes may have come wrong over a wire, and an object may have been pruned after the plan
+    /// was made, with a newer way to the same state.
+    fn again(&self, first: &Job<'_>, damaged: &BTreeSet<FileId>) -> Result<(), ReadError> {
+        tracing::info!("{} files are damaged: reading them again", damaged.len());
+        let manifest = self.reader.manifest(self.seq)?;
+        let mut plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+        let others =
+            (0u32..).zip(&plan.files).filter(|(_, file)| !damaged.contains(&file.id)).map(|(n, _)| n).collect();
+        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &others);
+        first.with(&plan).files(&groups)
+    }
+
+    fn failed(&self, manifest: &Manifest, failures: Failures) -> Result<Bounded<Failure>, ReadError> {
+        let damaged = failures.take_damaged();
+        let older = self.reader.whole_versions(manifest, &damaged)?;
+        let mut all = Bounded::default();
+        for (id, failure) in damaged {
+            all.push(Failure { older: Some(older.get(&id).copied().unwrap_or(Older::NotLooked)), ..failure });
+        }
+        let others = failures.take_others();
+        let more = others.count - others.first.len() as u64;
+        others.first.into_iter().for_each(|failure| all.push(failure));
+        all.count += more;
+        Ok(all)
+    }
 }
 
 /// All that was written is on the disk before the restore says so.
@@ -154,176 +249,4 @@ fn sync(dir: &Path) -> Result<(), ReadError> {
         }
         other => other.map_err(failed),
     }
-}
-
-struct Job<'a> {
-    reader: &'a Reader,
-    target: &'a Target,
-    plan: &'a RestorePlan,
-    /// The target held something before.
-    existing: bool,
-}
-
-/// A file on its way.
-enum Slot<'a> {
-    Small(Mutex<Vec<u8>>),
-    Large(TargetFile<'a>),
-}
-
-impl<'a> Job<'a> {
-    fn run(&self, groups: &[Group], kept: &HashSet<u32>) -> Result<(), ReadError> {
-        for dir in self.plan.dirs.iter().filter(|dir| !dir.path.is_empty()) {
-            self.clear(path(&dir.path), true)?;
-            self.target.make_dir(path(&dir.path))?;
-        }
-        let (many, few): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.reads.len() > MANY_READS);
-        parallel::try_each(THREADS, &few, |group| self.group(group, 1))?;
-        for group in many {
-            self.group(group, THREADS)?;
-        }
-        for (n, file) in (0u32..).zip(&self.plan.files) {
-            self.name(file, kept.contains(&n))?;
-        }
-        // Parents stand before their children; what is made in a directory changes its times.
-        for dir in self.plan.dirs.iter().rev() {
-            self.target.finish_dir(path(&dir.path), &dir.meta)?;
-        }
-        Ok(())
-    }
-
-    /// Takes away what is there and cannot be replaced by a rename: a directory in the place of anything else, and
-    /// anything else (a symlink too) in the place of a directory.
-    fn clear(&self, rel: &Path, for_dir: bool) -> Result<(), ReadError> {
-        if self.existing
-            && let Some(found) = self.target.stat(rel)?
-            && (found.stat.kind == Kind::Dir) != for_dir
-        {
-            self.target.remove(rel)?;
-        }
-        Ok(())
-    }
-
-    fn file(&self, n: u32) -> Option<&'a PlanFile> {
-        self.plan.files.get(n as usize)
-    }
-
-    fn group(&self, group: &Group, threads: usize) -> Result<(), ReadError> {
-        let mut slots = Vec::with_capacity(group.files.len());
-        for file in group.files.iter().filter_map(|n| self.file(*n)) {
-            slots.push((file, self.begin(file)?));
-        }
-        parallel::try_each(threads, &group.reads, |read| self.fetch(group, &slots, read))?;
-        for (file, slot) in slots {
-            self.finish(file, slot)?;
-        }
-        Ok(())
-    }
-
-    fn begin(&self, file: &PlanFile) -> Result<Slot<'a>, ReadError> {
-        let rel = path(first(file));
-        self.clear(rel, false)?;
-        if file.size <= SMALL {
-            let len = usize::try_from(file.size).unwrap_or_default();
-            return Ok(Slot::Small(Mutex::new(vec![0; len])));
-        }
-        Ok(Slot::Large(self.target.create_file(rel, file.size)?))
-    }
-
-    fn fetch(&self, group: &Group, slots: &[(&PlanFile, Slot<'_>)], read: &PlanRead) -> Result<(), ReadError> {
-        self.reader.carry_out(read, |run: &Run, bytes| {
-            let Some((_, slot)) = group.place(run.file).and_then(|place| slots.get(place)) else { return Ok(()) };
-            match slot {
-                Slot::Small(buffer) => {
-                    let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
-                    let mut buffer = lock(buffer);
-                    // The rope's extents lie inside its size.
-                    if let Some(part) = buffer.get_mut(start..start.saturating_add(bytes.len())) {
-                        part.copy_from_slice(bytes);
-                    }
-                    Ok(())
-                }
-                Slot::Large(file) => Ok(file.write_at(run.offset, bytes)?),
-            }
-        })
-    }
-
-    /// Verifies a file, then gives it its attributes and its first name.
-    fn finish(&self, file: &PlanFile, slot: Slot<'_>) -> Result<(), ReadError> {
-        let Some(expected) = file.root else { return Ok(()) };
-        let data = data_ranges(file.size, &file.holes);
-        let rel = path(first(file));
-        let wrong = |found| {
-            let path = String::from_utf8_lossy(first(file)).into_owned();
-            Err(ReadError::Root { path, found, expected })
-        };
-        match slot {
-            Slot::Small(buffer) => {
-                let buffer = buffer.into_inner().unwrap_or_else(PoisonError::into_inner);
-                let part = |range: &std::ops::Range<u64>| {
-                    buffer.get(range.start as usize..range.end as usize).unwrap_or_default()
-                };
-                let found = root_of(expected.kind(), file.size, &data, |range, hasher| {
-                    hasher.bytes(part(&range));
-                    Ok::<_, ReadError>(())
-                })?;
-                if found != expected {
-                    return wrong(found);
-                }
-                let made = self.target.create_file(rel, file.size)?;
-                for range in &data {
-                    made.write_at(range.start, part(range))?;
-                }
-                made.finish(&file.meta)?;
-            }
-            Slot::Large(made) => {
-                let mut buffer = vec![0; PIECE as usize];
-                let found = root_of(expected.kind(), file.size, &data, |range, hasher| {
-                    let mut at = range.start;
-                    while at < range.end {
-                        let len = (range.end - at).min(PIECE) as usize;
-                        let read = made.read_at(at, buffer.get_mut(..len).unwrap_or_default())?;
-                        if read == 0 {
-                            break;
-                        }
-                        hasher.bytes(buffer.get(..read).unwrap_or_default());
-                        at += read as u64;
-                    }
-                    Ok::<_, ReadError>(())
-                })?;
-                if found != expected {
-                    return wrong(found);
-                }
-                made.finish(&file.meta)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes what is no regular file, gives attributes to what was kept, and makes the names beyond the first.
-    fn name(&self, file: &PlanFile, kept: bool) -> Result<(), ReadError> {
-        let first = path(first(file));
-        if kept {
-            return Ok(self.target.set_meta(first, &file.meta)?);
-        }
-        if file.root.is_none() {
-            self.clear(first, false)?;
-            if !self.target.make_special(first, &file.meta)? {
-                return Ok(());
-            }
-        }
-        for other in file.paths.iter().skip(1).map(|other| path(other)) {
-            self.clear(other, false)?;
-            self.target.hard_link(first, other)?;
-        }
-        Ok(())
-    }
-}
-
-/// A plan's file has at least one path.
-fn first(file: &PlanFile) -> &[u8] {
-    file.paths.first().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn lock(buffer: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
-    buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,7 +4,7 @@
 //! whether a name is absent is decided by such answers.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use super::SourceError;
 use super::beneath::Beneath;
 use super::root::{RawEntry, SourceRoot, is_metacopy, names, whole_in_upper};
 use super::stat::{Births, SourceStat};
+use super::target::is_area;
 
 /// Names from which on several threads ask for attributes: a thread is worth some 10 ms of such calls.
 const MANY: usize = 16_384;
@@ -29,6 +30,8 @@ pub enum Foreign {
     MountPoint,
     /// A directory with another device number: a btrfs subvolume, whose inode numbers are its own.
     OtherDevice,
+    /// The temporary area of a `tracker restore` that runs here, or was killed here.
+    RestoreArea,
 }
 
 /// A directory's entries, each with its `statx`, in the order of the listing.
@@ -164,6 +167,9 @@ impl Directory {
         }
         if found.stat.kind == Kind::Dir && found.device != self.found.device {
             return Ok(Some(Named::Foreign(Foreign::OtherDevice)));
+        }
+        if found.stat.kind == Kind::Dir && is_area(self.fd.as_fd(), name.as_bytes()) {
+            return Ok(Some(Named::Foreign(Foreign::RestoreArea)));
         }
         if let Some((above, births)) = &self.above
             && let Ok(upper) = births.stat_at(above, name)

@@ -359,3 +359,24 @@ fn files_of_an_overlay_are_read_through_its_upper_layer() {
     assert_ne!(before, after);
     assert_eq!(after.ino, fs::metadata(at("up, per/src/below")).unwrap().ino());
 }
+
+#[test]
+fn the_area_of_a_restore_is_not_in_the_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let area = ".tracker-restore-0123456789abcdef";
+    fs::create_dir(dir.path().join(area)).unwrap();
+    fs::write(dir.path().join(area).join("tracker-restore-area"), "").unwrap();
+    fs::write(dir.path().join(area).join("0"), "half").unwrap();
+    // The same name without the marker, and the marker without the name, are a user's.
+    for own in [".tracker-restore-0123456789abcdee", "mine"] {
+        fs::create_dir(dir.path().join(own)).unwrap();
+        fs::write(dir.path().join(own).join("thesis"), "x").unwrap();
+    }
+    fs::write(dir.path().join("mine/tracker-restore-area"), "").unwrap();
+    let root = SourceRoot::open(dir.path()).unwrap();
+    let found = root.entries(Path::new("")).unwrap();
+    assert_eq!(found.foreign, [(area.as_bytes().to_vec(), Foreign::RestoreArea)]);
+    assert_eq!(found.entries.len(), 2);
+    let named = root.directory(Path::new("")).unwrap().named(area.as_bytes()).unwrap();
+    assert_eq!(named, Some(Named::Foreign(Foreign::RestoreArea)));
+}

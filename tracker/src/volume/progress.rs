@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::distrust::CaptureState;
 use super::write_back::WriteBack;
 use crate::error::{AppError, ExitCode};
+use crate::source::target::has_area_name;
 use crate::status::Histogram;
 
 /// What others may see and ask of a running volume.
@@ -159,7 +160,12 @@ impl Progress {
             why.push(format!("{} files wait for a writer or write-back that does not end", self.stalled));
         }
         for path in self.foreign.iter().take(3) {
-            why.push(format!("{} is another file system (or subvolume) and is not in the volume", path.display()));
+            let what = match path.file_name().is_some_and(|name| has_area_name(name.as_encoded_bytes())) {
+                true => "the temporary area of a restore",
+                false => "another file system (or subvolume)",
+            };
+            let path = quote(path.as_os_str().as_encoded_bytes());
+            why.push(format!("{path} is {what} and is not in the volume"));
         }
         why
     }

@@ -219,7 +219,7 @@ impl World for VolumeWorld {
         let found = match found {
             Some(Named::Entry(stat)) => Some(stat),
             Some(Named::Foreign(Foreign::MountPoint)) => self.covered(dir, name)?,
-            Some(Named::Foreign(Foreign::OtherDevice)) | None => None,
+            Some(Named::Foreign(Foreign::OtherDevice | Foreign::RestoreArea)) | None => None,
         };
         Ok(found.map_or(world::Named::Nothing, world::Named::Entry))
     }

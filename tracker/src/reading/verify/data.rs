@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engine::manifest::Manifest;
-use engine::plan::{PlanFile, PlanLimits, RestorePlan};
+use engine::plan::{PlanFile, PlanFrame, PlanLimits, RestorePlan, Run};
 
 use super::super::fetch::{Group, SMALL, data_ranges, groups, root_of};
 use super::super::{ReadError, Reader, THREADS, parallel};
@@ -35,15 +35,22 @@ fn group(reader: &Reader, files: &[PlanFile], group: &Group, report: &Shared<'_>
     // A file whose bytes could not be read is named by that; its root would only repeat it.
     let mut broken: HashSet<u32> = HashSet::new();
     for read in &group.reads {
-        let done = reader.carry_out(read, |run, bytes| {
+        let mut put = |run: &Run, bytes: &[u8]| {
             let buffer = group.place(run.file).and_then(|place| buffers.get_mut(place));
             let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
             if let Some(part) = buffer.and_then(|b| b.get_mut(start..start.saturating_add(bytes.len()))) {
                 part.copy_from_slice(bytes);
             }
             Ok(())
-        });
+        };
+        let mut errors = Vec::new();
+        let mut lost = |frame: &PlanFrame, error: ReadError| {
+            broken.extend(frame.runs.iter().map(|run| run.file));
+            errors.push(error);
+        };
+        let done = reader.carry_out(read, &mut put, &mut lost);
         lock(report).bytes_read += read.bytes;
+        errors.into_iter().try_for_each(|error| lock(report).note(error))?;
         if let Err(error) = done {
             lock(report).note(error)?;
             broken.extend(read.frames.iter().flat_map(|frame| &frame.runs).map(|run| run.file));

@@ -1,78 +1,82 @@
 //! Owner, extended attributes, mode and times of one inode, in the order in which none undoes another.
+//!
+//! Nothing here ends a restore: what the file system refuses, or takes and does not keep, becomes a warning.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use engine::model::{Kind, Meta};
+use engine::model::{Kind, Meta, Time};
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Shortfall, Target, TargetError, io, stat};
+use super::{Shortfall, Target, stat, stat_fd};
 use crate::source::xattrs;
 
-const SETID: u32 = 0o6000;
-const CAPABILITY: &[u8] = b"security.capability";
+pub(super) const SETID: u32 = 0o6000;
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+
+/// What was set without an error, to be held against what the file system then says.
+struct Given {
+    owner: bool,
+    mode: Option<u32>,
+    time: bool,
+}
 
 impl Target {
     /// Owner first (it clears setuid bits and capabilities), then extended attributes (ACLs last: they may take away
-    /// the right to write the others), then the mode, then times. `fd` may be O_PATH: all goes by `/proc/self/fd`,
-    /// which leads to the inode itself.
-    pub(super) fn give(&self, rel: &Path, fd: impl AsFd, meta: &Meta) -> Result<(), TargetError> {
+    /// the right to write the others), then the mode, then times. `fd` may be O_PATH: what takes no such descriptor goes
+    /// by `/proc/self/fd`, which leads to the inode itself.
+    pub(super) fn give(&self, rel: &Path, fd: impl AsFd, meta: &Meta) {
         let fd = fd.as_fd();
         let mut mode = meta.mode;
-        if !self.give_owner(rel, fd, meta)? {
+        let owner = self.give_owner(rel, fd, meta);
+        if !owner {
             mode &= !SETID;
         }
         if self.options.untrusted && mode & SETID != 0 {
             mode &= !SETID;
             self.warn(rel, Shortfall::Privilege);
         }
+        self.give_xattrs(rel, fd, meta);
+        let mut given = Given { owner, mode: None, time: false };
         if meta.kind != Kind::Symlink {
-            // A file being merged may be closed even to its owner: open it for the steps between.
-            let path = stat::proc_path(fd);
-            let open = if meta.kind == Kind::Dir { 0o700 } else { 0o600 };
-            rustix::fs::chmod(&path, Mode::from_raw_mode(open)).map_err(io("change mode of", rel))?;
-            self.give_xattrs(rel, fd, meta)?;
-            rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).map_err(io("change mode of", rel))?;
-        } else {
-            self.give_xattrs(rel, fd, meta)?;
-        }
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec { tv_sec: meta.mtime.sec, tv_nsec: i64::from(meta.mtime.nsec) },
-        };
-        match rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH) {
-            // Before 5.8 the kernel knows no empty path here; following the descriptor's own link is the same inode.
-            Err(Errno::INVAL | Errno::NOENT) => {
-                rustix::fs::utimensat(rustix::fs::CWD, stat::proc_path(fd), &times, AtFlags::empty())
+            match rustix::fs::chmod(stat::proc_path(fd), Mode::from_raw_mode(mode)) {
+                Ok(()) => given.mode = Some(mode),
+                Err(errno) => self.warn(rel, Shortfall::Mode { mode, cause: errno.to_string() }),
             }
-            other => other,
         }
-        .map_err(io("set times of", rel))
+        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        match give_times(fd, omit, meta.mtime) {
+            Ok(()) => given.time = true,
+            Err(errno) => self.warn(rel, Shortfall::Time { cause: errno.to_string() }),
+        }
+        self.check(rel, fd, meta, &given);
     }
 
     /// `false`: the owner or the group is another than it should be.
-    fn give_owner(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> Result<bool, TargetError> {
+    fn give_owner(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> bool {
         let own = |uid, gid| rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW);
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        match own(Some(uid), Some(gid)) {
-            Ok(()) => Ok(true),
-            // EINVAL: an id that this user namespace does not have.
-            Err(Errno::PERM | Errno::INVAL) => {
-                // A member of the group may give that much; the warning stands either way.
-                let _ = own(None, Some(gid));
-                self.warn(rel, Shortfall::Owner { uid: meta.uid, gid: meta.gid });
-                Ok(false)
-            }
-            Err(errno) => Err(io("change owner of", rel)(errno)),
+        if own(Some(uid), Some(gid)).is_ok() {
+            return true;
         }
+        // Also right: it is the owner already, where no owner may be set.
+        if stat_fd(fd).is_ok_and(|found| (found.stat.uid, found.stat.gid) == (meta.uid, meta.gid)) {
+            return true;
+        }
+        // A member of the group may give that much; the warning stands either way.
+        let _ = own(None, Some(gid));
+        self.warn(rel, Shortfall::Owner { uid: meta.uid, gid: meta.gid });
+        false
     }
 
     /// Makes the extended attributes those of `meta`: what is there beside them (inherited ACLs, an older file's) goes,
     /// but for labels that the system's policy sets itself.
-    fn give_xattrs(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), TargetError> {
+    fn give_xattrs(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
         let path = stat::proc_path(fd);
-        for (name, _) in xattrs::xattrs(fd).map_err(io("read attributes of", rel))? {
+        let warn = |name: &[u8], cause| self.warn(rel, Shortfall::Xattr { name: name.to_vec(), cause });
+        // A file system that cannot list them refuses to set them too, and each is named then.
+        for (name, _) in xattrs::xattrs(fd).unwrap_or_default() {
             let wanted = meta.xattrs.iter().any(|(other, _)| *other == name);
             let policy = name.starts_with(b"security.") && name != CAPABILITY;
             if wanted || policy {
@@ -80,7 +84,7 @@ impl Target {
             }
             match rustix::fs::removexattr(&path, &name[..]) {
                 Ok(()) | Err(Errno::NODATA) => {}
-                Err(errno) => self.warn(rel, Shortfall::Xattr { name, cause: format!("not removed: {errno}") }),
+                Err(errno) => warn(&name, format!("not removed: {errno}")),
             }
         }
         let acl = |name: &[u8]| name.starts_with(b"system.");
@@ -94,9 +98,41 @@ impl Target {
                 continue;
             }
             if let Err(errno) = rustix::fs::setxattr(&path, &name[..], value, XattrFlags::empty()) {
-                self.warn(rel, Shortfall::Xattr { name: name.clone(), cause: errno.to_string() });
+                warn(name, errno.to_string());
             }
         }
-        Ok(())
+    }
+
+    /// File systems there are that say yes and do nothing (FAT, and FUSE as it pleases).
+    fn check(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta, given: &Given) {
+        let Ok(found) = stat_fd(fd).map(|found| found.stat) else { return };
+        if given.owner && (found.uid, found.gid) != (meta.uid, meta.gid) {
+            self.warn(rel, Shortfall::Owner { uid: meta.uid, gid: meta.gid });
+        }
+        if let Some(mode) = given.mode.filter(|mode| *mode != found.mode) {
+            self.warn(rel, Shortfall::Mode { mode, cause: format!("the file system made it {:04o}", found.mode) });
+        }
+        if given.time && found.mtime != meta.mtime {
+            // FUSE file systems there are that set both times or, without a word, none.
+            let both = Timespec { tv_sec: meta.mtime.sec, tv_nsec: i64::from(meta.mtime.nsec) };
+            let Ok(found) = give_times(fd, both, meta.mtime).and_then(|()| stat_fd(fd)) else { return };
+            let Time { sec, nsec } = found.stat.mtime;
+            if found.stat.mtime == meta.mtime {
+                return;
+            }
+            self.warn(rel, Shortfall::Time { cause: format!("the file system made it {sec}.{nsec:09}") });
+        }
+    }
+}
+
+fn give_times(fd: BorrowedFd<'_>, last_access: Timespec, mtime: Time) -> Result<(), Errno> {
+    let times =
+        Timestamps { last_access, last_modification: Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) } };
+    match rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH) {
+        // Before 5.8 the kernel knows no empty path here; following the descriptor's own link is the same inode.
+        Err(Errno::INVAL | Errno::NOENT) => {
+            rustix::fs::utimensat(rustix::fs::CWD, stat::proc_path(fd), &times, AtFlags::empty())
+        }
+        other => other,
     }
 }

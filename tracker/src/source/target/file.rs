@@ -1,13 +1,16 @@
-//! One file being restored: ranges are written under a temporary name, the rename is last.
+//! One file being restored: ranges are written in the area, its names come last.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engine::model::Meta;
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::area::Area;
+use super::place::{Made, Unplaced};
 use super::{Target, TargetError, io};
 
 /// A regular file that has no name of its own yet. Dropped before [`TargetFile::finish`], it leaves nothing.
@@ -15,31 +18,71 @@ use super::{Target, TargetError, io};
 pub struct TargetFile<'a> {
     target: &'a Target,
     rel: PathBuf,
-    dir: OwnedFd,
+    area: Arc<Area>,
     fd: OwnedFd,
-    /// `None` once it is in place.
-    temporary: Option<OsString>,
+    /// In the area.
+    name: OsString,
     size: u64,
 }
 
 impl Target {
-    /// Begins a file of `size` bytes, all hole.
+    /// Begins a file of `size` bytes, all hole, that will be at `rel`.
     pub fn create_file(&self, rel: &Path, size: u64) -> Result<TargetFile<'_>, TargetError> {
-        let place = self.place(rel)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = std::cell::OnceCell::new();
-        let temporary = self
-            .temporary(|name| {
-                let fd = rustix::fs::openat(&place.dir, name, flags, Mode::RUSR | Mode::WUSR)?;
-                opened.set(fd).map_err(|_| Errno::EXIST)
-            })
-            .map_err(io("create", rel))?;
-        let fd = opened.into_inner().ok_or(Errno::BADF).map_err(io("create", rel))?;
-        let file =
-            TargetFile { target: self, rel: rel.to_path_buf(), dir: place.dir, fd, temporary: Some(temporary), size };
+        let area = self.area_of(rel)?;
+        let (name, fd) = new_file(&area).map_err(io("create", rel))?;
+        let file = TargetFile { target: self, rel: rel.to_path_buf(), area, fd, name, size };
         rustix::fs::ftruncate(&file.fd, size).map_err(io("set the size of", rel))?;
         Ok(file)
     }
+
+    /// A copy of an open file in an area, with its holes.
+    pub(super) fn copy_in(
+        &self,
+        area: &Area,
+        from: BorrowedFd<'_>,
+        rel: &Path,
+    ) -> Result<(OsString, OwnedFd), TargetError> {
+        let (name, to) = new_file(area).map_err(io("create", rel))?;
+        copy(from, to.as_fd()).map_err(io("copy", rel)).inspect_err(|_| area.discard(&name))?;
+        Ok((name, to))
+    }
+}
+
+fn new_file(area: &Area) -> Result<(OsString, OwnedFd), Errno> {
+    let name = area.name();
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(area.dir(), &name, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok((name, fd))
+}
+
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let size = u64::try_from(rustix::fs::fstat(from)?.st_size).unwrap_or_default();
+    rustix::fs::ftruncate(to, size)?;
+    let mut buffer = vec![0; 256 * 1024];
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start))?.min(size);
+        at = start;
+        while at < end {
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let read = rustix::io::pread(from, buffer.get_mut(..len).unwrap_or_default(), at)?;
+            let mut part = buffer.get(..read).unwrap_or_default();
+            if part.is_empty() {
+                return Err(Errno::IO);
+            }
+            while !part.is_empty() {
+                let written = rustix::io::pwrite(to, part, at)?;
+                part = part.get(written..).unwrap_or_default();
+                at += written as u64;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl TargetFile<'_> {
@@ -97,28 +140,20 @@ impl TargetFile<'_> {
         Ok(done)
     }
 
-    /// Gives the attributes, then the name, over what is there unless that is a directory. Nothing is under the name
-    /// before everything else was done.
-    pub fn finish(mut self, meta: &Meta) -> Result<(), TargetError> {
-        self.target.give(&self.rel, self.fd.as_fd(), meta)?;
+    /// Gives the attributes, then the names, over what is there. Nothing is under a name before everything else was done.
+    /// Returns the names that it could not be given.
+    pub fn finish(self, meta: &Meta, names: &[&Path]) -> Result<Vec<Unplaced>, TargetError> {
+        self.target.give(&self.rel, self.fd.as_fd(), meta);
         if self.target.options.sync {
             rustix::fs::fsync(&self.fd).map_err(io("sync", &self.rel))?;
         }
-        let Some(temporary) = &self.temporary else { return Ok(()) };
-        let Some(name) = self.rel.file_name() else {
-            return Err(TargetError::BadPath { path: self.rel.clone() });
-        };
-        rustix::fs::renameat(&self.dir, temporary, &self.dir, name).map_err(io("move into place", &self.rel))?;
-        self.temporary = None;
-        Ok(())
+        let made = Made { area: &self.area, name: self.name.clone(), fd: self.fd.as_fd(), meta };
+        Ok(self.target.put(&made, names))
     }
 }
 
 impl Drop for TargetFile<'_> {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            // Nothing can be done about a failure here; the leftover's name tells what it is.
-            let _ = rustix::fs::unlinkat(&self.dir, temporary, AtFlags::empty());
-        }
+        self.area.discard(&self.name);
     }
 }

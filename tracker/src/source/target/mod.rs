@@ -1,30 +1,43 @@
-//! Writing a restored tree, beneath one directory only: no symlink on the way is followed, every file is made under a
-//! temporary name beside its place and renamed over it when it is whole.
+//! Writing a restored tree, beneath one directory only: no symlink on the way is followed, and every entry is made in a
+//! private area ([`area`]) and renamed to its place when it is whole, with its owner and mode.
 //!
-//! The caller's order: `make_dir` from the top, files and specials and hard links in any order, `finish_dir` from the
-//! deepest up (making an entry changes its directory's mtime). What could not be given (an owner without the right to,
-//! a device) is kept as a [`Warning`], never passed over in silence.
+//! The caller's order: `prepare`, `make_dir` from the top, files and specials in any order, `remove_own_areas`,
+//! `finish_dir` from the deepest up (making an entry changes its directory's mtime), the target itself last. Until then directories are closed to
+//! others. Attributes are set on open descriptors, never on a name, and a directory is known again by its inode: who may
+//! write to the target cannot put something else in its place. What could not be given (an owner without the right to, a
+//! device) is kept as a [`Warning`], never passed over in silence.
 
+mod area;
 mod attributes;
 mod file;
+mod kept;
+mod place;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_hostile;
 
-use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::model::{Kind, Meta};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use self::area::Area;
+use self::place::Identity;
 use super::beneath::{Beneath, open_root};
 use super::stat::{self, SourceStat, stat_fd};
+use crate::quoting::quote_path;
 
+pub(in crate::source) use area::is_area;
+pub use area::{has_area_name, remove_all as remove_areas};
 pub use file::TargetFile;
+pub use place::Unplaced;
 
 /// Why a step of the restore failed. Paths are relative to the target.
 #[derive(Debug, Error)]
@@ -32,10 +45,33 @@ pub enum TargetError {
     #[error("target {}: {source}", path.display())]
     Root { path: PathBuf, source: std::io::Error },
     /// An empty path, or one with `..`, a leading `/` or an empty name: the store's word is not trusted.
-    #[error("{} is no path beneath the target", path.display())]
+    #[error("{} is no path beneath the target", shown(path))]
     BadPath { path: PathBuf },
-    #[error("cannot {step} {}: {source}", path.display())]
+    /// The directory that was made or found at this path is not there any more, or never was.
+    #[error("the directory {} could not be made, or was replaced meanwhile", shown(path))]
+    NotOurs { path: PathBuf },
+    #[error("cannot {step} {}: {source}", shown(path))]
     Io { step: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+impl TargetError {
+    /// Nothing more can be written after it: the disk or a quota is full, or this process may open no more files.
+    pub fn is_fatal(&self) -> bool {
+        let full = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+        match self {
+            TargetError::Root { .. } => true,
+            TargetError::BadPath { .. } | TargetError::NotOurs { .. } => false,
+            TargetError::Io { source, .. } => Errno::from_io_error(source).is_some_and(|errno| full.contains(&errno)),
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    match path.as_os_str().as_bytes() {
+        b"" => "the target itself".into(),
+        bytes => quote_path(bytes),
+    }
 }
 
 /// What was left out or not fully given, and why.
@@ -52,18 +88,59 @@ pub enum Shortfall {
         uid: u32,
         gid: u32,
     },
+    Mode {
+        mode: u32,
+        cause: String,
+    },
+    /// The modification time.
+    Time {
+        cause: String,
+    },
     Xattr {
         name: Vec<u8>,
         cause: String,
     },
-    /// A device that was not made: no right to, or `untrusted`.
+    /// A device that was not made: no right to.
     Device,
+    /// A second name of a file is a file of its own with the same content: the file system makes no hard links.
+    Copy,
+    /// `untrusted`: a device left out.
+    DeviceUnwanted,
     /// `untrusted`: setuid, setgid or a file capability left out.
     Privilege,
 }
 
-/// Warnings kept; more are only counted.
-const WARNINGS_MAX: usize = 1_000;
+impl Shortfall {
+    /// Asked for by `untrusted`.
+    fn by_wish(&self) -> bool {
+        matches!(self, Shortfall::DeviceUnwanted | Shortfall::Privilege)
+    }
+}
+
+/// The first of many, and how many there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounded<T> {
+    pub first: Vec<T>,
+    pub count: u64,
+}
+
+/// What [`Bounded::first`] holds at most.
+pub const BOUNDED_MAX: usize = 1_000;
+
+impl<T> Bounded<T> {
+    pub fn push(&mut self, item: T) {
+        self.count += 1;
+        if self.first.len() < BOUNDED_MAX {
+            self.first.push(item);
+        }
+    }
+}
+
+impl<T> Default for Bounded<T> {
+    fn default() -> Self {
+        Bounded { first: Vec::new(), count: 0 }
+    }
+}
 
 /// How to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +149,9 @@ pub struct TargetOptions {
     pub untrusted: bool,
     /// fsync each file before it gets its name.
     pub sync: bool,
+    /// The target held something before (`--merge`): what stands in the way of an entry is removed, and directories that
+    /// are there keep what their old and their new mode both allow.
+    pub merge: bool,
 }
 
 /// The directory a tree is written to. Can be shared by threads that write different files.
@@ -79,40 +159,51 @@ pub struct TargetOptions {
 pub struct Target {
     beneath: Beneath,
     options: TargetOptions,
-    temporary: AtomicU64,
-    warnings: Mutex<(Vec<Warning>, u64)>,
-}
-
-/// A parent directory and a name in it.
-struct Place<'a> {
-    dir: OwnedFd,
-    name: &'a OsStr,
+    /// The directories that were made or found, by path. The target itself is one of them after `prepare`.
+    dirs: Mutex<HashMap<PathBuf, Identity>>,
+    /// One for each mount and device beneath the target.
+    areas: Mutex<HashMap<(u64, u64), Arc<Area>>>,
+    warnings: Mutex<(Bounded<Warning>, Bounded<Warning>)>,
 }
 
 impl Target {
-    /// Opens an existing directory.
+    /// Opens an existing directory. Nothing is changed yet.
     pub fn open(dir: &Path, options: TargetOptions) -> Result<Target, TargetError> {
         let fd = open_root(dir).map_err(|source| TargetError::Root { path: dir.to_path_buf(), source })?;
         Ok(Target {
             beneath: Beneath::new(fd, true),
             options,
-            temporary: AtomicU64::new(0),
-            warnings: Mutex::new((Vec::new(), 0)),
+            dirs: Mutex::default(),
+            areas: Mutex::default(),
+            warnings: Mutex::default(),
         })
     }
 
-    /// Whether the target holds nothing.
+    /// Closes the target to others, until `finish_dir` of it, and makes the area in it. `meta` is what it will have.
+    pub fn prepare(&self, meta: &Meta) -> Result<(), TargetError> {
+        let rel = Path::new("");
+        self.close_to_others(rel, self.beneath.root(), meta)?;
+        let at = Identity::of(self.beneath.root()).map_err(io("stat", rel))?;
+        lock(&self.dirs).insert(PathBuf::new(), at);
+        self.area(rel, at).map_err(io("make the temporary area in", rel)).map(|_| ())
+    }
+
+    /// Removes the areas: nothing more is made. Before directories are finished, since it changes their times.
+    pub fn remove_own_areas(&self) {
+        lock(&self.areas).clear();
+    }
+
+    /// Whether the target holds nothing; the area of an interrupted restore does not count.
     pub fn is_empty(&self) -> Result<bool, TargetError> {
-        Ok(self.names(Path::new(""))?.is_empty())
+        use std::os::unix::ffi::OsStrExt;
+        let names = self.names(Path::new(""))?;
+        Ok(names.iter().all(|name| is_area(self.beneath.root(), name.as_bytes())))
     }
 
     /// The names in a directory of the target.
     pub fn names(&self, rel: &Path) -> Result<Vec<OsString>, TargetError> {
-        use std::os::unix::ffi::OsStringExt;
-        let fd = self.open_beneath(rel, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let entries = Dir::new(fd).and_then(|dir| dir.collect::<Result<Vec<_>, _>>());
-        let names = entries.map_err(io("list", rel))?.into_iter().map(|entry| entry.file_name().to_bytes().to_vec());
-        Ok(names.filter(|name| name != b"." && name != b"..").map(OsString::from_vec).collect())
+        let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(io("open", rel))?;
+        area::names(fd.as_fd()).map_err(io("list", rel))
     }
 
     /// What lies at `rel` now; `None` when nothing does.
@@ -124,156 +215,61 @@ impl Target {
         }
     }
 
-    /// Opens a regular file of the target for reading: what `--merge` compares with, what verification reads.
-    pub fn read(&self, rel: &Path) -> Result<std::fs::File, TargetError> {
-        Ok(self.open_beneath(rel, OFlags::RDONLY | OFlags::NONBLOCK)?.into())
-    }
-
-    /// Makes a directory only its owner may enter, until [`Target::finish_dir`]; one that exists is taken as it is,
-    /// but made writable. Anything else in its place is an error (see [`Target::remove`]).
-    pub fn make_dir(&self, rel: &Path) -> Result<(), TargetError> {
-        let place = self.place(rel)?;
-        match rustix::fs::mkdirat(&place.dir, place.name, Mode::RWXU) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(io("make directory", rel)(errno)),
-        }
-        let fd = self.open_beneath(rel, OFlags::PATH | OFlags::DIRECTORY)?;
-        let mode = stat_fd(&fd).map_err(io("stat", rel))?.stat.mode;
-        if mode & 0o700 != 0o700 {
-            rustix::fs::chmod(stat::proc_path(&fd), Mode::from_raw_mode(mode | 0o700))
-                .map_err(io("change mode of", rel))?;
-        }
-        Ok(())
-    }
-
-    /// Gives a directory (empty `rel`: the target itself) its attributes. After everything in it is written.
-    pub fn finish_dir(&self, rel: &Path, meta: &Meta) -> Result<(), TargetError> {
-        let fd = self.open_beneath(rel, OFlags::PATH | OFlags::DIRECTORY)?;
-        self.give(rel, &fd, meta)
-    }
-
-    /// Gives attributes only (a file whose content is right already).
-    pub fn set_meta(&self, rel: &Path, meta: &Meta) -> Result<(), TargetError> {
-        let fd = self.open_beneath(rel, OFlags::PATH)?;
-        self.give(rel, &fd, meta)
-    }
-
-    /// Makes a symlink, fifo, socket or device with all its attributes, in place of what is there unless that is a
-    /// directory. `false`: a device that was left out (a warning says so).
-    pub fn make_special(&self, rel: &Path, meta: &Meta) -> Result<bool, TargetError> {
-        let place = self.place(rel)?;
+    /// Makes a symlink, fifo, socket or device with all its attributes and names, in place of what is there. Empty: a
+    /// device that was left out (a warning says so), or all names were given; else the names that could not be.
+    pub fn make_special(&self, names: &[&Path], meta: &Meta) -> Result<Vec<Unplaced>, TargetError> {
+        let Some(first) = names.first() else { return Ok(Vec::new()) };
         let device = matches!(meta.kind, Kind::CharDevice | Kind::BlockDevice);
         if device && self.options.untrusted {
-            self.warn(rel, Shortfall::Device);
-            return Ok(false);
+            self.warn(first, Shortfall::DeviceUnwanted);
+            return Ok(Vec::new());
         }
-        let made = self.temporary(|name| match meta.kind {
-            Kind::Symlink => rustix::fs::symlinkat(&meta.target[..], &place.dir, name),
-            kind => {
-                let Some(kind) = file_type(kind) else { return Err(Errno::INVAL) };
-                rustix::fs::mknodat(&place.dir, name, kind, Mode::RUSR | Mode::WUSR, meta.rdev)
-            }
-        });
-        let temporary = match made {
+        if let Some(what) = meta.unmakeable() {
+            let source = std::io::Error::other(format!("it is {what}"));
+            return Err(TargetError::Io { step: "make", path: first.to_path_buf(), source });
+        }
+        let area = self.area_of(first)?;
+        match make_in(&area, meta) {
             Err(Errno::PERM) if device => {
-                self.warn(rel, Shortfall::Device);
-                return Ok(false);
+                self.warn(first, Shortfall::Device);
+                Ok(Vec::new())
             }
-            made => made.map_err(io("make", rel))?,
-        };
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let done = rustix::fs::openat(&place.dir, &temporary, flags, Mode::empty())
-            .map_err(io("open", rel))
-            .and_then(|fd| self.give(rel, &fd, meta))
-            .and_then(|()| self.move_in(rel, &place, &temporary));
-        if done.is_err() {
-            // The error itself is what matters; a leftover keeps its telling name.
-            let _ = rustix::fs::unlinkat(&place.dir, &temporary, AtFlags::empty());
-        }
-        done.map(|()| true)
-    }
-
-    /// Makes `rel` another name of `existing`, in place of what is there unless that is a directory.
-    pub fn hard_link(&self, existing: &Path, rel: &Path) -> Result<(), TargetError> {
-        let (from, to) = (self.place(existing)?, self.place(rel)?);
-        let temporary = self
-            .temporary(|name| rustix::fs::linkat(&from.dir, from.name, &to.dir, name, AtFlags::empty()))
-            .map_err(io("link", rel))?;
-        let moved = self.move_in(rel, &to, &temporary);
-        // rename(2) does nothing when both names are the same inode already, and leaves the temporary one.
-        match rustix::fs::unlinkat(&to.dir, &temporary, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => moved,
-            Err(errno) => moved.and(Err(io("remove the temporary name of", rel)(errno))),
+            Err(errno) => Err(io("make", first)(errno)),
+            Ok((name, fd)) => {
+                self.give(first, &fd, meta);
+                let made = place::Made { area: &area, name, fd: fd.as_fd(), meta };
+                let failed = self.put(&made, names);
+                area.discard(&made.name);
+                Ok(failed)
+            }
         }
     }
 
-    /// Moves what is at `from` to `to`, over what is there unless that is a directory with entries.
-    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), TargetError> {
-        let (source, place) = (self.place(from)?, self.place(to)?);
-        rustix::fs::renameat(&source.dir, source.name, &place.dir, place.name).map_err(io("rename", to))
-    }
-
-    /// Removes what lies at `rel`, a directory with all below it; nothing there is no error.
-    pub fn remove(&self, rel: &Path) -> Result<(), TargetError> {
-        let place = self.place(rel)?;
-        match rustix::fs::unlinkat(&place.dir, place.name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            Err(errno) => return Err(io("remove", rel)(errno)),
-        }
-        for name in self.names(rel)? {
-            self.remove(&rel.join(name))?;
-        }
-        match rustix::fs::unlinkat(&place.dir, place.name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(io("remove", rel)(errno)),
-        }
-    }
-
-    /// What could not be given so far (the first 1,000), and how many there were in all.
-    pub fn warnings(&self) -> (Vec<Warning>, u64) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What could not be given so far, and what `untrusted` left out.
+    pub fn warnings(&self) -> (Bounded<Warning>, Bounded<Warning>) {
+        lock(&self.warnings).clone()
     }
 
     fn warn(&self, rel: &Path, what: Shortfall) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        warnings.1 += 1;
-        if warnings.0.len() < WARNINGS_MAX {
-            warnings.0.push(Warning { path: rel.to_path_buf(), what });
+        let mut warnings = lock(&self.warnings);
+        let list = if what.by_wish() { &mut warnings.1 } else { &mut warnings.0 };
+        list.push(Warning { path: rel.to_path_buf(), what });
+    }
+}
+
+/// Makes what is no regular file and no directory, in an area.
+fn make_in(area: &Area, meta: &Meta) -> Result<(OsString, OwnedFd), Errno> {
+    let name = area.name();
+    match meta.kind {
+        Kind::Symlink => rustix::fs::symlinkat(&meta.target[..], area.dir(), &name)?,
+        kind => {
+            let kind = file_type(kind).ok_or(Errno::INVAL)?;
+            rustix::fs::mknodat(area.dir(), &name, kind, Mode::RUSR | Mode::WUSR, meta.rdev)?;
         }
     }
-
-    fn open_beneath(&self, rel: &Path, flags: OFlags) -> Result<OwnedFd, TargetError> {
-        self.beneath.open(rel, flags).map_err(io("open", rel))
-    }
-
-    fn place<'a>(&self, rel: &'a Path) -> Result<Place<'a>, TargetError> {
-        let bad = || TargetError::BadPath { path: rel.to_path_buf() };
-        let name = rel.file_name().ok_or_else(bad)?;
-        let parent = rel.parent().ok_or_else(bad)?;
-        let dir = self.beneath.open(parent, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| match errno {
-            Errno::INVAL => bad(),
-            errno => io("open the directory of", rel)(errno),
-        })?;
-        Ok(Place { dir, name })
-    }
-
-    /// Calls `make` with temporary names until one is free.
-    fn temporary(&self, make: impl Fn(&OsStr) -> Result<(), Errno>) -> Result<OsString, Errno> {
-        loop {
-            let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-            let name = OsString::from(format!(".tracker-{}-{number}.tmp", std::process::id()));
-            match make(&name) {
-                Err(Errno::EXIST) => {}
-                other => return other.map(|()| name),
-            }
-        }
-    }
-
-    fn move_in(&self, rel: &Path, place: &Place<'_>, temporary: &OsStr) -> Result<(), TargetError> {
-        rustix::fs::renameat(&place.dir, temporary, &place.dir, place.name).map_err(io("move into place", rel))
-    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(area.dir(), &name, flags, Mode::empty())?;
+    Ok((name, fd))
 }
 
 fn file_type(kind: Kind) -> Option<FileType> {
@@ -288,4 +284,8 @@ fn file_type(kind: Kind) -> Option<FileType> {
 
 fn io<'a>(step: &'static str, rel: &'a Path) -> impl Fn(Errno) -> TargetError + 'a {
     move |errno| TargetError::Io { step, path: rel.to_path_buf(), source: errno.into() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

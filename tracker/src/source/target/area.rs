@@ -1,0 +1,262 @@
+//! The temporary area of a restore: one directory in the target, open to its owner alone, in which every entry is made
+//! before it gets its name.
+//!
+//! Nobody else can reach what is in it, so an entry may have its final owner and mode there. An area that a killed
+//! restore left behind is removed by the next one that makes an area in the same directory. It is never part of a
+//! volume: a listing of the source leaves out what [`is_area`] tells, by its name and its marker.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::fs::{Access, AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+const PREFIX: &[u8] = b".tracker-restore-";
+const DIGITS: usize = 16;
+/// The file that makes a directory with such a name an area. The restore that uses the area holds a lock on it.
+const MARKER: &str = "tracker-restore-area";
+/// The marker before it is locked and gets its name.
+const UNLOCKED: &str = "tracker-restore-area.new";
+const TEXT: &[u8] = b"Temporary files of a running `tracker restore`. If none runs, this directory may be removed.\n";
+/// Areas are lost to the race for a name this often before it is an error.
+const TRIES: u32 = 8;
+
+/// Areas of this process, for [`remove_all`].
+static LIVE: Mutex<Vec<Weak<Area>>> = Mutex::new(Vec::new());
+
+/// Removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Area {
+    above: OwnedFd,
+    name: OsString,
+    dir: OwnedFd,
+    /// Held for its lock.
+    _marker: OwnedFd,
+    next: AtomicU64,
+    removed: AtomicBool,
+}
+
+impl Area {
+    /// Makes an area in `above`, after removing those that killed restores left there.
+    pub(super) fn make(above: BorrowedFd<'_>) -> Result<Arc<Area>, Errno> {
+        remove_stale(above);
+        let above = above.try_clone_to_owned().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        for _ in 0..TRIES {
+            let name = new_name()?;
+            match rustix::fs::mkdirat(&above, &name, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(errno),
+            }
+            let made = open_dir(above.as_fd(), &name).and_then(|dir| {
+                let marker = mark(dir.as_fd())?;
+                Ok((dir, marker))
+            });
+            let (dir, marker) = match made {
+                Ok(made) => made,
+                Err(errno) => {
+                    // The reason counts; what is left is an empty directory at most.
+                    let _ = rustix::fs::unlinkat(&above, &name, AtFlags::REMOVEDIR);
+                    return Err(errno);
+                }
+            };
+            let (next, removed) = (AtomicU64::new(0), AtomicBool::new(false));
+            let area = Arc::new(Area { above, name, dir, _marker: marker, next, removed });
+            LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&area));
+            return Ok(area);
+        }
+        Err(Errno::EXIST)
+    }
+
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// A name that nothing in the area has.
+    pub(super) fn name(&self) -> OsString {
+        OsString::from(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// Removes an entry of the area, if it is there; a failure leaves it to the removal of the area.
+    pub(super) fn discard(&self, name: &OsStr) {
+        let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
+    }
+
+    fn remove(&self) {
+        if !self.removed.swap(true, Ordering::Relaxed)
+            && let Err(errno) = remove_area(self.above.as_fd(), &self.name, self.dir.as_fd())
+        {
+            tracing::warn!("the temporary area {} cannot be removed: {errno}", self.name.display());
+        }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Removes all areas of this process: for an end that does not wait for the threads that use them.
+pub fn remove_all() {
+    let live = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
+    live.iter().filter_map(Weak::upgrade).for_each(|area| area.remove());
+}
+
+/// Whether `name` in `dir` is the area of a restore: a directory with an area's name and the marker in it, or with
+/// nothing in it (as it is for a moment when it is made and removed).
+pub(in crate::source) fn is_area(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
+    if !has_area_name(name) {
+        return false;
+    }
+    let Ok(area) = open_dir(dir, OsStr::from_bytes(name)) else { return false };
+    let has = |marker| rustix::fs::accessat(&area, marker, Access::EXISTS, AtFlags::empty()).is_ok();
+    has(MARKER) || has(UNLOCKED) || names(area.as_fd()).is_ok_and(|names| names.is_empty())
+}
+
+/// Whether a name is one that areas have.
+pub fn has_area_name(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
+    digits.len() == DIGITS && digits.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
+}
+
+fn new_name() -> Result<OsString, Errno> {
+    let mut random = [0; DIGITS / 2];
+    getrandom::fill(&mut random).map_err(|_| Errno::IO)?;
+    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(OsStr::from_bytes(&[PREFIX, digits.as_bytes()].concat()).to_owned())
+}
+
+fn open_dir(above: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(above, name, flags, Mode::empty())
+}
+
+/// Writes the marker and locks it before it has its name, so that no other restore takes a new area for a left one.
+fn mark(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let marker = rustix::fs::openat(dir, UNLOCKED, flags, Mode::RUSR | Mode::WUSR)?;
+    // Whoever may rename in the target may have put a directory of his own in the place of the new one. Its owner tells:
+    // a file that this process makes has the same, also where the file system gives all files one owner.
+    if rustix::fs::fstat(dir)?.st_uid != rustix::fs::fstat(&marker)?.st_uid {
+        return Err(Errno::PERM);
+    }
+    rustix::io::write(&marker, TEXT)?;
+    // Where there are no locks a left area is not removed by itself.
+    let _ = rustix::fs::flock(&marker, FlockOperation::NonBlockingLockExclusive);
+    rustix::fs::renameat(dir, UNLOCKED, dir, MARKER)?;
+    Ok(marker)
+}
+
+/// Removes the areas in `above` whose restores run no more. What cannot be removed stays for the next time.
+fn remove_stale(above: BorrowedFd<'_>) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(found) = rustix::fs::openat(above, ".", flags, Mode::empty()).and_then(|fd| names(fd.as_fd())) else {
+        return;
+    };
+    for name in found.iter().filter(|name| has_area_name(name.as_bytes())) {
+        let Ok(dir) = open_dir(above, name) else { continue };
+        if !rustix::fs::fstat(&dir).is_ok_and(|found| found.st_uid == rustix::process::geteuid().as_raw()) {
+            continue;
+        }
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let locked = rustix::fs::openat(&dir, MARKER, flags, Mode::empty())
+            .and_then(|marker| rustix::fs::flock(&marker, FlockOperation::NonBlockingLockExclusive).map(|()| marker));
+        if locked.is_ok() {
+            match remove_area(above, name, dir.as_fd()) {
+                Ok(()) => tracing::info!("removed {}, which an interrupted restore left", name.display()),
+                Err(errno) => tracing::warn!("{} of an interrupted restore cannot be removed: {errno}", name.display()),
+            }
+        }
+    }
+}
+
+/// The marker goes last: until then the directory is known for what it is.
+fn remove_area(above: BorrowedFd<'_>, name: &OsStr, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    for entry in names(dir)?.iter().filter(|name| *name != MARKER) {
+        match rustix::fs::unlinkat(dir, entry, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            // Directories are empty: nothing is put into one before it has its place.
+            Err(Errno::ISDIR | Errno::PERM) => rustix::fs::unlinkat(dir, entry, AtFlags::REMOVEDIR)?,
+            Err(errno) => return Err(errno),
+        }
+    }
+    match rustix::fs::unlinkat(dir, MARKER, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    rustix::fs::unlinkat(above, name, AtFlags::REMOVEDIR)
+}
+
+/// The names in an open directory, without `.` and `..`.
+pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
+    let mut out = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            out.push(OsStr::from_bytes(&name).to_owned());
+        }
+    }
+    Ok(out)
+}
+
+/// Names of `.tracker-PID-N.tmp`, the temporary files of restores by older versions: the process that made it.
+pub(super) fn old_temporary(name: &OsStr) -> Option<i32> {
+    let inner = name.as_bytes().strip_prefix(b".tracker-")?.strip_suffix(b".tmp")?;
+    let (pid, number) = std::str::from_utf8(inner).ok()?.split_once('-')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if digits(pid) && digits(number) { pid.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn open(dir: &std::path::Path) -> OwnedFd {
+        crate::source::beneath::open_root(dir).unwrap()
+    }
+
+    #[test]
+    fn a_left_area_is_removed_by_the_next_restore_and_a_running_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let above = open(dir.path());
+        let count = || fs::read_dir(dir.path()).unwrap().count();
+        let running = Area::make(above.as_fd()).unwrap();
+        assert!(is_area(above.as_fd(), running.name.as_bytes()));
+        assert_eq!(fs::metadata(dir.path().join(&running.name)).unwrap().permissions().mode() & 0o777, 0o700);
+        // As a kill leaves it: entries, the marker, no lock.
+        let left = dir.path().join(".tracker-restore-0123456789abcdef");
+        fs::create_dir_all(left.join("1")).unwrap();
+        fs::write(left.join("0"), "half").unwrap();
+        // A user's own directory has no marker.
+        let own = dir.path().join(".tracker-restore-0123456789abcdee");
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("thesis"), "x").unwrap();
+        assert!(!is_area(above.as_fd(), own.file_name().unwrap().as_bytes()));
+        fs::write(left.join(MARKER), TEXT).unwrap();
+        assert!(is_area(above.as_fd(), left.file_name().unwrap().as_bytes()));
+        let next = Area::make(above.as_fd()).unwrap();
+        assert!(!left.exists() && own.join("thesis").exists());
+        assert_eq!(count(), 3);
+        drop(next);
+        assert!(dir.path().join(&running.name).join(MARKER).exists());
+        drop(running);
+        assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn names_of_areas_and_of_older_leftovers() {
+        for (name, pid) in [(".tracker-12-0.tmp", Some(12)), (".tracker-x-0.tmp", None), (".tracker-12-.tmp", None)] {
+            assert_eq!(old_temporary(OsStr::new(name)), pid, "{name}");
+        }
+        assert!(has_area_name(new_name().unwrap().as_bytes()));
+        for name in [".tracker-restore-0123456789abcde", ".tracker-restore-0123456789ABCDEF", ".tracker-self-test"] {
+            assert!(!has_area_name(name.as_bytes()), "{name}");
+        }
+    }
+}

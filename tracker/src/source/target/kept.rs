@@ -1,0 +1,94 @@
+//! Files of an existing tree that are right already: their attributes are set on the descriptor that was compared.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use engine::flush::world::Stat;
+use engine::model::{Kind, Meta};
+use rustix::fs::{Mode, OFlags};
+
+use super::attributes::{CAPABILITY, SETID};
+use super::place::Identity;
+use super::{Target, TargetError, io};
+use crate::source::stat::stat_fd;
+use crate::source::xattrs;
+
+impl Target {
+    /// Keeps the file that has the `names` and no other, `size` bytes and, by `same`, the right content: with `write` it
+    /// gets the attributes of `meta`. `false`: it is another file, changes, or must be made anew for its new owner's sake.
+    ///
+    /// Nothing but the file that `same` was given is changed, whatever has its name by then.
+    pub fn keep(
+        &self,
+        names: &[&Path],
+        size: u64,
+        meta: &Meta,
+        write: bool,
+        same: impl FnOnce(&File) -> bool,
+    ) -> Result<bool, TargetError> {
+        let Some(first) = names.first() else { return Ok(false) };
+        let file: File = match self.look(first, write, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(fd) => fd.into(),
+            Err(_) => return Ok(false),
+        };
+        let found = stat_fd(&file).map_err(io("stat", first))?;
+        let right = found.stat.kind == Kind::File
+            && found.stat.size == size
+            && u64::from(found.stat.nlink) == names.len() as u64
+            && self.all_lead_to(names, write, &file)?;
+        if !right || !same(&file) {
+            return Ok(false);
+        }
+        let after = stat_fd(&file).map_err(io("stat", first))?;
+        // Equal: nobody wrote to it meanwhile, or changed its attributes or names.
+        if found != after || !self.may_stay(&after.stat, &file, meta) {
+            return Ok(false);
+        }
+        if !write {
+            return Ok(true);
+        }
+        self.give_kept(first, &file, meta);
+        self.all_lead_to(names, write, &file)
+    }
+
+    fn look(&self, rel: &Path, known: bool, flags: OFlags) -> Result<std::os::fd::OwnedFd, TargetError> {
+        if !known {
+            return self.beneath.open(rel, flags).map_err(io("open", rel));
+        }
+        let place = self.place(rel)?;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&place.dir, place.name, flags, Mode::empty()).map_err(io("open", rel))
+    }
+
+    fn all_lead_to(&self, names: &[&Path], known: bool, file: &File) -> Result<bool, TargetError> {
+        for rel in names {
+            let own = Identity::of(file).map_err(io("stat", rel))?;
+            let there = self.look(rel, known, OFlags::PATH);
+            if !there.is_ok_and(|fd| Identity::of(&fd).is_ok_and(|at| at == own)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whoever could write to the file may still have it open or mapped, and would go on writing to it under another
+    /// owner's name or privileges. Such a file is made anew.
+    fn may_stay(&self, found: &Stat, file: &File, meta: &Meta) -> bool {
+        let trusted = [0, rustix::process::geteuid().as_raw()].contains(&found.uid) && found.mode & 0o022 == 0;
+        let same_owner = (found.uid, found.gid) == (meta.uid, meta.gid);
+        let setid = if self.options.untrusted { 0 } else { meta.mode & SETID };
+        let capability = |of: &[(Vec<u8>, Vec<u8>)]| of.iter().find(|(name, _)| name == CAPABILITY).cloned();
+        let wanted = capability(&meta.xattrs).filter(|_| !self.options.untrusted);
+        (found.uid == meta.uid || trusted)
+            && (setid & !found.mode == 0 && (setid == 0 || same_owner))
+            && (wanted.is_none() || xattrs::xattrs(file.as_fd()).is_ok_and(|found| capability(&found) == wanted))
+    }
+
+    fn give_kept(&self, rel: &Path, file: &File, meta: &Meta) {
+        // It may be closed even to its owner, and the extended attributes need it open. A refusal is met again, and named,
+        // when the mode itself is set.
+        let _ = rustix::fs::fchmod(file, Mode::from_raw_mode(0o600));
+        self.give(rel, file, meta);
+    }
+}

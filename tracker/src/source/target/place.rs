@@ -1,0 +1,314 @@
+//! Places in the target: directories known again by their inode, the area of each, and how an entry gets its names.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::model::{Kind, Meta};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatxFlags};
+use rustix::io::Errno;
+
+use super::area::{self, Area};
+use super::{Shortfall, Target, TargetError, io, lock, make_in};
+use crate::source::stat::{self, stat_fd};
+use crate::source::xattrs;
+
+/// Another directory is met at a path this often before it is an error.
+const TRIES: u32 = 8;
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.nfs4_acl"];
+
+/// Which directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    /// 0 before Linux 5.8.
+    mount: u64,
+    ino: u64,
+    born: (i64, u32),
+}
+
+impl Identity {
+    pub(super) fn of(fd: impl AsFd) -> Result<Identity, Errno> {
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
+        let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
+        let has = |flag: StatxFlags| found.stx_mask & flag.bits() != 0;
+        let born = (found.stx_btime.tv_sec, found.stx_btime.tv_nsec);
+        Ok(Identity {
+            device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+            mount: if has(StatxFlags::MNT_ID) { found.stx_mnt_id } else { 0 },
+            ino: found.stx_ino,
+            born: if has(StatxFlags::BTIME) { born } else { (0, 0) },
+        })
+    }
+
+    /// Between two of the same a rename is possible.
+    fn file_system(self) -> (u64, u64) {
+        (self.device, self.mount)
+    }
+}
+
+/// A name that an entry could not be given, and why.
+#[derive(Debug)]
+pub struct Unplaced {
+    pub path: PathBuf,
+    pub cause: TargetError,
+}
+
+/// A parent directory and a name in it.
+pub(super) struct Place<'a> {
+    pub(super) dir: OwnedFd,
+    pub(super) name: &'a OsStr,
+    parent: &'a Path,
+    at: Identity,
+}
+
+/// An entry in an area, with its attributes.
+pub(super) struct Made<'a> {
+    pub(super) area: &'a Area,
+    pub(super) name: OsString,
+    pub(super) fd: BorrowedFd<'a>,
+    pub(super) meta: &'a Meta,
+}
+
+impl Target {
+    /// Makes a directory only its owner may enter, until [`Target::finish_dir`]; one that exists is closed to others as
+    /// far as `meta`, its later attributes, does not let them in.
+    pub fn make_dir(&self, rel: &Path, meta: &Meta) -> Result<(), TargetError> {
+        let place = self.place(rel)?;
+        for _ in 0..TRIES {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let at = match rustix::fs::openat(&place.dir, place.name, flags, Mode::empty()) {
+                Ok(fd) => {
+                    self.close_to_others(rel, fd.as_fd(), meta)?;
+                    Identity::of(&fd)
+                }
+                Err(Errno::NOENT) => match self.new_dir(&place) {
+                    Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => continue,
+                    made => made,
+                },
+                Err(Errno::NOTDIR | Errno::LOOP) if self.options.merge => {
+                    self.remove(rel)?;
+                    continue;
+                }
+                Err(errno) => Err(errno),
+            };
+            lock(&self.dirs).insert(rel.to_path_buf(), at.map_err(io("make directory", rel))?);
+            return Ok(());
+        }
+        Err(io("make directory", rel)(Errno::EXIST))
+    }
+
+    /// Made in the area, where nobody can put another one in its place before its inode is known.
+    fn new_dir(&self, place: &Place<'_>) -> Result<Identity, Errno> {
+        let area = self.area(place.parent, place.at)?;
+        let name = area.name();
+        rustix::fs::mkdirat(area.dir(), &name, Mode::RWXU)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(area.dir(), &name, flags, Mode::empty())?;
+        let to = |flags| rustix::fs::renameat_with(area.dir(), &name, &place.dir, place.name, flags);
+        let moved = match to(RenameFlags::NOREPLACE) {
+            // A file system without the flag. Nothing was there; rename(2) replaces an empty directory at most.
+            Err(Errno::INVAL | Errno::NOSYS) => to(RenameFlags::empty()),
+            other => other,
+        };
+        match moved {
+            Ok(()) => Identity::of(&fd),
+            Err(errno) => {
+                // What stays is removed with the area.
+                let _ = rustix::fs::unlinkat(area.dir(), &name, AtFlags::REMOVEDIR);
+                if errno != Errno::XDEV {
+                    return Err(errno);
+                }
+                rustix::fs::mkdirat(&place.dir, place.name, Mode::RWXU)?;
+                Identity::of(rustix::fs::openat(&place.dir, place.name, flags, Mode::empty())?)
+            }
+        }
+    }
+
+    /// Gives a directory (empty `rel`: the target itself) its attributes. After everything in it is written.
+    pub fn finish_dir(&self, rel: &Path, meta: &Meta) -> Result<(), TargetError> {
+        let fd = self.own_dir(rel)?.0;
+        self.give(rel, &fd, meta);
+        Ok(())
+    }
+
+    /// Takes from an existing directory what others may do in it and, by `meta`, later will not; adds what its owner
+    /// needs. Where this is refused, `finish_dir` says so.
+    pub(super) fn close_to_others(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), TargetError> {
+        let found = stat_fd(fd).map_err(io("stat", rel))?.stat;
+        if found.uid != meta.uid {
+            let own = rustix::process::geteuid();
+            let _ = rustix::fs::chownat(fd, c"", Some(own), None, AtFlags::EMPTY_PATH);
+        }
+        let acl = |names: &[(Vec<u8>, Vec<u8>)]| names.iter().any(|(name, _)| ACLS.contains(&name.as_slice()));
+        let plain = !acl(&meta.xattrs) && xattrs::xattrs(fd).is_ok_and(|names| !acl(&names));
+        let same_owner = (found.uid, found.gid) == (meta.uid, meta.gid);
+        let common = if self.options.merge && plain && same_owner { found.mode & meta.mode & 0o077 } else { 0 };
+        let mode = found.mode & 0o1000 | 0o700 | common;
+        if mode != found.mode {
+            let _ = rustix::fs::chmod(stat::proc_path(fd), Mode::from_raw_mode(mode));
+        }
+        Ok(())
+    }
+
+    /// Removes what lies at `rel`, a directory with all below it; nothing there is no error.
+    pub fn remove(&self, rel: &Path) -> Result<(), TargetError> {
+        let (dir, name) = self.reach(rel)?;
+        match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(io("remove", rel)(errno)),
+        }
+        match self.names(rel) {
+            Ok(names) => names.into_iter().try_for_each(|name| self.remove(&rel.join(name)))?,
+            // No directory: what unlink said first is the reason.
+            Err(TargetError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(io("remove", rel)(Errno::PERM));
+            }
+            Err(error) => return Err(error),
+        }
+        match rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(io("remove", rel)(errno)),
+        }
+    }
+
+    /// Removes the temporary files that a restore by an older version left in the directory at `rel`: entries named
+    /// `.tracker-PID-N.tmp`, of this user, no directories, of no running process, and not `planned`.
+    pub fn remove_old_temporaries(
+        &self,
+        rel: &Path,
+        planned: impl Fn(&Path) -> bool,
+    ) -> Result<Vec<PathBuf>, TargetError> {
+        let mut removed = Vec::new();
+        for name in self.names(rel)? {
+            let Some(pid) = area::old_temporary(&name).and_then(rustix::process::Pid::from_raw) else { continue };
+            let path = rel.join(&name);
+            let runs = rustix::process::test_kill_process(pid) != Err(Errno::SRCH);
+            let ours = self.stat(&path)?.is_some_and(|found| {
+                found.stat.kind != Kind::Dir && found.stat.uid == rustix::process::geteuid().as_raw()
+            });
+            if ours && !runs && !planned(&path) {
+                self.remove(&path)?;
+                removed.push(path);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Gives an entry its names, the last one by moving it. Returns the names that it could not be given.
+    pub(super) fn put(&self, made: &Made<'_>, names: &[&Path]) -> Vec<Unplaced> {
+        let mut failed = Vec::new();
+        for (n, rel) in names.iter().enumerate() {
+            if let Err(cause) = self.put_one(made, rel, n + 1 == names.len()) {
+                failed.push(Unplaced { path: rel.to_path_buf(), cause });
+            }
+        }
+        failed
+    }
+
+    fn put_one(&self, made: &Made<'_>, rel: &Path, last: bool) -> Result<(), TargetError> {
+        let place = self.place(rel)?;
+        let dir = made.area.dir();
+        let linked = made.area.name();
+        let name = if last {
+            &made.name
+        } else {
+            match rustix::fs::linkat(dir, &made.name, dir, &linked, AtFlags::empty()) {
+                Ok(()) => &linked,
+                Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                    self.warn(rel, Shortfall::Copy);
+                    return self.put_copy(made, rel, &place, made.area);
+                }
+                Err(errno) => return Err(io("link", rel)(errno)),
+            }
+        };
+        match self.move_in(dir, name, rel, &place) {
+            // A directory that takes no entries from elsewhere, by its quota project or encryption.
+            Err(TargetError::Io { source, .. }) if source.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {
+                let here = Area::make(place.dir.as_fd()).map_err(io("make the temporary area beside", rel))?;
+                self.put_copy(made, rel, &place, &here)
+            }
+            other => other,
+        }
+        .inspect_err(|_| made.area.discard(&linked))
+    }
+
+    /// Another one with the same content and attributes, made in `area`.
+    fn put_copy(&self, made: &Made<'_>, rel: &Path, place: &Place<'_>, area: &Area) -> Result<(), TargetError> {
+        let (name, fd) = if made.meta.kind == Kind::File {
+            self.copy_in(area, made.fd, rel)?
+        } else {
+            make_in(area, made.meta).map_err(io("make", rel))?
+        };
+        self.give(rel, &fd, made.meta);
+        self.move_in(area.dir(), &name, rel, place).inspect_err(|_| area.discard(&name))
+    }
+
+    fn move_in(&self, from: BorrowedFd<'_>, name: &OsStr, rel: &Path, place: &Place<'_>) -> Result<(), TargetError> {
+        let moved = || rustix::fs::renameat(from, name, &place.dir, place.name);
+        match moved() {
+            Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) if self.options.merge => {
+                self.remove(rel)?;
+                moved()
+            }
+            other => other,
+        }
+        .map_err(io("move into place", rel))
+    }
+
+    /// The parent of `rel`, which must be the directory that was made or found there.
+    pub(super) fn place<'a>(&self, rel: &'a Path) -> Result<Place<'a>, TargetError> {
+        let bad = || TargetError::BadPath { path: rel.to_path_buf() };
+        let name = rel.file_name().ok_or_else(bad)?;
+        let parent = rel.parent().ok_or_else(bad)?;
+        let (dir, at) = self.own_dir(parent)?;
+        Ok(Place { dir, name, parent, at })
+    }
+
+    fn own_dir(&self, rel: &Path) -> Result<(OwnedFd, Identity), TargetError> {
+        let not_ours = || TargetError::NotOurs { path: rel.to_path_buf() };
+        let known = lock(&self.dirs).get(rel).copied();
+        let dir = self.beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| match errno {
+            Errno::INVAL => TargetError::BadPath { path: rel.to_path_buf() },
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => not_ours(),
+            errno => io("open", rel)(errno),
+        })?;
+        let at = Identity::of(&dir).map_err(io("stat", rel))?;
+        if known == Some(at) { Ok((dir, at)) } else { Err(not_ours()) }
+    }
+
+    /// The parent of `rel`, whichever it is.
+    fn reach<'a>(&self, rel: &'a Path) -> Result<(OwnedFd, &'a OsStr), TargetError> {
+        let bad = || TargetError::BadPath { path: rel.to_path_buf() };
+        let name = rel.file_name().ok_or_else(bad)?;
+        let dir = self.beneath.open(rel.parent().ok_or_else(bad)?, OFlags::PATH | OFlags::DIRECTORY);
+        dir.map(|dir| (dir, name)).map_err(|errno| if errno == Errno::INVAL { bad() } else { io("open", rel)(errno) })
+    }
+
+    /// The area in which the entry at `rel` is made.
+    pub(super) fn area_of(&self, rel: &Path) -> Result<Arc<Area>, TargetError> {
+        let place = self.place(rel)?;
+        self.area(place.parent, place.at).map_err(io("make the temporary area for", rel))
+    }
+
+    /// The area of the file system that the directory at `rel` lies in: in the highest directory of it in the target.
+    pub(super) fn area(&self, rel: &Path, at: Identity) -> Result<Arc<Area>, Errno> {
+        let mut areas = lock(&self.areas);
+        if let Some(area) = areas.get(&at.file_system()) {
+            return Ok(area.clone());
+        }
+        let mut highest = self.beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY)?;
+        for above in rel.ancestors().skip(1) {
+            let dir = self.beneath.open(above, OFlags::PATH | OFlags::DIRECTORY)?;
+            if Identity::of(&dir)?.file_system() != at.file_system() {
+                break;
+            }
+            highest = dir;
+        }
+        let area = Area::make(highest.as_fd())?;
+        areas.insert(at.file_system(), area.clone());
+        Ok(area)
+    }
+}

@@ -105,7 +105,12 @@ impl Opened {
             self.first_phase = Phase::Protected;
             return Ok(());
         }
-        world.root.sync().map_err(WorldError::Source)?;
+        // The kernel tells of a write-back error that nobody has asked for yet once, to whoever syncs next, and has tried to
+        // write everything all the same. A second one tells whether it is written now.
+        if let Err(error) = world.root.sync() {
+            tracing::warn!(volume = %self.name, %error, "the file system had lost writes before this start");
+            world.root.sync().map_err(WorldError::Source)?;
+        }
         self.compare = true;
         self.compare_once = world.hub.is_some();
         if compare == Compare::Everything {

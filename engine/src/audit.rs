@@ -43,6 +43,11 @@ impl Pace {
         Pace { rate, bytes: 0.0, last_ns: None }
     }
 
+    /// From now on at another rate; what was saved up stays.
+    pub fn set_rate(&mut self, rate: Rate) {
+        self.rate = rate;
+    }
+
     /// Time has come to `now_ns` (of any clock that does not run backwards), in a volume of so many bytes.
     pub fn tick(&mut self, now_ns: u64, volume_bytes: u64) {
         let passed = now_ns.saturating_sub(self.last_ns.unwrap_or(now_ns));

@@ -303,6 +303,8 @@ impl Daemon {
         }
         fs::write(&config, text).expect("the configuration");
         let mut command = Command::new(binary());
+        // When capture is attached is told to those only who ask for it.
+        command.args(["--log", "info,tracker::capture::pins=debug"]);
         command.args(["daemon", "--config", utf8(&config)]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.stderr(File::create(&log).expect("the log")).spawn().expect("tracker starts");
         let stdout = child.stdout.take().expect("piped");

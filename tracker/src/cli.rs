@@ -58,6 +58,9 @@ pub struct Global {
     /// Where catalog, control socket and lock lie [default: /var/lib/tracker as root, else $XDG_STATE_HOME/tracker].
     #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Log what is done and why, of tracker itself. Wins over RUST_LOG; --log wins over it.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
     /// What to log, as in RUST_LOG: a level, or module=level, ..
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
@@ -138,7 +141,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> std::process::ExitCode 
 /// Runs one verb. The code of a verb that worked but has something to say (3, 20, ..) is in `Ok`.
 pub fn run(cli: Cli) -> Result<ExitCode, AppError> {
     let global = cli.global;
-    logging::init(global.log.as_deref(), global.log_format)?;
+    let verbose = global.verbose.then_some(logging::VERBOSE);
+    logging::init(global.log.as_deref().or(verbose), global.log_format)?;
     let mut out = Out::stdout(global.json);
     let ended = dispatch(cli.verb, &global, &mut out);
     // The one place where a closed pipe is dealt with: whatever the verb made of it, nobody is left to be told.

@@ -105,6 +105,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// `None`: no HTTP endpoints.
     pub metrics_listen: Option<SocketAddr>,
+    /// The command line said so, not the file.
+    pub listen_by_command: bool,
     /// Sizes of the capture's maps, which bound its kernel memory.
     pub kernel_maps: MapEntries,
     pub process: ProcessConfig,
@@ -367,7 +369,9 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
         }
     }
     let process = process::read(&mut check, raw.stop_timeout.as_ref(), &raw.tracking);
-    let mut config = Config { file: None, state_dir, metrics_listen, kernel_maps, process, volumes: Vec::new() };
+    let listen_by_command = false;
+    let (file, volumes) = (None, Vec::new());
+    let mut config = Config { file, state_dir, metrics_listen, listen_by_command, kernel_maps, process, volumes };
     let mut lines = Vec::new();
     let mut names = HashSet::new();
     // The back end that some volume wants and no other: the programs of a process are of one.

@@ -89,6 +89,8 @@ impl From<ControlError> for AppError {
                 let app = AppError::new(failure.code, &error);
                 AppError { hint: failure.hint.clone(), ..app }
             }
+            ControlError::Running { .. } => AppError::new(ExitCode::Error, error)
+                .hint("`tracker status` says whether a volume waits for a word, and for which"),
             _ => AppError::new(ExitCode::Error, error),
         }
     }

@@ -3,6 +3,7 @@
 //! The layers below have error enums of their own; a command maps them to this one at its edge. Nothing below the
 //! command line builds an `AppError` except where it states why a volume ended.
 
+use crate::quoting::tame_line;
 use crate::store::{ErrorKind, StoreError};
 use std::fmt;
 use std::io::Write;
@@ -152,8 +153,8 @@ impl AppError {
 
     pub fn to_text(&self) -> String {
         match &self.hint {
-            Some(hint) => format!("error: {}\nhint: {hint}\n", self.message),
-            None => format!("error: {}\n", self.message),
+            Some(hint) => format!("error: {}\nhint: {}\n", tame_line(&self.message), tame_line(hint)),
+            None => format!("error: {}\n", tame_line(&self.message)),
         }
     }
 

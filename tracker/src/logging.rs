@@ -13,6 +13,9 @@ use crate::error::{AppError, ExitCode};
 /// reports itself.
 const DEFAULT_FILTER: &str = "info,aws_config=warn,aws_smithy_runtime=warn,hyper=warn";
 
+/// What `-v` logs.
+pub const VERBOSE: &str = "info,tracker=debug,aws_config=warn,aws_smithy_runtime=warn,hyper=warn";
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// One line per event, coloured on a terminal unless NO_COLOR is set.
@@ -44,13 +47,20 @@ struct Stderr;
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // What is not written is lost; the next line is tried again.
-        let _ = io::stderr().write_all(bytes);
+        let _ = io::stderr().write_all(one_line(&String::from_utf8_lossy(bytes)).as_bytes());
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// An event is one line: a newline inside it comes from a name, and would begin a line that looks like another event. Other
+/// control characters of names are the subscriber's to escape; its own are the colours.
+fn one_line(event: &str) -> String {
+    let body = event.strip_suffix('\n').unwrap_or(event);
+    format!("{}\n", body.replace(['\n', '\r'], "\\n"))
 }
 
 fn parse(filter: Option<&str>) -> Result<EnvFilter, AppError> {
@@ -66,8 +76,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_event_is_one_line() {
+        assert_eq!(one_line("WARN a\nERROR forged\r\n"), "WARN a\\nERROR forged\\n\n");
+        assert_eq!(one_line("WARN a"), "WARN a\n");
+    }
+
+    #[test]
     fn filters_are_read_or_refused() {
-        for good in [None, Some("debug"), Some("warn,tracker::store=trace")] {
+        for good in [None, Some(VERBOSE), Some("debug"), Some("warn,tracker::store=trace")] {
             assert!(parse(good).is_ok(), "{good:?}");
         }
         assert_eq!(parse(Some("tracker=loud")).unwrap_err().code, ExitCode::Usage);

@@ -4,6 +4,8 @@
 //! with a newline or with bytes that are not UTF-8 becomes `$'a\nb\377'` (bash, zsh, ksh, busybox; POSIX since 2024).
 //! [`unquote`] reads the same back without a shell. Both are pure.
 
+use std::borrow::Cow;
+
 /// A name or path for a terminal or a log line.
 pub fn quote(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else { return ansi(bytes) };
@@ -20,6 +22,29 @@ pub fn quote(bytes: &[u8]) -> String {
         return format!("\"{text}\"");
     }
     ansi(bytes)
+}
+
+/// As [`quote`], of a path.
+pub fn path(path: &std::path::Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    quote(path.as_os_str().as_bytes())
+}
+
+/// A whole text for a terminal or a log, in which a name may stand that nobody quoted: what a terminal would obey is shown
+/// as the escape that names it. The last line of defence; a name is quoted where it is put into a text. Newlines and tabs stay.
+pub fn tame(text: &str) -> Cow<'_, str> {
+    let shown = |c: char| matches!(c, '\n' | '\t') || is_printable(c);
+    if text.chars().all(shown) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    text.chars().for_each(|c| if shown(c) { out.push(c) } else { out.extend(c.escape_debug()) });
+    Cow::Owned(out)
+}
+
+/// As [`tame`], of a text that is one line: a newline in it comes from a name, and would begin a line that looks like another's.
+pub fn tame_line(text: &str) -> String {
+    tame(text).replace('\n', "\\n")
 }
 
 /// A path inside a volume: as [`quote`], and one that a command line would take for an option begins with `./`.
@@ -116,6 +141,14 @@ fn unansi(mut rest: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_text_with_a_foreign_name_is_harmless() {
+        assert!(matches!(tame("two\nlines,\ttabs, e\u{301}"), Cow::Borrowed(_)));
+        assert_eq!(tame("a\x1b[2J\x07b\u{9b}\u{202e}\r\n"), "a\\u{1b}[2J\\u{7}b\\u{9b}\\u{202e}\\r\n");
+        assert_eq!(tame_line("x\n2026 ERROR forged"), "x\\n2026 ERROR forged");
+        assert_eq!(path(std::path::Path::new("a/x\ny")), "$'a/x\\ny'");
+    }
 
     const NAMES: [(&[u8], &str); 17] = [
         (b"a/b-c_d.txt", "a/b-c_d.txt"),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::AppError;
+use crate::error::{AppError, ExitCode};
 use crate::units::PathField;
 
 /// Most files a status names as unreadable. The count beyond is in `VolumeStatus::unreadable_total`.
@@ -254,21 +254,44 @@ impl VolumeStatus {
     }
 }
 
-/// What `sync` found: it is only ok (exit code 0) when both lists are empty.
+/// What `sync` found, of each volume: it is only ok (exit code 0) when all lists are empty and none has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncReply {
-    /// Head after the flush; of several volumes the lowest is not useful, so it is the last one's.
+    pub volumes: Vec<VolumeSync>,
+}
+
+/// What `sync` found of one volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSync {
+    pub volume: String,
+    /// Head after the flush.
     pub seq: u64,
     /// What is still unreadable, unclean or pending at the deadline.
     pub partial: Vec<String>,
     /// What is still widened, or why the volume is degraded.
     pub degraded: Vec<String>,
+    /// Why the volume has ended.
+    #[serde(default)]
+    pub failure: Option<AppError>,
 }
 
 impl SyncReply {
-    pub fn exit_code(&self) -> crate::error::ExitCode {
-        use crate::error::ExitCode;
-        if !self.degraded.is_empty() {
+    /// The code of the first volume that has ended; else as of the worst volume.
+    pub fn exit_code(&self) -> ExitCode {
+        let codes = || self.volumes.iter().map(VolumeSync::exit_code);
+        let ended = self.volumes.iter().find_map(|volume| Some(volume.failure.as_ref()?.code));
+        ended
+            .or(codes().find(|code| *code == ExitCode::Degraded))
+            .or(codes().find(|code| *code != ExitCode::Ok))
+            .unwrap_or(ExitCode::Ok)
+    }
+}
+
+impl VolumeSync {
+    pub fn exit_code(&self) -> ExitCode {
+        if let Some(failure) = &self.failure {
+            failure.code
+        } else if !self.degraded.is_empty() {
             ExitCode::Degraded
         } else if !self.partial.is_empty() {
             ExitCode::Partial
@@ -281,7 +304,6 @@ impl SyncReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ExitCode;
 
     fn protected() -> VolumeStatus {
         VolumeStatus {
@@ -322,14 +344,24 @@ mod tests {
 
     #[test]
     fn doubt_never_exits_with_zero() {
-        let reply = |partial: &[&str], degraded: &[&str]| SyncReply {
+        let volume = |partial: &[&str], degraded: &[&str]| VolumeSync {
+            volume: "v".into(),
             seq: 1,
             partial: partial.iter().map(|s| s.to_string()).collect(),
             degraded: degraded.iter().map(|s| s.to_string()).collect(),
+            failure: None,
+        };
+        let fine = || volume(&[], &[]);
+        let reply = |partial: &[&str], degraded: &[&str]| SyncReply {
+            volumes: vec![fine(), volume(partial, degraded), fine()],
         };
         assert_eq!(reply(&[], &[]).exit_code(), ExitCode::Ok);
         assert_eq!(reply(&["x"], &[]).exit_code(), ExitCode::Partial);
         assert_eq!(reply(&["x"], &["y"]).exit_code(), ExitCode::Degraded);
+        let failure = Some(AppError::new(ExitCode::Locked, "another writer"));
+        let ended = VolumeSync { failure, ..volume(&[], &[]) };
+        let volumes = vec![volume(&[], &["y"]), volume(&["x"], &[]), ended];
+        assert_eq!(SyncReply { volumes }.exit_code(), ExitCode::Locked);
     }
 
     #[test]

@@ -35,6 +35,9 @@ fn run(args: &str) -> Output {
     command(args).output().unwrap()
 }
 
+/// Verbs that have no answer to give in this bed.
+const REFUSE: [&str; 2] = ["watch", "adopt"];
+
 /// A pipe that nobody reads.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
@@ -96,6 +99,9 @@ impl Bed {
             "restore" => (there(&format!("{at}/restored --dry-run")), none(&format!("{at}/restored"))),
             "verify" => (there(""), none("")),
             "doctor" => (String::new(), Some(format!("{at}/none"))),
+            // What runs needs no word: it can only refuse.
+            "adopt" => ("src".into(), Some("none".into())),
+            "untrack" => (String::new(), Some("none".into())),
             "config check" => (format!("{at}/good.toml"), Some(format!("{at}/none"))),
             "completions" => ("bash".into(), Some("ksh".into())),
             "man" => (String::new(), Some("none".into())),
@@ -157,7 +163,7 @@ fn every_verb_keeps_the_contract_of_json() {
         assert_eq!(objects(&verb, &help)[0]["type"], "help");
         let Some((good, absent)) = bed.arguments(&verb) else { continue };
         let answer = run(&format!("{good} --json"));
-        if verb == "watch" {
+        if REFUSE.contains(&verb.as_str()) {
             one_error(&verb, &answer);
         } else {
             let all = objects(&verb, &answer);
@@ -198,9 +204,9 @@ fn no_verb_minds_that_nobody_reads() {
         quiet(&format!("{verb} --help"), &[141]);
         quiet(&format!("{verb} --no-such-flag"), &[2]);
         let Some((good, absent)) = bed.arguments(&verb) else { continue };
-        if verb == "watch" {
-            // Refuses before it has anything to say on stdout.
-            quiet(&good, &[2]);
+        if REFUSE.contains(&verb.as_str()) {
+            // They refuse before they have anything to say on stdout.
+            quiet(&good, &[1, 2]);
         } else {
             quiet(&good, &[141]);
             quiet(&format!("{good} --json"), &[141]);

@@ -121,8 +121,18 @@ fn the_same_writer_goes_on_after_kill_9() {
     }
 }
 
-#[test]
-fn a_daemon_serves_many_volumes_and_its_endpoints() {
+/// A daemon with the volumes `db` and `www`, ready.
+struct Two {
+    /// Removed when dropped.
+    _dir: tempfile::TempDir,
+    root: std::path::PathBuf,
+    free: std::net::SocketAddr,
+    config: String,
+    file: String,
+    service: Service,
+}
+
+fn two() -> Two {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -135,19 +145,26 @@ fn a_daemon_serves_many_volumes_and_its_endpoints() {
         config += &format!("[[volume]]\nsource = \"{}/{name}\"\n", root.display());
     }
     let file = at(&root, "tracker.toml");
-    std::fs::write(&file, config).unwrap();
+    std::fs::write(&file, &config).unwrap();
     let mut service = Service::start(&["daemon", "--config", &file]);
     let mut ready = [service.line(), service.line()];
     ready.sort();
     assert_eq!(ready, ["ready db\n", "ready www\n"]);
+    Two { _dir: dir, root, free, config, file, service }
+}
 
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(free).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).unwrap();
-        reply
-    };
+fn get(at: std::net::SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(at).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+#[test]
+fn a_daemon_serves_many_volumes_and_its_endpoints() {
+    let Two { root, free, file, service, _dir, .. } = two();
+    let get = |path: &str| get(free, path);
     assert!(get("/readyz").starts_with("HTTP/1.1 200"), "{}", get("/readyz"));
     let metrics = get("/metrics");
     for name in ["db", "www"] {
@@ -170,6 +187,36 @@ fn a_daemon_serves_many_volumes_and_its_endpoints() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+    service.signal(Signal::TERM);
+    assert_eq!(service.ends_with(), 0);
+}
+
+/// What can be applied is, what cannot is refused: by name, and without the rest.
+#[test]
+fn a_reload_applies_what_it_can_and_refuses_the_rest() {
+    let Two { root, free, config, file, service, _dir } = two();
+    let state = at(&root, "state");
+    let result =
+        |wanted: u32| get(free, "/metrics").contains(&format!("\ntracker_config_last_reload_successful {wanted}\n"));
+    let interval = || json(&["status", "--state-dir", &state, "--json"]).1["volumes"][0]["interval_ms"].clone();
+    let begun = Instant::now();
+    let listen = config.replace("listen = \"", "listen = \"off\" #\"");
+    for (text, ms, success) in [(&listen, 77, 0), (&config, 88, 1)] {
+        std::fs::write(&file, text.replace("[[volume]]", &format!("[[volume]]\ninterval = \"{ms}ms\""))).unwrap();
+        service.signal(Signal::HUP);
+        while interval() != ms || !result(success) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "not applied: {}, {success}", interval());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    // Each volume has its line, and its object.
+    let (code, text) = ask(&["sync", "--wait", "--state-dir", &state]);
+    let mut lines: Vec<&str> = text.lines().filter(|line| line.contains(": synced: commit ")).collect();
+    lines.sort_unstable();
+    assert_eq!((code, lines.len()), (0, 2), "{text}");
+    assert!(lines[0].starts_with("db: ") && lines[1].starts_with("www: "), "{text}");
+    let (_, objects) = ask(&["sync", "--wait", "--json", "--state-dir", &state]);
+    assert_eq!(objects.lines().filter(|line| line.contains("\"type\":\"sync\"")).count(), 2, "{objects}");
     service.signal(Signal::TERM);
     assert_eq!(service.ends_with(), 0);
 }

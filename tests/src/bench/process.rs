@@ -111,7 +111,7 @@ impl Daemon {
     /// What `sync --wait` does; an error where it is partial or degraded.
     pub(super) fn sync(&self) -> Outcome<()> {
         let reply = self.client.sync(None, Duration::from_secs(300)).map_err(|error| error.message)?;
-        if reply.partial.is_empty() && reply.degraded.is_empty() { Ok(()) } else { Err(format!("{reply:?}").into()) }
+        if reply.exit_code() == tracker::error::ExitCode::Ok { Ok(()) } else { Err(format!("{reply:?}").into()) }
     }
 
     /// CPU time in seconds of all its threads, ended ones too.

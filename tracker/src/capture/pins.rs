@@ -119,11 +119,12 @@ impl Capture {
             match proven {
                 Ok(started) => {
                     let back_end = choice.back_end.name();
-                    tracing::info!(back_end, reasons = ?choice.reasons, started = ?started.1, "capture is attached");
+                    // Why no better one, and why not this one: `doctor` tells, and `-v`.
+                    tracing::debug!(back_end, reasons = ?choice.reasons, started = ?started.1, "capture is attached");
                     return Ok(started);
                 }
                 Err(error) => {
-                    tracing::warn!(back_end = choice.back_end.name(), error, "a capture back end cannot be used");
+                    tracing::debug!(back_end = choice.back_end.name(), error, "a capture back end cannot be used");
                     facts.against.push((choice.back_end, error));
                 }
             }

@@ -24,6 +24,7 @@ pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<E
     // The command line wins over the file, and the guard must see the directory that will be used.
     let mut config = config::load(&super::absolute(&args.config)?, &default_dir)?;
     if let Some(listen) = &args.metrics_listen {
+        config.listen_by_command = true;
         config.metrics_listen = parse_listen(listen).map_err(|e| AppError::new(ExitCode::Usage, e))?;
     }
     let state_dir = match (&global.state_dir, &config.state_dir) {

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::error::{AppError, ExitCode};
+use crate::quoting::tame;
 
 /// The output of one verb.
 pub struct Out {
@@ -73,7 +74,7 @@ impl Out {
             let line = serde_json::to_string(json).map_err(|e| AppError::from_error(&e))?;
             writeln!(self.to, "{line}")
         } else {
-            writeln!(self.to, "{text}")
+            writeln!(self.to, "{}", tame(&text.to_string()))
         };
         written.and_then(|()| self.to.flush()).map_err(|e| closed(&e))
     }
@@ -89,9 +90,9 @@ impl Out {
         self.line("", &serde_json::json!({ "type": "warning", "warning": what, "message": message }))
     }
 
-    /// Text as it is, without a newline of its own.
+    /// Text without a newline of its own.
     pub fn text(&mut self, text: impl Display) -> Result<(), AppError> {
-        write!(self.to, "{text}").and_then(|()| self.to.flush()).map_err(|e| closed(&e))
+        write!(self.to, "{}", tame(&text.to_string())).and_then(|()| self.to.flush()).map_err(|e| closed(&e))
     }
 
     /// For bytes of files.

@@ -139,5 +139,6 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
         lease: args.tracking_lease.unwrap_or(defaults.lease),
         memory: args.tracking_memory.unwrap_or(defaults.memory),
     };
-    Ok(Config { file: None, state_dir: None, metrics_listen, kernel_maps, process, volumes: vec![volume] })
+    let (file, state_dir, listen_by_command) = (None, None, true);
+    Ok(Config { file, state_dir, metrics_listen, listen_by_command, kernel_maps, process, volumes: vec![volume] })
 }

@@ -20,7 +20,7 @@ use crate::last_flush::{Uncommitted, verdict};
 use crate::metrics::Process;
 use crate::notify::{Notify, Progress};
 use crate::state_dir::StateDir;
-use crate::status::{State, VolumeStatus};
+use crate::status::{Backend, State, VolumeStatus};
 use crate::volume::fleet::Fleet;
 
 /// How often the loop looks at the volumes. `ready` is late by at most this.
@@ -66,7 +66,7 @@ fn serve(
         Ok((socket, listen.transpose()?))
     });
     let ended = http.and_then(|_open| {
-        let mut service = Service { control, process, notify, out, ready: false, said: Vec::new() };
+        let mut service = Service { control, process, notify, out, ready: false, begun: Vec::new(), said: Vec::new() };
         runtime.block_on(service.run(&asked_to_stop))
     });
     let code = match ended {
@@ -141,6 +141,8 @@ struct Service<'a> {
     out: &'a mut Out,
     /// READY=1 was sent.
     ready: bool,
+    /// Volumes of which was said that they are protected, from where to where and how.
+    begun: Vec<String>,
     /// Volumes whose `ready` was said.
     said: Vec<String>,
 }
@@ -180,17 +182,24 @@ impl Service<'_> {
     /// Says `ready` once per volume, and READY=1 once no volume is still starting.
     fn announce(&mut self, volumes: &[VolumeStatus]) {
         for v in volumes {
+            if v.armed && !self.begun.contains(&v.volume) {
+                self.begun.push(v.volume.clone());
+                tracing::info!("{}", beginning(v));
+            }
             if self.said.contains(&v.volume) {
                 continue;
             }
             if v.is_ready() {
                 self.said.push(v.volume.clone());
-                let (volume, seq, backend) = (&v.volume, v.head_seq, v.backend.name());
+                let (volume, seq) = (&v.volume, v.head_seq);
                 let text = if volumes.len() == 1 { "ready".to_string() } else { format!("ready {volume}") };
                 self.out.say(text, &json!({ "type": "ready", "volume": volume, "seq": seq }));
-                tracing::info!(volume, seq, backend, state = v.state.name(), "protecting");
+                // Why no better back end is had is no news; why a volume is degraded is.
                 for reason in &v.reasons {
-                    tracing::warn!(volume, "{reason}");
+                    match v.state {
+                        State::Degraded => tracing::warn!(volume, "{reason}"),
+                        _ => tracing::debug!(volume, "{reason}"),
+                    }
                 }
             }
         }
@@ -222,6 +231,16 @@ impl Service<'_> {
         }
         self.notify.ready();
     }
+}
+
+/// The first line of a volume, for a person: from where to where, and how.
+fn beginning(v: &VolumeStatus) -> String {
+    let name = |text: &str| crate::quoting::quote(text.as_bytes());
+    let how = match v.backend {
+        Backend::Scan => "by scanning (`tracker doctor` says why)".to_owned(),
+        hooks => format!("by eBPF ({})", hooks.name()),
+    };
+    format!("protecting {} -> {}/{} {how}", name(&v.source), name(&v.store), v.volume)
 }
 
 /// Why the process must end: every volume has ended by itself. The worst code is not defined, so the first one's is it.

@@ -1,5 +1,7 @@
 //! `tracker status`: the state of every volume of a running tracker, as a table or as JSON.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::json;
 
@@ -96,8 +98,7 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
         notes.push(format!("{} removals wait for a second listing", v.removals_waiting));
     }
     if v.rescans > 0 {
-        let reasons: Vec<String> = v.rescan_reasons.iter().map(|(why, n)| format!("{why} {n}")).collect();
-        notes.push(format!("{} rescans ({})", v.rescans, reasons.join(", ")));
+        notes.push(rescans(v.rescans, &v.rescan_reasons));
     }
     match (&v.failure, &v.last_error) {
         (Some(failure), _) => {
@@ -108,6 +109,15 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
         (None, None) => {}
     }
     notes
+}
+
+/// Files read whole to be compared, and what made that necessary. A start has no reason of its own.
+fn rescans(count: u64, reasons: &BTreeMap<String, u64>) -> String {
+    if reasons.is_empty() {
+        return format!("{count} rescans");
+    }
+    let reasons: Vec<String> = reasons.iter().map(|(why, times)| format!("{why} {times}")).collect();
+    format!("{count} rescans ({})", reasons.join(", "))
 }
 
 /// Left-aligned columns, two spaces apart, no trailing blanks.
@@ -159,6 +169,13 @@ db: unreadable: $'x\\377': EIO
 db: unreadable: 2 more
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn rescans_never_have_an_empty_list_of_reasons() {
+        assert_eq!(rescans(648, &BTreeMap::new()), "648 rescans");
+        let reasons = BTreeMap::from([("audit".to_owned(), 1), ("map_full".to_owned(), 2)]);
+        assert_eq!(rescans(7, &reasons), "7 rescans (audit 1, map_full 2)");
     }
 
     #[test]

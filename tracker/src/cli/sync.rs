@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Global, Out};
 use crate::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::status::VolumeSync;
 use crate::units::parse_duration;
 
 /// Commit now. With --wait, return once every change made before the call is committed.
@@ -32,21 +34,60 @@ pub(super) fn run(args: &SyncArgs, global: &Global, out: &mut Out) -> Result<Exi
         return Ok(ExitCode::Ok);
     }
     let reply = client.sync(volume, args.timeout)?;
-    let code = reply.exit_code();
-    let mut text = match code {
-        ExitCode::Ok => format!("synced: commit {}", reply.seq),
-        _ => format!("not everything is synced (head is commit {})", reply.seq),
+    let several = reply.volumes.len() > 1;
+    for volume in &reply.volumes {
+        out.line(
+            text(volume, several),
+            &Line { r#type: "sync", waited: true, code: volume.exit_code(), sync: volume },
+        )?;
+    }
+    Ok(reply.exit_code())
+}
+
+/// One volume in one object, and in one line where all is well.
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'static str,
+    waited: bool,
+    #[serde(flatten)]
+    sync: &'a VolumeSync,
+    code: ExitCode,
+}
+
+fn text(sync: &VolumeSync, several: bool) -> String {
+    let of = if several { format!("{}: ", sync.volume) } else { String::new() };
+    let mut text = match sync.exit_code() {
+        ExitCode::Ok => format!("{of}synced: commit {}", sync.seq),
+        _ => format!("{of}not everything is synced (head is commit {})", sync.seq),
     };
-    for what in &reply.degraded {
-        text.push_str(&format!("\ndegraded: {what}"));
+    for (word, list) in [("degraded", &sync.degraded), ("open", &sync.partial)] {
+        for what in list {
+            text.push_str(&format!("\n{word}: {}: {what}", sync.volume));
+        }
     }
-    for what in &reply.partial {
-        text.push_str(&format!("\nopen: {what}"));
+    if let Some(failure) = &sync.failure {
+        text.push_str(&format!("\nended: {}: {failure}", sync.volume));
     }
-    let (partial, degraded) = (&reply.partial, &reply.degraded);
-    let object = json!({
-        "type": "sync", "waited": true, "seq": reply.seq, "partial": partial, "degraded": degraded, "code": code,
-    });
-    out.line(text, &object)?;
-    Ok(code)
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::AppError;
+
+    #[test]
+    fn each_volume_has_its_line() {
+        let fine = VolumeSync { volume: "a".into(), seq: 7, ..VolumeSync::default() };
+        assert_eq!(text(&fine, false), "synced: commit 7");
+        assert_eq!(text(&fine, true), "a: synced: commit 7");
+        let open = VolumeSync { volume: "b".into(), seq: 3, partial: vec!["x: EIO".into()], ..VolumeSync::default() };
+        assert_eq!(text(&open, true), "b: not everything is synced (head is commit 3)\nopen: b: x: EIO");
+        let failure = Some(AppError::new(ExitCode::Locked, "another writer"));
+        let ended = VolumeSync { volume: "c".into(), failure, ..VolumeSync::default() };
+        assert_eq!(text(&ended, true), "c: not everything is synced (head is commit 0)\nended: c: another writer");
+        let line = Line { r#type: "sync", waited: true, code: open.exit_code(), sync: &open };
+        let line = serde_json::to_value(&line).unwrap();
+        assert_eq!((&line["volume"], &line["seq"], &line["code"]), (&"b".into(), &3.into(), &3.into()));
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::fake::{Fake, protected};
 use super::*;
+use crate::status::VolumeSync;
 
 struct Open {
     dir: tempfile::TempDir,
@@ -43,7 +44,8 @@ fn status_and_sync_make_the_round_trip() {
     let open = open(vec![protected("db"), protected("www")]);
     let client = Client::new(open.dir.path());
     assert_eq!(client.status().unwrap(), [protected("db"), protected("www")]);
-    let reply = SyncReply { seq: 9, partial: vec!["a: EIO".into()], degraded: vec![] };
+    let volume = VolumeSync { volume: "db".into(), seq: 9, partial: vec!["a: EIO".into()], ..VolumeSync::default() };
+    let reply = SyncReply { volumes: vec![volume] };
     *open.fake.reply.lock().unwrap() = reply.clone();
     assert_eq!(client.sync(Some("db"), Duration::from_millis(1500)).unwrap(), reply);
     assert_eq!(open.fake.calls(), [r#"sync Some("db") 1.5s"#]);

@@ -46,14 +46,14 @@ pub enum FsType {
 /// Why something in the source could not be found or read. Paths are relative to the source.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    #[error("source {}: {source}", path.display())]
+    #[error("source {}: {source}", crate::quoting::path(path))]
     Root { path: PathBuf, source: std::io::Error },
     /// Nothing is there, or one of the directories on the way is none (any more).
-    #[error("{} is not there", path.display())]
+    #[error("{} is not there", crate::quoting::path(path))]
     Gone { path: PathBuf },
-    #[error("{} lies on another mount", path.display())]
+    #[error("{} lies on another mount", crate::quoting::path(path))]
     MountPoint { path: PathBuf },
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", crate::quoting::path(path))]
     Io { path: PathBuf, source: std::io::Error },
 }
 

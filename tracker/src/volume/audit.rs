@@ -86,6 +86,12 @@ impl Audit {
         }
     }
 
+    /// From now on at another rate.
+    pub fn set_rate(&mut self, rate: Rate) {
+        self.off = rate == Rate::OFF;
+        self.pace.set_rate(rate);
+    }
+
     /// What was read before counts no more: the catalog or the capture is another one now.
     pub fn reset(&mut self) {
         self.looks.clear();

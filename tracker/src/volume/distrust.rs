@@ -72,7 +72,7 @@ impl Runner {
         let what = format!(
             "the audit: {} blocks of {} from block {} on changed without a mark",
             missed.blocks,
-            path.display(),
+            crate::quoting::path(&path),
             missed.first
         );
         if marked_fs(&world.root) != "tmpfs" {

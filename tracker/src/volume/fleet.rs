@@ -16,6 +16,7 @@ use super::open::{self, Prepared};
 use super::pending::{Pending, now_ns};
 use super::progress::{Phase, Shared, Synced};
 use super::release::{self, Ending};
+use super::reload::{self, Settings};
 use super::start;
 use crate::catalog::Catalog;
 use crate::config::{self, Allow, Config, ProcessConfig, VolumeConfig};
@@ -23,7 +24,7 @@ use crate::control::{Control, ControlError};
 use crate::error::{AppError, ExitCode};
 use crate::last_flush::Uncommitted;
 use crate::location;
-use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus};
+use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus, VolumeSync};
 use crate::store::Op;
 use crate::store::meter::Meter;
 use crate::units::{PathField, rfc3339};
@@ -57,8 +58,9 @@ pub(super) struct Volume {
 pub struct Fleet {
     volumes: Mutex<Vec<Arc<Volume>>>,
     around: Arc<Surroundings>,
-    config_file: Option<PathBuf>,
     process: ProcessConfig,
+    /// As the process was started with it.
+    started: Config,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -76,8 +78,8 @@ impl Fleet {
                 daemon: config.file.is_some(),
                 guarded: Mutex::new(config.guarded()),
             }),
-            config_file: config.file.clone(),
             process: config.process.clone(),
+            started: config.clone(),
         };
         // All volumes first, then the threads: the first drain must find a place for every volume's marks.
         let hub = fleet.around.capture.hub.clone();
@@ -190,6 +192,32 @@ impl Volume {
         })
     }
 
+    /// Waits for a flush as [`Shared::sync`] does.
+    fn sync(&self, timeout: Duration) -> VolumeSync {
+        let synced = self.shared.sync(timeout);
+        let status = self.status();
+        let mut reply = VolumeSync { volume: status.volume, seq: status.head_seq, ..VolumeSync::default() };
+        match synced {
+            Synced::Done => {}
+            Synced::Partial(why) => reply.partial = why,
+            Synced::Ended(_) => {
+                // The volume's thread may still be on its way out.
+                let failure = status.failure.or_else(|| self.shared.progress().fenced());
+                reply.failure = failure.or_else(|| Some(AppError::new(ExitCode::Error, "it was stopped")));
+            }
+        }
+        if !timeout.is_zero() {
+            reply.degraded = self.shared.progress().trouble();
+        }
+        reply
+    }
+
+    /// Its configuration, as what was read again has changed it.
+    fn now(&self) -> VolumeConfig {
+        let Settings { interval, audit } = self.shared.settings().unwrap_or(Settings::of(&self.config));
+        VolumeConfig { interval, audit, ..self.config.clone() }
+    }
+
     fn status(&self) -> VolumeStatus {
         let progress = self.shared.progress().clone();
         let failure = lock(&self.failure).clone();
@@ -197,7 +225,7 @@ impl Volume {
             volume: self.config.name.clone(),
             source: self.config.source.to_string_lossy().into_owned(),
             store: self.config.store.to_string(),
-            interval_ms: u64::try_from(self.config.interval.as_millis()).unwrap_or(u64::MAX),
+            interval_ms: u64::try_from(self.now().interval.as_millis()).unwrap_or(u64::MAX),
             last_error: progress.last_error.clone(),
             failure,
             waiting: progress.waiting.as_ref().map(|error| error.message.clone()),
@@ -350,31 +378,17 @@ impl Control for Fleet {
         if let (Some(name), true) = (name, volumes.is_empty()) {
             return Err(ControlError::UnknownVolume { volume: name.to_owned() });
         }
-        let deadline = std::time::Instant::now() + timeout;
-        let mut reply = SyncReply::default();
-        for volume in volumes {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            let synced = volume.shared.sync(left);
-            let status = volume.status();
-            reply.seq = status.head_seq;
-            match synced {
-                Synced::Done => {}
-                Synced::Partial(why) => {
-                    reply.partial.extend(why.into_iter().map(|why| format!("{}: {why}", volume.config.name)));
-                }
-                Synced::Ended(_) => {
-                    // The volume's thread may still be on its way out.
-                    let failure = status.failure.or_else(|| volume.shared.progress().fenced());
-                    let failure = failure.unwrap_or_else(|| AppError::new(ExitCode::Error, "it was stopped"));
-                    return Err(ControlError::Ended { volume: volume.config.name.clone(), failure });
-                }
+        // Side by side: a volume that takes long takes none of the others' time.
+        let volumes: Vec<VolumeSync> = std::thread::scope(|scope| {
+            let waits: Vec<_> = volumes.iter().map(|volume| scope.spawn(|| volume.sync(timeout))).collect();
+            waits.into_iter().filter_map(|wait| wait.join().ok()).collect()
+        });
+        match &volumes[..] {
+            [VolumeSync { volume, failure: Some(failure), .. }] => {
+                Err(ControlError::Ended { volume: volume.clone(), failure: failure.clone() })
             }
-            if !timeout.is_zero() {
-                let trouble = volume.shared.progress().trouble();
-                reply.degraded.extend(trouble.into_iter().map(|why| format!("{}: {why}", volume.config.name)));
-            }
+            _ => Ok(SyncReply { volumes }),
         }
-        Ok(reply)
     }
 
     fn acknowledge(&self, name: &str) -> Result<(), ControlError> {
@@ -403,40 +417,47 @@ impl Control for Fleet {
     }
 
     fn reload(&self) -> Result<(), ControlError> {
-        let Some(file) = &self.config_file else { return Err(ControlError::Unsupported) };
+        let Some(file) = &self.started.file else { return Err(ControlError::Unsupported) };
         let config = config::load(file, &self.around.state_dir)
             .map_err(|error| ControlError::Reload { reason: error.to_string() })?;
         *lock(&self.around.guarded) = config.guarded();
         let running = self.list();
-        let ended = |volume: &Volume| lock(&volume.failure).is_some();
-        let is_new =
-            |volume: &Volume| config.volumes.iter().any(|new| new.name == volume.config.name && *new != volume.config);
+        let process = reload::of_the_process(&self.started, &config);
+        let mut refused: Vec<String> = Vec::new();
+        refused.extend((!process.is_empty()).then(|| reload::refusal("the daemon", &process)));
+        let wanted = |volume: &Volume| config.volumes.iter().find(|new| new.name == volume.config.name);
+        // Ended, with other settings now: it is begun anew, and what has a place for its marks keeps it.
+        let mut replaced: Vec<Arc<Volume>> = Vec::new();
         for volume in &running {
-            if is_new(volume) && !ended(volume) {
-                let reason = format!("volume {} runs with other settings; restart to change them", volume.config.name);
-                return Err(ControlError::Reload { reason });
-            }
-        }
-        for volume in &running {
-            if config.volumes.iter().all(|new| new.name != volume.config.name) {
+            let Some(new) = wanted(volume) else {
                 volume.shared.stop(Instant::now() + self.process.stop_timeout);
-            } else if !is_new(volume) {
-                // A person has asked: whoever waits looks now, and who has ended has another try.
-                self.try_again(volume);
+                continue;
+            };
+            if lock(&volume.failure).is_some() && *new != volume.now() {
+                replaced.push(Arc::clone(volume));
+                continue;
+            }
+            let (live, fixed) = reload::differences(&volume.now(), new);
+            if !live.is_empty() {
+                tracing::info!(volume = new.name, changed = live.join(", "), "new settings");
+                volume.shared.apply(Settings::of(new));
+            }
+            refused.extend((!fixed.is_empty()).then(|| reload::refusal(&format!("volume {}", new.name), &fixed)));
+            // A person has asked: whoever waits looks now, and who has ended has another try.
+            self.try_again(volume);
+        }
+        let stays = |volume: &Arc<Volume>| {
+            wanted(volume).is_some() && !replaced.iter().any(|replaced| Arc::ptr_eq(replaced, volume))
+        };
+        lock(&self.volumes).retain(stays);
+        for new in &config.volumes {
+            if let Some(old) = replaced.iter().find(|old| old.config.name == new.name) {
+                self.add(new.clone(), lock(&old.prepared).take());
+            } else if running.iter().all(|volume| volume.config.name != new.name) {
+                self.add(new.clone(), None);
             }
         }
-        let stays = |volume: &Volume| config.volumes.contains(&volume.config);
-        lock(&self.volumes).retain(|volume| stays(volume));
-        for new in config.volumes {
-            let old = running.iter().find(|volume| volume.config.name == new.name);
-            match old {
-                Some(old) if old.config == new => {}
-                // Ended, with other settings now: what has a place for its marks keeps it.
-                Some(old) => self.add(new, lock(&old.prepared).take()),
-                None => self.add(new, None),
-            }
-        }
-        Ok(())
+        if refused.is_empty() { Ok(()) } else { Err(ControlError::Reload { reason: refused.join("; ") }) }
     }
 
     fn stop(&self) -> Vec<Uncommitted> {

@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::distrust::CaptureState;
+use super::reload::Settings;
 use super::write_back::WriteBack;
 use crate::error::{AppError, ExitCode};
 use crate::source::target::has_area_name;
@@ -14,6 +15,8 @@ use crate::status::Histogram;
 /// What others may see and ask of a running volume.
 #[derive(Debug, Default)]
 pub struct Shared {
+    /// Set when the configuration was read again, for the volume's thread to take at its next round.
+    settings: Mutex<Option<Settings>>,
     pub(super) progress: Mutex<Progress>,
     pub(super) changed: Condvar,
 }
@@ -25,6 +28,9 @@ pub struct Progress {
     pub(super) stop_by: Option<Instant>,
     /// Somebody waits: do not wait for the interval.
     pub(super) hurry: u32,
+    /// Times that somebody began to wait, and of these the ones that a round has begun after: each is worth one round at once.
+    pub(super) asked: u64,
+    pub(super) heard: u64,
     /// Flushes whose SWAP has begun.
     pub(super) begun: u64,
     /// The newest flush after which nothing was left over.
@@ -134,6 +140,11 @@ impl Progress {
         })
     }
 
+    /// Whether the last round left nothing over, and whether somebody waits.
+    pub(super) fn was_clean(&self) -> (bool, bool) {
+        (self.clean == self.begun, self.hurry > 0)
+    }
+
     /// Why the volume is not wholly protected, in plain words.
     pub fn trouble(&self) -> Vec<String> {
         let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
@@ -164,7 +175,7 @@ impl Progress {
                 true => "the temporary area of a restore",
                 false => "another file system (or subvolume)",
             };
-            let path = quote(path.as_os_str().as_encoded_bytes());
+            let path = crate::quoting::path(path);
             why.push(format!("{path} is {what} and is not in the volume"));
         }
         why
@@ -199,6 +210,18 @@ impl Shared {
         });
     }
 
+    /// From the next round on.
+    pub(super) fn apply(&self, settings: Settings) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+        // A long interval that was made short must not be waited for.
+        self.update(|progress| progress.asked += 1);
+    }
+
+    /// What was applied last, if anything was.
+    pub(super) fn settings(&self) -> Option<Settings> {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks for a last flush, which is tried until `by`.
     pub fn stop(&self, by: Instant) {
         let mut progress = self.progress();
@@ -214,6 +237,7 @@ impl Shared {
         let mut progress = self.progress();
         let wanted = progress.begun + 1;
         progress.hurry += 1;
+        progress.asked += 1;
         self.changed.notify_all();
         let result = loop {
             if let Some(answer) = progress.answer(wanted) {
@@ -245,6 +269,7 @@ impl Shared {
         let mut progress = self.progress();
         progress.acknowledge = true;
         progress.hurry += 1;
+        progress.asked += 1;
         self.changed.notify_all();
         while progress.acknowledge && !matches!(progress.phase, Phase::Fenced | Phase::Stopped) {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -130,7 +130,7 @@ impl Prover {
 
     /// Tried again after the usual gap: a full or read-only file system may be mended by then.
     fn impossible(&mut self, hub: &Arc<Hub>, why: String) {
-        tracing::info!(volume = self.volume, why, "the self-test could not be made");
+        tracing::debug!(volume = self.volume, why, "the self-test could not be made");
         self.forget(hub);
         self.known = Proven { untried: vec![why], tests: self.known.tests, ..Proven::default() };
         self.due = Some(Instant::now() + self.gap);

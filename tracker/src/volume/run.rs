@@ -16,6 +16,7 @@ use engine::model::Time;
 use super::era;
 use super::open::Opened;
 use super::pace::Pace;
+use super::patience::{HURRY, Patience};
 use super::pending::now_ns;
 use super::presence;
 use super::progress::{Phase, Progress, Shared};
@@ -23,9 +24,6 @@ use super::unread::Unread;
 use super::ways_on::Obstacle;
 use super::world::WorldError;
 use super::write_back::WriteBack;
-
-/// Longest wait between tries while the store does not answer.
-const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
 /// The thread's own part.
 pub struct Runner {
@@ -79,23 +77,31 @@ impl Runner {
     }
 
     fn rounds(&mut self) -> Result<(), Obstacle> {
-        let mut backoff = Duration::ZERO;
+        let mut patience = Patience::default();
         let mut last_tries = 0;
         loop {
             let started = Instant::now();
+            if let Some(settings) = self.shared.settings() {
+                self.interval = settings.interval;
+                self.opened.audit.set_rate(settings.audit);
+            }
             let last = self.shared.progress().stop;
             self.opened.check_source()?;
             match self.round() {
                 Ok(true) => {
-                    backoff = Duration::ZERO;
+                    let (clean, awaited) = self.shared.progress().was_clean();
+                    patience.ended(clean, awaited);
                     self.shared.update(|progress| (progress.last_error, progress.lost) = (None, None));
                 }
                 Ok(false) => return Ok(()),
                 Err(error) => {
                     // The source may be what is wrong.
                     self.opened.check_source()?;
-                    tracing::warn!(volume = %self.opened.name, %error, "flush failed, will be tried again");
                     let message = error.to_string();
+                    if let Some(unsaid) = patience.failed(&message, self.interval, Instant::now()) {
+                        let volume = &self.opened.name;
+                        tracing::warn!(%volume, error = message, unsaid, "flush failed, will be tried again");
+                    }
                     let lost = matches!(error, WorldError::Lost { .. });
                     self.shared.update(|progress| {
                         progress.lost = lost.then(|| (message.clone(), progress.begun));
@@ -103,14 +109,13 @@ impl Runner {
                     });
                     // What was taken is in the catalog still, and in memory again.
                     self.opened.world.pending.give_back_taken();
-                    backoff = (backoff * 2).clamp(self.interval, BACKOFF_MAX);
                 }
             }
-            if last && (self.is_over(backoff.is_zero(), &mut last_tries)) {
+            if last && (self.is_over(!patience.is_failing(), &mut last_tries)) {
                 return Ok(());
             }
             if !last {
-                self.pause(started, backoff);
+                self.pause(started, &patience);
             }
         }
     }
@@ -134,14 +139,14 @@ impl Runner {
     }
 
     /// Waits for the next round; not at all when a stop was asked for, which makes one last round.
-    fn pause(&mut self, started: Instant, backoff: Duration) {
-        let gap = self.interval.max(backoff);
+    fn pause(&mut self, started: Instant, patience: &Patience) {
         let mut progress = self.shared.progress();
         loop {
             if progress.stop {
                 return;
             }
-            let gap = if progress.hurry > 0 { gap.min(HURRY) } else { gap };
+            let gap =
+                if progress.heard < progress.asked { HURRY } else { patience.gap(self.interval, progress.hurry > 0) };
             let left = (started + gap).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -155,6 +160,7 @@ impl Runner {
         let began = Instant::now();
         let begin = |progress: &mut Progress| {
             progress.begun += 1;
+            progress.heard = progress.asked;
             (progress.begun, progress.hurry > 0, progress.stop)
         };
         let (number, hurry, last) = begin(&mut self.shared.progress());
@@ -219,7 +225,7 @@ impl Runner {
 
     /// Perhaps the only report the owner of the application ever gets: kept until it is acknowledged.
     pub(super) fn write_back_failed(&self, path: &Path, cause: &str) -> Result<(), WorldError> {
-        tracing::error!(volume = %self.opened.name, path = %path.display(), cause, "write-back failed");
+        tracing::error!(volume = %self.opened.name, path = crate::quoting::path(path), cause, "write-back failed");
         let mut errors = self.shared.progress().write_back.clone().unwrap_or_default();
         errors.add(path, cause, now_ns());
         errors.save(&self.opened.world.catalog)?;
@@ -336,9 +342,6 @@ impl Runner {
 /// Rounds of a stop that leave something over, and the gap between those that fail.
 const LAST_TRIES: u32 = 3;
 const LAST_GAP: Duration = Duration::from_millis(250);
-
-/// Pause between rounds while somebody waits for a sync.
-const HURRY: Duration = Duration::from_millis(5);
 
 /// The wall clock as a commit records it.
 pub fn wall_clock() -> Time {

@@ -83,7 +83,7 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
     match Capture::take_over(&CaptureConfig { back_end, ..wanted.clone() }) {
         Ok(capture) if choice(&capture) == chosen => {
             let started = Started::Resumed;
-            tracing::info!(back_end = back_end.name(), ?started, "capture goes on, as it was chosen last time");
+            tracing::debug!(back_end = back_end.name(), ?started, "capture goes on, as it was chosen last time");
             Some(capture)
         }
         Ok(capture) => {
@@ -180,8 +180,10 @@ fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) 
         let name = volume.name.as_str();
         let home = Home { state, volume: name };
         match canary::prove(capture, &root, Some(home)).map_err(|error| chain(&error))? {
-            Proof::Passed { kinds, untried } => tracing::info!(volume = name, ?kinds, ?untried, "the self-test passed"),
-            Proof::NotPossible { why } => tracing::warn!(volume = name, why, "the self-test could not be made"),
+            Proof::Passed { kinds, untried } => {
+                tracing::debug!(volume = name, ?kinds, ?untried, "the self-test passed")
+            }
+            Proof::NotPossible { why } => tracing::debug!(volume = name, why, "the self-test could not be made"),
             Proof::Failed { kind } => {
                 return Err(format!("self-test on {}: {kind} was not seen", marked_fs(&root)));
             }

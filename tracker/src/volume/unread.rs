@@ -38,7 +38,7 @@ impl Unread {
         let mut unread = Unread::default();
         for (id, error) in &report.errors {
             let path = path(*id)?;
-            unread.left_over.push(format!("{}: {error}", path.display()));
+            unread.left_over.push(format!("{}: {error}", crate::quoting::path(&path)));
             match error {
                 FileError::WriteBack { cause } => unread.write_back.push((path, cause.clone())),
                 error if error.is_lasting() => unread.add(path, error),
@@ -47,7 +47,7 @@ impl Unread {
         }
         for (id, cause) in &report.unlisted {
             let path = path(*id)?;
-            unread.left_over.push(format!("{}: directory cannot be listed: {cause}", path.display()));
+            unread.left_over.push(format!("{}: directory cannot be listed: {cause}", crate::quoting::path(&path)));
             unread.add(path, cause);
         }
         for (id, names) in &report.unknown {
@@ -55,13 +55,13 @@ impl Unread {
             for (name, cause) in names {
                 let path =
                     if dir == Path::new(".") { PathBuf::new() } else { dir.clone() }.join(OsStr::from_bytes(name));
-                unread.left_over.push(format!("{}: {cause}", path.display()));
+                unread.left_over.push(format!("{}: {cause}", crate::quoting::path(&path)));
                 unread.add(path, cause);
             }
         }
         for (id, what) in &report.partial {
             let path = path(*id)?;
-            unread.left_over.push(format!("{}: {what}", path.display()));
+            unread.left_over.push(format!("{}: {what}", crate::quoting::path(&path)));
             unread.add(path, what);
         }
         Ok(unread)

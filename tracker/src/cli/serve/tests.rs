@@ -48,8 +48,9 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
     let thread = std::thread::spawn(move || {
         let kernel_maps = crate::config::default_maps();
         let process = crate::config::ProcessConfig::daemon();
+        let (file, state_dir, metrics_listen, listen_by_command) = (None, None, None, true);
         let config =
-            Config { file: None, state_dir: None, metrics_listen: None, kernel_maps, process, volumes: vec![] };
+            Config { file, state_dir, metrics_listen, listen_by_command, kernel_maps, process, volumes: vec![] };
         let state = StateDir::lock(&state).unwrap();
         let notify = Notify::new(&|name| match name {
             "NOTIFY_SOCKET" => Some(socket.clone().into()),
@@ -116,6 +117,14 @@ fn what_could_not_be_committed_ends_the_process_as_partial() {
     let error = run.stop().0.unwrap_err();
     assert_eq!(error.code, ExitCode::Partial);
     assert!(error.message.contains("volume db: changes of at least 3 files"), "{}", error.message);
+}
+
+#[test]
+fn the_first_line_is_for_a_person() {
+    let v = VolumeStatus { source: "/srv/my data".into(), store: "s3://b/p".into(), ..protected("db") };
+    assert_eq!(beginning(&v), "protecting '/srv/my data' -> s3://b/p/db by scanning (`tracker doctor` says why)");
+    let v = VolumeStatus { source: "/srv/db".into(), backend: Backend::Kprobe, ..v };
+    assert_eq!(beginning(&v), "protecting /srv/db -> s3://b/p/db by eBPF (kprobe)");
 }
 
 #[test]

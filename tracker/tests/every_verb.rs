@@ -86,6 +86,8 @@ impl Bed {
             "status" => ("src".into(), Some("none".into())),
             "sync" => ("src --wait".into(), Some("none --wait".into())),
             "acknowledge" => ("src".into(), Some("none".into())),
+            // It runs: there is nothing to adopt, which is an answer.
+            "adopt" => ("src".into(), Some("none".into())),
             // Without the kernel's help it can only refuse.
             "watch" => (format!("{at}/src --capture scan"), Some(format!("{at}/none"))),
             "log" => (there(""), none("")),

@@ -471,8 +471,7 @@ fn a_directory_that_is_made_again_stops_its_volume_until_it_is_adopted() {
     place.when("one", "protected", |volume| volume["state"] == "protected");
     place.done(&["sync", "--wait"]);
     place.restores("store", "one", "one");
-    let (code, text) = place.ask(&["adopt", "one"]);
-    assert_eq!(code, 1, "a volume that runs has nothing to adopt: {text}");
+    assert!(place.done(&["adopt", "one"]).contains("nothing to adopt"), "it runs");
     assert_eq!(place.ask(&["adopt", "none"]).0, 10);
     service.stop();
 }

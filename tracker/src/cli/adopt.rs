@@ -8,6 +8,7 @@ use crate::config::Allow;
 use crate::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::state_dir::StateDir;
+use crate::status::State;
 use crate::volume::fleet;
 
 /// Go on with a volume whose directory was replaced: it is compared with the newest commit, and only what differs is
@@ -27,17 +28,27 @@ pub(super) fn run(args: &AdoptArgs, global: &Global, out: &mut Out) -> Result<Ex
     let state_dir = super::absolute(&global.state_dir()?)?;
     let client = Client::new(&state_dir);
     let running = client.is_there();
+    let mut needed = true;
     if running {
-        client.adopt(&args.volume, allow)?;
+        let found = client.status()?.into_iter().find(|volume| volume.volume == args.volume);
+        needed = found.is_none_or(|volume| matches!(volume.state, State::Waiting | State::Fenced | State::Stopped));
+        if needed {
+            client.adopt(&args.volume, allow)?;
+        }
     } else {
         // Nobody may have it meanwhile; and a directory is not made by asking.
         let _lock = state_dir.is_dir().then(|| StateDir::lock(&state_dir)).transpose()?;
         fleet::allow(&state_dir, &args.volume, allow)?;
     }
-    let when = if running { "it is tried now" } else { "its next start goes on" };
+    let when = match (needed, running) {
+        (false, _) => "it runs: there is nothing to adopt",
+        (true, true) => "it is tried now",
+        (true, false) => "its next start goes on",
+    };
     let text = format!("{}: {when}", args.volume);
     let object = json!({
-        "type": "adopt", "volume": args.volume, "source": allow.source, "store": allow.store, "running": running,
+        "type": "adopt", "volume": args.volume, "source": allow.source, "store": allow.store,
+        "running": running, "needed": needed,
     });
     out.line(text, &object)?;
     Ok(ExitCode::Ok)

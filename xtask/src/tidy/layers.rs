@@ -16,6 +16,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tracker/src/capture/sys.rs", "the bpf(2) calls that aya does not offer: batches, pins by path, link information"),
     ("tests/src/ext4_calls.rs", "two ioctls of ext4 alone, which no safe crate offers"),
     ("tests/src/raw_io.rs", "mappings, kernel AIO, io_uring and userfaultfd of the cases, which no safe crate offers"),
+    ("engine/tests/fuzz_decoders.rs", "an allocator that counts what decoders take"),
     ("tests/src/raw_calls.rs", "ioctls, splices, accounting and io_uring of the matrix, which no safe crate offers"),
     ("tests/src/bench/peers.rs", "an empty program, inotify and fanotify, which no safe crate offers"),
     ("tests/src/bench/process.rs", "CPU clocks of processes and the count of BPF links, which no safe crate offers"),

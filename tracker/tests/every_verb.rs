@@ -99,8 +99,6 @@ impl Bed {
             "restore" => (there(&format!("{at}/restored --dry-run")), none(&format!("{at}/restored"))),
             "verify" => (there(""), none("")),
             "doctor" => (String::new(), Some(format!("{at}/none"))),
-            // What runs needs no word: it can only refuse.
-            "adopt" => ("src".into(), Some("none".into())),
             "untrack" => (String::new(), Some("none".into())),
             "config check" => (format!("{at}/good.toml"), Some(format!("{at}/none"))),
             "completions" => ("bash".into(), Some("ksh".into())),

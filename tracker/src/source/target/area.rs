@@ -16,10 +16,9 @@ use rustix::io::Errno;
 
 const PREFIX: &[u8] = b".tracker-restore-";
 const DIGITS: usize = 16;
-/// The file that makes a directory with such a name an area. The restore that uses the area holds a lock on it.
+/// The file that makes a directory with such a name an area. It is not held open: a file system that keeps what is removed
+/// while it is open under another name (FUSE, NFS) would not let the area go.
 const MARKER: &str = "tracker-restore-area";
-/// The marker before it is locked and gets its name.
-const UNLOCKED: &str = "tracker-restore-area.new";
 const TEXT: &[u8] = b"Temporary files of a running `tracker restore`. If none runs, this directory may be removed.\n";
 /// Areas are lost to the race for a name this often before it is an error.
 const TRIES: u32 = 8;
@@ -32,9 +31,8 @@ static LIVE: Mutex<Vec<Weak<Area>>> = Mutex::new(Vec::new());
 pub(super) struct Area {
     above: OwnedFd,
     name: OsString,
+    /// Locked as long as the restore runs.
     dir: OwnedFd,
-    /// Held for its lock.
-    _marker: OwnedFd,
     next: AtomicU64,
     removed: AtomicBool,
 }
@@ -51,12 +49,10 @@ impl Area {
                 Err(Errno::EXIST) => continue,
                 Err(errno) => return Err(errno),
             }
-            let made = open_dir(above.as_fd(), &name).and_then(|dir| {
-                let marker = mark(dir.as_fd())?;
-                Ok((dir, marker))
-            });
-            let (dir, marker) = match made {
-                Ok(made) => made,
+            let dir = match open_dir(above.as_fd(), &name).and_then(|dir| claim(&dir).map(|()| dir)) {
+                Ok(dir) => dir,
+                // Another restore has taken it for a left one: it is gone, or will be.
+                Err(Errno::NOENT | Errno::WOULDBLOCK) => continue,
                 Err(errno) => {
                     // The reason counts; what is left is an empty directory at most.
                     let _ = rustix::fs::unlinkat(&above, &name, AtFlags::REMOVEDIR);
@@ -64,7 +60,7 @@ impl Area {
                 }
             };
             let (next, removed) = (AtomicU64::new(0), AtomicBool::new(false));
-            let area = Arc::new(Area { above, name, dir, _marker: marker, next, removed });
+            let area = Arc::new(Area { above, name, dir, next, removed });
             LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&area));
             return Ok(area);
         }
@@ -113,8 +109,12 @@ pub(in crate::source) fn is_area(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
         return false;
     }
     let Ok(area) = open_dir(dir, OsStr::from_bytes(name)) else { return false };
-    let has = |marker| rustix::fs::accessat(&area, marker, Access::EXISTS, AtFlags::empty()).is_ok();
-    has(MARKER) || has(UNLOCKED) || names(area.as_fd()).is_ok_and(|names| names.is_empty())
+    is_open_area(area.as_fd())
+}
+
+fn is_open_area(area: BorrowedFd<'_>) -> bool {
+    rustix::fs::accessat(area, MARKER, Access::EXISTS, AtFlags::empty()).is_ok()
+        || names(area).is_ok_and(|names| names.is_empty())
 }
 
 /// Whether a name is one that areas have.
@@ -135,20 +135,20 @@ fn open_dir(above: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(above, name, flags, Mode::empty())
 }
 
-/// Writes the marker and locks it before it has its name, so that no other restore takes a new area for a left one.
-fn mark(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+/// Locks a new area, then writes its marker. Who finds an area and can lock it knows that no restore uses it.
+fn claim(dir: &OwnedFd) -> Result<(), Errno> {
+    // Where there are no locks a left area is not removed by itself.
+    if rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+        return Err(Errno::WOULDBLOCK);
+    }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let marker = rustix::fs::openat(dir, UNLOCKED, flags, Mode::RUSR | Mode::WUSR)?;
+    let marker = rustix::fs::openat(dir, MARKER, flags, Mode::RUSR | Mode::WUSR)?;
     // Whoever may rename in the target may have put a directory of his own in the place of the new one. Its owner tells:
     // a file that this process makes has the same, also where the file system gives all files one owner.
     if rustix::fs::fstat(dir)?.st_uid != rustix::fs::fstat(&marker)?.st_uid {
         return Err(Errno::PERM);
     }
-    rustix::io::write(&marker, TEXT)?;
-    // Where there are no locks a left area is not removed by itself.
-    let _ = rustix::fs::flock(&marker, FlockOperation::NonBlockingLockExclusive);
-    rustix::fs::renameat(dir, UNLOCKED, dir, MARKER)?;
-    Ok(marker)
+    rustix::io::write(&marker, TEXT).map(|_| ())
 }
 
 /// Removes the areas in `above` whose restores run no more. What cannot be removed stays for the next time.
@@ -162,10 +162,8 @@ fn remove_stale(above: BorrowedFd<'_>) {
         if !rustix::fs::fstat(&dir).is_ok_and(|found| found.st_uid == rustix::process::geteuid().as_raw()) {
             continue;
         }
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let locked = rustix::fs::openat(&dir, MARKER, flags, Mode::empty())
-            .and_then(|marker| rustix::fs::flock(&marker, FlockOperation::NonBlockingLockExclusive).map(|()| marker));
-        if locked.is_ok() {
+        let unused = rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if unused && is_open_area(dir.as_fd()) {
             match remove_area(above, name, dir.as_fd()) {
                 Ok(()) => tracing::info!("removed {}, which an interrupted restore left", name.display()),
                 Err(errno) => tracing::warn!("{} of an interrupted restore cannot be removed: {errno}", name.display()),
@@ -238,6 +236,8 @@ mod tests {
         fs::create_dir(&own).unwrap();
         fs::write(own.join("thesis"), "x").unwrap();
         assert!(!is_area(above.as_fd(), own.file_name().unwrap().as_bytes()));
+        // And killed before it had a marker.
+        fs::create_dir(dir.path().join(".tracker-restore-0123456789abcdea")).unwrap();
         fs::write(left.join(MARKER), TEXT).unwrap();
         assert!(is_area(above.as_fd(), left.file_name().unwrap().as_bytes()));
         let next = Area::make(above.as_fd()).unwrap();

@@ -26,6 +26,13 @@ pub(super) enum Failure {
 
 const ROUNDS: u64 = 30;
 const QUIET_ROUNDS_MAX: u32 = 20;
+/// .. and where a flush makes one removal: as many as a run can leave names to remove, and more.
+const QUIET_ROUNDS_OF_SINGLE_REMOVALS: u32 = 160;
+
+/// Whether this run's flushes make one removal each, so that a directory goes in several commits.
+fn single_removals(seed: u64) -> bool {
+    seed % 5 == 4
+}
 
 pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
     let mut commit_id = [0; 16];
@@ -46,8 +53,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts 
             files,
             stream_bytes: 3 * 4096,
             signature_file_bytes: 16 * 4096,
-            // In some runs a directory goes in several commits.
-            removals: if seed % 5 == 4 { 1 } else { Limits::DEFAULT.removals },
+            removals: if single_removals(seed) { 1 } else { Limits::DEFAULT.removals },
             ..Limits::DEFAULT
         },
     }
@@ -125,13 +131,14 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
         }
         world.remount(steps).map_err(Failure::Flush)?;
     }
-    for quiet in 0..=QUIET_ROUNDS_MAX {
+    let most = if single_removals(seed) { QUIET_ROUNDS_OF_SINGLE_REMOVALS } else { QUIET_ROUNDS_MAX };
+    for quiet in 0..=most {
         number += 1;
         match round(&mut world, number, seed, steps, files).map_err(Failure::Flush)? {
             (Outcome::Fenced { seq }, _) => return Err(Failure::Fenced { seq }),
             // Marks of programs that were interrupted arrive one generation later.
             (Outcome::Unchanged, true) if quiet >= 2 => break,
-            _ if quiet == QUIET_ROUNDS_MAX => return Err(Failure::Restless { rounds: quiet }),
+            _ if quiet == most => return Err(Failure::Restless { rounds: quiet }),
             _ => {}
         }
     }

@@ -1,5 +1,5 @@
 //! Writing a restored tree, beneath one directory only: no symlink on the way is followed, and every entry is made in a
-//! private area ([`area`]) and renamed to its place when it is whole, with its owner and mode.
+//! private area (`area`) and renamed to its place when it is whole, with its owner and mode.
 //!
 //! The caller's order: `prepare`, `make_dir` from the top, files and specials in any order, `remove_own_areas`,
 //! `finish_dir` from the deepest up (making an entry changes its directory's mtime), the target itself last. Until then directories are closed to

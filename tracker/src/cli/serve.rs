@@ -182,7 +182,7 @@ impl Service<'_> {
     /// Says `ready` once per volume, and READY=1 once no volume is still starting.
     fn announce(&mut self, volumes: &[VolumeStatus]) {
         for v in volumes {
-            if v.armed && !self.begun.contains(&v.volume) {
+            if v.armed && v.state != State::Waiting && !self.begun.contains(&v.volume) {
                 self.begun.push(v.volume.clone());
                 tracing::info!("{}", beginning(v));
             }

@@ -171,6 +171,9 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     }
     drop(facts);
     let armed = prepared.is_some() && matches!(obstacle, Obstacle::Store(..));
+    // Without it there would be no loss window to show, though changes wait.
+    let baseline = prepared.filter(|prepared| matches!(prepared.catalog.note(open::BASELINE), Ok(Some(_))));
+    let baseline = baseline.and_then(|prepared| prepared.catalog.head().ok().flatten()).map(|head| head.seq);
     let before = volume.shared.progress().waiting.clone();
     if before.as_ref() != Some(error) {
         let (name, hint) = (&volume.config.name, error.hint.as_deref().unwrap_or_default());
@@ -179,6 +182,7 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     volume.shared.update(|progress| {
         progress.phase = Phase::Waiting;
         progress.armed = armed;
+        progress.baseline_seq = progress.baseline_seq.or(baseline);
         progress.waiting = Some(error.clone());
         progress.last_error = None;
     });

@@ -62,6 +62,10 @@ pub fn close_if_due(opened: &mut Opened) -> Result<Closing, WorldError> {
     if last_seq(number, world.era_length) != head.seq || world.catalog.intent()?.is_some() {
         return Ok(Closing::Done);
     }
+    if world.era_ended.is_some_and(|(ended, _)| ended == number) {
+        // Looked at already: the head may rest here for long, and each look replays the era.
+        return Ok(Closing::Done);
+    }
     let manifest = opened.reader(head.seq).manifest(head.seq)?;
     let era = Era {
         volume: opened.volume_id,

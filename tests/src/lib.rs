@@ -20,4 +20,5 @@ pub mod s3_server;
 pub mod stop;
 pub mod store_conformance;
 pub mod tcp_proxy;
+pub mod tenants;
 pub mod unit_file;

@@ -35,6 +35,12 @@ pub(super) enum Births {
 impl Births {
     /// `statx` of `name` in `dir`, never through a symlink and never triggering an automount.
     pub(super) fn stat_at(self, dir: impl AsFd, name: &OsStr) -> Result<SourceStat, Errno> {
+        // What is mounted here may never answer (FUSE without its server, a network that is away): first without asking it.
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let unasked = statx(&dir, name.as_bytes(), flags, StatxFlags::BASIC_STATS)?;
+        if unasked.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return from_statx(&unasked);
+        }
         self.stat(dir.as_fd(), name.as_bytes(), AtFlags::empty())
     }
 

@@ -17,6 +17,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tests/src/ext4_calls.rs", "two ioctls of ext4 alone, which no safe crate offers"),
     ("tests/src/raw_io.rs", "mappings, kernel AIO, io_uring and userfaultfd of the cases, which no safe crate offers"),
     ("engine/tests/fuzz_decoders.rs", "an allocator that counts what decoders take"),
+    ("tests/tests/tenants.rs", "leases, and a FUSE mount without a server, which no safe crate offers"),
     ("tests/src/raw_calls.rs", "ioctls, splices, accounting and io_uring of the matrix, which no safe crate offers"),
     ("tests/src/bench/peers.rs", "an empty program, inotify and fanotify, which no safe crate offers"),
     ("tests/src/bench/process.rs", "CPU clocks of processes and the count of BPF links, which no safe crate offers"),

@@ -1,0 +1,256 @@
+//! An unprivileged user of one protected directory stops or slows neither the daemon nor another volume, and the daemon's
+//! memory has a bound. Each test is one kind of harm; the other volume commits meanwhile.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FileType, Mode};
+use tests::compare::{Options, compare};
+use tests::mounts::skip;
+use tests::tenants::Tenants;
+
+fn make_special(path: &Path, kind: FileType, device: u64) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::from_raw_mode(0o666), device).unwrap();
+}
+
+/// A restore of the tenant's newest commit equals its directory.
+#[track_caller]
+fn tenant_is_restored(all: &Tenants) {
+    let copy = all.folder.path().join("copy");
+    let reference = all.folder.path().join("store/tenant");
+    let answer = all.tracker(&["restore", reference.to_str().unwrap(), copy.to_str().unwrap()]);
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    assert_eq!(compare(&all.tenant, &copy, Options::default()).unwrap(), [""; 0]);
+}
+
+/// What blocks whoever opens it, and what takes the place of a file again and again while it is looked at.
+#[test]
+fn fifos_devices_and_sockets_block_nobody() {
+    let name = "fifos_devices_and_sockets_block_nobody";
+    let special = |tenant: &Path| {
+        make_special(&tenant.join("fifo"), FileType::Fifo, 0);
+        make_special(&tenant.join("zero"), FileType::CharacterDevice, rustix::fs::makedev(1, 5));
+        make_special(&tenant.join("random"), FileType::CharacterDevice, rustix::fs::makedev(1, 8));
+    };
+    let Some(mut all) = Tenants::new_or_skip(name, special) else { return };
+    let socket = UnixListener::bind(all.tenant.join("socket")).unwrap();
+    let done = AtomicBool::new(false);
+    let tenant = all.tenant.clone();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (swap, file, fifo) = (tenant.join("swap"), tenant.join("swap.file"), tenant.join("swap.fifo"));
+            while !done.load(Ordering::Relaxed) {
+                fs::write(&file, "content").unwrap();
+                fs::rename(&file, &swap).unwrap();
+                make_special(&fifo, FileType::Fifo, 0);
+                fs::rename(&fifo, &swap).unwrap();
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        for _ in 0..4 {
+            all.other_is_well();
+        }
+        all.tenant_answers(&[0, 3, 20]);
+        done.store(true, Ordering::Relaxed);
+    });
+    all.tenant_answers(&[0]);
+    all.other_is_well();
+    drop(socket);
+    tenant_is_restored(&all);
+}
+
+/// Another user's lease makes an open wait for its break, 45 seconds long: the file is late, and nothing else.
+#[test]
+fn leases_and_locks_make_a_file_late_and_nothing_else() {
+    let name = "leases_and_locks_make_a_file_late_and_nothing_else";
+    let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
+    // SAFETY: a signal disposition of this process alone: the kernel tells the holder of a lease by SIGIO.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    let mut leased = File::create(all.tenant.join("leased")).unwrap();
+    leased.write_all(b"to be read late").unwrap();
+    // SAFETY: a lease on a descriptor of our own; no memory is handed over.
+    let done = unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    let locked = File::create(all.tenant.join("locked")).unwrap();
+    rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    (&locked).write_all(b"under a lock").unwrap();
+    let answer = all.tenant_answers(&[3, 20]);
+    let said = answer.stdout + &answer.stderr;
+    assert!(said.contains("leased"), "the file that is waited for is named: {said}");
+    assert!(!said.contains("locked"), "a lock keeps nobody from reading: {said}");
+    for _ in 0..3 {
+        all.other_is_well();
+    }
+    drop(leased);
+    all.tenant_answers(&[0]);
+    tenant_is_restored(&all);
+}
+
+/// A file that grows faster than it is read, and a huge hole.
+#[test]
+fn a_file_that_grows_without_end_stays_its_owners_trouble() {
+    let name = "a_file_that_grows_without_end_stays_its_owners_trouble";
+    let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
+    let hole = File::create(all.tenant.join("hole")).unwrap();
+    hole.set_len(1 << 40).unwrap();
+    let done = AtomicBool::new(false);
+    let path = all.tenant.join("grows");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = File::create(&path).unwrap();
+            let chunk = vec![7u8; 256 << 10];
+            while !done.load(Ordering::Relaxed) {
+                // The image is small: from the beginning again, without a pause for whoever reads.
+                if file.write_all(&chunk).is_err() || file.stream_position().unwrap() > 96 << 20 {
+                    file.set_len(0).unwrap();
+                    file.rewind().unwrap();
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        for _ in 0..4 {
+            all.other_is_well();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    all.tenant_answers(&[0, 3, 20]);
+    all.other_is_well();
+}
+
+/// Thousands of names of one file, each as long as can be and full of what a terminal obeys.
+#[test]
+fn thousands_of_long_names_of_one_file() {
+    let name = "thousands_of_long_names_of_one_file";
+    let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
+    let dir = all.tenant.join("names");
+    fs::create_dir(&dir).unwrap();
+    let first = dir.join("first");
+    fs::write(&first, vec![9; 50_000]).unwrap();
+    let named = |n: u32| {
+        let mut name = format!("{n:06}\n\x1b]0;x\x07").into_bytes();
+        name.resize(255, 0xff);
+        dir.join(std::ffi::OsStr::from_bytes(&name))
+    };
+    for n in 0..4000 {
+        fs::hard_link(&first, named(n)).unwrap();
+    }
+    all.other_is_well();
+    // Each of them changes the file that all of them name.
+    for n in 0..50 {
+        File::options().write(true).open(named(n * 7)).unwrap().write_all(&n.to_le_bytes()).unwrap();
+    }
+    all.other_is_well();
+    let begun = Instant::now();
+    while all.tenant_answers(&[0, 3]).code != Some(0) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", all.log());
+    }
+    tenant_is_restored(&all);
+}
+
+/// A FUSE file system whose server never answers.
+struct Hanging {
+    at: PathBuf,
+    server: Option<File>,
+}
+
+impl Hanging {
+    fn mount(at: &Path) -> std::io::Result<Hanging> {
+        fs::create_dir(at)?;
+        let server = File::options().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/fuse")?;
+        let data = format!("fd={},rootmode=40000,user_id=65534,group_id=65534,allow_other", server.as_raw_fd());
+        let (data, target) = (CString::new(data)?, CString::new(at.as_os_str().as_bytes())?);
+        // SAFETY: four texts that end with a zero and live through the call.
+        let done = unsafe { libc::mount(c"hang".as_ptr(), target.as_ptr(), c"fuse".as_ptr(), 0, data.as_ptr().cast()) };
+        if done == 0 {
+            Ok(Hanging { at: at.to_owned(), server: Some(server) })
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // Without its server every call that waits ends with an error.
+        drop(self.server.take());
+        let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Mounted before the start and while it runs: whoever asks such a mount for anything waits for ever.
+#[test]
+fn a_mount_that_never_answers_is_not_asked() {
+    let name = "a_mount_that_never_answers_is_not_asked";
+    let mut hanging = Vec::new();
+    let mount = |at: &Path, hanging: &mut Vec<Hanging>| match Hanging::mount(at) {
+        Ok(mounted) => hanging.push(mounted),
+        Err(error) => skip(name, "fuse", &format!("FUSE cannot be mounted: {error}")),
+    };
+    let Some(mut all) = Tenants::new_or_skip(name, |tenant| mount(&tenant.join("before"), &mut hanging)) else {
+        return;
+    };
+    if hanging.is_empty() {
+        return;
+    }
+    all.other_is_well();
+    mount(&all.tenant.join("while"), &mut hanging);
+    fs::write(all.tenant.join("after"), "beside it").unwrap();
+    all.other_is_well();
+    // Named, and a reason to be degraded; but not waited for.
+    let answer = all.tenant_answers(&[0, 20]);
+    assert!(!answer.stdout.contains("open:"), "{answer:?}");
+    let status = all.status("tenant");
+    assert!(status["reasons"].to_string().contains("before"), "{status:#}");
+    all.other_is_well();
+    drop(hanging);
+    drop(all);
+}
+
+/// What the names of a tenant do to whoever reads a terminal or a log: nothing.
+#[test]
+fn names_of_a_tenant_reach_no_terminal_as_they_are() {
+    let name = "names_of_a_tenant_reach_no_terminal_as_they_are";
+    let evil = "x\n2026-11-30 ERROR forged: all is lost\r\x1b[2J\x1b]0;owned\x07\u{9b}31m\u{202e}end";
+    let mut below = None;
+    let Some(mut all) = Tenants::new_or_skip(name, |tenant| {
+        // What stands in reasons, in logs and in errors: a mount inside, a file that cannot be read now.
+        let dir = tenant.join(evil);
+        fs::create_dir(&dir).unwrap();
+        rustix::mount::mount("t", &dir, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        below = Some(dir);
+    }) else {
+        return;
+    };
+    // SAFETY: a signal disposition of this process alone: the kernel tells the holder of a lease by SIGIO.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    let leased = File::create(all.tenant.join(format!("leased{evil}"))).unwrap();
+    // SAFETY: a lease on a descriptor of our own; no memory is handed over.
+    let done = unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    all.other_is_well();
+    let synced = all.tenant_answers(&[3, 20]);
+    let reference = all.folder.path().join("store/tenant");
+    let reference = reference.to_str().unwrap();
+    let status = all.tracker(&["status"]);
+    let cat = all.tracker(&["cat", reference, evil]);
+    let list = all.tracker(&["ls", reference]);
+    let doctor = all.tracker(&["doctor", all.tenant.to_str().unwrap()]);
+    let said = [&synced, &status, &cat, &list, &doctor].map(|answer| format!("{}{}", answer.stdout, answer.stderr));
+    for text in said.iter().chain([&all.log()]) {
+        let obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(obeyed), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("2026-11-30 ERROR forged")), "{text:?}");
+    }
+    assert!(synced.stdout.contains("leased") && status.stdout.contains("forged"), "{synced:?} {status:?}");
+    drop(leased);
+    rustix::mount::unmount(below.unwrap(), rustix::mount::UnmountFlags::DETACH).unwrap();
+}

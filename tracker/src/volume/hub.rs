@@ -107,6 +107,8 @@ pub(super) struct Inner {
     pub(super) sinks: Vec<Arc<Sink>>,
     last_swap_ns: u64,
     this_swap_ns: u64,
+    /// How often drains have found that changes were not marked because the lease was over.
+    lapses: u64,
     facts: HubFacts,
     /// Back end (by `epoch`) whose kernel memory is in `facts`, and when it was asked for: it grows with what the maps hold,
     /// and asking costs a dozen files of `/proc`.
@@ -140,6 +142,7 @@ impl Hub {
                 sinks: Vec::new(),
                 last_swap_ns: now,
                 this_swap_ns: now,
+                lapses: 0,
                 facts: HubFacts::default(),
                 measured: None,
                 left_over: false,
@@ -177,6 +180,11 @@ impl Hub {
     /// Counts the back ends of this process: whoever finds another number than before has to look anew at what it may use.
     pub fn epoch(&self) -> u64 {
         self.inner().epoch
+    }
+
+    /// How often changes went unmarked because the lease of the capture was over: what was missed then tells nothing of it.
+    pub fn lapses(&self) -> u64 {
+        self.inner().lapses
     }
 
     /// What spoke against back ends of this process, in their order.
@@ -345,6 +353,7 @@ impl Inner {
             // Told again at the next drain, which compares everything again: the volume does not come to rest.
             tracing::warn!(%error, "a removed pin cannot be made again");
         }
+        self.lapses += u64::from(health.problems.contains(&Problem::Lapsed));
         Ok((doubts_of(&health.problems), widened_by(&health.problems)))
     }
 }

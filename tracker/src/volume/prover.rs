@@ -43,6 +43,8 @@ pub struct Prover {
     ready: bool,
     /// The changes are made, and not judged or made ready again yet.
     made: bool,
+    /// Lapses of the capture's lease before the changes were made.
+    lapses: u64,
     pub known: Proven,
 }
 
@@ -58,6 +60,7 @@ impl Prover {
             due: None,
             ready: false,
             made: false,
+            lapses: 0,
             known: Proven::default(),
         }
     }
@@ -95,6 +98,7 @@ impl Prover {
         }
         let (dev, inodes) = canary.inodes();
         hub.forget_probes(dev, &inodes);
+        self.lapses = hub.lapses();
         match canary.change() {
             Ok(()) => self.made = true,
             Err(why) => self.impossible(hub, why),
@@ -118,6 +122,11 @@ impl Prover {
             }
             Proof::NotPossible { why } => {
                 self.impossible(hub, why);
+                None
+            }
+            // The programs were told not to mark: nothing is known, and the test is made again.
+            Proof::Failed { .. } if hub.lapses() != self.lapses => {
+                self.due = Some(Instant::now());
                 None
             }
             Proof::Failed { kind } => {

@@ -34,7 +34,7 @@ fn files_below(dir: &Path) -> usize {
 
 /// The volume as `status --json` has it.
 fn status(volume: &Volume) -> Value {
-    volume.tracker(&["status", "v", "--json"]).json()
+    volume.status()
 }
 
 #[track_caller]

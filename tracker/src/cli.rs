@@ -18,6 +18,7 @@ pub mod adopt;
 pub mod cat;
 pub mod completions;
 pub mod config;
+pub mod confirm;
 pub mod daemon;
 pub mod doctor;
 pub mod log;
@@ -101,6 +102,7 @@ pub enum Verb {
     Status(status::StatusArgs),
     Sync(sync::SyncArgs),
     Acknowledge(acknowledge::AcknowledgeArgs),
+    Confirm(confirm::ConfirmArgs),
     Untrack(untrack::UntrackArgs),
     Adopt(adopt::AdoptArgs),
     Watch(watch::WatchArgs),
@@ -156,6 +158,7 @@ fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppE
         Verb::Status(args) => status::run(&args, global, out),
         Verb::Sync(args) => sync::run(&args, global, out),
         Verb::Acknowledge(args) => acknowledge::run(&args, global, out),
+        Verb::Confirm(args) => confirm::run(&args, global, out),
         Verb::Untrack(args) => untrack::run(&args, global, out),
         Verb::Adopt(args) => adopt::run(&args, global, out),
         Verb::Watch(args) => watch::run(&args, global, out),

@@ -22,11 +22,13 @@ use crate::store::StoreUrl;
 use crate::units;
 
 mod maps;
+mod max_delete;
 pub mod process;
 mod replaced;
 
 use maps::check_entries;
 pub use maps::{ENTRIES_RANGE, KernelMap, WATCH_BY_FILES, default_maps, parse_map_entries};
+pub use max_delete::{MAX_DELETE_DEFAULT, MaxDelete, parse_max_delete};
 pub use process::ProcessConfig;
 pub use replaced::{Allow, Replaced};
 
@@ -93,6 +95,8 @@ pub struct VolumeConfig {
     pub create: bool,
     /// What follows when another directory lies at the source's path.
     pub replaced: Replaced,
+    /// Removals of more than this share of the files in one flush wait for a person, in percent; `None`: none do.
+    pub max_delete: Option<u8>,
     /// What the operator allows this start to do.
     pub allow: Allow,
 }
@@ -224,6 +228,7 @@ struct RawDefaults {
     single_writer: Option<bool>,
     create: Option<bool>,
     replaced: Option<Replaced>,
+    max_delete: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -245,6 +250,7 @@ struct RawVolume {
     single_writer: Option<bool>,
     create: Option<bool>,
     replaced: Option<Replaced>,
+    max_delete: Option<Spanned<String>>,
 }
 
 /// Collects problems together with their lines.
@@ -355,6 +361,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
         Some(text) => check.parsed(text, |t| parse_audit(t)).unwrap_or(Rate::DEFAULT),
         None => Rate::DEFAULT,
     };
+    let default_max_delete = defaults.max_delete.as_ref().and_then(|text| check.parsed(text, |t| parse_max_delete(t)));
     let mut kernel_maps = default_maps();
     for (map, entries) in [
         (KernelMap::Dirty, &raw.kernel_maps.dirty),
@@ -419,6 +426,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             Some(text) => check.parsed(text, |t| parse_audit(t)).unwrap_or(default_audit),
             None => default_audit,
         };
+        let max_delete = raw.max_delete.as_ref().and_then(|text| check.parsed(text, |t| parse_max_delete(t)));
         check.no_cut(raw.consistency.as_ref());
         if let Some(name) = &name
             && !names.insert(name.clone())
@@ -441,6 +449,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             let single_writer = raw.single_writer.or(defaults.single_writer).unwrap_or(false);
             let create = raw.create.or(defaults.create).unwrap_or(false);
             let replaced = raw.replaced.or(defaults.replaced).unwrap_or_default();
+            let max_delete = max_delete.or(default_max_delete).unwrap_or(MAX_DELETE_DEFAULT);
             let allow = Allow::default();
             config.volumes.push(VolumeConfig {
                 name,
@@ -452,6 +461,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
                 single_writer,
                 create,
                 replaced,
+                max_delete,
                 allow,
             });
         }

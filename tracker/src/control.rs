@@ -42,6 +42,9 @@ pub trait Control: Send + Sync {
     /// Takes the write-back errors of a volume as seen by a person: they are no longer a reason to be degraded.
     fn acknowledge(&self, volume: &str) -> Result<(), ControlError>;
 
+    /// Lets as many removals through as wait now for a person (`VolumeStatus::removals_held`); where none wait, nothing.
+    fn confirm(&self, volume: &str) -> Result<(), ControlError>;
+
     /// Lets a volume take another directory for its source, or find its store at another address, once; tries it at once
     /// where it waits or has ended.
     fn adopt(&self, volume: &str, allow: Allow) -> Result<(), ControlError>;
@@ -103,6 +106,7 @@ pub enum Request {
     Status,
     Sync { volume: Option<String>, timeout_ms: u64 },
     Acknowledge { volume: String },
+    Confirm { volume: String },
     Adopt { volume: String, source: bool, store: bool },
     Reload,
     Stop,
@@ -131,6 +135,7 @@ pub fn answer(control: &dyn Control, request: &Request) -> Reply {
             control.sync(volume.as_deref(), Duration::from_millis(*timeout_ms)).map(|sync| Reply::Sync { sync })
         }
         Request::Acknowledge { volume } => control.acknowledge(volume).map(|()| Reply::Done),
+        Request::Confirm { volume } => control.confirm(volume).map(|()| Reply::Done),
         Request::Adopt { volume, source, store } => {
             control.adopt(volume, Allow { source: *source, store: *store }).map(|()| Reply::Done)
         }

@@ -181,6 +181,8 @@ pub struct VolumeStatus {
     pub unreadable: Vec<Unreadable>,
     pub unreadable_total: u64,
     pub removals_waiting: u64,
+    /// Files that are gone from the source and whose removal waits for `tracker confirm`.
+    pub removals_held: u64,
     /// Flushes finished, those that had nothing to commit included: the sign of life of the volume's thread.
     pub flushes: u64,
     /// Of the last flush.

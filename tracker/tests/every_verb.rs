@@ -88,6 +88,7 @@ impl Bed {
             "protect" | "daemon" => return None,
             "status" => ("src".into(), Some("none".into())),
             "sync" => ("src --wait".into(), Some("none --wait".into())),
+            "confirm" => ("src".into(), Some("none".into())),
             "acknowledge" => ("src".into(), Some("none".into())),
             // It runs: there is nothing to adopt, which is an answer.
             "adopt" => ("src".into(), Some("none".into())),

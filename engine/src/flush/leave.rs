@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::commit::Builder;
 use super::world::World;
 use super::xattrs::Told;
-use super::{Facts, Report, names, now_ns};
+use super::{Facts, Report, mass_delete, names, now_ns};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileId, Kind};
 
@@ -81,15 +81,20 @@ pub(super) fn leave_out<W: World>(
         if facts.steps.read_claimed {
             excluded.extend(names.plan.claimed.iter().filter(|id| !builder.has(**id)));
         }
+        let taken_over = mass_delete::replaced(world, names)?;
+        excluded.extend(&taken_over);
         let waits = |id: &FileId| excluded.contains(id);
-        if !names.plan.new.iter().any(|new| waits(&new.id)) && !names.plan.claimed.iter().any(waits) {
+        if taken_over.is_empty()
+            && !names.plan.new.iter().any(|new| waits(&new.id))
+            && !names.plan.claimed.iter().any(waits)
+        {
             break;
         }
         names.exclude(world, facts, &excluded)?;
     }
     let lasting: HashSet<FileId> =
         report.errors.iter().filter(|(_, error)| error.is_lasting()).map(|(id, _)| *id).collect();
-    report.put_off = excluded.iter().filter(|id| !lasting.contains(id)).count() as u64;
+    report.put_off = excluded.iter().filter(|id| !lasting.contains(id) && !names.held_back.contains(id)).count() as u64;
     for dir in &names.plan.held {
         let ino = names.inode_of(world, *dir)?;
         // What is put off is counted, so this directory alone decides nothing.

@@ -14,6 +14,7 @@ mod claimed;
 pub mod commit;
 pub mod content;
 mod leave;
+mod mass_delete;
 pub mod names;
 pub mod read;
 pub mod rebind;
@@ -28,6 +29,7 @@ use crate::dirty::{DirtySet, Marks};
 use crate::model::{BLOCK_BYTES, FileId, Id, Kind, NameChange, Time};
 use commit::{Builder, Settled};
 use leave::{keep_left_out, keep_unread, leave_out};
+pub use mass_delete::MaxDelete;
 pub use steps::Steps;
 use world::{DrainWorld, FileError, Head, ReadJob, Unknown, World};
 
@@ -82,6 +84,7 @@ pub struct Facts {
     pub baseline: bool,
     pub steps: Steps,
     pub limits: Limits,
+    pub max_delete: MaxDelete,
 }
 
 /// How a flush ended.
@@ -136,6 +139,12 @@ pub struct Report {
     pub unknown: Vec<(FileId, Unknown)>,
     /// Removals that wait for proof.
     pub removals_waiting: u64,
+    /// Files whose removal waits for a person (`MaxDelete`).
+    pub removals_held: u64,
+    /// Removals that had no room in the commit.
+    pub removals_left: u64,
+    /// Files of the volume before this flush, where they were counted: when many were to be removed.
+    pub files_before: u64,
     /// Inodes left pending for want of room in this flush.
     pub carried: u64,
 }
@@ -198,24 +207,31 @@ pub fn flush<W: World>(
     }
     let mut kept = DirtySet::default();
     let mut names = names::gather(world, taken, facts, report, &mut kept)?;
+    mass_delete::guard(world, facts, report, &mut names)?;
     let mut jobs = plan_jobs(world, taken, &names, facts, report, &mut kept)?;
 
     let mut builder = Builder::new(world, facts)?;
     let mut excluded: HashSet<FileId> = std::mem::take(&mut jobs.excluded);
+    excluded.extend(&names.replaced);
     read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
     leave_out(world, taken, facts, report, &mut names, &mut builder, excluded, &mut kept)?;
+    let held = mass_delete::hold(world, facts, &mut names)?;
     room::limit_removals(world, facts, report, &mut names)?;
     builder.keep_only(world, &names)?;
     builder.add_names(world, &names, taken, facts, report, &mut kept)?;
     keep_unread(world, taken, &names, facts, &builder, &mut kept)?;
     keep_left_out(taken, facts, report, &mut builder, &mut kept);
     names.forget_gone(world, &mut kept)?;
-    report.removals_waiting = names.plan.missing.len() as u64;
+    mass_delete::keep_marks(world, taken, &names, report, &mut kept)?;
+    report.removals_waiting = (names.plan.missing.len() as u64).saturating_sub(held);
     for missing in &names.plan.missing {
         // A name that waits for proof has its directory listed again after a later swap.
         if let Some(record) = world.record(missing.parent)? {
             let since_ns = taken.get(record.inode.ino).map_or(now_ns(facts), |waiting| waiting.since_ns);
             kept.add(record.inode.ino, &Marks::names(), since_ns);
+            if held > 0 && report.removals_waiting == 0 {
+                report.lasting.insert(record.inode.ino);
+            }
         }
     }
     let mut left = Vec::new();
@@ -231,7 +247,7 @@ pub fn flush<W: World>(
         return Ok((Outcome::Unchanged, kept));
     }
     // What cannot be read is named, and a first pass is complete without it.
-    let complete = facts.baseline || report.only_lasting(&kept);
+    let complete = facts.baseline || (report.only_lasting(&kept) && report.removals_held == 0);
     let outcome = builder.commit(world, facts, &names, taken, &kept, complete)?;
     if matches!(outcome, Outcome::Committed(_)) {
         stop_watching(world, left)?;
@@ -295,7 +311,7 @@ fn plan_jobs<W: World>(
         // Of all files with that number: marks are kept by number, and some of them would never all be read.
         let full = files >= facts.limits.files || bytes >= facts.limits.bytes;
         for record in world.by_inode(ino)? {
-            if record.meta.kind != Kind::File || gone.contains(&record.id) {
+            if record.meta.kind != Kind::File || gone.contains(&record.id) || names.held_back.contains(&record.id) {
                 continue;
             }
             if full {

@@ -19,6 +19,9 @@ pub struct Gathered {
     /// Where files were looked for, by the names as they were decided then.
     pub looked_at: Moved,
     new_inodes: HashMap<FileId, InodeId>,
+    /// Files whose removal waits for a person, and the directories among them whose names others took.
+    pub held_back: HashSet<FileId>,
+    pub replaced: HashSet<FileId>,
 }
 
 impl Gathered {
@@ -31,6 +34,11 @@ impl Gathered {
         self.new_inodes.contains_key(&id)
     }
 
+    /// Inode numbers under which new files were seen.
+    pub fn new_numbers(&self) -> HashSet<u64> {
+        self.new_inodes.values().map(|inode| inode.ino).collect()
+    }
+
     /// Inode number of a directory, known or new in this flush; 0 when it is neither.
     pub fn inode_of<W: World>(&self, world: &W, id: FileId) -> Result<u64, W::Error> {
         if let Some(inode) = self.new_inodes.get(&id) {
@@ -41,7 +49,7 @@ impl Gathered {
 
     /// What is gone must not stay pending for ever; but marks are kept by inode number, and a number may be in use again.
     pub fn forget_gone<W: World>(&self, world: &W, kept: &mut DirtySet) -> Result<(), W::Error> {
-        let again: HashSet<u64> = self.new_inodes.values().map(|inode| inode.ino).collect();
+        let again = self.new_numbers();
         for id in &self.plan.gone {
             let Some(record) = world.record(*id)? else { continue };
             let ino = record.inode.ino;
@@ -116,6 +124,8 @@ pub fn gather<W: World>(
         missing: world.missing()?,
         looked_at: Moved::new(),
         new_inodes: HashMap::new(),
+        held_back: HashSet::new(),
+        replaced: HashSet::new(),
     };
     world.moved(&Moved::new());
     let mut queue: VecDeque<(FileId, u64, u64)> = VecDeque::new();

@@ -65,7 +65,8 @@ pub(super) fn limit_removals<W: World>(
         }
         _ => true,
     });
-    report.carried += (plan.gone.len() - chosen.len()) as u64;
+    report.removals_left = (plan.gone.len() - chosen.len()) as u64;
+    report.carried += report.removals_left;
     plan.gone.retain(|id| chosen.contains(id));
     plan.missing.extend(waiting);
     plan.missing.sort();

@@ -306,6 +306,8 @@ pub trait World {
     fn bind(&mut self, inodes: &[(FileId, InodeId)]) -> Result<(), Self::Error>;
     fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, Self::Error>;
     fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, Self::Error>;
+    /// Files in the catalog, directories not counted.
+    fn files(&self) -> Result<u64, Self::Error>;
     fn missing(&self) -> Result<Vec<Missing>, Self::Error>;
     fn next_id(&self) -> Result<u64, Self::Error>;
     fn head(&self) -> Result<Head, Self::Error>;

@@ -6,7 +6,7 @@ use super::check;
 use super::files::ROOT;
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
-use crate::flush::{self, Facts, Limits, Outcome, Report, Steps};
+use crate::flush::{self, Facts, Limits, MaxDelete, Outcome, Report, Steps};
 use crate::model::{Kind, Time};
 
 /// What a run found wrong.
@@ -55,6 +55,14 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts 
             signature_file_bytes: 16 * 4096,
             removals: if single_removals(seed) { 1 } else { Limits::DEFAULT.removals },
             ..Limits::DEFAULT
+        },
+        // In some runs removals of more than a few files wait, and in every fourth flush somebody lets them through; not where
+        // that takes several flushes.
+        max_delete: if seed % 7 == 3 && seed % 5 != 4 {
+            let confirmed = if round % 4 == 0 { u64::MAX } else { 0 };
+            MaxDelete { percent: Some(20), floor: 1, confirmed, before: 0 }
+        } else {
+            MaxDelete::OFF
         },
     }
 }

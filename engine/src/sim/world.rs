@@ -360,6 +360,10 @@ impl World for SimWorld {
         Ok(self.catalog.signatures.get(&(id, group)).cloned())
     }
 
+    fn files(&self) -> Result<u64, SimError> {
+        Ok(self.catalog.records.values().filter(|record| record.meta.kind != Kind::Dir).count() as u64)
+    }
+
     fn missing(&self) -> Result<Vec<Missing>, SimError> {
         Ok(self.catalog.missing.clone())
     }

@@ -56,6 +56,15 @@ impl Catalog {
         })
     }
 
+    /// How many files there are, directories not counted. Goes through all of them.
+    pub fn files(&self) -> Result<u64> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT count(*) FROM files WHERE kind != ?1")?;
+            let count: i64 = statement.query_row([row::kind_code(Kind::Dir)], |row| row.get(0))?;
+            Ok(count as u64)
+        })
+    }
+
     pub fn child(&self, parent: FileId, name: &[u8]) -> Result<Option<FileId>> {
         self.read(|conn| {
             Ok(conn

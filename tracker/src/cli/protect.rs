@@ -10,8 +10,8 @@ use super::{Global, Out, serve};
 use crate::config::ProcessConfig;
 use crate::config::process::{parse_lease, parse_memory, parse_stop_timeout};
 use crate::config::{
-    Allow, CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, Replaced, VolumeConfig,
-    default_maps, parse_audit, parse_interval, parse_listen, parse_map_entries,
+    Allow, CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, MAX_DELETE_DEFAULT, MaxDelete,
+    Replaced, VolumeConfig, default_maps, parse_audit, parse_interval, parse_listen, parse_map_entries,
 };
 use crate::error::{AppError, ExitCode};
 use crate::guard;
@@ -52,6 +52,10 @@ pub struct ProtectArgs {
     /// commit and go on).
     #[arg(long, value_enum, default_value_t)]
     pub replaced: Replaced,
+    /// Removals of more than this share of the files in one flush (and more than 1,000 files) wait for `tracker confirm`: a
+    /// percentage, or off [default: 50%].
+    #[arg(long, value_name = "PERCENT", value_parser = MaxDelete::parse)]
+    pub max_delete: Option<MaxDelete>,
     /// The directory was restored, moved or made again: compare it with the newest commit, and go on in the same history.
     #[arg(long)]
     pub adopt: bool,
@@ -122,6 +126,7 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
         single_writer: args.single_writer,
         create: args.create,
         replaced: args.replaced,
+        max_delete: args.max_delete.map_or(MAX_DELETE_DEFAULT, |max| max.0),
         allow: Allow { source: args.adopt, store: args.store_moved },
     };
     let mut kernel_maps = default_maps();

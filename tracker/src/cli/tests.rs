@@ -26,6 +26,7 @@ fn the_verbs_are_the_designs() {
         "status",
         "sync",
         "acknowledge",
+        "confirm",
         "untrack",
         "adopt",
         "watch",

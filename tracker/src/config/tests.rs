@@ -24,6 +24,7 @@ audit = "off"
 single_writer = true
 create = true
 replaced = "adopt"
+max_delete = "off"
 "#;
 
 fn problems(text: &str) -> Vec<String> {
@@ -44,6 +45,7 @@ fn defaults_apply_where_a_volume_says_nothing() {
     assert_eq!(db.store.to_string(), "s3://bucket/prefix");
     assert!(!db.single_writer && web.single_writer && !db.create && web.create);
     assert_eq!((db.replaced, web.replaced), (Replaced::Stop, Replaced::Adopt));
+    assert_eq!((db.max_delete, web.max_delete), (MAX_DELETE_DEFAULT, None));
     assert_eq!((web.interval, web.capture), (Duration::from_millis(100), Capture::Scan));
     assert_eq!(web.store.local(), Some(Path::new("/backup")));
     assert_eq!((db.audit, web.audit), (Rate { millionths: 5000 }, Rate::OFF));

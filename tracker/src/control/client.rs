@@ -49,6 +49,14 @@ impl Client {
         }
     }
 
+    /// As `Control::confirm`.
+    pub fn confirm(&self, volume: &str) -> Result<(), AppError> {
+        match self.ask(&Request::Confirm { volume: volume.to_owned() }, Duration::ZERO)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// As `Control::adopt`.
     pub fn adopt(&self, volume: &str, allow: Allow) -> Result<(), AppError> {
         let request = Request::Adopt { volume: volume.to_owned(), source: allow.source, store: allow.store };

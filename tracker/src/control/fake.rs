@@ -64,6 +64,11 @@ impl Control for Fake {
         Ok(())
     }
 
+    fn confirm(&self, volume: &str) -> Result<(), ControlError> {
+        self.note(format!("confirm {volume}"));
+        Ok(())
+    }
+
     fn adopt(&self, volume: &str, allow: Allow) -> Result<(), ControlError> {
         self.note(format!("adopt {volume} {}", allow.words()));
         Ok(())

@@ -139,13 +139,14 @@ proptest::proptest! {
     /// Edited requests, over a socket as they come: each is taken or refused, none does harm.
     #[test]
     fn mutated_requests_are_taken_or_refused(
-        which in 0usize..5,
+        which in 0usize..6,
         edits in proptest::collection::vec((proptest::arbitrary::any::<u16>(), proptest::arbitrary::any::<u8>(), 0..4u8), 0..6),
     ) {
         let requests = [
             Request::Status,
             Request::Sync { volume: Some("db".into()), timeout_ms: 5000 },
             Request::Acknowledge { volume: "db".into() },
+            Request::Confirm { volume: "db".into() },
             Request::Reload,
             Request::Stop,
         ];

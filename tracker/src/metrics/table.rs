@@ -112,6 +112,7 @@ pub const METRICS: &[Metric] = &[
     metric("tracker_volume_pending_bytes", BYTES, VOLUME, Stable, "Marked bytes not yet committed", Gauge(|v| v.pending_bytes as f64)),
     metric("tracker_volume_unreadable_files", None, VOLUME, Stable, "Files that could not be read; their changes stay pending", Gauge(|v| v.unreadable_total as f64)),
     metric("tracker_volume_removals_waiting", None, VOLUME, Internal, "Removals that wait for a second listing", Gauge(|v| v.removals_waiting as f64)),
+    metric("tracker_volume_removals_held", None, VOLUME, Stable, "Files that are gone from the source, and whose removal waits for `tracker confirm`", Gauge(|v| v.removals_held as f64)),
     metric("tracker_volume_commits_total", None, VOLUME, Stable, "Commits made", Counter(|v| v.commits)),
     metric("tracker_volume_flushes_total", None, VOLUME, Stable, "Flushes finished, also those with nothing to commit", Counter(|v| v.flushes)),
     metric("tracker_volume_flush_duration_seconds", SECONDS, VOLUME, Stable, "From drain to commit", Read::Histogram(|v| &v.flush_histogram)),

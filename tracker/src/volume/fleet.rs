@@ -1,8 +1,6 @@
 //! All volumes of one process: starts their threads, answers `Control`.
 
-use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,16 +16,17 @@ use super::progress::{Phase, Shared, Synced};
 use super::release::{self, Ending};
 use super::reload::{self, Settings};
 use super::start;
+use super::unread;
 use crate::catalog::Catalog;
 use crate::config::{self, Allow, Config, ProcessConfig, VolumeConfig};
 use crate::control::{Control, ControlError};
 use crate::error::{AppError, ExitCode};
 use crate::last_flush::Uncommitted;
 use crate::location;
-use crate::status::{Backend, State, SyncReply, UNREADABLE_MAX, Unreadable, VolumeStatus, VolumeSync};
+use crate::status::{Backend, State, SyncReply, VolumeStatus, VolumeSync};
 use crate::store::Op;
 use crate::store::meter::Meter;
-use crate::units::{PathField, rfc3339};
+use crate::units::rfc3339;
 
 /// How long an acknowledgement waits for the flush under way.
 const ACKNOWLEDGE: Duration = Duration::from_secs(8);
@@ -148,6 +147,11 @@ impl Fleet {
     fn list(&self) -> Vec<Arc<Volume>> {
         lock(&self.volumes).clone()
     }
+
+    fn find(&self, name: &str) -> Result<Arc<Volume>, ControlError> {
+        let found = self.list().into_iter().find(|volume| volume.config.name == name);
+        found.ok_or_else(|| ControlError::UnknownVolume { volume: name.to_owned() })
+    }
 }
 
 impl Volume {
@@ -192,6 +196,16 @@ impl Volume {
         })
     }
 
+    /// The answer to a person's word, which the volume's thread has taken note of or not.
+    fn took_note(&self, noted: bool) -> Result<(), ControlError> {
+        if noted {
+            return Ok(());
+        }
+        let busy = || AppError::new(ExitCode::Error, "its flush does not end; ask again");
+        let failure = self.status().failure.unwrap_or_else(busy);
+        Err(ControlError::Ended { volume: self.config.name.clone(), failure })
+    }
+
     /// Waits for a flush as [`Shared::sync`] does.
     fn sync(&self, timeout: Duration) -> VolumeSync {
         let synced = self.shared.sync(timeout);
@@ -214,8 +228,7 @@ impl Volume {
 
     /// Its configuration, as what was read again has changed it.
     fn now(&self) -> VolumeConfig {
-        let Settings { interval, audit } = self.shared.settings().unwrap_or(Settings::of(&self.config));
-        VolumeConfig { interval, audit, ..self.config.clone() }
+        self.shared.settings().unwrap_or(Settings::of(&self.config)).applied_to(&self.config)
     }
 
     fn status(&self) -> VolumeStatus {
@@ -302,8 +315,10 @@ impl Volume {
         status.write_back_errors = totals.write_back_errors;
         status.write_back.clone_from(&progress.write_back);
         status.unreadable_total = progress.unreadable.len() as u64;
-        status.unreadable = unreadable(&progress.unreadable);
+        status.unreadable = unread::named(&progress.unreadable);
         status.removals_waiting = progress.removals_waiting;
+        status.removals_held = progress.held.as_ref().map_or(0, |held| held.removals);
+        status.reasons.extend(progress.held.iter().map(ToString::to_string));
         status.flushes = totals.flushes;
         status.flush_seconds = totals.flush_seconds_last;
         status.flush_histogram = totals.flush_histogram.clone();
@@ -320,6 +335,9 @@ impl Volume {
         if status.state == State::Protected && (!trouble.is_empty() || status.last_error.is_some()) {
             status.state = State::Degraded;
         }
+        if progress.held.is_some() && matches!(status.state, State::Protected | State::Verifying) {
+            status.state = State::Degraded;
+        }
         status
     }
 }
@@ -327,13 +345,6 @@ impl Volume {
 /// Why a volume is degraded whose catalog cannot be written.
 fn unsaved_reason(inodes: u64) -> String {
     format!("changes of at least {inodes} files are in the kernel alone: the state directory cannot be written")
-}
-
-fn unreadable(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
-    all.iter()
-        .take(UNREADABLE_MAX)
-        .map(|(path, cause)| Unreadable { path: PathField::new(path.as_os_str().as_bytes()), cause: cause.clone() })
-        .collect()
 }
 
 fn nanoseconds(time: Time) -> u64 {
@@ -392,19 +403,17 @@ impl Control for Fleet {
     }
 
     fn acknowledge(&self, name: &str) -> Result<(), ControlError> {
-        let found = self.list().into_iter().find(|volume| volume.config.name == name);
-        let Some(volume) = found else { return Err(ControlError::UnknownVolume { volume: name.to_owned() }) };
-        if volume.shared.acknowledge(ACKNOWLEDGE) {
-            return Ok(());
-        }
-        let busy = || AppError::new(ExitCode::Error, "its flush does not end; ask again");
-        let failure = volume.status().failure.unwrap_or_else(busy);
-        Err(ControlError::Ended { volume: name.to_owned(), failure })
+        let volume = self.find(name)?;
+        volume.took_note(volume.shared.acknowledge(ACKNOWLEDGE))
+    }
+
+    fn confirm(&self, name: &str) -> Result<(), ControlError> {
+        let volume = self.find(name)?;
+        volume.took_note(volume.shared.confirm(ACKNOWLEDGE))
     }
 
     fn adopt(&self, name: &str, allow: Allow) -> Result<(), ControlError> {
-        let found = self.list().into_iter().find(|volume| volume.config.name == name);
-        let Some(volume) = found else { return Err(ControlError::UnknownVolume { volume: name.to_owned() }) };
+        let volume = self.find(name)?;
         // It would hold for a later start that nobody has looked at.
         let waits = volume.shared.progress().phase == Phase::Waiting;
         if !waits && lock(&volume.failure).is_none() {

@@ -2,11 +2,13 @@
 //!
 //! While it waits, marks go on being made for it: they are drained to its catalog, so that they outlive the process.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::fleet::{Facts, Volume, lock};
 use super::hub::Hub;
+use super::mass_delete::Guard;
 use super::open::{self, CaptureFacts, Prepared};
 use super::pace::Pace;
 use super::progress::Phase;
@@ -101,7 +103,9 @@ fn once(
     }
     volume.shared.update(|progress| progress.waiting = None);
     let (shared, interval) = (Arc::clone(&volume.shared), volume.config.interval);
-    Runner { opened, shared, interval, trusted: false, pace: Pace::default() }.run()
+    let (max_delete, guard) = (volume.config.max_delete, Guard::default());
+    Runner { opened, shared, interval, trusted: false, pace: Pace::default(), max_delete, guard, waits: HashSet::new() }
+        .run()
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

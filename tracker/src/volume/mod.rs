@@ -1,5 +1,5 @@
 //! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`life`, `ways_on`, `agree`, `arm`, `claim`, `rebind`, `renumber`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! the thread that flushes (`life`, `mass_delete`, `ways_on`, `agree`, `arm`, `claim`, `rebind`, `renumber`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
 
 mod agree;
 mod arm;
@@ -14,6 +14,7 @@ pub mod hub;
 mod inflight;
 mod life;
 pub(crate) mod markable;
+pub mod mass_delete;
 pub mod open;
 pub mod pace;
 mod patience;

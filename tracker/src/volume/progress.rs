@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::distrust::CaptureState;
+use super::mass_delete::Held;
 use super::reload::Settings;
 use super::write_back::WriteBack;
 use crate::error::{AppError, ExitCode};
@@ -63,6 +64,10 @@ pub struct Progress {
     pub write_back: Option<WriteBack>,
     /// Somebody has; the volume's thread has not taken note yet.
     pub(super) acknowledge: bool,
+    /// Removals that wait for a person.
+    pub held: Option<Held>,
+    /// A person has let as many removals through; the volume's thread has not taken note yet.
+    pub(super) confirm: Option<u64>,
     pub capture: CaptureState,
     /// What the volume waits for before it can start or go on.
     pub waiting: Option<AppError>,
@@ -244,7 +249,8 @@ impl Shared {
                 break answer;
             }
             // Two flushes have left over what cannot be read and nothing else: a third will not do better.
-            if progress.settled > wanted && progress.phase == Phase::Protected && !progress.left_over.is_empty() {
+            let goes_on = progress.phase == Phase::Protected || progress.held.is_some();
+            if progress.settled > wanted && goes_on && !progress.left_over.is_empty() {
                 break Synced::Partial(progress.left_over.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -265,13 +271,29 @@ impl Shared {
 
     /// Takes the write-back errors as seen. False: the volume's thread did not take note within `timeout`.
     pub fn acknowledge(&self, timeout: Duration) -> bool {
+        self.progress().acknowledge = true;
+        self.taken_note(timeout, |progress| !progress.acknowledge)
+    }
+
+    /// Lets as many removals as wait now through. False: the volume's thread did not take note within `timeout`.
+    pub fn confirm(&self, timeout: Duration) -> bool {
+        {
+            let mut progress = self.progress();
+            // Where nothing waits, nothing is allowed: it would hold for removals that nobody has seen.
+            let Some(held) = &progress.held else { return true };
+            progress.confirm = Some(held.removals);
+        }
+        self.taken_note(timeout, |progress| progress.confirm.is_none())
+    }
+
+    /// Asks for a round at once, and waits until `done` or the end of the volume.
+    fn taken_note(&self, timeout: Duration, done: impl Fn(&Progress) -> bool) -> bool {
         let deadline = Instant::now() + timeout;
         let mut progress = self.progress();
-        progress.acknowledge = true;
         progress.hurry += 1;
         progress.asked += 1;
         self.changed.notify_all();
-        while progress.acknowledge && !matches!(progress.phase, Phase::Fenced | Phase::Stopped) {
+        while !done(&progress) && !matches!(progress.phase, Phase::Fenced | Phase::Stopped) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -279,7 +301,7 @@ impl Shared {
             progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         progress.hurry -= 1;
-        !progress.acknowledge
+        done(&progress)
     }
 
     /// Waits until the volume is armed and its baseline is committed, or has ended.

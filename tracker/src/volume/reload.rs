@@ -11,23 +11,45 @@ use crate::config::{Config, VolumeConfig};
 pub(super) struct Settings {
     pub(super) interval: Duration,
     pub(super) audit: Rate,
+    pub(super) max_delete: Option<u8>,
 }
 
 impl Settings {
     pub(super) fn of(config: &VolumeConfig) -> Settings {
-        Settings { interval: config.interval, audit: config.audit }
+        Settings { interval: config.interval, audit: config.audit, max_delete: config.max_delete }
+    }
+
+    /// The configuration with these settings in it.
+    pub(super) fn applied_to(self, config: &VolumeConfig) -> VolumeConfig {
+        let Settings { interval, audit, max_delete } = self;
+        VolumeConfig { interval, audit, max_delete, ..config.clone() }
     }
 }
 
 /// The settings in which two configurations of one volume differ and that can be applied, and those that cannot.
 pub(super) fn differences(old: &VolumeConfig, new: &VolumeConfig) -> (Vec<&'static str>, Vec<&'static str>) {
     // Without `..`: a new setting has to find its place here.
-    let VolumeConfig { name: _, source, store, interval, capture, audit, single_writer, create, replaced, allow: _ } =
-        old;
+    let VolumeConfig {
+        name: _,
+        source,
+        store,
+        interval,
+        capture,
+        audit,
+        single_writer,
+        create,
+        replaced,
+        max_delete,
+        allow: _,
+    } = old;
     let differ = |settings: &[(&'static str, bool)]| -> Vec<&'static str> {
         settings.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
     };
-    let live = differ(&[("interval", *interval != new.interval), ("audit", *audit != new.audit)]);
+    let live = differ(&[
+        ("interval", *interval != new.interval),
+        ("audit", *audit != new.audit),
+        ("max_delete", *max_delete != new.max_delete),
+    ]);
     let fixed = differ(&[
         ("source", *source != new.source),
         ("store", *store != new.store),
@@ -71,7 +93,8 @@ mod tests {
         let was = parse("", "");
         let of = |volume: &str| differences(&was.volumes[0], &parse("", volume).volumes[0]);
         assert_eq!(of(""), (vec![], vec![]));
-        assert_eq!(of("interval = \"1s\"\naudit = \"off\""), (vec!["interval", "audit"], vec![]));
+        let live = of("interval = \"1s\"\naudit = \"off\"\nmax_delete = \"off\"");
+        assert_eq!(live, (vec!["interval", "audit", "max_delete"], vec![]));
         let (live, fixed) = of("interval = \"1s\"\ncapture = \"scan\"\nsingle_writer = true\ncreate = true");
         assert_eq!((live, fixed.clone()), (vec!["interval"], vec!["capture", "single_writer", "create"]));
         let said = refusal("volume v", &fixed);

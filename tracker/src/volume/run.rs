@@ -4,6 +4,7 @@
 //! starting -> baseline | verifying -> protected <-> degraded      fenced (ends)      stopped (ends)
 //! ```
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
 use engine::model::Time;
 
 use super::era;
+use super::mass_delete::{self, Guard, Held};
 use super::open::Opened;
 use super::pace::Pace;
 use super::patience::{HURRY, Patience};
@@ -33,6 +35,10 @@ pub struct Runner {
     /// The first pass is through.
     pub trusted: bool,
     pub pace: Pace,
+    pub max_delete: Option<u8>,
+    pub guard: Guard,
+    /// Inodes that are looked at less often while removals wait.
+    pub waits: HashSet<u64>,
 }
 
 /// What a flush left for the next one.
@@ -84,6 +90,7 @@ impl Runner {
             if let Some(settings) = self.shared.settings() {
                 self.interval = settings.interval;
                 self.opened.audit.set_rate(settings.audit);
+                self.max_delete = settings.max_delete;
             }
             let last = self.shared.progress().stop;
             self.opened.check_source()?;
@@ -165,6 +172,7 @@ impl Runner {
         };
         let (number, hurry, last) = begin(&mut self.shared.progress());
         self.take_acknowledgement()?;
+        self.take_confirmation();
         let now = wall_clock();
         self.before_drain()?;
         let drain = self.opened.drain(hurry || last)?;
@@ -172,7 +180,9 @@ impl Runner {
         self.note_doubts();
         let doubtful = self.shared.progress().in_doubt();
         let paced = self.trusted && !hurry && !last && !doubtful;
-        let (taken, resting) = self.opened.world.pending.take_but(|ino| paced && self.pace.rests(ino, began));
+        let (taken, resting) = self.opened.world.pending.take_but(|ino| {
+            paced && (self.pace.rests(ino, began) || (self.guard.rests(began) && self.waits.contains(&ino)))
+        });
         let mapped = self.opened.world.pending.take_mapped(&taken);
         if self.shared.progress().lost.is_some() {
             // Nothing is committed onto a history that is not there; what brings it back is waited for.
@@ -198,6 +208,7 @@ impl Runner {
                 baseline: self.trusted,
                 steps: Steps::ALL,
                 limits: Limits::DEFAULT,
+                max_delete: self.guard.rule(self.max_delete, began),
             };
             let result = flush::flush(&mut self.opened.world, &taken, &facts, &mut report);
             let told = Unread::of(&self.opened.world, &report);
@@ -208,6 +219,10 @@ impl Runner {
             (Outcome::Unchanged, DirtySet::default())
         };
         let covered = self.opened.world.take_covered(&mut kept)?;
+        if had {
+            let rested = paced && self.guard.rests(began);
+            self.note_held(&report, &kept, outcome.is_settled(), rested, began);
+        }
         self.opened.world.pending.give_back_but(&kept, &covered);
         self.opened.world.remember_foreign()?;
         self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.interval, Instant::now());
@@ -243,6 +258,33 @@ impl Runner {
         Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
     }
 
+    fn take_confirmation(&mut self) {
+        let confirmed = self.shared.progress().confirm;
+        if let Some(removals) = confirmed {
+            tracing::warn!(volume = %self.opened.name, removals, "a person has confirmed removals");
+            self.guard.confirm(removals);
+            self.shared.update(|progress| progress.confirm = None);
+        }
+    }
+
+    /// After a flush: which removals wait for a person, and when they are looked at again.
+    fn note_held(&mut self, report: &Report, kept: &DirtySet, settled: bool, rested: bool, began: Instant) {
+        let now = Instant::now();
+        if report.removals_held == 0 && rested && !self.waits.is_empty() {
+            // It was not looked at, and waits still.
+            return;
+        }
+        self.guard.note(report, settled, began, now);
+        self.waits = mass_delete::resting(report, kept).into_iter().collect();
+        let (volume, removals, of) = (self.opened.name.clone(), report.removals_held, report.files_before);
+        let held = (removals > 0).then_some(Held { volume, removals, of });
+        let before = self.shared.progress().held.clone();
+        if let Some(held) = held.as_ref().filter(|held| before.as_ref() != Some(*held)) {
+            tracing::warn!(volume = held.volume, "{held}");
+        }
+        self.shared.update(|progress| progress.held = held);
+    }
+
     fn take_acknowledgement(&self) -> Result<(), WorldError> {
         if self.shared.progress().acknowledge {
             WriteBack::forget(&self.opened.world.catalog)?;
@@ -271,7 +313,10 @@ impl Runner {
         let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !doubted;
         // What cannot be read is named, and waits; nothing else waits for it.
         let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !doubted;
-        if settled && !self.trusted {
+        // What comes back to a place that was not compared yet has to be compared: until then the first pass goes on.
+        let held = self.shared.progress().held.clone();
+        let passed = held.is_none() || !self.opened.compare_once;
+        if settled && passed && !self.trusted {
             self.opened.trust()?;
             self.trusted = true;
         }
@@ -285,6 +330,7 @@ impl Runner {
         if report.removals_waiting > 0 {
             left_over.push(format!("{} removals wait for proof", report.removals_waiting));
         }
+        left_over.extend(held.map(|held| held.to_string()));
         if unsettled {
             left_over
                 .push(damaged.unwrap_or_else(|| "the store has not told whether the last commit took effect".into()));
@@ -318,7 +364,7 @@ impl Runner {
                 progress.settled = number;
                 progress.doubts.clear();
                 progress.baseline_seq = progress.baseline_seq.or(head);
-                if matches!(progress.phase, Phase::Baseline | Phase::Verifying | Phase::Starting) {
+                if passed && matches!(progress.phase, Phase::Baseline | Phase::Verifying | Phase::Starting) {
                     progress.phase = Phase::Protected;
                 }
             }

@@ -123,6 +123,7 @@ mod tests {
                 single_writer: false,
                 create,
                 replaced: crate::config::Replaced::Stop,
+                max_delete: None,
                 allow: crate::config::Allow::default(),
             };
             open_for_writing(&config, &self.catalog, &self.at("state"))

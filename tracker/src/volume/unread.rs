@@ -10,6 +10,8 @@ use engine::flush::world::FileError;
 use engine::model::FileId;
 
 use super::world::{VolumeWorld, WorldError};
+use crate::status::{UNREADABLE_MAX, Unreadable};
+use crate::units::PathField;
 
 /// Paths that one flush warns of.
 const WARNED_MAX: usize = 10;
@@ -95,6 +97,14 @@ impl Unread {
             );
         }
     }
+}
+
+/// The first of those files, as a status names them.
+pub(super) fn named(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
+    all.iter()
+        .take(UNREADABLE_MAX)
+        .map(|(path, cause)| Unreadable { path: PathField::new(path.as_os_str().as_bytes()), cause: cause.clone() })
+        .collect()
 }
 
 #[cfg(test)]

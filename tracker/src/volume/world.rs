@@ -323,6 +323,10 @@ impl World for VolumeWorld {
         Ok(self.catalog.sig(id, group)?)
     }
 
+    fn files(&self) -> Result<u64, WorldError> {
+        Ok(self.catalog.files()?)
+    }
+
     fn missing(&self) -> Result<Vec<Missing>, WorldError> {
         let rows = self.pending.missing()?;
         Ok(rows.into_iter().map(|row| Missing { parent: row.parent, name: row.name, drain: row.drain }).collect())

@@ -59,7 +59,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts 
         // In some runs removals of more than a few files wait, and in every fourth flush somebody lets them through; not where
         // that takes several flushes.
         max_delete: if seed % 7 == 3 && seed % 5 != 4 {
-            let confirmed = if round % 4 == 0 { u64::MAX } else { 0 };
+            let confirmed = if round.is_multiple_of(4) { u64::MAX } else { 0 };
             MaxDelete { percent: Some(20), floor: 1, confirmed, before: 0 }
         } else {
             MaxDelete::OFF

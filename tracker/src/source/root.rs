@@ -142,7 +142,7 @@ impl SourceRoot {
     /// Whether the path still leads to the directory that was opened. The descriptor itself cannot tell: it goes on
     /// naming a directory that was moved away or unmounted.
     pub fn check_identity(&self) -> Result<IdentityCheck, SourceError> {
-        match self.fs.births().stat_at(rustix::fs::CWD, self.path.as_os_str()) {
+        match self.fs.births().stat_path(self.path.as_os_str()) {
             Ok(found) => {
                 let now = RootIdentity { device: found.device, inode: found.stat.inode };
                 Ok(if now == self.identity { IdentityCheck::Same } else { IdentityCheck::Replaced(now) })

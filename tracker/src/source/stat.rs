@@ -33,7 +33,13 @@ pub(super) enum Births {
 }
 
 impl Births {
-    /// `statx` of `name` in `dir`, never through a symlink and never triggering an automount.
+    /// `statx` of `path`, which may be the root of a mount, and then waits for whoever serves that.
+    pub(super) fn stat_path(self, path: &OsStr) -> Result<SourceStat, Errno> {
+        self.stat(rustix::fs::CWD, path.as_bytes(), AtFlags::empty())
+    }
+
+    /// `statx` of `name` in `dir`, never through a symlink and never triggering an automount. What is mounted on the name is
+    /// not asked: of it the attributes and the generation are those that were last known, or none.
     pub(super) fn stat_at(self, dir: impl AsFd, name: &OsStr) -> Result<SourceStat, Errno> {
         // What is mounted here may never answer (FUSE without its server, a network that is away): first without asking it.
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;

@@ -61,6 +61,17 @@ fn a_replaced_source_is_noticed() {
     assert!(matches!(root.check_identity().unwrap(), IdentityCheck::Replaced(_)), "a symlink is no source");
 }
 
+/// What is mounted at a name inside of a tree is not asked for anything; the source itself may be the root of a mount.
+#[test]
+fn a_source_that_is_the_root_of_a_mount_stays_the_same() {
+    let root = SourceRoot::open(Path::new("/")).unwrap();
+    if !root.births_of(false).stat_path("/".as_ref()).unwrap().mount_root {
+        println!("SKIP a_source_that_is_the_root_of_a_mount_stays_the_same: / is no mount here (chroot)");
+        return;
+    }
+    assert_eq!(root.check_identity().unwrap(), IdentityCheck::Same);
+}
+
 #[test]
 fn stat_tells_what_the_file_is() {
     let (dir, root) = fresh();

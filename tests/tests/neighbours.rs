@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tests::capture_rig::{Rig, config};
 use tests::compare::assert_same;
-use tests::daemon::{binary, utf8};
+use tests::daemon::{binary, pins, utf8};
 use tests::mounts::{Kind, Mount, run};
 use tracker::catalog::Catalog;
 use tracker::volume::hub::{Hub, Sink};
@@ -99,6 +99,13 @@ impl Drop for Daemon {
         if let Some(mut child) = self.child.take() {
             let _ = kill_process(Pid::from_child(&child), Signal::TERM);
             let _ = child.wait();
+        }
+        // A daemon's volumes are meant to come back; these are not.
+        if let Some(pins) = pins(&self.state)
+            && let Err(error) = fs::remove_dir_all(&pins)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("cannot remove the pins {}: {error}", pins.display());
         }
     }
 }

@@ -63,10 +63,6 @@ impl Daemon {
         assert_eq!(ready, self.sources.len(), "{}", fs::read_to_string(at("log")).unwrap());
     }
 
-    fn stop(&mut self) {
-        self.stop_with(&[0]);
-    }
-
     #[track_caller]
     fn stop_with(&mut self, codes: &[i32]) {
         let mut child = self.child.take().unwrap();

@@ -1,9 +1,9 @@
 //! What the tests leave in the kernel: programs that go on running on the developer's machine would cost every write there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::Gate;
+use super::{Gate, libtest};
 
 /// Where captures are pinned, by the product and by tests.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -20,14 +20,37 @@ fn names(dir: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// What is there now and was not `before`.
-fn left(before: &BTreeSet<String>, now: &BTreeSet<String>) -> Vec<String> {
-    now.difference(before).cloned().collect()
+/// Follows the output of tests that run one after the other, so that what stays has the name of who left it.
+pub(super) struct Watch {
+    before: BTreeSet<String>,
+    /// The test after which a capture was seen first.
+    came: BTreeMap<String, String>,
 }
 
-/// Fails the gate for captures that have come since `before`.
-pub(super) fn check(gate: &mut Gate, name: &str, before: &BTreeSet<String>) {
-    let left = left(before, &pinned());
+impl Watch {
+    /// What is pinned `before` is nobody's.
+    pub(super) fn new(before: BTreeSet<String>) -> Watch {
+        Watch { before, came: BTreeMap::new() }
+    }
+
+    /// Takes a line of libtest's output, and what is pinned when it is printed.
+    pub(super) fn line(&mut self, line: &str, pinned: impl FnOnce() -> BTreeSet<String>) {
+        let Some(test) = libtest::ended(line) else { return };
+        for name in pinned().difference(&self.before) {
+            self.came.entry(name.clone()).or_insert_with(|| test.to_owned());
+        }
+    }
+
+    /// What is there `now` and was not before, each with its test.
+    fn left(&self, now: &BTreeSet<String>) -> Vec<String> {
+        let by = |name: &String| self.came.get(name).map_or("no single test", String::as_str);
+        now.difference(&self.before).map(|name| format!("{name} (by {})", by(name))).collect()
+    }
+}
+
+/// Fails the gate for captures that have come since the watch began and are there still.
+pub(super) fn check(gate: &mut Gate, name: &str, watch: &Watch) {
+    let left = watch.left(&pinned());
     if !left.is_empty() {
         gate.say(&format!(
             "left below {BPFFS}: {}; `tracker untrack --all` removes those of the product",
@@ -41,14 +64,19 @@ pub(super) fn check(gate: &mut Gate, name: &str, before: &BTreeSet<String>) {
 mod tests {
     use super::*;
 
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
     #[test]
-    fn only_what_came_in_between_was_left_by_the_tests() {
-        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let before = set(&["tracker/1-2", "tracker/gone"]);
-        assert_eq!(left(&before, &set(&["tracker/1-2"])), [""; 0]);
-        assert_eq!(
-            left(&before, &set(&["tracker/1-2", "tracker/3-4", "tracker-test-9-0"])),
-            ["tracker-test-9-0", "tracker/3-4"]
-        );
+    fn what_stays_has_the_name_of_the_test_that_left_it() {
+        let mut watch = Watch::new(set(&["tracker/old", "tracker/gone"]));
+        watch.line("test first ... ok", || set(&["tracker/old", "tracker/passing"]));
+        watch.line("running 3 tests", || panic!("only a result is a reason to look"));
+        watch.line("test second ... FAILED", || set(&["tracker/old", "tracker/passing", "tracker/stays"]));
+        watch.line("test third ... ok", || set(&["tracker/stays"]));
+        let now = set(&["tracker/old", "tracker/stays", "tracker-late"]);
+        assert_eq!(watch.left(&now), ["tracker-late (by no single test)", "tracker/stays (by second)"]);
+        assert_eq!(watch.left(&set(&["tracker/old"])), [""; 0]);
     }
 }

@@ -13,7 +13,7 @@ use crate::{docker, setup, sh};
 
 /// Tier 1: the default members, without privilege.
 pub(super) fn unprivileged(gate: &mut Gate, filter: Option<&str>) {
-    tier(gate, "tier 1", &[], &[], filter);
+    tier(gate, "tier 1", &[], &[], filter, &mut |_: &str| ());
 }
 
 /// Tier 2: the crate `tests`, as root, one test at a time: the cases share the kernel's hooks, mounts and ports.
@@ -23,11 +23,12 @@ pub(super) fn privileged(gate: &mut Gate, filter: Option<&str>) {
         return;
     }
     if build_tracker(gate) {
-        let before = leftovers::pinned();
-        tier(gate, "tier 2", &["-p", "tests"], &["--test-threads=1"], filter);
+        let mut watch = leftovers::Watch::new(leftovers::pinned());
+        let mut look = |line: &str| watch.line(line, leftovers::pinned);
+        tier(gate, "tier 2", &["-p", "tests"], &["--test-threads=1"], filter, &mut look);
         // A run of single tests may have neighbours.
         if filter.is_none() {
-            leftovers::check(gate, "tier 2", &before);
+            leftovers::check(gate, "tier 2", &watch);
         }
     }
 }
@@ -40,7 +41,15 @@ pub(super) fn build_tracker(gate: &mut Gate) -> bool {
     })
 }
 
-fn tier(gate: &mut Gate, name: &str, packages: &[&str], options: &[&str], filter: Option<&str>) {
+/// `look` sees each line of the tests' output too.
+fn tier(
+    gate: &mut Gate,
+    name: &str,
+    packages: &[&str],
+    options: &[&str],
+    filter: Option<&str>,
+    look: &mut dyn FnMut(&str),
+) {
     // Built first and apart: a compile error is one failure with its own output, not a tier without tests.
     let built = gate.check(&format!("{name}: build"), |gate| {
         let log = gate.log(&format!("{name} build"));
@@ -54,7 +63,10 @@ fn tier(gate: &mut Gate, name: &str, packages: &[&str], options: &[&str], filter
     command.args(["test", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]).args(options).args(filter);
     describe(&mut command);
     follow(gate, name, None, |log, each| {
-        let status = stream(&mut command, log, each)?;
+        let status = stream(&mut command, log, &mut |line: &str| {
+            look(line);
+            each(line);
+        })?;
         Ok((!status.success()).then(|| format!("`{}` failed ({status})", sh::show(&command))))
     });
     if gate.tally.tests == before && filter.is_none() {

@@ -2,6 +2,7 @@
 //! what it says of changes that it could not commit or save.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -62,6 +63,31 @@ fn a_start_that_fails_leaves_nothing_in_the_kernel() {
     volume.store.clone_from(&other.store);
     assert!(other.start_ready().stop().success());
     volume.protect_ends().refuses(11, "another writer");
+    assert_eq!(tracked(&volume), None);
+}
+
+/// While it waits for a store's first answer nothing is attached yet: whoever ends it then leaves nothing.
+#[test]
+fn nothing_is_attached_before_the_store_has_answered() {
+    let name = "nothing_is_attached_before_the_store_has_answered";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fs::write(source.join("file"), "file").unwrap();
+    let mut volume = Volume::new(&source);
+    volume.store = "s3://bucket/prefix".into();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let variables = [
+        ("AWS_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    volume.environment.extend(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let daemon = volume.start();
+    let (_asked, _) = silent.accept().unwrap();
+    assert_eq!(tracked(&volume), None, "{}", volume.log_tail());
+    daemon.kill9();
     assert_eq!(tracked(&volume), None);
 }
 

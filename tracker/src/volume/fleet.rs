@@ -16,6 +16,7 @@ use super::progress::{Phase, Shared, Synced};
 use super::release::{self, Ending};
 use super::reload::{self, Settings};
 use super::start;
+use super::store_home;
 use super::unread;
 use crate::catalog::Catalog;
 use crate::config::{self, Allow, Config, ProcessConfig, VolumeConfig};
@@ -68,7 +69,17 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Fleet {
     /// Starts a thread for each volume and returns at once.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written, when a back end that was asked for cannot be had, or, of a volume of the
+    /// foreground, when its store does not answer.
     pub fn start(config: &Config, state_dir: &Path) -> Result<Fleet, AppError> {
+        // A daemon's volumes wait for their stores, and their changes are marked meanwhile; in the foreground a store that
+        // cannot be had is the end, so nothing is attached for it.
+        if config.file.is_none() {
+            let mut volumes = config.volumes.iter();
+            volumes.try_for_each(|volume| store_home::look(volume, state_dir)).map_err(|e| AppError::from_store(&e))?;
+        }
         let fleet = Fleet {
             volumes: Mutex::new(Vec::new()),
             around: Arc::new(Surroundings {

@@ -8,10 +8,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engine::format::keys;
+
 use crate::catalog::Catalog;
 use crate::config::VolumeConfig;
 use crate::store::local::AWAY;
-use crate::store::{self, ErrorKind, Make, Op, Store, StoreError, StoreOptions, StoreUrl, probe};
+use crate::store::{self, ErrorKind, Make, Op, Prefixed, Store, StoreError, StoreOptions, StoreUrl, probe};
 
 /// Name of the file with the local stores that were used, one a line.
 const USED: &str = "stores";
@@ -36,8 +38,31 @@ pub(super) fn open_for_writing(
     catalog: &Catalog,
     state: &Path,
 ) -> Result<Arc<dyn Store>, StoreError> {
+    probe::admit(found(config, is_known(config, catalog)?, state)?, config.single_writer)
+}
+
+/// Asks the store of `config` for one object, so that a wrong name or key is told before anything is attached to the kernel.
+///
+/// # Errors
+/// As [`open_for_writing`], but for what only writing shows.
+pub(super) fn look(config: &VolumeConfig, state: &Path) -> Result<(), StoreError> {
+    let location = Catalog::location(state, &config.name);
+    // A catalog that cannot be opened is told of by who needs it.
+    let known = match Catalog::open(&location) {
+        Ok(catalog) => is_known(config, &catalog)?,
+        Err(_) => false,
+    };
+    Prefixed::new(found(config, known, state)?, &config.name)?.exists(keys::FORMAT).map(|_| ())
+}
+
+/// Whether the volume has committed from this state directory.
+fn is_known(config: &VolumeConfig, catalog: &Catalog) -> Result<bool, StoreError> {
     let failed = |error| StoreError::new(Op::Open, &config.store.to_string(), ErrorKind::Transient).with(error);
-    let known = catalog.volume_id().map_err(failed)?.is_some();
+    Ok(catalog.volume_id().map_err(failed)?.is_some())
+}
+
+/// The store at its place, which an absent or empty directory is not for a volume that is `known`.
+fn found(config: &VolumeConfig, known: bool, state: &Path) -> Result<Arc<dyn Store>, StoreError> {
     let used = known || is_used(state, &config.store);
     let make = what_to_make(known, used, config.create);
     let options = StoreOptions { make, single_writer: config.single_writer, ..StoreOptions::default() };
@@ -52,7 +77,7 @@ pub(super) fn open_for_writing(
     if make == Make::Nothing && config.store.local().is_some() && store.list("", None)?.entries.is_empty() {
         return Err(away().detail("the directory is empty, though this host has committed to it"));
     }
-    probe::admit(store, config.single_writer)
+    Ok(store)
 }
 
 /// Notes that a volume of this state directory is kept in `store`, so that it is never taken for a new one.

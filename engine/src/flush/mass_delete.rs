@@ -155,7 +155,7 @@ pub(super) fn guard<W: World>(
     if !weighed.replaced.is_empty() {
         let replaced: HashSet<FileId> = weighed.replaced.into_iter().collect();
         names.exclude(world, facts, &replaced)?;
-        names.replaced = replaced;
+        names.excluded = replaced;
     }
     Ok(())
 }

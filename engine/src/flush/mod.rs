@@ -13,7 +13,9 @@ mod attributes;
 mod claimed;
 pub mod commit;
 pub mod content;
+mod few_names;
 mod leave;
+mod limits;
 mod mass_delete;
 pub mod names;
 pub mod read;
@@ -29,40 +31,10 @@ use crate::dirty::{DirtySet, Marks};
 use crate::model::{BLOCK_BYTES, FileId, Id, Kind, NameChange, Time};
 use commit::{Builder, Settled};
 use leave::{keep_left_out, keep_unread, leave_out};
+pub use limits::Limits;
 pub use mass_delete::MaxDelete;
 pub use steps::Steps;
 use world::{DrainWorld, FileError, Head, ReadJob, Unknown, World};
-
-/// How much one flush carries. What is above goes on being pending.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub files: usize,
-    /// Bytes to read, as far as known before reading.
-    pub bytes: u64,
-    /// A file with more to read than this is read in a stream, not by `World::read_files`.
-    pub stream_bytes: u64,
-    /// Marked bytes taken of one file in one flush; the rest stays pending.
-    pub marked_bytes_of_a_file: u64,
-    /// Files up to this size get a signature, so that a file replacing them is sent as a delta.
-    pub signature_file_bytes: u64,
-    /// Bytes of holes above which a file's root is of kind `Sparse`.
-    pub sparse_hole_bytes: u64,
-    /// Files that one commit removes.
-    pub removals: usize,
-}
-
-impl Limits {
-    pub const DEFAULT: Limits = Limits {
-        files: 10_000,
-        bytes: 256 << 20,
-        stream_bytes: 8 << 20,
-        marked_bytes_of_a_file: 64 << 20,
-        signature_file_bytes: 256 << 20,
-        sparse_hole_bytes: 1 << 30,
-        // With names of full length a commit object holds twice as many.
-        removals: crate::format::limits::CHANGES / 4,
-    };
-}
 
 /// What is fixed for one flush before it begins.
 #[derive(Clone, Debug)]
@@ -208,11 +180,13 @@ pub fn flush<W: World>(
     let mut kept = DirtySet::default();
     let mut names = names::gather(world, taken, facts, report, &mut kept)?;
     mass_delete::guard(world, facts, report, &mut names)?;
+    few_names::limit_changes(world, facts, report, &mut names)?;
+    names.look_where_decided(world)?;
     let mut jobs = plan_jobs(world, taken, &names, facts, report, &mut kept)?;
 
     let mut builder = Builder::new(world, facts)?;
     let mut excluded: HashSet<FileId> = std::mem::take(&mut jobs.excluded);
-    excluded.extend(&names.replaced);
+    excluded.extend(&names.excluded);
     read_contents(world, &jobs, taken, facts, report, &mut builder, &mut excluded, &mut kept)?;
     leave_out(world, taken, facts, report, &mut names, &mut builder, excluded, &mut kept)?;
     let held = mass_delete::hold(world, facts, &mut names)?;
@@ -234,7 +208,7 @@ pub fn flush<W: World>(
             }
         }
     }
-    let mut left = Vec::new();
+    let mut left = names.left_out_numbers();
     for id in &names.plan.gone {
         left.extend(world.record(*id)?.map(|record| record.inode.ino));
     }

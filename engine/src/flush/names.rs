@@ -19,9 +19,11 @@ pub struct Gathered {
     /// Where files were looked for, by the names as they were decided then.
     pub looked_at: Moved,
     new_inodes: HashMap<FileId, InodeId>,
-    /// Files whose removal waits for a person, and the directories among them whose names others took.
+    /// Files whose removal waits for a person.
     pub held_back: HashSet<FileId>,
-    pub replaced: HashSet<FileId>,
+    /// Files that keep the names they have: directories among those whose names others took, and files whose new names have no
+    /// room in this commit.
+    pub excluded: HashSet<FileId>,
 }
 
 impl Gathered {
@@ -37,6 +39,13 @@ impl Gathered {
     /// Inode numbers under which new files were seen.
     pub fn new_numbers(&self) -> HashSet<u64> {
         self.new_inodes.values().map(|inode| inode.ino).collect()
+    }
+
+    /// Numbers of new files that were watched and are not in the plan: what is seen of them again is watched again.
+    pub fn left_out_numbers(&self) -> Vec<u64> {
+        let planned: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
+        let left_out = self.new_inodes.iter().filter(|(id, _)| !planned.contains(id));
+        left_out.map(|(_, inode)| inode.ino).collect()
     }
 
     /// Inode number of a directory, known or new in this flush; 0 when it is neither.
@@ -91,6 +100,34 @@ impl Gathered {
         Ok(moved)
     }
 
+    /// Of names that were listed and are not as the catalog has them, the files that it has there.
+    pub fn committed(&self) -> HashMap<(FileId, &[u8]), FileId> {
+        let names = self
+            .listings
+            .iter()
+            .flat_map(|listing| listing.committed.iter().map(|(name, id)| ((listing.dir, name.as_slice()), *id)));
+        names.collect()
+    }
+
+    /// Has files looked for where the plan has them now, and tells whether that is elsewhere than before.
+    pub fn look_where_decided<W: World>(&mut self, world: &mut W) -> Result<bool, W::Error> {
+        let moved = self.moved(world)?;
+        for new in &self.plan.new {
+            let place = moved.get(&new.id);
+            if let Some((parent, name)) = place.filter(|place| self.looked_at.get(&new.id) != Some(place)) {
+                world.place(new.id, *parent, name, new.stat.inode);
+            }
+        }
+        if moved == self.looked_at {
+            return Ok(false);
+        }
+        let new: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
+        let known = moved.iter().filter(|(id, _)| !new.contains(id));
+        world.moved(&known.map(|(id, place)| (*id, place.clone())).collect());
+        self.looked_at = moved;
+        Ok(true)
+    }
+
     /// Decides again without the files that could not be read.
     pub fn exclude<W: World>(
         &mut self,
@@ -125,7 +162,7 @@ pub fn gather<W: World>(
         looked_at: Moved::new(),
         new_inodes: HashMap::new(),
         held_back: HashSet::new(),
-        replaced: HashSet::new(),
+        excluded: HashSet::new(),
     };
     world.moved(&Moved::new());
     let mut queue: VecDeque<(FileId, u64, u64)> = VecDeque::new();
@@ -219,15 +256,9 @@ pub fn gather<W: World>(
         let fresh: Vec<_> = seen.filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
         let inodes: Vec<u64> = fresh.iter().map(|new| new.stat.inode.ino).collect();
         world.watch(&inodes)?;
-        let moved = gathered.moved(world)?;
-        for new in &gathered.plan.new {
-            let place = moved.get(&new.id);
-            if let Some((parent, name)) = place.filter(|place| gathered.looked_at.get(&new.id) != Some(place)) {
-                world.place(new.id, *parent, name, new.stat.inode);
-            }
-        }
+        let elsewhere = gathered.look_where_decided(world)?;
         for new in fresh {
-            if !moved.contains_key(&new.id) {
+            if !gathered.looked_at.contains_key(&new.id) {
                 world.place(new.id, new.parent, &new.name, new.stat.inode);
             }
             gathered.new_inodes.insert(new.id, new.stat.inode);
@@ -241,11 +272,7 @@ pub fn gather<W: World>(
                 queue.push_back((dir, ino, super::now_ns(facts)));
             }
         }
-        if moved != gathered.looked_at {
-            let new: HashSet<FileId> = gathered.plan.new.iter().map(|new| new.id).collect();
-            let known = moved.iter().filter(|(id, _)| !new.contains(id));
-            world.moved(&known.map(|(id, place)| (*id, place.clone())).collect());
-            gathered.looked_at = moved;
+        if elsewhere {
             rounds += 1;
             if rounds <= ROUNDS_MAX {
                 let gone: BTreeSet<FileId> = gathered.plan.gone.iter().copied().collect();

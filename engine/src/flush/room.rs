@@ -34,12 +34,14 @@ pub(super) fn limit_removals<W: World>(
             replaced.extend(world.children(id)?.into_iter().map(|(_, child)| child));
         }
     }
-    let mut dirs = Vec::new();
+    let (mut dirs, mut names) = (Vec::new(), chosen.len());
     for id in &plan.gone {
         let is_dir = world.record(*id)?.is_some_and(|record| record.meta.kind == Kind::Dir);
         if is_dir {
             dirs.push(*id);
-        } else if chosen.len() < limit {
+        } else if names < limit {
+            // A file with many names takes away as many.
+            names += world.names_of(*id)?.len();
             chosen.insert(*id);
         }
     }

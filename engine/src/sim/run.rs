@@ -34,6 +34,11 @@ fn single_removals(seed: u64) -> bool {
     seed % 5 == 4
 }
 
+/// Whether this run's flushes change few names each, so that renames wait for each other.
+fn few_changes(seed: u64) -> bool {
+    seed % 6 == 5
+}
+
 pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
     let mut commit_id = [0; 16];
     commit_id[..8].copy_from_slice(&round.to_le_bytes());
@@ -54,6 +59,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts 
             stream_bytes: 3 * 4096,
             signature_file_bytes: 16 * 4096,
             removals: if single_removals(seed) { 1 } else { Limits::DEFAULT.removals },
+            changes: if few_changes(seed) { 3 } else { Limits::DEFAULT.changes },
             ..Limits::DEFAULT
         },
         // In some runs removals of more than a few files wait, and in every fourth flush somebody lets them through; not where
@@ -139,7 +145,8 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
         }
         world.remount(steps).map_err(Failure::Flush)?;
     }
-    let most = if single_removals(seed) { QUIET_ROUNDS_OF_SINGLE_REMOVALS } else { QUIET_ROUNDS_MAX };
+    let most =
+        if single_removals(seed) || few_changes(seed) { QUIET_ROUNDS_OF_SINGLE_REMOVALS } else { QUIET_ROUNDS_MAX };
     for quiet in 0..=most {
         number += 1;
         match round(&mut world, number, seed, steps, files).map_err(Failure::Flush)? {
@@ -165,7 +172,8 @@ pub(super) fn watched_for_nothing(seed: u64) -> Result<usize, Failure> {
         round(&mut world, number, seed, Steps::ALL, Limits::DEFAULT.files).map_err(Failure::Flush)?;
     }
     world.calm();
-    for number in ROUNDS + 1..ROUNDS + 6 {
+    let more = if few_changes(seed) { QUIET_ROUNDS_OF_SINGLE_REMOVALS } else { 5 };
+    for number in ROUNDS + 1..=ROUNDS + u64::from(more) {
         round(&mut world, number, seed, Steps::ALL, Limits::DEFAULT.files).map_err(Failure::Flush)?;
     }
     let inner = world.inner.borrow();

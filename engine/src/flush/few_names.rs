@@ -1,0 +1,216 @@
+//! Renames that do not fit into one commit: a million files got other names while nobody looked.
+//!
+//! Not every part of them can go alone. What takes the name of a file that stays has to wait for it, what goes into a directory
+//! for that directory, and a directory that is gone for all that was moved out of it. So files are nodes of a graph, each with
+//! an edge to what it waits for; who wait for each other go together.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use petgraph::algo::kosaraju_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use super::names::Gathered;
+use super::world::World;
+use super::{Facts, Report, first_of};
+use crate::model::{FileId, Kind, NameChange};
+
+/// Leaves in the plan the changed names of as many files as have room by `Limits::changes`. The others keep the names that they
+/// have, and the directories where they are now are listed again by the next flush. Removals and new regular files have limits
+/// of their own.
+pub(super) fn limit_changes<W: World>(
+    world: &mut W,
+    facts: &Facts,
+    report: &mut Report,
+    names: &mut Gathered,
+) -> Result<(), W::Error> {
+    loop {
+        let waiting = without_room(world, facts, report, names)?;
+        let before = names.excluded.len();
+        names.excluded.extend(waiting);
+        let more = names.excluded.len() - before;
+        if more == 0 {
+            return Ok(());
+        }
+        report.carried += more as u64;
+        let excluded = names.excluded.clone();
+        names.exclude(world, facts, &excluded)?;
+    }
+}
+
+/// Files whose changed names have no room, and directories that have to stay for them.
+fn without_room<W: World>(
+    world: &W,
+    facts: &Facts,
+    report: &mut Report,
+    names: &Gathered,
+) -> Result<Vec<FileId>, W::Error> {
+    if names.plan.changes.len() <= facts.limits.changes {
+        return Ok(Vec::new());
+    }
+    let waits = Waits::of(world, facts, names)?;
+    for (id, changes) in waits.graph.node_weights().filter(|(_, changes)| *changes > facts.limits.names_of_a_file) {
+        let limit = facts.limits.names_of_a_file;
+        report.partial.push((*id, format!("{changes} of its names changed, one commit takes {limit} of a file")));
+    }
+    Ok(waits.left(facts.limits.changes, facts.limits.names_of_a_file))
+}
+
+/// Who has to wait for whom.
+#[derive(Default)]
+struct Waits {
+    /// Files, and how many of their names change.
+    graph: DiGraph<(FileId, usize), ()>,
+    nodes: HashMap<FileId, NodeIndex>,
+}
+
+impl Waits {
+    fn of<W: World>(world: &W, facts: &Facts, names: &Gathered) -> Result<Waits, W::Error> {
+        let plan = &names.plan;
+        let gone: HashSet<FileId> = plan.gone.iter().copied().collect();
+        let mut set: HashMap<FileId, Vec<(FileId, &[u8])>> = HashMap::new();
+        let mut unset: HashSet<(FileId, &[u8])> = HashSet::new();
+        let mut changed: BTreeMap<FileId, usize> = plan.fewer_names.iter().map(|id| (*id, 0)).collect();
+        let regular = plan.new.iter().filter(|new| new.stat.kind == Kind::File).map(|new| new.id);
+        let regular: HashSet<FileId> = regular.collect();
+        for change in &plan.changes {
+            match change {
+                NameChange::Set { id, .. } if regular.contains(id) => {}
+                NameChange::Set { parent, name, id } => {
+                    set.entry(*id).or_default().push((*parent, name));
+                    *changed.entry(*id).or_default() += 1;
+                }
+                NameChange::Unset { parent, name } => _ = unset.insert((*parent, name)),
+            }
+        }
+        for (id, changes) in &mut changed {
+            // What is in a directory that is gone goes with it, and has the limit of removals.
+            let lost = world.names_of(*id)?.into_iter().filter(|(dir, name)| unset.contains(&(*dir, name.as_slice())));
+            *changes += lost.filter(|(dir, _)| !gone.contains(dir)).count();
+        }
+        changed.retain(|_, changes| *changes > 0);
+        let mut waits = Waits::default();
+        let mut files: Vec<(FileId, usize)> = changed.into_iter().collect();
+        // Those in front may be such that cannot be committed for another reason.
+        let first = first_of(facts.drain, files.len());
+        files.rotate_left(first);
+        for (id, changes) in &files {
+            let node = waits.graph.add_node((*id, *changes));
+            waits.nodes.insert(*id, node);
+        }
+        let holders = names.committed();
+        for (id, _) in &files {
+            for (parent, name) in set.get(id).into_iter().flatten() {
+                if set.contains_key(parent) {
+                    waits.edge(*id, *parent);
+                }
+                if let Some(holder) = holders.get(&(*parent, *name)).filter(|holder| *holder != id) {
+                    waits.edge(*id, *holder);
+                }
+            }
+            if !set.contains_key(id) {
+                continue;
+            }
+            for (mut dir, _) in world.names_of(*id)? {
+                let mut inside = *id;
+                while gone.contains(&dir) {
+                    waits.edge(dir, inside);
+                    inside = dir;
+                    dir = world.names_of(dir)?.first().map_or(FileId::ROOT, |name| name.0);
+                }
+            }
+        }
+        Ok(waits)
+    }
+
+    /// Who has no room among `limit` changes. What never fits goes alone, up to `most` of a file, for which the format has room.
+    fn left(&self, limit: usize, most: usize) -> Vec<FileId> {
+        let (mut room, mut stays, mut left) = (limit, vec![false; self.graph.node_count()], Vec::new());
+        // Each group after all that it waits for.
+        for group in kosaraju_scc(&self.graph) {
+            let changes: usize = group.iter().map(|node| self.graph[*node].1).sum();
+            let blocked = group.iter().any(|node| self.graph.neighbors(*node).any(|other| stays[other.index()]));
+            let alone = room == limit && group.iter().all(|node| self.graph[*node].1 <= most);
+            if !blocked && (changes <= room || alone) {
+                room = room.saturating_sub(changes);
+                continue;
+            }
+            for node in group {
+                stays[node.index()] = true;
+                left.push(self.graph[node].0);
+            }
+        }
+        left
+    }
+
+    fn node(&mut self, id: FileId) -> NodeIndex {
+        *self.nodes.entry(id).or_insert_with(|| self.graph.add_node((id, 0)))
+    }
+
+    fn edge(&mut self, waits: FileId, other: FileId) {
+        let (waits, other) = (self.node(waits), self.node(other));
+        self.graph.add_edge(waits, other, ());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files of one changed name each, and who waits for whom.
+    fn waits(files: &[u64], edges: &[(u64, u64)]) -> Waits {
+        let mut waits = Waits::default();
+        for id in files {
+            let node = waits.graph.add_node((FileId(*id), 1));
+            waits.nodes.insert(FileId(*id), node);
+        }
+        for (one, other) in edges {
+            waits.edge(FileId(*one), FileId(*other));
+        }
+        waits
+    }
+
+    fn left(waits: &Waits, limit: usize) -> Vec<u64> {
+        let mut left: Vec<u64> = waits.left(limit, 10).into_iter().map(|id| id.0).collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn files_that_wait_for_nobody_go_as_far_as_there_is_room() {
+        let free = waits(&[1, 2, 3], &[]);
+        assert_eq!((left(&free, 2).len(), left(&free, 3).len()), (1, 0));
+    }
+
+    /// Each takes the name of the next: the last has to go first.
+    #[test]
+    fn a_chain_goes_from_its_free_end() {
+        let chain = waits(&[1, 2, 3, 4], &[(1, 2), (2, 3), (3, 4)]);
+        assert_eq!(left(&chain, 2), [1, 2]);
+        let long: Vec<u64> = (0..200_000).collect();
+        let edges: Vec<(u64, u64)> = long.windows(2).map(|two| (two[0], two[1])).collect();
+        assert_eq!(left(&waits(&long, &edges), 150_000).len(), 50_000);
+    }
+
+    #[test]
+    fn what_exchanges_names_goes_together_or_not_at_all() {
+        let circle = [(1, 2), (2, 3), (3, 1)];
+        assert_eq!(left(&waits(&[1, 2, 3], &circle), 3), [0; 0]);
+        assert_eq!(left(&waits(&[1, 2, 3], &circle), 2), [0; 0], "it would wait for ever");
+        assert_eq!(left(&waits(&[9, 1, 2, 3], &[(1, 2), (2, 3), (3, 1), (1, 9)]), 2), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_stays_until_all_is_out_of_it() {
+        // Not one of the files: it changes no name that counts.
+        let mut moved = waits(&[1, 2], &[(7, 1), (7, 2)]);
+        moved.graph[moved.nodes[&FileId(7)]].1 = 0;
+        assert!(left(&moved, 1).contains(&7) && left(&moved, 2).is_empty());
+    }
+
+    #[test]
+    fn a_file_with_more_names_than_a_commit_takes_stays_and_holds_nobody_up() {
+        let mut names = waits(&[1, 2], &[]);
+        names.graph[names.nodes[&FileId(1)]].1 = 11;
+        assert_eq!(left(&names, 5), [1]);
+    }
+}

@@ -60,6 +60,7 @@ pub struct Rig {
     pub mount: Mount,
     /// Its superblock (that of the upper directory, for an overlay).
     pub dev: u32,
+    pins: PathBuf,
 }
 
 impl Rig {
@@ -94,7 +95,7 @@ impl Rig {
         let dev = kernel_dev(mount.real()).unwrap();
         let (capture, _) = Capture::start(config).unwrap();
         capture.track(dev, false).unwrap();
-        Self { capture: Some(capture), mount, dev }
+        Self { capture: Some(capture), mount, dev, pins: config.pin_dir.clone() }
     }
 
     /// The capture.
@@ -146,6 +147,12 @@ impl Drop for Rig {
     fn drop(&mut self) {
         if let Some(capture) = self.capture.take() {
             let _ = capture.detach();
+        }
+        // A capture that was taken is not known to be detached by who took it.
+        if let Err(error) = std::fs::remove_dir_all(&self.pins)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("cannot remove the pins {}: {error}", self.pins.display());
         }
     }
 }

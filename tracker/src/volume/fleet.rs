@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use engine::model::Time;
-
 use super::claim;
+use super::clock::{clock_behind, nanoseconds, seconds};
 use super::hub::Hub;
 use super::life::{self, Surroundings};
 use super::open::{self, Prepared};
@@ -358,20 +357,6 @@ fn unsaved_reason(inodes: u64) -> String {
     format!("changes of at least {inodes} files are in the kernel alone: the state directory cannot be written")
 }
 
-fn nanoseconds(time: Time) -> u64 {
-    u64::try_from(i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)).unwrap_or(0)
-}
-
-/// Seconds that `now` lies before the clock of the last commit; less than one is no news. Both in nanoseconds since 1970.
-fn clock_behind(last: u64, now: u64) -> f64 {
-    let behind = last.saturating_sub(now);
-    if behind < 1_000_000_000 { 0.0 } else { behind as f64 / 1e9 }
-}
-
-fn seconds(time: Time) -> f64 {
-    time.sec as f64 + f64::from(time.nsec) / 1e9
-}
-
 /// Lets the next start of a volume of this state directory do what `allow` says, once.
 ///
 /// # Errors
@@ -491,19 +476,5 @@ impl Control for Fleet {
 
     fn abandon(&self) {
         self.release();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::clock_behind;
-
-    #[test]
-    fn a_clock_behind_the_last_commit_is_told() {
-        let at = |seconds: u64| seconds * 1_000_000_000;
-        assert_eq!(clock_behind(at(1000), at(1000)), 0.0);
-        assert_eq!(clock_behind(at(1000), at(2000)), 0.0);
-        assert_eq!(clock_behind(at(1000) + 5, at(1000)), 0.0, "clocks are steered by less than a second all the time");
-        assert_eq!(clock_behind(at(173_800), at(1000)), 172_800.0);
     }
 }

@@ -6,6 +6,7 @@ mod arm;
 pub mod audit;
 pub mod canary;
 mod claim;
+mod clock;
 mod covered;
 mod distrust;
 pub mod era;

@@ -25,8 +25,8 @@ const UNSAFE: &[(&str, &str)] = &[
 ];
 
 /// What the engine may depend on: pure computation only.
-const ENGINE_DEPENDENCIES: [&str; 8] =
-    ["blake3", "bytes", "chacha20poly1305", "common", "fast_rsync", "roaring", "thiserror", "zstd"];
+const ENGINE_DEPENDENCIES: [&str; 9] =
+    ["blake3", "bytes", "chacha20poly1305", "common", "fast_rsync", "petgraph", "roaring", "thiserror", "zstd"];
 
 /// What the engine may not name: I/O, clocks, randomness, threads.
 const IMPURE: [&str; 16] = [

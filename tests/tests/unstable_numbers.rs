@@ -219,7 +219,11 @@ fn files_of_a_mount_that_counts_anew_keep_their_contents() {
         fs::rename(served.point().join(format!("f{}", round + 4)), served.point().join(format!("two/moved{round}")))
             .unwrap();
         committed(&volume, &mut past);
-        if round % 2 == 0 { assert!(daemon.stop().success()) } else { daemon.kill9() }
+        if round % 2 == 0 {
+            assert!(daemon.stop().success())
+        } else {
+            daemon.kill9()
+        }
         served.unmount();
         if round == 2 {
             overwrite_unseen(&served.behind().join("two/three/f5"), 77);

@@ -46,7 +46,8 @@ impl Beneath {
         let mut at: Option<OwnedFd> = None;
         for part in parts {
             let dir = at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
-            at = Some(self.open_in(dir, part, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?);
+            at =
+                Some(self.open_in(dir, part, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?);
         }
         self.open_in(at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd), last, flags)
     }

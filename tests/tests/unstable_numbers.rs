@@ -363,3 +363,126 @@ impl Drop for Tmpfs {
         let _ = unmount(&self.0, UnmountFlags::DETACH);
     }
 }
+
+/// An overlay whose layers lie on three file systems, with `xino=off`: its numbers are those of the layers, and directories
+/// have new ones at each mount.
+struct Layers {
+    below: tests::mounts::Mount,
+    lower: Vec<Tmpfs>,
+    mounted: bool,
+}
+
+impl Layers {
+    fn new_or_skip(test: &str) -> Option<Layers> {
+        let below = tests::mounts::Mount::new_or_skip(test, tests::mounts::Kind::Ext4)?;
+        let lower = ["one", "two"].map(|name| Tmpfs::mount(&below.dir(name))).into();
+        for dir in ["upper", "work", "merged"] {
+            below.dir(dir);
+        }
+        Some(Layers { below, lower, mounted: false })
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.lower[0].0.with_file_name(name)
+    }
+
+    fn mount(&mut self) {
+        let part = |name: &str| self.at(name).display().to_string();
+        let options = format!(
+            "xino=off,lowerdir={}:{},upperdir={},workdir={}",
+            part("one"),
+            part("two"),
+            part("upper"),
+            part("work")
+        );
+        run(Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(self.at("merged")));
+        self.mounted = true;
+    }
+
+    fn unmount(&mut self) {
+        if std::mem::take(&mut self.mounted) {
+            unmount(self.at("merged"), UnmountFlags::empty()).expect("nobody uses the overlay");
+        }
+    }
+}
+
+impl Drop for Layers {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = unmount(self.at("merged"), UnmountFlags::DETACH);
+        }
+        self.lower.clear();
+        let _ = &self.below;
+    }
+}
+
+/// Number and birth of every file, and how many have both in common with another one.
+fn twins(dir: &Path) -> usize {
+    let mut seen: BTreeMap<(u64, Option<SystemTime>), usize> = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let meta = fs::symlink_metadata(entry.unwrap().path()).unwrap();
+        if meta.is_file() {
+            *seen.entry((meta.ino(), meta.created().ok())).or_default() += 1;
+        }
+    }
+    seen.values().filter(|count| **count > 1).count()
+}
+
+/// Files of two layers with one number, and many of them with one birth too; mounted again, looked at in another order.
+#[test]
+fn layers_that_number_their_files_alike_are_told_apart() {
+    let name = "layers_that_number_their_files_alike_are_told_apart";
+    let Some(mut layers) = Layers::new_or_skip(name) else { return };
+    let mut random = Random::new(seed());
+    let (one, two) = (layers.at("one"), layers.at("two"));
+    for n in 0..60 {
+        let contents = [random.bytes(SIZE), random.bytes(SIZE)];
+        // Side by side, so that both are born in one tick of the clock.
+        let files = [one.join(format!("a{n}")), two.join(format!("b{n}"))].map(|path| File::create(path).unwrap());
+        for (file, content) in files.iter().zip(contents) {
+            file.write_all_at(&content, 0).unwrap();
+        }
+    }
+    for n in 0..8 {
+        for (part, letter) in [(&one, "a"), (&two, "b")] {
+            let dir = part.join(format!("dir-{letter}{n}"));
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("file"), random.bytes(SIZE)).unwrap();
+            one_time(&dir.join("file"));
+        }
+    }
+    for n in 0..60 {
+        one_time(&one.join(format!("a{n}")));
+        one_time(&two.join(format!("b{n}")));
+    }
+    layers.mount();
+    let merged = layers.at("merged");
+    assert!(twins(&merged) > 0, "some must have number and birth in common");
+    let volume = Volume::new(&merged);
+    let mut past = Vec::new();
+    for round in 0..3 {
+        let daemon = volume.start_ready();
+        committed(&volume, &mut past);
+        fs::write(merged.join(format!("a{round}")), random.bytes(SIZE)).unwrap();
+        fs::write(merged.join(format!("dir-b{round}/file")), random.bytes(SIZE)).unwrap();
+        fs::remove_file(merged.join(format!("b{}", round + 10))).unwrap();
+        fs::rename(merged.join(format!("a{}", round + 20)), merged.join(format!("moved{round}"))).unwrap();
+        committed(&volume, &mut past);
+        if round % 2 == 0 {
+            assert!(daemon.stop().success())
+        } else {
+            daemon.kill9()
+        }
+        layers.unmount();
+        layers.mount();
+        look(&merged, round % 2 == 0);
+    }
+    let daemon = volume.start_ready();
+    committed(&volume, &mut past);
+    for round in 0..3 {
+        let at = random.below(past.len() as u64) as usize;
+        is_given(&volume, &past[at], round);
+    }
+    assert!(daemon.stop().success());
+    layers.unmount();
+}

@@ -36,6 +36,9 @@ pub enum NewKey {
         nlink: u32,
         size: u64,
         mtime: Time,
+        /// Two files may have the number at the same time, and be as large and old as each other: a copy of one. When each was
+        /// changed last is no program's to set.
+        ctime: Time,
     },
     /// Without a generation, and with one link: the name.
     Name {
@@ -52,7 +55,7 @@ impl NewKey {
         match Span::of(inode) {
             Span::Always => NewKey::Inode { inode, dir: stat.kind == Kind::Dir },
             Span::Mount if has_links(stat) => {
-                NewKey::Links { inode, nlink: stat.nlink, size: stat.size, mtime: stat.mtime }
+                NewKey::Links { inode, nlink: stat.nlink, size: stat.size, mtime: stat.mtime, ctime: stat.ctime }
             }
             Span::Mount => NewKey::Name { inode, kind: stat.kind, dir, name: name.to_vec() },
         }
@@ -77,4 +80,153 @@ pub fn may_be_links(seen: &Stat, other: &Stat, committed: bool) -> bool {
 /// number alone. What is taken so must be read under its new name before that is committed.
 pub fn may_be_claimed(seen: &Stat) -> bool {
     seen.kind == Kind::File
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ROOT: FileId = FileId::ROOT;
+
+    fn file(ino: u64, generation: u64) -> Stat {
+        Stat {
+            inode: InodeId { ino, generation },
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            rdev: 0,
+            size: 5000,
+            nlink: 1,
+            mtime: Time { sec: 100, nsec: 1 },
+            ctime: Time { sec: 101, nsec: 2 },
+        }
+    }
+
+    fn key(stat: &Stat, name: &str) -> NewKey {
+        NewKey::of(stat, ROOT, name.as_bytes())
+    }
+
+    #[test]
+    fn a_number_lasts_with_a_generation_alone() {
+        assert_eq!(Span::of(InodeId { ino: 7, generation: 1 }), Span::Always);
+        assert_eq!(Span::of(InodeId { ino: 7, generation: u64::MAX }), Span::Always);
+        assert_eq!(Span::of(InodeId { ino: 7, generation: 0 }), Span::Mount);
+        assert_eq!(Span::of(InodeId { ino: 0, generation: 0 }), Span::Mount);
+    }
+
+    #[test]
+    fn with_a_generation_a_new_file_is_its_inode_whatever_its_name() {
+        let seen = file(7, 9);
+        let written = Stat { size: 1, nlink: 3, mtime: Time::default(), ctime: Time::default(), ..seen.clone() };
+        assert_eq!(key(&seen, "a"), NewKey::of(&written, FileId(5), b"b"));
+        assert_ne!(key(&seen, "a"), key(&file(7, 10), "a"), "the number was given again");
+        // btrfs numbers a file and a directory of two subvolumes alike.
+        assert_ne!(key(&seen, "a"), key(&Stat { kind: Kind::Dir, ..seen.clone() }, "a"));
+    }
+
+    #[test]
+    fn without_one_a_new_file_with_one_link_is_its_name() {
+        let seen = file(7, 0);
+        assert_eq!(key(&seen, "a"), key(&Stat { size: 1, mtime: Time::default(), ..seen.clone() }, "a"));
+        assert_ne!(key(&seen, "a"), key(&seen, "b"), "a number that two files have");
+        assert_ne!(key(&seen, "a"), NewKey::of(&seen, FileId(5), b"a"));
+        assert_ne!(key(&seen, "a"), key(&file(8, 0), "a"));
+        for kind in [Kind::Dir, Kind::Symlink, Kind::Fifo] {
+            let other = Stat { kind, nlink: 2, ..seen.clone() };
+            assert_ne!(key(&other, "a"), key(&other, "b"), "only a file has links that count");
+        }
+    }
+
+    /// Each of them alone tells two files of one number apart.
+    #[test]
+    fn without_one_links_are_names_that_agree_in_all_that_links_share() {
+        let seen = Stat { nlink: 2, ..file(7, 0) };
+        assert_eq!(key(&seen, "a"), NewKey::of(&seen, FileId(5), b"b"));
+        let later = Time { sec: 101, nsec: 3 };
+        for other in [
+            Stat { inode: InodeId { ino: 8, generation: 0 }, ..seen.clone() },
+            Stat { nlink: 3, ..seen.clone() },
+            Stat { size: 5001, ..seen.clone() },
+            Stat { mtime: later, ..seen.clone() },
+            Stat { ctime: later, ..seen.clone() },
+        ] {
+            assert_ne!(key(&seen, "a"), key(&other, "a"), "{other:?}");
+            assert!(!may_be_links(&seen, &other, false), "{other:?}");
+        }
+    }
+
+    /// A file that is written while its names are listed has other times at each of them. Its owner is one all the same.
+    #[test]
+    fn committed_links_may_be_written_meanwhile() {
+        let seen = Stat { nlink: 2, ..file(7, 0) };
+        let written = Stat { size: 9, mtime: Time::default(), ctime: Time::default(), ..seen.clone() };
+        assert!(may_be_links(&seen, &written, true) && !may_be_links(&seen, &written, false));
+        for other in [
+            Stat { uid: 9, ..seen.clone() },
+            Stat { gid: 9, ..seen.clone() },
+            Stat { mode: 0o600, ..seen.clone() },
+            Stat { nlink: 3, ..seen.clone() },
+            Stat { nlink: 1, ..seen.clone() },
+            Stat { kind: Kind::Fifo, ..seen.clone() },
+        ] {
+            assert!(!may_be_links(&seen, &other, true), "{other:?}");
+        }
+        assert!(!may_be_links(&file(7, 0), &file(7, 0), true), "one name each");
+    }
+
+    #[test]
+    fn only_what_can_be_read_and_compared_is_taken_by_its_number() {
+        assert!(may_be_claimed(&file(7, 0)));
+        for kind in [Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::CharDevice, Kind::BlockDevice] {
+            assert!(!may_be_claimed(&Stat { kind, ..file(7, 0) }), "{kind:?}");
+        }
+    }
+
+    fn stats() -> impl Strategy<Value = Stat> {
+        let kind = prop_oneof![Just(Kind::File), Just(Kind::Dir), Just(Kind::Symlink)];
+        let times = (0i64..2, 0i64..2);
+        (0u64..3, 0u64..2, kind, 1u32..4, 0u64..2, times, 0u32..2).prop_map(
+            |(ino, generation, kind, nlink, size, (mtime, ctime), uid)| Stat {
+                kind,
+                nlink,
+                size,
+                uid,
+                mtime: Time { sec: mtime, nsec: 0 },
+                ctime: Time { sec: ctime, nsec: 0 },
+                ..file(ino, generation)
+            },
+        )
+    }
+
+    proptest! {
+        /// Two entries are one new file only by one number and generation, and without a generation only if they have one
+        /// name, or say themselves that they are links and agree in size and times.
+        #[test]
+        fn one_new_file_has_one_number(a in stats(), b in stats(), same_name in any::<bool>()) {
+            let one = key(&a, "a") == key(&b, if same_name { "a" } else { "b" });
+            if one {
+                prop_assert_eq!(a.inode, b.inode);
+                prop_assert_eq!(a.kind == Kind::Dir, b.kind == Kind::Dir);
+            }
+            if one && Span::of(a.inode) == Span::Mount && !same_name {
+                prop_assert!(a.kind == Kind::File && a.nlink > 1 && a.nlink == b.nlink);
+                prop_assert_eq!((a.size, a.mtime, a.ctime), (b.size, b.mtime, b.ctime));
+            }
+            if Span::of(a.inode) == Span::Always && a.inode == b.inode && (a.kind == Kind::Dir) == (b.kind == Kind::Dir) {
+                prop_assert!(one, "a generation is proof");
+            }
+        }
+
+        /// It does not matter which of two names was seen first, and what holds of names that are not committed holds of
+        /// committed ones too.
+        #[test]
+        fn links_are_mutual(a in stats(), b in stats()) {
+            for committed in [false, true] {
+                prop_assert_eq!(may_be_links(&a, &b, committed), may_be_links(&b, &a, committed));
+            }
+            prop_assert!(!may_be_links(&a, &b, false) || may_be_links(&a, &b, true));
+        }
+    }
 }

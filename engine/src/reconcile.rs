@@ -242,25 +242,42 @@ impl Names {
     /// A directory that the plan would put below itself: two directories changed places while they were listed, and what was
     /// seen is of two times. It stays where the catalog has it until all of it is listed again.
     fn inside_itself<L: Lookup>(&self, lookup: &mut L) -> Result<Option<FileId>, L::Error> {
-        for (place, id) in &self.present {
-            let is_dir = self.stats.get(id).is_some_and(|stat| stat.kind == Kind::Dir);
-            if !is_dir || self.committed.get(place) == Some(id) {
-                continue;
-            }
+        let is_dir = |id: &FileId| self.stats.get(id).is_some_and(|stat| stat.kind == Kind::Dir);
+        let changed: Vec<(&Place, FileId)> = self
+            .present
+            .iter()
+            .filter(|(place, id)| is_dir(id) && self.committed.get(*place) != Some(*id))
+            .map(|(place, id)| (place, *id))
+            .collect();
+        // What is committed and stays where it is leads to the root, unless one of those above it moves.
+        let committed_holds = !changed.iter().any(|(_, id)| self.known.get(id) == Some(&true));
+        // Directories from which the way up was gone already, and ended: a chain of many is gone once, not once for each.
+        let mut ended: HashSet<FileId> = HashSet::new();
+        for (place, id) in changed {
             let (mut at, mut passed) = (place.0, HashSet::new());
-            while at != FileId::ROOT && passed.insert(at) {
-                if at == *id {
-                    return Ok(Some(*id));
+            let circle = loop {
+                if at == FileId::ROOT || ended.contains(&at) {
+                    break false;
+                }
+                if !passed.insert(at) {
+                    break true;
+                }
+                if at == id {
+                    return Ok(Some(id));
                 }
                 let seen = self.places.get(&at).and_then(|places| places.last()).map(|place| place.0);
                 let parent = match seen {
                     Some(parent) => Some(parent),
+                    None if committed_holds => None,
                     None => lookup.names_of(at)?.first().map(|place| place.0),
                 };
                 match parent {
                     Some(parent) => at = parent,
-                    None => break,
+                    None => break false,
                 }
+            };
+            if !circle {
+                ended.extend(passed);
             }
         }
         Ok(None)

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +19,31 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Most memory that the daemon may have used at any moment, of a debug build.
 const MEMORY_KIB: u64 = 512 << 10;
 
+/// The user who does harm: he has his directory and no right beyond it.
+const NOBODY: u32 = 65534;
+
+/// Runs `harm` as a user without rights, in a thread of its own: the kernel's users are those of threads.
+///
+/// # Panics
+/// When the rights cannot be given up, and when `harm` panics.
+pub fn as_nobody<T: Send>(harm: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(|| nobody(harm)).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// As [`as_nobody`], in the thread that calls it, which stays so.
+///
+/// # Panics
+/// When the rights cannot be given up.
+pub fn nobody<T>(harm: impl FnOnce() -> T) -> T {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(NOBODY), rustix::fs::Gid::from_raw(NOBODY));
+    rustix::thread::set_thread_groups(&[]).expect("no groups");
+    rustix::thread::set_thread_gid(gid).expect("another group");
+    // Capabilities go with the user.
+    rustix::thread::set_thread_uid(uid).expect("another user");
+    assert!(File::open("/proc/1/environ").is_err(), "rights are left");
+    harm()
+}
+
 /// The daemon; ended and its pins removed when dropped.
 pub struct Tenants {
     pub tenant: PathBuf,
@@ -29,7 +55,7 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// `before`: what the tenant has done before the start. `None`: it cannot run here, which was said.
+    /// `before`: what the tenant, or somebody for him, has done before the start. `None`: it cannot run here, which was said.
     ///
     /// # Panics
     /// When the daemon is not ready in time.
@@ -39,6 +65,9 @@ impl Tenants {
         let (tenant, other) = (mount.dir("tenant"), mount.dir("other"));
         fs::write(tenant.join("plain"), "the tenant's own").expect("a file");
         fs::write(other.join("plain"), "the other's own").expect("a file");
+        for path in [&tenant, &tenant.join("plain")] {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("the tenant's own");
+        }
         before(&tenant);
         let folder = tempfile::Builder::new().prefix("tracker-tenants-").tempdir().expect("a folder");
         let at = folder.path().display();

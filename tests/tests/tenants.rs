@@ -1,10 +1,11 @@
 //! An unprivileged user of one protected directory stops or slows neither the daemon nor another volume, and the daemon's
-//! memory has a bound. Each test is one kind of harm; the other volume commits meanwhile.
+//! memory has a bound. Each test is one kind of harm; the other volume commits meanwhile. Harm is done as a user without rights,
+//! except where somebody else's doing is needed for it: devices, and a mount that root may ask too.
 
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Seek, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
@@ -13,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tests::compare::{Options, compare};
 use tests::mounts::skip;
-use tests::tenants::Tenants;
+use tests::tenants::{Tenants, as_nobody, nobody};
 
 fn make_special(path: &Path, kind: FileType, device: u64) {
     rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::from_raw_mode(0o666), device).unwrap();
@@ -42,19 +43,22 @@ fn fifos_devices_and_sockets_block_nobody() {
         make_special(&tenant.join("random"), FileType::CharacterDevice, rustix::fs::makedev(1, 8));
     };
     let Some(mut all) = Tenants::new_or_skip(name, special) else { return };
-    let socket = UnixListener::bind(all.tenant.join("socket")).unwrap();
+    let at = all.tenant.join("socket");
+    let socket = as_nobody(|| UnixListener::bind(at).unwrap());
     let done = AtomicBool::new(false);
     let tenant = all.tenant.clone();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let (swap, file, fifo) = (tenant.join("swap"), tenant.join("swap.file"), tenant.join("swap.fifo"));
-            while !done.load(Ordering::Relaxed) {
-                fs::write(&file, "content").unwrap();
-                fs::rename(&file, &swap).unwrap();
-                make_special(&fifo, FileType::Fifo, 0);
-                fs::rename(&fifo, &swap).unwrap();
-                thread::sleep(Duration::from_micros(200));
-            }
+            nobody(|| {
+                let (swap, file, fifo) = (tenant.join("swap"), tenant.join("swap.file"), tenant.join("swap.fifo"));
+                while !done.load(Ordering::Relaxed) {
+                    fs::write(&file, "content").unwrap();
+                    fs::rename(&file, &swap).unwrap();
+                    make_special(&fifo, FileType::Fifo, 0);
+                    fs::rename(&fifo, &swap).unwrap();
+                    thread::sleep(Duration::from_micros(200));
+                }
+            });
         });
         for _ in 0..4 {
             all.other_is_well();
@@ -75,14 +79,18 @@ fn leases_and_locks_make_a_file_late_and_nothing_else() {
     let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
     // SAFETY: a signal disposition of this process alone: the kernel tells the holder of a lease by SIGIO.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-    let mut leased = File::create(all.tenant.join("leased")).unwrap();
-    leased.write_all(b"to be read late").unwrap();
-    // SAFETY: a lease on a descriptor of our own; no memory is handed over.
-    let done = unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    let locked = File::create(all.tenant.join("locked")).unwrap();
-    rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    (&locked).write_all(b"under a lock").unwrap();
+    let tenant = all.tenant.clone();
+    let (leased, locked) = as_nobody(|| {
+        let mut leased = File::create(tenant.join("leased")).unwrap();
+        leased.write_all(b"to be read late").unwrap();
+        // SAFETY: a lease on a descriptor of our own; no memory is handed over.
+        let done = unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        let locked = File::create(tenant.join("locked")).unwrap();
+        rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        (&locked).write_all(b"under a lock").unwrap();
+        (leased, locked)
+    });
     let answer = all.tenant_answers(&[3, 20]);
     let said = answer.stdout + &answer.stderr;
     assert!(said.contains("leased"), "the file that is waited for is named: {said}");
@@ -93,6 +101,7 @@ fn leases_and_locks_make_a_file_late_and_nothing_else() {
     drop(leased);
     all.tenant_answers(&[0]);
     tenant_is_restored(&all);
+    drop(locked);
 }
 
 /// A file that grows faster than it is read, and a huge hole.
@@ -100,22 +109,24 @@ fn leases_and_locks_make_a_file_late_and_nothing_else() {
 fn a_file_that_grows_without_end_stays_its_owners_trouble() {
     let name = "a_file_that_grows_without_end_stays_its_owners_trouble";
     let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
-    let hole = File::create(all.tenant.join("hole")).unwrap();
-    hole.set_len(1 << 40).unwrap();
+    let at = all.tenant.join("hole");
+    as_nobody(|| File::create(at).unwrap().set_len(1 << 40).unwrap());
     let done = AtomicBool::new(false);
     let path = all.tenant.join("grows");
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut file = File::create(&path).unwrap();
-            let chunk = vec![7u8; 256 << 10];
-            while !done.load(Ordering::Relaxed) {
-                // The image is small: from the beginning again, without a pause for whoever reads.
-                if file.write_all(&chunk).is_err() || file.stream_position().unwrap() > 96 << 20 {
-                    file.set_len(0).unwrap();
-                    file.rewind().unwrap();
+            nobody(|| {
+                let mut file = File::create(&path).unwrap();
+                let chunk = vec![7u8; 256 << 10];
+                while !done.load(Ordering::Relaxed) {
+                    // The image is small: from the beginning again, without a pause for whoever reads.
+                    if file.write_all(&chunk).is_err() || file.stream_position().unwrap() > 96 << 20 {
+                        file.set_len(0).unwrap();
+                        file.rewind().unwrap();
+                    }
+                    thread::sleep(Duration::from_millis(2));
                 }
-                thread::sleep(Duration::from_millis(2));
-            }
+            });
         });
         for _ in 0..4 {
             all.other_is_well();
@@ -132,23 +143,140 @@ fn thousands_of_long_names_of_one_file() {
     let name = "thousands_of_long_names_of_one_file";
     let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
     let dir = all.tenant.join("names");
-    fs::create_dir(&dir).unwrap();
     let first = dir.join("first");
-    fs::write(&first, vec![9; 50_000]).unwrap();
     let named = |n: u32| {
         let mut name = format!("{n:06}\n\x1b]0;x\x07").into_bytes();
         name.resize(255, 0xff);
         dir.join(std::ffi::OsStr::from_bytes(&name))
     };
-    for n in 0..4000 {
-        fs::hard_link(&first, named(n)).unwrap();
-    }
+    as_nobody(|| {
+        fs::create_dir(&dir).unwrap();
+        fs::write(&first, vec![9; 50_000]).unwrap();
+        for n in 0..4000 {
+            fs::hard_link(&first, named(n)).unwrap();
+        }
+    });
     all.other_is_well();
     // Each of them changes the file that all of them name.
     for n in 0..50 {
         File::options().write(true).open(named(n * 7)).unwrap().write_all(&n.to_le_bytes()).unwrap();
     }
     all.other_is_well();
+    let begun = Instant::now();
+    while all.tenant_answers(&[0, 3]).code != Some(0) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", all.log());
+    }
+    tenant_is_restored(&all);
+}
+
+/// Levels of the deep tree, and the name of each: its paths are longer than what the kernel takes at once.
+const LEVELS: usize = 1500;
+const LEVEL: &str = "level";
+
+/// Makes the deep tree below `top`, with a file at each level.
+fn dig(top: &Path) {
+    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(top, flags, Mode::empty()).unwrap();
+    for level in 0..LEVELS {
+        rustix::fs::mkdirat(&at, LEVEL, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, LEVEL, flags, Mode::empty()).unwrap();
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&at, "file", flags, Mode::RUSR | Mode::WUSR).unwrap());
+        write!(file, "at level {level}").unwrap();
+    }
+}
+
+/// The oracle for a tree that no path leads to the end of: every level has these two names, with equal attributes and content.
+fn assert_same_depths(source: &Path, copy: &Path) {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut both = [source, copy].map(|path| rustix::fs::open(path, flags, Mode::empty()).unwrap());
+    for level in 0..LEVELS {
+        both = both.map(|at| rustix::fs::openat(&at, LEVEL, flags, Mode::empty()).unwrap());
+        let of = |at: &OwnedFd| {
+            let mut names: Vec<Vec<u8>> = rustix::fs::Dir::read_from(at)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().to_bytes().to_vec())
+                .filter(|name| name != b"." && name != b"..")
+                .collect();
+            names.sort();
+            let stats = ["file", "."].map(|name| {
+                let found = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+                (found.st_mode, found.st_uid, found.st_gid, found.st_mtime, found.st_mtime_nsec)
+            });
+            let file = rustix::fs::openat(at, "file", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            (names, stats, std::io::read_to_string(File::from(file)).unwrap())
+        };
+        let (ours, theirs) = (of(&both[0]), of(&both[1]));
+        assert_eq!(ours.2, format!("at level {level}"));
+        assert_eq!(ours, theirs, "level {level}");
+    }
+}
+
+/// A tree of more levels than a path has room for: the others do not wait for it, and it is committed whole.
+#[test]
+fn a_very_deep_tree_is_committed_and_holds_up_nobody() {
+    let name = "a_very_deep_tree_is_committed_and_holds_up_nobody";
+    let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
+    let tenant = all.tenant.clone();
+    as_nobody(|| dig(&tenant));
+    for _ in 0..4 {
+        all.other_is_well();
+    }
+    let begun = Instant::now();
+    while all.tenant_answers(&[0, 3, 20]).code != Some(0) {
+        assert!(begun.elapsed() < Duration::from_secs(180), "{}", all.log());
+        all.other_is_well();
+    }
+    println!("{LEVELS} levels took {:?}", begun.elapsed());
+    // What is changed at its end is committed too.
+    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(&tenant, flags, Mode::empty()).unwrap();
+    for _ in 0..LEVELS {
+        at = rustix::fs::openat(&at, LEVEL, flags, Mode::empty()).unwrap();
+    }
+    rustix::fs::chmodat(&at, "file", Mode::RUSR, AtFlags::empty()).unwrap();
+    all.tenant_answers(&[0]);
+    // On the image, which goes as a whole: by its paths such a tree cannot be removed.
+    let copy = all.tenant.with_file_name("copy");
+    let reference = all.folder.path().join("store/tenant");
+    let answer = all.tracker(&["restore", reference.to_str().unwrap(), copy.to_str().unwrap()]);
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    assert_same_depths(&all.tenant, &copy);
+    all.other_is_well();
+}
+
+/// Directories that change places faster than they are listed.
+#[test]
+fn directories_in_motion_hold_up_nobody() {
+    let name = "directories_in_motion_hold_up_nobody";
+    let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
+    let (tenant, done) = (all.tenant.clone(), AtomicBool::new(false));
+    as_nobody(|| {
+        for n in 0..8 {
+            fs::create_dir(tenant.join(format!("d{n}"))).unwrap();
+            fs::write(tenant.join(format!("d{n}/file")), format!("of {n}")).unwrap();
+        }
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            nobody(|| {
+                for n in (0..8).cycle() {
+                    let (one, two) = (tenant.join(format!("d{n}")), tenant.join(format!("d{}", (n + 3) % 8)));
+                    let way = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &one, rustix::fs::CWD, &two, way).unwrap();
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    thread::sleep(Duration::from_micros(300));
+                }
+            });
+        });
+        for _ in 0..4 {
+            all.other_is_well();
+        }
+        all.tenant_answers(&[0, 3, 20]);
+        done.store(true, Ordering::Relaxed);
+    });
     let begun = Instant::now();
     while all.tenant_answers(&[0, 3]).code != Some(0) {
         assert!(begun.elapsed() < Duration::from_secs(60), "{}", all.log());
@@ -232,7 +360,8 @@ fn names_of_a_tenant_reach_no_terminal_as_they_are() {
     };
     // SAFETY: a signal disposition of this process alone: the kernel tells the holder of a lease by SIGIO.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-    let leased = File::create(all.tenant.join(format!("leased{evil}"))).unwrap();
+    let at = all.tenant.join(format!("leased{evil}"));
+    let leased = as_nobody(|| File::create(at).unwrap());
     // SAFETY: a lease on a descriptor of our own; no memory is handed over.
     let done = unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());

@@ -22,6 +22,8 @@ pub struct Limits {
     pub changes: usize,
     /// Changed names of one file; above, they stay as they are in the commits.
     pub names_of_a_file: usize,
+    /// New directories below one another: at each level all that was listed is decided about again.
+    pub levels: usize,
 }
 
 impl Limits {
@@ -37,5 +39,6 @@ impl Limits {
         // Beside those.
         changes: limits::CHANGES / 8,
         names_of_a_file: limits::CHANGES / 4,
+        levels: 128,
     };
 }

@@ -178,12 +178,13 @@ pub fn gather<W: World>(
     let first = super::first_of(facts.drain, queue.len());
     queue.rotate_left(first);
     let (mut new_files, mut new_bytes) = (0usize, 0u64);
-    let mut rounds = 0;
+    let (mut rounds, mut levels) = (0, 0);
     // Directories that were not where they were looked for: each is looked for again where a listing shows it to be.
     let mut not_there: BTreeMap<FileId, (u64, u64)> = BTreeMap::new();
     while !queue.is_empty() {
         while let Some((dir, ino, since)) = queue.pop_front() {
-            if new_files >= facts.limits.files || new_bytes >= facts.limits.bytes {
+            let full = new_files >= facts.limits.files || new_bytes >= facts.limits.bytes;
+            if full || levels >= facts.limits.levels {
                 not_there.remove(&dir);
                 report.carried += 1;
                 kept.add(ino, &Marks::names(), since);
@@ -247,6 +248,7 @@ pub fn gather<W: World>(
                 }
             }
         }
+        levels += 1;
         let (listings, missing, assigned) = (&gathered.listings, &gathered.missing, &mut gathered.assigned);
         let nothing = HashSet::new();
         let mut answers = Answers { world, asked: &mut gathered.asked };
@@ -329,6 +331,8 @@ fn differing<W: World>(world: &W, dir: FileId, mut seen: Vec<Entry>, compare: bo
 struct Asked {
     direct: HashMap<(FileId, Vec<u8>), Named>,
     alive: HashMap<FileId, Alive>,
+    /// Which committed file an inode is; the commits stay as they are while a flush gathers.
+    known: HashMap<(InodeId, Kind), Option<FileId>>,
 }
 
 struct Answers<'a, W> {
@@ -340,8 +344,13 @@ impl<W: World> Lookup for Answers<'_, W> {
     type Error = W::Error;
 
     fn by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Option<FileId>, W::Error> {
-        let records = self.world.by_inode(inode.ino)?;
-        Ok(records.into_iter().find(|record| record.inode == inode && record.meta.kind == kind).map(|record| record.id))
+        if let Some(answer) = self.asked.known.get(&(inode, kind)) {
+            return Ok(*answer);
+        }
+        let mut records = self.world.by_inode(inode.ino)?.into_iter();
+        let found = records.find(|record| record.inode == inode && record.meta.kind == kind).map(|record| record.id);
+        self.asked.known.insert((inode, kind), found);
+        Ok(found)
     }
 
     fn all_by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Vec<FileId>, W::Error> {

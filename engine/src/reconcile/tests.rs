@@ -19,6 +19,8 @@ struct Known {
     inside: BTreeSet<FileId>,
     /// Directories that are not at their path when asked about a name.
     away: BTreeSet<FileId>,
+    /// Questions about the names of a file.
+    asked: usize,
 }
 
 impl Known {
@@ -67,6 +69,7 @@ impl Lookup for Known {
     }
 
     fn names_of(&mut self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Infallible> {
+        self.asked += 1;
         Ok(self.names.iter().filter(|(_, named)| **named == id).map(|(place, _)| place.clone()).collect())
     }
 
@@ -330,4 +333,63 @@ fn directories_that_change_places_while_listed_are_not_put_into_each_other() {
     let plan = decide(&mut known, &[root, dir], &[], 5);
     assert_nothing(&plan);
     assert_eq!(plan.held, BTreeSet::from([ROOT, inner]));
+}
+
+/// A chain of `levels` committed directories, the last of which has a chain of `new` ones. Nobody goes up from each of them.
+fn chains(known: &mut Known, levels: u64, new: u64) -> Vec<Listing> {
+    let mut at = ROOT;
+    for level in 0..levels {
+        let id = FileId(1000 + level);
+        known.record(id, Kind::Dir);
+        known.names.insert((at, b"d".to_vec()), id);
+        at = id;
+    }
+    let mut listings = Vec::new();
+    for level in 0..new {
+        let id = FileId(100 + level);
+        let stat = Stat { inode: InodeId { ino: 1_000_000 + level, generation: 1 }, ..stat(id, Kind::Dir) };
+        listings.push(listing(known, at, vec![("d", stat)]));
+        at = id;
+    }
+    listings
+}
+
+#[test]
+fn what_is_new_below_many_levels_is_followed_up_once() {
+    for (levels, new) in [(500, 60), (0, 60), (500, 1)] {
+        let mut known = Known::new();
+        let listings = chains(&mut known, levels, new);
+        known.asked = 0;
+        let plan = decide(&mut known, &listings, &[], 5);
+        assert_eq!(plan.new.len() as u64, new);
+        assert_eq!(known.asked, 0, "no committed directory moved: {levels} and {new} levels");
+        // One that moved to the lower end is followed up, past every level once.
+        known = known.with(ROOT, "from", DIR, Kind::Dir);
+        let mut with_move = listings.clone();
+        let last = with_move.last_mut().unwrap();
+        last.seen.push(Entry { name: b"to".to_vec(), stat: stat(DIR, Kind::Dir) });
+        let root = listing(&mut known, ROOT, vec![]);
+        with_move.push(root);
+        known.asked = 0;
+        let plan = decide(&mut known, &with_move, &[], 5);
+        assert!(plan.changes.iter().any(|change| matches!(change, NameChange::Set { id: DIR, .. })), "{plan:?}");
+        assert!(known.asked as u64 <= levels + 20, "{} questions for {levels} and {new} levels", known.asked);
+    }
+}
+
+/// Wherever in a long chain a directory is seen below itself, and whichever of its directories is looked at first.
+#[test]
+fn a_circle_is_found_at_every_length() {
+    for length in [1, 2, 3, 10] {
+        // Committed: root/3/4/5/... Seen: the last one in the root, the first one in the last.
+        let mut known = Known::new();
+        let mut at = ROOT;
+        for n in 0..length {
+            known = known.with(at, "d", FileId(3 + n), Kind::Dir);
+            at = FileId(3 + n);
+        }
+        let listing = listing(&mut known, at, vec![("inner", stat(DIR, Kind::Dir))]);
+        let plan = decide(&mut known, &[listing], &[], 5);
+        assert!(plan.changes.is_empty(), "length {length}: {plan:?}");
+    }
 }

@@ -24,6 +24,7 @@
 
 mod baseline;
 mod check;
+mod deep;
 mod files;
 mod kernel;
 mod links;

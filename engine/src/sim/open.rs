@@ -17,6 +17,8 @@ pub(super) struct Inner {
     pub(super) quiet: bool,
     /// Inodes that cannot be opened for reading, as on a bad disk.
     pub(super) unreadable: BTreeSet<u64>,
+    /// Questions to the catalog about an inode.
+    pub(super) asked: u64,
 }
 
 impl Inner {

@@ -22,7 +22,7 @@ impl Opened {
     pub(super) fn elsewhere<L>(&self, changes: &ChangeSet<L>, names: &Names) -> Option<FileId> {
         let mut read = changes.files.iter().filter(|file| file.content.is_some()).map(|file| file.id);
         read.find(|id| {
-            let now = paths_of(names, *id, 64);
+            let now = paths_of(names, *id, 1000);
             !self.0.get(id).is_some_and(|opened| opened.iter().any(|path| now.contains(path)))
         })
     }

@@ -60,6 +60,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts 
             signature_file_bytes: 16 * 4096,
             removals: if single_removals(seed) { 1 } else { Limits::DEFAULT.removals },
             changes: if few_changes(seed) { 3 } else { Limits::DEFAULT.changes },
+            levels: if seed % 8 == 4 { 1 } else { Limits::DEFAULT.levels },
             ..Limits::DEFAULT
         },
         // In some runs removals of more than a few files wait, and in every fourth flush somebody lets them through; not where

@@ -156,6 +156,8 @@ impl Catalog {
     pub fn wipe_for_rebuild(&self) -> Result<()> {
         let mut listed = self.listed();
         listed.clear();
+        let mut parents = self.parents();
+        parents.clear();
         self.write(|conn| {
             for sql in [
                 "DELETE FROM files",

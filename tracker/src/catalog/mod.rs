@@ -16,6 +16,7 @@
 mod commit;
 mod identity;
 mod listed;
+mod parents;
 mod pending;
 mod query;
 mod row;
@@ -31,6 +32,7 @@ use thiserror::Error;
 
 pub use commit::{CatalogChange, Intent, NodeWrite, SigWrite};
 pub use identity::{Head, Writer};
+pub use parents::{MAX_DEPTH, Place};
 pub use pending::{MissingRow, PendingRow};
 pub use query::{ChildRow, Counts};
 pub use row::FileRow;
@@ -72,6 +74,8 @@ pub struct Catalog {
     conn: Mutex<Connection>,
     /// Taken before `conn` where both are.
     listed: Mutex<listed::ListedNames>,
+    /// Taken after `listed` and before `conn`.
+    parents: Mutex<parents::Parents>,
     attempts: Mutex<std::ops::Range<u32>>,
 }
 
@@ -101,7 +105,7 @@ impl Catalog {
         )?;
         configure(&conn)?;
         schema::create(&conn)?;
-        Ok(Catalog { conn: Mutex::new(conn), listed: Mutex::default(), attempts: Mutex::new(0..0) })
+        Ok(Catalog::of(conn))
     }
 
     /// Opens an existing catalog. A file of another version is a clear error and is left as it is.
@@ -113,7 +117,7 @@ impl Catalog {
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         schema::check(&conn, path)?;
         configure(&conn)?;
-        Ok(Catalog { conn: Mutex::new(conn), listed: Mutex::default(), attempts: Mutex::new(0..0) })
+        Ok(Catalog::of(conn))
     }
 
     /// [`Catalog::open`], or [`Catalog::create`] when there is none. A file whose creation was cut short (no table
@@ -123,6 +127,11 @@ impl Catalog {
             Err(CatalogError::Absent { .. }) => Catalog::create(path),
             other => other,
         }
+    }
+
+    fn of(conn: Connection) -> Catalog {
+        let (listed, parents, attempts) = (Mutex::default(), Mutex::default(), Mutex::new(0..0));
+        Catalog { conn: Mutex::new(conn), listed, parents, attempts }
     }
 
     /// A panic while the lock was held rolled its transaction back, so the connection behind it is still sound.
@@ -139,9 +148,10 @@ impl Catalog {
         Ok(out)
     }
 
-    /// As [`Catalog::write`], with a change of the committed image after `work`; the digests of large directories follow.
+    /// As [`Catalog::write`], with a change of the committed image after `work`; what is held in memory follows.
     fn write_change(&self, change: &CatalogChange, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
         let mut listed = self.listed();
+        let mut parents = self.parents();
         let written = self.write(|conn| {
             let before = listed.before(conn, change)?;
             work(conn)?;
@@ -149,10 +159,14 @@ impl Catalog {
             listed::ListedNames::after(conn, before)
         });
         match written {
-            Ok(update) => listed.follow(update),
+            Ok(update) => {
+                listed.follow(update);
+                parents.follow(change);
+            }
             Err(error) => {
                 // Whether it took effect is not known of every error.
                 listed.clear();
+                parents.clear();
                 return Err(error);
             }
         }
@@ -165,6 +179,14 @@ impl Catalog {
             let mut listed = poisoned.into_inner();
             listed.clear();
             listed
+        })
+    }
+
+    fn parents(&self) -> MutexGuard<'_, parents::Parents> {
+        self.parents.lock().unwrap_or_else(|poisoned| {
+            let mut parents = poisoned.into_inner();
+            parents.clear();
+            parents
         })
     }
 

@@ -1,9 +1,5 @@
 //! Questions about the committed image.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-
 use engine::flush::world::Known;
 use engine::model::{FileId, InodeId, Kind, Time};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -31,10 +27,6 @@ pub struct Counts {
     /// Removals that wait.
     pub missing: u64,
 }
-
-/// Directories above one another; a longer chain means a cycle, which only a damaged catalog has. Linux paths end at
-/// 4,096 bytes, so a chain reachable by one path is shorter; deeper trees exist, and are walked up to this bound.
-const MAX_DEPTH: usize = 65_536;
 
 impl Catalog {
     pub fn file(&self, id: FileId) -> Result<Option<FileRow>> {
@@ -112,29 +104,6 @@ impl Catalog {
     /// Every (parent, name) of a file: several for hard links, none for the source directory.
     pub fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>> {
         self.read(|conn| names_of(conn, id))
-    }
-
-    /// The path of a file below the source directory, by one of its names; empty for the source directory itself,
-    /// `None` for a file without a name. `Damaged` when the chain of parents does not end.
-    pub fn path_of(&self, id: FileId) -> Result<Option<PathBuf>> {
-        self.read(|conn| {
-            let mut statement =
-                conn.prepare_cached("SELECT parent, name FROM names WHERE id = ?1 ORDER BY parent, name LIMIT 1")?;
-            let mut names: Vec<Vec<u8>> = Vec::new();
-            let mut at = id;
-            while at != FileId::ROOT {
-                if names.len() == MAX_DEPTH {
-                    return Err(CatalogError::Damaged { table: "names", what: "parents form a cycle" });
-                }
-                let up = statement
-                    .query_row([at.0 as i64], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))
-                    .optional()?;
-                let Some((parent, name)) = up else { return Ok(None) };
-                names.push(name);
-                at = FileId(parent as u64);
-            }
-            Ok(Some(names.iter().rev().map(|name| OsStr::from_bytes(name)).collect()))
-        })
     }
 
     /// One opaque tree node of `engine::tree`.

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn fresh() -> (TempDir, PathBuf, Catalog) {
+pub(super) fn fresh() -> (TempDir, PathBuf, Catalog) {
     let dir = tempfile::tempdir().unwrap();
     let path = Catalog::location(dir.path(), "vol");
     let catalog = Catalog::create(&path).unwrap();

@@ -3,12 +3,15 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
 
+/// Bytes of a path that the kernel takes, its final zero among them.
+const PATH_MAX: usize = 4096;
 /// Tries of an `openat2` that answers EAGAIN because something moved meanwhile.
 const TRIES: u32 = 16;
 
@@ -38,31 +41,43 @@ impl Beneath {
             return Err(Errno::INVAL);
         }
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut parts = parts(path);
+        let last = parts.pop().unwrap_or(Path::new("."));
+        let mut at: Option<OwnedFd> = None;
+        for part in parts {
+            let dir = at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            at =
+                Some(self.open_in(dir, part, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?);
+        }
+        self.open_in(at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd), last, flags)
+    }
+
+    /// Opens a path that the kernel takes as a whole, below a directory of this tree.
+    fn open_in(&self, dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         if self.step_by_step.load(Ordering::Relaxed) {
-            return self.walk(path, flags);
+            return self.walk(dir, path, flags);
         }
         let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         if !self.cross_mounts {
             resolve |= ResolveFlags::NO_XDEV;
         }
-        let whole = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         for _ in 0..TRIES {
-            match openat2(&self.root, whole, flags, Mode::empty(), resolve) {
+            match openat2(dir, path, flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) if !flags.contains(OFlags::NONBLOCK) => {}
                 Err(Errno::NOSYS) => {
                     self.step_by_step.store(true, Ordering::Relaxed);
-                    return self.walk(path, flags);
+                    return self.walk(dir, path, flags);
                 }
                 // EPERM is also what seccomp filters answer to calls they do not know, and O_NOATIME's refusal: the
-                // walk gives the call's own answer. A path above PATH_MAX can only be walked.
-                Err(Errno::PERM | Errno::NAMETOOLONG | Errno::AGAIN) => return self.walk(path, flags),
+                // walk gives the call's own answer.
+                Err(Errno::PERM | Errno::AGAIN) => return self.walk(dir, path, flags),
                 other => return other,
             }
         }
-        self.walk(path, flags)
+        self.walk(dir, path, flags)
     }
 
-    fn walk(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    fn walk(&self, from: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let mut parts: Vec<&OsStr> = path.iter().collect();
         let last = parts.pop().unwrap_or(OsStr::new("."));
         let home = if self.cross_mounts { None } else { Some(mount_of(self.root.as_fd())?) };
@@ -72,7 +87,7 @@ impl Beneath {
         };
         let mut at: Option<OwnedFd> = None;
         for part in parts {
-            let dir = at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            let dir = at.as_ref().map_or(from, AsFd::as_fd);
             let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let next = openat(dir, part, step, Mode::empty()).map_err(|error| {
                 // O_DIRECTORY with O_NOFOLLOW says ENOTDIR of a symlink too.
@@ -81,11 +96,28 @@ impl Beneath {
             same_mount(next.as_fd())?;
             at = Some(next);
         }
-        let dir = at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+        let dir = at.as_ref().map_or(from, AsFd::as_fd);
         let fd = openat(dir, last, flags, Mode::empty())?;
         same_mount(fd.as_fd())?;
         Ok(fd)
     }
+}
+
+/// A path in parts of whole names, each short enough for one call; of a path in a deep tree the kernel takes no more at once.
+/// The fewer the better: each file of such a tree is opened by them.
+fn parts(path: &Path) -> Vec<&Path> {
+    let (mut out, mut rest) = (Vec::new(), path.as_os_str().as_bytes());
+    while rest.len() >= PATH_MAX {
+        // A name is shorter than this; where one is not, the kernel says so.
+        let Some(slash) = rest.iter().take(PATH_MAX).rposition(|byte| *byte == b'/') else { break };
+        let (part, tail) = rest.split_at(slash);
+        out.push(Path::new(OsStr::from_bytes(part)));
+        rest = tail.get(1..).unwrap_or_default();
+    }
+    if !rest.is_empty() {
+        out.push(Path::new(OsStr::from_bytes(rest)));
+    }
+    out
 }
 
 fn is_symlink(dir: BorrowedFd<'_>, name: &OsStr) -> bool {
@@ -155,18 +187,39 @@ mod tests {
     }
 
     #[test]
-    fn paths_above_the_kernels_limit_are_walked() {
+    fn a_path_is_cut_into_few_parts_between_names() {
+        assert_eq!(parts(Path::new("")), [] as [&Path; 0]);
+        assert_eq!(parts(Path::new("a/b")), [Path::new("a/b")]);
+        for (name, times) in [("d", 4000), ("d", 2048), ("d", 2047), ("n".repeat(255).as_str(), 40), ("ab", 1365)] {
+            let path = vec![name; times].join("/");
+            let cut = parts(Path::new(&path));
+            assert!(cut.iter().all(|part| part.as_os_str().len() < PATH_MAX), "{name} {times}");
+            assert!(cut.len() <= path.len() / (PATH_MAX - 256) + 1, "{} parts of {} bytes", cut.len(), path.len());
+            let joined: Vec<&str> = cut.iter().map(|part| part.to_str().unwrap()).collect();
+            assert_eq!(joined.join("/"), path);
+        }
+    }
+
+    #[test]
+    fn nothing_leads_out_of_the_lower_part_of_a_long_path() {
         both(|dir, beneath| {
             let name = "d".repeat(250);
-            let mut at = Beneath::new(open_root(dir).unwrap(), false).root;
+            let mut at = open_root(dir).unwrap();
             let mut path = std::path::PathBuf::new();
             for _ in 0..20 {
                 rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
                 at = openat(&at, &name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
                 path.push(&name);
             }
-            assert!(path.as_os_str().len() > 4096);
-            assert!(beneath.open(&path, OFlags::PATH).is_ok());
+            rustix::fs::symlinkat("/etc", &at, "out").unwrap();
+            assert!(path.as_os_str().len() > PATH_MAX);
+            assert!(beneath.open(&path, OFlags::RDONLY | OFlags::DIRECTORY).is_ok());
+            assert!(beneath.open(&path.join("out"), OFlags::PATH).is_ok(), "a last symlink itself");
+            assert_eq!(beneath.open(&path.join("out/passwd"), OFlags::RDONLY).unwrap_err(), Errno::LOOP);
+            assert_eq!(beneath.open(&path.join("none"), OFlags::RDONLY).unwrap_err(), Errno::NOENT);
+            assert_eq!(beneath.open(&path.join(".."), OFlags::PATH).unwrap_err(), Errno::INVAL);
+            let long = path.join("x".repeat(300));
+            assert_eq!(beneath.open(&long, OFlags::PATH).unwrap_err(), Errno::NAMETOOLONG);
         });
     }
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use engine::flush::world::{FileError, FileOps, Stat};
 use engine::flush::xattrs::ReadXattrs;
 use engine::model::{InodeId, Kind};
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::stat::{Births, SourceStat};
+use super::stat::{Births, SourceStat, proc_path};
 use super::xattrs::{self, Layer};
 use super::{FsType, OpenError, SourceError, SourceRoot, sys};
 
@@ -50,26 +50,22 @@ impl CleanTimes {
 }
 
 impl SourceRoot {
-    /// Opens the regular file at `rel` if it is the inode that is expected. O_NOATIME where that is allowed; never
-    /// blocks (a fifo in its place), never follows a symlink.
+    /// Opens the regular file at `rel` if it is the inode that is expected. O_NOATIME where that is allowed; never follows a
+    /// symlink. What took its place is not opened: opening a fifo wakes its writers, and what opening a device does is the
+    /// device's. So the inode is found by O_PATH first, which opens nothing, and that very one is opened then.
     pub fn open_file(&self, rel: &Path, expect: InodeId) -> Result<OpenFile, OpenError> {
         let found = self.find(rel)?;
         check(&found.stat, expect)?;
-        let beneath = match &self.upper {
-            Some(upper) if found.upper => upper.beneath().unwrap_or(&self.beneath),
-            _ => &self.beneath,
-        };
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let fd = match beneath.open(rel, flags | OFlags::NOATIME) {
-            Err(Errno::PERM) => beneath.open(rel, flags),
+        // NONBLOCK: a lease makes the open fail at once instead of waiting for its holder.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = proc_path(&found.fd);
+        let fd = match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::open(&path, flags, Mode::empty()),
             other => other,
         };
         let fd = fd.map_err(|errno| SourceError::at(rel, errno))?;
-        // The path may lead elsewhere by now: only the descriptor's own word counts.
-        let births = self.births_of(found.upper);
-        check(&births.stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?, expect)?;
         let clean_by = clean_by(self.fs_of(found.upper), self.data_journal(found.upper), &fd);
-        let layer = self.layer(found.upper);
+        let (layer, births) = (self.layer(found.upper), self.births_of(found.upper));
         Ok(OpenFile { fd, clean_by, layer, births, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
     }
 

@@ -9,6 +9,8 @@ mod mount_table;
 mod mounts;
 mod root;
 mod stat;
+#[cfg(test)]
+mod swapped_tests;
 mod sys;
 pub mod target;
 #[cfg(test)]

@@ -142,7 +142,7 @@ impl SourceRoot {
     /// Whether the path still leads to the directory that was opened. The descriptor itself cannot tell: it goes on
     /// naming a directory that was moved away or unmounted.
     pub fn check_identity(&self) -> Result<IdentityCheck, SourceError> {
-        match self.fs.births().stat_path(self.path.as_os_str()) {
+        match self.births_of(false).stat_path(self.path.as_os_str()) {
             Ok(found) => {
                 let now = RootIdentity { device: found.device, inode: found.stat.inode };
                 Ok(if now == self.identity { IdentityCheck::Same } else { IdentityCheck::Replaced(now) })
@@ -155,7 +155,7 @@ impl SourceRoot {
     /// Finds `rel` in the tree; on overlayfs in the upper layer, when it has the whole file.
     pub(super) fn find(&self, rel: &Path) -> Result<Found, SourceError> {
         let fd = self.beneath.open(rel, OFlags::PATH).map_err(|errno| SourceError::at(rel, errno))?;
-        let stat = self.fs.births().stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
+        let stat = self.births_of(false).stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
         if let Some(beneath) = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref())
             && let Ok(fd) = beneath.open(rel, OFlags::PATH)
             && let Ok(above) = self.births_of(true).stat_fd(&fd)
@@ -261,7 +261,10 @@ impl SourceRoot {
 
     /// What stands for the generation of a found inode.
     pub(super) fn births_of(&self, upper: bool) -> Births {
-        self.fs_of(upper).births()
+        match self.fs_of(upper) {
+            FsType::Overlay => Births::OfLayers(self.identity.device),
+            fs => fs.births(),
+        }
     }
 
     /// On which kind of file system a found inode is read.

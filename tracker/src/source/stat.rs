@@ -30,6 +30,9 @@ pub(super) enum Births {
     Lasting,
     /// Nothing: inode numbers are given anew at each mount, so that not even a birth time names one file.
     OfOneMount,
+    /// An overlay with this device: what has another one has the number of a layer, and another layer may give the same, to
+    /// a file that was born in the same tick of the clock (fs/overlayfs/inode.c, `ovl_map_dev_ino`, 6.18).
+    OfLayers(u64),
 }
 
 impl Births {
@@ -58,15 +61,17 @@ impl Births {
         let flags = flags | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let statx = statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
         let mut found = from_statx(&statx)?;
+        let of_a_layer = matches!(self, Births::OfLayers(device) if device != found.device);
         let generation = &mut found.stat.inode.generation;
         match self {
             Births::OfOneMount => *generation = 0,
-            Births::Lasting if *generation == 0 => {
+            Births::OfLayers(_) if of_a_layer => *generation = 0,
+            Births::Lasting | Births::OfLayers(_) if *generation == 0 => {
                 // ESTALE and the like: it went meanwhile, and is asked for again by whoever needs it.
                 let handle = sys::name_to_handle_at(dir, name);
                 *generation = handle.map_or(0, |handle| generation_of(&handle));
             }
-            Births::Lasting => {}
+            Births::Lasting | Births::OfLayers(_) => {}
         }
         Ok(found)
     }

@@ -1,56 +1,134 @@
 //! Where the files of a volume are: by the names that the catalog has, and by those that the running flush has seen.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use engine::flush::world::Record;
-use engine::model::FileId;
+use engine::flush::world::{Moved, Record};
+use engine::model::{FileId, InodeId};
 
 use super::world::{VolumeWorld, WorldError};
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, MAX_DEPTH};
 use crate::source::{Directory, SourceError};
+
+/// Names held in one set of ways; beyond them all are found anew.
+const MOST: usize = 200_000;
+/// Stands for the source directory.
+const TOP: u32 = u32::MAX;
+
+/// Ways from files up to the source directory. What lies above many files is held once: as paths, a tree of a thousand levels
+/// would be five hundred times as large.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    at: HashMap<FileId, u32>,
+    /// Each name, with the place of the one above it.
+    steps: Vec<(u32, Arc<[u8]>)>,
+    /// Of the catalog's names.
+    version: u64,
+}
+
+impl Ways {
+    fn clear(&mut self) {
+        self.at.clear();
+        self.steps.clear();
+    }
+
+    fn find(&self, id: FileId) -> Option<u32> {
+        if id == FileId::ROOT { Some(TOP) } else { self.at.get(&id).copied() }
+    }
+
+    /// Adds names below `above`, the lowest first.
+    fn add(&mut self, above: u32, names: Vec<(FileId, Arc<[u8]>)>) {
+        let mut above = above;
+        for (id, name) in names.into_iter().rev() {
+            let here = u32::try_from(self.steps.len()).unwrap_or(TOP);
+            self.steps.push((above, name));
+            self.at.insert(id, here);
+            above = here;
+        }
+    }
+
+    /// Path below the source; `None` when no way was found.
+    pub(super) fn path(&self, id: FileId) -> Option<PathBuf> {
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut at = self.find(id)?;
+        while at != TOP {
+            let (above, name) = self.steps.get(at as usize)?;
+            names.push(name);
+            at = *above;
+        }
+        names.reverse();
+        Some(OsString::from_vec(names.join(&b'/')).into())
+    }
+}
 
 impl VolumeWorld {
     /// Forgets what the last flush has seen.
     pub fn end_flush(&mut self) {
         self.placed.clear();
         self.moved.clear();
+        self.ways.get_mut().clear();
         self.pending.clear_fresh();
+    }
+
+    /// Where a new file was seen.
+    pub(super) fn set_place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
+        let place = (parent, name.to_vec());
+        if self.placed.get(&id).is_none_or(|(before, _)| *before != place) {
+            if self.placed.contains_key(&id) {
+                self.ways.get_mut().clear();
+            }
+            self.placed.insert(id, (place, inode));
+        } else if let Some((_, before)) = self.placed.get_mut(&id) {
+            *before = inode;
+        }
+    }
+
+    /// Where known files were seen.
+    pub(super) fn set_moved(&mut self, places: &Moved) {
+        if self.moved != *places {
+            self.ways.get_mut().clear();
+            self.moved.clone_from(places);
+        }
     }
 
     /// Path below the source; `None` when no name is known.
     pub fn path(&self, id: FileId) -> Result<Option<PathBuf>, CatalogError> {
-        if self.moved.is_empty() {
-            let mut names: Vec<&[u8]> = Vec::new();
-            let mut at = id;
-            while let Some(((parent, name), _)) = self.placed.get(&at) {
-                names.push(name);
-                at = *parent;
-            }
-            let Some(mut path) = self.catalog.path_of(at)? else { return Ok(None) };
-            path.extend(names.into_iter().rev().map(OsStr::from_bytes));
-            return Ok(Some(path));
+        let version = self.catalog.names_version();
+        let mut ways = self.ways.borrow_mut();
+        if ways.version != version || ways.steps.len() > MOST {
+            ways.clear();
+            ways.version = version;
         }
-        let mut names: Vec<Vec<u8>> = Vec::new();
+        self.find_way(id, &mut ways)?;
+        Ok(ways.path(id))
+    }
+
+    /// Adds the way to `id` to those that are found; nothing where no name is known, or it leads nowhere.
+    pub(super) fn find_way(&self, id: FileId, ways: &mut Ways) -> Result<(), CatalogError> {
+        let mut names: Vec<(FileId, Arc<[u8]>)> = Vec::new();
         let mut passed: HashSet<FileId> = HashSet::new();
         let mut at = id;
-        while at != FileId::ROOT {
+        loop {
+            if let Some(above) = ways.find(at) {
+                ways.add(above, names);
+                return Ok(());
+            }
+            // Names of two times can lead in a circle.
+            if names.len() == MAX_DEPTH || !(self.moved.is_empty() || passed.insert(at)) {
+                return Ok(());
+            }
             let seen = self.moved.get(&at).or_else(|| self.placed.get(&at).map(|(place, _)| place));
             let place = match seen {
-                // Names of two times can lead in a circle.
-                Some(_) if !passed.insert(at) => return Ok(None),
-                Some(place) => place.clone(),
-                None => match self.catalog.names_of(at)?.into_iter().next() {
-                    Some(place) => place,
-                    None => return Ok(None),
-                },
+                Some((parent, name)) => Some((*parent, name.as_slice().into())),
+                None => self.catalog.place_of(at, at != id)?,
             };
-            names.push(place.1);
-            at = place.0;
+            let Some((above, name)) = place else { return Ok(()) };
+            names.push((at, name));
+            at = above;
         }
-        Ok(Some(names.iter().rev().map(|name| OsStr::from_bytes(name)).collect()))
     }
 
     /// A handle for a file that gets a record for the first time; it proves later that an inode is gone.

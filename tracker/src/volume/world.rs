@@ -1,6 +1,7 @@
 //! `engine::flush::World` over the real thing: directories and files of the source, the catalog, the store, the kernel's
 //! watch set. Thin: every decision is the engine's.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +22,7 @@ use engine::model::{FileId, Hash, Id, InodeId, ObjectRef, Seq, Time};
 
 use super::hub::{Hub, HubError};
 use super::pending::{Pending, now_ns};
+use super::places::Ways;
 use super::pool::{Opener, Pool};
 use super::tick;
 use crate::capture::WatchOutcome;
@@ -78,6 +80,8 @@ pub struct VolumeWorld {
     pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
     /// Files that the running flush has found elsewhere than the catalog has them.
     pub(super) moved: Moved,
+    /// What was found by both and by the catalog.
+    pub(super) ways: RefCell<Ways>,
     pool: Pool<OpenFile>,
     /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
     pub foreign: BTreeMap<PathBuf, Foreign>,
@@ -119,6 +123,7 @@ impl VolumeWorld {
             volume_id,
             placed: HashMap::new(),
             moved: Moved::new(),
+            ways: RefCell::default(),
             pool: Pool::new(),
             foreign: BTreeMap::new(),
             mounts,
@@ -251,11 +256,11 @@ impl World for VolumeWorld {
     }
 
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
-        self.placed.insert(id, ((parent, name.to_vec()), inode));
+        self.set_place(id, parent, name, inode);
     }
 
     fn moved(&mut self, places: &Moved) {
-        self.moved.clone_from(places);
+        self.set_moved(places);
     }
 
     fn attributes(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError> {
@@ -269,14 +274,13 @@ impl World for VolumeWorld {
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
         failpoint::hit("names");
-        let mut paths: HashMap<FileId, PathBuf> = HashMap::new();
+        let mut ways = Ways::default();
         for job in jobs {
-            if let Ok(Some(path)) = self.path(job.id) {
-                paths.insert(job.id, path);
-            }
+            // One without a way counts as moved.
+            let _ = self.find_way(job.id, &mut ways);
         }
         let root = Arc::clone(&self.root);
-        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.get(&job.id), job.inode));
+        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, ways.path(job.id).as_ref(), job.inode));
         let images = self.pool.read(jobs, steps, &opener);
         failpoint::hit("read");
         images

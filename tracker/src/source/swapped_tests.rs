@@ -1,0 +1,67 @@
+//! What takes the place of a file between the look at it and its opening is not opened itself.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, mknodat, open, renameat_with};
+use rustix::io::Errno;
+
+use super::SourceRoot;
+
+/// A fifo changes places with a file all the time, and its writer asks all the time whether somebody reads: nobody ever does.
+/// One that waits for a reader would be woken by the shortest open too.
+#[test]
+fn a_fifo_in_the_place_of_a_file_is_never_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = SourceRoot::open(dir.path()).unwrap();
+    let (file, fifo) = (dir.path().join("file"), dir.path().join("fifo"));
+    fs::write(&file, "content").unwrap();
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let inode = root.stat(Path::new("file")).unwrap().stat.inode;
+    // The very inode, whichever name it has.
+    let fifo_itself = open(&fifo, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let fifo_path = super::stat::proc_path(&fifo_itself);
+    let (done, woken, asked) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+    let (mut opened, mut swapped) = (0u64, 0u64);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(SeqCst) {
+                renameat_with(CWD, &file, CWD, &fifo, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while !done.load(SeqCst) {
+                let answer = open(&fifo_path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+                asked.fetch_add(1, SeqCst);
+                if !matches!(answer, Err(Errno::NXIO)) {
+                    woken.store(true, SeqCst);
+                }
+            }
+        });
+        scope.spawn(|| {
+            // Waits for a reader.
+            let _writer = open(&fifo_path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            if !done.load(SeqCst) {
+                woken.store(true, SeqCst);
+            }
+        });
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) && !woken.load(SeqCst) {
+            match root.open_file(Path::new("file"), inode) {
+                Ok(_) => opened += 1,
+                Err(_) => swapped += 1,
+            }
+        }
+        done.store(true, SeqCst);
+        // Lets the waiting writer go.
+        let _reader = open(&fifo_path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    assert!(!woken.load(SeqCst), "the fifo had a reader after {opened} opens and {swapped} refusals");
+    assert!(
+        opened > 100 && swapped > 100 && asked.load(SeqCst) > 100,
+        "{opened} {swapped} {asked:?}: nothing was tried"
+    );
+}

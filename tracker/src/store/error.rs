@@ -207,6 +207,9 @@ impl StoreError {
             (ErrorKind::StoreAbsent, super::local::AWAY) => {
                 "mount the disk or share it lies on; where the store was removed on purpose, --create makes it anew for a volume of another name"
             }
+            (ErrorKind::StoreAbsent, super::local::OTHER_STORE) => {
+                "mount the disk or share that the store lies on at this path; nothing was read from or written to the one that is there"
+            }
             (ErrorKind::StoreAbsent, _) => {
                 "create the bucket or directory, or mount it; check its name and the endpoint"
             }
@@ -227,6 +230,9 @@ impl StoreError {
             }
             (ErrorKind::Unfenced, _) => {
                 "use a store with atomic conditional writes, or set single_writer = true if no other host will ever write here"
+            }
+            (_, "ENOTCONN" | "ESTALE") => {
+                "what is mounted there has lost its server: mount it again (where the dead mount is in the way: umount -l)"
             }
             (ErrorKind::Unknown | ErrorKind::Transient, _) => {
                 // Whether it is tried again is for the caller to say: a restore or a start in the foreground is not.
@@ -259,7 +265,9 @@ pub fn from_errno(op: Op, key: &str, errno: rustix::io::Errno, changed: bool) ->
         Errno::NOSYS => (ErrorKind::Misconfigured, "ENOSYS"),
         Errno::INVAL => (ErrorKind::Misconfigured, "EINVAL"),
         Errno::FBIG => (ErrorKind::Misconfigured, "EFBIG"),
-        // EIO, ESTALE, EMFILE, ENOMEM, ETIMEDOUT and the rest: before the point of effect, so nothing was done.
+        Errno::NOTCONN => (ErrorKind::Transient, "ENOTCONN"),
+        Errno::STALE => (ErrorKind::Transient, "ESTALE"),
+        // EIO, EMFILE, ENOMEM, ETIMEDOUT and the rest: before the point of effect, so nothing was done.
         _ => (ErrorKind::Transient, ""),
     };
     let error = StoreError::new(op, key, kind).with(std::io::Error::from(errno));
@@ -280,6 +288,8 @@ mod tests {
             (Errno::ACCESS, ErrorKind::Denied),
             (Errno::NOTDIR, ErrorKind::Misconfigured),
             (Errno::IO, ErrorKind::Transient),
+            (Errno::NOTCONN, ErrorKind::Transient),
+            (Errno::STALE, ErrorKind::Transient),
         ] {
             let e = from_errno(Op::Create, "k", errno, false);
             assert_eq!(e.kind, kind);

@@ -16,6 +16,7 @@ const TEST: &[(&str, &str)] = &[
     ("acl", "POSIX ACLs in restore tests"),
     ("attr", "extended attributes in restore tests"),
     ("b3sum", "an independent BLAKE3 to compare roots with"),
+    ("bindfs", "a store on a FUSE mount whose server dies"),
     ("btrfs-progs", "loop-mounted btrfs"),
     ("busybox-static", "the only program in the containers"),
     ("debootstrap", "cargo xtask fresh"),

@@ -99,6 +99,14 @@ impl ErrorKind {
         }
     }
 
+    /// A word for what an operator sees of it: failures of one word are one trouble, whatever each try met.
+    pub fn trouble(self) -> &'static str {
+        match self {
+            ErrorKind::Transient | ErrorKind::Unknown | ErrorKind::StoreAbsent => "away",
+            kind => kind.name(),
+        }
+    }
+
     fn sentence(self) -> &'static str {
         match self {
             ErrorKind::NotFound => "no such object",
@@ -120,6 +128,10 @@ impl fmt::Display for ErrorKind {
         f.write_str(self.sentence())
     }
 }
+
+/// What to do about a mount that nobody serves any more.
+pub const DEAD_MOUNT: &str =
+    "what is mounted there has lost its server: mount it again (where the dead mount is in the way: umount -l)";
 
 /// An error's cause, as found at the bottom.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -231,9 +243,7 @@ impl StoreError {
             (ErrorKind::Unfenced, _) => {
                 "use a store with atomic conditional writes, or set single_writer = true if no other host will ever write here"
             }
-            (_, "ENOTCONN" | "ESTALE") => {
-                "what is mounted there has lost its server: mount it again (where the dead mount is in the way: umount -l)"
-            }
+            (_, "ENOTCONN" | "ESTALE") => DEAD_MOUNT,
             (ErrorKind::Unknown | ErrorKind::Transient, _) => {
                 // Whether it is tried again is for the caller to say: a restore or a start in the foreground is not.
                 "check that the store is reachable"

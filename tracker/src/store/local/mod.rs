@@ -47,7 +47,8 @@ pub enum Make {
 #[derive(Debug)]
 pub struct Local {
     path: PathBuf,
-    root: RwLock<Arc<Root>>,
+    /// `None` once its path led elsewhere: held open, a file system that was unmounted could not be let go of.
+    root: RwLock<Option<Arc<Root>>>,
     marks: Marks,
 }
 
@@ -75,7 +76,7 @@ impl Local {
         }
         let root = Root::open(&path).map_err(fail)?;
         walk::sweep_temps(root.fd());
-        Ok(Local { path, root: RwLock::new(Arc::new(root)), marks: Marks::default() })
+        Ok(Local { path, root: RwLock::new(Some(Arc::new(root))), marks: Marks::default() })
     }
 
     /// The store's directory, as its path leads to it now.
@@ -83,9 +84,14 @@ impl Local {
     /// # Errors
     /// Where it leads to nothing, or to what is not known to be this store: nothing is read or made there.
     fn root(&self, op: Op, key: &str) -> Result<Arc<Root>, StoreError> {
-        let held = Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner));
-        if held.is_at(&self.path) {
-            return Ok(held);
+        let held = self.root.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(held) = held {
+            if held.is_at(&self.path) {
+                return Ok(held);
+            }
+            if self.marks.are_known() {
+                *self.root.write().unwrap_or_else(PoisonError::into_inner) = None;
+            }
         }
         let shown = self.path.to_string_lossy();
         let away = |text: &str| StoreError::new(Op::Open, &shown, ErrorKind::StoreAbsent).code(AWAY).detail(text);
@@ -107,7 +113,7 @@ impl Local {
         }
         tracing::debug!(store = %shown, "the directory was mounted anew and is the same store");
         let found = Arc::new(found);
-        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&found);
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
         Ok(found)
     }
 

@@ -158,6 +158,10 @@ impl Marks {
         }
     }
 
+    pub(super) fn are_known(&self) -> bool {
+        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Holds a directory against what is known of the store.
     pub(super) fn compare(&self, root: &Root) -> Result<Verdict, Errno> {
         let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -26,6 +26,7 @@ const TEST: &[(&str, &str)] = &[
     ("libdevmapper1.02.1", "the Docker daemon of target/tools"),
     ("libseccomp2", "its containers"),
     ("mount", "loop mounts and overlays"),
+    ("openssl", "certificates for an S3 server with TLS"),
     ("postgresql", "database workload"),
     ("postgresql-contrib", "pgbench"),
     ("procps", "the command kill"),

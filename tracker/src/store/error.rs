@@ -143,7 +143,7 @@ pub struct Detail(pub String);
 
 /// What a store call failed with. `Display` includes the causes, on one line.
 #[derive(Debug, thiserror::Error)]
-#[error("{op} {key:?}: {kind}{}", causes(.code, .source))]
+#[error("{op} {key:?}{}: {kind}{}", of(.site), causes(.code, .source))]
 pub struct StoreError {
     pub op: Op,
     /// The key, or the store's place for `Open`, `Probe` and `List`.
@@ -152,6 +152,24 @@ pub struct StoreError {
     /// The store's own word for it (`AccessDenied`, `ENOSPC`), where it has one.
     pub code: Option<String>,
     pub source: Option<Source>,
+    /// Of a store with an address that is not in the key.
+    pub site: Option<Box<Site>>,
+}
+
+/// Where a failure was met, and what only that place knows to do about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Which store, for operators, without secrets; empty where it is not known.
+    pub place: String,
+    /// Goes before what kind and code alone say.
+    pub hint: Option<String>,
+}
+
+fn of(site: &Option<Box<Site>>) -> String {
+    match site {
+        Some(site) if !site.place.is_empty() => format!(" of {}", site.place),
+        _ => String::new(),
+    }
 }
 
 fn causes(code: &Option<String>, source: &Option<Source>) -> String {
@@ -176,7 +194,7 @@ fn causes(code: &Option<String>, source: &Option<Source>) -> String {
 
 impl StoreError {
     pub fn new(op: Op, key: &str, kind: ErrorKind) -> StoreError {
-        StoreError { op, key: key.to_owned(), kind, code: None, source: None }
+        StoreError { op, key: key.to_owned(), kind, code: None, source: None, site: None }
     }
 
     pub fn with(self, source: impl Into<Source>) -> StoreError {
@@ -191,8 +209,20 @@ impl StoreError {
         StoreError { code: Some(code.into()), ..self }
     }
 
+    /// With a hint of its own, which goes before the general one.
+    pub fn advise(self, hint: impl Into<String>) -> StoreError {
+        let place = self.site.as_ref().map(|site| site.place.clone()).unwrap_or_default();
+        StoreError { site: Some(Box::new(Site { place, hint: Some(hint.into()) })), ..self }
+    }
+
     /// What an operator can do; empty where there is nothing but to wait or to read the causes.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
+        let own = self.site.as_ref().and_then(|site| site.hint.as_deref());
+        own.unwrap_or_else(|| self.general_hint())
+    }
+
+    /// What kind and code alone say about it.
+    pub fn general_hint(&self) -> &'static str {
         let code = self.code.as_deref().unwrap_or("");
         match (self.kind, code) {
             (ErrorKind::Denied, "SignatureDoesNotMatch") => {

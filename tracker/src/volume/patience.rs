@@ -18,7 +18,7 @@ const REPEAT_AWAY: Duration = Duration::from_secs(3600);
 /// What failed, as far as the log depends on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Failed<'a> {
-    /// The store did not answer, or refused: its [`ErrorKind::trouble`]. Texts differ from try to try, by key and by cause.
+    /// The store did not answer, or refused: its `ErrorKind::trouble`. Texts differ from try to try, by key and by cause.
     Store(&'static str),
     Other(&'a str),
 }

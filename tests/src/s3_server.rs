@@ -92,14 +92,10 @@ impl S3Server {
     fn start(weed: &Path) -> Option<S3Server> {
         let folder = tempfile::tempdir().expect("temporary folder");
         std::fs::create_dir(folder.path().join("data")).expect("data folder");
-        let identity = format!(
-            r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
-                "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
-        );
-        std::fs::write(folder.path().join("s3.json"), identity).expect("s3.json");
         let [master, volume, filer, s3] = free_ports();
         let ports = Ports { master, volume, filer, s3 };
         let mut server = S3Server { weed: weed.to_path_buf(), child: None, ports, folder };
+        server.know(&[(ACCESS_KEY, SECRET_KEY)]);
         server.run().then_some(server)
     }
 
@@ -139,6 +135,28 @@ impl S3Server {
         };
         self.child = Some(child);
         answers
+    }
+
+    /// Writes down the keys, access and secret, that the server takes from its next start on.
+    fn know(&self, keys: &[(&str, &str)]) {
+        let credential =
+            |(access, secret): &(&str, &str)| format!(r#"{{"accessKey":"{access}","secretKey":"{secret}"}}"#);
+        let credentials: Vec<String> = keys.iter().map(credential).collect();
+        let identity = format!(
+            r#"{{"identities":[{{"name":"test","credentials":[{}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#,
+            credentials.join(",")
+        );
+        std::fs::write(self.folder.path().join("s3.json"), identity).expect("s3.json");
+    }
+
+    /// Starts it again with other keys, with the same address and data.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn take_only(&mut self, keys: &[(&str, &str)]) {
+        self.stop();
+        self.know(keys);
+        self.start_again();
     }
 
     /// Ends the process as a crash would; its data stay.

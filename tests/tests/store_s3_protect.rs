@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::compare::assert_same;
-use tests::daemon::{Answer, Volume, utf8};
+use tests::daemon::{Answer, Volume, pins, utf8};
 use tests::load::{number, seed};
 use tests::loads::mixed::Mixed;
 use tests::mounts::{Kind, Mount, run};
-use tests::s3_server::{S3Server, env};
+use tests::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY, env};
 use tests::tcp_proxy::TcpProxy;
 use tracker::store::open;
 
@@ -213,5 +213,106 @@ fn a_commit_whose_reply_is_lost_is_settled() {
     }
     assert!(proxy.lost() >= 2);
     volume.verify(true).expect(0);
+    assert!(daemon.stop().success());
+}
+
+/// What stands in the way of a start is told with the server, the bucket and a way out, and nothing stays in the kernel.
+#[test]
+fn a_start_that_the_store_refuses_says_where_and_leaves_nothing() {
+    let name = "a_start_that_the_store_refuses_says_where_and_leaves_nothing";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let Some(server) = S3Server::shared_or_skip(name, BUCKET) else { return };
+    let source = mount.dir("source");
+    fs::write(source.join("file"), "content").unwrap();
+    let refused = |code: i32, word: &str, hint: &str, change: &dyn Fn(&mut Volume)| {
+        let mut volume = volume(&source, "refused", server.port());
+        volume.environment.push(("NO_PROXY".into(), "*".into()));
+        change(&mut volume);
+        let answer = volume.protect_ends();
+        answer.refuses(code, word);
+        let told: Vec<&str> = answer.stderr.lines().filter(|line| line.starts_with("hint: ")).collect();
+        assert!(told[0].contains(hint), "`{hint}` is not said: {answer:?}");
+        let pins = pins(&volume.state).expect("a state directory");
+        assert!(!pins.exists(), "{} stays", pins.display());
+        answer
+    };
+    let set = |variable: &'static str, value: &str| {
+        let value = value.to_owned();
+        move |volume: &mut Volume| volume.environment.push((variable.to_owned(), value.clone()))
+    };
+    let place = format!("of s3://{BUCKET}/refused at {}, region us-east-1", server.endpoint());
+    for (variable, hint) in [("AWS_ACCESS_KEY_ID", "access key"), ("AWS_SECRET_ACCESS_KEY", "secret key")] {
+        let answer = refused(1, &place, hint, &set(variable, "WRONG"));
+        assert!(answer.stderr.contains("not allowed"), "{answer:?}");
+    }
+    let other = |volume: &mut Volume| volume.store = "s3://no-such-bucket/refused".into();
+    let place = format!("of s3://no-such-bucket/refused at {}", server.endpoint());
+    refused(10, &place, "create the bucket", &other);
+    let tls = format!("https://127.0.0.1:{}", server.port());
+    let place = format!("of s3://{BUCKET}/refused at {tls}");
+    refused(1, &place, &server.endpoint(), &set("AWS_ENDPOINT_URL", &tls));
+    refused(1, "at http://127.0.0.1:1,", "nothing listens there", &set("AWS_ENDPOINT_URL", "http://127.0.0.1:1"));
+}
+
+/// Keys that are rotated: the file is read again when it was written anew, and when the server refuses the ones of before. The
+/// same process goes on.
+#[test]
+fn keys_that_are_rotated_in_their_file_are_used_without_a_restart() {
+    let name = "keys_that_are_rotated_in_their_file_are_used_without_a_restart";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let Some(mut server) = S3Server::start_or_skip(name, BUCKET) else { return };
+    let source = mount.dir("source");
+    let mut volume = volume(&source, "rotated", server.port());
+    let file = volume.scratch("credentials");
+    volume.environment.retain(|(name, _)| !matches!(name.as_str(), "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY"));
+    volume.environment.push(("AWS_SHARED_CREDENTIALS_FILE".into(), utf8(&file).to_owned()));
+    let hold = |(access, secret): (&str, &str)| {
+        let text = format!("[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n");
+        let beside = file.with_extension("new");
+        fs::write(&beside, text).unwrap();
+        fs::rename(&beside, &file).unwrap();
+    };
+    let log = |text: &str| {
+        let log = fs::read_to_string(volume.scratch("log")).unwrap();
+        log.lines().filter(|line| line.contains(text)).count()
+    };
+    let change = |step: u32| fs::write(source.join("file"), format!("content {step}")).unwrap();
+    let (first, second, third) =
+        ((ACCESS_KEY, SECRET_KEY), ("AKSECOND", "SKSECONDSKSECOND"), ("AKTHIRD", "SKTHIRDSKTHIRD"));
+    hold(second);
+    change(0);
+    volume.protect_ends().refuses(1, "not allowed (InvalidAccessKeyId)");
+    hold(first);
+    let daemon = volume.start_ready();
+    all_is_there(&volume, "baseline");
+
+    // Written anew while the server takes both: no request is refused.
+    server.take_only(&[first, second]);
+    hold(second);
+    change(1);
+    all_is_there(&volume, "second");
+    assert_eq!((log("credentials of the store have changed"), log("InvalidAccessKeyId")), (1, 0));
+    server.take_only(&[second]);
+    change(2);
+    all_is_there(&volume, "second alone");
+    assert_eq!(log("InvalidAccessKeyId"), 0);
+
+    // Rotated in the server first: it is said, and goes on by itself once the file is right.
+    server.take_only(&[third]);
+    change(3);
+    let refused = volume.status_when("the refusal", SOON, |status| {
+        status["last_error"].as_str().is_some_and(|error| error.contains("InvalidAccessKeyId"))
+    });
+    assert_eq!(refused["state"], "degraded", "{refused}");
+    assert!(refused["last_error"].as_str().unwrap().contains(&server.endpoint()), "{refused}");
+    assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("check the credentials")), "{refused}");
+    // Half written, and of no use: nothing is had from it, and nothing ends.
+    fs::write(&file, "[default]\naws_access_key_id = AK").unwrap();
+    thread::sleep(Duration::from_secs(1));
+    hold(third);
+    let again = volume.status_when("the way out", SOON, |status| status["state"] == "protected");
+    assert!(number(&again, "head_seq") > number(&refused, "head_seq"), "{again}");
+    all_is_there(&volume, "third");
+    assert!(log("the store is back") >= 1, "its return is said");
     assert!(daemon.stop().success());
 }

@@ -65,11 +65,17 @@ impl GuardKind {
     }
 }
 
+/// What is mounted there cannot be asked any more.
+fn is_dead_mount(cause: &io::Error) -> bool {
+    matches!(rustix::io::Errno::from_io_error(cause), Some(rustix::io::Errno::NOTCONN | rustix::io::Errno::STALE))
+}
+
 impl From<GuardError> for AppError {
     fn from(error: GuardError) -> AppError {
         let (code, hint) = match &error.kind {
             GuardKind::SourceAbsent { .. } => (ExitCode::Error, "create the directory first, or correct its name"),
             GuardKind::SourceNotDirectory { .. } => (ExitCode::Error, "protect the directory the file lies in"),
+            GuardKind::Look { cause, .. } if is_dead_mount(cause) => (ExitCode::Error, crate::store::error::DEAD_MOUNT),
             GuardKind::Look { .. } => (ExitCode::Error, "check the permissions of the path and of its parents"),
             GuardKind::StoreNotDirectory { .. } => {
                 (ExitCode::Error, "name a directory, or a path that does not exist yet")

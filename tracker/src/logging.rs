@@ -11,10 +11,10 @@ use crate::error::{AppError, ExitCode};
 
 /// What is logged when neither `--log` nor RUST_LOG says otherwise. The SDK below repeats at info what the store
 /// reports itself.
-const DEFAULT_FILTER: &str = "info,aws_config=warn,aws_smithy_runtime=warn,hyper=warn";
+const DEFAULT_FILTER: &str = "info,aws_config=error,aws_smithy_runtime=warn,hyper=warn";
 
 /// What `-v` logs.
-pub const VERBOSE: &str = "info,tracker=debug,aws_config=warn,aws_smithy_runtime=warn,hyper=warn";
+pub const VERBOSE: &str = "info,tracker=debug,aws_config=error,aws_smithy_runtime=warn,hyper=warn";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {

@@ -192,6 +192,9 @@ pub struct VolumeStatus {
     /// Counters of the kernel programs by name (a closed set).
     pub kernel_counters: BTreeMap<String, u64>,
     pub last_error: Option<String>,
+    /// What can be done about `last_error`, or about what `waiting` names.
+    #[serde(default)]
+    pub hint: Option<String>,
     pub interval_ms: u64,
     /// What the present pace would cost at the store.
     pub requests_per_day_estimate: u64,

@@ -108,6 +108,7 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
         (None, Some(error)) => notes.push(format!("last error: {error}")),
         (None, None) => {}
     }
+    notes.extend(v.hint.as_ref().map(|hint| format!("what to do: {hint}")));
     notes
 }
 

@@ -99,6 +99,14 @@ impl ErrorKind {
         }
     }
 
+    /// A word for what an operator sees of it: failures of one word are one trouble, whatever each try met.
+    pub fn trouble(self) -> &'static str {
+        match self {
+            ErrorKind::Transient | ErrorKind::Unknown | ErrorKind::StoreAbsent => "away",
+            kind => kind.name(),
+        }
+    }
+
     fn sentence(self) -> &'static str {
         match self {
             ErrorKind::NotFound => "no such object",
@@ -121,6 +129,10 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// What to do about a mount that nobody serves any more.
+pub const DEAD_MOUNT: &str =
+    "what is mounted there has lost its server: mount it again (where the dead mount is in the way: umount -l)";
+
 /// An error's cause, as found at the bottom.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -131,7 +143,7 @@ pub struct Detail(pub String);
 
 /// What a store call failed with. `Display` includes the causes, on one line.
 #[derive(Debug, thiserror::Error)]
-#[error("{op} {key:?}: {kind}{}", causes(.code, .source))]
+#[error("{op} {key:?}{}: {kind}{}", of(.site), causes(.code, .source))]
 pub struct StoreError {
     pub op: Op,
     /// The key, or the store's place for `Open`, `Probe` and `List`.
@@ -140,6 +152,24 @@ pub struct StoreError {
     /// The store's own word for it (`AccessDenied`, `ENOSPC`), where it has one.
     pub code: Option<String>,
     pub source: Option<Source>,
+    /// Of a store with an address that is not in the key.
+    pub site: Option<Box<Site>>,
+}
+
+/// Where a failure was met, and what only that place knows to do about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Which store, for operators, without secrets; empty where it is not known.
+    pub place: String,
+    /// Goes before what kind and code alone say.
+    pub hint: Option<String>,
+}
+
+fn of(site: &Option<Box<Site>>) -> String {
+    match site {
+        Some(site) if !site.place.is_empty() => format!(" of {}", site.place),
+        _ => String::new(),
+    }
 }
 
 fn causes(code: &Option<String>, source: &Option<Source>) -> String {
@@ -164,7 +194,7 @@ fn causes(code: &Option<String>, source: &Option<Source>) -> String {
 
 impl StoreError {
     pub fn new(op: Op, key: &str, kind: ErrorKind) -> StoreError {
-        StoreError { op, key: key.to_owned(), kind, code: None, source: None }
+        StoreError { op, key: key.to_owned(), kind, code: None, source: None, site: None }
     }
 
     pub fn with(self, source: impl Into<Source>) -> StoreError {
@@ -179,8 +209,20 @@ impl StoreError {
         StoreError { code: Some(code.into()), ..self }
     }
 
+    /// With a hint of its own, which goes before the general one.
+    pub fn advise(self, hint: impl Into<String>) -> StoreError {
+        let place = self.site.as_ref().map(|site| site.place.clone()).unwrap_or_default();
+        StoreError { site: Some(Box::new(Site { place, hint: Some(hint.into()) })), ..self }
+    }
+
     /// What an operator can do; empty where there is nothing but to wait or to read the causes.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
+        let own = self.site.as_ref().and_then(|site| site.hint.as_deref());
+        own.unwrap_or_else(|| self.general_hint())
+    }
+
+    /// What kind and code alone say about it.
+    pub fn general_hint(&self) -> &'static str {
         let code = self.code.as_deref().unwrap_or("");
         match (self.kind, code) {
             (ErrorKind::Denied, "SignatureDoesNotMatch") => {
@@ -207,6 +249,9 @@ impl StoreError {
             (ErrorKind::StoreAbsent, super::local::AWAY) => {
                 "mount the disk or share it lies on; where the store was removed on purpose, --create makes it anew for a volume of another name"
             }
+            (ErrorKind::StoreAbsent, super::local::OTHER_STORE) => {
+                "mount the disk or share that the store lies on at this path; nothing was read from or written to the one that is there"
+            }
             (ErrorKind::StoreAbsent, _) => {
                 "create the bucket or directory, or mount it; check its name and the endpoint"
             }
@@ -228,6 +273,7 @@ impl StoreError {
             (ErrorKind::Unfenced, _) => {
                 "use a store with atomic conditional writes, or set single_writer = true if no other host will ever write here"
             }
+            (_, "ENOTCONN" | "ESTALE") => DEAD_MOUNT,
             (ErrorKind::Unknown | ErrorKind::Transient, _) => {
                 // Whether it is tried again is for the caller to say: a restore or a start in the foreground is not.
                 "check that the store is reachable"
@@ -259,7 +305,9 @@ pub fn from_errno(op: Op, key: &str, errno: rustix::io::Errno, changed: bool) ->
         Errno::NOSYS => (ErrorKind::Misconfigured, "ENOSYS"),
         Errno::INVAL => (ErrorKind::Misconfigured, "EINVAL"),
         Errno::FBIG => (ErrorKind::Misconfigured, "EFBIG"),
-        // EIO, ESTALE, EMFILE, ENOMEM, ETIMEDOUT and the rest: before the point of effect, so nothing was done.
+        Errno::NOTCONN => (ErrorKind::Transient, "ENOTCONN"),
+        Errno::STALE => (ErrorKind::Transient, "ESTALE"),
+        // EIO, EMFILE, ENOMEM, ETIMEDOUT and the rest: before the point of effect, so nothing was done.
         _ => (ErrorKind::Transient, ""),
     };
     let error = StoreError::new(op, key, kind).with(std::io::Error::from(errno));
@@ -280,6 +328,8 @@ mod tests {
             (Errno::ACCESS, ErrorKind::Denied),
             (Errno::NOTDIR, ErrorKind::Misconfigured),
             (Errno::IO, ErrorKind::Transient),
+            (Errno::NOTCONN, ErrorKind::Transient),
+            (Errno::STALE, ErrorKind::Transient),
         ] {
             let e = from_errno(Op::Create, "k", errno, false);
             assert_eq!(e.kind, kind);

@@ -250,6 +250,7 @@ impl Volume {
             store: self.config.store.to_string(),
             interval_ms: u64::try_from(self.now().interval.as_millis()).unwrap_or(u64::MAX),
             last_error: progress.last_error.clone(),
+            hint: progress.waiting.as_ref().and_then(|error| error.hint.clone()).or_else(|| progress.hint.clone()),
             failure,
             waiting: progress.waiting.as_ref().map(|error| error.message.clone()),
             ..VolumeStatus::default()

@@ -19,6 +19,7 @@ use crate::catalog::Catalog;
 use crate::error::AppError;
 use crate::guard::{self, GuardedVolume};
 use crate::status::Backend;
+use crate::units;
 
 /// Gap between two drains of a volume that waits.
 const DRAIN_GAP: Duration = Duration::from_secs(1);
@@ -48,8 +49,13 @@ pub(super) fn live(volume: &Volume, around: &Surroundings) -> Result<(), AppErro
 
 fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>) -> Result<(), AppError> {
     let mut backoff = Backoff::default();
+    let mut said = None;
     loop {
         let Err(obstacle) = once(volume, around, prepared, &mut backoff) else { return Ok(()) };
+        if volume.shared.progress().waiting.is_none() {
+            // It went on since.
+            said = None;
+        }
         let committed = has_committed(volume, around, prepared.as_ref());
         let circumstances = Circumstances { daemon: around.daemon, replaced: volume.config.replaced, committed };
         match way_on(&obstacle, circumstances) {
@@ -57,9 +63,13 @@ fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>
             WayOn::Again => {}
             WayOn::Wait => {
                 let pause = backoff.pause(&obstacle);
+                if said.as_ref().is_none_or(|said| !obstacle.is_like(said)) {
+                    tell(&volume.config.name, obstacle.error());
+                }
                 if wait(volume, around, &obstacle, pause, prepared.as_ref()) {
                     return Ok(());
                 }
+                said = Some(obstacle);
             }
         }
         if volume.shared.progress().stop {
@@ -87,7 +97,7 @@ fn once(
 ) -> Result<(), Obstacle> {
     may_be_protected(volume, around)?;
     let opened = open::open(&volume.config, &around.state_dir, &around.capture, prepared)?;
-    backoff.reset();
+    let waited = backoff.reset();
     *lock(&volume.facts) = Some(Facts {
         volume_id: hexadecimal(&opened.volume_id),
         backend: opened.backend,
@@ -98,8 +108,9 @@ fn once(
         meter: Arc::clone(&opened.meter),
         hub: opened.world.hub.as_ref().map(|(hub, _)| Arc::clone(hub)),
     });
-    if volume.shared.progress().waiting.is_some() {
-        tracing::info!(volume = volume.config.name, "what the volume waited for is there: it goes on");
+    if let Some(waited) = waited.filter(|_| volume.shared.progress().waiting.is_some()) {
+        let (volume, after) = (&volume.config.name, units::show_seconds(waited.as_secs_f64()));
+        tracing::info!(volume, after, "what the volume waited for is there: it goes on");
     }
     volume.shared.update(|progress| progress.waiting = None);
     let (shared, interval) = (Arc::clone(&volume.shared), volume.config.interval);
@@ -156,7 +167,13 @@ fn wait(
     }
 }
 
-/// Lets the status say what is waited for; the log too, when that is another thing than before.
+/// Lets the log say what is waited for.
+fn tell(name: &str, error: &AppError) {
+    let hint = error.hint.as_deref().unwrap_or_default();
+    tracing::warn!(volume = name, hint, "the volume waits, it is tried again by itself: {error}");
+}
+
+/// Lets the status say what is waited for.
 fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: Option<&Prepared>) {
     let error = obstacle.error();
     let mut facts = lock(&volume.facts);
@@ -178,17 +195,12 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     // Without it there would be no loss window to show, though changes wait.
     let baseline = prepared.filter(|prepared| matches!(prepared.catalog.note(open::BASELINE), Ok(Some(_))));
     let baseline = baseline.and_then(|prepared| prepared.catalog.head().ok().flatten()).map(|head| head.seq);
-    let before = volume.shared.progress().waiting.clone();
-    if before.as_ref() != Some(error) {
-        let (name, hint) = (&volume.config.name, error.hint.as_deref().unwrap_or_default());
-        tracing::warn!(volume = name, hint, "the volume waits, it is tried again by itself: {error}");
-    }
     volume.shared.update(|progress| {
         progress.phase = Phase::Waiting;
         progress.armed = armed;
         progress.baseline_seq = progress.baseline_seq.or(baseline);
         progress.waiting = Some(error.clone());
-        progress.last_error = None;
+        (progress.last_error, progress.hint) = (None, None);
     });
 }
 

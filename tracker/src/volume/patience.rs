@@ -12,6 +12,16 @@ pub(super) const HURRY: Duration = Duration::from_millis(5);
 const HURRY_MAX: Duration = Duration::from_secs(1);
 /// The same failure again is said once in this time.
 const REPEAT: Duration = Duration::from_secs(60);
+/// .. and that a store is away: whoever was told knows it, and is told when it is back.
+const REPEAT_AWAY: Duration = Duration::from_secs(3600);
+
+/// What failed, as far as the log depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failed<'a> {
+    /// The store did not answer, or refused: its `ErrorKind::trouble`. Texts differ from try to try, by key and by cause.
+    Store(&'static str),
+    Other(&'a str),
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Patience {
@@ -21,15 +31,22 @@ pub(super) struct Patience {
     said: Option<(String, Instant)>,
     /// Failures since then that were not said.
     unsaid: u64,
+    /// Since when the store has not been there.
+    away: Option<Instant>,
 }
 
 impl Patience {
-    /// A round has ended without a failure. `clean`: nothing was left over.
-    pub(super) fn ended(&mut self, clean: bool, awaited: bool) {
+    /// A round has ended without a failure. `clean`: nothing was left over. `answered`: the store was asked for something and
+    /// has given it. Some: it is back, after so long.
+    pub(super) fn ended(&mut self, clean: bool, awaited: bool, answered: bool, now: Instant) -> Option<Duration> {
         self.backoff = Duration::ZERO;
         self.fruitless = if clean || !awaited { 0 } else { self.fruitless.saturating_add(1) };
+        if self.away.is_some() && !answered {
+            return None;
+        }
         self.said = None;
         self.unsaid = 0;
+        self.away.take().map(|since| now - since)
     }
 
     /// The last round has failed.
@@ -38,9 +55,16 @@ impl Patience {
     }
 
     /// A round has failed. Some: it is to be said, with the number of times that it was not.
-    pub(super) fn failed(&mut self, what: &str, interval: Duration, now: Instant) -> Option<u64> {
+    pub(super) fn failed(&mut self, what: Failed<'_>, interval: Duration, now: Instant) -> Option<u64> {
         self.backoff = (self.backoff * 2).clamp(interval.min(BACKOFF_MAX), BACKOFF_MAX);
-        let known = self.said.as_ref().is_some_and(|(said, at)| said == what && now < *at + REPEAT);
+        let (what, repeat) = match what {
+            Failed::Store(trouble) => (trouble, REPEAT_AWAY),
+            Failed::Other(text) => (text, REPEAT),
+        };
+        if repeat == REPEAT_AWAY {
+            self.away.get_or_insert(now);
+        }
+        let known = self.said.as_ref().is_some_and(|(said, at)| said == what && now < *at + repeat);
         if known {
             self.unsaid += 1;
             return None;
@@ -87,17 +111,24 @@ mod tests {
         let start = Instant::now();
         let mut lines = 0;
         let failing = rounds(Duration::from_secs(60), ms(250), |patience, at| {
-            lines += u32::from(patience.failed("the store is away", ms(250), start + at).is_some());
+            lines += u32::from(patience.failed(Failed::Other("the catalog fails"), ms(250), start + at).is_some());
         });
         assert!(failing <= 12, "{failing} tries in a minute");
         assert_eq!(lines, 1, "the same failure is said once a minute");
+        lines = 0;
+        rounds(Duration::from_secs(3599), ms(250), |patience, at| {
+            lines += u32::from(patience.failed(Failed::Store("away"), ms(250), start + at).is_some());
+        });
+        assert_eq!(lines, 1, "a store that is away is said once an hour");
         for interval in [ms(10), ms(250), Duration::from_secs(3600)] {
-            let unread = rounds(Duration::from_secs(60), interval, |patience, _| patience.ended(false, true));
+            let unread = rounds(Duration::from_secs(60), interval, |patience, at| {
+                patience.ended(false, true, true, start + at);
+            });
             assert!(unread <= 6010 && (interval < ms(250) || unread <= 260), "{interval:?}: {unread} rounds");
         }
         // What can be had is had at once.
         let mut patience = Patience::default();
-        patience.ended(true, true);
+        patience.ended(true, true, true, start);
         assert_eq!(patience.gap(ms(250), true), HURRY);
         assert_eq!(patience.gap(ms(250), false), ms(250));
         assert_eq!(patience.gap(Duration::from_secs(3600), false), Duration::from_secs(3600));
@@ -106,17 +137,33 @@ mod tests {
     #[test]
     fn another_failure_is_said_and_how_often_the_last_one_was_not() {
         let (mut patience, now) = (Patience::default(), Instant::now());
-        assert_eq!(patience.failed("a", ms(10), now), Some(0));
-        assert_eq!(patience.failed("a", ms(10), now), None);
-        assert_eq!(patience.failed("a", ms(10), now + ms(59_999)), None);
-        assert_eq!(patience.failed("a", ms(10), now + REPEAT), Some(2));
-        assert_eq!(patience.failed("b", ms(10), now + REPEAT), Some(0));
-        patience.ended(true, false);
-        assert_eq!(patience.failed("b", ms(10), now + REPEAT), Some(0), "a new failure");
+        let failed = |patience: &mut Patience, what, at| patience.failed(Failed::Other(what), ms(10), at);
+        assert_eq!(failed(&mut patience, "a", now), Some(0));
+        assert_eq!(failed(&mut patience, "a", now), None);
+        assert_eq!(failed(&mut patience, "a", now + ms(59_999)), None);
+        assert_eq!(failed(&mut patience, "a", now + REPEAT), Some(2));
+        assert_eq!(failed(&mut patience, "b", now + REPEAT), Some(0));
+        patience.ended(true, false, false, now);
+        assert_eq!(failed(&mut patience, "b", now + REPEAT), Some(0), "a new failure");
         assert_eq!(patience.gap(ms(10), true), ms(10));
         for _ in 0..40 {
-            patience.failed("b", Duration::from_secs(3600), now);
+            patience.failed(Failed::Other("b"), Duration::from_secs(3600), now);
         }
         assert_eq!(patience.gap(ms(10), true), BACKOFF_MAX);
+    }
+    #[test]
+    fn a_store_that_is_back_is_said_with_how_long_it_was_away() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        let seconds = Duration::from_secs;
+        let failed = |patience: &mut Patience, trouble, at| patience.failed(Failed::Store(trouble), ms(10), now + at);
+        assert_eq!(patience.ended(true, false, true, now), None, "it was never away");
+        assert_eq!(failed(&mut patience, "away", seconds(1)), Some(0));
+        // A round that had nothing to ask of the store knows nothing of it.
+        assert_eq!(patience.ended(true, false, false, now + seconds(2)), None);
+        assert_eq!(failed(&mut patience, "away", seconds(3)), None);
+        assert_eq!(failed(&mut patience, "denied", seconds(4)), Some(1), "it is there, and refuses");
+        assert_eq!(patience.ended(true, false, true, now + seconds(9)), Some(seconds(8)));
+        assert_eq!(patience.ended(true, false, true, now + seconds(10)), None);
+        assert_eq!(failed(&mut patience, "away", seconds(11)), Some(0));
     }
 }

@@ -44,6 +44,8 @@ pub struct Progress {
     pub totals: Totals,
     pub left_over: Vec<String>,
     pub last_error: Option<String>,
+    /// What an operator can do about it.
+    pub hint: Option<String>,
     pub fenced_at: Option<u64>,
     /// The store lacks what this host has committed: why, and in which flush that was found last.
     pub lost: Option<(String, u64)>,
@@ -211,7 +213,7 @@ impl Shared {
         self.update(|progress| {
             progress.phase = Phase::Starting;
             progress.fenced_at = None;
-            progress.last_error = None;
+            (progress.last_error, progress.hint) = (None, None);
         });
     }
 

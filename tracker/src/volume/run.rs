@@ -18,7 +18,7 @@ use super::era;
 use super::mass_delete::{self, Guard, Held};
 use super::open::Opened;
 use super::pace::Pace;
-use super::patience::{HURRY, Patience};
+use super::patience::{Failed, HURRY, Patience};
 use super::pending::now_ns;
 use super::presence;
 use super::progress::{Phase, Progress, Shared};
@@ -26,6 +26,7 @@ use super::unread::Unread;
 use super::ways_on::Obstacle;
 use super::world::WorldError;
 use super::write_back::WriteBack;
+use crate::units;
 
 /// The thread's own part.
 pub struct Runner {
@@ -94,28 +95,14 @@ impl Runner {
             }
             let last = self.shared.progress().stop;
             self.opened.check_source()?;
+            let asked = self.opened.meter.requests();
             match self.round() {
-                Ok(true) => {
-                    let (clean, awaited) = self.shared.progress().was_clean();
-                    patience.ended(clean, awaited);
-                    self.shared.update(|progress| (progress.last_error, progress.lost) = (None, None));
-                }
+                Ok(true) => self.succeeded(&mut patience, self.opened.meter.requests() > asked),
                 Ok(false) => return Ok(()),
                 Err(error) => {
                     // The source may be what is wrong.
                     self.opened.check_source()?;
-                    let message = error.to_string();
-                    if let Some(unsaid) = patience.failed(&message, self.interval, Instant::now()) {
-                        let volume = &self.opened.name;
-                        tracing::warn!(%volume, error = message, unsaid, "flush failed, will be tried again");
-                    }
-                    let lost = matches!(error, WorldError::Lost { .. });
-                    self.shared.update(|progress| {
-                        progress.lost = lost.then(|| (message.clone(), progress.begun));
-                        progress.last_error = Some(message);
-                    });
-                    // What was taken is in the catalog still, and in memory again.
-                    self.opened.world.pending.give_back_taken();
+                    self.failed(&mut patience, &error);
                 }
             }
             if last && (self.is_over(!patience.is_failing(), &mut last_tries)) {
@@ -125,6 +112,48 @@ impl Runner {
                 self.pause(started, &patience);
             }
         }
+    }
+
+    /// A round has ended. `asked`: it took the store.
+    fn succeeded(&self, patience: &mut Patience, asked: bool) {
+        let (clean, awaited, unsettled) = {
+            let progress = self.shared.progress();
+            let (clean, awaited) = progress.was_clean();
+            (clean, awaited, progress.unsettled)
+        };
+        if let Some(away) = patience.ended(clean, awaited, asked && !unsettled, Instant::now()) {
+            let volume = &self.opened.name;
+            tracing::info!(%volume, after = units::show_seconds(away.as_secs_f64()), "the store is back");
+        }
+        self.shared.update(|progress| (progress.last_error, progress.hint, progress.lost) = (None, None, None));
+    }
+
+    /// A round has failed, and is made again.
+    fn failed(&self, patience: &mut Patience, error: &WorldError) {
+        let message = error.to_string();
+        let (what, hint) = match error {
+            WorldError::Store(error) => (Failed::Store(error.kind.trouble()), error.hint().to_owned()),
+            _ => (Failed::Other(&message), String::new()),
+        };
+        if let Some(unsaid) = patience.failed(what, self.interval, Instant::now()) {
+            let volume = &self.opened.name;
+            match what {
+                Failed::Store(_) => {
+                    tracing::warn!(%volume, hint, unsaid, "the store is away, it is tried again by itself: {message}");
+                }
+                Failed::Other(_) => {
+                    tracing::warn!(%volume, error = message, unsaid, "flush failed, will be tried again");
+                }
+            }
+        }
+        let lost = matches!(error, WorldError::Lost { .. });
+        self.shared.update(|progress| {
+            progress.lost = lost.then(|| (message.clone(), progress.begun));
+            progress.last_error = Some(message);
+            progress.hint = (!hint.is_empty()).then_some(hint);
+        });
+        // What was taken is in the catalog still, and in memory again.
+        self.opened.world.pending.give_back_taken();
     }
 
     /// After a round that began when a stop was asked for: whether it was the last one. What failed is tried again while there

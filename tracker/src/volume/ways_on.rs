@@ -2,7 +2,7 @@
 //!
 //! The table of `docs/operation.md` is this file's: `way_on` is all of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::world::WorldError;
 use crate::config::{Replaced, VolumeConfig};
@@ -50,6 +50,14 @@ impl Obstacle {
             | Obstacle::SourceChanged(error)
             | Obstacle::Store(_, error)
             | Obstacle::Final(error) => error,
+        }
+    }
+
+    /// Whether it is the same thing to an operator: the texts of a store differ from try to try, by key and by cause.
+    pub fn is_like(&self, other: &Obstacle) -> bool {
+        match (self, other) {
+            (Obstacle::Store(one, _), Obstacle::Store(two, _)) => one.trouble() == two.trouble(),
+            _ => self == other,
         }
     }
 
@@ -117,6 +125,8 @@ pub fn way_on(obstacle: &Obstacle, circumstances: Circumstances) -> WayOn {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Backoff {
     next: Option<Duration>,
+    /// Of the first pause.
+    began: Option<Instant>,
 }
 
 impl Backoff {
@@ -128,11 +138,14 @@ impl Backoff {
         };
         let pause = self.next.unwrap_or(first).clamp(first, longest);
         self.next = Some(pause * 2);
+        self.began.get_or_insert_with(Instant::now);
         pause
     }
 
-    pub fn reset(&mut self) {
+    /// What was waited for is there; for how long it was waited for, if it was.
+    pub fn reset(&mut self) -> Option<Duration> {
         self.next = None;
+        self.began.take().map(|began| began.elapsed())
     }
 }
 
@@ -226,12 +239,16 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_and_begin_anew() {
         let store = Obstacle::Store(ErrorKind::Transient, error());
+        let text = |text| Obstacle::Store(ErrorKind::Unknown, AppError::new(ExitCode::Error, text));
+        assert!(store.is_like(&text("another key")) && text("1").is_like(&text("2")));
+        assert!(!store.is_like(&Obstacle::Store(ErrorKind::Denied, error())), "it is there, and refuses");
         let mut backoff = Backoff::default();
         let pauses: Vec<u64> = (0..7).map(|_| backoff.pause(&store).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
         let source = Obstacle::SourceAway(error());
         assert_eq!(backoff.pause(&source), Duration::from_secs(5), "it is looked for more often");
-        backoff.reset();
+        assert!(backoff.reset().is_some());
+        assert!(backoff.reset().is_none(), "nothing was waited for since");
         assert_eq!(backoff.pause(&source), Duration::from_millis(250));
     }
 }

@@ -2,32 +2,33 @@
 //!
 //! One object is one file. It is written beside its place under a temporary name, checked, made durable, and then gets
 //! its name by `link(2)`, which fails when the name is taken: that is the exclusive step. All paths are resolved
-//! beneath the directory opened at the start, so a symbolic link cannot lead out of it, and a directory that was
-//! unmounted or replaced meanwhile is noticed instead of being taken for an empty store.
+//! beneath an open directory, so a symbolic link cannot lead out of it. A directory that was unmounted or replaced meanwhile
+//! is noticed before each call, and another one is only taken when it is known to be the same store (`root`).
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::from_errno;
 use super::mem::{check_size, range_end};
 use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError, key};
 
+mod root;
 mod walk;
 
-/// Folders whose entries up to the root are known to be durable; beyond it the set starts over (it only saves fsyncs).
-const DURABLE_FOLDERS: usize = 4096;
+use root::{Marks, Root};
 
 /// The code of an error for a store that was used before and is absent or empty now.
 pub const AWAY: &str = "Away";
+/// The code of an error for a path at which another store was found than the one that was opened.
+pub const OTHER_STORE: &str = "OtherStore";
 /// The code of an error for a store below a directory that is not there.
 pub const NO_PARENT: &str = "NoParent";
 
@@ -46,8 +47,9 @@ pub enum Make {
 #[derive(Debug)]
 pub struct Local {
     path: PathBuf,
-    root: OwnedFd,
-    durable: Mutex<HashSet<String>>,
+    /// `None` once its path led elsewhere: held open, a file system that was unmounted could not be let go of.
+    root: RwLock<Option<Arc<Root>>>,
+    marks: Marks,
 }
 
 impl Local {
@@ -72,90 +74,72 @@ impl Local {
             }
             Make::Last | Make::Parents => make_folders(&path).map_err(fail)?,
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&path, flags, Mode::empty()).map_err(fail)?;
-        let local = Local { path, root, durable: Mutex::default() };
-        walk::sweep_temps(&local.root);
-        Ok(local)
+        let root = Root::open(&path).map_err(fail)?;
+        walk::sweep_temps(root.fd());
+        Ok(Local { path, root: RwLock::new(Some(Arc::new(root))), marks: Marks::default() })
     }
 
-    /// Opens something beneath the root. `EAGAIN` says that a rename elsewhere disturbed the resolution.
-    fn beneath(&self, key: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let mut tries = 0;
-        loop {
-            match rustix::fs::openat2(&self.root, key, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-                Err(Errno::AGAIN) if tries < 100 => tries += 1,
-                done => return done,
+    /// The store's directory, as its path leads to it now.
+    ///
+    /// # Errors
+    /// Where it leads to nothing, or to what is not known to be this store: nothing is read or made there.
+    fn root(&self, op: Op, key: &str) -> Result<Arc<Root>, StoreError> {
+        let held = self.root.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(held) = held {
+            if held.is_at(&self.path) {
+                return Ok(held);
+            }
+            if self.marks.are_known() {
+                *self.root.write().unwrap_or_else(PoisonError::into_inner) = None;
             }
         }
+        let shown = self.path.to_string_lossy();
+        let away = |text: &str| StoreError::new(Op::Open, &shown, ErrorKind::StoreAbsent).code(AWAY).detail(text);
+        let found = Root::open(&self.path).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR => away("the directory is gone"),
+            errno => from_errno(op, key, errno, false),
+        })?;
+        let verdict = self.marks.compare(&found).map_err(|errno| from_errno(op, key, errno, false))?;
+        match verdict {
+            root::Verdict::Same => {}
+            root::Verdict::Unmarked => return Err(away("another directory is at its path")),
+            root::Verdict::Lacks(key) => {
+                return Err(away(&format!("the directory that is at its path now has no {key:?}")));
+            }
+            root::Verdict::Other(key) => {
+                let error = StoreError::new(Op::Open, &shown, ErrorKind::StoreAbsent).code(OTHER_STORE);
+                return Err(error.detail(format!("{key:?} is another one there than when the store was opened")));
+            }
+        }
+        tracing::debug!(store = %shown, "the directory was mounted anew and is the same store");
+        let found = Arc::new(found);
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
+        Ok(found)
     }
 
     /// `errno` as an error of this store: an entry that is not there may mean that the store is not there.
-    fn error(&self, op: Op, key: &str, errno: Errno) -> StoreError {
-        if matches!(errno, Errno::NOENT | Errno::STALE) && !self.is_present() {
+    fn error(&self, root: &Root, op: Op, key: &str, errno: Errno) -> StoreError {
+        root.note(errno);
+        if errno == Errno::NOENT && !root.is_at(&self.path) {
             return StoreError::new(Op::Open, &self.path.to_string_lossy(), ErrorKind::StoreAbsent)
+                .code(AWAY)
                 .detail("the directory is gone, or another one is mounted in its place");
         }
         from_errno(op, key, errno, false)
     }
 
-    /// Whether the path still leads to the directory that was opened.
-    fn is_present(&self) -> bool {
-        match (rustix::fs::fstat(&self.root), rustix::fs::stat(&self.path)) {
-            (Ok(held), Ok(found)) => (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino),
-            _ => false,
-        }
-    }
-
     /// Opens the object's file. A folder of that name is no object.
     fn object(&self, op: Op, key: &str) -> Result<(File, u64), StoreError> {
         key::check(op, key)?;
-        // Without NONBLOCK a fifo put there by somebody would block the open.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = self.beneath(key, flags).map_err(|e| self.error(op, key, e))?;
-        let stat = rustix::fs::fstat(&file).map_err(|e| self.error(op, key, e))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok((File::from(file), stat.st_size as u64)),
-            FileType::Directory => Err(self.error(op, key, Errno::NOENT)),
-            _ => Err(StoreError::new(op, key, ErrorKind::Misconfigured).detail("not a regular file")),
-        }
-    }
-
-    /// Opens the folder of an object, makes it when it is absent, and makes sure that its own entries up to the root
-    /// are durable: the fsync of a folder says nothing about the folder's own name.
-    fn folder(&self, folder: &str) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        if folder.is_empty() {
-            return self.beneath(".", flags);
-        }
-        if self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder) {
-            match self.beneath(folder, flags) {
-                Err(Errno::NOENT) => {}
-                done => return done,
+        let root = self.root(op, key)?;
+        match root.object(key) {
+            Ok(root::Object::File(file, bytes)) => Ok((file, bytes)),
+            Ok(root::Object::Folder) => Err(self.error(&root, op, key, Errno::NOENT)),
+            Ok(root::Object::Other) => {
+                Err(StoreError::new(op, key, ErrorKind::Misconfigured).detail("not a regular file"))
             }
+            Err(errno) => Err(self.error(&root, op, key, errno)),
         }
-        let mut parent = self.beneath(".", flags)?;
-        let mut upto = String::new();
-        for name in folder.split('/') {
-            match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(e),
-            }
-            // Also when it was there: whoever made it may not have come to this line.
-            rustix::fs::fsync(&parent)?;
-            if !upto.is_empty() {
-                upto.push('/');
-            }
-            upto.push_str(name);
-            parent = self.beneath(&upto, flags)?;
-        }
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        if durable.len() >= DURABLE_FOLDERS {
-            durable.clear();
-        }
-        durable.insert(folder.to_owned());
-        Ok(parent)
     }
 }
 
@@ -233,11 +217,12 @@ impl Store for Local {
         check_size(OP, key, bytes.len() as u64)?;
         let (folder, name) = split(key);
         // Nothing has happened before the link, so an entry that vanished under our hands is worth another try.
-        let early = |e| match self.error(OP, key, e) {
+        let root = self.root(OP, key)?;
+        let early = |e| match self.error(&root, OP, key, e) {
             e if e.kind == ErrorKind::NotFound => StoreError { kind: ErrorKind::Transient, ..e },
             e => e,
         };
-        let folder = self.folder(folder).map_err(early)?;
+        let folder = root.folder(folder).map_err(early)?;
         let mut temp = Temp::new(&folder, name).map_err(early)?;
         temp.fill(&bytes).map_err(early)?;
         let made = match rustix::fs::linkat(&folder, &temp.name, &folder, name, AtFlags::empty()) {
@@ -266,7 +251,13 @@ impl Store for Local {
         drop(temp);
         // From here on the object is visible; its name is not durable yet. The same holds for one that was found: its
         // maker may have died before this step, and the caller may recognise it as its own and rely on it.
-        rustix::fs::fsync(&folder).map_err(|e| from_errno(OP, key, e, true))?;
+        rustix::fs::fsync(&folder).map_err(|e| {
+            root.note(e);
+            from_errno(OP, key, e, true)
+        })?;
+        if made == Created::Yes {
+            self.marks.note(key, &bytes);
+        }
         Ok(made)
     }
 
@@ -281,6 +272,7 @@ impl Store for Local {
             return Err(StoreError::new(Op::Get, key, ErrorKind::Corrupt)
                 .detail(format!("{} bytes read of an object of {size}", bytes.len())));
         }
+        self.marks.note(key, &bytes);
         Ok(bytes)
     }
 
@@ -314,10 +306,11 @@ impl Store for Local {
         key::check(OP, key)?;
         let (folder, name) = split(key);
         let folder = if folder.is_empty() { "." } else { folder };
-        let folder = match self.beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY) {
+        let root = self.root(OP, key)?;
+        let folder = match root.beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(folder) => folder,
             Err(e) => {
-                return match self.error(OP, key, e) {
+                return match self.error(&root, OP, key, e) {
                     e if e.kind == ErrorKind::NotFound => Ok(()),
                     e => Err(e),
                 };
@@ -326,17 +319,15 @@ impl Store for Local {
         match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
             Ok(()) => rustix::fs::fsync(&folder).map_err(|e| from_errno(OP, key, e, true)),
             // A folder of that name is no object.
-            Err(Errno::NOENT | Errno::ISDIR) if self.is_present() => Ok(()),
-            Err(e) => Err(self.error(OP, key, e)),
+            Err(Errno::NOENT | Errno::ISDIR) if root.is_at(&self.path) => Ok(()),
+            Err(e) => Err(self.error(&root, OP, key, e)),
         }
     }
 
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
         key::check_prefix(Op::List, prefix)?;
-        if !self.is_present() {
-            return Err(self.error(Op::List, prefix, Errno::NOENT));
-        }
-        walk::page(self.root.as_fd(), prefix, after).map_err(|e| self.error(Op::List, prefix, e))
+        let root = self.root(Op::List, prefix)?;
+        walk::page(root.fd(), prefix, after).map_err(|e| self.error(&root, Op::List, prefix, e))
     }
 
     fn describe(&self) -> String {

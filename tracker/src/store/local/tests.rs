@@ -92,6 +92,76 @@ fn a_store_that_went_away_is_not_an_empty_store() {
     assert_eq!(kind(Local::open(&dir.path().join("none"), Make::Nothing)), ErrorKind::StoreAbsent);
 }
 
+/// What a share looks like that was unmounted and mounted again: another directory with the same objects.
+#[test]
+fn the_same_store_at_another_inode_is_gone_on_with_and_nothing_else_is() {
+    let parent = tempfile::tempdir().unwrap();
+    let at = |name: &str| parent.path().join(name);
+    let put = |dir: &Path, format: &[u8]| {
+        std::fs::create_dir_all(dir.join("v")).unwrap();
+        std::fs::write(dir.join("v/format"), format).unwrap();
+    };
+    let code = |error: StoreError| (error.kind, error.code);
+    std::fs::create_dir(at("store")).unwrap();
+    let local = Local::open(&at("store"), Make::Nothing).unwrap();
+    // Nothing is known of it yet, so that any other directory may be another store.
+    std::fs::rename(at("store"), at("aside")).unwrap();
+    put(&at("store"), b"volume 1");
+    assert_eq!(code(local.get("v/format").unwrap_err()), (ErrorKind::StoreAbsent, Some(AWAY.into())));
+    std::fs::remove_dir_all(at("store")).unwrap();
+    std::fs::rename(at("aside"), at("store")).unwrap();
+    local.create("v/format", Bytes::from_static(b"volume 1")).unwrap();
+
+    std::fs::rename(at("store"), at("aside")).unwrap();
+    let every = |local: &Local| {
+        [
+            local.create("v/k", Bytes::from_static(b"1")).unwrap_err(),
+            local.get("v/format").unwrap_err(),
+            local.exists("v/format").unwrap_err(),
+            local.delete("v/format").unwrap_err(),
+            local.list("", None).unwrap_err(),
+        ]
+    };
+    for error in every(&local) {
+        assert_eq!(code(error), (ErrorKind::StoreAbsent, Some(AWAY.into())));
+    }
+    assert!(!at("store").exists(), "nothing was made");
+    std::fs::create_dir_all(at("store/lost+found")).unwrap();
+    for error in every(&local) {
+        assert!(error.hint().contains("mount"), "{}", error.hint());
+        assert_eq!(code(error), (ErrorKind::StoreAbsent, Some(AWAY.into())));
+    }
+    assert_eq!(files(&at("store")), ["lost+found"], "nothing was made below the mount point");
+    put(&at("store"), b"volume 2");
+    for error in every(&local) {
+        assert!(error.hint().contains("mount"), "{}", error.hint());
+        assert_eq!(code(error), (ErrorKind::StoreAbsent, Some(OTHER_STORE.into())));
+    }
+    assert_eq!(files(&at("store/v")), ["format"], "nothing was made in another store");
+    put(&at("store"), b"volume 1");
+    assert_eq!(local.create("v/k", Bytes::from_static(b"1")).unwrap(), Created::Yes);
+    assert_eq!(files(&at("store/v")), ["format", "k"]);
+    assert_eq!(files(&at("aside/v")), ["format"], "the directory that was opened first is let go of");
+    std::fs::remove_dir_all(at("store")).unwrap();
+    std::fs::rename(at("aside"), at("store")).unwrap();
+    assert!(!local.exists("v/k").unwrap(), "and it can come back");
+}
+
+/// A dead mount goes on giving the attributes that were cached: then the path alone tells nothing.
+#[test]
+fn a_directory_that_was_said_to_be_dead_is_opened_anew() {
+    let (dir, local) = store();
+    local.create("v/format", Bytes::from_static(b"1")).unwrap();
+    let before = local.root(Op::Get, "k").unwrap();
+    assert!(Arc::ptr_eq(&before, &local.root(Op::Get, "k").unwrap()));
+    for errno in [Errno::NOTCONN, Errno::STALE] {
+        let before = local.root(Op::Get, "k").unwrap();
+        assert_eq!(local.error(&before, Op::Get, "k", errno).kind, ErrorKind::Transient);
+        let after = local.root(Op::Get, "k").unwrap();
+        assert!(!Arc::ptr_eq(&before, &after) && after.is_at(dir.path()));
+    }
+}
+
 #[test]
 fn a_folder_removed_behind_our_back_is_made_again() {
     let (dir, local) = store();

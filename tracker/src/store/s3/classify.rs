@@ -20,7 +20,7 @@ pub(super) fn classify<E>(op: Op, key: &str, error: SdkError<E, HttpResponse>) -
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    let code = match &error {
+    let mut code = match &error {
         SdkError::ServiceError(e) => e.err().code().unwrap_or("").to_owned(),
         _ => String::new(),
     };
@@ -32,18 +32,65 @@ where
             if text.contains("credentials") || text.contains("identity") {
                 return StoreError::new(op, key, ErrorKind::Denied).code("NoCredentials").with(error);
             }
+            code = no_answer(&text).to_owned();
             if never_sent(&text) { ErrorKind::Transient } else { ErrorKind::Unknown }
         }
-        SdkError::ServiceError(_) | SdkError::ResponseError(_) => kind_of(op, status(&error).unwrap_or(0), &code),
+        SdkError::ServiceError(_) | SdkError::ResponseError(_) => {
+            let status = status(&error).unwrap_or(0);
+            if code.is_empty() && error.raw_response().is_some_and(asks_for_tls) {
+                code = "NeedsTls".to_owned();
+            } else if status == 407 {
+                code = "Proxy".to_owned();
+            }
+            kind_of(op, status, &code)
+        }
         _ => ErrorKind::Unknown,
     };
+    let region = error.raw_response().and_then(|answer| answer.headers().get("x-amz-bucket-region")).map(str::to_owned);
     let shown = match (code.is_empty(), status(&error)) {
         (false, _) => code,
         (true, Some(status)) => format!("HTTP {status}"),
         (true, None) => String::new(),
     };
-    let out = StoreError::new(op, key, kind).with(error);
+    let mut out = StoreError::new(op, key, kind).with(error);
+    if let (ErrorKind::Misconfigured, Some(region)) = (kind, region) {
+        out = out.advise(format!("the bucket is in the region {region}: set AWS_REGION to it"));
+    }
     if shown.is_empty() { out } else { out.code(shown) }
+}
+
+/// Whether a server says that it was spoken to without TLS: in words (those of Go and nginx), or by sending there.
+fn asks_for_tls(answer: &HttpResponse) -> bool {
+    let says =
+        |word: &[u8]| answer.body().bytes().is_some_and(|body| body.windows(word.len()).any(|part| part == word));
+    let status = answer.status().as_u16();
+    let sent_on = || answer.headers().get("location").is_some_and(|to| to.starts_with("https://"));
+    (status == 400 && says(b"HTTPS")) || (matches!(status, 301 | 302 | 307 | 308) && sent_on())
+}
+
+/// The word for a request that got no answer, from the texts of its causes (`site` has the hints). As with `never_sent` the
+/// client has no public types for these; `tests/tests/store_s3_errors.rs` meets each of them.
+fn no_answer(text: &str) -> &'static str {
+    const SIGNS: [(&str, &str); 16] = [
+        // Before what the tunnel itself failed with.
+        ("failed to lookup address", "NameNotFound"),
+        ("dns error", "NameNotFound"),
+        ("Connection refused", "ConnectionRefused"),
+        ("tunnel error", "Proxy"),
+        ("InvalidContentType", "NotTls"),
+        ("UnknownIssuer", "UnknownIssuer"),
+        ("CaUsedAsEndEntity", "UnknownIssuer"),
+        ("not valid for name", "WrongName"),
+        ("NotValidForName", "WrongName"),
+        ("certificate expired", "WrongTime"),
+        ("certificate not valid yet", "WrongTime"),
+        ("invalid peer certificate", "Certificate"),
+        ("HTTP connect timeout", "ConnectTimeout"),
+        ("unreachable", "Unreachable"),
+        ("No route to host", "Unreachable"),
+        ("invalid HTTP version", "NotHttp"),
+    ];
+    SIGNS.iter().find(|(sign, _)| text.contains(sign)).map_or("", |(_, code)| code)
 }
 
 /// The class of an answer, by its code first and its status second.

@@ -24,8 +24,15 @@ use super::{Created, Entry, ErrorKind, MAX_OBJECT_BYTES, Op, Page, Properties, S
 
 mod classify;
 mod connect;
+mod credentials;
+mod http;
+mod site;
+mod trust;
 
 use classify::{classify, incomplete};
+use connect::Connected;
+use credentials::Keys;
+use site::Place;
 
 /// Waits between attempts: doubled from the first to the last, and shortened by up to a half at random.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -41,7 +48,8 @@ pub struct S3 {
     bucket: String,
     /// Empty, or without a slash at either end.
     prefix: String,
-    endpoint: Option<String>,
+    place: Place,
+    keys: Option<Keys>,
     attempts: u32,
     timeout: Duration,
 }
@@ -53,20 +61,23 @@ impl S3 {
     /// # Errors
     /// `Denied` without credentials, `Misconfigured` without a region.
     pub fn open(bucket: &str, prefix: &str, options: &StoreOptions) -> Result<S3, StoreError> {
-        let place = format!("s3://{bucket}/{prefix}");
+        let prefix = prefix.trim_matches('/');
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        let url = format!("s3://{bucket}{slash}{prefix}");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("store-s3")
             .enable_all()
             .build()
-            .map_err(|e| StoreError::new(Op::Open, &place, ErrorKind::Transient).with(e))?;
-        let (client, endpoint) = runtime.block_on(connect::client(&place, options))?;
+            .map_err(|e| StoreError::new(Op::Open, &url, ErrorKind::Transient).with(e))?;
+        let Connected { client, place, keys } = runtime.block_on(connect::connect(&url, options))?;
         Ok(S3 {
             client,
             runtime: Some(runtime),
             bucket: bucket.to_owned(),
-            prefix: prefix.trim_matches('/').to_owned(),
-            endpoint,
+            prefix: prefix.to_owned(),
+            place,
+            keys,
             attempts: options.attempts.max(1),
             timeout: options.timeout,
         })
@@ -95,16 +106,27 @@ impl S3 {
         let Some(runtime) = &self.runtime else {
             return Err(StoreError::new(op, key, ErrorKind::Transient).detail("the client is shut down"));
         };
-        runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             let mut wait = FIRST_WAIT;
             let mut left = self.attempts;
+            let mut renewed = false;
             loop {
+                let version = match &self.keys {
+                    Some(keys) => keys.version().await,
+                    None => 0,
+                };
                 left -= 1;
                 let outcome = match timeout(self.patience(bytes), attempt()).await {
                     Ok(outcome) => outcome,
                     Err(_) => Err(StoreError::new(op, key, ErrorKind::Unknown).code("Timeout")),
                 };
                 match outcome {
+                    // Nothing was done. Keys that were rotated are had from their file; once, since the next ones are no better.
+                    Err(e) if !renewed && is_refused(&e) && self.renew(version).await => {
+                        tracing::debug!(error = %e, "refused, and tried again with other credentials");
+                        renewed = true;
+                        left += 1;
+                    }
                     Err(e) if left > 0 && is_retried(&e) => {
                         tracing::debug!(error = %e, left, "attempt failed");
                         tokio::time::sleep(jittered(wait)).await;
@@ -117,7 +139,15 @@ impl S3 {
                     done => return done,
                 }
             }
-        })
+        });
+        outcome.map_err(|e| self.place.tell(e))
+    }
+
+    async fn renew(&self, version: u64) -> bool {
+        match &self.keys {
+            Some(keys) => keys.renew(version).await,
+            None => false,
+        }
     }
 
     /// Downloads an object or a range of it; `len` of a range is checked against the answer.
@@ -172,6 +202,11 @@ fn is_retried(e: &StoreError) -> bool {
         ErrorKind::Corrupt => e.code.as_deref() == Some(classify::BAD_BODY),
         _ => false,
     }
+}
+
+/// The server did not take the credentials; what it says of keys that it no longer knows differs from server to server.
+fn is_refused(e: &StoreError) -> bool {
+    e.kind == ErrorKind::Denied && e.code.as_deref() != Some("NoCredentials")
 }
 
 fn jittered(wait: Duration) -> Duration {
@@ -286,9 +321,7 @@ impl Store for S3 {
     }
 
     fn describe(&self) -> String {
-        let at = self.endpoint.as_deref().map(|e| format!(" at {e}")).unwrap_or_default();
-        let slash = if self.prefix.is_empty() { "" } else { "/" };
-        format!("s3://{}{slash}{}{at}", self.bucket, self.prefix)
+        self.place.name()
     }
 
     fn properties(&self) -> Properties {

@@ -58,7 +58,7 @@ pub struct Mount {
     root: PathBuf,
     /// Directory whose inodes the kernel's events name: differs from `root` on an overlay.
     real: PathBuf,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Mount {
@@ -86,13 +86,28 @@ impl Mount {
         Self::make(kind, &std::env::temp_dir(), fill)
     }
 
-    fn make(kind: Kind, parent: &Path, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<Self, String> {
+    /// ext4 that knows projects, which its defaults do not.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn ext4_with_projects() -> Result<Self, String> {
+        let mut mount = Self::empty(Kind::Ext4, &std::env::temp_dir())?;
+        let base = mount.directory.path().to_owned();
+        mount.image(&base, "mkfs.ext4", &["-q", "-F", "-O", "project,quota"], &base.join("m"))?;
+        Ok(mount)
+    }
+
+    fn empty(kind: Kind, parent: &Path) -> Result<Self, String> {
         let directory = tempfile::tempdir_in(parent).map_err(|error| error.to_string())?;
-        let base = directory.path().to_owned();
-        let point = base.join("m");
+        let point = directory.path().join("m");
         std::fs::create_dir(&point).map_err(|error| error.to_string())?;
-        let mut mount =
-            Self { kind, mounted: Vec::new(), root: point.clone(), real: point.clone(), _directory: directory };
+        Ok(Self { kind, mounted: Vec::new(), root: point.clone(), real: point, directory })
+    }
+
+    fn make(kind: Kind, parent: &Path, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<Self, String> {
+        let mut mount = Self::empty(kind, parent)?;
+        let base = mount.directory.path().to_owned();
+        let point = base.join("m");
         match kind {
             Kind::Tmpfs => mount.mount(&["-t", "tmpfs", "-o", "size=200m", "tmpfs"], &point)?,
             Kind::Ext4 => mount.image(&base, "mkfs.ext4", &["-q", "-F"], &point)?,

@@ -2,7 +2,8 @@
 //! a mistake with it; other crates' tests take it in by `#[path]`.
 //!
 //! Compared: names (as bytes), kinds, content (streamed), holes, modes, owners, extended attributes (POSIX ACLs are
-//! among them), mtimes to the nanosecond, which names are one file, symlink targets, device numbers. Not compared:
+//! among them), inode flags that somebody can set and projects, mtimes to the nanosecond, which names are one file, symlink
+//! targets, device numbers. Not compared:
 //! atime, ctime, birth, inode numbers, sizes of directories, link counts (a link from outside the tree is not its copy's).
 //!
 //! The rule for holes: cut to whole 4 KiB blocks, every hole of the source of at least 64 KiB must hold no data in the
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
+use rustix::ioctl;
 
 /// Differences listed; a tree that is all wrong does not fill the log.
 const LISTED: usize = 200;
@@ -96,6 +98,11 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.attributes(rel, &ours, &theirs)?;
+        if matches!(kind, "directory" | "file") {
+            let (ours, theirs) = (inode_flags(&source)?, inode_flags(&copy)?);
+            self.unequal(rel, "inode flags", format!("{:#x}", ours.0), format!("{:#x}", theirs.0));
+            self.unequal(rel, "project", ours.1, theirs.1);
+        }
         match kind {
             "directory" => return self.directory(rel),
             "file" => self.content(rel, &ours, &theirs)?,
@@ -286,4 +293,39 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         out.insert(name.to_vec(), buffer[..len].to_vec());
     }
     Ok(out)
+}
+
+/// What `chattr` can set (include/uapi/linux/fs.h): all but `s` and `u`, which nothing heeds, and what file systems set themselves.
+/// With the project; both 0 where there are none.
+fn inode_flags(path: &Path) -> io::Result<(u32, u32)> {
+    const SETTABLE: u32 = 0x10
+        | 0x20
+        | 0x40
+        | 0x80
+        | 0x8
+        | 0x1_0000
+        | 0x80_0000
+        | 0x4
+        | 0x400
+        | 0x4000
+        | 0x8000
+        | 0x2_0000
+        | 0x200_0000
+        | 0x2000_0000
+        | 0x4000_0000;
+    let file = File::open(path)?;
+    let flags = match rustix::fs::ioctl_getflags(&file) {
+        Ok(found) => found.bits() & SETTABLE,
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL) => return Ok((0, 0)),
+        Err(errno) => return Err(errno.into()),
+    };
+    // `struct fsxattr`: seven numbers, of which the fourth is the project.
+    const FSGETXATTR: ioctl::Opcode = ioctl::opcode::read::<[u32; 7]>(b'X', 31);
+    // SAFETY: the kernel writes as many bytes as the type has, all of them numbers.
+    let extended = unsafe { ioctl::ioctl(&file, ioctl::Getter::<FSGETXATTR, [u32; 7]>::new()) };
+    match extended {
+        Ok(found) => Ok((flags, found[3])),
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL) => Ok((flags, 0)),
+        Err(errno) => Err(errno.into()),
+    }
 }

@@ -53,6 +53,28 @@ impl Mount {
     /// # Panics
     /// When root cannot mount it though its tools are there.
     pub fn new_or_skip(test: &str, kind: Kind) -> Option<Mount> {
+        Self::made_or_skip(test, kind, || capture_mounts::Mount::new(kind))
+    }
+
+    /// As [`Mount::new_or_skip`]; ext4 is made with projects where the kernel has them.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn with_projects_or_skip(test: &str, kind: Kind) -> Option<Mount> {
+        Self::made_or_skip(test, kind, || match kind {
+            Kind::Ext4 => capture_mounts::Mount::ext4_with_projects().or_else(|reason| {
+                println!("SKIP {test}: projects of ext4: {reason}");
+                capture_mounts::Mount::new(kind)
+            }),
+            kind => capture_mounts::Mount::new(kind),
+        })
+    }
+
+    fn made_or_skip(
+        test: &str,
+        kind: Kind,
+        make: impl FnOnce() -> Result<capture_mounts::Mount, String>,
+    ) -> Option<Mount> {
         let (name, maker) = match kind {
             Kind::Ext4 => ("ext4", "mkfs.ext4"),
             Kind::Overlay | Kind::OverlayVolatile => ("overlay", "mkfs.ext4"),
@@ -71,7 +93,7 @@ impl Mount {
         if !programs_or_skip(test, name, &[maker]) {
             return None;
         }
-        let mount = capture_mounts::Mount::new(kind).unwrap_or_else(|error| panic!("{test}: {error}"));
+        let mount = make().unwrap_or_else(|error| panic!("{test}: {error}"));
         // Servers under test run as other users and must get through.
         let folder = mount.root().parent().expect("a mount point lies in a folder");
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");

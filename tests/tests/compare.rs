@@ -108,6 +108,17 @@ fn one_byte_is_found_with_its_place() {
 }
 
 #[test]
+fn other_inode_flags_are_found() {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    for (name, flag) in [("d/f", IFlags::NODUMP), ("d", IFlags::NOATIME)] {
+        let trees = Trees::new(sample);
+        let file = File::open(trees.copy().join(name)).unwrap();
+        ioctl_setflags(&file, ioctl_getflags(&file).unwrap() | flag).unwrap();
+        trees.finds(&format!("{name:?}: inode flags is \"0x0\" in the source, \"{:#x}\" in the copy", flag.bits()));
+    }
+}
+
+#[test]
 fn another_size_is_found() {
     let trees = Trees::new(sample);
     File::options().write(true).open(trees.copy().join("d/f")).unwrap().set_len(599_999).unwrap();

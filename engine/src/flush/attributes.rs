@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::commit::Builder;
 use super::names::Gathered;
 use super::world::{Attributes, FileError, Record, Stat, World, Xattrs};
-use super::xattrs::{self, ReadXattrs};
+use super::xattrs::{self, Flags, ReadXattrs};
 use super::{Facts, Report, now_ns};
 use crate::dirty::{DirtySet, Marks};
 use crate::format::limits;
@@ -20,9 +20,9 @@ const FILES_MAX: usize = limits::CHANGES / 2;
 pub(super) const OPS_MAX: usize = limits::OPS - limits::FRAMES;
 
 /// `Meta` of what was read of an inode.
-fn meta_of(stat: &Stat, target: Vec<u8>, xattrs: Xattrs) -> Meta {
+fn meta_of(stat: &Stat, target: Vec<u8>, xattrs: Xattrs, flags: Flags) -> Meta {
     let Stat { kind, mode, uid, gid, mtime, rdev, .. } = *stat;
-    Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs, flags: 0, project: 0 }
+    Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs, flags: flags.bits, project: flags.project }
 }
 
 /// Refuses attributes of which no restore could make the file.
@@ -41,11 +41,11 @@ impl Builder {
     }
 
     fn meta_of(&mut self, id: FileId, record: Option<&Record>, stat: &Stat, target: Vec<u8>, read: ReadXattrs) -> Meta {
-        let (xattrs, left_out) = xattrs::settle(read, record.map(|record| &record.meta.xattrs));
+        let (xattrs, flags, left_out) = xattrs::settle(read, record.map(|record| &record.meta));
         if !left_out.is_empty() {
             self.left_out.insert(id, (stat.inode.ino, left_out));
         }
-        meta_of(stat, target, xattrs)
+        meta_of(stat, target, xattrs, flags)
     }
 
     /// Reads the attributes of a new file that is no regular one. Where that fails it has no entry in this commit: a name
@@ -64,7 +64,7 @@ impl Builder {
 
     /// What a flush must not do: the entry with what the listing told of it. For the simulation, which must notice.
     pub(super) fn take_plain(&mut self, new: &NewFile) {
-        self.others.insert(new.id, (new.stat.clone(), meta_of(&new.stat, Vec::new(), Vec::new())));
+        self.others.insert(new.id, (new.stat.clone(), meta_of(&new.stat, Vec::new(), Vec::new(), Flags::default())));
     }
 
     /// Everything but regular files: new ones, and known ones with a mark (with `compare`, also those that a listing

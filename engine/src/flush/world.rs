@@ -163,7 +163,7 @@ pub struct Attributes {
 /// The thin steps on one open file. Their order is `read::read_file`'s.
 pub trait FileOps {
     fn statx(&mut self) -> Result<Stat, FileError>;
-    /// An attribute that cannot be read is no error.
+    /// Extended attributes and inode flags. One that cannot be read is no error.
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError>;
     /// Writes dirty pages back and waits: later stores through mappings fault, and mark, again.
     fn clean(&mut self) -> Result<(), FileError>;

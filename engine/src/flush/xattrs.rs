@@ -1,4 +1,5 @@
-//! Extended attributes: which of a file's are committed when some cannot be read, or are more than the format holds.
+//! Extended attributes and inode flags: which of a file's are committed when some cannot be read, or are more than the
+//! format holds.
 //!
 //! Nothing about attributes keeps a file's content out of a commit. One that cannot be read keeps its last committed value;
 //! one beyond a limit is left out. Both are told by name.
@@ -7,6 +8,7 @@ use std::fmt;
 
 use super::world::Xattrs;
 use crate::format::limits;
+use crate::model::{InodeFlags, Meta};
 
 /// Bytes of names and values that are taken of one file: a tenant can give a file as many attributes as he likes, and all of
 /// them stand in one commit object.
@@ -14,14 +16,39 @@ pub const BYTES_MAX: usize = 1 << 20;
 /// Names told of one file.
 const TOLD: usize = 3;
 
+/// What of a file's attributes is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The extended attribute of this name.
+    Attribute(Vec<u8>),
+    /// Extended attributes: which there are could not be listed.
+    Names,
+    /// The inode flags and the project.
+    Flags,
+}
+
 /// Why an attribute is not in the commit as it is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// `None`: the names could not be listed.
-    pub name: Option<Vec<u8>>,
+    pub what: Left,
     pub cause: String,
     /// It is beyond a limit, so no older value stands for it.
     pub beyond: bool,
+}
+
+/// Inode flags and project number of one file; all 0 where its file system has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// Bits of [`InodeFlags`].
+    pub bits: u32,
+    /// 0: none.
+    pub project: u32,
+}
+
+impl From<&Meta> for Flags {
+    fn from(meta: &Meta) -> Flags {
+        Flags { bits: meta.flags, project: meta.project }
+    }
 }
 
 /// What was read of one file's attributes.
@@ -30,11 +57,13 @@ pub struct ReadXattrs {
     /// Sorted by name.
     pub found: Xattrs,
     pub left_out: Vec<LeftOut>,
+    /// `None`: they could not be read, which `left_out` tells, or this kind of file has none.
+    pub flags: Option<Flags>,
 }
 
 impl From<Xattrs> for ReadXattrs {
     fn from(found: Xattrs) -> ReadXattrs {
-        ReadXattrs { found, left_out: Vec::new() }
+        ReadXattrs { found, ..ReadXattrs::default() }
     }
 }
 
@@ -80,13 +109,23 @@ impl Taker {
         self.leave(name, cause, false);
     }
 
+    /// Inode flags as they are.
+    pub fn flags(&mut self, flags: Flags) {
+        self.read.flags = Some(Flags { bits: flags.bits & InodeFlags::ALL, ..flags });
+    }
+
+    /// The file may have inode flags, and which cannot be read.
+    pub fn flags_unread(&mut self, cause: String) {
+        self.read.left_out.push(LeftOut { what: Left::Flags, cause, beyond: false });
+    }
+
     /// Which attributes there are cannot be read.
     pub fn unlisted(&mut self, cause: String) {
-        self.read.left_out.push(LeftOut { name: None, cause, beyond: false });
+        self.read.left_out.push(LeftOut { what: Left::Names, cause, beyond: false });
     }
 
     fn leave(&mut self, name: &[u8], cause: String, beyond: bool) {
-        self.read.left_out.push(LeftOut { name: Some(name.to_vec()), cause, beyond });
+        self.read.left_out.push(LeftOut { what: Left::Attribute(name.to_vec()), cause, beyond });
     }
 
     pub fn done(mut self) -> ReadXattrs {
@@ -96,17 +135,22 @@ impl Taker {
 }
 
 /// What is committed: what was read, and the last committed values of what could not be.
-pub(super) fn settle(read: ReadXattrs, before: Option<&Xattrs>) -> (Xattrs, Vec<LeftOut>) {
-    let ReadXattrs { mut found, left_out } = read;
-    let unread =
-        |name: &[u8]| left_out.iter().any(|out| !out.beyond && out.name.as_ref().is_none_or(|unread| unread == name));
-    for (name, value) in before.into_iter().flatten() {
+pub(super) fn settle(read: ReadXattrs, before: Option<&Meta>) -> (Xattrs, Flags, Vec<LeftOut>) {
+    let ReadXattrs { mut found, left_out, flags } = read;
+    let unread = |name: &[u8]| {
+        left_out.iter().any(|out| match &out.what {
+            Left::Attribute(unread) => !out.beyond && unread == name,
+            Left::Names => true,
+            Left::Flags => false,
+        })
+    };
+    for (name, value) in before.into_iter().flat_map(|meta| &meta.xattrs) {
         if unread(name) && found.iter().all(|(other, _)| other != name) && found.len() < limits::XATTRS {
             found.push((name.clone(), value.clone()));
         }
     }
     found.sort();
-    (found, left_out)
+    (found, flags.or_else(|| before.map(Flags::from)).unwrap_or_default(), left_out)
 }
 
 /// Bytes that a file's attributes take in a commit, about.
@@ -121,9 +165,10 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, out) in self.0.iter().take(TOLD).enumerate() {
             f.write_str(if n == 0 { "" } else { "; " })?;
-            match &out.name {
-                Some(name) => write!(f, "attribute {} is left out: {}", name.escape_ascii(), out.cause)?,
-                None => write!(f, "its attributes cannot be listed: {}", out.cause)?,
+            match &out.what {
+                Left::Attribute(name) => write!(f, "attribute {} is left out: {}", name.escape_ascii(), out.cause)?,
+                Left::Names => write!(f, "its attributes cannot be listed: {}", out.cause)?,
+                Left::Flags => write!(f, "its inode flags cannot be read: {}", out.cause)?,
             }
         }
         match self.0.len().saturating_sub(TOLD) {
@@ -136,6 +181,22 @@ impl fmt::Display for Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Kind, Time};
+
+    fn before(xattrs: Xattrs, flags: u32) -> Meta {
+        Meta {
+            kind: Kind::File,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            rdev: 0,
+            target: Vec::new(),
+            xattrs,
+            flags,
+            project: 7 * flags,
+        }
+    }
 
     fn name(n: usize) -> Vec<u8> {
         format!("user.{n:05}").into_bytes()
@@ -156,9 +217,9 @@ mod tests {
         assert_eq!(read.found.len(), limits::XATTRS);
         assert_eq!(read.found[0].0, b"security.capability", "what only root may set is not pushed out");
         assert!(read.found.is_sorted());
-        let out: Vec<_> = read.left_out.iter().filter_map(|out| out.name.clone()).collect();
-        assert_eq!(out, [4095, 4096, 4097, 4098].map(name));
-        let (found, left_out) = settle(read, Some(&vec![(name(4098), vec![9])]));
+        let out: Vec<_> = read.left_out.iter().map(|out| out.what.clone()).collect();
+        assert_eq!(out, [4095, 4096, 4097, 4098].map(|n| Left::Attribute(name(n))));
+        let (found, _, left_out) = settle(read, Some(&before(vec![(name(4098), vec![9])], 0)));
         assert!(
             found.iter().all(|(other, _)| *other != name(4098)),
             "an older value does not stand for what is too much"
@@ -192,17 +253,24 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_keeps_its_last_committed_value() {
-        let before = vec![(b"user.a".to_vec(), vec![1]), (b"user.b".to_vec(), vec![2])];
+        let before = before(vec![(b"user.a".to_vec(), vec![1]), (b"user.b".to_vec(), vec![2])], InodeFlags::APPEND);
         let mut taker = Taker::default();
         taker.take(b"user.c".to_vec(), vec![3]);
         taker.unreadable(b"user.b", "no permission".into());
-        let (found, left_out) = settle(taker.done(), Some(&before));
+        taker.flags(Flags { bits: InodeFlags::NODUMP | !InodeFlags::ALL, project: 0 });
+        let (found, flags, left_out) = settle(taker.done(), Some(&before));
         assert_eq!(found, [(b"user.b".to_vec(), vec![2]), (b"user.c".to_vec(), vec![3])], "user.a was removed");
+        assert_eq!(flags, Flags { bits: InodeFlags::NODUMP, project: 0 }, "as they were read, without unknown ones");
         assert_eq!(Told(&left_out).to_string(), "attribute user.b is left out: no permission");
         let mut taker = Taker::default();
         taker.unlisted("EIO".into());
-        let (found, left_out) = settle(taker.done(), Some(&before));
-        assert_eq!(found, before);
-        assert_eq!(Told(&left_out).to_string(), "its attributes cannot be listed: EIO");
+        taker.flags_unread("EACCES".into());
+        let (found, flags, left_out) = settle(taker.done(), Some(&before));
+        assert_eq!((found, flags), (before.xattrs.clone(), Flags::from(&before)));
+        let told = "its attributes cannot be listed: EIO; its inode flags cannot be read: EACCES";
+        assert_eq!(Told(&left_out).to_string(), told);
+        let mut taker = Taker::default();
+        taker.flags_unread("EACCES".into());
+        assert_eq!(settle(taker.done(), Some(&before)).0, [], "what was read is believed");
     }
 }

@@ -14,6 +14,7 @@ use crate::error::{AppError, ExitCode};
 use crate::location::VolumeRef;
 use crate::quoting::quote_path;
 use crate::reading::{ReadError, kind_name};
+use crate::source::flag_names;
 use crate::units::{At, PathField};
 
 /// List the files of a volume without restoring it.
@@ -55,6 +56,16 @@ struct Line {
     mtime: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<PathField>,
+    /// Names of the inode flags.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    flags: Vec<&'static str>,
+    /// 0: none.
+    #[serde(skip_serializing_if = "is_none")]
+    project: u32,
+}
+
+fn is_none(project: &u32) -> bool {
+    *project == 0
 }
 
 pub(super) fn run(args: &LsArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
@@ -84,14 +95,19 @@ fn line(entry: &LsEntry) -> Line {
         size: entry.size,
         mtime: time(meta.mtime.sec, meta.mtime.nsec),
         target: (meta.kind == Kind::Symlink).then(|| PathField::new(&meta.target)),
+        flags: flag_names(meta.flags),
+        project: meta.project,
     }
 }
 
 fn text(line: &Line) -> String {
     let target = line.target.as_ref().map(|t| format!(" -> {}", t.for_people())).unwrap_or_default();
+    let project = (line.project != 0).then(|| format!("project {}", line.project));
+    let flags: Vec<String> = line.flags.iter().map(|name| (*name).to_owned()).chain(project).collect();
+    let flags = if flags.is_empty() { String::new() } else { format!(" [{}]", flags.join(", ")) };
     let (kind, mode, uid, gid) = (line.kind, &line.mode, line.uid, line.gid);
     format!(
-        "{kind:7} {mode} {uid:5} {gid:5} {:>12} {} {}{target}",
+        "{kind:7} {mode} {uid:5} {gid:5} {:>12} {} {}{target}{flags}",
         line.size,
         line.mtime,
         quote_path(&line.path.bytes())
@@ -141,7 +157,7 @@ fn list(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use engine::model::Time;
+    use engine::model::{InodeFlags, Time};
 
     #[test]
     fn a_name_in_both_forms() {
@@ -162,5 +178,28 @@ mod tests {
         let json = serde_json::to_value(&line).unwrap();
         assert_eq!((json["type"].as_str(), json["mode"].as_str()), (Some("file"), Some("0777")));
         assert_eq!(json["target"]["path"], "b\nc");
+        assert!(json["flags"].is_null() && json["project"].is_null(), "{json}");
+    }
+
+    #[test]
+    fn flags_and_project_stand_behind_the_name() {
+        let meta = Meta {
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Time { sec: 0, nsec: 0 },
+            rdev: 0,
+            target: Vec::new(),
+            xattrs: Vec::new(),
+            flags: InodeFlags::IMMUTABLE | InodeFlags::NODUMP,
+            project: 7,
+        };
+        let line = line(&LsEntry { path: b"a".to_vec(), meta, size: 3 });
+        let shown = "file    0644     0     0            3 1970-01-01T00:00:00Z a [immutable, no-dump, project 7]";
+        assert_eq!(text(&line), shown);
+        let json = serde_json::to_value(&line).unwrap();
+        assert_eq!(json["flags"], serde_json::json!(["immutable", "no-dump"]));
+        assert_eq!(json["project"], 7);
     }
 }

@@ -46,7 +46,8 @@ pub struct RestoreArgs {
     /// Only say what would be done.
     #[arg(long)]
     pub dry_run: bool,
-    /// The store belongs to others: leave out devices, setuid and setgid bits and file capabilities.
+    /// The store belongs to others: leave out devices, setuid and setgid bits, file capabilities, the flags immutable and
+    /// append-only, and projects.
     #[arg(long)]
     pub untrusted: bool,
     /// Also a commit behind which no complete baseline stands: the first copy had not ended, and what it had is restored.
@@ -247,6 +248,16 @@ fn shortcoming(warning: &Warning) -> Shortcoming {
         Shortfall::Copy => "a copy, not a hard link: the file system makes none".to_string(),
         Shortfall::Xattr { name, cause } => format!("attribute {}: {cause}", PathField::new(name).for_people()),
         Shortfall::Device | Shortfall::DeviceUnwanted => "device not made".to_string(),
+        Shortfall::Flags { names, cause } => format!("inode flags {}: {cause}", names.join(", ")),
+        Shortfall::Project { project, cause } => format!("project {project} not set: {cause}"),
+        Shortfall::Sealed => {
+            "immutable or append-only in the target, so its other attributes were left as they are".into()
+        }
+        Shortfall::FlagsUnwanted { names, project } => {
+            let project = (*project != 0).then(|| format!("project {project}"));
+            let all: Vec<String> = names.iter().map(|name| (*name).to_owned()).chain(project).collect();
+            format!("{} left out", all.join(", "))
+        }
         Shortfall::Privilege => "setuid or setgid bit or file capability left out".to_string(),
     };
     Shortcoming { path: PathField::new(warning.path.as_os_str().as_bytes()), what }

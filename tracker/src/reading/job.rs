@@ -208,7 +208,7 @@ impl<'a> Job<'a> {
         let slot = if file.size <= SMALL {
             Slot::Small(Mutex::new(vec![0; usize::try_from(file.size).unwrap_or_default()]))
         } else {
-            match self.target.create_file(path(first(file)), file.size) {
+            match self.target.create_file(path(first(file)), file.size, &file.meta) {
                 Ok(made) => Slot::Large(made),
                 Err(error) if error.is_fatal() => return Err(error.into()),
                 Err(error) => {
@@ -302,7 +302,7 @@ impl<'a> Job<'a> {
                 if found != expected {
                     return wrong(found);
                 }
-                let made = self.target.create_file(path(first(file)), file.size)?;
+                let made = self.target.create_file(path(first(file)), file.size, &file.meta)?;
                 for range in &data {
                     made.write_at(range.start, part(range))?;
                 }

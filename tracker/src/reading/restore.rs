@@ -26,7 +26,7 @@ pub struct RestoreOptions {
     pub merge: bool,
     /// Plan only; nothing is written, not even the target made.
     pub dry_run: bool,
-    /// Leave out devices, setuid and setgid bits and file capabilities.
+    /// Leave out devices, setuid and setgid bits, file capabilities, the flags immutable and append-only, and projects.
     pub untrusted: bool,
     /// Also a state behind which no complete baseline stands.
     pub partial: bool,
@@ -88,7 +88,8 @@ pub struct RestoreReport {
 pub fn restore(reader: &Reader, seq: Seq, target: &Path, options: &RestoreOptions) -> Result<RestoreReport, ReadError> {
     let empty = check_target(target, options.merge)?;
     let manifest = complete(reader, reader.manifest(seq)?, options.partial)?;
-    let run = Run { reader, seq, dir: target, options, existing: options.merge && !empty };
+    let flags_known = manifest.position().standing.is_some();
+    let run = Run { reader, seq, dir: target, options, existing: options.merge && !empty, flags_known };
     let plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
     if options.dry_run { run.plan_only(&manifest, plan) } else { run.write(&manifest, plan) }
 }
@@ -128,11 +129,14 @@ struct Run<'a> {
     options: &'a RestoreOptions,
     /// The target holds something.
     existing: bool,
+    /// The state says which inode flags there are; one of format version 1 does not.
+    flags_known: bool,
 }
 
 impl Run<'_> {
     fn target(&self) -> Result<Target, ReadError> {
-        let options = TargetOptions { untrusted: self.options.untrusted, sync: false, merge: self.existing };
+        let (untrusted, flags_known) = (self.options.untrusted, self.flags_known);
+        let options = TargetOptions { untrusted, flags_known, sync: false, merge: self.existing };
         Ok(Target::open(self.dir, options)?)
     }
 

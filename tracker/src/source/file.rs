@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::stat::{Births, SourceStat, proc_path};
 use super::xattrs::{self, Layer};
-use super::{FsType, OpenError, SourceError, SourceRoot, sys};
+use super::{FsType, OpenError, SourceError, SourceRoot, flags, sys};
 
 /// How dirty pages of a file are written back, so that the next store through a mapping faults again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub struct OpenFile {
     fd: OwnedFd,
     clean_by: CleanBy,
     layer: Layer,
+    fs: FsType,
     births: Births,
     ino: u64,
     cleans: Arc<CleanTimes>,
@@ -64,9 +65,10 @@ impl SourceRoot {
             other => other,
         };
         let fd = fd.map_err(|errno| SourceError::at(rel, errno))?;
-        let clean_by = clean_by(self.fs_of(found.upper), self.data_journal(found.upper), &fd);
+        let fs = self.fs_of(found.upper);
+        let clean_by = clean_by(fs, self.data_journal(found.upper), &fd);
         let (layer, births) = (self.layer(found.upper), self.births_of(found.upper));
-        Ok(OpenFile { fd, clean_by, layer, births, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
+        Ok(OpenFile { fd, clean_by, layer, fs, births, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
     }
 
     /// How long writing files back took since the last call, by inode number.
@@ -132,7 +134,7 @@ impl FileOps for OpenFile {
     }
 
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
-        Ok(xattrs::read(&self.fd, self.layer))
+        Ok(xattrs::read(&self.fd, self.layer, Some(flags::read(&self.fd, self.fs))))
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

@@ -4,6 +4,7 @@
 mod beneath;
 mod directory;
 mod file;
+mod flags;
 mod identity;
 mod mount_table;
 mod mounts;
@@ -26,6 +27,7 @@ use thiserror::Error;
 
 pub use directory::{Directory, Entries, Foreign, Named};
 pub use file::{CleanBy, OpenFile};
+pub use flags::flag_names;
 pub use identity::{RootNames, SameSource, SourceFacts, same_source};
 pub use mount_table::MountTable;
 pub use mounts::Mount;

@@ -17,7 +17,7 @@ use super::file::CleanTimes;
 use super::mounts::{self, Mount};
 use super::stat::{self, Births, SourceStat, stat_fd};
 use super::xattrs::{self, Layer};
-use super::{FsType, SourceError, sys};
+use super::{FsType, SourceError, flags, sys};
 
 /// What tells a source directory from another one at the same path, while this host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,11 @@ impl SourceRoot {
         &self.path
     }
 
+    /// Whether the directory is immutable or append-only: what is made in it cannot be removed again.
+    pub fn is_sealed(&self) -> bool {
+        flags::is_sealed(self.beneath.root())
+    }
+
     pub fn identity(&self) -> RootIdentity {
         self.identity
     }
@@ -201,7 +206,8 @@ impl SourceRoot {
         self.upper.as_ref().filter(|_| upper).map_or(Layer::None, |upper| upper.layer)
     }
 
-    /// All attributes of what lies at `rel`, with its `statx`, symlink target and extended attributes from one inode.
+    /// All attributes of what lies at `rel`, with its `statx`, symlink target, extended attributes and flags from one inode.
+    /// Flags of a regular file are `OpenFile`'s to tell.
     pub fn attributes(&self, rel: &Path) -> Result<Attributes, SourceError> {
         let found = self.find(rel)?;
         let fail = |errno| SourceError::at(rel, errno);
@@ -209,7 +215,9 @@ impl SourceRoot {
             Kind::Symlink => rustix::fs::readlinkat(&found.fd, c"", Vec::new()).map_err(fail)?.into_bytes(),
             _ => Vec::new(),
         };
-        let xattrs = xattrs::read(&found.fd, self.layer(found.upper));
+        let flags = (found.stat.stat.kind == Kind::Dir)
+            .then(|| flags::reopen(&found.fd).and_then(|fd| flags::read(fd, self.fs_of(found.upper))));
+        let xattrs = xattrs::read(&found.fd, self.layer(found.upper), flags);
         Ok(Attributes { stat: found.stat.stat, target, xattrs })
     }
 
@@ -377,7 +385,7 @@ impl FsType {
         self != FsType::Overlay && self.births() == Births::Lasting
     }
 
-    fn of(fd: impl AsFd) -> Result<FsType, Errno> {
+    pub(super) fn of(fd: impl AsFd) -> Result<FsType, Errno> {
         let magic = fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
         Ok(match magic {
             0xef53 => FsType::Ext4,

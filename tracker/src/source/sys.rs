@@ -1,9 +1,12 @@
-//! The system calls that no safe wrapper here has: file handles, `sync_file_range`, `poll` and one store through a mapping. The
-//! only `unsafe` of `source`.
+//! The system calls that no safe wrapper here has: file handles, `sync_file_range`, `poll`, extended inode flags and one store
+//! through a mapping. The only `unsafe` of `source`.
 
 use std::ffi::{c_int, c_long, c_uint};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::ioctl;
 
 /// `MAX_HANDLE_SZ` of the kernel.
 const HANDLE_BYTES: usize = 128;
@@ -136,6 +139,46 @@ pub(super) fn fs_uuid(fd: impl AsFd) -> io::Result<Vec<u8>> {
     check(c_long::from(result))?;
     let found = uuid.get(1..=usize::from(uuid[0])).filter(|found| found.iter().any(|byte| *byte != 0));
     found.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// `struct fsxattr` of include/uapi/linux/fs.h, of which only flags and project are looked at; the rest goes back as it came.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FsXattr {
+    flags: u32,
+    extent_size: u32,
+    extents: u32,
+    project: u32,
+    cow_extent_size: u32,
+    padding: [u8; 8],
+}
+
+impl FsXattr {
+    pub(super) fn project(&self) -> u32 {
+        self.project
+    }
+
+    pub(super) fn with_flags(self, set: u32, clear: u32) -> FsXattr {
+        FsXattr { flags: self.flags & !clear | set, ..self }
+    }
+
+    pub(super) fn with_project(self, project: u32) -> FsXattr {
+        FsXattr { project, ..self }
+    }
+}
+
+/// `FS_IOC_FSGETXATTR`; `fd` must not be O_PATH.
+pub(super) fn get_xflags(fd: impl AsFd) -> Result<FsXattr, Errno> {
+    const FSGETXATTR: ioctl::Opcode = ioctl::opcode::read::<FsXattr>(b'X', 31);
+    // SAFETY: the kernel writes a `struct fsxattr`, which the type is, all of it numbers.
+    unsafe { ioctl::ioctl(fd, ioctl::Getter::<FSGETXATTR, FsXattr>::new()) }
+}
+
+/// `FS_IOC_FSSETXATTR`; `fd` must not be O_PATH.
+pub(super) fn set_xflags(fd: impl AsFd, to: FsXattr) -> Result<(), Errno> {
+    const FSSETXATTR: ioctl::Opcode = ioctl::opcode::write::<FsXattr>(b'X', 32);
+    // SAFETY: the kernel reads a `struct fsxattr`, which the type is.
+    unsafe { ioctl::ioctl(fd, ioctl::Setter::<FSSETXATTR, FsXattr>::new(to)) }
 }
 
 /// The number of the mount of `fd`, which no other mount of this boot gets (STATX_MNT_ID_UNIQUE, Linux 6.8 and later).

@@ -1,9 +1,10 @@
-//! Extended attributes of one inode: which are part of the tree, read as far as they can be.
+//! Extended attributes of one inode, and its flags beside them: which are part of the tree, read as far as they can be.
 
 use std::os::fd::AsFd;
 
 use engine::flush::world::Xattrs;
-use engine::flush::xattrs::{ReadXattrs, Taker, reading_order};
+use engine::flush::xattrs::{Flags, ReadXattrs, Taker, reading_order};
+use engine::model::InodeFlags;
 use rustix::io::Errno;
 
 use super::stat::proc_path;
@@ -30,15 +31,33 @@ impl Layer {
     /// An overlay inside this one has its marks stored with one `overlay.` more (fs/overlayfs/xattrs.c,
     /// `ovl_xattr_escape_name`, 6.7).
     pub(super) fn shown(self, name: &[u8]) -> Option<Vec<u8>> {
-        let own: &[u8] = match self {
-            Layer::None => return Some(name.to_vec()),
-            Layer::Trusted => b"trusted.overlay.",
-            Layer::User => b"user.overlay.",
-        };
+        let Some(own) = self.prefix() else { return Some(name.to_vec()) };
         match name.strip_prefix(own) {
             None => Some(name.to_vec()),
             Some(rest) => rest.strip_prefix(b"overlay.").map(|inner| [own, inner].concat()),
         }
+    }
+
+    fn prefix(self) -> Option<&'static [u8]> {
+        match self {
+            Layer::None => None,
+            Layer::Trusted => Some(b"trusted.overlay."),
+            Layer::User => Some(b"user.overlay."),
+        }
+    }
+
+    /// Flags that users of the overlay see and the inode of its layer has not: an overlay keeps them in this attribute, so
+    /// that it can still write to its layer (fs/overlayfs/util.c, `ovl_check_protattr`, Linux 6.18).
+    fn flags(self, name: &[u8], value: impl FnOnce() -> Option<Vec<u8>>) -> u32 {
+        if self.prefix().is_none_or(|own| name.strip_prefix(own) != Some(b"protattr")) {
+            return 0;
+        }
+        let of = |letter: &u8| match letter {
+            b'a' => InodeFlags::APPEND,
+            b'i' => InodeFlags::IMMUTABLE,
+            _ => 0,
+        };
+        value().unwrap_or_default().iter().map(of).fold(0, |bits, flag| bits | flag)
     }
 }
 
@@ -102,15 +121,18 @@ pub(super) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
     Ok(out)
 }
 
-/// As [`xattrs`], as far as they can be read and a commit holds them; what is left out is told.
-pub(super) fn read(fd: impl AsFd, layer: Layer) -> ReadXattrs {
+/// As [`xattrs`], as far as they can be read and a commit holds them, with the inode flags; what is left out is told. `flags` is
+/// what the inode itself says; `None` for kinds that have none.
+pub(super) fn read(fd: impl AsFd, layer: Layer, flags: Option<Result<Flags, Errno>>) -> ReadXattrs {
     let path = proc_path(fd.as_fd());
     let mut taker = Taker::default();
+    let mut of_layer = 0;
     match names(&path) {
         Ok(mut names) => {
             names.retain(|name| kept(name));
             reading_order(&mut names);
             for name in names {
+                of_layer |= layer.flags(&name, || value(&path, &name).ok().flatten());
                 let Some(shown) = layer.shown(&name) else { continue };
                 if !taker.wants(&shown) {
                     continue;
@@ -125,6 +147,11 @@ pub(super) fn read(fd: impl AsFd, layer: Layer) -> ReadXattrs {
         // More names than the kernel lists: which there are is not known to anybody.
         Err(Errno::TOOBIG) => taker.unlisted("they have more than 65536 bytes of names".into()),
         Err(errno) => taker.unlisted(errno.to_string()),
+    }
+    match flags {
+        Some(Ok(flags)) => taker.flags(Flags { bits: flags.bits | of_layer, ..flags }),
+        Some(Err(errno)) => taker.flags_unread(errno.to_string()),
+        None => {}
     }
     taker.done()
 }
@@ -150,6 +177,15 @@ mod tests {
         assert_eq!(shown(Layer::User, "user.overlay.opaque"), None);
         // An upper layer that lies in the merged tree of another overlay.
         assert_eq!(shown(Layer::Trusted, "trusted.overlay.overlay.opaque").as_deref(), Some("trusted.overlay.opaque"));
+        let flags = |layer: Layer, name: &str| layer.flags(name.as_bytes(), || Some(b"ai".to_vec()));
+        assert_eq!(flags(Layer::Trusted, "trusted.overlay.protattr"), InodeFlags::APPEND | InodeFlags::IMMUTABLE);
+        for (layer, name) in [
+            (Layer::None, "trusted.overlay.protattr"),
+            (Layer::User, "trusted.overlay.protattr"),
+            (Layer::Trusted, "trusted.overlay.overlay.protattr"),
+        ] {
+            assert_eq!(flags(layer, name), 0, "{name}");
+        }
         assert!(!kept(b"security.evm") && !kept(b"trusted.SGI_ACL_FILE"));
     }
 }

@@ -16,6 +16,9 @@ use super::trust::{Boot, Compare, Facts, must_compare};
 use super::world::{WorldError, to_row};
 use crate::catalog;
 
+/// Name of the note that inode flags were read of all files in the catalog, or that they are marked for it.
+const FLAGS: &str = "inode flags";
+
 impl Opened {
     /// ARM, CLEAN; decides what has to be compared. `anew`: why no record's inode is to be believed, where that is so.
     pub(super) fn arm(
@@ -99,6 +102,8 @@ impl Opened {
         if let Some(boot) = &boot {
             world.catalog.set_boot_id(boot)?;
         }
+        self.read_flags_once()?;
+        let world = &mut self.world;
         self.first_phase = if facts.baseline { Phase::Verifying } else { Phase::Baseline };
         if compare == Compare::Nothing {
             world.recall_foreign()?;
@@ -126,19 +131,30 @@ impl Opened {
         Ok(())
     }
 
+    /// A catalog of a version that read no inode flags has none of files that did not change since.
+    fn read_flags_once(&self) -> Result<(), WorldError> {
+        let catalog = &self.world.catalog;
+        if catalog.head()?.is_some() && catalog.note(FLAGS)?.as_deref() != Some("read") {
+            self.mark_all(|row| matches!(row.meta.kind, Kind::Dir | Kind::File).then(Marks::meta))?;
+        }
+        Ok(catalog.set_note(FLAGS, "read")?)
+    }
+
     /// Every directory is to be listed.
     pub(super) fn mark_directories(&self) -> Result<(), WorldError> {
+        self.mark_all(|row| (row.meta.kind == Kind::Dir).then(Marks::names))
+    }
+
+    fn mark_all(&self, marks: impl Fn(&catalog::FileRow) -> Option<Marks>) -> Result<(), WorldError> {
         let (mut after, now) = (FileId(0), now_ns());
         loop {
             let rows = self.world.catalog.files_after(after, 4096)?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
-            let dirs: Vec<(u64, Marks)> = rows
-                .iter()
-                .filter(|row| row.meta.kind == Kind::Dir && row.inode.ino != 0)
-                .map(|row| (row.inode.ino, Marks::names()))
-                .collect();
-            self.world.pending.add(&dirs, now)?;
+            let with_inode = rows.iter().filter(|row| row.inode.ino != 0);
+            let marked: Vec<(u64, Marks)> =
+                with_inode.filter_map(|row| marks(row).map(|marks| (row.inode.ino, marks))).collect();
+            self.world.pending.add(&marked, now)?;
         }
     }
 }

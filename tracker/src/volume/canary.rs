@@ -205,6 +205,10 @@ impl Folder {
     /// `passing`: it goes with the canary, and what a killed process left of one is taken away first.
     fn make(place: &SourceRoot, name: &str, passing: bool) -> io::Result<Folder> {
         let path = place.path().join(name);
+        if passing && place.is_sealed() {
+            // In an append-only directory it could be made, and would stay.
+            return Err(io::Error::other("the directory is immutable or append-only"));
+        }
         if passing {
             remove(&path)?;
         }

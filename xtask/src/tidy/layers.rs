@@ -15,13 +15,20 @@ const UNSAFE: &[(&str, &str)] = &[
     ("common/src/maps.rs", "aya::Pod for map keys and values: they are plain bytes, checked by size tests"),
     ("tracker/src/capture/sys.rs", "the bpf(2) calls that aya does not offer: batches, pins by path, link information"),
     ("tests/src/ext4_calls.rs", "two ioctls of ext4 alone, which no safe crate offers"),
+    (
+        "tests/src/compare.rs",
+        "the ioctl for projects, which no safe crate offers; other crates take the file in by its path",
+    ),
     ("tests/src/raw_io.rs", "mappings, kernel AIO, io_uring and userfaultfd of the cases, which no safe crate offers"),
     ("engine/tests/fuzz_decoders.rs", "an allocator that counts what decoders take"),
     ("tests/tests/tenants.rs", "leases, and a FUSE mount without a server, which no safe crate offers"),
     ("tests/src/raw_calls.rs", "ioctls, splices, accounting and io_uring of the matrix, which no safe crate offers"),
     ("tests/src/bench/peers.rs", "an empty program, inotify and fanotify, which no safe crate offers"),
     ("tests/src/bench/process.rs", "CPU clocks of processes and the count of BPF links, which no safe crate offers"),
-    ("tracker/src/source/sys.rs", "file handles, sync_file_range and mappings have no safe wrapper"),
+    (
+        "tracker/src/source/sys.rs",
+        "file handles, sync_file_range, extended inode flags and mappings have no safe wrapper",
+    ),
 ];
 
 /// What the engine may depend on: pure computation only.

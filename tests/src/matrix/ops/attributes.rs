@@ -7,8 +7,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use rustix::fs::{AtFlags, CWD, IFlags, Timespec, Timestamps, XattrFlags, utimensat};
 use rustix::fs::{ioctl_getflags, ioctl_setflags, removexattr, setxattr};
 
-use super::super::{By, Cell, Op, Rule};
-use super::{EVERY, directory, file, unseen};
+use super::super::{Cell, Op};
+use super::{directory, file};
 
 /// A name that every file system lets root set: those of users are not on every tmpfs and overlay.
 pub(super) const ATTRIBUTE: &str = "trusted.a";
@@ -35,8 +35,6 @@ fn set_list(cell: &Cell, name: &str, kind: &str, user: u8) -> io::Result<()> {
 
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
-const NO_FLAGS: &[Rule] =
-    &[unseen(EVERY, By::Any, "inode flags are not part of a commit; that they changed is marked")];
 
 pub(super) const OPS: &[Op] = &[
     Op::new("chmod", "`chmod`", file, |cell, _| fs::set_permissions(cell.path("f"), fs::Permissions::from_mode(0o600))),
@@ -79,6 +77,5 @@ pub(super) const OPS: &[Op] = &[
         let file = cell.open()?;
         let flags = ioctl_getflags(&file)?;
         Ok(ioctl_setflags(&file, flags | IFlags::NODUMP)?)
-    })
-    .rules(NO_FLAGS),
+    }),
 ];

@@ -63,4 +63,3 @@ const NOT_BTRFS: &[Kind] =
     &[Kind::Ext4, Kind::Xfs, Kind::Overlay, Kind::OverlayXfs, Kind::OverlayVolatile, Kind::Tmpfs];
 const NO_OVERLAY: &[Kind] = &[Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs];
 const TMPFS: &[Kind] = &[Kind::Tmpfs];
-const EVERY: &[Kind] = &super::COLUMNS;

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use rustix::fs::{Access, AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::source::flags::is_sealed;
+
 const PREFIX: &[u8] = b".tracker-restore-";
 const DIGITS: usize = 16;
 /// The file that makes a directory with such a name an area. It is not held open: a file system that keeps what is removed
@@ -40,6 +42,10 @@ pub(super) struct Area {
 impl Area {
     /// Makes an area in `above`, after removing those that killed restores left there.
     pub(super) fn make(above: BorrowedFd<'_>) -> Result<Arc<Area>, Errno> {
+        if is_sealed(above) {
+            // In an append-only directory it could be made, and not be removed.
+            return Err(Errno::PERM);
+        }
         remove_stale(above);
         let above = above.try_clone_to_owned().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         for _ in 0..TRIES {
@@ -76,9 +82,9 @@ impl Area {
         OsString::from(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
-    /// Removes an entry of the area, if it is there; a failure leaves it to the removal of the area.
-    pub(super) fn discard(&self, name: &OsStr) {
-        let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
+    /// Removes an entry of the area, if it is there; a failure leaves it to the removal of the area. Whether it is gone.
+    pub(super) fn discard(&self, name: &OsStr) -> bool {
+        matches!(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()), Ok(()) | Err(Errno::NOENT))
     }
 
     fn remove(&self) {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::area::Area;
 use super::place::{Made, Unplaced};
-use super::{Target, TargetError, io};
+use super::{Target, TargetError, flags, io};
 
 /// A regular file that has no name of its own yet. Dropped before [`TargetFile::finish`], it leaves nothing.
 #[derive(Debug)]
@@ -26,32 +26,31 @@ pub struct TargetFile<'a> {
 }
 
 impl Target {
-    /// Begins a file of `size` bytes, all hole, that will be at `rel`.
-    pub fn create_file(&self, rel: &Path, size: u64) -> Result<TargetFile<'_>, TargetError> {
+    /// Begins a file of `size` bytes, all hole, that will be at `rel` and have `meta`.
+    pub fn create_file(&self, rel: &Path, size: u64, meta: &Meta) -> Result<TargetFile<'_>, TargetError> {
         let area = self.area_of(rel)?;
-        let (name, fd) = new_file(&area).map_err(io("create", rel))?;
+        let (name, fd) = new_file(&area, meta).map_err(io("create", rel))?;
         let file = TargetFile { target: self, rel: rel.to_path_buf(), area, fd, name, size };
         rustix::fs::ftruncate(&file.fd, size).map_err(io("set the size of", rel))?;
         Ok(file)
     }
 
     /// A copy of an open file in an area, with its holes.
-    pub(super) fn copy_in(
-        &self,
-        area: &Area,
-        from: BorrowedFd<'_>,
-        rel: &Path,
-    ) -> Result<(OsString, OwnedFd), TargetError> {
-        let (name, to) = new_file(area).map_err(io("create", rel))?;
-        copy(from, to.as_fd()).map_err(io("copy", rel)).inspect_err(|_| area.discard(&name))?;
+    pub(super) fn copy_in(&self, area: &Area, made: &Made<'_>, rel: &Path) -> Result<(OsString, OwnedFd), TargetError> {
+        let (name, to) = new_file(area, made.meta).map_err(io("create", rel))?;
+        if let Err(errno) = copy(made.fd, to.as_fd()) {
+            area.discard(&name);
+            return Err(io("copy", rel)(errno));
+        }
         Ok((name, to))
     }
 }
 
-fn new_file(area: &Area) -> Result<(OsString, OwnedFd), Errno> {
+fn new_file(area: &Area, meta: &Meta) -> Result<(OsString, OwnedFd), Errno> {
     let name = area.name();
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(area.dir(), &name, flags, Mode::RUSR | Mode::WUSR)?;
+    flags::early(&fd, meta);
     Ok((name, fd))
 }
 
@@ -140,7 +139,8 @@ impl TargetFile<'_> {
         Ok(done)
     }
 
-    /// Gives the attributes, then the names, over what is there. Nothing is under a name before everything else was done.
+    /// Gives the attributes, then the names, over what is there, then the inode flags, with some of which it could not be given a
+    /// name. Nothing is under a name before everything else was done.
     /// Returns the names that it could not be given.
     pub fn finish(self, meta: &Meta, names: &[&Path]) -> Result<Vec<Unplaced>, TargetError> {
         self.target.give(&self.rel, self.fd.as_fd(), meta);
@@ -148,7 +148,12 @@ impl TargetFile<'_> {
             rustix::fs::fsync(&self.fd).map_err(io("sync", &self.rel))?;
         }
         let made = Made { area: &self.area, name: self.name.clone(), fd: self.fd.as_fd(), meta };
-        Ok(self.target.put(&made, names))
+        let failed = self.target.put(&made, names);
+        // Behind a flag that forbids it, what is left in the area could not be removed.
+        if failed.len() < names.len() && self.area.discard(&self.name) {
+            self.target.give_flags(&self.rel, self.fd.as_fd(), meta);
+        }
+        Ok(failed)
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use super::attributes::{CAPABILITY, SETID};
 use super::place::Identity;
 use super::{Target, TargetError, io};
+use crate::source::flags::is_sealed;
 use crate::source::stat::stat_fd;
 use crate::source::xattrs;
 
@@ -42,13 +43,22 @@ impl Target {
         }
         let after = stat_fd(&file).map_err(io("stat", first))?;
         // Equal: nobody wrote to it meanwhile, or changed its attributes or names.
-        if found != after || !self.may_stay(&after.stat, &file, meta) {
+        if found != after {
+            return Ok(false);
+        }
+        let sealed = is_sealed(&file);
+        if !sealed && (!self.may_stay(&after.stat, &file, meta) || self.must_be_empty_first(&file, size, meta)) {
             return Ok(false);
         }
         if !write {
             return Ok(true);
         }
-        self.give_kept(first, &file, meta);
+        if sealed {
+            // Nothing of it can be changed, nor another one take its name.
+            self.leave_sealed(first, file.as_fd(), meta);
+        } else {
+            self.give_kept(first, &file, meta);
+        }
         self.all_lead_to(names, write, &file)
     }
 
@@ -90,5 +100,6 @@ impl Target {
         // when the mode itself is set.
         let _ = rustix::fs::fchmod(file, Mode::from_raw_mode(0o600));
         self.give(rel, file, meta);
+        self.give_flags(rel, file.as_fd(), meta);
     }
 }

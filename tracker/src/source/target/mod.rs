@@ -10,10 +10,13 @@
 mod area;
 mod attributes;
 mod file;
+mod flags;
 mod kept;
 mod place;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_flags;
 #[cfg(test)]
 mod tests_hostile;
 
@@ -31,6 +34,7 @@ use thiserror::Error;
 use self::area::Area;
 use self::place::Identity;
 use super::beneath::{Beneath, open_root};
+use super::flags::is_sealed;
 use super::stat::{self, SourceStat, stat_fd};
 use crate::quoting::quote_path;
 
@@ -100,6 +104,17 @@ pub enum Shortfall {
         name: Vec<u8>,
         cause: String,
     },
+    /// Inode flags, by their names.
+    Flags {
+        names: Vec<&'static str>,
+        cause: String,
+    },
+    Project {
+        project: u32,
+        cause: String,
+    },
+    /// An entry of an existing tree that is immutable or append-only there, with other attributes than it should have.
+    Sealed,
     /// A device that was not made: no right to.
     Device,
     /// A second name of a file is a file of its own with the same content: the file system makes no hard links.
@@ -108,12 +123,17 @@ pub enum Shortfall {
     DeviceUnwanted,
     /// `untrusted`: setuid, setgid or a file capability left out.
     Privilege,
+    /// `untrusted`: flags that only root may take away, and the project unless that is 0.
+    FlagsUnwanted {
+        names: Vec<&'static str>,
+        project: u32,
+    },
 }
 
 impl Shortfall {
     /// Asked for by `untrusted`.
     fn by_wish(&self) -> bool {
-        matches!(self, Shortfall::DeviceUnwanted | Shortfall::Privilege)
+        matches!(self, Shortfall::DeviceUnwanted | Shortfall::Privilege | Shortfall::FlagsUnwanted { .. })
     }
 }
 
@@ -145,8 +165,11 @@ impl<T> Default for Bounded<T> {
 /// How to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetOptions {
-    /// The store is another's: leave out devices, setuid and setgid bits and file capabilities.
+    /// The store is another's: leave out devices, setuid and setgid bits, file capabilities, what makes files immutable, and
+    /// projects.
     pub untrusted: bool,
+    /// Inode flags that are not in the commit were not there. Commits of format version 1 say nothing of them.
+    pub flags_known: bool,
     /// fsync each file before it gets its name.
     pub sync: bool,
     /// The target held something before (`--merge`): what stands in the way of an entry is removed, and directories that
@@ -185,6 +208,10 @@ impl Target {
         self.close_to_others(rel, self.beneath.root(), meta)?;
         let at = Identity::of(self.beneath.root()).map_err(io("stat", rel))?;
         lock(&self.dirs).insert(PathBuf::new(), at);
+        if is_sealed(self.beneath.root()) {
+            // Perhaps all is there already; else each entry that cannot be made says so.
+            return Ok(());
+        }
         self.area(rel, at).map_err(io("make the temporary area in", rel)).map(|_| ())
     }
 
@@ -228,6 +255,9 @@ impl Target {
             let source = std::io::Error::other(format!("it is {what}"));
             return Err(TargetError::Io { step: "make", path: first.to_path_buf(), source });
         }
+        if self.options.merge && self.is_there_for_good(names, meta) {
+            return Ok(Vec::new());
+        }
         let area = self.area_of(first)?;
         match make_in(&area, meta) {
             Err(Errno::PERM) if device => {
@@ -239,7 +269,7 @@ impl Target {
                 self.give(first, &fd, meta);
                 let made = place::Made { area: &area, name, fd: fd.as_fd(), meta };
                 let failed = self.put(&made, names);
-                area.discard(&made.name);
+                let _ = area.discard(&made.name);
                 Ok(failed)
             }
         }

@@ -10,7 +10,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::area::{self, Area};
+use super::flags::early;
 use super::{Shortfall, Target, TargetError, io, lock, make_in};
+use crate::source::flags;
 use crate::source::stat::{self, stat_fd};
 use crate::source::xattrs;
 
@@ -83,7 +85,7 @@ impl Target {
                     self.close_to_others(rel, fd.as_fd(), meta)?;
                     Identity::of(&fd)
                 }
-                Err(Errno::NOENT) => match self.new_dir(&place) {
+                Err(Errno::NOENT) => match self.new_dir(&place, meta) {
                     Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => continue,
                     made => made,
                 },
@@ -100,12 +102,13 @@ impl Target {
     }
 
     /// Made in the area, where nobody can put another one in its place before its inode is known.
-    fn new_dir(&self, place: &Place<'_>) -> Result<Identity, Errno> {
+    fn new_dir(&self, place: &Place<'_>, meta: &Meta) -> Result<Identity, Errno> {
         let area = self.area(place.parent, place.at)?;
         let name = area.name();
         rustix::fs::mkdirat(area.dir(), &name, Mode::RWXU)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(area.dir(), &name, flags, Mode::empty())?;
+        early_in(&fd, meta);
         let to = |flags| rustix::fs::renameat_with(area.dir(), &name, &place.dir, place.name, flags);
         let moved = match to(RenameFlags::NOREPLACE) {
             // A file system without the flag. Nothing was there; rename(2) replaces an empty directory at most.
@@ -121,7 +124,9 @@ impl Target {
                     return Err(errno);
                 }
                 rustix::fs::mkdirat(&place.dir, place.name, Mode::RWXU)?;
-                Identity::of(rustix::fs::openat(&place.dir, place.name, flags, Mode::empty())?)
+                let fd = rustix::fs::openat(&place.dir, place.name, flags, Mode::empty())?;
+                early_in(&fd, meta);
+                Identity::of(fd)
             }
         }
     }
@@ -129,7 +134,18 @@ impl Target {
     /// Gives a directory (empty `rel`: the target itself) its attributes. After everything in it is written.
     pub fn finish_dir(&self, rel: &Path, meta: &Meta) -> Result<(), TargetError> {
         let fd = self.own_dir(rel)?.0;
+        // While its owner may still read it.
+        let readable = flags::reopen(&fd);
+        if flags::is_sealed(&fd) {
+            self.leave_sealed(rel, readable.map_err(io("open", rel))?.as_fd(), meta);
+            return Ok(());
+        }
         self.give(rel, &fd, meta);
+        match readable {
+            Ok(fd) => self.give_flags(rel, fd.as_fd(), meta),
+            Err(errno) if meta.has_flags() => return Err(io("give inode flags to", rel)(errno)),
+            Err(_) => {}
+        }
         Ok(())
     }
 
@@ -232,18 +248,27 @@ impl Target {
             }
             other => other,
         }
-        .inspect_err(|_| made.area.discard(&linked))
+        .inspect_err(|_| {
+            made.area.discard(&linked);
+        })
     }
 
     /// Another one with the same content and attributes, made in `area`.
     fn put_copy(&self, made: &Made<'_>, rel: &Path, place: &Place<'_>, area: &Area) -> Result<(), TargetError> {
         let (name, fd) = if made.meta.kind == Kind::File {
-            self.copy_in(area, made.fd, rel)?
+            self.copy_in(area, made, rel)?
         } else {
             make_in(area, made.meta).map_err(io("make", rel))?
         };
         self.give(rel, &fd, made.meta);
-        self.move_in(area.dir(), &name, rel, place).inspect_err(|_| area.discard(&name))
+        if let Err(error) = self.move_in(area.dir(), &name, rel, place) {
+            area.discard(&name);
+            return Err(error);
+        }
+        if made.meta.kind == Kind::File {
+            self.give_flags(rel, fd.as_fd(), made.meta);
+        }
+        Ok(())
     }
 
     fn move_in(&self, from: BorrowedFd<'_>, name: &OsStr, rel: &Path, place: &Place<'_>) -> Result<(), TargetError> {
@@ -255,7 +280,7 @@ impl Target {
             }
             other => other,
         }
-        .map_err(io("move into place", rel))
+        .map_err(|errno| refused("move into place", rel, place, errno))
     }
 
     /// The parent of `rel`, which must be the directory that was made or found there.
@@ -290,10 +315,12 @@ impl Target {
     /// The area in which the entry at `rel` is made.
     pub(super) fn area_of(&self, rel: &Path) -> Result<Arc<Area>, TargetError> {
         let place = self.place(rel)?;
-        self.area(place.parent, place.at).map_err(io("make the temporary area for", rel))
+        let made = self.area(place.parent, place.at);
+        made.map_err(|errno| refused("make the temporary area for", rel, &place, errno))
     }
 
-    /// The area of the file system that the directory at `rel` lies in: in the highest directory of it in the target.
+    /// The area of the file system that the directory at `rel` lies in: in the highest directory of it in the target in which
+    /// one can be made.
     pub(super) fn area(&self, rel: &Path, at: Identity) -> Result<Arc<Area>, Errno> {
         let mut areas = lock(&self.areas);
         if let Some(area) = areas.get(&at.file_system()) {
@@ -305,10 +332,30 @@ impl Target {
             if Identity::of(&dir)?.file_system() != at.file_system() {
                 break;
             }
-            highest = dir;
+            if !flags::is_sealed(&dir) {
+                highest = dir;
+            }
         }
         let area = Area::make(highest.as_fd())?;
         areas.insert(at.file_system(), area.clone());
         Ok(area)
     }
+}
+
+/// What a new directory must have before there is something in it; a refusal is named when it is finished.
+fn early_in(dir: &OwnedFd, meta: &Meta) {
+    if let Ok(fd) = flags::reopen(dir) {
+        early(fd, meta);
+    }
+}
+
+/// An error in words that tell of a seal, where it is the likely cause.
+fn refused(step: &'static str, rel: &Path, place: &Place<'_>, errno: Errno) -> TargetError {
+    let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let there = || rustix::fs::openat(&place.dir, place.name, how, Mode::empty());
+    if errno == Errno::PERM && (flags::is_sealed(&place.dir) || there().is_ok_and(flags::is_sealed)) {
+        let source = std::io::Error::other("it, or its directory, is immutable or append-only");
+        return TargetError::Io { step, path: rel.to_path_buf(), source };
+    }
+    io(step, rel)(errno)
 }

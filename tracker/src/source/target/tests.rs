@@ -27,6 +27,10 @@ pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+pub(super) fn plain() -> Meta {
+    meta(Kind::File, 0o600)
+}
+
 pub(super) fn meta(kind: Kind, mode: u32) -> Meta {
     Meta {
         kind,
@@ -63,7 +67,7 @@ fn a_file_appears_whole_or_not_at_all() {
     let (dir, target) = fresh_with(TargetOptions { sync: true, ..Default::default() });
     assert!(target.is_empty().unwrap());
     let path = dir.path().join("f");
-    let file = target.create_file(rel("f"), 1 << 20).unwrap();
+    let file = target.create_file(rel("f"), 1 << 20, &plain()).unwrap();
     file.write_at(1 << 19, b"middle").unwrap();
     assert!(!path.exists());
     let mut buffer = [0; 6];
@@ -74,7 +78,7 @@ fn a_file_appears_whole_or_not_at_all() {
     assert_eq!((found.size(), found.mode() & 0o7777), (1 << 20, 0o640));
     assert_eq!(mtime(&path), TIME);
     assert!(found.blocks() * 512 < 1 << 19, "what was not written is a hole: {} blocks", found.blocks());
-    drop(target.create_file(rel("g"), 10).unwrap());
+    drop(target.create_file(rel("g"), 10, &plain()).unwrap());
     assert_eq!((leftovers(dir.path()), dir.path().join("g").exists()), (0, false));
     assert!(!target.is_empty().unwrap());
     assert_eq!(target.warnings(), Default::default());
@@ -85,23 +89,23 @@ fn an_older_file_is_replaced_and_a_directory_is_not() {
     let (dir, target) = fresh();
     fs::write(dir.path().join("f"), "old and longer").unwrap();
     fs::hard_link(dir.path().join("f"), dir.path().join("other")).unwrap();
-    let file = target.create_file(rel("f"), 3).unwrap();
+    let file = target.create_file(rel("f"), 3, &plain()).unwrap();
     file.write_at(0, b"new").unwrap();
     file.finish(&meta(Kind::File, 0o600), &[rel("f")]).unwrap();
     assert_eq!(fs::read(dir.path().join("f")).unwrap(), b"new");
     assert_eq!(fs::read(dir.path().join("other")).unwrap(), b"old and longer");
     fs::create_dir(dir.path().join("d")).unwrap();
-    let file = target.create_file(rel("d"), 0).unwrap();
+    let file = target.create_file(rel("d"), 0, &plain()).unwrap();
     assert_eq!(file.finish(&meta(Kind::File, 0o600), &[rel("d")]).unwrap().len(), 1);
     assert_eq!(leftovers(dir.path()), 0);
     target.remove(rel("d")).unwrap();
-    target.create_file(rel("d"), 0).unwrap().finish(&meta(Kind::File, 0o600), &[rel("d")]).unwrap();
+    target.create_file(rel("d"), 0, &plain()).unwrap().finish(&meta(Kind::File, 0o600), &[rel("d")]).unwrap();
 }
 
 #[test]
 fn a_punched_range_is_a_hole_again() {
     let (dir, target) = fresh();
-    let file = target.create_file(rel("f"), 1 << 20).unwrap();
+    let file = target.create_file(rel("f"), 1 << 20, &plain()).unwrap();
     file.write_at(0, &vec![1; 1 << 20]).unwrap();
     file.punch(4096, (1 << 20) - 8192).unwrap();
     file.punch(0, 0).unwrap();
@@ -120,18 +124,18 @@ fn nothing_is_written_outside() {
     symlink(outside.path(), dir.path().join("out")).unwrap();
     symlink(outside.path().join("victim"), dir.path().join("v")).unwrap();
     for path in ["out/f", "../f", "/f", "out/victim"] {
-        assert!(target.create_file(rel(path), 1).is_err(), "{path}");
+        assert!(target.create_file(rel(path), 1, &plain()).is_err(), "{path}");
         assert!(target.make_dir(rel(path), &meta(Kind::Dir, 0o755)).is_err(), "{path}");
         assert!(target.make_special(&[rel(path)], &meta(Kind::Fifo, 0o600)).is_err(), "{path}");
         assert!(target.remove(rel(path)).is_err(), "{path}");
     }
     for path in ["", "..", "a/.."] {
-        assert!(target.create_file(rel(path), 1).is_err(), "{path}");
+        assert!(target.create_file(rel(path), 1, &plain()).is_err(), "{path}");
     }
     assert!(target.make_dir(rel("out"), &meta(Kind::Dir, 0o755)).is_err(), "a symlink to a directory is no directory");
     assert!(!target.keep(&[rel("out/victim")], 4, &meta(Kind::File, 0o777), true, |_| true).unwrap());
     // Over a symlink: the link itself is replaced.
-    target.create_file(rel("v"), 0).unwrap().finish(&meta(Kind::File, 0o600), &[rel("v")]).unwrap();
+    target.create_file(rel("v"), 0, &plain()).unwrap().finish(&meta(Kind::File, 0o600), &[rel("v")]).unwrap();
     assert!(fs::symlink_metadata(dir.path().join("v")).unwrap().is_file());
     target.remove(rel("out")).unwrap();
     assert_eq!(fs::read(outside.path().join("victim")).unwrap(), b"kept");
@@ -143,7 +147,7 @@ fn directories_are_finished_from_below() {
     let (dir, target) = fresh();
     target.make_dir(rel("a"), &meta(Kind::Dir, 0o755)).unwrap();
     target.make_dir(rel("a/b"), &meta(Kind::Dir, 0o755)).unwrap();
-    target.create_file(rel("a/b/f"), 0).unwrap().finish(&meta(Kind::File, 0o600), &[rel("a/b/f")]).unwrap();
+    target.create_file(rel("a/b/f"), 0, &plain()).unwrap().finish(&meta(Kind::File, 0o600), &[rel("a/b/f")]).unwrap();
     target.finish_dir(rel("a/b"), &meta(Kind::Dir, 0o500)).unwrap();
     target.finish_dir(rel("a"), &meta(Kind::Dir, 0o1755)).unwrap();
     target.finish_dir(rel(""), &meta(Kind::Dir, 0o700)).unwrap();
@@ -153,7 +157,7 @@ fn directories_are_finished_from_below() {
     }
     // A second run, onto what is there: closed directories are opened for it.
     target.make_dir(rel("a/b"), &meta(Kind::Dir, 0o755)).unwrap();
-    target.create_file(rel("a/b/g"), 0).unwrap().finish(&meta(Kind::File, 0o600), &[rel("a/b/g")]).unwrap();
+    target.create_file(rel("a/b/g"), 0, &plain()).unwrap().finish(&meta(Kind::File, 0o600), &[rel("a/b/g")]).unwrap();
     let mut names = target.names(rel("a/b")).unwrap();
     names.sort();
     assert_eq!(names, ["f", "g"]);
@@ -188,7 +192,7 @@ fn hard_links_are_links_also_the_second_time() {
     target.make_dir(rel("d"), &meta(Kind::Dir, 0o755)).unwrap();
     let ino = |path: &str| fs::symlink_metadata(dir.path().join(path)).unwrap().ino();
     for _ in 0..2 {
-        let file = target.create_file(rel("f"), 0).unwrap();
+        let file = target.create_file(rel("f"), 0, &plain()).unwrap();
         assert!(file.finish(&meta(Kind::File, 0o600), &[rel("f"), rel("d/g"), rel("h")]).unwrap().is_empty());
         assert_eq!((ino("f"), ino("f")), (ino("d/g"), ino("h")));
         let link = Meta { target: b"x".to_vec(), ..meta(Kind::Symlink, 0o777) };
@@ -196,7 +200,7 @@ fn hard_links_are_links_also_the_second_time() {
         assert_eq!(ino("s"), ino("d/t"));
     }
     // A name that cannot be given is told, and the others are given.
-    let file = target.create_file(rel("k"), 0).unwrap();
+    let file = target.create_file(rel("k"), 0, &plain()).unwrap();
     let failed = file.finish(&meta(Kind::File, 0o600), &[rel("none/x"), rel("k"), rel("d")]).unwrap();
     assert_eq!(failed.iter().map(|name| name.path.as_path()).collect::<Vec<_>>(), [rel("none/x"), rel("d")]);
     assert_eq!(fs::metadata(dir.path().join("k")).unwrap().nlink(), 1);
@@ -242,7 +246,7 @@ fn an_acl_keeps_its_mask_and_the_mode() {
     }
     let mut wanted = meta(Kind::File, 0o660);
     wanted.xattrs = vec![(b"system.posix_acl_access".to_vec(), acl.clone()), (b"user.a".to_vec(), b"1".to_vec())];
-    target.create_file(rel("f"), 0).unwrap().finish(&wanted, &[rel("f")]).unwrap();
+    target.create_file(rel("f"), 0, &plain()).unwrap().finish(&wanted, &[rel("f")]).unwrap();
     if target.warnings().0.count > 0 {
         println!("SKIP an_acl_keeps_its_mask_and_the_mode: {:?}", target.warnings().0.first);
         return;
@@ -270,7 +274,7 @@ fn an_inherited_acl_does_not_stay() {
         println!("SKIP an_inherited_acl_does_not_stay: {errno}");
         return;
     }
-    target.create_file(rel("f"), 0).unwrap().finish(&meta(Kind::File, 0o640), &[rel("f")]).unwrap();
+    target.create_file(rel("f"), 0, &plain()).unwrap().finish(&meta(Kind::File, 0o640), &[rel("f")]).unwrap();
     let found = rustix::fs::getxattr(dir.path().join("f"), "system.posix_acl_access", &mut [0; 256][..]);
     assert_eq!(found, Err(Errno::NODATA));
     assert_eq!(fs::metadata(dir.path().join("f")).unwrap().mode() & 0o7777, 0o640);
@@ -280,7 +284,7 @@ fn an_inherited_acl_does_not_stay() {
 fn what_may_not_be_given_is_a_warning_and_takes_setuid_with_it() {
     let (dir, target) = fresh();
     let other = Meta { uid: 12_345, gid: 12_346, ..meta(Kind::File, 0o6755) };
-    target.create_file(rel("f"), 0).unwrap().finish(&other, &[rel("f")]).unwrap();
+    target.create_file(rel("f"), 0, &plain()).unwrap().finish(&other, &[rel("f")]).unwrap();
     let found = fs::metadata(dir.path().join("f")).unwrap();
     if is_root() {
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (12_345, 12_346, 0o6755));
@@ -298,7 +302,7 @@ fn a_strangers_store_gives_no_devices_and_no_privileges() {
     let mut wanted = meta(Kind::File, 0o6755);
     wanted.xattrs =
         vec![(b"security.capability".to_vec(), [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec())];
-    target.create_file(rel("f"), 0).unwrap().finish(&wanted, &[rel("f")]).unwrap();
+    target.create_file(rel("f"), 0, &plain()).unwrap().finish(&wanted, &[rel("f")]).unwrap();
     let path = dir.path().join("f");
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
     assert_eq!(rustix::fs::getxattr(&path, "security.capability", &mut [0; 64][..]), Err(Errno::NODATA));

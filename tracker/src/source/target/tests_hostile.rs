@@ -3,14 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use super::tests::{fresh, fresh_with, is_root, meta, rel};
+use super::tests::{fresh, fresh_with, is_root, meta, plain, rel};
 use super::*;
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-const MERGE: TargetOptions = TargetOptions { untrusted: false, sync: false, merge: true };
+const MERGE: TargetOptions = TargetOptions { untrusted: false, flags_known: true, sync: false, merge: true };
 
 #[test]
 fn what_takes_the_place_of_an_equal_file_is_not_touched() {
@@ -98,7 +98,7 @@ fn a_directory_that_is_swapped_gets_neither_entries_nor_attributes() {
     fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
     fs::create_dir(dir.path().join("a")).unwrap();
     fs::set_permissions(dir.path().join("a"), Permissions::from_mode(0o711)).unwrap();
-    assert!(matches!(target.create_file(rel("a/f"), 0), Err(TargetError::NotOurs { .. })));
+    assert!(matches!(target.create_file(rel("a/f"), 0, &plain()), Err(TargetError::NotOurs { .. })));
     assert!(matches!(target.make_dir(rel("a/d"), &outer), Err(TargetError::NotOurs { .. })));
     let special = target.make_special(&[rel("a/p")], &meta(Kind::Fifo, 0o600));
     assert!(matches!(special, Err(TargetError::NotOurs { .. })));

@@ -1,0 +1,165 @@
+//! Inode flags and project of restored files and directories.
+//!
+//! They come last, when an entry has its names: nothing can be done any more with what is immutable or append-only. Some
+//! count for what is written after them alone, and come first as well ([`early`]).
+//!
+//! What the commit has is set. Taken away, where an existing or inherited flag is not in the commit, is only what says how the file
+//! may be used ([`TAKEN`]); how a file system stores a file and to whom it counts it is the target's own affair, and nobody
+//! takes away immutability but he who gave it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use engine::model::{InodeFlags, Kind, Meta};
+use rustix::io::Errno;
+
+use super::attributes::CAPABILITY;
+use super::{Shortfall, Target};
+use crate::source::flags::{self, SEALS};
+use crate::source::stat::stat_fd;
+use crate::source::{FsType, xattrs};
+
+/// Flags that a restored file does not have if they are not in the commit.
+const TAKEN: u32 = InodeFlags::NODUMP | InodeFlags::NOATIME | InodeFlags::SYNC | InodeFlags::DIRSYNC;
+/// Flags by which content is stored: only new content follows them, and btrfs sets no-COW on empty files alone.
+const OF_CONTENT: u32 = InodeFlags::NOCOW
+    | InodeFlags::COMPRESS
+    | InodeFlags::NOCOMPRESS
+    | InodeFlags::JOURNAL_DATA
+    | InodeFlags::NOTAIL
+    | InodeFlags::DAX;
+
+/// Gives an empty file or directory the flags that it must have before there is something in it. A refusal is met again, and
+/// named, when all of them are set.
+pub(super) fn early(fd: impl AsFd, meta: &Meta) {
+    let of_kind = if meta.kind == Kind::Dir { InodeFlags::CASEFOLD } else { OF_CONTENT };
+    let wanted = meta.flags & of_kind;
+    // Each for itself: one that this file system lacks must not keep out the others.
+    for bit in (0..u32::BITS).map(|n| 1 << n).filter(|bit| wanted & bit != 0) {
+        let _ = flags::change(&fd, bit, 0);
+    }
+}
+
+impl Target {
+    /// Gives flags and project to what has all else, names too. `fd` is open for reading.
+    pub(super) fn give_flags(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
+        let (wanted, project) = self.wanted(meta);
+        if (wanted, project) != (meta.flags, meta.project) {
+            let names = flags::flag_names(meta.flags & !wanted);
+            self.warn(rel, Shortfall::FlagsUnwanted { names, project: meta.project });
+        }
+        if project != 0
+            && let Err(cause) = give_project(fd, project)
+        {
+            self.warn(rel, Shortfall::Project { project, cause });
+        }
+        let unset = |bits, cause| self.warn(rel, Shortfall::Flags { names: flags::flag_names(bits), cause });
+        let now = match flags::bits(fd) {
+            Ok(Some(now)) => now,
+            _ if wanted == 0 => return,
+            Ok(None) => return unset(wanted, "the file system has no inode flags".into()),
+            Err(errno) => return unset(wanted, errno.to_string()),
+        };
+        let clear = if self.options.flags_known { now & !wanted & TAKEN } else { 0 };
+        let set = wanted & !now;
+        if let Err(errno) = flags::change(fd, 0, clear) {
+            let names = flags::flag_names(clear);
+            self.warn(rel, Shortfall::Flags { names, cause: format!("not taken away: {errno}") });
+        }
+        // What seals the file comes last: the others could not be set behind it.
+        let refused = [set & !SEALS, set & SEALS].into_iter().flat_map(|bits| refused(fd, bits)).collect::<Vec<_>>();
+        let named = refused.iter().fold(0, |named, (bit, _)| named | bit);
+        for (bit, errno) in refused {
+            unset(bit, errno.to_string());
+        }
+        let missing = flags::bits(fd).ok().flatten().map_or(0, |found| set & !found & !named);
+        if missing != 0 {
+            unset(missing, "the file system did not take it".into());
+        }
+    }
+
+    /// What of the flags and the project is given.
+    fn wanted(&self, meta: &Meta) -> (u32, u32) {
+        // A stranger neither makes files that only root can remove, nor has them counted against somebody's quota.
+        if self.options.untrusted { (meta.flags & !SEALS, 0) } else { (meta.flags, meta.project) }
+    }
+
+    /// Leaves alone what is immutable or append-only in the target, whose content is right. If its attributes are others,
+    /// that is named: it is not for a restore to take such a flag away.
+    pub(super) fn leave_sealed(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
+        if !self.has_all(fd, meta) {
+            self.warn(rel, Shortfall::Sealed);
+        }
+    }
+
+    /// Whether a regular file or directory has all of `meta` already.
+    fn has_all(&self, fd: BorrowedFd<'_>, meta: &Meta) -> bool {
+        let (wanted, project) = self.wanted(meta);
+        has_plain(fd, meta)
+            && flags::bits(fd).is_ok_and(|found| {
+                let found = found.unwrap_or_default();
+                let known = !self.options.flags_known || found & !wanted & (TAKEN | SEALS) == 0;
+                known && wanted & !found == 0
+            })
+            && (project == 0 || flags::project(fd).is_ok_and(|found| found == Some(project)))
+    }
+
+    /// Whether this entry, which is no regular file, can stay: it is what it should be, and where it is nothing can be made.
+    pub(super) fn is_there_for_good(&self, names: &[&Path], meta: &Meta) -> bool {
+        use rustix::fs::{Mode, OFlags, openat};
+        let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let there = |rel: &Path| {
+            let place = self.place(rel).ok().filter(|place| flags::is_sealed(&place.dir))?;
+            let fd = openat(&place.dir, place.name, how, Mode::empty()).ok()?;
+            let found = stat_fd(&fd).ok()?;
+            let target = match meta.kind {
+                Kind::Symlink => rustix::fs::readlinkat(&fd, c"", Vec::new()).ok()?.into_bytes(),
+                _ => Vec::new(),
+            };
+            let same = found.stat.rdev == meta.rdev && target == meta.target && has_plain(fd.as_fd(), meta);
+            same.then_some(found.stat.inode)
+        };
+        let found: Option<Vec<_>> = names.iter().map(|rel| there(rel)).collect();
+        found.is_some_and(|found| found.windows(2).all(|pair| pair[0] == pair[1]))
+    }
+
+    /// Whether a file whose content is right must be made anew, since what it should be can only be set on an empty one.
+    pub(super) fn must_be_empty_first(&self, fd: impl AsFd, size: u64, meta: &Meta) -> bool {
+        meta.flags & InodeFlags::NOCOW != 0
+            && size > 0
+            && FsType::of(&fd) == Ok(FsType::Btrfs)
+            && flags::bits(&fd).is_ok_and(|found| found.unwrap_or_default() & InodeFlags::NOCOW == 0)
+    }
+}
+
+/// Kind, owner, mode, time and extended attributes.
+fn has_plain(fd: BorrowedFd<'_>, meta: &Meta) -> bool {
+    let Ok(found) = stat_fd(fd).map(|found| found.stat) else { return false };
+    let mut wanted = meta.xattrs.iter().filter(|(name, _)| xattrs::kept(name)).peekable();
+    (found.kind, found.uid, found.gid, found.mtime) == (meta.kind, meta.uid, meta.gid, meta.mtime)
+        && (meta.kind == Kind::Symlink || found.mode == meta.mode)
+        && xattrs::xattrs(fd).is_ok_and(|found| {
+            // Labels that the system's policy sets itself are no difference.
+            let policy = |name: &[u8]| name.starts_with(b"security.") && name != CAPABILITY;
+            found.iter().all(|have| wanted.next_if(|want| *want == have).is_some() || policy(&have.0))
+                && wanted.next().is_none()
+        })
+}
+
+fn give_project(fd: BorrowedFd<'_>, project: u32) -> Result<(), String> {
+    match flags::project(fd) {
+        Ok(Some(found)) if found == project => Ok(()),
+        Ok(Some(_)) => flags::set_project(fd, project).map_err(|errno| errno.to_string()),
+        Ok(None) => Err("the file system has no projects".into()),
+        Err(errno) => Err(errno.to_string()),
+    }
+}
+
+/// Sets flags, at once or, where that fails, one by one. Gives those that cannot be set.
+fn refused(fd: BorrowedFd<'_>, bits: u32) -> Vec<(u32, Errno)> {
+    if bits == 0 || flags::change(fd, bits, 0).is_ok() {
+        return Vec::new();
+    }
+    let single = (0..u32::BITS).map(|n| 1 << n).filter(|bit| bits & bit != 0);
+    single.filter_map(|bit| flags::change(fd, bit, 0).err().map(|errno| (bit, errno))).collect()
+}

@@ -86,6 +86,30 @@ fn each_way_to_get_no_answer_is_named() {
 }
 
 /// Needs no server, so it never skips.
+/// A load balancer keeps a connection to one server: what fails there is tried by another connection.
+#[test]
+fn a_server_that_fails_is_tried_by_another_connection() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut first = true;
+        for mut client in listener.incoming().flatten() {
+            let answer: &[u8] = match std::mem::replace(&mut first, false) {
+                true => b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+                false => b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nETag: \"e\"\r\n\r\ngood",
+            };
+            // Kept open, as servers do.
+            thread::spawn(move || {
+                while client.read(&mut [0; 16 << 10]).is_ok_and(|bytes| bytes > 0) {
+                    client.write_all(answer).unwrap();
+                }
+            });
+        }
+    });
+    let options = StoreOptions { attempts: 5, ..at(&format!("http://127.0.0.1:{port}")) };
+    assert_eq!(open(&url("p"), &options).unwrap().get("v/format").unwrap(), b"good");
+}
+
 #[test]
 fn a_bucket_in_another_region_is_named_with_its_region() {
     let moved = answering(

@@ -7,14 +7,14 @@ use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use tests::compare::{Options, compare};
 use tests::mounts::skip;
 use tests::tenants::{Tenants, as_nobody, nobody};
@@ -162,6 +162,51 @@ fn thousands_of_long_names_of_one_file() {
         File::options().write(true).open(named(n * 7)).unwrap().write_all(&n.to_le_bytes()).unwrap();
     }
     all.other_is_well();
+    let begun = Instant::now();
+    while all.tenant_answers(&[0, 3]).code != Some(0) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", all.log());
+    }
+    tenant_is_restored(&all);
+}
+
+/// What costs a decision each: blocks that lie apart, and attributes of many files. Work that grew with the square of their
+/// number, or a copy of all for each of them, would show here in time and memory.
+#[test]
+fn pieces_and_attributes_without_number_hold_up_nobody() {
+    const PIECES: u64 = 20_000;
+    let name = "pieces_and_attributes_without_number_hold_up_nobody";
+    let Some(mut all) = Tenants::new_or_skip(name, |_| {}) else { return };
+    let (pieces, attributes) = (all.tenant.join("pieces"), all.tenant.join("attributes"));
+    as_nobody(|| {
+        let file = File::create(&pieces).unwrap();
+        for n in 0..PIECES {
+            file.write_all_at(&n.to_le_bytes(), n * 8192).unwrap();
+        }
+        fs::create_dir(&attributes).unwrap();
+        for n in 0..500 {
+            let path = attributes.join(format!("{n}"));
+            fs::write(&path, "small").unwrap();
+            for attribute in 0..12 {
+                let (name, value) = (format!("user.{attribute:03}"), [n as u8; 32]);
+                rustix::fs::setxattr(&path, name, &value, XattrFlags::empty()).unwrap();
+            }
+        }
+    });
+    all.other_is_well();
+    // Every second piece once more, and an attribute of every file.
+    as_nobody(|| {
+        let file = File::options().write(true).open(&pieces).unwrap();
+        for n in (0..PIECES).step_by(2) {
+            file.write_all_at(b"again", n * 8192).unwrap();
+        }
+        for n in 0..500 {
+            let path = attributes.join(format!("{n}"));
+            rustix::fs::setxattr(&path, "user.000", b"other", XattrFlags::empty()).unwrap();
+        }
+    });
+    for _ in 0..3 {
+        all.other_is_well();
+    }
     let begun = Instant::now();
     while all.tenant_answers(&[0, 3]).code != Some(0) {
         assert!(begun.elapsed() < Duration::from_secs(60), "{}", all.log());

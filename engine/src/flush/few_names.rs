@@ -1,7 +1,8 @@
 //! Renames that do not fit into one commit: a million files got other names while nobody looked.
 //!
-//! Not every part of them can go alone. What takes the name of a file that stays has to wait for it, what goes into a directory
-//! for that directory, and a directory that is gone for all that was moved out of it. So files are nodes of a graph, each with
+//! Not every part of them can go alone. What takes the name of a file that stays has to wait for it, what goes below a directory
+//! for that directory (which may have been in it, and is where it is read), and a directory that is gone for all that was moved
+//! out of it. So files are nodes of a graph, each with
 //! an edge to what it waits for; who wait for each other go together.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -55,6 +56,34 @@ fn without_room<W: World>(
     Ok(waits.left(facts.limits.changes, facts.limits.names_of_a_file))
 }
 
+/// Directories that get another place, as seen from below.
+#[derive(Default)]
+struct Above(HashMap<FileId, Option<FileId>>);
+
+impl Above {
+    /// `dir`, or the nearest one above it, that is `moved`.
+    fn nearest<W: World>(
+        &mut self,
+        world: &W,
+        dir: FileId,
+        moved: impl Fn(&FileId) -> bool,
+    ) -> Result<Option<FileId>, W::Error> {
+        let (mut at, mut passed) = (dir, Vec::new());
+        let found = loop {
+            if let Some(known) = self.0.get(&at) {
+                break *known;
+            }
+            if moved(&at) || at == FileId::ROOT {
+                break Some(at).filter(&moved);
+            }
+            passed.push(at);
+            at = world.names_of(at)?.first().map_or(FileId::ROOT, |name| name.0);
+        };
+        self.0.extend(passed.into_iter().map(|dir| (dir, found)));
+        Ok(found)
+    }
+}
+
 /// Who has to wait for whom.
 #[derive(Default)]
 struct Waits {
@@ -97,11 +126,11 @@ impl Waits {
             let node = waits.graph.add_node((*id, *changes));
             waits.nodes.insert(*id, node);
         }
-        let holders = names.committed();
+        let (holders, mut above) = (names.committed(), Above::default());
         for (id, _) in &files {
             for (parent, name) in set.get(id).into_iter().flatten() {
-                if set.contains_key(parent) {
-                    waits.edge(*id, *parent);
+                if let Some(above) = above.nearest(world, *parent, |dir| set.contains_key(dir))? {
+                    waits.edge(*id, above);
                 }
                 if let Some(holder) = holders.get(&(*parent, *name)).filter(|holder| *holder != id) {
                     waits.edge(*id, *holder);

@@ -372,8 +372,9 @@ impl Names {
             if proven || (alive != Alive::Inside && waited) {
                 self.unset.insert(place);
             } else {
-                let since =
-                    missing.iter().find(|m| m.parent == place.0 && m.name == place.1).map_or(drain, |m| m.drain);
+                // Drains are counted from one in each process: what waited in a former one waits since now.
+                let known = missing.iter().find(|m| m.parent == place.0 && m.name == place.1);
+                let since = known.map_or(drain, |m| m.drain.min(drain));
                 self.waiting.push(Missing { parent: place.0, name: place.1, drain: since });
             }
         }

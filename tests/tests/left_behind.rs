@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tests::capture_rig::{Rig, config};
@@ -88,6 +88,42 @@ fn nothing_is_attached_before_the_store_has_answered() {
     let (_asked, _) = silent.accept().unwrap();
     assert_eq!(tracked(&volume), None, "{}", volume.log_tail());
     daemon.kill9();
+    assert_eq!(tracked(&volume), None);
+}
+
+/// A signal is heard at every moment of a start: what it has attached by then is detached.
+#[test]
+fn a_signal_while_it_starts_leaves_nothing_in_the_kernel() {
+    let name = "a_signal_while_it_starts_leaves_nothing_in_the_kernel";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fs::write(source.join("file"), "file").unwrap();
+    for (signal, code) in [(Signal::TERM, 0), (Signal::INT, 130)] {
+        let volume = Volume::new(&source);
+        let mut daemon = volume.start();
+        let begun = Instant::now();
+        while tracked(&volume).is_none() {
+            assert!(begun.elapsed() < SOON, "{}", volume.log_tail());
+            thread::sleep(Duration::from_millis(1));
+        }
+        kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), signal).unwrap();
+        let ended = daemon.wait_end(SOON).expect("its end");
+        assert_eq!((ended.code(), tracked(&volume)), (Some(code), None), "{}", volume.log_tail());
+    }
+}
+
+/// What can be known before anything is attached is known before.
+#[test]
+fn a_metrics_port_that_is_taken_attaches_nothing() {
+    let name = "a_metrics_port_that_is_taken_attaches_nothing";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fs::write(source.join("file"), "file").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut volume = Volume::new(&source);
+    volume.keep_tracking();
+    volume.extra.extend(["--metrics-listen".into(), taken.local_addr().unwrap().to_string()]);
+    volume.protect_ends().refuses(1, "cannot serve metrics");
     assert_eq!(tracked(&volume), None);
 }
 

@@ -76,6 +76,8 @@ pub enum ControlError {
     Running { volume: String },
     #[error("the configuration was not applied: {reason}")]
     Reload { reason: String },
+    #[error("the configuration was applied but for what needs a restart: {reason}")]
+    Partly { reason: String },
     #[error("the request is not understood: {reason}")]
     BadRequest { reason: String },
     #[error("the request is longer than {max} bytes")]

@@ -2,7 +2,7 @@
 //!
 //! A thread of its own with its own event loop, so that a busy volume delays no scrape and a scrape no volume.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -26,19 +26,40 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Listens at `address` (port 0: any free one). The error names the address.
+    /// Listens at `address` (port 0: any free one) and serves there.
+    ///
+    /// # Errors
+    /// As [`HttpServer::bind`] and [`HttpServer::serve`].
     pub fn start(
         address: SocketAddr,
         control: Arc<dyn Control>,
         process: Arc<Process>,
     ) -> Result<HttpServer, AppError> {
-        let failed = |e: std::io::Error| {
-            AppError::new(ExitCode::Error, format_args!("cannot serve metrics at {address}: {e}"))
-                .hint("name another address with --metrics-listen or [metrics] listen")
-        };
-        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        HttpServer::serve(HttpServer::bind(address)?, control, process)
+    }
+
+    /// Takes `address` before there is anything to serve.
+    ///
+    /// # Errors
+    /// When it is taken or not of this host; names it.
+    pub fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+        let listener = TcpListener::bind(address).map_err(|error| failed(address, &error))?;
+        listener.set_nonblocking(true).map_err(|error| failed(address, &error))?;
+        Ok(listener)
+    }
+
+    /// Serves what is asked at `listener`, which does not block.
+    ///
+    /// # Errors
+    /// When there is no thread or event loop for it.
+    pub fn serve(
+        listener: TcpListener,
+        control: Arc<dyn Control>,
+        process: Arc<Process>,
+    ) -> Result<HttpServer, AppError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = listener.local_addr().map_err(|error| failed(unknown, &error))?;
+        let failed = |error: std::io::Error| failed(address, &error);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let app = router(control, process);
@@ -74,6 +95,11 @@ impl Drop for HttpServer {
             let _ = thread.join();
         }
     }
+}
+
+fn failed(address: SocketAddr, error: &std::io::Error) -> AppError {
+    AppError::new(ExitCode::Error, format_args!("cannot serve metrics at {address}: {error}"))
+        .hint("name another address with --metrics-listen or [metrics] listen")
 }
 
 #[derive(Clone)]

@@ -183,6 +183,17 @@ fn a_vanished_name_of_a_living_inode_waits_for_a_later_swap() {
     assert_eq!((plan.changes, plan.gone, plan.missing), (vec![unset(ROOT, "a")], vec![FileId(2)], vec![]));
 }
 
+/// A process counts its drains from one: a name that waited in one that made a million must not wait for a million.
+#[test]
+fn a_name_that_waited_in_a_former_process_waits_for_one_swap_of_this() {
+    let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+    let listing = listing(&mut known, ROOT, vec![]);
+    let former = vec![Missing { parent: ROOT, name: "a".into(), drain: 1_000_000 }];
+    let plan = decide(&mut known, std::slice::from_ref(&listing), &former, 1);
+    assert_eq!((plan.changes, &plan.missing), (vec![], &vec![Missing { drain: 1, ..former[0].clone() }]));
+    assert_eq!(decide(&mut known, &[listing], &plan.missing, 2).changes, [unset(ROOT, "a")]);
+}
+
 /// A file that moves faster than directories are listed is missed by one listing after the other.
 /// Nothing is known of the names in a directory that moved away after it was listed.
 #[test]

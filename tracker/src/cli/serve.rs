@@ -3,6 +3,7 @@
 //! What a volume does is behind `Control`; this loop looks at its status, says `ready`, and decides when to end and
 //! with which code.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use tokio::sync::Notify as Wake;
 
 use super::Out;
 use crate::config::Config;
-use crate::control::{Control, Server};
+use crate::control::{Control, ControlError, Server};
 use crate::error::{AppError, ExitCode};
 use crate::http::HttpServer;
 use crate::last_flush::{Uncommitted, verdict};
@@ -33,8 +34,32 @@ const ABANDON: Duration = Duration::from_secs(2);
 pub(super) fn run(config: &Config, state_dir: &Path, out: &mut Out) -> Result<ExitCode, AppError> {
     let state_dir = StateDir::lock(state_dir)?;
     let process = Arc::new(Process::new());
+    Fleet::look(config, state_dir.path())?;
+    let early = Early::new(config)?;
     let control = start_volumes(config, &state_dir)?;
-    serve(config, &state_dir, &control, &process, &Notify::from_env(), out)
+    serve(early, &state_dir, &control, &process, &Notify::from_env(), out)
+}
+
+/// What is had before anything is attached to the kernel: it may fail by the configuration, or a signal may come.
+struct Early {
+    runtime: tokio::runtime::Runtime,
+    /// One that comes while the volumes are started asks for an orderly end, which detaches.
+    signals: Signals,
+    listener: Option<TcpListener>,
+}
+
+impl Early {
+    fn new(config: &Config) -> Result<Early, AppError> {
+        let listener = config.metrics_listen.map(HttpServer::bind).transpose()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime =
+            runtime.map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot start the event loop: {e}")))?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::listen()?
+        };
+        Ok(Early { runtime, signals, listener })
+    }
 }
 
 /// Starts a runner for each volume and returns at once; the baselines go on behind it. Only errors that concern the
@@ -44,16 +69,14 @@ fn start_volumes(config: &Config, state_dir: &StateDir) -> Result<Arc<dyn Contro
 }
 
 fn serve(
-    config: &Config,
+    early: Early,
     state_dir: &StateDir,
     control: &Arc<dyn Control>,
     process: &Arc<Process>,
     notify: &Notify,
     out: &mut Out,
 ) -> Result<ExitCode, AppError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime =
-        runtime.map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot start the event loop: {e}")))?;
+    let Early { runtime, signals, listener } = early;
     let asked_to_stop = Arc::new(Wake::new());
     let wake = Arc::clone(&asked_to_stop);
     let socket = Server::start(&state_dir.socket(), Arc::clone(control), Box::new(move || wake.notify_one()));
@@ -62,12 +85,12 @@ fn serve(
             .hint("a shorter --state-dir helps where the path of the socket is longer than 107 bytes")
     });
     let http = socket.and_then(|socket| {
-        let listen = config.metrics_listen.map(|at| HttpServer::start(at, Arc::clone(control), Arc::clone(process)));
+        let listen = listener.map(|listener| HttpServer::serve(listener, Arc::clone(control), Arc::clone(process)));
         Ok((socket, listen.transpose()?))
     });
     let ended = http.and_then(|_open| {
         let mut service = Service { control, process, notify, out, ready: false, begun: Vec::new(), said: Vec::new() };
-        runtime.block_on(service.run(&asked_to_stop))
+        runtime.block_on(service.run(signals, &asked_to_stop))
     });
     let code = match ended {
         Ok(code) => stop(&runtime, control, notify).and_then(|left| verdict(code, &left)),
@@ -148,8 +171,7 @@ struct Service<'a> {
 }
 
 impl Service<'_> {
-    async fn run(&mut self, asked_to_stop: &Wake) -> Result<ExitCode, AppError> {
-        let mut signals = Signals::listen()?;
+    async fn run(&mut self, mut signals: Signals, asked_to_stop: &Wake) -> Result<ExitCode, AppError> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut watchdog = self.notify.watchdog().map(|limit| (Progress::new(limit), limit / 3, Instant::now()));
@@ -222,7 +244,10 @@ impl Service<'_> {
             }
             Ok(Err(error)) => {
                 self.process.reloaded(None);
-                tracing::error!(%error, "the old configuration stays");
+                match error {
+                    ControlError::Partly { .. } => tracing::error!("{error}"),
+                    error => tracing::error!(%error, "the old configuration stays"),
+                }
             }
             Err(error) => {
                 self.process.reloaded(None);

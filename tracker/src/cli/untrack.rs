@@ -31,9 +31,12 @@ pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<
     let chosen = choose(&there, args, &own)?;
     let mut refused = Vec::new();
     let mut removed = Vec::new();
+    // With --all the living ones are not meant; by name they are.
+    let mut meant = false;
     for set in chosen {
         let life = set.life();
         if life != Life::Dead && !args.force {
+            meant |= !args.all || life == Life::Unknown;
             refused.push(format!("{} (its daemon is {})", set.id, tracking::word(life)));
             continue;
         }
@@ -48,8 +51,7 @@ pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<
         text.push_str(&format!("\nnot removed: {}; --force removes them too", refused.join(", ")));
     }
     out.line(text, &json!({ "type": "untrack", "removed": removed, "refused": refused }))?;
-    // With --all the living ones are not meant; by name they are.
-    if refused.is_empty() || args.all {
+    if !meant {
         return Ok(ExitCode::Ok);
     }
     Err(AppError::new(ExitCode::Guard, format_args!("not removed: {}", refused.join(", ")))

@@ -64,7 +64,12 @@ pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
     let mut reader = Reader { store, volume: volume.to_owned(), format, head: 0, closed: 0 };
     reader.refresh()?;
     if reader.head == 0 {
-        return Err(ReadError::NoCommit { volume: reader.volume });
+        // A listing proves nothing absent, but what it shows is there: then the first commit is not missing by being early.
+        let later = reader.store.list(engine::format::keys::COMMITS, None).map_err(ReadError::Store)?;
+        return Err(match later.entries.is_empty() {
+            true => ReadError::NoCommit { volume: reader.volume },
+            false => ReadError::Missing { key: full(volume, Key::Commit(1)) },
+        });
     }
     Ok(reader)
 }

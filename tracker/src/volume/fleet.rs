@@ -67,18 +67,24 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fleet {
+    /// Asks the stores of volumes of the foreground whether they can be had. A daemon's volumes wait for their stores, and their
+    /// changes are marked meanwhile; in the foreground a store that does not answer is the end, so nothing is attached for it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn look(config: &Config, state_dir: &Path) -> Result<(), AppError> {
+        if config.file.is_some() {
+            return Ok(());
+        }
+        let mut volumes = config.volumes.iter();
+        volumes.try_for_each(|volume| store_home::look(volume, state_dir)).map_err(|e| AppError::from_store(&e))
+    }
+
     /// Starts a thread for each volume and returns at once.
     ///
     /// # Errors
-    /// When the state directory cannot be written, when a back end that was asked for cannot be had, or, of a volume of the
-    /// foreground, when its store does not answer.
+    /// When the state directory cannot be written, or when a back end that was asked for cannot be had.
     pub fn start(config: &Config, state_dir: &Path) -> Result<Fleet, AppError> {
-        // A daemon's volumes wait for their stores, and their changes are marked meanwhile; in the foreground a store that
-        // cannot be had is the end, so nothing is attached for it.
-        if config.file.is_none() {
-            let mut volumes = config.volumes.iter();
-            volumes.try_for_each(|volume| store_home::look(volume, state_dir)).map_err(|e| AppError::from_store(&e))?;
-        }
         let fleet = Fleet {
             volumes: Mutex::new(Vec::new()),
             around: Arc::new(Surroundings {
@@ -463,7 +469,7 @@ impl Control for Fleet {
                 self.add(new.clone(), None);
             }
         }
-        if refused.is_empty() { Ok(()) } else { Err(ControlError::Reload { reason: refused.join("; ") }) }
+        if refused.is_empty() { Ok(()) } else { Err(ControlError::Partly { reason: refused.join("; ") }) }
     }
 
     fn stop(&self) -> Vec<Uncommitted> {

@@ -208,9 +208,11 @@ impl Runner {
         self.after_drain()?;
         self.note_doubts();
         let doubtful = self.shared.progress().in_doubt();
-        let paced = self.trusted && !hurry && !last && !doubtful;
+        let calm = !hurry && !last && !doubtful;
         let (taken, resting) = self.opened.world.pending.take_but(|ino| {
-            paced && (self.pace.rests(ino, began) || (self.guard.rests(began) && self.waits.contains(&ino)))
+            // Also before the first pass is through, which it is not while removals wait.
+            let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
+            waits || (calm && self.trusted && self.pace.rests(ino, began))
         });
         let mapped = self.opened.world.pending.take_mapped(&taken);
         if self.shared.progress().lost.is_some() {
@@ -249,7 +251,7 @@ impl Runner {
         };
         let covered = self.opened.world.take_covered(&mut kept)?;
         if had {
-            let rested = paced && self.guard.rests(began);
+            let rested = calm && self.guard.rests(began);
             self.note_held(&report, &kept, outcome.is_settled(), rested, began);
         }
         self.opened.world.pending.give_back_but(&kept, &covered);

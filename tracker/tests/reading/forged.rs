@@ -85,6 +85,22 @@ fn an_untouched_history_with_eras_and_checkpoints_is_ok() {
     }
 }
 
+/// Without it no commit can be found by counting up; what a listing shows is there all the same, and nothing is early.
+#[test]
+fn a_first_commit_that_is_lost_is_damage_and_no_beginning() {
+    let bed = bed(3);
+    let key = Key::Commit(1).to_string();
+    fs::remove_file(bed.object(&key)).unwrap();
+    let target = bed.path("out");
+    let volume = bed.url();
+    for verb in [&["verify", &volume][..], &["log", &volume], &["restore", &volume, target.to_str().unwrap()]] {
+        let answer = tracker(verb);
+        let said = text(&answer);
+        assert_eq!(code(&answer), 21, "{verb:?}: {said}");
+        assert!(said.contains(&key) && said.contains("not in the store"), "{verb:?}: {said}");
+    }
+}
+
 #[test]
 fn a_checkpoint_that_no_era_names_is_not_used_and_is_told() {
     let bed = bed(6);

@@ -59,7 +59,7 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
         });
         let control: Arc<dyn Control> = control;
         let mut out = Out::new(json, Box::new(writer));
-        serve(&config, &state, &control, &Arc::new(Process::new()), &notify, &mut out)
+        serve(Early::new(&config).unwrap(), &state, &control, &Arc::new(Process::new()), &notify, &mut out)
     });
     Run { dir, fake, shared, thread, manager }
 }

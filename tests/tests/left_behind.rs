@@ -112,6 +112,28 @@ fn a_signal_while_it_starts_leaves_nothing_in_the_kernel() {
     }
 }
 
+/// Whoever tidies up below /var/lib is told at once, and not by the next start.
+#[test]
+fn a_state_directory_that_is_removed_under_a_daemon_is_told() {
+    let name = "a_state_directory_that_is_removed_under_a_daemon_is_told";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    fs::write(source.join("file"), "file").unwrap();
+    let volume = Volume::new(&source);
+    let daemon = volume.start_ready();
+    let away = volume.scratch("away");
+    fs::rename(&volume.state, &away).unwrap();
+    let begun = Instant::now();
+    while !volume.log_tail().contains("the state directory was removed or replaced") {
+        assert!(begun.elapsed() < SOON, "{}", volume.log_tail());
+        thread::sleep(Duration::from_millis(20));
+    }
+    fs::rename(&away, &volume.state).unwrap();
+    fs::write(source.join("later"), "later").unwrap();
+    volume.sync(SYNC).expect(0);
+    assert!(daemon.stop().success());
+}
+
 /// What can be known before anything is attached is known before.
 #[test]
 fn a_metrics_port_that_is_taken_attaches_nothing() {

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -17,7 +17,7 @@ use crate::error::{AppError, ExitCode};
 pub struct StateDir {
     path: PathBuf,
     /// Holds the lock as long as it is open.
-    _lock: File,
+    lock: File,
 }
 
 impl StateDir {
@@ -34,7 +34,7 @@ impl StateDir {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(path.join("lock")).map_err(|e| failed("open", e))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(StateDir { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(StateDir { path: path.to_path_buf(), lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(AppError::new(ExitCode::Locked, format_args!("another tracker uses the state directory {shown}"))
                     .hint("`tracker status` shows it; give a second one its own --state-dir, or use `tracker daemon`"))
@@ -45,6 +45,15 @@ impl StateDir {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the directory that was locked is still at its path. One that cannot be looked at counts as there.
+    pub fn is_in_place(&self) -> bool {
+        let there = match fs::metadata(self.path.join("lock")) {
+            Ok(there) => there,
+            Err(error) => return error.kind() != io::ErrorKind::NotFound,
+        };
+        self.lock.metadata().map_or(true, |held| (held.dev(), held.ino()) == (there.dev(), there.ino()))
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -67,6 +76,21 @@ mod tests {
         assert_eq!(refused.code, ExitCode::Locked);
         drop(first);
         StateDir::lock(&path).unwrap();
+    }
+
+    #[test]
+    fn one_that_was_removed_or_made_again_is_noticed() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        let state = StateDir::lock(&path).unwrap();
+        assert!(state.is_in_place());
+        fs::rename(&path, parent.path().join("away")).unwrap();
+        assert!(!state.is_in_place());
+        let _other = StateDir::lock(&path).unwrap();
+        assert!(!state.is_in_place());
+        fs::remove_dir_all(&path).unwrap();
+        fs::rename(parent.path().join("away"), &path).unwrap();
+        assert!(state.is_in_place());
     }
 
     #[test]

@@ -89,7 +89,17 @@ fn serve(
         Ok((socket, listen.transpose()?))
     });
     let ended = http.and_then(|_open| {
-        let mut service = Service { control, process, notify, out, ready: false, begun: Vec::new(), said: Vec::new() };
+        let mut service = Service {
+            control,
+            process,
+            notify,
+            out,
+            ready: false,
+            begun: Vec::new(),
+            said: Vec::new(),
+            state_dir,
+            state_lost: false,
+        };
         runtime.block_on(service.run(signals, &asked_to_stop))
     });
     let code = match ended {
@@ -168,6 +178,9 @@ struct Service<'a> {
     begun: Vec<String>,
     /// Volumes whose `ready` was said.
     said: Vec<String>,
+    state_dir: &'a StateDir,
+    /// That it is not at its path any more was said.
+    state_lost: bool,
 }
 
 impl Service<'_> {
@@ -185,6 +198,7 @@ impl Service<'_> {
             }
             let volumes = self.control.status();
             self.announce(&volumes);
+            self.look_at_state();
             if let Some(failure) = all_ended(&volumes) {
                 return Err(failure);
             }
@@ -199,6 +213,19 @@ impl Service<'_> {
                 }
             }
         }
+    }
+
+    /// Says once, in the log, that somebody removed what the next process needs.
+    fn look_at_state(&mut self) {
+        let lost = !self.state_dir.is_in_place();
+        if lost && !self.state_lost {
+            tracing::error!(
+                path = %self.state_dir.path().display(),
+                "the state directory was removed or replaced: changes go on being committed, but no command reaches this process, \
+                 and the next one will not be known as this writer; move the directory back if it is somewhere"
+            );
+        }
+        self.state_lost = lost;
     }
 
     /// Says `ready` once per volume, and READY=1 once no volume is still starting.

@@ -17,8 +17,9 @@ use tempfile::TempDir;
 
 /// Longest start: a full machine with a debug build.
 pub const READY: Duration = Duration::from_secs(60);
-/// Longest polite stop. The daemon itself gives a last flush 30 s.
-const STOP: Duration = Duration::from_secs(40);
+/// Longest polite stop. The daemon itself gives a last flush 30 s, and then detaches: the kernel waits for a grace period for each
+/// function that it hooked, which takes a minute in all in an emulated guest beside other work.
+const STOP: Duration = Duration::from_secs(120);
 /// End of the log that a failed test prints.
 const LOG_SHOWN: u64 = 16 << 10;
 

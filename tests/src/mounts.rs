@@ -63,7 +63,8 @@ impl Mount {
     pub fn with_projects_or_skip(test: &str, kind: Kind) -> Option<Mount> {
         Self::made_or_skip(test, kind, || match kind {
             Kind::Ext4 => capture_mounts::Mount::ext4_with_projects().or_else(|reason| {
-                println!("SKIP {test}: projects of ext4: {reason}");
+                // The rest of the test runs: only this case of it is skipped.
+                println!("SKIP {test}/ext4-projects: {reason}");
                 capture_mounts::Mount::new(kind)
             }),
             kind => capture_mounts::Mount::new(kind),

@@ -2,8 +2,7 @@
 //!
 //! Not every part of them can go alone. What takes the name of a file that stays has to wait for it, what goes below a directory
 //! for that directory (which may have been in it, and is where it is read), and a directory that is gone for all that was moved
-//! out of it. So files are nodes of a graph, each with
-//! an edge to what it waits for; who wait for each other go together.
+//! out of it. So files are nodes of a graph, each with an edge to what it waits for; who wait for each other go together.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

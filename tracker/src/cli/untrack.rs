@@ -31,12 +31,11 @@ pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<
     let chosen = choose(&there, args, &own)?;
     let mut refused = Vec::new();
     let mut removed = Vec::new();
-    // With --all the living ones are not meant; by name they are.
     let mut meant = false;
     for set in chosen {
         let life = set.life();
         if life != Life::Dead && !args.force {
-            meant |= !args.all || life == Life::Unknown;
+            meant |= is_meant(life, args.all);
             refused.push(format!("{} (its daemon is {})", set.id, tracking::word(life)));
             continue;
         }
@@ -58,6 +57,11 @@ pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<
         .hint("stop the daemon first; --force removes what is named all the same"))
 }
 
+/// Whether one that was not removed should have been: with --all the living ones stay, by name they are asked for.
+fn is_meant(life: Life, all: bool) -> bool {
+    !all || life == Life::Unknown
+}
+
 fn choose<'a>(there: &'a [PinSet], args: &UntrackArgs, own: &Path) -> Result<Vec<&'a PinSet>, AppError> {
     if args.all {
         return Ok(there.iter().collect());
@@ -77,6 +81,14 @@ fn choose<'a>(there: &'a [PinSet], args: &UntrackArgs, own: &Path) -> Result<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_gone_only_where_what_is_left_lives() {
+        for life in [Life::Alive, Life::PerhapsAlive] {
+            assert!(!is_meant(life, true) && is_meant(life, false), "{life:?}");
+        }
+        assert!(is_meant(Life::Unknown, true) && is_meant(Life::Unknown, false), "nobody says that it lives");
+    }
 
     #[test]
     fn what_is_removed_is_named_all_or_ones_own() {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tracker::store::{StaticCredentials, StoreOptions, StoreUrl, open};
+use tracker::store::{ErrorKind, StaticCredentials, StoreOptions, StoreUrl, open};
 
 pub const ACCESS_KEY: &str = "AKTEST";
 pub const SECRET_KEY: &str = "SKTESTSKTEST";
@@ -170,12 +170,23 @@ impl S3Server {
         }
     }
 
-    /// Starts it again after a stop, with the same address and data.
+    /// Starts it again after a stop, with the same address and data, and waits until it answers for them: for the first
+    /// moments it says 500 to everything.
     ///
     /// # Panics
     /// When it does not come up.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none() && self.run(), "weed does not start again");
+        let url = StoreUrl::S3 { bucket: "none".to_owned(), prefix: String::new() };
+        let store = open(&url, &self.options()).expect("the client opens");
+        let begun = Instant::now();
+        // Its data are known by a bucket that is not there, or by keys that are not these.
+        while let Err(e) = store.exists("none")
+            && e.kind == ErrorKind::Transient
+        {
+            assert!(begun.elapsed() < START, "weed does not answer again: {e}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     pub fn port(&self) -> u16 {

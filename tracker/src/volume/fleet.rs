@@ -23,7 +23,7 @@ use crate::control::{Control, ControlError};
 use crate::error::{AppError, ExitCode};
 use crate::last_flush::Uncommitted;
 use crate::location;
-use crate::status::{Backend, State, SyncReply, VolumeStatus, VolumeSync};
+use crate::status::{Backend, SyncReply, VolumeStatus, VolumeSync};
 use crate::store::Op;
 use crate::store::meter::Meter;
 use crate::units::rfc3339;
@@ -261,15 +261,7 @@ impl Volume {
             waiting: progress.waiting.as_ref().map(|error| error.message.clone()),
             ..VolumeStatus::default()
         };
-        status.state = match progress.phase {
-            Phase::Starting => State::Starting,
-            Phase::Waiting => State::Waiting,
-            Phase::Baseline => State::Baseline,
-            Phase::Verifying => State::Verifying,
-            Phase::Protected => State::Protected,
-            Phase::Fenced => State::Fenced,
-            Phase::Stopped => State::Stopped,
-        };
+        status.state = progress.phase.into();
         let facts = lock(&self.facts);
         let Some(facts) = facts.as_ref() else { return status };
         let (oldest, inodes, bytes) = facts.pending.summary();
@@ -348,13 +340,7 @@ impl Volume {
         if running >= 1.0 {
             status.requests_per_day_estimate = (status.store_requests as f64 / running * 86_400.0) as u64;
         }
-        let trouble = progress.trouble();
-        if status.state == State::Protected && (!trouble.is_empty() || status.last_error.is_some()) {
-            status.state = State::Degraded;
-        }
-        if progress.held.is_some() && matches!(status.state, State::Protected | State::Verifying) {
-            status.state = State::Degraded;
-        }
+        status.state = progress.state();
         status
     }
 }

@@ -11,7 +11,7 @@ use super::reload::Settings;
 use super::write_back::WriteBack;
 use crate::error::{AppError, ExitCode};
 use crate::source::target::has_area_name;
-use crate::status::Histogram;
+use crate::status::{Histogram, State};
 
 /// What others may see and ask of a running volume.
 #[derive(Debug, Default)]
@@ -92,6 +92,20 @@ pub enum Phase {
     Stopped,
 }
 
+impl From<Phase> for State {
+    fn from(phase: Phase) -> State {
+        match phase {
+            Phase::Starting => State::Starting,
+            Phase::Waiting => State::Waiting,
+            Phase::Baseline => State::Baseline,
+            Phase::Verifying => State::Verifying,
+            Phase::Protected => State::Protected,
+            Phase::Fenced => State::Fenced,
+            Phase::Stopped => State::Stopped,
+        }
+    }
+}
+
 /// Counters since the start of this process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
@@ -150,6 +164,19 @@ impl Progress {
     /// Whether the last round left nothing over, and whether somebody waits.
     pub(super) fn was_clean(&self) -> (bool, bool) {
         (self.clean == self.begun, self.hurry > 0)
+    }
+
+    /// What the volume is called: its phase, unless there is something that a person should know of first.
+    pub fn state(&self) -> State {
+        // The comparison that goes on does not take these away.
+        let for_a_person = self.held.is_some() || self.write_back.is_some();
+        match self.phase {
+            Phase::Verifying if for_a_person => State::Degraded,
+            Phase::Protected if for_a_person || self.last_error.is_some() || !self.trouble().is_empty() => {
+                State::Degraded
+            }
+            phase => phase.into(),
+        }
     }
 
     /// Why the volume is not wholly protected, in plain words.

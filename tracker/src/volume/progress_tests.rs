@@ -34,3 +34,23 @@ fn lost_objects_are_told_at_once_to_who_asked_before_they_were_looked_for() {
     assert_eq!(lost(4).answer(5), None, "found by an earlier flush: they may be back");
     assert!(lost(4).trouble().contains(&"gone".to_owned()), "the volume is degraded");
 }
+
+/// A restart compares what a lost write has left open; the word for that must not hide that somebody's data may be gone.
+#[test]
+fn a_comparison_does_not_hide_what_a_person_must_see() {
+    let write_back = Some(WriteBack::default());
+    for (phase, state) in [
+        (Phase::Starting, State::Starting),
+        (Phase::Baseline, State::Baseline),
+        (Phase::Verifying, State::Degraded),
+        (Phase::Protected, State::Degraded),
+        (Phase::Fenced, State::Fenced),
+    ] {
+        let progress = Progress { phase, write_back: write_back.clone(), ..Progress::default() };
+        assert_eq!(progress.state(), state, "{phase:?}");
+        assert_eq!(Progress { phase, ..Progress::default() }.state(), State::from(phase));
+    }
+    let doubt = |phase| Progress { phase, doubts: [("overflow".into(), 1)].into(), ..Progress::default() }.state();
+    assert_eq!(doubt(Phase::Verifying), State::Verifying, "the comparison is the answer to it");
+    assert_eq!(doubt(Phase::Protected), State::Degraded);
+}

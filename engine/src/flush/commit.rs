@@ -337,5 +337,4 @@ pub fn key_of(object: ObjectRef) -> Key {
 }
 
 #[cfg(test)]
-#[path = "commit_tests.rs"]
 mod tests;

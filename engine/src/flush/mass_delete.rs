@@ -229,5 +229,4 @@ pub(super) fn keep_marks<W: World>(
 }
 
 #[cfg(test)]
-#[path = "mass_delete_tests.rs"]
 mod tests;

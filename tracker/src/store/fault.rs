@@ -237,5 +237,4 @@ impl<S: Store> Store for Faulty<S> {
 }
 
 #[cfg(test)]
-#[path = "fault_tests.rs"]
 mod tests;

@@ -190,5 +190,4 @@ impl Store for Unfenced {
 }
 
 #[cfg(test)]
-#[path = "probe_tests.rs"]
 mod tests;

@@ -349,5 +349,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-#[path = "progress_tests.rs"]
 mod tests;

@@ -149,7 +149,7 @@ impl Volume {
         let mut command = self.command(&self.wrapper);
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).arg("--name").arg(&self.name);
         // What capture was chosen and how it began is told to those only who ask for it.
-        command.args(["--log", "info,tracker::capture::pins=debug,tracker::volume::start=debug"]);
+        command.args(["--log", "info,tracker::capture::pins=debug,tracker::volume::startup::capture=debug"]);
         command.arg("--state-dir").arg(&self.state).args(&self.extra);
         command
     }

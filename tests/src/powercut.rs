@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
-use tracker::control::Client;
+use tracker::daemon::control::Client;
 
 use crate::compare::assert_same;
 use crate::daemon::{Answer, binary, utf8};

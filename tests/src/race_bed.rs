@@ -15,7 +15,7 @@ use engine::flush::xattrs::ReadXattrs;
 use engine::model::FileId;
 use tracker::capture::CaptureConfig;
 use tracker::source::{OpenFile, SourceRoot};
-use tracker::volume::hub::marks_by_superblock;
+use tracker::volume::marks::dispatcher::marks_by_superblock;
 
 use crate::capture_mounts::{Kind, Mount};
 use crate::capture_rig::{Rig, config};

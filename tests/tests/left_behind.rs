@@ -11,8 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::capture_rig::{Rig, config};
 use tests::daemon::{Volume, pins, utf8};
 use tests::mounts::{Kind, Mount, SmallStore};
-use tracker::capture::sets;
-use tracker::capture::{Capture, CaptureConfig, Lease, MapEntries, Started, Why};
+use tracker::capture::{Capture, CaptureConfig, Lease, MapEntries, Started, Why, sets};
 
 const SYNC: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);

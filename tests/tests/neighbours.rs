@@ -15,9 +15,9 @@ use tests::compare::assert_same;
 use tests::daemon::{binary, pins, utf8};
 use tests::mounts::{Kind, Mount, run};
 use tracker::catalog::Catalog;
-use tracker::volume::hub::{Hub, Sink};
-use tracker::volume::pending::Pending;
-use tracker::volume::renew::Restart;
+use tracker::selftest::failover::Restart;
+use tracker::volume::marks::dispatcher::{Hub, Sink};
+use tracker::volume::marks::waiting::Pending;
 
 const FILES: u64 = 20;
 /// So many that numbers of the self-test are among theirs.

@@ -14,7 +14,7 @@ use tests::load::{Random, number, seed};
 use tests::mounts::{Kind, Mount, skip};
 use tests::raw_io::{Mapping, SlowSource};
 use tests::stop::Stop;
-use tracker::reading;
+use tracker::repository as reading;
 use tracker::store::{StoreOptions, StoreUrl, open};
 
 const SYNC: Duration = Duration::from_secs(60);

@@ -27,7 +27,6 @@ pub mod man;
 mod out;
 pub mod protect;
 pub mod restore;
-mod serve;
 pub mod status;
 pub mod sync;
 pub mod tracking;

@@ -15,12 +15,13 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::capture::{BackEnd, MapEntries};
+use crate::config::guard::GuardedVolume;
 use crate::error::{AppError, ExitCode};
-use crate::guard::{self, GuardedVolume};
-use crate::location;
+use crate::repository::location;
 use crate::store::StoreUrl;
 use crate::units;
 
+pub mod guard;
 mod maps;
 mod max_delete;
 pub mod process;

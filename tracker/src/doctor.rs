@@ -15,7 +15,7 @@ use common::fields::{FIELDS, Need};
 use common::hooks::{HOOKS, Serves};
 use serde::Serialize;
 
-use crate::status::Backend;
+use crate::volume::status::Backend;
 
 /// What it costs that no better back end is had, and what would have to be there for one; `None` with the best.
 #[must_use]

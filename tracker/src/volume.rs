@@ -1,46 +1,12 @@
-//! Protected volumes: the marks of each (`pending`), one capture for all (`hub`), the real `World` (`world`, `pool`), and
-//! the thread that flushes (`life`, `mass_delete`, `ways_on`, `agree`, `arm`, `claim`, `rebind`, `renumber`, `covered`, `markable`, `open`, `pace`, `places`, `problems`, `progress`, `release`, `room`, `trust`, `run`, `era`). Rules are the engine's; here are threads, states and effects.
+//! One protected volume: what a start may trust (`startup`), the marks that wait for it (`marks`), what a flush reads and
+//! writes (`world`), and the thread that drains and flushes (`runner`). Rules are the engine's; here are threads, states and
+//! effects.
 
-mod agree;
-mod arm;
-pub mod audit;
-pub mod canary;
-mod claim;
-mod clock;
-mod covered;
-mod distrust;
-pub mod era;
-pub mod fleet;
-pub mod hub;
-mod inflight;
-mod life;
-pub(crate) mod markable;
-pub mod mass_delete;
-pub mod open;
-pub mod pace;
-mod patience;
-pub mod pending;
-mod places;
-pub mod pool;
-mod presence;
-mod problems;
-pub mod progress;
-pub mod prover;
-mod rebind;
-mod release;
-mod reload;
-pub mod renew;
-mod renumber;
-mod room;
-pub mod run;
-mod start;
-mod store_home;
-mod tick;
-pub mod trust;
-mod unread;
-pub mod ways_on;
+pub mod marks;
+pub mod runner;
+pub mod startup;
+pub mod status;
 pub mod world;
-pub mod write_back;
 
 use engine::model::Id;
 

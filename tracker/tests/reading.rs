@@ -382,7 +382,8 @@ fn a_huge_sparse_file_costs_its_data() {
 
 #[test]
 fn an_object_that_vanishes_meanwhile_is_planned_around_once() {
-    use tracker::reading::{self, RestoreOptions};
+    use tracker::repository as reading;
+    use tracker::repository::RestoreOptions;
     use tracker::store::fault::{Fault, Faulty, Rule};
     use tracker::store::{ErrorKind, Op};
     let bed = Bed::new(4096);

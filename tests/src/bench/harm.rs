@@ -14,10 +14,9 @@ use serde_json::{Value, json};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, CaptureConfig};
 
-use super::operations;
 use super::peers::{EmptyPrograms, Reader};
 use super::process::{Daemon, Place, bpf_links};
-use super::{Numbers, Outcome, machine, median, percentile, table};
+use super::{Numbers, Outcome, machine, median, operations, percentile, table};
 use crate::capture_mounts::{Kind, Mount};
 
 pub(super) const BLOCK: u64 = 4096;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use engine::format::{Key, frame};
 use engine::model::{DataRef, Op, Seq};
 use serde_json::json;
-use tracker::reading;
+use tracker::repository as reading;
 use tracker::store::local::Local;
 
 use super::process::{Place, VOLUME};

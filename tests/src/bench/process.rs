@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tracker::control::Client;
-use tracker::status::VolumeStatus;
+use tracker::daemon::control::Client;
+use tracker::volume::status::VolumeStatus;
 
 use super::Outcome;
 

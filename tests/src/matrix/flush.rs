@@ -12,7 +12,8 @@ use engine::manifest::Manifest;
 use engine::model::{ObjectRef, Seq};
 use engine::rope::Source;
 use tracker::capture::BackEnd;
-use tracker::reading::{self, Reader};
+use tracker::repository as reading;
+use tracker::repository::Reader;
 use tracker::store::local::Local;
 
 use super::bed::{Place, refused};

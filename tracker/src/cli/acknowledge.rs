@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Global, Out};
-use crate::control::Client;
+use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 
 /// Take a volume's write-back errors as seen: they stop making it degraded.

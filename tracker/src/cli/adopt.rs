@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{Global, Out};
 use crate::config::Allow;
-use crate::control::Client;
+use crate::daemon::control::Client;
+use crate::daemon::fleet;
+use crate::daemon::state_dir::StateDir;
 use crate::error::{AppError, ExitCode};
-use crate::state_dir::StateDir;
-use crate::status::State;
-use crate::volume::fleet;
+use crate::volume::status::State;
 
 /// Go on with a volume whose directory was replaced: it is compared with the newest commit, and only what differs is
 /// uploaded. Holds for one start: at once where a daemon runs, else for the next one.

@@ -13,8 +13,8 @@ use serde_json::json;
 use super::volume::{app_error, choose, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
-use crate::location::VolumeRef;
-use crate::reading::{ReadError, Reader};
+use crate::repository::location::VolumeRef;
+use crate::repository::{ReadError, Reader};
 use crate::units::{At, PathField};
 
 /// Write one file of a volume to stdout. With --json: its bytes as base64, a part in each object, and an object of the

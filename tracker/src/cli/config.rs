@@ -6,9 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Global, Out};
-use crate::config::{self, ConfigError, Problem};
+use crate::config::{self, ConfigError, Problem, guard};
 use crate::error::{AppError, ExitCode};
-use crate::guard;
 
 /// Work on a configuration file.
 #[derive(Debug, Args)]

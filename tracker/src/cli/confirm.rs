@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Global, Out};
-use crate::control::Client;
+use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 
 /// Let the removals of a volume through that wait for a person: those that wait now, and no more.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Global, Out, serve};
+use super::{Global, Out};
 use crate::config::{self, parse_listen};
+use crate::daemon::service as serve;
 use crate::error::{AppError, ExitCode};
 
 /// Protect all volumes of a configuration file. SIGHUP reads it again.
@@ -31,7 +32,8 @@ pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<E
         (None, Some(dir)) => dir.clone(),
         _ => default_dir,
     };
-    let mut refused = crate::guard::check_paths(&config.guarded(), &state_dir, &crate::guard::log_files());
+    let mut refused =
+        crate::config::guard::check_paths(&config.guarded(), &state_dir, &crate::config::guard::log_files());
     refused.retain(|refused| refused.volume.is_none() || !refused.kind.is_away());
     if let Some(first) = refused.into_iter().next() {
         return Err(first.into());

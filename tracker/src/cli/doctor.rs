@@ -11,7 +11,7 @@ use crate::doctor::directory::Verdict;
 use crate::doctor::fs::{self, FileSystem};
 use crate::doctor::{self, Finding, gather};
 use crate::error::{AppError, ExitCode};
-use crate::status::Backend;
+use crate::volume::status::Backend;
 
 /// Show which capture this kernel and user allow, why, what it sees on each file system, and what would help.
 #[derive(Debug, Args)]

@@ -8,8 +8,8 @@ use super::status::columns;
 use super::volume::{app_error, choose, nanos, open};
 use crate::cli::Global;
 use crate::error::{AppError, ExitCode};
-use crate::location::VolumeRef;
-use crate::reading::ReadError;
+use crate::repository::ReadError;
+use crate::repository::location::VolumeRef;
 use crate::units::{At, rfc3339, show_bytes};
 
 /// List the commits of a volume, newest first.

@@ -11,9 +11,9 @@ use serde::Serialize;
 use super::volume::{INCOMPLETE, app_error, choose, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
-use crate::location::VolumeRef;
 use crate::quoting::quote_path;
-use crate::reading::{ReadError, kind_name};
+use crate::repository::location::VolumeRef;
+use crate::repository::{ReadError, kind_name};
 use crate::source::flag_names;
 use crate::units::{At, PathField};
 

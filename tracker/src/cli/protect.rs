@@ -6,16 +6,16 @@ use std::time::Duration;
 use clap::Args;
 use engine::audit::Rate;
 
-use super::{Global, Out, serve};
-use crate::config::ProcessConfig;
+use super::{Global, Out};
 use crate::config::process::{parse_lease, parse_memory, parse_stop_timeout};
 use crate::config::{
     Allow, CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, MAX_DELETE_DEFAULT, MaxDelete,
-    Replaced, VolumeConfig, default_maps, parse_audit, parse_interval, parse_listen, parse_map_entries,
+    ProcessConfig, Replaced, VolumeConfig, default_maps, guard, parse_audit, parse_interval, parse_listen,
+    parse_map_entries,
 };
+use crate::daemon::service as serve;
 use crate::error::{AppError, ExitCode};
-use crate::guard;
-use crate::location;
+use crate::repository::location;
 use crate::store::StoreUrl;
 
 /// Protect one directory, in the foreground. Prints `ready` once the baseline is committed.

@@ -10,11 +10,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::volume::{INCOMPLETE, app_error, choose, open, show_time};
 use super::{Global, Out};
+use crate::config::guard;
 use crate::error::{AppError, ExitCode};
-use crate::guard;
-use crate::location::VolumeRef;
 use crate::quoting::quote_path;
-use crate::reading::{self, Failure, Older, ReadError, Reader, RestoreOptions};
+use crate::repository as reading;
+use crate::repository::location::VolumeRef;
+use crate::repository::{Failure, Older, ReadError, Reader, RestoreOptions};
 use crate::source::target::{Bounded, Shortfall, Warning, remove_areas};
 use crate::units::{At, PathField, show_bytes, show_seconds};
 

@@ -6,10 +6,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Global, Out, tracking};
-use crate::control::Client;
+use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
-use crate::status::{Backend, State, VolumeStatus};
 use crate::units::{show_bytes, show_seconds};
+use crate::volume::status::{Backend, State, VolumeStatus};
 
 /// Show the state of each volume, its loss window, and why it is degraded if it is.
 #[derive(Debug, Args)]
@@ -141,8 +141,8 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Unreadable;
     use crate::units::PathField;
+    use crate::volume::status::Unreadable;
 
     fn volume(state: State) -> VolumeStatus {
         VolumeStatus { volume: "db".into(), state, fenced_store: Some(true), ..VolumeStatus::default() }

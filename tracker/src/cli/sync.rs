@@ -7,10 +7,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Global, Out};
-use crate::control::Client;
+use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
-use crate::status::VolumeSync;
 use crate::units::parse_duration;
+use crate::volume::status::VolumeSync;
 
 /// Commit now. With --wait, return once every change made before the call is committed.
 #[derive(Debug, Args)]

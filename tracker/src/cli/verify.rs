@@ -6,8 +6,9 @@ use serde::Serialize;
 use super::volume::{INCOMPLETE, app_error, choose, open};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
-use crate::location::VolumeRef;
-use crate::reading::{self, VerifyReport};
+use crate::repository as reading;
+use crate::repository::VerifyReport;
+use crate::repository::location::VolumeRef;
 use crate::units::{At, show_bytes};
 
 /// Check the commits of a volume; with --read-data also every byte they speak of.

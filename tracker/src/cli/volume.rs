@@ -6,9 +6,10 @@ use engine::plan::PlanError;
 
 use super::Out;
 use crate::error::{AppError, ExitCode, chain};
-use crate::location::VolumeRef;
 use crate::quoting::{quote_path, unquote};
-use crate::reading::{self, ReadError, Reader};
+use crate::repository as reading;
+use crate::repository::location::VolumeRef;
+use crate::repository::{ReadError, Reader};
 use crate::store::{self, StoreOptions};
 use crate::units::{At, rfc3339};
 

@@ -1,5 +1,7 @@
 //! `tracker watch`: the capture alone. Prints what changed as it drains; there is no store and nothing is kept.
 
+pub mod tree;
+
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,12 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Global, Out};
 use crate::capture::choose::Facts;
 use crate::capture::{BackEnd, Capture, CaptureConfig, CaptureError, Problem, WatchOutcome, mount_of};
+use crate::cli::watch::tree::{Change, Tree, World};
 use crate::config::{self, INTERVAL_DEFAULT, parse_interval};
 use crate::error::{AppError, ExitCode};
 use crate::source::SourceRoot;
 use crate::units::PathField;
-use crate::volume::markable::can_be_marked;
-use crate::watching::{Change, Tree, World};
+use crate::volume::startup::eligibility::can_be_marked;
 
 /// Print changed paths, kinds and byte ranges as they happen. Needs no store.
 #[derive(Debug, Args)]
@@ -220,7 +222,7 @@ fn start(live: &mut Live) -> Result<Tree, AppError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watching::ChangeKind;
+    use crate::cli::watch::tree::ChangeKind;
 
     #[test]
     fn a_change_reads_as_the_design_says() {

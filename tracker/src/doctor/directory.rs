@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::fs::{self, FileSystem};
 use super::{Finding, Kernel};
-use crate::status::Backend;
 use crate::units::PathField;
-use crate::volume::markable;
+use crate::volume::startup::eligibility as markable;
+use crate::volume::status::Backend;
 
 /// The writable layer of an overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]

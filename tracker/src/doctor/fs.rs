@@ -5,7 +5,7 @@ use common::hooks::{Fs, HOOKS, Role, Serves};
 use serde::Serialize;
 
 use super::Kernel;
-use crate::status::Backend;
+use crate::volume::status::Backend;
 
 /// How a kind of change is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -15,7 +15,7 @@ use crate::capture::layout::KernelTypes;
 use crate::capture::{mount_of, object};
 use crate::source::{SourceError, SourceRoot};
 use crate::units::PathField;
-use crate::volume::markable;
+use crate::volume::startup::eligibility as markable;
 
 /// Those of the running kernel and this process.
 #[must_use]

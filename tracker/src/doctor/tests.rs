@@ -9,8 +9,8 @@ use common::hooks::HOOKS;
 use super::directory::{self, Upper};
 use super::fs::{self, Seen};
 use super::{CAP_SYS_ADMIN, Facts, Finding, Kernel, NEEDED, gather, machine};
-use crate::status::Backend;
 use crate::units::PathField;
+use crate::volume::status::Backend;
 
 fn whole() -> Kernel {
     Kernel {

@@ -38,7 +38,7 @@ use super::flags::is_sealed;
 use super::stat::{self, SourceStat, stat_fd};
 use crate::quoting::quote_path;
 
-pub(in crate::source) use area::is_area;
+pub(crate) use area::is_area;
 pub use area::{has_area_name, remove_all as remove_areas};
 pub use file::TargetFile;
 pub use place::Unplaced;

@@ -1,6 +1,14 @@
 //! `engine::flush::World` over the real thing: directories and files of the source, the catalog, the store, the kernel's
 //! watch set. Thin: every decision is the engine's.
 
+pub(crate) mod covered;
+pub(crate) mod paths;
+pub mod pool;
+pub(crate) mod presence;
+pub(crate) mod timestamp_granularity;
+pub(crate) mod unread;
+pub mod write_back;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -20,16 +28,16 @@ use engine::flush::world::{
 use engine::format::{EncodeError, Key, commit};
 use engine::model::{FileId, Hash, Id, InodeId, ObjectRef, Seq, Time};
 
-use super::hub::{Hub, HubError};
-use super::pending::{Pending, now_ns};
-use super::places::Ways;
-use super::pool::{Opener, Pool};
-use super::tick;
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
 use crate::failpoint;
 use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot};
 use crate::store::{self, ErrorKind, Store, StoreError};
+use crate::volume::marks::dispatcher::{Hub, HubError};
+use crate::volume::marks::waiting::{Pending, now_ns};
+use crate::volume::world::paths::Ways;
+use crate::volume::world::pool::{Opener, Pool};
+use crate::volume::world::timestamp_granularity as tick;
 
 /// What ends a flush. Files that cannot be read are not among them.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +59,7 @@ pub enum WorldError {
     #[error("the catalog and a file's content do not fit: {cause}")]
     Plan { cause: String },
     #[error(transparent)]
-    Read(#[from] crate::reading::ReadError),
+    Read(#[from] crate::repository::ReadError),
     #[error(
         "the store ({store}) no longer has {key}, though this host has committed to it: nothing is committed until it is back"
     )]
@@ -94,7 +102,7 @@ pub struct VolumeWorld {
     /// The commit that this flush asked for came back damaged: why.
     pub damaged: Option<String>,
     /// The last era that this process saw closed as it should be, and the hash of its end.
-    pub(super) era_ended: Option<(u64, Hash)>,
+    pub(crate) era_ended: Option<(u64, Hash)>,
     /// Wall clock before anything of this flush was read.
     began: Time,
 }
@@ -351,13 +359,13 @@ impl World for VolumeWorld {
     }
 
     fn era_before(&mut self, seq: Seq) -> Result<Option<Hash>, WorldError> {
-        super::era::before(self, seq)
+        crate::repository::era::before(self, seq)
     }
 
     fn next_attempt(&mut self) -> Result<u32, WorldError> {
         self.look_where_free()?;
         // Before anything is put.
-        super::era::before(self, self.head()?.seq + 1)?;
+        crate::repository::era::before(self, self.head()?.seq + 1)?;
         Ok(self.catalog.next_attempt()?)
     }
 
@@ -443,7 +451,7 @@ impl World for VolumeWorld {
     }
 
     fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, WorldError> {
-        super::era::closed_by_other(self, self.volume_id, seq)
+        crate::repository::era::closed_by_other(self, self.volume_id, seq)
     }
 
     fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), WorldError> {
@@ -485,7 +493,7 @@ impl VolumeWorld {
 
     /// Before anything is put into a store that costs nothing to be asked: that the history is there still.
     fn look_where_free(&self) -> Result<(), WorldError> {
-        if self.store.properties().remote { Ok(()) } else { super::presence::look(self) }
+        if self.store.properties().remote { Ok(()) } else { crate::volume::world::presence::look(self) }
     }
 
     /// Files whose reading thread has not come back.

@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tracker::reading::{self, ReadError, RestoreOptions};
+use tracker::repository as reading;
+use tracker::repository::{ReadError, RestoreOptions};
 
 use crate::bed::{Bed, code, filetime, flip, text, tracker};
 use crate::volume::{NAME, Volume};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use engine::model::{ChangeSet, Seq, Time};
-use tracker::reading;
+use tracker::repository as reading;
 use tracker::store::mem::Mem;
 use tracker::store::meter::{Meter, Metered};
 use tracker::units::At;

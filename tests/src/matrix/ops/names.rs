@@ -7,8 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, linkat, mknodat, renameat_with};
 
-use super::super::OVERLAYS;
-use super::super::{Cell, Op, SIZE, bytes};
+use super::super::{Cell, OVERLAYS, Op, SIZE, bytes};
 use super::{absent, directory, empty, file};
 
 fn rename_with(cell: &Cell, from: &str, to: &Path, flags: RenameFlags) -> io::Result<()> {

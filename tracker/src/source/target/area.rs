@@ -110,7 +110,7 @@ pub fn remove_all() {
 
 /// Whether `name` in `dir` is the area of a restore: a directory with an area's name and the marker in it, or with
 /// nothing in it (as it is for a moment when it is made and removed).
-pub(in crate::source) fn is_area(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
+pub(crate) fn is_area(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
     if !has_area_name(name) {
         return false;
     }

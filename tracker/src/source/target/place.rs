@@ -12,9 +12,8 @@ use rustix::io::Errno;
 use super::area::{self, Area};
 use super::flags::early;
 use super::{Shortfall, Target, TargetError, io, lock, make_in};
-use crate::source::flags;
 use crate::source::stat::{self, stat_fd};
-use crate::source::xattrs;
+use crate::source::{flags, xattrs};
 
 /// Another directory is met at a path this often before it is an error.
 const TRIES: u32 = 8;

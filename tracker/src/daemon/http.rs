@@ -1,0 +1,143 @@
+//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`. Read only, and off unless a listen address is given.
+//!
+//! A thread of its own with its own event loop, so that a busy volume delays no scrape and a scrape no volume.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::oneshot;
+
+use crate::daemon::control::Control;
+use crate::daemon::metrics;
+use crate::daemon::metrics::Process;
+use crate::error::{AppError, ExitCode};
+
+/// A running server; stops when dropped.
+#[derive(Debug)]
+pub struct HttpServer {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HttpServer {
+    /// Listens at `address` (port 0: any free one) and serves there.
+    ///
+    /// # Errors
+    /// As [`HttpServer::bind`] and [`HttpServer::serve`].
+    pub fn start(
+        address: SocketAddr,
+        control: Arc<dyn Control>,
+        process: Arc<Process>,
+    ) -> Result<HttpServer, AppError> {
+        HttpServer::serve(HttpServer::bind(address)?, control, process)
+    }
+
+    /// Takes `address` before there is anything to serve.
+    ///
+    /// # Errors
+    /// When it is taken or not of this host; names it.
+    pub fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+        let listener = TcpListener::bind(address).map_err(|error| failed(address, &error))?;
+        listener.set_nonblocking(true).map_err(|error| failed(address, &error))?;
+        Ok(listener)
+    }
+
+    /// Serves what is asked at `listener`, which does not block.
+    ///
+    /// # Errors
+    /// When there is no thread or event loop for it.
+    pub fn serve(
+        listener: TcpListener,
+        control: Arc<dyn Control>,
+        process: Arc<Process>,
+    ) -> Result<HttpServer, AppError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = listener.local_addr().map_err(|error| failed(unknown, &error))?;
+        let failed = |error: std::io::Error| failed(address, &error);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let app = router(control, process);
+        let thread = std::thread::Builder::new().name("http".to_string()).spawn(move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::select! {
+                    served = async { axum::serve(listener, app).await } => served,
+                    // A dropped sender means the same as a message.
+                    _ = stopped => Ok(()),
+                }
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "the metrics server has ended");
+            }
+        });
+        Ok(HttpServer { address, stop: Some(stop), thread: Some(thread.map_err(failed)?) })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that the thread has ended already.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // The thread only panics through a bug that the panic hook has printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn failed(address: SocketAddr, error: &std::io::Error) -> AppError {
+    AppError::new(ExitCode::Error, format_args!("cannot serve metrics at {address}: {error}"))
+        .hint("name another address with --metrics-listen or [metrics] listen")
+}
+
+#[derive(Clone)]
+struct App {
+    control: Arc<dyn Control>,
+    process: Arc<Process>,
+}
+
+fn router(control: Arc<dyn Control>, process: Arc<Process>) -> Router {
+    Router::new()
+        .route("/metrics", get(serve_metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .with_state(App { control, process })
+}
+
+async fn serve_metrics(State(app): State<App>) -> Response {
+    match metrics::render(&app.control, &app.process) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// 200 only when every volume is armed, has its baseline, and its last commit is fresh or nothing waits.
+async fn readyz(State(app): State<App>) -> Response {
+    let volumes = app.control.status();
+    let mut reasons: Vec<String> =
+        volumes.iter().flat_map(|v| v.not_ready().into_iter().map(|why| format!("{}: {why}\n", v.volume))).collect();
+    if volumes.is_empty() {
+        reasons.push("no volume has been started\n".to_string());
+    }
+    if reasons.is_empty() {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, reasons.concat()).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! The life of a process that protects volumes: lock, start, control socket, HTTP, signals, watchdog, stop.
+//!
+//! What a volume does is behind `Control`; this loop looks at its status, says `ready`, and decides when to end and
+//! with which code.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify as Wake;
+
+use crate::cli::Out;
+use crate::config::Config;
+use crate::daemon::control::{Control, ControlError, Server};
+use crate::daemon::fleet::Fleet;
+use crate::daemon::http::HttpServer;
+use crate::daemon::metrics::Process;
+use crate::daemon::service_manager::{Notify, Progress};
+use crate::daemon::state_dir::StateDir;
+use crate::error::{AppError, ExitCode};
+use crate::volume::runner::last_flush::{Uncommitted, verdict};
+use crate::volume::status::{Backend, State, VolumeStatus};
+
+/// How often the loop looks at the volumes. `ready` is late by at most this.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long a process that was interrupted twice tries to detach its programs.
+const ABANDON: Duration = Duration::from_secs(2);
+
+/// Protects the volumes of `config` until a signal, a `stop` request, or the end of all volumes.
+pub(crate) fn run(config: &Config, state_dir: &Path, out: &mut Out) -> Result<ExitCode, AppError> {
+    let state_dir = StateDir::lock(state_dir)?;
+    let process = Arc::new(Process::new());
+    Fleet::look(config, state_dir.path())?;
+    let early = Early::new(config)?;
+    let control = start_volumes(config, &state_dir)?;
+    serve(early, &state_dir, &control, &process, &Notify::from_env(), out)
+}
+
+/// What is had before anything is attached to the kernel: it may fail by the configuration, or a signal may come.
+struct Early {
+    runtime: tokio::runtime::Runtime,
+    /// One that comes while the volumes are started asks for an orderly end, which detaches.
+    signals: Signals,
+    listener: Option<TcpListener>,
+}
+
+impl Early {
+    fn new(config: &Config) -> Result<Early, AppError> {
+        let listener = config.metrics_listen.map(HttpServer::bind).transpose()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime =
+            runtime.map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot start the event loop: {e}")))?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::listen()?
+        };
+        Ok(Early { runtime, signals, listener })
+    }
+}
+
+/// Starts a runner for each volume and returns at once; the baselines go on behind it. Only errors that concern the
+/// whole process are returned here; a volume that cannot start says so in its status (`failure`).
+fn start_volumes(config: &Config, state_dir: &StateDir) -> Result<Arc<dyn Control>, AppError> {
+    Ok(Arc::new(Fleet::start(config, state_dir.path())?))
+}
+
+fn serve(
+    early: Early,
+    state_dir: &StateDir,
+    control: &Arc<dyn Control>,
+    process: &Arc<Process>,
+    notify: &Notify,
+    out: &mut Out,
+) -> Result<ExitCode, AppError> {
+    let Early { runtime, signals, listener } = early;
+    let asked_to_stop = Arc::new(Wake::new());
+    let wake = Arc::clone(&asked_to_stop);
+    let socket = Server::start(&state_dir.socket(), Arc::clone(control), Box::new(move || wake.notify_one()));
+    let socket = socket.map_err(|e| {
+        AppError::new(ExitCode::Error, format_args!("cannot listen at {}: {e}", state_dir.socket().display()))
+            .hint("a shorter --state-dir helps where the path of the socket is longer than 107 bytes")
+    });
+    let http = socket.and_then(|socket| {
+        let listen = listener.map(|listener| HttpServer::serve(listener, Arc::clone(control), Arc::clone(process)));
+        Ok((socket, listen.transpose()?))
+    });
+    let ended = http.and_then(|_open| {
+        let mut service = Service {
+            control,
+            process,
+            notify,
+            out,
+            ready: false,
+            begun: Vec::new(),
+            said: Vec::new(),
+            state_dir,
+            state_lost: false,
+        };
+        runtime.block_on(service.run(signals, &asked_to_stop))
+    });
+    let code = match ended {
+        Ok(code) => stop(&runtime, control, notify).and_then(|left| verdict(code, &left)),
+        Err(error) => {
+            // What failed is the news; an interrupted stop is not.
+            let _ = stop(&runtime, control, notify);
+            Err(error)
+        }
+    };
+    // A stop that was interrupted leaves its thread behind.
+    runtime.shutdown_background();
+    code
+}
+
+/// The last flush, and what it left over. A signal meanwhile ends the process without waiting for it: the marks stay pending.
+fn stop(
+    runtime: &tokio::runtime::Runtime,
+    control: &Arc<dyn Control>,
+    notify: &Notify,
+) -> Result<Vec<Uncommitted>, AppError> {
+    notify.stopping();
+    let (control, abandoned) = (Arc::clone(control), Arc::clone(control));
+    runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let stopping = tokio::task::spawn_blocking(move || control.stop());
+        tokio::select! {
+            // A panic in there was printed by the panic hook; the process ends either way.
+            left = stopping => left.map_err(|_| AppError::new(ExitCode::Error, "the last flush broke off")),
+            _ = signals.end() => {
+                let abandon = tokio::task::spawn_blocking(move || abandoned.abandon());
+                // What a stuck drain keeps from being detached stays until its lease is over.
+                let _ = tokio::time::timeout(ABANDON, abandon).await;
+                Err(AppError::new(ExitCode::Interrupted, "interrupted before the last flush was done")
+                    .hint("nothing is lost: what was not committed is picked up at the next start"))
+            }
+        }
+    })
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, AppError> {
+        let on = |kind| {
+            signal(kind).map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot listen for signals: {e}")))
+        };
+        Ok(Signals {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// The exit code that the ending signal asks for: a service manager's SIGTERM is a wish granted, ^C is not.
+    async fn end(&mut self) -> ExitCode {
+        tokio::select! {
+            _ = self.interrupt.recv() => ExitCode::Interrupted,
+            _ = self.terminate.recv() => ExitCode::Ok,
+        }
+    }
+}
+
+struct Service<'a> {
+    control: &'a Arc<dyn Control>,
+    process: &'a Process,
+    notify: &'a Notify,
+    out: &'a mut Out,
+    /// READY=1 was sent.
+    ready: bool,
+    /// Volumes of which was said that they are protected, from where to where and how.
+    begun: Vec<String>,
+    /// Volumes whose `ready` was said.
+    said: Vec<String>,
+    state_dir: &'a StateDir,
+    /// That it is not at its path any more was said.
+    state_lost: bool,
+}
+
+impl Service<'_> {
+    async fn run(&mut self, mut signals: Signals, asked_to_stop: &Wake) -> Result<ExitCode, AppError> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut watchdog = self.notify.watchdog().map(|limit| (Progress::new(limit), limit / 3, Instant::now()));
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = asked_to_stop.notified() => return Ok(ExitCode::Ok),
+                _ = signals.interrupt.recv() => return Ok(ExitCode::Interrupted),
+                _ = signals.terminate.recv() => return Ok(ExitCode::Ok),
+                _ = signals.hangup.recv() => { self.reload().await; continue }
+            }
+            let volumes = self.control.status();
+            self.announce(&volumes);
+            self.look_at_state();
+            if let Some(failure) = all_ended(&volumes) {
+                return Err(failure);
+            }
+            if let Some((progress, every, due)) = &mut watchdog
+                && Instant::now() >= *due
+            {
+                *due = Instant::now() + *every;
+                if progress.observe(&volumes, Instant::now()) {
+                    self.notify.alive();
+                } else {
+                    tracing::error!("a volume has stood still for too long: the watchdog is not fed");
+                }
+            }
+        }
+    }
+
+    /// Says once, in the log, that somebody removed what the next process needs.
+    fn look_at_state(&mut self) {
+        let lost = !self.state_dir.is_in_place();
+        if lost && !self.state_lost {
+            tracing::error!(
+                path = %self.state_dir.path().display(),
+                "the state directory was removed or replaced: changes go on being committed, but no command reaches this process, \
+                 and the next one will not be known as this writer; move the directory back if it is somewhere"
+            );
+        }
+        self.state_lost = lost;
+    }
+
+    /// Says `ready` once per volume, and READY=1 once no volume is still starting.
+    fn announce(&mut self, volumes: &[VolumeStatus]) {
+        for v in volumes {
+            if v.armed && v.state != State::Waiting && !self.begun.contains(&v.volume) {
+                self.begun.push(v.volume.clone());
+                tracing::info!("{}", beginning(v));
+            }
+            if self.said.contains(&v.volume) {
+                continue;
+            }
+            if v.is_ready() {
+                self.said.push(v.volume.clone());
+                let (volume, seq) = (&v.volume, v.head_seq);
+                let text = if volumes.len() == 1 { "ready".to_string() } else { format!("ready {volume}") };
+                self.out.say(text, &json!({ "type": "ready", "volume": volume, "seq": seq }));
+                // Why no better back end is had is no news; why a volume is degraded is.
+                for reason in &v.reasons {
+                    match v.state {
+                        State::Degraded => tracing::warn!(volume, "{reason}"),
+                        _ => tracing::debug!(volume, "{reason}"),
+                    }
+                }
+            }
+        }
+        // A baseline can take hours: the service manager is not kept waiting for it, /readyz tells the difference.
+        if !self.ready && volumes.iter().all(|v| v.state != State::Starting) {
+            self.ready = true;
+            self.notify.ready();
+            self.notify.status(&format!("{} volumes", volumes.len()));
+        }
+    }
+
+    async fn reload(&self) {
+        self.notify.reloading();
+        let control = Arc::clone(self.control);
+        let result = tokio::task::spawn_blocking(move || control.reload()).await;
+        match result {
+            Ok(Ok(())) => {
+                self.process.reloaded(Some(now_seconds()));
+                tracing::info!("the configuration was read again");
+            }
+            Ok(Err(error)) => {
+                self.process.reloaded(None);
+                match error {
+                    ControlError::Partly { .. } => tracing::error!("{error}"),
+                    error => tracing::error!(%error, "the old configuration stays"),
+                }
+            }
+            Err(error) => {
+                self.process.reloaded(None);
+                tracing::error!(%error, "the reload broke off; the old configuration stays");
+            }
+        }
+        self.notify.ready();
+    }
+}
+
+/// The first line of a volume, for a person: from where to where, and how.
+fn beginning(v: &VolumeStatus) -> String {
+    let name = |text: &str| crate::quoting::quote(text.as_bytes());
+    let how = match v.backend {
+        Backend::Scan => "by scanning (`tracker doctor` says why)".to_owned(),
+        hooks => format!("by eBPF ({})", hooks.name()),
+    };
+    format!("protecting {} -> {}/{} {how}", name(&v.source), name(&v.store), v.volume)
+}
+
+/// Why the process must end: every volume has ended by itself. The worst code is not defined, so the first one's is it.
+fn all_ended(volumes: &[VolumeStatus]) -> Option<AppError> {
+    let mut failures = volumes.iter().map(|v| v.failure.as_ref());
+    let first = failures.next()??;
+    failures.all(|failure| failure.is_some()).then(|| first.clone())
+}
+
+fn now_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |age| age.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Which commit a user means, by number or by time.
+//!
+//! A time is what a person reads off a wall clock, so the wall clocks of the commits are searched: the last commit, by number,
+//! whose wall clock is not later. Where clocks fell (one that was ahead was set right) wall clocks do not rise with numbers; each
+//! commit says since which one they do (`Standing::steady_since`), so such a stretch is searched by halves, and the one before it
+//! only if the whole stretch is later. That is one commit read for each fall of the clock that is passed over, and about
+//! log2(commits of the stretch) for the search.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use engine::format::commit;
+use engine::format::era::{Era, era_of, first_seq, last_seq};
+use engine::model::{Seq, Time};
+use engine::plan::commit_at_time;
+
+use crate::repository::{ReadError, Reader};
+use crate::units::{At, rfc3339};
+
+/// The commit that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    pub seq: Seq,
+    /// Set where it was asked for by time, and clocks leave more than one answer.
+    pub doubt: Option<ClockDoubt>,
+}
+
+/// By the wall clocks of the commits another one is meant than by their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClockDoubt {
+    /// The last one whose wall clock is not later: it is taken.
+    pub seq: Seq,
+    /// Its wall clock.
+    pub wall: Time,
+    /// The last one before all that say a later time; `None`: all do.
+    pub in_order: Option<Seq>,
+}
+
+impl fmt::Display for ClockDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wall = rfc3339(nanos(self.wall));
+        write!(
+            f,
+            "the clock was set back: commit {} says {wall} and is taken, but commits before it say later",
+            self.seq
+        )?;
+        match self.in_order {
+            Some(seq) => write!(f, "; the last one before those is commit {seq} (--at {seq})"),
+            None => write!(f, ", from the first one on"),
+        }
+    }
+}
+
+/// Nanoseconds since 1970; 0 for times before.
+fn nanos(time: Time) -> u64 {
+    let sec = u64::try_from(time.sec).unwrap_or(0);
+    sec.saturating_mul(1_000_000_000).saturating_add(u64::from(time.nsec))
+}
+
+/// By which of a commit's times is searched.
+#[derive(Clone, Copy)]
+enum By {
+    /// Rises with every commit, whatever the clock did.
+    Order,
+    Wall,
+}
+
+impl By {
+    fn of_commit(self, header: &commit::Header) -> Time {
+        match self {
+            By::Order => header.time,
+            By::Wall => header.wall(),
+        }
+    }
+
+    fn of_era(self, era: &Era) -> Time {
+        match self {
+            By::Order => era.time,
+            By::Wall => era.standing.map_or(era.time, |standing| standing.wall),
+        }
+    }
+}
+
+impl Reader {
+    /// The seq a user means; without `at` the head.
+    ///
+    /// # Errors
+    /// `SeqAbsent`, `TimeAbsent`; and as reading the commits that the search by time looks at.
+    pub fn choose(&self, at: Option<At>) -> Result<Chosen, ReadError> {
+        let plain = |seq| Ok(Chosen { seq, doubt: None });
+        match at {
+            None => plain(self.head),
+            Some(At::Seq(seq)) if seq == 0 || seq > self.head => {
+                Err(ReadError::SeqAbsent { volume: self.volume.clone(), seq, head: self.head })
+            }
+            Some(At::Seq(seq)) => plain(seq),
+            Some(At::Time(when)) => {
+                let nanos = when.as_nanosecond();
+                let sec = i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+                let nsec = u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0);
+                let found = self.at_time(Time { sec, nsec })?;
+                found.ok_or_else(|| ReadError::TimeAbsent { volume: self.volume.clone(), when: when.to_string() })
+            }
+        }
+    }
+
+    /// As [`Reader::choose`], for those who have nobody to tell of a doubt.
+    pub fn resolve(&self, at: Option<At>) -> Result<Seq, ReadError> {
+        self.choose(at).map(|chosen| chosen.seq)
+    }
+
+    fn at_time(&self, when: Time) -> Result<Option<Chosen>, ReadError> {
+        let head = self.commit_header(self.head)?;
+        let in_order = self.search(1..=self.head, when, By::Order)?;
+        if head.standing.is_none_or(|standing| standing.steady_since == 0) {
+            return Ok(in_order.map(|seq| Chosen { seq, doubt: None }));
+        }
+        let Some((seq, wall)) = self.by_wall(when, head)? else { return Ok(None) };
+        let doubt = (in_order != Some(seq)).then_some(ClockDoubt { seq, wall, in_order });
+        Ok(Some(Chosen { seq, doubt }))
+    }
+
+    /// The last commit whose wall clock is not later than `when`, with that clock. `top` is head's header.
+    fn by_wall(&self, when: Time, mut top: commit::Header) -> Result<Option<(Seq, Time)>, ReadError> {
+        loop {
+            // Between these two wall clocks do not fall.
+            let first = top.standing.map_or(0, |standing| standing.steady_since).max(1);
+            if let Some(seq) = self.search(first..=top.seq, when, By::Wall)? {
+                return Ok(Some((seq, self.commit_header(seq)?.wall())));
+            }
+            if first == 1 {
+                return Ok(None);
+            }
+            top = self.commit_header(first - 1)?;
+        }
+    }
+
+    /// The last commit of `seqs`, in which the time does not fall, that is not later than `when`: over the ends of the eras
+    /// first, then inside one.
+    fn search(&self, seqs: RangeInclusive<Seq>, when: Time, by: By) -> Result<Option<Seq>, ReadError> {
+        let (low, high) = seqs.into_inner();
+        let era_len = self.format.era_len;
+        // Eras that end in the range, and are closed.
+        let (mut next, mut before) = (era_of(low, era_len), None);
+        let ends = (era_of(high, era_len) + 1).min(self.closed);
+        let ends = if ends > next && last_seq(ends - 1, era_len) > high { ends - 1 } else { ends };
+        if ends > next {
+            let found = commit_at_time(next..=ends - 1, when, |era| Ok::<_, ReadError>(by.of_era(&self.era(era)?)))?;
+            if let Some(era) = found {
+                before = Some(last_seq(era, era_len)).filter(|seq| *seq > 0);
+                next = era + 1;
+            }
+        }
+        let first = first_seq(next, era_len).max(low);
+        let last = last_seq(next, era_len).min(high);
+        if first > last {
+            return Ok(before);
+        }
+        match commit_at_time(first..=last, when, |seq| Ok(by.of_commit(&self.commit_header(seq)?))) {
+            Ok(found) => Ok(found.or(before)),
+            // Commits of closed eras may be pruned; what is kept of them are checkpoints.
+            Err(ReadError::Missing { .. }) if next < self.closed => {
+                Ok(self.checkpoint_at(when, first..=last)?.or(before))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Getting the bytes of files out of the store: ranged reads, frames checked and decoded, work cut into groups of files
+//! so that open files and memory stay bounded whatever the plan's size.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+use engine::format::{DecodeError, Key, frame};
+use engine::model::{ObjectRef, Root};
+use engine::plan::{PlanFile, PlanFrame, PlanRead, Run};
+use engine::tree::{RootHasher, RootKind};
+
+use crate::repository::{ReadError, Reader};
+use crate::store::ErrorKind;
+
+/// Files up to this size are put together in memory and written at once.
+pub(crate) const SMALL: u64 = 256 * 1024;
+/// Bounds of one group: bytes of small files, small files, large files (each is two descriptors).
+const GROUP_BYTES: u64 = 8 << 20;
+const GROUP_SMALL: usize = 4096;
+const GROUP_LARGE: usize = 16;
+/// How reads are merged: bytes of one read, bytes read for nothing.
+const READ_BYTES: u64 = 4 << 20;
+const READ_GAP: u64 = 128 * 1024;
+
+/// Takes the bytes of a run.
+pub(crate) type Put<'a> = dyn FnMut(&Run, &[u8]) -> Result<(), ReadError> + 'a;
+
+/// Some files of a plan, and the reads that bring all their bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    /// Indexes in the plan's files, rising.
+    pub(crate) files: Vec<u32>,
+    pub(crate) reads: Vec<PlanRead>,
+}
+
+impl Group {
+    /// Where a file stands in `files`.
+    pub(crate) fn place(&self, file: u32) -> Option<usize> {
+        self.files.binary_search(&file).ok()
+    }
+}
+
+/// Cuts the regular files of a plan, but for `kept`, into groups: in the order in which the reads first meet them, so
+/// that few frames are needed by two groups.
+pub(crate) fn groups(files: &[PlanFile], reads: Vec<PlanRead>, kept: &HashSet<u32>) -> Vec<Group> {
+    let mut cutter = Cutter { files, groups: Vec::new(), of: HashMap::new(), bytes: 0, small: 0, large: 0 };
+    let mut frames: Vec<BTreeMap<(ObjectRef, u64, u32), Vec<Run>>> = Vec::new();
+    for read in reads {
+        for frame in read.frames {
+            for run in frame.runs.into_iter().filter(|run| !kept.contains(&run.file)) {
+                let Some(group) = cutter.group(run.file) else { continue };
+                if frames.len() <= group {
+                    frames.resize_with(group + 1, BTreeMap::new);
+                }
+                if let Some(frames) = frames.get_mut(group) {
+                    frames.entry((read.object, frame.offset, frame.bytes)).or_default().push(run);
+                }
+            }
+        }
+    }
+    // What no read meets: empty files, and those that are all hole.
+    for (n, file) in (0u32..).zip(files) {
+        if file.root.is_some() && !kept.contains(&n) {
+            cutter.group(n);
+        }
+    }
+    let mut groups = cutter.groups;
+    for (group, frames) in groups.iter_mut().zip(frames) {
+        group.reads = merge(frames);
+    }
+    groups.iter_mut().for_each(|group| group.files.sort_unstable());
+    groups
+}
+
+struct Cutter<'a> {
+    files: &'a [PlanFile],
+    groups: Vec<Group>,
+    of: HashMap<u32, usize>,
+    bytes: u64,
+    small: usize,
+    large: usize,
+}
+
+impl Cutter<'_> {
+    /// The group of a file, a new place in the last one if it has none yet.
+    fn group(&mut self, file: u32) -> Option<usize> {
+        if let Some(group) = self.of.get(&file) {
+            return Some(*group);
+        }
+        let size = self.files.get(file as usize)?.size;
+        let (bytes, small, large) = if size <= SMALL { (size, 1, 0) } else { (0, 0, 1) };
+        let full =
+            self.bytes + bytes > GROUP_BYTES || self.small + small > GROUP_SMALL || self.large + large > GROUP_LARGE;
+        if full || self.groups.is_empty() {
+            self.groups.push(Group::default());
+            (self.bytes, self.small, self.large) = (0, 0, 0);
+        }
+        (self.bytes, self.small, self.large) = (self.bytes + bytes, self.small + small, self.large + large);
+        let last = self.groups.len() - 1;
+        self.groups.last_mut()?.files.push(file);
+        self.of.insert(file, last);
+        Some(last)
+    }
+}
+
+/// Frames that lie near each other become one read.
+fn merge(frames: BTreeMap<(ObjectRef, u64, u32), Vec<Run>>) -> Vec<PlanRead> {
+    let mut reads: Vec<PlanRead> = Vec::new();
+    for ((object, offset, bytes), runs) in frames {
+        let frame = PlanFrame { offset, bytes, runs };
+        let end = offset.saturating_add(u64::from(bytes));
+        match reads.last_mut() {
+            Some(read)
+                if read.object == object
+                    && offset <= read.offset.saturating_add(read.bytes).saturating_add(READ_GAP)
+                    && end.saturating_sub(read.offset) <= READ_BYTES =>
+            {
+                read.bytes = end.max(read.offset.saturating_add(read.bytes)) - read.offset;
+                read.frames.push(frame);
+            }
+            _ => reads.push(PlanRead { object, offset, bytes: u64::from(bytes), frames: vec![frame] }),
+        }
+    }
+    reads
+}
+
+/// Requests and bytes of groups, as a dry run shows them.
+pub(crate) fn cost(groups: &[Group]) -> (u64, u64, u64) {
+    let reads = groups.iter().flat_map(|group| &group.reads);
+    let objects: HashSet<ObjectRef> = reads.clone().map(|read| read.object).collect();
+    let (mut requests, mut bytes) = (0, 0u64);
+    for read in reads {
+        requests += 1;
+        bytes = bytes.saturating_add(read.bytes);
+    }
+    (objects.len() as u64, requests, bytes)
+}
+
+impl Reader {
+    /// Does one read, and gives every run its bytes, or to `lost` the frames that cannot be had. An error is the store's
+    /// or `put`'s.
+    pub(crate) fn carry_out(
+        &self,
+        read: &PlanRead,
+        put: &mut Put<'_>,
+        lost: &mut dyn FnMut(&PlanFrame, ReadError),
+    ) -> Result<(), ReadError> {
+        let key = Key::from(read.object);
+        match self.get_range(key, read.offset, read.bytes) {
+            Ok(bytes) => {
+                return read.frames.iter().try_for_each(|frame| {
+                    let start = usize::try_from(frame.offset.saturating_sub(read.offset)).unwrap_or(usize::MAX);
+                    let stored = bytes.get(start..start.saturating_add(frame.bytes as usize)).unwrap_or_default();
+                    self.deliver(read.object, frame, stored, put, lost)
+                });
+            }
+            Err(error) if !self.concerns_object(&error) => return Err(error),
+            Err(error) => tracing::debug!("reading frame by frame: {error}"),
+        }
+        // What spoils a read of many frames may concern only one of them.
+        read.frames.iter().try_for_each(|frame| {
+            match self.get_range(key, frame.offset, u64::from(frame.bytes)) {
+                Ok(stored) => self.deliver(read.object, frame, &stored, put, lost)?,
+                Err(error) if self.concerns_object(&error) => lost(frame, error),
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+    }
+
+    fn deliver(
+        &self,
+        object: ObjectRef,
+        frame: &PlanFrame,
+        stored: &[u8],
+        put: &mut Put<'_>,
+        lost: &mut dyn FnMut(&PlanFrame, ReadError),
+    ) -> Result<(), ReadError> {
+        let plain = match self.decode_frame(object, frame.offset, stored) {
+            Ok(plain) => plain,
+            Err(error) => {
+                lost(frame, error);
+                return Ok(());
+            }
+        };
+        for run in &frame.runs {
+            match self.run(object, &plain, run.skip, run.len) {
+                Ok(part) => put(run, part)?,
+                Err(error) => {
+                    lost(frame, error);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an error is about one object, and the store answers otherwise.
+    fn concerns_object(&self, error: &ReadError) -> bool {
+        error.is_about_object()
+            || matches!(error, ReadError::Store(error) if error.kind != ErrorKind::StoreAbsent)
+                && self.store.get(&Key::Format.to_string()).is_ok()
+    }
+
+    pub(crate) fn decode_frame(&self, object: ObjectRef, offset: u64, stored: &[u8]) -> Result<Vec<u8>, ReadError> {
+        frame::decode(&self.format.volume, object, offset, stored)
+            .map_err(|source| ReadError::damaged(self.key(Key::from(object)), source))
+    }
+
+    /// A part of a frame's plain bytes.
+    pub(crate) fn run<'a>(
+        &self,
+        object: ObjectRef,
+        plain: &'a [u8],
+        skip: u32,
+        len: u64,
+    ) -> Result<&'a [u8], ReadError> {
+        let end = u64::from(skip).saturating_add(len);
+        let part = usize::try_from(end).ok().and_then(|end| plain.get(skip as usize..end));
+        part.ok_or_else(|| {
+            let source = DecodeError::Short { field: "frame plain bytes", needed: end, left: plain.len() as u64 };
+            ReadError::damaged(self.key(Key::from(object)), source)
+        })
+    }
+}
+
+/// The parts of a file that are no holes.
+pub(crate) fn data_ranges(size: u64, holes: &[(u64, u64)]) -> Vec<Range<u64>> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    for (offset, len) in holes {
+        if *offset > at {
+            out.push(at..*offset);
+        }
+        at = offset.saturating_add(*len);
+    }
+    if at < size {
+        out.push(at..size);
+    }
+    out
+}
+
+/// The root of a file of which `read` gives the parts that are no holes, in order.
+pub(crate) fn root_of<E>(
+    kind: RootKind,
+    size: u64,
+    data: &[Range<u64>],
+    mut read: impl FnMut(Range<u64>, &mut RootHasher) -> Result<(), E>,
+) -> Result<Root, E> {
+    let mut hasher = RootHasher::new(kind);
+    let mut at = 0;
+    for range in data {
+        hasher.hole(range.start - at);
+        read(range.clone(), &mut hasher)?;
+        at = range.end;
+    }
+    hasher.hole(size.saturating_sub(at));
+    Ok(hasher.finish())
+}

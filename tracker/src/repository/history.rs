@@ -1,0 +1,85 @@
+//! The commits of a volume, newest first, each held against the one after it.
+
+use engine::format::Key;
+use engine::model::{Op, Seq, Time};
+
+use crate::repository::{ReadError, Reader};
+
+/// Commits fetched at once.
+const WINDOW: u64 = 16;
+
+/// What one commit changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitSummary {
+    pub seq: Seq,
+    /// Rises from commit to commit, whatever the clock did.
+    pub time: Time,
+    /// The clock as it was.
+    pub wall: Time,
+    /// The wall clock lies before that of the commit before.
+    pub set_back: bool,
+    /// Whether a complete baseline stands behind it; `None`: it does not record that.
+    pub baseline: Option<bool>,
+    pub epoch: u64,
+    /// Files whose content or attributes changed.
+    pub files: u64,
+    /// Names set and unset.
+    pub names: u64,
+    /// Plain bytes of new literals.
+    pub literal_bytes: u64,
+    /// Bytes of the commit object and its packs as stored.
+    pub stored_bytes: u64,
+}
+
+impl Reader {
+    /// Gives at most `limit` commits from `from` downwards to `each`, until the first, or to where history is pruned.
+    pub fn history<E: From<ReadError>>(
+        &self,
+        from: Seq,
+        limit: usize,
+        mut each: impl FnMut(&CommitSummary) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut left = u64::try_from(limit).unwrap_or(u64::MAX);
+        let mut top = from;
+        let mut child: Option<engine::model::Hash> = None;
+        while left > 0 && top > 0 {
+            let count = left.min(WINDOW).min(top);
+            let seqs: Vec<Seq> = (top + 1 - count..=top).rev().collect();
+            for (seq, bytes) in seqs.iter().zip(self.commit_bytes(&seqs)) {
+                let bytes = match bytes {
+                    // What is asked for by its number must be there; what lies below may be pruned.
+                    Err(ReadError::Missing { .. }) if *seq != from && self.may_be_pruned(*seq) => return Ok(()),
+                    Err(ReadError::Missing { key }) if self.may_be_pruned(*seq) => {
+                        return Err(ReadError::Pruned { volume: self.volume.clone(), seq: *seq, key }.into());
+                    }
+                    other => other?,
+                };
+                let (commit, hash, size) = self.decode_commit(*seq, &bytes)?;
+                if let Some(expected) = child {
+                    self.same_hash(Key::Commit(*seq), hash, expected, Key::Commit(seq + 1))?;
+                }
+                child = Some(commit.header.parent);
+                let ops = commit.changes.files.iter().filter_map(|f| f.content.as_ref()).flat_map(|c| &c.ops);
+                let literal = |op: &Op<_>| match op {
+                    Op::Literal(engine::model::Stored { len, .. }) => *len,
+                    _ => 0,
+                };
+                each(&CommitSummary {
+                    seq: *seq,
+                    time: commit.header.time,
+                    wall: commit.header.wall(),
+                    set_back: commit.header.standing.is_some_and(|standing| standing.steady_since == *seq),
+                    baseline: commit.header.baseline(),
+                    epoch: commit.header.epoch,
+                    files: commit.changes.files.len() as u64,
+                    names: commit.changes.names.len() as u64,
+                    literal_bytes: ops.map(literal).fold(0, u64::saturating_add),
+                    stored_bytes: commit.packs.iter().map(|p| p.bytes).fold(size, u64::saturating_add),
+                })?;
+            }
+            top -= count;
+            left -= count;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! A volume back on a disk: planned, fetched, verified file by file, moved into place.
+//!
+//! No file has its name before its root was found equal to the commit's, and nothing is written outside the target. What
+//! cannot be read or made is named, and the rest is restored. Only a full disk, a store that is gone or an interrupt end
+//! a restore; then the target stays closed to others and holds whole files only.
+
+use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use engine::manifest::Manifest;
+use engine::model::{FileId, Seq, Time};
+use engine::plan::{PlanLimits, PlanStats, RestorePlan};
+
+use crate::repository::fetch::{cost, groups};
+use crate::repository::job::{Failures, Job};
+use crate::repository::merge::kept;
+use crate::repository::{ReadError, Reader};
+use crate::source::target::{Bounded, Target, TargetError, TargetOptions, Warning};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RestoreOptions {
+    /// Onto what is there: files that are equal already are not fetched, others are replaced. Nothing that the volume
+    /// does not name is removed.
+    pub merge: bool,
+    /// Plan only; nothing is written, not even the target made.
+    pub dry_run: bool,
+    /// Leave out devices, setuid and setgid bits, file capabilities, the flags immutable and append-only, and projects.
+    pub untrusted: bool,
+    /// Also a state behind which no complete baseline stands.
+    pub partial: bool,
+    /// Set from outside: end with [`ReadError::Interrupted`] soon.
+    pub stop: Option<&'static AtomicBool>,
+}
+
+/// An entry that is not as it was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Relative to the target.
+    pub path: Vec<u8>,
+    pub cause: String,
+    /// What older commits have, where the store's bytes are the cause.
+    pub older: Option<Older>,
+}
+
+/// What older commits have of a file whose content is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// The newest commit before, whose version of the file is whole.
+    Whole { seq: Seq, time: Time },
+    /// None of the last so many commits has a whole version.
+    NoneWithin { commits: u64 },
+    /// The bounds of the search were reached before this file.
+    NotLooked,
+}
+
+/// What was done, or by `dry_run` would be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RestoreReport {
+    pub seq: Seq,
+    /// The wall clock of the commit.
+    pub time: Time,
+    /// Whether a complete baseline stands behind the commit; `None`: it does not record that.
+    pub baseline: Option<bool>,
+    pub stats: PlanStats,
+    /// Regular files of an existing tree that were equal already.
+    pub kept: u64,
+    /// Distinct objects read for content, requests for it, and their bytes.
+    pub objects: u64,
+    pub requests: u64,
+    pub fetched_bytes: u64,
+    /// Entries that could not be restored.
+    pub failed: Bounded<Failure>,
+    /// What could not be given to restored entries.
+    pub warnings: Bounded<Warning>,
+    /// What `untrusted` left out.
+    pub left_out: Bounded<Warning>,
+    /// Temporary files of an older version's restore that were removed.
+    pub leftovers: u64,
+}
+
+/// Restores the state at `seq` into `target`, which is made if it is absent.
+///
+/// # Errors
+/// `NotEmpty`, `NotADirectory` before anything is done; what reading the state at `seq` gives; `Stopped` with the cause,
+/// where the disk is full or the store is gone, `Interrupted`.
+pub fn restore(reader: &Reader, seq: Seq, target: &Path, options: &RestoreOptions) -> Result<RestoreReport, ReadError> {
+    let empty = check_target(target, options.merge)?;
+    let manifest = complete(reader, reader.manifest(seq)?, options.partial)?;
+    let flags_known = manifest.position().standing.is_some();
+    let run = Run { reader, seq, dir: target, options, existing: options.merge && !empty, flags_known };
+    let plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+    if options.dry_run { run.plan_only(&manifest, plan) } else { run.write(&manifest, plan) }
+}
+
+/// Refuses a state that lacks files of the first copy, unless that is `wanted`. Commits of format version 1 do not record it.
+fn complete(reader: &Reader, manifest: Manifest, wanted: bool) -> Result<Manifest, ReadError> {
+    let lacks = manifest.position().standing.is_some_and(|standing| !standing.baseline);
+    if lacks && !wanted {
+        return Err(ReadError::Incomplete { volume: reader.volume().to_owned(), seq: manifest.seq() });
+    }
+    Ok(manifest)
+}
+
+/// Refuses what a restore could destroy; `true` where the target is absent or empty.
+///
+/// # Errors
+/// `NotEmpty` unless `merge`, `NotADirectory`, `Target`.
+pub fn check_target(target: &Path, merge: bool) -> Result<bool, ReadError> {
+    use std::io::ErrorKind;
+    let path = || target.to_path_buf();
+    match Target::open(target, TargetOptions::default()).and_then(|target| target.is_empty()) {
+        Ok(true) => Ok(true),
+        Ok(false) if merge => Ok(false),
+        Ok(false) => Err(ReadError::NotEmpty { path: path() }),
+        Err(TargetError::Root { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(true),
+        Err(TargetError::Root { source, .. }) if source.kind() == ErrorKind::NotADirectory => {
+            Err(ReadError::NotADirectory { path: path() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+struct Run<'a> {
+    reader: &'a Reader,
+    seq: Seq,
+    dir: &'a Path,
+    options: &'a RestoreOptions,
+    /// The target holds something.
+    existing: bool,
+    /// The state says which inode flags there are; one of format version 1 does not.
+    flags_known: bool,
+}
+
+impl Run<'_> {
+    fn target(&self) -> Result<Target, ReadError> {
+        let (untrusted, flags_known) = (self.options.untrusted, self.flags_known);
+        let options = TargetOptions { untrusted, flags_known, sync: false, merge: self.existing };
+        Ok(Target::open(self.dir, options)?)
+    }
+
+    fn report(&self, manifest: &Manifest, plan: &RestorePlan) -> RestoreReport {
+        let at = manifest.position();
+        RestoreReport {
+            seq: self.seq,
+            time: at.standing.map_or(at.time, |standing| standing.wall),
+            baseline: at.standing.map(|standing| standing.baseline),
+            stats: plan.stats,
+            ..RestoreReport::default()
+        }
+    }
+
+    fn plan_only(&self, manifest: &Manifest, mut plan: RestorePlan) -> Result<RestoreReport, ReadError> {
+        let mut report = self.report(manifest, &plan);
+        let kept = match self.existing {
+            true => kept(&self.target()?, &plan.files, false, self.options.stop),
+            false => HashSet::new(),
+        };
+        report.kept = kept.len() as u64;
+        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &kept);
+        (report.objects, report.requests, report.fetched_bytes) = cost(&groups);
+        Ok(report)
+    }
+
+    fn write(&self, manifest: &Manifest, plan: RestorePlan) -> Result<RestoreReport, ReadError> {
+        let mut report = self.report(manifest, &plan);
+        self.make_target()?;
+        let target = self.target()?;
+        let failures = Failures::default();
+        let job = Job::new(self.reader, &target, &plan, &failures, self.options.stop);
+        if let Err(cause) = self.steps(&job, &mut report) {
+            return Err(job.stopped(cause));
+        }
+        sync(self.dir)?;
+        report.failed = self.failed(manifest, failures)?;
+        (report.warnings, report.left_out) = target.warnings();
+        Ok(report)
+    }
+
+    /// Closed to others from its first moment.
+    fn make_target(&self) -> Result<(), ReadError> {
+        let failed = |source| ReadError::Directory { step: "make", path: PathBuf::from(self.dir), source };
+        if let Some(above) = self.dir.parent() {
+            std::fs::create_dir_all(above).map_err(failed)?;
+        }
+        match std::fs::DirBuilder::new().mode(0o700).create(self.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn steps(&self, job: &Job<'_>, report: &mut RestoreReport) -> Result<(), ReadError> {
+        job.make_dirs()?;
+        let plan = job.plan;
+        if self.existing {
+            report.leftovers = job.remove_leftovers();
+        }
+        let kept = match self.existing {
+            true => kept(job.target, &plan.files, true, self.options.stop),
+            false => HashSet::new(),
+        };
+        report.kept = kept.len() as u64;
+        job.count_kept(kept.len());
+        let first = groups(&plan.files, plan.reads.clone(), &kept);
+        (report.objects, report.requests, report.fetched_bytes) = cost(&first);
+        job.files(&first)?;
+        drop(first);
+        let damaged = job.failures.take_damaged();
+        if !damaged.is_empty() {
+            self.again(job, &damaged.into_keys().collect())?;
+        }
+        job.specials()?;
+        job.finish_dirs()
+    }
+
+    /// Damaged files once more: bytes may have come wrong over a wire, and an object may have been pruned after the plan
+    /// was made, with a newer way to the same state.
+    fn again(&self, first: &Job<'_>, damaged: &BTreeSet<FileId>) -> Result<(), ReadError> {
+        tracing::info!("{} files are damaged: reading them again", damaged.len());
+        let manifest = self.reader.manifest(self.seq)?;
+        let mut plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+        let others =
+            (0u32..).zip(&plan.files).filter(|(_, file)| !damaged.contains(&file.id)).map(|(n, _)| n).collect();
+        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &others);
+        first.with(&plan).files(&groups)
+    }
+
+    fn failed(&self, manifest: &Manifest, failures: Failures) -> Result<Bounded<Failure>, ReadError> {
+        let damaged = failures.take_damaged();
+        let older = self.reader.whole_versions(manifest, &damaged)?;
+        let mut all = Bounded::default();
+        for (id, failure) in damaged {
+            all.push(Failure { older: Some(older.get(&id).copied().unwrap_or(Older::NotLooked)), ..failure });
+        }
+        let others = failures.take_others();
+        let more = others.count - others.first.len() as u64;
+        others.first.into_iter().for_each(|failure| all.push(failure));
+        all.count += more;
+        Ok(all)
+    }
+}
+
+/// All that was written is on the disk before the restore says so.
+fn sync(dir: &Path) -> Result<(), ReadError> {
+    let failed = |source| ReadError::Directory { step: "sync", path: PathBuf::from(dir), source };
+    let opened = std::fs::File::open(dir);
+    match opened.and_then(|dir| rustix::fs::syncfs(dir).map_err(Into::into)) {
+        // The restored mode may forbid its owner to open it; sync everything then.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            rustix::fs::sync();
+            Ok(())
+        }
+        other => other.map_err(failed),
+    }
+}

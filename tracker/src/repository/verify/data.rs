@@ -1,0 +1,82 @@
+//! Every file's root, from the bytes in the store: small files in groups, as a restore fetches them, large ones in order.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use engine::manifest::Manifest;
+use engine::plan::{PlanFile, PlanFrame, PlanLimits, RestorePlan, Run};
+
+use crate::repository::fetch::{Group, SMALL, data_ranges, groups, root_of};
+use crate::repository::verify::VerifyReport;
+use crate::repository::{ReadError, Reader, THREADS, parallel};
+
+type Shared<'a> = Mutex<&'a mut VerifyReport>;
+
+pub(crate) fn files(reader: &Reader, manifest: &Manifest, report: &mut VerifyReport) -> Result<(), ReadError> {
+    let mut plan = RestorePlan::new(manifest, None, PlanLimits::default())?;
+    let reads = std::mem::take(&mut plan.reads);
+    let large: Vec<(u32, &PlanFile)> = (0u32..).zip(&plan.files).filter(|(_, file)| file.size > SMALL).collect();
+    let groups = groups(&plan.files, reads, &large.iter().map(|(n, _)| *n).collect());
+    let report = Mutex::new(report);
+    parallel::try_each(THREADS, &groups, |group| {
+        crate::repository::verify::data::group(reader, &plan.files, group, &report)
+    })?;
+    parallel::try_each(THREADS, &large, |(_, file)| {
+        let Some(content) = manifest.get(file.id) else { return Ok(()) };
+        match reader.stream(content, &shown(file), None) {
+            Ok(bytes) => lock(&report).bytes_read += bytes,
+            Err(error) => lock(&report).note(error)?,
+        }
+        Ok(())
+    })
+}
+
+fn group(reader: &Reader, files: &[PlanFile], group: &Group, report: &Shared<'_>) -> Result<(), ReadError> {
+    let sizes = group.files.iter().map(|n| files.get(*n as usize).map_or(0, |file| file.size));
+    let mut buffers: Vec<Vec<u8>> = sizes.map(|size| vec![0; usize::try_from(size).unwrap_or_default()]).collect();
+    // A file whose bytes could not be read is named by that; its root would only repeat it.
+    let mut broken: HashSet<u32> = HashSet::new();
+    for read in &group.reads {
+        let mut put = |run: &Run, bytes: &[u8]| {
+            let buffer = group.place(run.file).and_then(|place| buffers.get_mut(place));
+            let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
+            if let Some(part) = buffer.and_then(|b| b.get_mut(start..start.saturating_add(bytes.len()))) {
+                part.copy_from_slice(bytes);
+            }
+            Ok(())
+        };
+        let mut errors = Vec::new();
+        let mut lost = |frame: &PlanFrame, error: ReadError| {
+            broken.extend(frame.runs.iter().map(|run| run.file));
+            errors.push(error);
+        };
+        let done = reader.carry_out(read, &mut put, &mut lost);
+        lock(report).bytes_read += read.bytes;
+        errors.into_iter().try_for_each(|error| lock(report).note(error))?;
+        if let Err(error) = done {
+            lock(report).note(error)?;
+            broken.extend(read.frames.iter().flat_map(|frame| &frame.runs).map(|run| run.file));
+        }
+    }
+    for (n, buffer) in group.files.iter().zip(&buffers).filter(|(n, _)| !broken.contains(n)) {
+        let Some(file) = files.get(*n as usize) else { continue };
+        let Some(expected) = file.root else { continue };
+        let data = data_ranges(file.size, &file.holes);
+        let found = root_of(expected.kind(), file.size, &data, |range, hasher| {
+            hasher.bytes(buffer.get(range.start as usize..range.end as usize).unwrap_or_default());
+            Ok::<_, ReadError>(())
+        })?;
+        if found != expected {
+            lock(report).note(ReadError::Root { path: shown(file), found, expected })?;
+        }
+    }
+    Ok(())
+}
+
+fn lock<'a, 'b>(report: &'a Shared<'b>) -> MutexGuard<'a, &'b mut VerifyReport> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn shown(file: &PlanFile) -> String {
+    String::from_utf8_lossy(file.paths.first().map(Vec::as_slice).unwrap_or_default()).into_owned()
+}

@@ -1,0 +1,123 @@
+//! Ends of eras and checkpoints: what the chain names must be what it names, and hold what the commits give; what it does not
+//! name counts for nothing and is told, since somebody put it there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::format::era::{era_of, last_seq};
+use engine::format::{Key, commit};
+use engine::manifest::Manifest;
+use engine::model::Seq;
+
+use crate::repository::load::Candidate;
+use crate::repository::verify::VerifyReport;
+use crate::repository::{ReadError, Reader, THREADS, parallel};
+use crate::store::Store;
+
+/// Checkpoints that the chain names up to a seq, and those that were held against their commits.
+#[derive(Default)]
+pub(crate) struct Points {
+    named: BTreeMap<Seq, Candidate>,
+    checked: BTreeSet<Seq>,
+}
+
+impl Points {
+    pub(crate) fn new(reader: &Reader, to: Seq) -> Result<Points, ReadError> {
+        let named = reader.checkpoints_from(1, to)?;
+        Ok(Points { named: named.into_iter().map(|named| (named.seq, named)).collect(), ..Points::default() })
+    }
+
+    /// Holds the checkpoint of `manifest`'s seq, if there is one, against that state, which was made of commits.
+    pub(crate) fn check(
+        &mut self,
+        reader: &Reader,
+        manifest: &Manifest,
+        report: &mut VerifyReport,
+    ) -> Result<(), ReadError> {
+        let Some(candidate) = self.named.get(&manifest.seq()) else { return Ok(()) };
+        self.checked.insert(candidate.seq);
+        report.objects += 1;
+        match reader.load(*candidate) {
+            Ok(found) if found == *manifest => Ok(()),
+            Ok(_) => report.note(ReadError::Contradicts { key: reader.key(Key::Checkpoint(candidate.seq)) }),
+            // An older one may be pruned; a restore begins with the newest.
+            Err(ReadError::Missing { .. }) if self.named.keys().next_back() != Some(&candidate.seq) => Ok(()),
+            Err(error) => report.note(error),
+        }
+    }
+}
+
+/// The ends of eras, those that the chain names first, and the newest checkpoint that they name.
+pub(crate) fn eras(reader: &Reader, seq: Seq, points: &Points, report: &mut VerifyReport) -> Result<(), ReadError> {
+    let eras: Vec<u64> = (0..reader.closed).collect();
+    for (era, found) in eras.iter().zip(parallel::map(THREADS, &eras, |era| reader.named_era(*era))) {
+        report.objects += 1;
+        let found = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                report.note(ReadError::Unnamed { key: reader.key(Key::Era(*era)) })?;
+                continue;
+            }
+            Err(error) => {
+                report.note(error)?;
+                continue;
+            }
+        };
+        if found.last_seq <= seq {
+            match reader.get(Key::Commit(found.last_seq)) {
+                Ok(bytes) => {
+                    let hash = commit::hash(&bytes);
+                    report.check(reader.same_hash(Key::Commit(found.last_seq), hash, found.chain, Key::Era(*era)))?;
+                }
+                // Pruned.
+                Err(ReadError::Missing { .. }) => {}
+                Err(error) => report.note(error)?,
+            }
+        }
+    }
+    // Older ones may be pruned; the newest one is what a restore begins with.
+    if let Some(candidate) = points.named.values().next_back().filter(|newest| !points.checked.contains(&newest.seq)) {
+        report.objects += 1;
+        report.check(reader.load(*candidate).map(|_| ()))?;
+    }
+    Ok(())
+}
+
+/// What lies in the store and is named by no commit. Where the head ends an era, its checkpoint and the era's end may be there
+/// before the commit that names them: they must say the same as the commits. `state` is the one at the head.
+pub(crate) fn unnamed(reader: &Reader, state: Option<&Manifest>, report: &mut VerifyReport) -> Result<(), ReadError> {
+    let (head, era_len) = (reader.head, reader.format.era_len);
+    let ends = last_seq(era_of(head, era_len), era_len) == head;
+    let named: BTreeSet<Seq> = reader.checkpoints_from(1, head)?.into_iter().map(|named| named.seq).collect();
+    // Those that eras name which are damaged were told.
+    for seq in reader.listed_checkpoints(1..=Seq::MAX) {
+        if named.contains(&seq)
+            || (era_of(seq, era_len) < reader.closed && reader.named_era(era_of(seq, era_len)).is_err())
+        {
+            continue;
+        }
+        let key = Key::Checkpoint(seq);
+        let told = match state.filter(|_| ends && seq == head) {
+            Some(state) => match reader.load(Candidate { seq, hash: None }) {
+                Ok(found) if found == *state => Ok(()),
+                Ok(_) => Err(ReadError::Contradicts { key: reader.key(key) }),
+                Err(error) => Err(error),
+            },
+            None if ends && seq == head => Ok(()),
+            None => Err(ReadError::Unnamed { key: reader.key(key) }),
+        };
+        report.check(told)?;
+    }
+    let key = Key::Era(reader.closed);
+    if !reader.store.exists(&key.to_string()).map_err(ReadError::Store)? {
+        return Ok(());
+    }
+    let told = match reader.era(reader.closed) {
+        Ok(era) if ends && state.is_some_and(|state| state.position().head != era.chain) => {
+            Err(ReadError::Contradicts { key: reader.key(key) })
+        }
+        Ok(_) if ends => Ok(()),
+        Ok(_) => Err(ReadError::Unnamed { key: reader.key(key) }),
+        Err(error) => Err(error),
+    };
+    report.check(told)
+}

@@ -1,0 +1,291 @@
+//! The self-test: changes of each kind, made to files of our own in the superblock of a volume, must be seen.
+//!
+//! Files are `O_TMPFILE`: no directory lists them and making them changes none. A rename needs a directory: one in the
+//! state directory where that lies in the same superblock; else one in the source, for a moment and only by [`prove`].
+//! A kind has a file of its own, since one mark may cover a whole folio. This module drains nothing but in [`prove`].
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use engine::dirty::Marks;
+use rustix::fs::FallocateFlags;
+
+use crate::capture::{Capture, CaptureError};
+use crate::source::{FsType, SourceRoot, store_mapped};
+use crate::volume::marks::dispatcher::marks_of;
+
+/// What the self-test came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Every kind of change that could be made was seen; why the others could not be made.
+    Passed { kinds: Vec<&'static str>, untried: Vec<String> },
+    /// No change can be made there; why.
+    NotPossible { why: String },
+    /// Changes of this kind are not seen.
+    Failed { kind: &'static str },
+}
+
+const BLOCK: u64 = 4096;
+const BLOCKS: u64 = 16;
+
+/// Kind of the change that needs a directory.
+pub const RENAME: &str = "a rename";
+
+/// Name of the directory in which a rename is tried: in the source for a moment, in the state directory for good.
+const DIRECTORY: &str = ".tracker-self-test";
+
+#[repr(C, align(4096))]
+struct Page([u8; BLOCK as usize]);
+
+/// One kind of change to a file.
+struct Kind {
+    name: &'static str,
+    /// Makes the change in the second block; `Unsupported` and `InvalidInput`: the file system has no such thing.
+    change: fn(&File) -> io::Result<()>,
+    seen: fn(&Marks) -> bool,
+}
+
+fn second_block(marks: &Marks) -> bool {
+    marks.all_content() || marks.blocks_within(BLOCKS * BLOCK).contains(1)
+}
+
+/// ext4 with `inline_data` keeps a small file in its inode, where a write makes no page dirty
+/// (`ext4_write_inline_data_end`, Linux 6.18).
+const SMALL: &str = "a write to a file of some bytes";
+const SMALL_BYTES: usize = 40;
+
+static KINDS: [Kind; 6] = [
+    Kind { name: "a write", change: |file| file.write_all_at(&[1; BLOCK as usize], BLOCK), seen: second_block },
+    Kind { name: "a store through a mapping", change: |file| store_mapped(file, BLOCK, 2), seen: second_block },
+    Kind { name: "a direct write", change: direct, seen: second_block },
+    Kind { name: "a punched hole", change: punch, seen: second_block },
+    Kind { name: "a change of mode", change: mode, seen: |marks| marks.meta },
+    Kind {
+        name: SMALL,
+        change: |file| file.write_all_at(&[1; 10], 0),
+        seen: |marks| marks.all_content() || marks.blocks_within(BLOCK).contains(0),
+    },
+];
+
+fn direct(file: &File) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let file = File::options().write(true).custom_flags(libc::O_DIRECT).open(path)?;
+    file.write_all_at(&Page([3; BLOCK as usize]).0, BLOCK)
+}
+
+fn punch(file: &File) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(rustix::fs::fallocate(file, flags, BLOCK, BLOCK)?)
+}
+
+fn mode(file: &File) -> io::Result<()> {
+    file.set_permissions(fs::Permissions::from_mode(0o640))
+}
+
+/// What is not there on this file system is left out; anything else makes the test impossible.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+}
+
+/// The files to which changes are made, open and watched by whoever asked for [`Canary::inodes`].
+pub struct Canary {
+    dev: u32,
+    files: Vec<(&'static Kind, File, u64)>,
+    folder: Option<Folder>,
+    untried: Vec<String>,
+    /// Kinds whose change was made and not yet judged.
+    made: Vec<&'static str>,
+}
+
+/// A directory whose entries may be renamed.
+struct Folder {
+    path: PathBuf,
+    ino: u64,
+    /// Goes with the canary.
+    passing: bool,
+}
+
+/// A state directory, and the volume for which a directory may be kept there.
+#[derive(Clone, Copy, Debug)]
+pub struct Home<'a> {
+    pub state: &'a Path,
+    pub volume: &'a str,
+}
+
+/// The directory behind a source where its files are really made.
+pub(crate) fn real_dir(root: &SourceRoot) -> &Path {
+    root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path)
+}
+
+impl Canary {
+    /// Makes clean files in the superblock of a source: in `home`, the state directory, if it lies there, else beside the
+    /// source's own files. With `in_source` a directory for renames may be made in the source. Inner error: why it cannot be.
+    pub fn open(root: &SourceRoot, home: Option<Home<'_>>, in_source: bool) -> Result<Canary, String> {
+        let dev = root.marks_dev();
+        let folder = home.map_or_else(|| DIRECTORY.to_owned(), |home| format!("{DIRECTORY}-{}", home.volume));
+        let home = home.and_then(|home| SourceRoot::open(home.state).ok()).filter(|home| home.marks_dev() == dev);
+        let dir = home.as_ref().map_or_else(|| real_dir(root), real_dir);
+        let fs = root.upper().and_then(|upper| upper.fs()).unwrap_or(root.fs());
+        let mut files = Vec::new();
+        for kind in &KINDS {
+            // tmpfs never tells of stores through mappings, which its volumes say.
+            if fs == FsType::Tmpfs && kind.name == "a store through a mapping" {
+                continue;
+            }
+            let made = File::options().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
+            let found = made.and_then(|file| Ok((file.metadata()?.ino(), file)));
+            let (ino, file) = found.map_err(|error| format!("no file can be made in it: {error}"))?;
+            files.push((kind, file, ino));
+        }
+        let mut canary = Canary { dev, files, folder: None, untried: Vec::new(), made: Vec::new() };
+        let made = match &home {
+            Some(home) => Some(Folder::make(home, &folder, false)),
+            None => in_source.then(|| Folder::make(root, DIRECTORY, true)),
+        };
+        match made {
+            Some(Ok(folder)) => canary.folder = Some(folder),
+            Some(Err(error)) => canary.untried.push(format!("{RENAME}: no directory can be made: {error}")),
+            None => canary.untried.push(format!("{RENAME}: the state directory lies in another file system")),
+        }
+        canary.prepare()?;
+        Ok(canary)
+    }
+
+    /// Superblock and inodes that must be watched.
+    pub fn inodes(&self) -> (u32, Vec<u64>) {
+        let folder = self.folder.as_ref().map(|folder| folder.ino);
+        (self.dev, self.files.iter().map(|(_, _, ino)| *ino).chain(folder).collect())
+    }
+
+    /// Fills and writes back: a page that is dirty already tells of no further change, nor does a hole of a punch. The
+    /// marks of this must be drained before the next [`Canary::change`].
+    pub fn prepare(&mut self) -> Result<(), String> {
+        for (kind, file, _) in &self.files {
+            // As much as it takes: the change is made again and again for as long as the volume lives.
+            let bytes = if kind.name == SMALL { SMALL_BYTES } else { (BLOCKS * BLOCK) as usize };
+            let filled = file.write_all_at(&vec![0; bytes], 0).and_then(|()| file.sync_data());
+            filled.map_err(|error| format!("{}: its file cannot be filled: {error}", kind.name))?;
+        }
+        Ok(())
+    }
+
+    /// Makes every change. The next drain must show all of them.
+    pub fn change(&mut self) -> Result<(), String> {
+        self.made.clear();
+        for (kind, file, _) in &self.files {
+            match (kind.change)(file) {
+                Ok(()) => self.made.push(kind.name),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(format!("{}: {error}", kind.name)),
+            }
+        }
+        if let Some(folder) = &self.folder {
+            folder.rename().map_err(|error| format!("{RENAME}: {error}"))?;
+            self.made.push(RENAME);
+        }
+        Ok(())
+    }
+
+    /// What the marks since [`Canary::change`] say of it.
+    pub fn judge(&self, marks: impl Fn(u64) -> Marks) -> Proof {
+        let folder = self.folder.iter().map(|folder| (RENAME, marks(folder.ino).names));
+        let files = self.files.iter().map(|(kind, _, ino)| (kind.name, (kind.seen)(&marks(*ino))));
+        let missed = files.chain(folder).find(|(kind, seen)| !seen && self.made.contains(kind));
+        match missed {
+            Some((kind, _)) => Proof::Failed { kind },
+            None => Proof::Passed { kinds: self.made.clone(), untried: self.untried.clone() },
+        }
+    }
+}
+
+impl Folder {
+    /// `passing`: it goes with the canary, and what a killed process left of one is taken away first.
+    fn make(place: &SourceRoot, name: &str, passing: bool) -> io::Result<Folder> {
+        let path = place.path().join(name);
+        if passing && place.is_sealed() {
+            // In an append-only directory it could be made, and would stay.
+            return Err(io::Error::other("the directory is immutable or append-only"));
+        }
+        if passing {
+            remove(&path)?;
+        }
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        // Marks carry the inode of the upper layer.
+        let ino = fs::symlink_metadata(real_dir(place).join(name))
+            .and_then(|meta| if meta.is_dir() { Ok(meta.ino()) } else { Err(io::ErrorKind::NotADirectory.into()) })?;
+        let folder = Folder { path, ino, passing };
+        File::create(folder.path.join("a"))?;
+        Ok(folder)
+    }
+
+    fn rename(&self) -> io::Result<()> {
+        let (a, b) = (self.path.join("a"), self.path.join("b"));
+        if a.exists() { fs::rename(a, b) } else { fs::rename(b, a) }
+    }
+}
+
+/// Removes a directory of ours, and nothing that is not ours in it.
+fn remove(path: &Path) -> io::Result<()> {
+    for file in ["a", "b"] {
+        match fs::remove_file(path.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.passing
+            && let Err(error) = remove(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a directory of the self-test is left");
+        }
+    }
+}
+
+/// Tries every kind of change on the file system of a source, whose superblock is tracked from then on. It drains, so it
+/// must not be run on a capture that holds marks.
+///
+/// # Errors
+/// When the capture itself fails.
+pub fn prove(capture: &mut Capture, root: &SourceRoot, home: Option<Home<'_>>) -> Result<Proof, CaptureError> {
+    let mut canary = match Canary::open(root, home, true) {
+        Ok(canary) => canary,
+        Err(why) => return Ok(Proof::NotPossible { why }),
+    };
+    let (dev, inodes) = canary.inodes();
+    let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+    capture.track(dev, false)?;
+    capture.watch(&keys)?;
+    let mut proof = || -> Result<Proof, CaptureError> {
+        drain(capture)?;
+        if let Err(why) = canary.change() {
+            return Ok(Proof::NotPossible { why });
+        }
+        let retired = drain(capture)?;
+        Ok(canary.judge(|ino| retired.inodes.get(&(dev, ino)).map_or_else(Marks::default, marks_of)))
+    };
+    let proof = proof();
+    // While the files are still open: a number that was given to another file by then must not lose its watch.
+    capture.unwatch(&keys)?;
+    proof
+}
+
+fn drain(capture: &mut Capture) -> Result<crate::capture::Retired, CaptureError> {
+    capture.swap()?;
+    capture.grace()?;
+    let retired = capture.read_retired()?;
+    capture.clear_retired()?;
+    Ok(retired)
+}

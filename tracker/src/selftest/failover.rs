@@ -1,0 +1,115 @@
+//! A capture that was found to miss changes is replaced while the daemon runs: by the next back end, at last by none.
+//!
+//! What the failed one has missed nobody knows, and while one is exchanged for another nothing is marked. So every file of
+//! every volume is compared afterwards; a note in each catalog makes the next process do it if this one dies before.
+
+use std::time::Instant;
+
+use crate::capture::{BackEnd, Capture, CaptureConfig, choose};
+use crate::error::chain;
+use crate::volume::marks::dispatcher::{Hub, HubError, Inner, Sink};
+use crate::volume::startup::trust::Compare;
+
+/// Name of the note what is to be compared until the first pass is through.
+pub(crate) const COMPARE: &str = "compare";
+
+/// The self-test of a capture that has just begun: the error says what it does not see.
+pub type Prove = Box<dyn Fn(&mut Capture) -> Result<(), String> + Send + Sync>;
+
+/// How another back end is started.
+pub struct Restart {
+    /// As the first was started, but for the back end.
+    pub wanted: CaptureConfig,
+    /// The user wants this one and no other.
+    pub only: Option<BackEnd>,
+    pub prove: Prove,
+    /// Told which back end is in operation from now on.
+    pub chosen: Box<dyn Fn(&Capture) + Send + Sync>,
+}
+
+/// Why a capture is not trusted any more: a closed set of words for counters, and what exactly happened.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub cause: &'static str,
+    pub what: String,
+}
+
+impl Hub {
+    /// Ends the back end in operation, starts the next one that works, and puts everything in doubt. Does nothing if
+    /// another volume has done so since `epoch`.
+    ///
+    /// # Errors
+    /// When a catalog cannot be written: before anything was done, or afterwards, and then the next drain goes on with it.
+    pub fn fail(&self, epoch: u64, failure: &Failure) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        if inner.epoch != epoch {
+            return Ok(());
+        }
+        for sink in &inner.sinks {
+            sink.catalog.set_note(COMPARE, Compare::Everything.word())?;
+        }
+        if let Some(failed) = inner.capture.take() {
+            let back_end = failed.back_end();
+            tracing::error!(back_end = back_end.name(), what = failure.what, "capture has missed a change");
+            inner.against.push((back_end, failure.what.clone()));
+            if let Err(error) = failed.detach() {
+                tracing::warn!(error = chain(&error), "the failed back end cannot be detached");
+            }
+            self.start_next(&mut inner);
+        }
+        inner.epoch += 1;
+        inner.doubt = Some(failure.cause);
+        inner.doubt_everything()
+    }
+
+    /// Leaves `inner` without a capture when none can be had.
+    fn start_next(&self, inner: &mut Inner) {
+        let mut facts = choose::Facts::gather_for(self.restart.only);
+        facts.against.extend(inner.against.iter().cloned());
+        let (capture, _) = match Capture::start_best(&self.restart.wanted, facts, &self.restart.prove) {
+            Ok(started) => started,
+            Err(choice) => {
+                tracing::error!(reasons = ?choice.reasons, "no other back end can be had: volumes scan from now on");
+                return;
+            }
+        };
+        inner.left_over = false;
+        if let Err(error) = inner.sinks.iter().try_for_each(|sink| watch_all(&capture, sink)) {
+            tracing::error!(error = chain(&error), "the next back end cannot watch: volumes scan from now on");
+            // Its pins would be taken up by the next process as whole ones.
+            if let Err(error) = capture.detach() {
+                tracing::warn!(error = chain(&error), "it cannot be detached either");
+            }
+            return;
+        }
+        (self.restart.chosen)(&capture);
+        inner.capture = Some(capture);
+        inner.earlier_dio = Some(Instant::now());
+    }
+}
+
+impl Inner {
+    /// What a failed capture may have missed becomes pending, if that is not done yet.
+    pub(crate) fn doubt_everything(&mut self) -> Result<(), HubError> {
+        let Some(cause) = self.doubt else { return Ok(()) };
+        for sink in &self.sinks {
+            sink.widen(cause, |ino| ino != 0)?;
+            // They are pending now, and outlive this process.
+            sink.catalog.set_note(COMPARE, Compare::Listings.word())?;
+        }
+        self.doubt = None;
+        Ok(())
+    }
+}
+
+/// Everything of a volume that a capture must know before anything is compared.
+fn watch_all(capture: &Capture, sink: &Sink) -> Result<(), HubError> {
+    capture.track(sink.dev, false)?;
+    let fresh: Vec<(u32, u64)> = sink.pending.fresh().into_iter().map(|ino| (sink.dev, ino)).collect();
+    capture.watch(&fresh)?;
+    sink.catalog.each_inodes(|inodes| {
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (sink.dev, *ino)).collect();
+        capture.watch(&keys)?;
+        Ok(())
+    })
+}

@@ -1,0 +1,6 @@
+//! The marks of the volumes: drained from the one capture of the process, and kept for each volume until they are committed.
+
+pub mod dispatcher;
+pub(crate) mod inflight;
+pub(crate) mod problems;
+pub mod waiting;

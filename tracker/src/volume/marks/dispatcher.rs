@@ -1,0 +1,494 @@
+//! One capture for all volumes of a daemon: drains the kernel maps and hands each volume its marks.
+//!
+//! A drain retires the generation of every volume at once, so their marks are made pending together, each in its own
+//! catalog, before the maps are cleared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use engine::dirty::Marks;
+use engine::flush::world::DrainWorld;
+use engine::flush::{self, Steps};
+use engine::model::{FileId, Kind};
+
+use crate::selftest::failover::Restart;
+use crate::volume::marks::problems::{doubts_of, widened_by};
+use crate::volume::marks::waiting::{Pending, now_ns};
+use common::maps::flag;
+
+use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, InodeMarks, Problem, Retired, WatchOutcome};
+use crate::catalog::{Catalog, CatalogError};
+use crate::failpoint::{self, DropMarks};
+use crate::volume::marks::inflight;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error("capture has failed and no other back end was left")]
+    Ended,
+}
+
+/// Where one volume's marks go.
+#[derive(Debug)]
+pub struct Sink {
+    pub volume: String,
+    /// Superblock in the kernel's encoding.
+    pub dev: u32,
+    pub catalog: Arc<Catalog>,
+    pub pending: Arc<Pending>,
+    /// Doubts since last asked: cause -> how often.
+    pub doubts: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Sink {
+    pub fn new(volume: &str, dev: u32, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Sink {
+        Sink { volume: volume.to_owned(), dev, catalog, pending, doubts: Mutex::default() }
+    }
+
+    pub(crate) fn doubt(&self, cause: &str) {
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        *doubts.entry(cause.to_owned()).or_default() += 1;
+    }
+
+    /// Everything of the volume is in doubt: each file is read again and compared, each directory listed. Also what a flush
+    /// of this moment is about to commit.
+    pub fn widen(&self, cause: &str, only: impl Fn(u64) -> bool) -> Result<u64, CatalogError> {
+        self.doubt(cause);
+        let fresh = self.pending.fresh().into_iter().filter(|ino| only(*ino));
+        let fresh: Vec<(u64, Marks)> = fresh.map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
+        self.pending.add(&fresh, now_ns())?;
+        let (mut after, mut count) = (FileId(0), fresh.len() as u64);
+        loop {
+            let rows = self.catalog.files_after(after, 4096)?;
+            let Some(last) = rows.last() else { return Ok(count) };
+            after = last.id;
+            let marks: Vec<(u64, Marks)> = rows
+                .iter()
+                .filter(|row| only(row.inode.ino))
+                .map(|row| (row.inode.ino, if row.meta.kind == Kind::Dir { Marks::names() } else { Marks::rescan() }))
+                .collect();
+            count += marks.len() as u64;
+            self.pending.add(&marks, now_ns())?;
+        }
+    }
+}
+
+/// How long a direct write that was under way when its file system was tracked first is waited for. The block layer gives up
+/// a request after 30 s by default, some drivers after several tries.
+const EARLIER_DIO: Duration = Duration::from_secs(600);
+
+/// Every volume of the file system is asked about each.
+const UNWATCHED_AT_ONCE: usize = 256;
+
+/// How long a measurement of kernel memory stands.
+const MEASURED_FOR: Duration = Duration::from_secs(10);
+
+/// What the drains have shown so far.
+#[derive(Clone, Debug, Default)]
+pub struct HubFacts {
+    pub drains: u64,
+    pub kernel_bytes: u64,
+    pub counters: BTreeMap<String, u64>,
+}
+
+pub struct Hub {
+    inner: Mutex<Inner>,
+    /// Starts another back end.
+    pub(crate) restart: Restart,
+}
+
+pub(crate) struct Inner {
+    /// `None`: it failed, and no back end was left.
+    pub(crate) capture: Option<Capture>,
+    pub(crate) sinks: Vec<Arc<Sink>>,
+    last_swap_ns: u64,
+    this_swap_ns: u64,
+    /// How often drains have found that changes were not marked because the lease was over.
+    lapses: u64,
+    facts: HubFacts,
+    /// Back end (by `epoch`) whose kernel memory is in `facts`, and when it was asked for: it grows with what the maps hold,
+    /// and asking costs a dozen files of `/proc`.
+    measured: Option<(u64, Instant)>,
+    /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
+    inflight_before: u64,
+    pub(crate) left_over: bool,
+    /// Since when completions of direct writes are marked whose begin is not known.
+    pub(crate) earlier_dio: Option<Instant>,
+    /// Files of the self-tests: their marks since `forget_probes`.
+    probes: BTreeMap<(u32, u64), Marks>,
+    /// Counts the back ends that this process has had.
+    pub(crate) epoch: u64,
+    /// What speaks against back ends since this process began.
+    pub(crate) against: Vec<(BackEnd, String)>,
+    /// Why everything is to be put in doubt before the next drain.
+    pub(crate) doubt: Option<&'static str>,
+    drop: DropMarks,
+    /// Why marks were widened, as of the last drain.
+    widened: Vec<&'static str>,
+    /// Doubts about everything that not every catalog has yet.
+    unsaved: BTreeSet<&'static str>,
+}
+
+impl Hub {
+    pub fn new(capture: Capture, restart: Restart) -> Hub {
+        let now = now_ns();
+        Hub {
+            inner: Mutex::new(Inner {
+                capture: Some(capture),
+                sinks: Vec::new(),
+                last_swap_ns: now,
+                this_swap_ns: now,
+                lapses: 0,
+                facts: HubFacts::default(),
+                measured: None,
+                left_over: false,
+                earlier_dio: Some(Instant::now()),
+                inflight_before: 0,
+                probes: BTreeMap::new(),
+                epoch: 0,
+                against: Vec::new(),
+                doubt: None,
+                drop: DropMarks::from_environment(),
+                widened: Vec::new(),
+                unsaved: BTreeSet::new(),
+            }),
+            restart,
+        }
+    }
+
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, sink: Arc<Sink>) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        inner.capture()?.track(sink.dev, false)?;
+        inner.earlier_dio = Some(Instant::now());
+        inner.sinks.push(sink);
+        Ok(())
+    }
+
+    /// Ends what `add` began: marks have no place with this volume any more. The file system stays tracked.
+    pub fn remove(&self, sink: &Arc<Sink>) {
+        self.inner().sinks.retain(|there| !Arc::ptr_eq(there, sink));
+    }
+
+    /// Counts the back ends of this process: whoever finds another number than before has to look anew at what it may use.
+    pub fn epoch(&self) -> u64 {
+        self.inner().epoch
+    }
+
+    /// How often changes went unmarked because the lease of the capture was over: what was missed then tells nothing of it.
+    pub fn lapses(&self) -> u64 {
+        self.inner().lapses
+    }
+
+    /// What spoke against back ends of this process, in their order.
+    pub fn failures(&self) -> Vec<(BackEnd, String)> {
+        self.inner().against.clone()
+    }
+
+    /// Watches files of a self-test, and keeps their marks for it.
+    pub fn add_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        inner.watch(dev, &keys)?;
+        inner.probes.extend(keys.into_iter().map(|key| (key, Marks::default())));
+        Ok(())
+    }
+
+    /// Ends what `add_probes` began; the files must still be open.
+    pub fn remove_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+        let mut inner = self.inner();
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        inner.probes.retain(|key, _| !keys.contains(key));
+        if inner.capture.is_none() {
+            return Ok(());
+        }
+        // A subvolume of btrfs has inode numbers of its own under the same device.
+        inner.unwatch(keys, None)
+    }
+
+    /// Marks of these files that were drained so far count no more.
+    pub fn forget_probes(&self, dev: u32, inodes: &[u64]) {
+        let mut inner = self.inner();
+        for ino in inodes {
+            if let Some(marks) = inner.probes.get_mut(&(dev, *ino)) {
+                *marks = Marks::default();
+            }
+        }
+    }
+
+    /// Marks of a file of a self-test in all drains since `forget_probes`, whoever drained.
+    pub fn probe(&self, dev: u32, ino: u64) -> Marks {
+        self.inner().probes.get(&(dev, ino)).cloned().unwrap_or_default()
+    }
+
+    /// After a restart with pins, before the first swap: the generation that was retired when the former process died
+    /// still holds its marks. They are taken up as soon as every volume of this process is here to take its own.
+    pub fn resume(&self) {
+        self.inner().left_over = true;
+    }
+
+    /// The back end in operation.
+    pub fn back_end(&self) -> BackEnd {
+        self.inner().capture.as_ref().map_or(BackEnd::Scan, Capture::back_end)
+    }
+
+    /// Why volumes on this file system cannot use the capture.
+    pub fn supported(&self, fs: &str) -> Result<(), Vec<&'static str>> {
+        match &self.inner().capture {
+            Some(capture) => capture.supported(fs),
+            None => Err(vec!["capture has failed"]),
+        }
+    }
+
+    /// SWAP, GRACE, save pending, clear. Returns the number of this drain.
+    pub fn drain(&self) -> Result<u64, HubError> {
+        let mut inner = self.inner();
+        inner.doubt_everything()?;
+        if inner.left_over {
+            flush::take_up(&mut *inner)?;
+            inner.left_over = false;
+        }
+        if let Err(error) = flush::drain(&mut *inner, Steps::ALL) {
+            // What is retired is read before the next swap would make it the current set again.
+            inner.left_over = true;
+            return Err(error);
+        }
+        if inner.earlier_dio.is_some_and(|since| since.elapsed() > EARLIER_DIO) {
+            inner.capture()?.forget_earlier_dio()?;
+            inner.earlier_dio = None;
+        }
+        inner.facts.drains += 1;
+        Ok(inner.facts.drains)
+    }
+
+    /// Whether the watch set was full once, so that all inodes of the superblock are marked.
+    pub fn is_widened(&self, dev: u32) -> Result<bool, HubError> {
+        Ok(self.inner().capture()?.is_widened(dev)?)
+    }
+
+    pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, HubError> {
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        self.inner().watch(dev, &keys)
+    }
+
+    /// For the volume of `pending`, which has no more use for them. A number that a file of another volume or of a self-test
+    /// has by now stays watched.
+    pub fn unwatch(&self, pending: &Arc<Pending>, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+        // Drains of all volumes wait meanwhile: in pieces.
+        for some in inodes.chunks(UNWATCHED_AT_ONCE) {
+            let mut inner = self.inner();
+            let keys = some.iter().map(|ino| (dev, *ino)).filter(|key| !inner.probes.contains_key(key)).collect();
+            inner.unwatch(keys, Some(pending))?;
+        }
+        Ok(())
+    }
+
+    pub fn facts(&self) -> HubFacts {
+        let mut inner = self.inner();
+        if inner.measured.is_none_or(|(epoch, at)| epoch != inner.epoch || at.elapsed() > MEASURED_FOR) {
+            inner.facts.kernel_bytes = inner.capture.as_ref().map_or(0, Capture::kernel_memory_bytes);
+            inner.measured = Some((inner.epoch, Instant::now()));
+        }
+        inner.facts.clone()
+    }
+}
+
+impl Inner {
+    /// Leaves out what `inflight` says need not be marked now; gives what can be forgotten after this drain.
+    fn age_inflight(&mut self, retired: &mut Retired) -> Vec<InflightWrite> {
+        let now = inflight::monotonic_ns();
+        let before = std::mem::replace(&mut self.inflight_before, now);
+        let ended: Vec<InflightWrite> = retired.inflight.iter().filter(|io| inflight::is_over(io)).copied().collect();
+        retired.inflight.retain(|io| inflight::is_due(io, before, now));
+        ended
+    }
+
+    fn watch(&mut self, dev: u32, keys: &[(u32, u64)]) -> Result<WatchOutcome, HubError> {
+        let capture = self.capture()?;
+        let before = capture.tracked()?;
+        let outcome = capture.watch(keys)?;
+        if outcome != WatchOutcome::Watching && !before.contains(&(dev, true)) {
+            // Nothing is known to be lost. The file system is taken from one way of recording to another, and its volumes are
+            // not called protected before a whole pass has followed.
+            for sink in self.sinks.iter().filter(|sink| sink.dev == dev) {
+                sink.widen("watch set full", |_| true)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. A volume tells `pending`
+    /// of an inode before it has it watched, so whichever of the two comes first here, it ends up watched.
+    fn unwatch(&mut self, keys: Vec<(u32, u64)>, own: Option<&Arc<Pending>>) -> Result<(), HubError> {
+        let mut free = Vec::new();
+        'keys: for (dev, ino) in keys {
+            for sink in self.sinks.iter().filter(|sink| sink.dev == dev) {
+                if own.is_none_or(|own| !Arc::ptr_eq(&sink.pending, own)) && sink.pending.knows(ino)? {
+                    continue 'keys;
+                }
+            }
+            free.push((dev, ino));
+        }
+        Ok(self.capture()?.unwatch(&free)?)
+    }
+
+    pub(crate) fn capture(&mut self) -> Result<&mut Capture, HubError> {
+        self.capture.as_mut().ok_or(HubError::Ended)
+    }
+
+    /// Whatever makes the capture doubtful since the last drain, in a closed set of words. Doubts that a mark or an
+    /// overflow bit stands for already are not among them.
+    fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), HubError> {
+        let health = self.capture()?.health()?;
+        if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))
+            && let Err(error) = self.capture()?.pin_again()
+        {
+            // Told again at the next drain, which compares everything again: the volume does not come to rest.
+            tracing::warn!(%error, "a removed pin cannot be made again");
+        }
+        self.lapses += u64::from(health.problems.contains(&Problem::Lapsed));
+        Ok((doubts_of(&health.problems), widened_by(&health.problems)))
+    }
+}
+
+/// What a drain took out of the kernel's maps, as the engine takes it: marks of each inode, by superblock. An inode can stand
+/// there twice. Overflow is not among it.
+#[must_use]
+pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>> {
+    let mut by_dev: BTreeMap<u32, Vec<(u64, Marks)>> = BTreeMap::new();
+    for ((dev, ino), marks) in &retired.inodes {
+        by_dev.entry(*dev).or_default().push((*ino, marks_of(marks)));
+    }
+    for io in &retired.inflight {
+        // Begun and not completed: its range stays dirty at every drain.
+        let mut marks = marks_of(&InodeMarks { flags: io.flags, ..InodeMarks::default() });
+        match io.len {
+            u64::MAX => marks.from = Some(io.start),
+            len => marks.mark_bytes(io.start, io.start.saturating_add(len)),
+        }
+        by_dev.entry(io.dev).or_default().push((io.ino, marks));
+    }
+    by_dev
+}
+
+/// Whether the file could be stored to through a mapping when it was marked.
+fn is_mapped(retired: &Retired, dev: u32, ino: u64) -> bool {
+    retired.inodes.get(&(dev, ino)).is_some_and(|marks| marks.flags & flag::MAPPED != 0)
+}
+
+pub(crate) fn marks_of(marks: &InodeMarks) -> Marks {
+    let has = |flag: u64| marks.flags & flag != 0;
+    Marks {
+        blocks: marks.blocks.clone(),
+        from: has(flag::FROM).then_some(marks.from),
+        range: (has(flag::RANGE) && !has(flag::FROM)).then_some((marks.from, marks.end)),
+        meta: has(flag::META) || has(flag::NAMES),
+        names: has(flag::NAMES),
+        whole: has(flag::WHOLE) || has(flag::DATA_NO_RANGE),
+        rescan: has(flag::RESCAN),
+    }
+}
+
+impl DrainWorld for Inner {
+    type Error = HubError;
+
+    fn swap(&mut self) -> Result<(), HubError> {
+        self.last_swap_ns = std::mem::replace(&mut self.this_swap_ns, now_ns());
+        self.capture()?.swap()?;
+        failpoint::hit("swap");
+        Ok(())
+    }
+
+    fn grace(&mut self) -> Result<(), HubError> {
+        self.capture()?.grace()?;
+        failpoint::hit("grace");
+        Ok(())
+    }
+
+    fn save_retired(&mut self) -> Result<(), HubError> {
+        let mut retired: Retired = self.capture()?.read_retired()?;
+        failpoint::hit("read-retired");
+        let (doubts, widened) = self.check_health()?;
+        // Told once: they stay until every catalog has them.
+        self.unsaved.extend(doubts);
+        let before = std::mem::replace(&mut self.widened, widened.clone());
+        // A mark is at least as young as the swap before the one that retired it.
+        let since = self.last_swap_ns;
+        let ended = self.age_inflight(&mut retired);
+        let by_dev = marks_by_superblock(&retired);
+        for (key, seen) in &mut self.probes {
+            for (_, marks) in by_dev.get(&key.0).into_iter().flatten().filter(|(ino, _)| *ino == key.1) {
+                seen.merge(marks);
+            }
+            if retired.overflow.hit(key.0, key.1) {
+                seen.merge(&Marks { names: true, ..Marks::rescan() });
+            }
+        }
+        self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
+        // A catalog that cannot be written keeps no other volume's marks from being saved, and its own volume tells of them.
+        let mut failed = None;
+        for sink in &self.sinks {
+            let mut mine = Vec::new();
+            for (ino, marks) in by_dev.get(&sink.dev).into_iter().flatten() {
+                if sink.pending.knows(*ino)? {
+                    let mut marks = marks.clone();
+                    self.drop.some_of(&mut marks);
+                    mine.push((*ino, marks));
+                }
+            }
+            if let Err(error) = sink.pending.add(&mine, since) {
+                failed = Some(error);
+                continue;
+            }
+            sink.pending
+                .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, sink.dev, *ino)));
+            if mine.iter().any(|(_, marks)| marks.rescan) {
+                // The counters of two drains: one that was raised between the swap and now belongs to marks of the next.
+                widened.iter().chain(&before).for_each(|word| sink.doubt(word));
+            }
+            if retired.overflow.any() {
+                sink.widen("kernel map full", |ino| retired.overflow.hit(sink.dev, ino))?;
+            }
+            for doubt in &self.unsaved {
+                sink.widen(doubt, |_| true)?;
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        self.unsaved.clear();
+        Ok(self.capture()?.forget_calls(&ended)?)
+    }
+
+    fn clear_retired(&mut self) -> Result<(), HubError> {
+        failpoint::hit("pending");
+        self.capture()?.clear_retired()?;
+        failpoint::hit("clear");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flush of this moment may have read it already, and commits it only afterwards.
+    #[test]
+    fn a_doubt_reaches_files_that_are_not_in_the_catalog_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
+        let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
+        let sink = Sink::new("v", 1, catalog, pending);
+        sink.pending.add_fresh(&[7, 8]);
+        assert_eq!(sink.widen("kernel map full", |ino| ino == 7).unwrap(), 1);
+        assert!(sink.pending.marks(7).is_some_and(|marks| marks.rescan && marks.names));
+        assert_eq!(sink.pending.marks(8), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! What the health of a capture means for the volumes, in words.
+
+use crate::capture::Problem;
+
+/// Why marks of single files were widened, in a closed set of words.
+pub(crate) fn widened_by(problems: &[Problem]) -> Vec<&'static str> {
+    let word = |problem: &Problem| match problem {
+        Problem::Doubt { counter: "dirty_full", .. } => Some("block map full"),
+        Problem::Doubt { counter: "inflight_full", .. } => Some("in-flight map full"),
+        Problem::Doubt { counter: "unreadable", .. } => Some("kernel struct unreadable"),
+        Problem::Doubt { counter: "cas_bound", .. } => Some("range contended"),
+        _ => None,
+    };
+    problems.iter().filter_map(word).collect()
+}
+
+/// The doubts, in a closed set of words, that no mark stands for already.
+pub(crate) fn doubts_of(problems: &[Problem]) -> Vec<&'static str> {
+    let mut doubts: Vec<&'static str> = Vec::new();
+    for problem in problems {
+        let word = match problem {
+            Problem::LinkGone { .. } => "link gone",
+            Problem::ProgramChanged { .. } => "program changed",
+            Problem::Missed { .. } => "missed program run",
+            Problem::Lapsed => "tracking paused",
+            Problem::Doubt { counter: "lost", .. } => "mark lost",
+            // A mark or an overflow bit stands for it (`widened_by`).
+            Problem::Doubt { .. } => continue,
+        };
+        tracing::warn!(?problem, "marks may be missing: everything is compared");
+        doubts.push(word);
+    }
+    doubts.sort_unstable();
+    doubts.dedup();
+    doubts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run that the kernel skipped cannot be brought about at will; what follows from the kernel's count of them is this.
+    #[test]
+    fn each_problem_of_the_capture_is_a_doubt_by_name() {
+        let found = [
+            Problem::Missed { program: "dio_complete", runs: 3 },
+            Problem::Missed { program: "dirty_folio", runs: 1 },
+            Problem::LinkGone { program: "dirty_folio" },
+            Problem::ProgramChanged { program: "dirty_folio" },
+            Problem::Lapsed,
+            Problem::Doubt { counter: "lost", times: 1 },
+            Problem::Doubt { counter: "overflow", times: 9 },
+            Problem::Doubt { counter: "dirty_full", times: 9 },
+        ];
+        assert_eq!(
+            doubts_of(&found),
+            ["link gone", "mark lost", "missed program run", "program changed", "tracking paused"]
+        );
+        assert_eq!(widened_by(&found), ["block map full"]);
+        assert_eq!(doubts_of(&[]), [""; 0]);
+    }
+}

@@ -1,0 +1,435 @@
+//! The life of one protected volume: a thread that drains, flushes, waits, and keeps what it learns for `status`.
+//!
+//! ```text
+//! starting -> baseline | verifying -> protected <-> degraded      fenced (ends)      stopped (ends)
+//! ```
+
+pub(crate) mod clock;
+pub mod last_flush;
+pub(crate) mod life;
+pub mod mass_delete;
+pub mod pace;
+pub(crate) mod patience;
+pub mod progress;
+pub(crate) mod release;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use engine::dirty::DirtySet;
+use engine::flush::world::FileError;
+use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
+use engine::model::Time;
+
+use crate::repository::era;
+use crate::units;
+use crate::volume::marks::waiting::now_ns;
+use crate::volume::runner::mass_delete::{Guard, Held};
+use crate::volume::runner::pace::Pace;
+use crate::volume::runner::patience::{Failed, HURRY, Patience};
+use crate::volume::runner::progress::{Phase, Progress, Shared};
+use crate::volume::startup::open::Opened;
+use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::world::unread::Unread;
+use crate::volume::world::write_back::WriteBack;
+use crate::volume::world::{WorldError, presence};
+
+/// The thread's own part.
+pub struct Runner {
+    pub opened: Opened,
+    pub shared: Arc<Shared>,
+    pub interval: Duration,
+    /// The first pass is through.
+    pub trusted: bool,
+    pub pace: Pace,
+    pub max_delete: Option<u8>,
+    pub guard: Guard,
+    /// Inodes that are looked at less often while removals wait.
+    pub waits: HashSet<u64>,
+}
+
+/// What a flush left for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// Only what the next flush will not read either.
+    Lasting,
+    Open,
+}
+
+impl Runner {
+    /// Runs until `stop`, a fence, or a final error.
+    pub fn run(mut self) -> Result<(), Obstacle> {
+        let phase = self.opened.first_phase;
+        let write_back = WriteBack::load(&self.opened.world.catalog);
+        let head = self.opened.world.catalog.head().ok().flatten().map(|head| head.seq);
+        self.shared.update(|progress| {
+            progress.phase = phase;
+            progress.write_back = write_back;
+            progress.armed = true;
+            progress.started = Some(Instant::now());
+            if phase != Phase::Baseline {
+                progress.baseline_seq = head.or(Some(0));
+            }
+        });
+        if let Some((hub, _)) = self.opened.world.hub.clone() {
+            self.opened.prover.prepare(&hub, &self.opened.world.root);
+        }
+        let result = self.rounds();
+        if let Some((hub, _)) = self.opened.world.hub.clone() {
+            self.opened.prover.reset(&hub);
+        }
+        let fenced = self.shared.progress().fenced();
+        match fenced {
+            Some(fenced) => {
+                self.shared.update(|progress| progress.phase = Phase::Fenced);
+                Err(fenced.into())
+            }
+            None => result,
+        }
+    }
+
+    fn rounds(&mut self) -> Result<(), Obstacle> {
+        let mut patience = Patience::default();
+        let mut last_tries = 0;
+        loop {
+            let started = Instant::now();
+            if let Some(settings) = self.shared.settings() {
+                self.interval = settings.interval;
+                self.opened.audit.set_rate(settings.audit);
+                self.max_delete = settings.max_delete;
+            }
+            let last = self.shared.progress().stop;
+            self.opened.check_source()?;
+            let asked = self.opened.meter.requests();
+            match self.round() {
+                Ok(true) => self.succeeded(&mut patience, self.opened.meter.requests() > asked),
+                Ok(false) => return Ok(()),
+                Err(error) => {
+                    // The source may be what is wrong.
+                    self.opened.check_source()?;
+                    self.failed(&mut patience, &error);
+                }
+            }
+            if last && (self.is_over(!patience.is_failing(), &mut last_tries)) {
+                return Ok(());
+            }
+            if !last {
+                self.pause(started, &patience);
+            }
+        }
+    }
+
+    /// A round has ended. `asked`: it took the store.
+    fn succeeded(&self, patience: &mut Patience, asked: bool) {
+        let (clean, awaited, unsettled) = {
+            let progress = self.shared.progress();
+            let (clean, awaited) = progress.was_clean();
+            (clean, awaited, progress.unsettled)
+        };
+        if let Some(away) = patience.ended(clean, awaited, asked && !unsettled, Instant::now()) {
+            let volume = &self.opened.name;
+            tracing::info!(%volume, after = units::show_seconds(away.as_secs_f64()), "the store is back");
+        }
+        self.shared.update(|progress| (progress.last_error, progress.hint, progress.lost) = (None, None, None));
+    }
+
+    /// A round has failed, and is made again.
+    fn failed(&self, patience: &mut Patience, error: &WorldError) {
+        let message = error.to_string();
+        let (what, hint) = match error {
+            WorldError::Store(error) => (Failed::Store(error.kind.trouble()), error.hint().to_owned()),
+            _ => (Failed::Other(&message), String::new()),
+        };
+        if let Some(unsaid) = patience.failed(what, self.interval, Instant::now()) {
+            let volume = &self.opened.name;
+            match what {
+                Failed::Store(_) => {
+                    tracing::warn!(%volume, hint, unsaid, "the store is away, it is tried again by itself: {message}");
+                }
+                Failed::Other(_) => {
+                    tracing::warn!(%volume, error = message, unsaid, "flush failed, will be tried again");
+                }
+            }
+        }
+        let lost = matches!(error, WorldError::Lost { .. });
+        self.shared.update(|progress| {
+            progress.lost = lost.then(|| (message.clone(), progress.begun));
+            progress.last_error = Some(message);
+            progress.hint = (!hint.is_empty()).then_some(hint);
+        });
+        // What was taken is in the catalog still, and in memory again.
+        self.opened.world.pending.give_back_taken();
+    }
+
+    /// After a round that began when a stop was asked for: whether it was the last one. What failed is tried again while there
+    /// is time; what was left over gets a few rounds more, since a removal is proven by a second listing.
+    fn is_over(&self, succeeded: bool, tries: &mut u32) -> bool {
+        let (by, clean) = {
+            let progress = self.shared.progress();
+            (progress.stop_by, progress.clean == progress.begun)
+        };
+        let left = by.map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
+        if succeeded {
+            *tries += 1;
+        }
+        if clean || left.is_zero() || *tries > LAST_TRIES {
+            return true;
+        }
+        std::thread::sleep(left.min(if succeeded { HURRY } else { LAST_GAP }));
+        false
+    }
+
+    /// Waits for the next round; not at all when a stop was asked for, which makes one last round.
+    fn pause(&mut self, started: Instant, patience: &Patience) {
+        let mut progress = self.shared.progress();
+        loop {
+            if progress.stop {
+                return;
+            }
+            let gap =
+                if progress.heard < progress.asked { HURRY } else { patience.gap(self.interval, progress.hurry > 0) };
+            let left = (started + gap).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            progress = self.shared.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// One drain and one flush. False: fenced.
+    fn round(&mut self) -> Result<bool, WorldError> {
+        let began = Instant::now();
+        let begin = |progress: &mut Progress| {
+            progress.begun += 1;
+            progress.heard = progress.asked;
+            (progress.begun, progress.hurry > 0, progress.stop)
+        };
+        let (number, hurry, last) = begin(&mut self.shared.progress());
+        self.take_acknowledgement()?;
+        self.take_confirmation();
+        let now = wall_clock();
+        self.before_drain()?;
+        let drain = self.opened.drain(hurry || last)?;
+        self.after_drain()?;
+        self.note_doubts();
+        let doubtful = self.shared.progress().in_doubt();
+        let calm = !hurry && !last && !doubtful;
+        let (taken, resting) = self.opened.world.pending.take_but(|ino| {
+            // Also before the first pass is through, which it is not while removals wait.
+            let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
+            waits || (calm && self.trusted && self.pace.rests(ino, began))
+        });
+        let mapped = self.opened.world.pending.take_mapped(&taken);
+        if self.shared.progress().lost.is_some() {
+            // Nothing is committed onto a history that is not there; what brings it back is waited for.
+            presence::look(&self.opened.world)?;
+            self.shared.update(|progress| progress.lost = None);
+        }
+        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || self.must_say_complete()?;
+        let mut report = Report::default();
+        let mut unread = Unread::default();
+        let (outcome, mut kept) = if had {
+            if era::close_if_due(&mut self.opened)? == era::Closing::Fenced {
+                let seq = self.opened.world.catalog.head()?.map_or(1, |head| head.seq + 1);
+                return self.after(number, began, &Outcome::Fenced { seq }, Left::Open, report, unread);
+            }
+            let facts = Facts {
+                volume: self.opened.volume_id,
+                writer: self.opened.writer.id,
+                epoch: self.opened.writer.epoch,
+                commit_id: crate::volume::random_id()?,
+                now,
+                drain,
+                compare: self.opened.compare,
+                baseline: self.trusted,
+                steps: Steps::ALL,
+                limits: Limits::DEFAULT,
+                max_delete: self.guard.rule(self.max_delete, began),
+            };
+            let result = flush::flush(&mut self.opened.world, &taken, &facts, &mut report);
+            let told = Unread::of(&self.opened.world, &report);
+            self.opened.world.end_flush();
+            unread = told?;
+            result?
+        } else {
+            (Outcome::Unchanged, DirtySet::default())
+        };
+        let covered = self.opened.world.take_covered(&mut kept)?;
+        if had {
+            let rested = calm && self.guard.rests(began);
+            self.note_held(&report, &kept, outcome.is_settled(), rested, began);
+        }
+        self.opened.world.pending.give_back_but(&kept, &covered);
+        self.opened.world.remember_foreign()?;
+        self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.interval, Instant::now());
+        if hurry && outcome.is_settled() {
+            presence::look(&self.opened.world)?;
+        }
+        let left = match () {
+            () if resting > 0 => Left::Open,
+            () if kept.is_empty() => Left::Nothing,
+            () if report.only_lasting(&kept) => Left::Lasting,
+            () => Left::Open,
+        };
+        self.after(number, began, &outcome, left, report, unread)
+    }
+
+    /// Perhaps the only report the owner of the application ever gets: kept until it is acknowledged.
+    pub(crate) fn write_back_failed(&self, path: &Path, cause: &str) -> Result<(), WorldError> {
+        tracing::error!(volume = %self.opened.name, path = crate::quoting::path(path), cause, "write-back failed");
+        let mut errors = self.shared.progress().write_back.clone().unwrap_or_default();
+        errors.add(path, cause, now_ns());
+        errors.save(&self.opened.world.catalog)?;
+        self.shared.update(|progress| {
+            progress.totals.write_back_errors += 1;
+            progress.write_back = Some(errors);
+        });
+        Ok(())
+    }
+
+    /// The first pass is through, and the newest commit does not say so: a flush makes one that does. It is of an older format
+    /// version, or what was left over then was nothing after all.
+    fn must_say_complete(&self) -> Result<bool, WorldError> {
+        let head = self.opened.world.catalog.head()?;
+        Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
+    }
+
+    fn take_confirmation(&mut self) {
+        let confirmed = self.shared.progress().confirm;
+        if let Some(removals) = confirmed {
+            tracing::warn!(volume = %self.opened.name, removals, "a person has confirmed removals");
+            self.guard.confirm(removals);
+            self.shared.update(|progress| progress.confirm = None);
+        }
+    }
+
+    /// After a flush: which removals wait for a person, and when they are looked at again.
+    fn note_held(&mut self, report: &Report, kept: &DirtySet, settled: bool, rested: bool, began: Instant) {
+        let now = Instant::now();
+        if report.removals_held == 0 && rested && !self.waits.is_empty() {
+            // It was not looked at, and waits still.
+            return;
+        }
+        self.guard.note(report, settled, began, now);
+        self.waits = mass_delete::resting(report, kept).into_iter().collect();
+        let (volume, removals, of) = (self.opened.name.clone(), report.removals_held, report.files_before);
+        let held = (removals > 0).then_some(Held { volume, removals, of });
+        let before = self.shared.progress().held.clone();
+        if let Some(held) = held.as_ref().filter(|held| before.as_ref() != Some(*held)) {
+            tracing::warn!(volume = held.volume, "{held}");
+        }
+        self.shared.update(|progress| progress.held = held);
+    }
+
+    fn take_acknowledgement(&self) -> Result<(), WorldError> {
+        if self.shared.progress().acknowledge {
+            WriteBack::forget(&self.opened.world.catalog)?;
+            self.shared.update(|progress| {
+                progress.acknowledge = false;
+                progress.write_back = None;
+            });
+        }
+        Ok(())
+    }
+
+    fn after(
+        &mut self,
+        number: u64,
+        began: Instant,
+        outcome: &Outcome,
+        left: Left,
+        report: Report,
+        mut unread: Unread,
+    ) -> Result<bool, WorldError> {
+        let seconds = began.elapsed().as_secs_f64();
+        let unsettled = *outcome == Outcome::Unsettled;
+        let damaged = self.opened.world.damaged.take();
+        // Also what another volume's drain, or a new file, has shown meanwhile: its marks came after those of this flush.
+        let doubted = self.note_doubts();
+        let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !doubted;
+        // What cannot be read is named, and waits; nothing else waits for it.
+        let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !doubted;
+        // What comes back to a place that was not compared yet has to be compared: until then the first pass goes on.
+        let held = self.shared.progress().held.clone();
+        let passed = held.is_none() || !self.opened.compare_once;
+        if settled && passed && !self.trusted {
+            self.opened.trust()?;
+            self.trusted = true;
+        }
+        for (path, cause) in &unread.write_back {
+            self.write_back_failed(path, cause)?;
+        }
+        let before = std::mem::take(&mut self.shared.progress().unreadable);
+        unread.carry_on(&before);
+        unread.warn(&self.opened.name, &before);
+        let Unread { mut left_over, paths: unreadable, .. } = unread;
+        if report.removals_waiting > 0 {
+            left_over.push(format!("{} removals wait for proof", report.removals_waiting));
+        }
+        left_over.extend(held.map(|held| held.to_string()));
+        if unsettled {
+            left_over
+                .push(damaged.unwrap_or_else(|| "the store has not told whether the last commit took effect".into()));
+        }
+        tracing::debug!(volume = %self.opened.name, number, seconds, clean, ?left_over, "a flush ended");
+        let interval = self.interval;
+        let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(0));
+        let foreign: Vec<PathBuf> = self.opened.world.foreign.keys().cloned().collect();
+        let (watch_full, stalled) = (self.opened.world.watch_full, self.opened.world.stalled() as u64);
+        self.shared.update(|progress| {
+            let totals = &mut progress.totals;
+            totals.flushes += 1;
+            totals.commits += u64::from(matches!(outcome, Outcome::Committed(_)));
+            totals.files_read += report.files_read;
+            totals.bytes_read += report.bytes_read;
+            totals.bytes_marked += report.bytes_marked;
+            totals.bytes_literal += report.bytes_literal;
+            totals.rescans += report.rescans;
+            totals.carried += report.carried;
+            totals.flush_seconds_last = seconds;
+            totals.flush_histogram.observe(seconds);
+            totals.slow_flushes += u64::from(seconds > interval.as_secs_f64());
+            let of = |is: fn(&FileError) -> bool| report.errors.iter().filter(|(_, error)| is(error)).count() as u64;
+            totals.late += of(|error| matches!(error, FileError::Late));
+            totals.write_back_failing = of(|error| matches!(error, FileError::WriteBack { .. }));
+            progress.ended = number;
+            if clean {
+                progress.clean = number;
+            }
+            if settled {
+                progress.settled = number;
+                progress.doubts.clear();
+                progress.baseline_seq = progress.baseline_seq.or(head);
+                if passed && matches!(progress.phase, Phase::Baseline | Phase::Verifying | Phase::Starting) {
+                    progress.phase = Phase::Protected;
+                }
+            }
+            progress.left_over = left_over;
+            progress.unreadable = unreadable;
+            progress.removals_waiting = report.removals_waiting;
+            progress.unsettled = unsettled;
+            progress.watch_full = watch_full;
+            progress.stalled = stalled;
+            progress.foreign = foreign;
+            if let Outcome::Fenced { seq } = outcome {
+                // In the same moment: nobody may be told in between that all is well.
+                (progress.fenced_at, progress.phase) = (Some(*seq), Phase::Fenced);
+            }
+        });
+        self.after_flush(settled)?;
+        Ok(!matches!(outcome, Outcome::Fenced { .. }))
+    }
+}
+
+/// Rounds of a stop that leave something over, and the gap between those that fail.
+const LAST_TRIES: u32 = 3;
+const LAST_GAP: Duration = Duration::from_millis(250);
+
+/// The wall clock as a commit records it.
+pub fn wall_clock() -> Time {
+    let ns = now_ns();
+    Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+}

@@ -1,0 +1,221 @@
+//! The whole life of one volume in its thread: it is opened and runs; what stands in its way ends it, or is waited for.
+//!
+//! While it waits, marks go on being made for it: they are drained to its catalog, so that they outlive the process.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::catalog::Catalog;
+use crate::config::guard;
+use crate::config::guard::GuardedVolume;
+use crate::daemon::fleet::{Facts, Volume, lock};
+use crate::error::AppError;
+use crate::units;
+use crate::volume::marks::dispatcher::Hub;
+use crate::volume::runner::Runner;
+use crate::volume::runner::mass_delete::Guard;
+use crate::volume::runner::pace::Pace;
+use crate::volume::runner::progress::Phase;
+use crate::volume::startup::open;
+use crate::volume::startup::open::{CaptureFacts, Prepared};
+use crate::volume::startup::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
+use crate::volume::status::Backend;
+use crate::volume::world::WorldError;
+
+/// Gap between two drains of a volume that waits.
+const DRAIN_GAP: Duration = Duration::from_secs(1);
+
+/// What the volumes of one process share.
+pub(crate) struct Surroundings {
+    pub capture: CaptureFacts,
+    pub state_dir: std::path::PathBuf,
+    /// It is a daemon: a volume whose source or store is away waits for it.
+    pub daemon: bool,
+    /// All volumes that this process runs or waits for.
+    pub guarded: Mutex<Vec<GuardedVolume>>,
+}
+
+/// Lives until a stop, a fence or an error that no waiting heals.
+pub(crate) fn live(volume: &Volume, around: &Surroundings) -> Result<(), AppError> {
+    let mut prepared = lock(&volume.prepared).take();
+    let result = tries(volume, around, &mut prepared);
+    // For a later try: until then its marks go on having a place.
+    *lock(&volume.prepared) = prepared;
+    if let (Err(error), true) = (&result, around.daemon) {
+        let (name, code, hint) = (&volume.config.name, error.code.number(), error.hint.as_deref().unwrap_or_default());
+        tracing::error!(volume = name, code, hint, "the volume has ended: {error}");
+    }
+    result
+}
+
+fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>) -> Result<(), AppError> {
+    let mut backoff = Backoff::default();
+    let mut said = None;
+    loop {
+        let Err(obstacle) = once(volume, around, prepared, &mut backoff) else { return Ok(()) };
+        if volume.shared.progress().waiting.is_none() {
+            // It went on since.
+            said = None;
+        }
+        let committed = has_committed(volume, around, prepared.as_ref());
+        let circumstances = Circumstances { daemon: around.daemon, replaced: volume.config.replaced, committed };
+        match way_on(&obstacle, circumstances) {
+            WayOn::End => return Err(obstacle.into_error()),
+            WayOn::Again => {}
+            WayOn::Wait => {
+                let pause = backoff.pause(&obstacle);
+                if said.as_ref().is_none_or(|said| !obstacle.is_like(said)) {
+                    tell(&volume.config.name, obstacle.error());
+                }
+                if wait(volume, around, &obstacle, pause, prepared.as_ref()) {
+                    return Ok(());
+                }
+                said = Some(obstacle);
+            }
+        }
+        if volume.shared.progress().stop {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether the volume has commits, as far as its catalog can be read.
+fn has_committed(volume: &Volume, around: &Surroundings, prepared: Option<&Prepared>) -> bool {
+    let location = Catalog::location(&around.state_dir, &volume.config.name);
+    let head = match prepared {
+        Some(prepared) => prepared.catalog.head(),
+        None => Catalog::open(&location).and_then(|catalog| catalog.head()),
+    };
+    matches!(head, Ok(Some(_)))
+}
+
+/// One try: until what runs has ended, or could not begin.
+fn once(
+    volume: &Volume,
+    around: &Surroundings,
+    prepared: &mut Option<Prepared>,
+    backoff: &mut Backoff,
+) -> Result<(), Obstacle> {
+    may_be_protected(volume, around)?;
+    let opened = open::open(&volume.config, &around.state_dir, &around.capture, prepared)?;
+    let waited = backoff.reset();
+    *lock(&volume.facts) = Some(Facts {
+        volume_id: hexadecimal(&opened.volume_id),
+        backend: opened.backend,
+        reasons: opened.reasons.clone(),
+        fenced_store: Some(opened.fenced_store),
+        pending: Arc::clone(&opened.world.pending),
+        catalog: Arc::clone(&opened.world.catalog),
+        meter: Arc::clone(&opened.meter),
+        hub: opened.world.hub.as_ref().map(|(hub, _)| Arc::clone(hub)),
+    });
+    if let Some(waited) = waited.filter(|_| volume.shared.progress().waiting.is_some()) {
+        let (volume, after) = (&volume.config.name, units::show_seconds(waited.as_secs_f64()));
+        tracing::info!(volume, after, "what the volume waited for is there: it goes on");
+    }
+    volume.shared.update(|progress| progress.waiting = None);
+    let (shared, interval) = (Arc::clone(&volume.shared), volume.config.interval);
+    let (max_delete, guard) = (volume.config.max_delete, Guard::default());
+    Runner { opened, shared, interval, trusted: false, pace: Pace::default(), max_delete, guard, waits: HashSet::new() }
+        .run()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The paths of a daemon are held against each other when it starts; those of a source that was away then, only now.
+fn may_be_protected(volume: &Volume, around: &Surroundings) -> Result<(), Obstacle> {
+    let name = &volume.config.name;
+    let mut all = around.guarded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    // The last one is told of two that overlap: the others may be running.
+    all.sort_by_key(|other| other.name == *name);
+    let found = guard::check_paths(&all, &around.state_dir, &guard::log_files());
+    match found.into_iter().find(|refused| refused.volume.as_ref() == Some(name)) {
+        None => Ok(()),
+        Some(refused) if refused.kind.is_away() => Err(Obstacle::SourceAway(refused.into())),
+        Some(refused) => Err(Obstacle::Final(refused.into())),
+    }
+}
+
+/// Waits for `pause`, for a request to try at once, or for a stop, which is true.
+fn wait(
+    volume: &Volume,
+    around: &Surroundings,
+    obstacle: &Obstacle,
+    pause: Duration,
+    prepared: Option<&Prepared>,
+) -> bool {
+    let until = Instant::now() + pause;
+    show(volume, around, obstacle, prepared);
+    loop {
+        if let (Some(prepared), Some(hub)) = (prepared, &around.capture.hub) {
+            let kept = prepared.keep_marking(hub, around.capture.resumed).and_then(|()| Ok(hub.drain()?));
+            if let Err(error) = kept {
+                tracing::debug!(volume = volume.config.name, %error, "marks cannot be drained while the volume waits");
+            }
+        }
+        let mut progress = volume.shared.progress();
+        if progress.stop {
+            return true;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if std::mem::take(&mut progress.retry) || left.is_zero() {
+            return false;
+        }
+        let waited = volume.shared.changed.wait_timeout(progress, left.min(DRAIN_GAP));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Lets the log say what is waited for.
+fn tell(name: &str, error: &AppError) {
+    let hint = error.hint.as_deref().unwrap_or_default();
+    tracing::warn!(volume = name, hint, "the volume waits, it is tried again by itself: {error}");
+}
+
+/// Lets the status say what is waited for.
+fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: Option<&Prepared>) {
+    let error = obstacle.error();
+    let mut facts = lock(&volume.facts);
+    if let (None, Some(prepared)) = (facts.as_ref(), prepared) {
+        let id = prepared.catalog.volume_id().ok().flatten();
+        *facts = Some(Facts {
+            volume_id: id.map(|id| hexadecimal(&id)).unwrap_or_default(),
+            backend: around.capture.hub.as_ref().map_or(Backend::Scan, |hub| Backend::of(hub.back_end())),
+            reasons: around.capture.reasons.clone(),
+            fenced_store: None,
+            pending: Arc::clone(&prepared.pending),
+            catalog: Arc::clone(&prepared.catalog),
+            meter: Arc::default(),
+            hub: around.capture.hub.clone(),
+        });
+    }
+    drop(facts);
+    let armed = prepared.is_some() && matches!(obstacle, Obstacle::Store(..));
+    // Without it there would be no loss window to show, though changes wait.
+    let baseline = prepared.filter(|prepared| matches!(prepared.catalog.note(open::BASELINE), Ok(Some(_))));
+    let baseline = baseline.and_then(|prepared| prepared.catalog.head().ok().flatten()).map(|head| head.seq);
+    volume.shared.update(|progress| {
+        progress.phase = Phase::Waiting;
+        progress.armed = armed;
+        progress.baseline_seq = progress.baseline_seq.or(baseline);
+        progress.waiting = Some(error.clone());
+        (progress.last_error, progress.hint) = (None, None);
+    });
+}
+
+impl Prepared {
+    /// Watches what the catalog knows, once, unless the last process left it watched: from then on changes are marked while the
+    /// volume waits for its store. Whether the marks can be trusted is decided when it is armed.
+    fn keep_marking(&self, hub: &Hub, resumed: bool) -> Result<(), WorldError> {
+        if (self.first && resumed) || self.watched.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.catalog.each_inodes(|inodes| {
+            hub.watch(self.sink.dev, inodes)?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! How long a volume's thread waits between two rounds, and which of its failures are worth a log line.
+//!
+//! Numbers only: the caller knows the time and who waits.
+
+use std::time::{Duration, Instant};
+
+/// Longest wait between tries while the store does not answer.
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// Pause before the next round while somebody waits for a sync; doubles with each round that left something over.
+pub(crate) const HURRY: Duration = Duration::from_millis(5);
+/// Longest such pause, where the volume's interval is longer.
+const HURRY_MAX: Duration = Duration::from_secs(1);
+/// The same failure again is said once in this time.
+const REPEAT: Duration = Duration::from_secs(60);
+/// .. and that a store is away: whoever was told knows it, and is told when it is back.
+const REPEAT_AWAY: Duration = Duration::from_secs(3600);
+
+/// What failed, as far as the log depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Failed<'a> {
+    /// The store did not answer, or refused: its `ErrorKind::trouble`. Texts differ from try to try, by key and by cause.
+    Store(&'static str),
+    Other(&'a str),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    backoff: Duration,
+    /// Rounds in a row that somebody waited for, and that left something over.
+    fruitless: u32,
+    said: Option<(String, Instant)>,
+    /// Failures since then that were not said.
+    unsaid: u64,
+    /// Since when the store has not been there.
+    away: Option<Instant>,
+}
+
+impl Patience {
+    /// A round has ended without a failure. `clean`: nothing was left over. `answered`: the store was asked for something and
+    /// has given it. Some: it is back, after so long.
+    pub(crate) fn ended(&mut self, clean: bool, awaited: bool, answered: bool, now: Instant) -> Option<Duration> {
+        self.backoff = Duration::ZERO;
+        self.fruitless = if clean || !awaited { 0 } else { self.fruitless.saturating_add(1) };
+        if self.away.is_some() && !answered {
+            return None;
+        }
+        self.said = None;
+        self.unsaid = 0;
+        self.away.take().map(|since| now - since)
+    }
+
+    /// The last round has failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.backoff > Duration::ZERO
+    }
+
+    /// A round has failed. Some: it is to be said, with the number of times that it was not.
+    pub(crate) fn failed(&mut self, what: Failed<'_>, interval: Duration, now: Instant) -> Option<u64> {
+        self.backoff = (self.backoff * 2).clamp(interval.min(BACKOFF_MAX), BACKOFF_MAX);
+        let (what, repeat) = match what {
+            Failed::Store(trouble) => (trouble, REPEAT_AWAY),
+            Failed::Other(text) => (text, REPEAT),
+        };
+        if repeat == REPEAT_AWAY {
+            self.away.get_or_insert(now);
+        }
+        let known = self.said.as_ref().is_some_and(|(said, at)| said == what && now < *at + repeat);
+        if known {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said = Some((what.to_owned(), now));
+        Some(std::mem::take(&mut self.unsaid))
+    }
+
+    /// Least time from the begin of a round to that of the next. `awaited`: somebody waits for a sync, which makes rounds come
+    /// sooner, but is no reason to hammer at a store that does not answer, or at a file that cannot be read.
+    pub(crate) fn gap(&self, interval: Duration, awaited: bool) -> Duration {
+        if self.backoff > Duration::ZERO {
+            return interval.max(self.backoff);
+        }
+        if !awaited {
+            return interval;
+        }
+        let longest = interval.clamp(HURRY, HURRY_MAX);
+        HURRY.saturating_mul(1 << self.fruitless.min(16)).min(longest).min(interval.max(HURRY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// The rounds that begin within `time`, when each fails or leaves something over at once.
+    fn rounds(time: Duration, interval: Duration, mut round: impl FnMut(&mut Patience, Duration)) -> u32 {
+        let (mut patience, mut at, mut rounds) = (Patience::default(), Duration::ZERO, 0);
+        while at < time {
+            round(&mut patience, at);
+            rounds += 1;
+            at += patience.gap(interval, true);
+        }
+        rounds
+    }
+
+    #[test]
+    fn a_waiting_sync_does_not_break_the_back_off() {
+        let start = Instant::now();
+        let mut lines = 0;
+        let failing = rounds(Duration::from_secs(60), ms(250), |patience, at| {
+            lines += u32::from(patience.failed(Failed::Other("the catalog fails"), ms(250), start + at).is_some());
+        });
+        assert!(failing <= 12, "{failing} tries in a minute");
+        assert_eq!(lines, 1, "the same failure is said once a minute");
+        lines = 0;
+        rounds(Duration::from_secs(3599), ms(250), |patience, at| {
+            lines += u32::from(patience.failed(Failed::Store("away"), ms(250), start + at).is_some());
+        });
+        assert_eq!(lines, 1, "a store that is away is said once an hour");
+        for interval in [ms(10), ms(250), Duration::from_secs(3600)] {
+            let unread = rounds(Duration::from_secs(60), interval, |patience, at| {
+                patience.ended(false, true, true, start + at);
+            });
+            assert!(unread <= 6010 && (interval < ms(250) || unread <= 260), "{interval:?}: {unread} rounds");
+        }
+        // What can be had is had at once.
+        let mut patience = Patience::default();
+        patience.ended(true, true, true, start);
+        assert_eq!(patience.gap(ms(250), true), HURRY);
+        assert_eq!(patience.gap(ms(250), false), ms(250));
+        assert_eq!(patience.gap(Duration::from_secs(3600), false), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn another_failure_is_said_and_how_often_the_last_one_was_not() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        let failed = |patience: &mut Patience, what, at| patience.failed(Failed::Other(what), ms(10), at);
+        assert_eq!(failed(&mut patience, "a", now), Some(0));
+        assert_eq!(failed(&mut patience, "a", now), None);
+        assert_eq!(failed(&mut patience, "a", now + ms(59_999)), None);
+        assert_eq!(failed(&mut patience, "a", now + REPEAT), Some(2));
+        assert_eq!(failed(&mut patience, "b", now + REPEAT), Some(0));
+        patience.ended(true, false, false, now);
+        assert_eq!(failed(&mut patience, "b", now + REPEAT), Some(0), "a new failure");
+        assert_eq!(patience.gap(ms(10), true), ms(10));
+        for _ in 0..40 {
+            patience.failed(Failed::Other("b"), Duration::from_secs(3600), now);
+        }
+        assert_eq!(patience.gap(ms(10), true), BACKOFF_MAX);
+    }
+    #[test]
+    fn a_store_that_is_back_is_said_with_how_long_it_was_away() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        let seconds = Duration::from_secs;
+        let failed = |patience: &mut Patience, trouble, at| patience.failed(Failed::Store(trouble), ms(10), now + at);
+        assert_eq!(patience.ended(true, false, true, now), None, "it was never away");
+        assert_eq!(failed(&mut patience, "away", seconds(1)), Some(0));
+        // A round that had nothing to ask of the store knows nothing of it.
+        assert_eq!(patience.ended(true, false, false, now + seconds(2)), None);
+        assert_eq!(failed(&mut patience, "away", seconds(3)), None);
+        assert_eq!(failed(&mut patience, "denied", seconds(4)), Some(1), "it is there, and refuses");
+        assert_eq!(patience.ended(true, false, true, now + seconds(9)), Some(seconds(8)));
+        assert_eq!(patience.ended(true, false, true, now + seconds(10)), None);
+        assert_eq!(failed(&mut patience, "away", seconds(11)), Some(0));
+    }
+}

@@ -1,0 +1,90 @@
+//! The end of a process that serves volumes: whether its capture stays in the kernel, and what must be noted before it goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::dirty::Marks;
+
+use crate::error::chain;
+use crate::volume::marks::dispatcher::{Hub, HubError, Sink};
+use crate::volume::marks::waiting::now_ns;
+
+/// A change whose call began this long before the end may still be going on: a write sets the time at its begin and the bytes
+/// afterwards, so that times alone would not show it.
+const LONG_WRITE: Duration = Duration::from_secs(60);
+
+/// What is known when a process ends by its own will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// Its volumes are meant to come back.
+    pub keep: bool,
+    /// The capture was there before this process.
+    pub resumed: bool,
+    /// The first copy of some volume is committed.
+    pub committed: bool,
+}
+
+impl Ending {
+    /// Whether the programs go on marking: only for somebody who comes back, and not for one that has not come to anything.
+    pub(crate) fn keeps_tracking(self) -> bool {
+        self.keep && (self.resumed || self.committed)
+    }
+}
+
+impl Hub {
+    /// Takes the last marks into the catalogs and detaches everything. The next start compares by listings: what it could not
+    /// tell by times is noted as to be read again. Where that cannot be noted the capture stays, until its lease is over.
+    ///
+    /// # Errors
+    /// When marks cannot be saved or pins cannot be removed.
+    pub(crate) fn release(&self) -> Result<(), HubError> {
+        if self.inner().capture.is_none() {
+            return Ok(());
+        }
+        self.drain()?;
+        let mut inner = self.inner();
+        inner.sinks.iter().try_for_each(read_again)?;
+        if let Some(capture) = inner.capture.take() {
+            capture.detach()?;
+        }
+        Ok(())
+    }
+}
+
+/// What changed shortly before is read at the next start.
+fn read_again(sink: &Arc<Sink>) -> Result<(), HubError> {
+    let now = Duration::from_nanos(now_ns());
+    let since = i64::try_from(now.saturating_sub(LONG_WRITE).as_secs()).unwrap_or(0);
+    let recent = sink.catalog.files_changed_since(since)?;
+    let marks: Vec<(u64, Marks)> = recent.into_iter().map(|ino| (ino, Marks::rescan())).collect();
+    Ok(sink.pending.add(&marks, now_ns())?)
+}
+
+/// As [`Hub::release`]: what fails is told and ends nothing, since the process ends anyway.
+pub(crate) fn release(hub: &Hub) {
+    match hub.release() {
+        Ok(()) => tracing::debug!("the capture is detached"),
+        Err(error) => tracing::warn!(
+            error = chain(&error),
+            "the capture stays in the kernel until its lease is over or `tracker untrack` removes it"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_meant_to_come_back_and_came_to_something_stays() {
+        let ending = |keep, resumed, committed| Ending { keep, resumed, committed }.keeps_tracking();
+        assert!(ending(true, false, true), "a daemon's volume with a baseline");
+        assert!(ending(true, true, false), "one whose store is away now, and that was tracked before");
+        assert!(!ending(true, false, false), "a first start that failed");
+        for resumed in [false, true] {
+            for committed in [false, true] {
+                assert!(!ending(false, resumed, committed), "nobody said that it comes back");
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Holds the store's head against the catalog's: which commits are ours, whether the catalog has to be made anew.
+
+use engine::flush::world::Record;
+use engine::format::{Key, commit};
+use engine::model::{FileId, InodeId, NameChange};
+
+use crate::error::{AppError, ExitCode};
+use crate::repository::head_of;
+use crate::volume::startup::open::{Opened, failed};
+use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::world::{WorldError, to_row};
+use crate::{catalog, store};
+
+impl Opened {
+    /// Compares the store's head with the catalog's. True: the catalog was made anew.
+    pub(crate) fn agree_on_head(&mut self) -> Result<bool, Obstacle> {
+        let world = &self.world;
+        let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
+        let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
+        let (theirs, _) = head_of(&*world.store, world.era_length)?;
+        if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
+            return Ok(false);
+        }
+        if theirs < ours {
+            return Err(AppError::new(
+                ExitCode::Mismatch,
+                format_args!("the store's head is {theirs}, but this host has committed {ours}: commits were lost"),
+            )
+            .hint("bring the store's lost objects back; to go on without them, start anew under another --name")
+            .into());
+        }
+        let key = Key::Commit(theirs).to_string();
+        let expect = commit::Expect { volume: self.volume_id, seq: theirs };
+        let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
+        let (_, header) = store::get_checked(&*world.store, &key, decode)?
+            .map_err(|(_, error)| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
+        if header.writer != self.writer.id {
+            return Err(AppError::new(
+                ExitCode::Locked,
+                format_args!("another writer has committed: the store's head is {theirs}, ours was {ours}"),
+            )
+            .hint("one host writes a volume; this one must not go on")
+            .into());
+        }
+        self.rebuild(theirs)?;
+        Ok(true)
+    }
+
+    /// Our own commits are in the store and the catalog does not know them (it was set back, for instance by a power
+    /// cut): it is thrown away, and every file is read and compared with the manifest.
+    fn rebuild(&mut self, head: u64) -> Result<(), WorldError> {
+        let world = &self.world;
+        tracing::warn!(volume = %self.name, head, "the catalog is older than the store: all files are compared again");
+        let manifest = self.reader(head).manifest(head)?;
+        world.catalog.wipe_for_rebuild()?;
+        let mut change = catalog::CatalogChange::default();
+        let mut highest = FileId::ROOT;
+        for (id, file) in manifest.files() {
+            // An inode that no file has: what lies at a name now is new, with this file as the base it is compared to.
+            let inode = InodeId { ino: 0, generation: id.0 };
+            let record = Record {
+                id,
+                inode,
+                meta: file.meta.clone(),
+                size: file.size(),
+                root: file.root,
+                hole_bytes: 0,
+                signed: false,
+                ctime: None,
+            };
+            change.files.push(to_row(record, None));
+            highest = highest.max(id);
+        }
+        change.names =
+            manifest.names().map(|(parent, name, id)| NameChange::Set { parent, name: name.to_vec(), id }).collect();
+        change.next_id = Some(FileId(highest.0 + 1));
+        world.catalog.apply(&change)?;
+        let at = manifest.position();
+        world.catalog.set_head(&catalog::Head { seq: at.seq, hash: at.head, time: at.time, standing: at.standing })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Arming a volume: its inodes are watched, and it is decided what has to be compared.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::dirty::Marks;
+use engine::flush::world::Record;
+use engine::model::{FileId, Kind, Meta, Root, Time};
+
+use crate::catalog;
+use crate::selftest::failover::COMPARE;
+use crate::volume::marks::dispatcher::Sink;
+use crate::volume::marks::waiting::now_ns;
+use crate::volume::runner::progress::Phase;
+use crate::volume::startup::open::{BASELINE, CaptureFacts, Opened, Prepared, RUN, boot_id, run_on};
+use crate::volume::startup::trust::{Boot, Compare, Facts, must_compare};
+use crate::volume::world::{WorldError, to_row};
+
+/// Name of the note that inode flags were read of all files in the catalog, or that they are marked for it.
+const FLAGS: &str = "inode flags";
+
+impl Opened {
+    /// ARM, CLEAN; decides what has to be compared. `anew`: why no record's inode is to be believed, where that is so.
+    pub(crate) fn arm(
+        &mut self,
+        capture: &CaptureFacts,
+        prepared: Option<&Prepared>,
+        anew: Option<&'static str>,
+    ) -> Result<(), WorldError> {
+        let world = &mut self.world;
+        // That of the listings and the marks: on an overlay the upper layer's, which a directory that is also in a lower
+        // layer does not show.
+        let root = world.root.stat(Path::new(""))?.stat.inode;
+        let known = world.catalog.file(FileId::ROOT)?;
+        if known.as_ref().is_none_or(|row| row.inode != root) {
+            let meta = Meta {
+                kind: Kind::Dir,
+                mode: u32::MAX,
+                uid: 0,
+                gid: 0,
+                mtime: Time::default(),
+                rdev: 0,
+                target: Vec::new(),
+                xattrs: Vec::new(),
+                flags: 0,
+                project: 0,
+            };
+            let meta = known.map_or(meta, |row| row.meta);
+            let none: Option<Root> = None;
+            let record = Record {
+                id: FileId::ROOT,
+                inode: root,
+                meta,
+                size: 0,
+                root: none,
+                hole_bytes: 0,
+                signed: false,
+                ctime: None,
+            };
+            let change = catalog::CatalogChange {
+                files: vec![to_row(record, None)],
+                next_id: Some(FileId(2)),
+                ..catalog::CatalogChange::default()
+            };
+            world.catalog.apply(&change)?;
+        }
+        let renumbered = world.renumber(anew.is_some())?;
+        let boot = boot_id();
+        let last_boot = world.catalog.boot_id()?;
+        let dev = world.hub.as_ref().map_or(0, |(_, dev)| *dev);
+        let last_run = world.catalog.note(RUN)?.and_then(|text| run_on(&text, dev));
+        let clean = world.catalog.clean_shutdown()?;
+        if clean.is_some() {
+            // It speaks of that boot's end only.
+            world.catalog.set_clean_shutdown(None)?;
+        }
+        let facts = Facts {
+            boot: Boot::of(last_boot.as_deref(), boot.as_deref(), world.catalog.head()?.is_some()),
+            resumed: capture.resumed,
+            registered: world.hub.is_some() && prepared.is_some_and(|prepared| prepared.first),
+            in_order: last_run.is_some_and(|run| run + 1 == capture.run),
+            baseline: world.catalog.note(BASELINE)?.is_some(),
+            rebuilt: anew.is_some(),
+            renumbered,
+            clean: clean.is_some() && clean == last_boot,
+            unfinished: Compare::of_word(world.catalog.note(COMPARE)?.as_deref()),
+        };
+        let compare = must_compare(&facts);
+        tracing::debug!(volume = %self.name, ?facts, ?compare, "what is to be compared");
+        // Before the notes by which the next process would trust this one: it may end before the comparison does.
+        world.catalog.set_note(COMPARE, compare.word())?;
+        let run = if world.hub.is_some() { capture.run } else { 0 };
+        world.catalog.set_note(RUN, &format!("{run} {dev}"))?;
+        if let (Some((hub, dev)), Some(prepared)) = (&world.hub, prepared) {
+            self.sink = Some(Arc::clone(&prepared.sink));
+            world.watch_full |= hub.is_widened(*dev)?;
+            // Where the marks are trusted, the watch set has been kept since they began.
+            if compare != Compare::Nothing {
+                world.watch_all()?;
+            }
+        }
+        if let Some(boot) = &boot {
+            world.catalog.set_boot_id(boot)?;
+        }
+        self.read_flags_once()?;
+        let world = &mut self.world;
+        self.first_phase = if facts.baseline { Phase::Verifying } else { Phase::Baseline };
+        if compare == Compare::Nothing {
+            world.recall_foreign()?;
+            self.first_phase = Phase::Protected;
+            return Ok(());
+        }
+        // The kernel tells of a write-back error that nobody has asked for yet once, to whoever syncs next, and has tried to
+        // write everything all the same. A second one tells whether it is written now.
+        if let Err(error) = world.root.sync() {
+            tracing::warn!(volume = %self.name, %error, "the file system had lost writes before this start");
+            world.root.sync().map_err(WorldError::Source)?;
+        }
+        self.compare = true;
+        self.compare_once = world.hub.is_some();
+        if compare == Compare::Everything {
+            let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
+            let sink = self.sink.get_or_insert_with(|| Arc::new(Sink::new(&self.name, 0, catalog, pending)));
+            // A file without an inode is found by its name.
+            sink.widen(anew.unwrap_or("reboot"), |ino| ino != 0)?;
+            // They are pending now and outlive this process.
+            world.catalog.set_note(COMPARE, Compare::Listings.word())?;
+        } else {
+            self.mark_directories()?;
+        }
+        Ok(())
+    }
+
+    /// A catalog of a version that read no inode flags has none of files that did not change since.
+    fn read_flags_once(&self) -> Result<(), WorldError> {
+        let catalog = &self.world.catalog;
+        if catalog.head()?.is_some() && catalog.note(FLAGS)?.as_deref() != Some("read") {
+            self.mark_all(|row| matches!(row.meta.kind, Kind::Dir | Kind::File).then(Marks::meta))?;
+        }
+        Ok(catalog.set_note(FLAGS, "read")?)
+    }
+
+    /// Every directory is to be listed.
+    pub(crate) fn mark_directories(&self) -> Result<(), WorldError> {
+        self.mark_all(|row| (row.meta.kind == Kind::Dir).then(Marks::names))
+    }
+
+    fn mark_all(&self, marks: impl Fn(&catalog::FileRow) -> Option<Marks>) -> Result<(), WorldError> {
+        let (mut after, now) = (FileId(0), now_ns());
+        loop {
+            let rows = self.world.catalog.files_after(after, 4096)?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let with_inode = rows.iter().filter(|row| row.inode.ino != 0);
+            let marked: Vec<(u64, Marks)> =
+                with_inode.filter_map(|row| marks(row).map(|marks| (row.inode.ino, marks))).collect();
+            self.world.pending.add(&marked, now)?;
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Starting the one capture of a process: taking over what the last one left, or trying back ends with a self-test each.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::capture::{self, BackEnd, Capture, CaptureConfig, Lease, Started, choose, sets};
+use crate::config::{self, Config};
+use crate::error::{AppError, ExitCode, chain};
+use crate::selftest::changes as canary;
+use crate::selftest::changes::{Home, Proof};
+use crate::selftest::failover::Restart;
+use crate::source::SourceRoot;
+use crate::volume::marks::dispatcher::Hub;
+use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
+use crate::volume::startup::open::CaptureFacts;
+use crate::volume::startup::watch_capacity as room;
+
+/// Counts this start of capture, before its first drain.
+fn next_run(state_dir: &Path) -> Result<u64, AppError> {
+    let path = state_dir.join("capture-run");
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(_) => 0u64,
+    };
+    // A number that was unreadable starts anew: no volume's note fits it then, and all are compared.
+    let run = before + 1;
+    let beside = state_dir.join("capture-run.new");
+    // Durable: a number that a power cut set back would be given again, and another run's marks taken for this one's.
+    let written = std::fs::File::create(&beside).and_then(|mut file| {
+        file.write_all(format!("{run}\n").as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        std::fs::File::open(state_dir)?.sync_all()
+    });
+    written
+        .map_err(|error| AppError::new(ExitCode::Error, format_args!("cannot write {}: {error}", path.display())))?;
+    Ok(run)
+}
+
+/// Name of the file that says which back end was taken, and under which circumstances.
+const CHOICE: &str = "capture-choice";
+
+/// Everything that may speak for another choice than the last one, as text: kernel, modules with type information (each may
+/// bring tracepoints), binary, kernel object, and the back end that is asked for. A boot is not among them: pins end with it.
+fn circumstances(only: Option<BackEnd>) -> String {
+    let system = rustix::system::uname();
+    let mut modules: Vec<String> = std::fs::read_dir("/sys/kernel/btf")
+        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    modules.sort_unstable();
+    format!(
+        "kernel {} {}\nmodules {}\nbinary {}\nobject {}\nasked {}\n",
+        system.release().to_string_lossy(),
+        system.version().to_string_lossy(),
+        modules.join(","),
+        env!("CARGO_PKG_VERSION"),
+        capture::object().map_or_else(String::new, |object| blake3::hash(object).to_string()),
+        only.map_or("auto", BackEnd::name),
+    )
+}
+
+/// The last line of the note: what was chosen, with every program that belongs to it.
+fn choice(capture: &Capture) -> String {
+    let programs: Vec<&str> = capture.programs().collect();
+    format!("{} {}\n", capture.back_end().name(), programs.join(","))
+}
+
+fn remember(state_dir: &Path, only: Option<BackEnd>, capture: &Capture) {
+    let path = state_dir.join(CHOICE);
+    // A text that is cut off or absent fits no circumstances: the next start tries back ends, as the first one does.
+    if let Err(error) = std::fs::write(&path, circumstances(only) + &choice(capture)) {
+        tracing::warn!(path = %path.display(), %error, "the choice of the back end cannot be noted");
+    }
+}
+
+/// Pins of the last process, without a trial of any back end: what was chosen stands while the circumstances do, and while
+/// every program is still attached that was then.
+fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) -> Option<Capture> {
+    let text = std::fs::read_to_string(state_dir.join(CHOICE)).ok()?;
+    let chosen = text.strip_prefix(circumstances(only).as_str())?;
+    let named = |back_end: &BackEnd| chosen.split(' ').next() == Some(back_end.name());
+    let back_end = BackEnd::WITH_PROGRAMS.into_iter().find(named)?;
+    match Capture::take_over(&CaptureConfig { back_end, ..wanted.clone() }) {
+        Ok(capture) if choice(&capture) == chosen => {
+            let started = Started::Resumed;
+            tracing::debug!(back_end = back_end.name(), ?started, "capture goes on, as it was chosen last time");
+            Some(capture)
+        }
+        Ok(capture) => {
+            // An optional program is gone: what it would have marked is not marked, so these maps are not to be trusted.
+            if let Err(error) = capture.detach() {
+                tracing::warn!(error = chain(&error), "pins that are not whole cannot be removed");
+            }
+            None
+        }
+        Err(why) => {
+            tracing::debug!(?why, "the pins of the last choice cannot be taken over");
+            None
+        }
+    }
+}
+
+/// Starts capture if some volume may use it.
+pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> {
+    let wanted = config.volumes.iter().any(|volume| volume.capture != config::Capture::Scan);
+    let mut none = CaptureFacts { hub: None, resumed: false, reasons: Vec::new(), run: 0 };
+    if !wanted {
+        none.reasons.push("the scan back end was asked for".into());
+        return Ok(none);
+    }
+    let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
+    let only = forced.map(|(_, back_end)| back_end);
+    let mut entries = config.kernel_maps;
+    if entries.watch == config::WATCH_BY_FILES {
+        entries.watch = room::watch_entries(config, state_dir);
+    }
+    let lease = Some(Lease { state_dir: state_dir.to_path_buf(), lasts: config.process.lease });
+    let wanted = CaptureConfig { entries, lease, ..CaptureConfig::new(sets::dir_of(state_dir), BackEnd::Scan) };
+    let root = Path::new(sets::ROOT);
+    sets::reap(root, &wanted.pin_dir);
+    let (volumes, home) = (config.volumes.clone(), state_dir.to_path_buf());
+    let prove = move |capture: &mut Capture| prove(capture, &volumes, &home);
+    // Before anything is attached: a process that dies between a fresh capture and this number would leave empty maps that
+    // the next one takes for those of the run before. A number that is given for nothing costs a comparison.
+    let run = next_run(state_dir)?;
+    let started = match take_over(&wanted, state_dir, only) {
+        Some(capture) => Ok((capture, Started::Resumed)),
+        None => {
+            let mut facts = choose::Facts::gather_for(only);
+            facts.against.extend(too_much(&wanted, config.process.memory));
+            Capture::start_best(&wanted, facts, &prove)
+        }
+    };
+    match started {
+        Ok((capture, started)) => {
+            remember(state_dir, only, &capture);
+            let resumed = started == Started::Resumed;
+            let state = state_dir.to_path_buf();
+            let chosen = Box::new(move |capture: &Capture| remember(&state, only, capture));
+            let hub = Hub::new(capture, Restart { wanted, only, prove: Box::new(prove), chosen });
+            if resumed {
+                hub.resume();
+            }
+            return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new(), run });
+        }
+        Err(choice) => none.reasons.extend(choice.lines()),
+    }
+    match forced {
+        Some((volume, _)) => Err(AppError::new(
+            ExitCode::Error,
+            format_args!(
+                "volume {} asks for a capture back end that cannot be had: {}",
+                volume.name,
+                none.reasons.join("; ")
+            ),
+        )
+        .hint("`tracker doctor` explains what this kernel can do; --capture auto falls back to scanning")),
+        None => Ok(none),
+    }
+}
+
+/// Speaks against every back end when the kernel memory of all captures would pass its bound.
+fn too_much(wanted: &CaptureConfig, most: u64) -> Vec<(BackEnd, String)> {
+    // What cannot be looked at cannot be counted; then nothing can be attached either.
+    let others: Vec<_> = sets::list(Path::new(sets::ROOT)).unwrap_or_default();
+    let others: Vec<_> = others.into_iter().filter(|set| set.dir != wanted.pin_dir).collect();
+    let Some(why) = sets::too_much(&others, &wanted.entries, most) else { return Vec::new() };
+    tracing::error!("nothing is attached: {why}");
+    BackEnd::WITH_PROGRAMS.into_iter().map(|back_end| (back_end, why.clone())).collect()
+}
+
+/// The self-test on the file system of every volume that would use the capture.
+fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) -> Result<(), String> {
+    for volume in volumes.iter().filter(|volume| volume.capture != config::Capture::Scan) {
+        // A source that cannot be opened is the volume's own failure, which it reports itself.
+        let Ok(root) = SourceRoot::open(&volume.source) else { continue };
+        if can_be_marked(|fs| capture.supported(fs), &root).is_err() {
+            continue;
+        }
+        let name = volume.name.as_str();
+        let home = Home { state, volume: name };
+        match canary::prove(capture, &root, Some(home)).map_err(|error| chain(&error))? {
+            Proof::Passed { kinds, untried } => {
+                tracing::debug!(volume = name, ?kinds, ?untried, "the self-test passed")
+            }
+            Proof::NotPossible { why } => tracing::debug!(volume = name, why, "the self-test could not be made"),
+            Proof::Failed { kind } => {
+                return Err(format!("self-test on {}: {kind} was not seen", marked_fs(&root)));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Whose volume it is: the source, the store and the catalog must name the same one, and nobody else may write it.
+
+use bytes::Bytes;
+use engine::format::era::VolumeFormat;
+use engine::format::{Key, commit};
+use engine::model::{FileId, Id};
+
+use crate::catalog::{self, Catalog, Writer};
+use crate::config::{Allow, Replaced, VolumeConfig};
+use crate::error::{AppError, ExitCode};
+use crate::repository::head_of;
+use crate::selftest::failover::COMPARE;
+use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
+use crate::store::{self, ErrorKind, Store};
+use crate::volume::runner::wall_clock;
+use crate::volume::startup::open::{boot_id, failed, world_error};
+use crate::volume::startup::rebind::rebind;
+use crate::volume::startup::trust::Compare;
+use crate::volume::startup::ways_on;
+use crate::volume::startup::ways_on::Obstacle;
+
+/// Name of the note that another directory is being taken for the source: from before inodes are forgotten until the new
+/// directory is noted.
+const ADOPTING: &str = "adopting";
+
+/// Name of the note with what an operator allows the next start to do.
+const ALLOWED: &str = "allowed";
+
+/// Lets the next start of a volume do what `allow` says, once.
+pub(crate) fn allow_once(catalog: &Catalog, allow: Allow) -> Result<(), AppError> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    let before = Allow::of_words(&catalog.note(ALLOWED).map_err(broken)?.unwrap_or_default());
+    catalog.set_note(ALLOWED, &before.or(allow).words()).map_err(broken)
+}
+
+/// What an operator allows this start to do: by its arguments, or by `allow_once`.
+pub(crate) fn allowed(catalog: &Catalog, config: &VolumeConfig) -> Result<Allow, AppError> {
+    let noted = catalog.note(ALLOWED).map_err(|error| failed("catalog", error))?.unwrap_or_default();
+    Ok(Allow::of_words(&noted).or(config.allow))
+}
+
+/// A start has succeeded: what was allowed is used up.
+pub(crate) fn use_up(catalog: &Catalog) -> Result<(), AppError> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    match catalog.note(ALLOWED).map_err(broken)? {
+        Some(words) if !words.is_empty() => catalog.set_note(ALLOWED, "").map_err(broken),
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that the source is the directory that the catalog describes, or makes it so where that is allowed: for this
+/// once, or by `replaced = "adopt"`. True: it was another directory, and everything is to be compared.
+///
+/// # Errors
+/// `SourceAway` where the directory may be a mount point whose file system is away, which only a person can tell from an
+/// empty source. A replaced source is not mirrored as a deletion of everything, and neither is one that cannot be told apart.
+pub(crate) fn agree_on_source(
+    catalog: &Catalog,
+    root: &SourceRoot,
+    config: &VolumeConfig,
+    allow: Allow,
+) -> Result<bool, Obstacle> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    // A death in the middle of it leaves files without inodes, whatever directory is there now.
+    let unfinished = catalog.note(ADOPTING).map_err(broken)?.is_some_and(|note| note == "yes");
+    match compare_source(catalog, root)? {
+        SameSource::Same if !unfinished => {
+            remember_source(catalog, root)?;
+            return Ok(false);
+        }
+        SameSource::Same => {}
+        _ if allow.source => {}
+        SameSource::CannotTell(why) => {
+            return Err(Obstacle::SourceAway(ways_on::other_source(config, "may not be", &why)));
+        }
+        SameSource::Other(_) if is_unmounted(catalog, root)? => {
+            let why = "it was a mount point, and nothing is mounted there";
+            return Err(Obstacle::SourceAway(ways_on::other_source(config, "is not", why)));
+        }
+        SameSource::Other(_) if config.replaced == Replaced::Adopt => {}
+        SameSource::Other(why) => return Err(ways_on::other_source(config, "is not", &why).into()),
+    }
+    catalog.set_note(ADOPTING, "yes").map_err(broken)?;
+    let rebound = rebind(catalog, root)?;
+    tracing::warn!(
+        volume = %config.name,
+        source = %config.source.display(),
+        found = rebound.found,
+        absent = rebound.absent,
+        "another directory is taken for the source: its files are compared with the newest commit"
+    );
+    remember_source(catalog, root)?;
+    // Also what a death before the comparison is through leaves to the next process.
+    catalog.set_note(COMPARE, Compare::Everything.word()).map_err(broken)?;
+    catalog.set_note(ADOPTING, "no").map_err(broken)?;
+    Ok(true)
+}
+
+/// Whether the source was the root of a mount and is a plain directory now.
+fn is_unmounted(catalog: &Catalog, root: &SourceRoot) -> Result<bool, AppError> {
+    let known = catalog.source_facts().map_err(|error| failed("catalog", error))?;
+    let now = root.facts(None).map_err(|error| failed("cannot look at the source", error))?;
+    Ok(known.is_some_and(|known| known.mount_root) && !now.mount_root)
+}
+
+/// Holds the source against what the catalog has of it. A new volume's is the same.
+pub(crate) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<SameSource, AppError> {
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    let Some(known) = catalog.source_facts().map_err(broken)? else { return Ok(SameSource::Same) };
+    let look = |error: SourceError| failed("cannot look at the source", error);
+    let now = root.facts(boot_id().as_deref()).map_err(look)?;
+    let known_names = catalog.children(FileId::ROOT).map_err(broken)?.into_iter().map(|child| child.name).collect();
+    let names = RootNames { known: known_names, now: root.root_names().map_err(look)? };
+    Ok(source::same_source(&known, &now, &names))
+}
+
+/// From now on the catalog describes this directory.
+pub(crate) fn remember_source(catalog: &Catalog, root: &SourceRoot) -> Result<(), AppError> {
+    let facts = root.facts(boot_id().as_deref()).map_err(|error| failed("cannot look at the source", error))?;
+    catalog.set_source_facts(&facts).map_err(|error| failed("catalog", error))
+}
+
+/// A store at another address than before: it must hold our newest commit, the very one.
+fn same_history(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(), Obstacle> {
+    let Some(head) = catalog.head().map_err(|error| failed("catalog", error))? else { return Ok(()) };
+    let differs = |what: &str| {
+        AppError::new(
+            ExitCode::Mismatch,
+            format_args!("{url} is not the store that was moved: commit {} {what} there", head.seq),
+        )
+        .hint("name the store as it was when this host last committed; an older copy of it cannot be gone on with")
+    };
+    match store.get(&Key::Commit(head.seq).to_string()) {
+        Ok(bytes) if commit::hash(&bytes) == head.hash => Ok(()),
+        Ok(_) => Err(differs("is another one").into()),
+        Err(error) if error.kind == ErrorKind::NotFound => Err(differs("is not").into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Who we are in this store: makes the volume, or finds it as ours, or refuses. `moved`: the store may have another address
+/// than before, if it holds the same volume with our newest commit.
+pub(crate) fn claim(
+    catalog: &Catalog,
+    store: &dyn Store,
+    config: &VolumeConfig,
+    moved: bool,
+) -> Result<(Id, Writer, VolumeFormat), Obstacle> {
+    let url = &config.store.to_string();
+    let broken = |error: catalog::CatalogError| failed("catalog", error);
+    let key = Key::Format.to_string();
+    let known = catalog.volume_id().map_err(broken)?;
+    let elsewhere = catalog.store().map_err(broken)?.filter(|there| there != url);
+    if let Some(there) = elsewhere.as_ref().filter(|_| !moved) {
+        return Err(ways_on::other_store(there, url, &config.name).into());
+    }
+    let bytes = match store::get_checked(store, &key, VolumeFormat::decode) {
+        Ok(Ok((bytes, _)) | Err((bytes, _))) => bytes,
+        Err(error) if error.kind == ErrorKind::NotFound => match known {
+            Some(_) => {
+                // A mount point whose file system is away looks like this.
+                let told = AppError::new(
+                    ExitCode::Absent,
+                    format_args!("the volume is no longer in {url}, though this host has committed to it"),
+                );
+                let hint = "bring the store back, or start anew with another --state-dir";
+                return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
+            }
+            None => {
+                let id = crate::volume::random_id().map_err(world_error)?;
+                let mut format = VolumeFormat::new(id, wall_clock());
+                if let Some(length) = std::env::var("TRACKER_ERA_LENGTH").ok().and_then(|text| text.parse().ok()) {
+                    // For tests of what happens at the end of an era; stands in the volume's format from then on.
+                    format.era_len = length;
+                }
+                let bytes = format.encode().map_err(|error| failed("format", error))?;
+                match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
+                    Ok(store::Settled::Own) => bytes,
+                    Ok(store::Settled::Other(bytes)) => bytes,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        },
+        Err(error) => return Err(error.into()),
+    };
+    let format = VolumeFormat::decode(&bytes).map_err(|error| {
+        AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {error}"))
+            .hint("this may not be a tracker store, or one of a newer version")
+    })?;
+    if known.is_some_and(|known| known != format.volume) {
+        return Err(AppError::new(ExitCode::Locked, "the store holds another volume under this name")
+            .hint("use another --name; this one belongs to another host or another state directory")
+            .into());
+    }
+    if elsewhere.is_some() {
+        same_history(catalog, store, url)?;
+    }
+    let writer = match catalog.writer().map_err(broken)? {
+        Some(writer) => writer,
+        None => {
+            // No catalog: whoever has committed here is somebody else, even if it was this host once.
+            let (head, _) = head_of(store, format.era_len)?;
+            if head > 0 {
+                return Err(AppError::new(
+                    ExitCode::Locked,
+                    format_args!("the volume in {url} has another writer (its head is {head})"),
+                )
+                .hint("one host writes a volume; restore it, or protect this directory under another --name")
+                .into());
+            }
+            let writer = Writer { id: crate::volume::random_id().map_err(world_error)?, epoch: 1 };
+            catalog.set_writer(&writer).map_err(broken)?;
+            writer
+        }
+    };
+    catalog.set_volume_id(&format.volume).map_err(broken)?;
+    catalog.set_store(url).map_err(broken)?;
+    Ok((format.volume, writer, format))
+}

@@ -1,0 +1,73 @@
+//! Another directory in place of the source that a catalog describes: restored, moved or made again.
+//!
+//! The committed files keep their ids, block values and signatures; what changes is by which inode each is found. Names decide
+//! that, once: who has the name of a committed file and is of its kind is taken for it, and all of it is read and compared
+//! afterwards, so that only what differs is uploaded. A committed name that is not there is a removal like any other, and what
+//! is there under no committed name is new.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use engine::flush::world::Stat;
+use engine::model::{FileId, InodeId, Kind};
+
+use crate::catalog::{Catalog, CatalogChange, FileRow};
+use crate::source::SourceRoot;
+use crate::volume::world::WorldError;
+
+/// How many committed files were found in the new directory, and how many not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rebound {
+    pub found: u64,
+    pub absent: u64,
+}
+
+/// Gives every committed file the inode that has its name in `root` now, and no inode where none has. A death in between
+/// leaves fewer files with an inode; the caller notes before that it must be done again.
+///
+/// # Errors
+/// The catalog's. A directory that cannot be listed keeps its files as they are committed; the flush names it.
+pub(crate) fn rebind(catalog: &Catalog, root: &SourceRoot) -> Result<Rebound, WorldError> {
+    catalog.forget_inodes()?;
+    let mut bound: HashSet<FileId> = HashSet::new();
+    let mut used: HashSet<InodeId> = HashSet::new();
+    let mut queue = VecDeque::from([(FileId::ROOT, PathBuf::new())]);
+    while let Some((dir, path)) = queue.pop_front() {
+        let children = catalog.children(dir)?;
+        if children.is_empty() {
+            continue;
+        }
+        let listed = match root.entries(&path) {
+            Ok(listed) => listed.entries,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a directory of the new source cannot be listed");
+                continue;
+            }
+        };
+        let seen: HashMap<&[u8], &Stat> = listed.iter().map(|entry| (entry.name.as_slice(), &entry.stat)).collect();
+        let mut rows: Vec<FileRow> = Vec::new();
+        for child in children {
+            let Some(stat) = seen.get(child.name.as_slice()) else { continue };
+            let Some(row) = catalog.file(child.id)? else { continue };
+            // A second name of a file, here or there, is told from its first by the flush.
+            if row.meta.kind != stat.kind || bound.contains(&child.id) || !used.insert(stat.inode) {
+                continue;
+            }
+            let at = path.join(OsStr::from_bytes(&child.name));
+            let handle = root.handle(&at, stat.inode).ok().flatten();
+            // Without a time of change the record speaks for no content: it is read.
+            rows.push(FileRow { inode: stat.inode, handle, ctime: None, ..row });
+            bound.insert(child.id);
+            if stat.kind == Kind::Dir {
+                queue.push_back((child.id, at));
+            }
+        }
+        catalog.apply(&CatalogChange { files: rows, ..CatalogChange::default() })?;
+    }
+    let found = bound.len() as u64;
+    let files = catalog.counts()?.files;
+    // The source itself is a file of the catalog too, and bound when it is armed.
+    Ok(Rebound { found, absent: files.saturating_sub(found + 1) })
+}

@@ -1,0 +1,66 @@
+//! After another mount: whether the inode numbers in the catalog still say anything, and finding the files by name if not.
+
+use engine::flush::rebind::{is_void, rebind};
+use engine::model::{FileId, InodeId, Kind};
+
+use crate::catalog;
+use crate::volume::startup::open::boot_id;
+use crate::volume::world::{VolumeWorld, WorldError};
+
+/// Name of the note of the mount, and the boot, that the inode numbers in the catalog are of.
+const NUMBERS_OF: &str = "inode numbers of";
+
+/// Whether numbers that are of the mount `known` hold in `now`. A mount that cannot be named is another one.
+fn numbers_hold(known: Option<&str>, now: Option<&str>) -> bool {
+    known.is_some() && known == now
+}
+
+impl VolumeWorld {
+    /// Binds what has no lasting inode to what lies at its name, unless the file system is mounted as it was when the numbers
+    /// were noted. The root is bound already. Whether anything had to be bound: then it all counts as changed.
+    ///
+    /// `rebuilt`: the catalog was made from the store.
+    pub(crate) fn renumber(&mut self, rebuilt: bool) -> Result<bool, WorldError> {
+        let mount = self.root.facts(boot_id().as_deref())?.mount;
+        let known = self.catalog.note(NUMBERS_OF)?;
+        let mut bound = false;
+        if rebuilt || (!numbers_hold(known.as_deref(), mount.as_deref()) && self.catalog.has_void_inodes()?) {
+            tracing::info!("inode numbers are of another mount: files are found by name and compared by content");
+            // A file of a rebuilt catalog stays without an inode: what lies at its name is new, with this file as its base.
+            let found = rebind(self, |record| match record.meta.kind {
+                Kind::Dir => is_void(record.inode),
+                _ => is_void(record.inode) && record.inode.ino != 0,
+            })?;
+            tracing::debug!(found, "files were found by name");
+            bound = true;
+        }
+        // Only now: a walk that was cut off is made again.
+        self.catalog.set_note(NUMBERS_OF, mount.as_deref().unwrap_or_default())?;
+        Ok(bound)
+    }
+
+    pub(crate) fn bind_files(&self, inodes: &[(FileId, InodeId)]) -> Result<(), WorldError> {
+        let mut change = catalog::CatalogChange::default();
+        for (id, inode) in inodes {
+            if let Some(row) = self.catalog.file(*id)? {
+                change.files.push(catalog::FileRow { inode: *inode, handle: None, ctime: None, ..row });
+            }
+        }
+        if change.files.is_empty() { Ok(()) } else { Ok(self.catalog.apply(&change)?) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers_hold;
+
+    #[test]
+    fn numbers_hold_in_the_very_mount_they_are_of() {
+        assert!(numbers_hold(Some("boot 1"), Some("boot 1")));
+        assert!(!numbers_hold(Some("boot 1"), Some("boot 2")));
+        assert!(!numbers_hold(Some("other 1"), Some("boot 1")));
+        assert!(!numbers_hold(None, Some("boot 1")), "a catalog of an older version");
+        assert!(!numbers_hold(Some(""), None), "a kernel that does not tell");
+        assert!(!numbers_hold(None, None));
+    }
+}

@@ -1,0 +1,390 @@
+//! What the daemon says of its volumes: the one record that `status`, the metrics and `/readyz` are made from.
+//!
+//! Plain values, filled in by the volume runner. Rules that read it (ready or not, which exit code) live here too, so
+//! that the command line and the HTTP endpoints cannot disagree.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{AppError, ExitCode};
+use crate::units::PathField;
+
+/// Most files a status names as unreadable. The count beyond is in `VolumeStatus::unreadable_total`.
+pub const UNREADABLE_MAX: usize = 100;
+
+/// Upper bounds of the flush histogram in seconds; the last bucket is everything above.
+pub const FLUSH_BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// A commit is fresh when no change has waited longer than this many seconds, or than 20 intervals if that is more.
+pub const FRESH_SECONDS: f64 = 5.0;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Starting,
+    /// Its source or its store is away; `waiting` says which and why. It is tried again by itself.
+    Waiting,
+    /// The first commit of the tree is being made.
+    Baseline,
+    /// Files are being compared with the store after a start that could not trust their times.
+    Verifying,
+    Protected,
+    /// Something is doubtful; `reasons` says what.
+    Degraded,
+    /// Another writer has committed: this one must not.
+    Fenced,
+    Stopped,
+}
+
+impl State {
+    pub const ALL: [State; 8] = [
+        State::Starting,
+        State::Waiting,
+        State::Baseline,
+        State::Verifying,
+        State::Protected,
+        State::Degraded,
+        State::Fenced,
+        State::Stopped,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Waiting => "waiting",
+            State::Baseline => "baseline",
+            State::Verifying => "verifying",
+            State::Protected => "protected",
+            State::Degraded => "degraded",
+            State::Fenced => "fenced",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    Tracepoint,
+    Fentry,
+    Kprobe,
+    #[default]
+    Scan,
+}
+
+impl Backend {
+    /// The word for a back end.
+    pub fn of(back_end: crate::capture::BackEnd) -> Backend {
+        use crate::capture::BackEnd;
+        match back_end {
+            BackEnd::Fentry => Backend::Fentry,
+            BackEnd::Kprobe => Backend::Kprobe,
+            BackEnd::Tracepoint => Backend::Tracepoint,
+            BackEnd::Scan => Backend::Scan,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Tracepoint => "tracepoint",
+            Backend::Fentry => "fentry",
+            Backend::Kprobe => "kprobe",
+            Backend::Scan => "scan",
+        }
+    }
+}
+
+/// A file that could not be read, and why. Its changes stay pending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    #[serde(flatten)]
+    pub path: PathField,
+    pub cause: String,
+}
+
+/// Counts of observations per bucket of `FLUSH_BUCKETS` (not cumulative), with one more bucket for the rest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    pub buckets: Vec<u64>,
+    pub sum: f64,
+    pub count: u64,
+}
+
+impl Histogram {
+    /// Counts one observation, in seconds.
+    pub fn observe(&mut self, seconds: f64) {
+        self.buckets.resize(FLUSH_BUCKETS.len() + 1, 0);
+        let at = FLUSH_BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(FLUSH_BUCKETS.len());
+        self.buckets[at] += 1;
+        self.sum += seconds;
+        self.count += 1;
+    }
+}
+
+/// One volume as of now. Counters count from the start of the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeStatus {
+    pub volume: String,
+    /// Hexadecimal; empty until the store was opened.
+    pub volume_id: String,
+    pub source: String,
+    /// The store's URL, without secrets.
+    pub store: String,
+    pub state: State,
+    pub backend: Backend,
+    /// The store refuses a second writer; absent until a probe of it has told. `false` ("unfenced") only under
+    /// `single_writer`.
+    pub fenced_store: Option<bool>,
+    /// Marks are being taken (or, with `scan`, the tree is being compared).
+    pub armed: bool,
+    /// Seq of the commit that completed the baseline.
+    pub baseline_seq: Option<u64>,
+    /// Why degraded, or why the back end is not a better one.
+    pub reasons: Vec<String>,
+    /// Age of the oldest change not committed; 0 when there is none. Absent before the baseline is committed: until then nothing
+    /// that a restore gives is the tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_window_seconds: Option<f64>,
+    pub head_seq: u64,
+    /// RFC 3339; empty before the first commit.
+    pub head_time: String,
+    /// The same in seconds since 1970, 0 before the first commit.
+    pub head_timestamp_seconds: f64,
+    /// How far the clock is behind that of the last commit: it, or that one, is wrong. 0 where it is not.
+    pub clock_behind_seconds: f64,
+    pub pending_inodes: u64,
+    pub pending_bytes: u64,
+    /// Files with changes, among those pending, that could not be saved in the state directory: at least.
+    pub unsaved_inodes: u64,
+    pub commits: u64,
+    pub bytes_marked: u64,
+    pub bytes_read: u64,
+    pub bytes_literal: u64,
+    pub bytes_uploaded: u64,
+    pub store_requests: u64,
+    pub files_read: u64,
+    /// Times that data of a file, directory or volume had to be read without a mark that says what changed.
+    pub rescans: u64,
+    /// `rescans` by reason. The reasons are a closed set of words, never a path.
+    pub rescan_reasons: BTreeMap<String, u64>,
+    /// Files put off to the next flush because they passed their deadline.
+    pub carried: u64,
+    /// Flushes that took longer than the interval allows.
+    pub late: u64,
+    pub write_back_errors: u64,
+    /// Those that nobody has acknowledged, of earlier processes too.
+    pub write_back: Option<crate::volume::world::write_back::WriteBack>,
+    /// At most `UNREADABLE_MAX`.
+    pub unreadable: Vec<Unreadable>,
+    pub unreadable_total: u64,
+    pub removals_waiting: u64,
+    /// Files that are gone from the source and whose removal waits for `tracker confirm`.
+    pub removals_held: u64,
+    /// Flushes finished, those that had nothing to commit included: the sign of life of the volume's thread.
+    pub flushes: u64,
+    /// Of the last flush.
+    pub flush_seconds: f64,
+    pub flush_histogram: Histogram,
+    pub kernel_map_bytes: u64,
+    /// Counters of the kernel programs by name (a closed set).
+    pub kernel_counters: BTreeMap<String, u64>,
+    pub last_error: Option<String>,
+    /// What can be done about `last_error`, or about what `waiting` names.
+    #[serde(default)]
+    pub hint: Option<String>,
+    pub interval_ms: u64,
+    /// What the present pace would cost at the store.
+    pub requests_per_day_estimate: u64,
+    /// The last self-test of the capture saw every change it made. `false` also where none can be made, see `unproven`.
+    pub proven: bool,
+    /// The kinds of change it saw.
+    pub proof: Vec<String>,
+    /// Why there is no self-test, or which kind it does not try.
+    pub unproven: Vec<String>,
+    pub self_tests: u64,
+    /// Times that capture was found to have missed a change, by how that was found.
+    pub capture_failures: BTreeMap<String, u64>,
+    /// Bytes that the audit has looked at.
+    pub audited_bytes: u64,
+    /// Blocks in which the audit found a change that no mark told of.
+    pub audit_differences: u64,
+    /// What the volume waits for, in state `waiting`.
+    pub waiting: Option<String>,
+    /// Set once the volume has ended by itself; it says with which exit code.
+    pub failure: Option<AppError>,
+}
+
+impl VolumeStatus {
+    /// True once `ready` may be said: armed, and the baseline is committed.
+    pub fn is_ready(&self) -> bool {
+        let alive = matches!(self.state, State::Verifying | State::Protected | State::Degraded);
+        alive && self.armed && self.baseline_seq.is_some()
+    }
+
+    /// Why `/readyz` must say no for this volume; empty when it may say yes.
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if matches!(self.state, State::Fenced | State::Stopped) {
+            let cause = self.failure.as_ref().map(|e| e.message.as_str()).or(self.last_error.as_deref());
+            reasons.push(match cause {
+                Some(cause) => format!("{}: {cause}", self.state.name()),
+                None => self.state.name().to_string(),
+            });
+            return reasons;
+        }
+        if let (State::Waiting, Some(what)) = (self.state, &self.waiting) {
+            reasons.push(format!("waiting: {what}"));
+        }
+        if !self.armed {
+            reasons.push("capture is not armed".to_string());
+        }
+        if self.unsaved_inodes > 0 {
+            let files = self.unsaved_inodes;
+            reasons.push(format!("changes of at least {files} files cannot be saved in the state directory"));
+        }
+        if self.baseline_seq.is_none() {
+            reasons.push("the baseline is not committed".to_string());
+        } else if let Some(age) = self.loss_window_seconds.filter(|age| *age > self.fresh_limit()) {
+            let limit = self.fresh_limit();
+            reasons.push(format!("the oldest change has waited {age:.1} s for its commit (limit {limit:.0} s)"));
+        }
+        reasons
+    }
+
+    fn fresh_limit(&self) -> f64 {
+        FRESH_SECONDS.max(self.interval_ms as f64 * 20.0 / 1000.0)
+    }
+}
+
+/// What `sync` found, of each volume: it is only ok (exit code 0) when all lists are empty and none has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReply {
+    pub volumes: Vec<VolumeSync>,
+}
+
+/// What `sync` found of one volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSync {
+    pub volume: String,
+    /// Head after the flush.
+    pub seq: u64,
+    /// What is still unreadable, unclean or pending at the deadline.
+    pub partial: Vec<String>,
+    /// What is still widened, or why the volume is degraded.
+    pub degraded: Vec<String>,
+    /// Why the volume has ended.
+    #[serde(default)]
+    pub failure: Option<AppError>,
+}
+
+impl SyncReply {
+    /// The code of the first volume that has ended; else as of the worst volume.
+    pub fn exit_code(&self) -> ExitCode {
+        let codes = || self.volumes.iter().map(VolumeSync::exit_code);
+        let ended = self.volumes.iter().find_map(|volume| Some(volume.failure.as_ref()?.code));
+        ended
+            .or(codes().find(|code| *code == ExitCode::Degraded))
+            .or(codes().find(|code| *code != ExitCode::Ok))
+            .unwrap_or(ExitCode::Ok)
+    }
+}
+
+impl VolumeSync {
+    pub fn exit_code(&self) -> ExitCode {
+        if let Some(failure) = &self.failure {
+            failure.code
+        } else if !self.degraded.is_empty() {
+            ExitCode::Degraded
+        } else if !self.partial.is_empty() {
+            ExitCode::Partial
+        } else {
+            ExitCode::Ok
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn protected() -> VolumeStatus {
+        VolumeStatus {
+            volume: "v".into(),
+            state: State::Protected,
+            armed: true,
+            baseline_seq: Some(1),
+            interval_ms: 250,
+            ..VolumeStatus::default()
+        }
+    }
+
+    #[test]
+    fn ready_needs_arms_a_baseline_and_a_living_volume() {
+        assert!(protected().is_ready());
+        assert_eq!(protected().not_ready(), Vec::<String>::new());
+        assert!(!VolumeStatus { armed: false, ..protected() }.is_ready());
+        assert!(!VolumeStatus { baseline_seq: None, ..protected() }.is_ready());
+        assert!(!VolumeStatus { state: State::Fenced, ..protected() }.is_ready());
+        assert!(!VolumeStatus::default().not_ready().is_empty());
+    }
+
+    #[test]
+    fn a_stale_commit_is_not_ready_while_a_clean_volume_is() {
+        let clean = VolumeStatus { head_timestamp_seconds: 1.0, ..protected() };
+        assert!(clean.not_ready().is_empty(), "nothing waits: an old head is fine");
+        let stale = VolumeStatus { loss_window_seconds: Some(5.1), ..protected() };
+        assert!(stale.not_ready()[0].contains("5.1 s"));
+        let slow = VolumeStatus { loss_window_seconds: Some(19.0), interval_ms: 1000, ..protected() };
+        assert!(slow.not_ready().is_empty(), "a long interval makes the limit longer");
+    }
+
+    #[test]
+    fn changes_that_cannot_be_saved_are_not_ready_at_once() {
+        let full = VolumeStatus { unsaved_inodes: 2, loss_window_seconds: Some(0.1), ..protected() };
+        assert!(full.not_ready()[0].contains("at least 2 files"));
+    }
+
+    #[test]
+    fn doubt_never_exits_with_zero() {
+        let volume = |partial: &[&str], degraded: &[&str]| VolumeSync {
+            volume: "v".into(),
+            seq: 1,
+            partial: partial.iter().map(|s| s.to_string()).collect(),
+            degraded: degraded.iter().map(|s| s.to_string()).collect(),
+            failure: None,
+        };
+        let fine = || volume(&[], &[]);
+        let reply = |partial: &[&str], degraded: &[&str]| SyncReply {
+            volumes: vec![fine(), volume(partial, degraded), fine()],
+        };
+        assert_eq!(reply(&[], &[]).exit_code(), ExitCode::Ok);
+        assert_eq!(reply(&["x"], &[]).exit_code(), ExitCode::Partial);
+        assert_eq!(reply(&["x"], &["y"]).exit_code(), ExitCode::Degraded);
+        let failure = Some(AppError::new(ExitCode::Locked, "another writer"));
+        let ended = VolumeSync { failure, ..volume(&[], &[]) };
+        let volumes = vec![volume(&[], &["y"]), volume(&["x"], &[]), ended];
+        assert_eq!(SyncReply { volumes }.exit_code(), ExitCode::Locked);
+    }
+
+    #[test]
+    fn a_histogram_counts_each_observation_once() {
+        let mut histogram = Histogram::default();
+        for seconds in [0.01, 0.011, 61.0] {
+            histogram.observe(seconds);
+        }
+        assert_eq!(histogram.buckets[..2], [1, 1]);
+        assert_eq!(histogram.buckets[FLUSH_BUCKETS.len()], 1);
+        assert_eq!(histogram.buckets.iter().sum::<u64>(), histogram.count);
+    }
+
+    #[test]
+    fn a_status_of_an_older_daemon_still_reads() {
+        let status: VolumeStatus = serde_json::from_str(r#"{"volume":"v","state":"protected"}"#).unwrap();
+        assert_eq!(status.state, State::Protected);
+        let text = serde_json::to_string(&protected()).unwrap();
+        assert_eq!(serde_json::from_str::<VolumeStatus>(&text).unwrap(), protected());
+    }
+}

@@ -1,0 +1,61 @@
+//! Whether what this host has committed is still in the store. Whoever removes objects behind the daemon's back (a bucket
+//! that was emptied, a directory that was removed) shows in no answer to a PUT: a history goes on that nobody can read.
+//!
+//! It is looked for whenever somebody waits for a sync, and before every commit where looking costs no request.
+
+use engine::format::Key;
+use engine::format::era::{era_of, last_seq};
+use engine::model::Seq;
+
+use crate::store::{Store, StoreError};
+use crate::volume::world::{VolumeWorld, WorldError};
+
+/// The first of the objects without which the commits up to `head` cannot be read, and which is not there.
+///
+/// # Errors
+/// Where the store does not tell.
+pub(crate) fn lost(store: &dyn Store, era_length: u64, head: Seq) -> Result<Option<Key>, StoreError> {
+    let there = |key: Key| store.exists(&key.to_string());
+    if !there(Key::Format)? {
+        return Ok(Some(Key::Format));
+    }
+    if head == 0 || there(Key::Commit(head))? {
+        return Ok(None);
+    }
+    // The last commit of a closed era may be pruned.
+    let era = era_of(head, era_length);
+    let pruned = last_seq(era, era_length) == head && there(Key::Era(era))?;
+    Ok((!pruned).then_some(Key::Commit(head)))
+}
+
+/// Fails with `Lost` when the store lacks the volume, or its newest commit.
+pub(crate) fn look(world: &VolumeWorld) -> Result<(), WorldError> {
+    let head = world.catalog.head()?.map_or(0, |head| head.seq);
+    match lost(&*world.store, world.era_length, head)? {
+        None => Ok(()),
+        Some(key) => Err(WorldError::Lost { key: key.to_string(), store: world.store.describe() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::mem::Mem;
+
+    #[test]
+    fn a_missing_format_and_a_missing_head_are_named() {
+        let store = Mem::new();
+        let put = |key: Key| store.create(&key.to_string(), bytes::Bytes::from_static(b"x")).unwrap();
+        let lost = |head| lost(&store, 4, head).unwrap();
+        assert_eq!(lost(0), Some(Key::Format));
+        put(Key::Format);
+        assert_eq!(lost(0), None, "nothing was committed yet");
+        assert_eq!(lost(3), Some(Key::Commit(3)));
+        put(Key::Commit(3));
+        assert_eq!(lost(3), None);
+        // The last of an era, pruned.
+        assert_eq!(last_seq(0, 4), 3);
+        put(Key::Era(1));
+        assert_eq!((lost(last_seq(1, 4)), lost(5)), (None, Some(Key::Commit(5))));
+    }
+}

@@ -1,0 +1,121 @@
+//! What a flush could not read or could not commit, by path and in words.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use engine::flush::Report;
+use engine::flush::world::FileError;
+use engine::model::FileId;
+
+use crate::units::PathField;
+use crate::volume::status::{UNREADABLE_MAX, Unreadable};
+use crate::volume::world::{VolumeWorld, WorldError};
+
+/// Paths that one flush warns of.
+const WARNED_MAX: usize = 10;
+
+/// Made before the flush forgets where it looked: new files that cannot be read have no other path.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    /// What keeps a flush from being one that leaves nothing over.
+    pub(crate) left_over: Vec<String>,
+    /// What cannot be read until somebody acts, and why.
+    pub(crate) paths: BTreeMap<PathBuf, String>,
+    pub(crate) write_back: Vec<(PathBuf, String)>,
+    /// What was not read this time, for a cause that passes: late, moved, no room.
+    passing: Vec<PathBuf>,
+}
+
+impl Unread {
+    pub(crate) fn of(world: &VolumeWorld, report: &Report) -> Result<Unread, WorldError> {
+        let path = |id: FileId| -> Result<PathBuf, WorldError> {
+            Ok(match world.path(id)? {
+                Some(path) if path.as_os_str().is_empty() => PathBuf::from("."),
+                Some(path) => path,
+                None => PathBuf::from(format!("a file that moved ({id})")),
+            })
+        };
+        let mut unread = Unread::default();
+        for (id, error) in &report.errors {
+            let path = path(*id)?;
+            unread.left_over.push(format!("{}: {error}", crate::quoting::path(&path)));
+            match error {
+                FileError::WriteBack { cause } => unread.write_back.push((path, cause.clone())),
+                error if error.is_lasting() => unread.add(path, error),
+                _ => unread.passing.push(path),
+            }
+        }
+        for (id, cause) in &report.unlisted {
+            let path = path(*id)?;
+            unread.left_over.push(format!("{}: directory cannot be listed: {cause}", crate::quoting::path(&path)));
+            unread.add(path, cause);
+        }
+        for (id, names) in &report.unknown {
+            let dir = path(*id)?;
+            for (name, cause) in names {
+                let path =
+                    if dir == Path::new(".") { PathBuf::new() } else { dir.clone() }.join(OsStr::from_bytes(name));
+                unread.left_over.push(format!("{}: {cause}", crate::quoting::path(&path)));
+                unread.add(path, cause);
+            }
+        }
+        for (id, what) in &report.partial {
+            let path = path(*id)?;
+            unread.left_over.push(format!("{}: {what}", crate::quoting::path(&path)));
+            unread.add(path, what);
+        }
+        Ok(unread)
+    }
+
+    fn add(&mut self, path: PathBuf, cause: impl ToString) {
+        self.paths.entry(path).or_insert_with(|| cause.to_string());
+    }
+
+    /// What the flush before said of files that were not looked at in this one still holds.
+    pub(crate) fn carry_on(&mut self, before: &BTreeMap<PathBuf, String>) {
+        for path in std::mem::take(&mut self.passing) {
+            if let Some(cause) = before.get(&path) {
+                self.paths.entry(path).or_insert_with(|| cause.clone());
+            }
+        }
+    }
+
+    /// Warns of what the flush before did not know.
+    pub(crate) fn warn(&self, volume: &str, before: &BTreeMap<PathBuf, String>) {
+        let new = || self.paths.iter().filter(|(path, _)| !before.contains_key(*path));
+        for (path, cause) in new().take(WARNED_MAX) {
+            tracing::warn!(volume, path = ?path, cause, "not protected as it is on the disk");
+        }
+        let more = new().count().saturating_sub(WARNED_MAX);
+        if more > 0 {
+            tracing::warn!(
+                volume,
+                more,
+                "others are not protected as they are on the disk; `tracker status` names them"
+            );
+        }
+    }
+}
+
+/// The first of those files, as a status names them.
+pub(crate) fn named(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
+    all.iter()
+        .take(UNREADABLE_MAX)
+        .map(|(path, cause)| Unreadable { path: PathField::new(path.as_os_str().as_bytes()), cause: cause.clone() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_late_once_is_named_as_before() {
+        let before = BTreeMap::from([("a".into(), "too much".to_owned()), ("b".into(), "no right".to_owned())]);
+        let mut unread = Unread { passing: vec!["a".into(), "c".into()], ..Unread::default() };
+        unread.carry_on(&before);
+        assert_eq!(unread.paths, BTreeMap::from([("a".into(), "too much".to_owned())]), "b was read, c is new");
+    }
+}

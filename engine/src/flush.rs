@@ -38,7 +38,7 @@ use world::{DrainWorld, FileError, Head, ReadJob, Unknown, World};
 
 /// What is fixed for one flush before it begins.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct FlushFacts {
     pub volume: Id,
     pub writer: Id,
     pub epoch: u64,
@@ -169,7 +169,7 @@ pub fn take_up<W: DrainWorld>(world: &mut W) -> Result<(), W::Error> {
 pub fn flush<W: World>(
     world: &mut W,
     taken: &DirtySet,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
 ) -> Result<(Outcome, DirtySet), W::Error> {
     match commit::settle_intent(world, facts)? {
@@ -269,7 +269,7 @@ fn plan_jobs<W: World>(
     world: &mut W,
     taken: &DirtySet,
     names: &names::Gathered,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     kept: &mut DirtySet,
 ) -> Result<Jobs, W::Error> {
@@ -381,7 +381,7 @@ fn read_contents<W: World>(
     world: &mut W,
     jobs: &Jobs,
     taken: &DirtySet,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     builder: &mut Builder,
     excluded: &mut HashSet<FileId>,
@@ -431,7 +431,7 @@ fn read_contents<W: World>(
 }
 
 /// When the flush began, in ns since 1970.
-fn now_ns(facts: &Facts) -> u64 {
+fn now_ns(facts: &FlushFacts) -> u64 {
     u64::try_from(facts.now.sec).unwrap_or(0) * 1_000_000_000 + u64::from(facts.now.nsec)
 }
 

@@ -15,7 +15,7 @@ use crate::tree::TreeError;
 
 /// Why a file's content could not be planned.
 #[derive(Debug, thiserror::Error)]
-pub enum PlanError<E> {
+pub enum ImageError<E> {
     #[error(transparent)]
     Tree(TreeError<E>),
     #[error("cannot read signature group {group}")]
@@ -30,15 +30,15 @@ pub enum PlanError<E> {
     ShortBlock { index: u64, got: usize, want: usize },
 }
 
-impl<E> From<TreeError<E>> for PlanError<E> {
+impl<E> From<TreeError<E>> for ImageError<E> {
     fn from(error: TreeError<E>) -> Self {
-        PlanError::Tree(error)
+        ImageError::Tree(error)
     }
 }
 
-impl<E> From<DeltaError> for PlanError<E> {
+impl<E> From<DeltaError> for ImageError<E> {
     fn from(source: DeltaError) -> Self {
-        PlanError::Delta { source }
+        ImageError::Delta { source }
     }
 }
 

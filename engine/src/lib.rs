@@ -5,10 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-pub mod audit;
 pub mod block;
 pub mod delta;
 pub mod dirty;
+pub mod extent_map;
 pub mod flush;
 pub mod format;
 pub mod identity;
@@ -17,7 +17,7 @@ pub mod manifest;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
-pub mod rope;
+pub mod scrub;
 pub mod signature;
 pub mod tree;
 

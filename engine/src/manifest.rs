@@ -8,8 +8,8 @@ mod error;
 
 pub use error::ManifestError;
 
+use crate::extent_map::ExtentMap;
 use crate::model::{FileId, Hash, Id, Kind, Meta, Root, Seq, Standing, Time};
-use crate::rope::Rope;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub struct File {
     /// For regular files alone.
     pub root: Option<Root>,
     /// Empty for every other kind.
-    pub rope: Rope,
+    pub extent_map: ExtentMap,
     links: Vec<Link>,
 }
 
@@ -37,7 +37,7 @@ impl File {
     }
 
     pub fn size(&self) -> u64 {
-        self.rope.size()
+        self.extent_map.size()
     }
 }
 
@@ -46,7 +46,7 @@ impl File {
 pub struct FileParts {
     pub meta: Meta,
     pub root: Option<Root>,
-    pub rope: Rope,
+    pub extent_map: ExtentMap,
 }
 
 type Entries = BTreeMap<Arc<[u8]>, FileId>;

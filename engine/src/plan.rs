@@ -7,10 +7,10 @@ mod find;
 
 pub use find::{Needed, commit_at_time, commits_of, find_head, needed};
 
+use crate::extent_map::Source;
 use crate::format::limits;
 use crate::manifest::Manifest;
 use crate::model::{FileId, Kind, Meta, ObjectRef, Root};
-use crate::rope::Source;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use thiserror::Error;
 
@@ -162,8 +162,8 @@ impl RestorePlan {
         let found = self.files.len() as u64;
         for (n, file) in self.files.iter_mut().enumerate() {
             let n = u32::try_from(n).map_err(|_| PlanError::TooManyFiles { found })?;
-            let Some(rope) = manifest.get(file.id).map(|f| &f.rope) else { continue };
-            for (offset, extent) in rope.extents() {
+            let Some(extent_map) = manifest.get(file.id).map(|f| &f.extent_map) else { continue };
+            for (offset, extent) in extent_map.extents() {
                 match extent.source {
                     Source::Hole => {
                         self.stats.hole_bytes = self.stats.hole_bytes.saturating_add(extent.len);

@@ -3,11 +3,11 @@
 mod common;
 
 use common::*;
+use engine::extent_map::{Extent, ExtentMap, Source};
 use engine::format::checkpoint::{CheckpointRoot, LoadError, load, write};
 use engine::format::{EncodeError, Key, page};
 use engine::manifest::{FileParts, Manifest, Position};
 use engine::model::*;
-use engine::rope::{Extent, Rope, Source};
 use std::collections::BTreeMap;
 
 type Objects = BTreeMap<Key, Vec<u8>>;
@@ -35,7 +35,7 @@ fn new_pages(before: &Objects, after: &Objects) -> usize {
 fn big() -> Manifest {
     let position =
         Position { volume: VOLUME, seq: 8, head: [4; 32], time: Time { sec: 9, nsec: 1 }, standing: None, epoch: 2 };
-    let dir = |id| (FileId(id), FileParts { meta: meta(Kind::Dir), root: None, rope: Rope::default() });
+    let dir = |id| (FileId(id), FileParts { meta: meta(Kind::Dir), root: None, extent_map: ExtentMap::default() });
     let mut files = vec![dir(1)];
     let mut names = Vec::new();
     for d in 0..50u64 {
@@ -49,14 +49,14 @@ fn big() -> Manifest {
     };
     for f in 0..5_000u64 {
         let id = 100 + f;
-        let rope: Rope = [run(f, 5, 70), Extent { len: 4096, source: Source::Hole }].into_iter().collect();
+        let extent_map: ExtentMap = [run(f, 5, 70), Extent { len: 4096, source: Source::Hole }].into_iter().collect();
         let root = Some(if f % 3 == 0 { Root::Sparse([1; 32]) } else { Root::Blake3([f as u8; 32]) });
-        files.push((FileId(id), FileParts { meta: meta(Kind::File), root, rope }));
+        files.push((FileId(id), FileParts { meta: meta(Kind::File), root, extent_map }));
         names.push((FileId(2 + f % 50), format!("file{f}").into_bytes(), FileId(id)));
     }
-    let rope: Rope = (0..4_000).map(|n| run(n * 7 % 4_000, 0, 4096)).collect();
-    assert_eq!(rope.extent_count(), 4_000);
-    files.push((FileId(9_000), FileParts { meta: meta(Kind::File), root: Some(Root::Blake3([9; 32])), rope }));
+    let extent_map: ExtentMap = (0..4_000).map(|n| run(n * 7 % 4_000, 0, 4096)).collect();
+    assert_eq!(extent_map.extent_count(), 4_000);
+    files.push((FileId(9_000), FileParts { meta: meta(Kind::File), root: Some(Root::Blake3([9; 32])), extent_map }));
     names.push((FileId::ROOT, b"big".to_vec(), FileId(9_000)));
     Manifest::from_parts(position, files, names).unwrap()
 }

@@ -302,7 +302,7 @@ proptest! {
             prop_assert!(commit.encode().is_ok(), "what is decoded is within the limits");
             for file in &commit.changes.files {
                 if let Some(c) = &file.content {
-                    let _ = engine::rope::Rope::check(&c.ops, c.size, u64::MAX);
+                    let _ = engine::extent_map::ExtentMap::check(&c.ops, c.size, u64::MAX);
                 }
             }
         }

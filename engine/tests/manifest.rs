@@ -57,10 +57,10 @@ fn content_comes_from_a_base_as_it_was_before() {
     let before = m.clone();
     let names = vec![unset(2, "a"), set(2, "n", 3), set(2, "a", 7)];
     apply(&mut m, changes(files, names, &[])).unwrap();
-    let rope = |m: &Manifest, id, from, len| m.get(FileId(id)).unwrap().rope.slice(from, len);
-    assert_eq!(rope(&m, 3, 0, 2_000), rope(&before, 4, 8_000, 2_000));
-    assert_eq!(rope(&m, 4, 0, 10), rope(&before, 3, 0, 10));
-    assert_eq!(rope(&m, 7, 0, 5), rope(&before, 3, 5, 5));
+    let extent_map = |m: &Manifest, id, from, len| m.get(FileId(id)).unwrap().extent_map.slice(from, len);
+    assert_eq!(extent_map(&m, 3, 0, 2_000), extent_map(&before, 4, 8_000, 2_000));
+    assert_eq!(extent_map(&m, 4, 0, 10), extent_map(&before, 3, 0, 10));
+    assert_eq!(extent_map(&m, 7, 0, 5), extent_map(&before, 3, 5, 5));
 }
 
 #[test]

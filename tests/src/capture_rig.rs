@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tracker::capture::choose::{Facts, choose};
+use tracker::capture::choose::{KernelFacts, choose};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{BackEnd, Capture, CaptureConfig, InodeMarks, MapEntries, Retired, object};
 
@@ -38,7 +38,7 @@ pub fn back_end() -> BackEnd {
         let wanted = std::env::var("TRACKER_TEST_BACK_END").ok();
         let only = BackEnd::WITH_PROGRAMS.into_iter().find(|back_end| wanted.as_deref() == Some(back_end.name()));
         assert!(only.is_some() || wanted.is_none(), "TRACKER_TEST_BACK_END names no back end: {wanted:?}");
-        choose(&Facts { only, ..Facts::gather() }).back_end
+        choose(&KernelFacts { only, ..KernelFacts::gather() }).back_end
     })
 }
 

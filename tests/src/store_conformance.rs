@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier};
 
 use bytes::Bytes;
-use tracker::store::{Created, Entry, ErrorKind, Settled, Store, create_exact, list_all};
+use tracker::store::{CreateOutcome, Created, Entry, ErrorKind, Store, create_exact, list_all};
 
 type Case = fn(&Arc<dyn Store>, &str);
 
@@ -266,8 +266,8 @@ fn listing_pages(store: &Arc<dyn Store>, at: &str) {
 fn exact(store: &Arc<dyn Store>, at: &str) {
     let (key, bytes) = (format!("{at}/k"), Bytes::from_static(b"mine"));
     for _ in 0..2 {
-        assert_eq!(create_exact(store, &key, &bytes, 3).unwrap(), Settled::Own);
+        assert_eq!(create_exact(store, &key, &bytes, 3).unwrap(), CreateOutcome::Own);
     }
     let other = create_exact(store, &key, &Bytes::from_static(b"theirs"), 3).unwrap();
-    assert_eq!(other, Settled::Other(b"mine".to_vec()));
+    assert_eq!(other, CreateOutcome::Other(b"mine".to_vec()));
 }

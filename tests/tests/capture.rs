@@ -8,7 +8,7 @@ use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, back_end, config};
 use tests::raw_io::{Mapping, SlowSource, torn_write};
 use tracker::capture::{BackEnd, flags};
-use tracker::selftest::changes::{Proof, RENAME, prove};
+use tracker::selftest::changes::{RENAME, SelfTestOutcome, prove};
 use tracker::source::SourceRoot;
 
 const MIB: u64 = 1 << 20;
@@ -38,7 +38,7 @@ fn the_self_test_passes_and_finds_a_missing_hook() {
         let Some(mut rig) = Rig::new(case, kind) else { continue };
         let root = SourceRoot::open(rig.mount.root()).unwrap();
         match prove(rig.capture(), &root, None).unwrap() {
-            Proof::Passed { kinds, untried } => {
+            SelfTestOutcome::Passed { kinds, untried } => {
                 assert!(kinds.len() >= 4 && kinds.contains(&RENAME), "{kind:?} {kinds:?}");
                 assert!(untried.is_empty(), "{kind:?} {untried:?}");
             }
@@ -59,7 +59,7 @@ fn the_self_test_passes_and_finds_a_missing_hook() {
         config.without = programs;
         let Some(mut rig) = Rig::with(case, Kind::Ext4, &config) else { continue };
         let root = SourceRoot::open(rig.mount.root()).unwrap();
-        assert_eq!(prove(rig.capture(), &root, None).unwrap(), Proof::Failed { kind: missed });
+        assert_eq!(prove(rig.capture(), &root, None).unwrap(), SelfTestOutcome::Failed { kind: missed });
     }
 }
 

@@ -8,7 +8,7 @@ use common::maps::{counter, flag};
 use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, config};
 use tests::raw_io::Pages;
-use tracker::capture::choose::{BackEnd, Facts, choose};
+use tracker::capture::choose::{BackEnd, KernelFacts, choose};
 use tracker::capture::{Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
 
 fn files(rig: &mut Rig, count: u32) -> Vec<u64> {
@@ -200,7 +200,7 @@ fn pins_that_are_not_whole_are_replaced() {
 fn this_kernel_is_given_the_tracepoint_back_end_and_knows_its_limits() {
     let case = "this_kernel_is_given_the_tracepoint_back_end_and_knows_its_limits";
     let Some(mut rig) = Rig::new(case, Kind::Ext4) else { return };
-    assert_eq!(choose(&Facts::gather()).back_end, BackEnd::Tracepoint);
+    assert_eq!(choose(&KernelFacts::gather()).back_end, BackEnd::Tracepoint);
     assert!(rig.capture().supported("nfs4").is_err());
     assert!(rig.capture().supported("overlay").is_err());
     let bytes = rig.capture().kernel_memory_bytes();

@@ -11,7 +11,7 @@ use tests::capture_rig::{back_end, config, obstacle};
 use tests::daemon::{Volume, binary};
 use tests::mounts::{programs_or_skip, root_or_skip, run, skip};
 use tracker::capture::Capture;
-use tracker::selftest::changes::{Proof, prove};
+use tracker::selftest::changes::{SelfTestOutcome, prove};
 use tracker::source::SourceRoot;
 
 struct Mounted {
@@ -83,7 +83,7 @@ fn the_self_test_finds_that_a_small_file_is_not_seen() {
     let proof = prove(&mut capture, &SourceRoot::open(&mounted.root()).unwrap(), None);
     capture.detach().unwrap();
     match proof.unwrap() {
-        Proof::Failed { kind } => assert!(kind.contains("some bytes"), "{kind}"),
+        SelfTestOutcome::Failed { kind } => assert!(kind.contains("some bytes"), "{kind}"),
         other => panic!("{:?}: {other:?}", back_end()),
     }
 }

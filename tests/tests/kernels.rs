@@ -233,7 +233,7 @@ fn a_blind_fentry_makes_way_for_kprobe() {
     volume.environment.push(("TRACKER_SELF_TEST_GAP".into(), "2000".into()));
     let mut daemon = volume.start();
     daemon.wait_ready(READY);
-    let status = volume.status_when("the first self-test", SYNC, |status| status["proven"] == true);
+    let status = volume.status_when("the first self-test", SYNC, |status| status["self_test_passed"] == true);
     assert_eq!((&status["backend"], &status["state"]), (&"fentry".into(), &"protected".into()), "{status}");
     assert_eq!(number(&status, "rescans"), 0, "{status}");
 
@@ -257,7 +257,7 @@ fn a_blind_fentry_makes_way_for_kprobe() {
         assert_ne!(volume.sync(Duration::from_secs(1)).code, Some(0), "synced before everything was compared");
         drop(held);
         volume.status_when("the end of the comparison", READY, |status| {
-            status["state"] == "protected" && status["proven"] == true
+            status["state"] == "protected" && status["self_test_passed"] == true
         });
     });
     volume.sync(SYNC).expect(0);

@@ -16,7 +16,7 @@ use tests::daemon::{binary, pins, utf8};
 use tests::mounts::{Kind, Mount, run};
 use tracker::catalog::Catalog;
 use tracker::selftest::failover::Restart;
-use tracker::volume::marks::dispatcher::{Hub, Sink};
+use tracker::volume::marks::dispatcher::{Dispatcher, Subscriber};
 use tracker::volume::marks::waiting::Pending;
 
 const FILES: u64 = 20;
@@ -205,17 +205,17 @@ fn the_self_test_lets_go_of_no_file_of_a_volume() {
     let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
     let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
     let restart = Restart { wanted: config(), only: None, prove: Box::new(|_| Ok(())), chosen: Box::new(|_| ()) };
-    let hub = Hub::new(rig.capture.take().unwrap(), restart);
-    hub.add(Arc::new(Sink::new("v", dev, catalog, Arc::clone(&pending)))).unwrap();
+    let dispatcher = Dispatcher::new(rig.capture.take().unwrap(), restart);
+    dispatcher.add(Arc::new(Subscriber::new("v", dev, catalog, Arc::clone(&pending)))).unwrap();
     pending.add_fresh(&[ours]);
-    hub.add_probes(dev, &[ours, nobodys]).unwrap();
-    hub.remove_probes(dev, &[ours, nobodys]).unwrap();
+    dispatcher.add_probes(dev, &[ours, nobodys]).unwrap();
+    dispatcher.remove_probes(dev, &[ours, nobodys]).unwrap();
     // So that a mark of the other would be taken, if there were one.
     pending.add_fresh(&[nobodys]);
     for name in ["ours", "nobodys"] {
         overwrite(&rig.path(name), 2);
     }
-    hub.drain().unwrap();
+    dispatcher.drain().unwrap();
     assert!(pending.marks(ours).is_some());
     assert_eq!(pending.marks(nobodys), None);
 }

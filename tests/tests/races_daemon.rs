@@ -14,7 +14,7 @@ use tests::load::{Random, number, seed};
 use tests::mounts::{Kind, Mount, skip};
 use tests::raw_io::{Mapping, SlowSource};
 use tests::stop::Stop;
-use tracker::repository as reading;
+use tracker::repository;
 use tracker::store::{StoreOptions, StoreUrl, open};
 
 const SYNC: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ fn names_that_always_existed_are_in_every_commit_of_a_rename_storm() {
         });
         equal(&volume);
         let url: StoreUrl = utf8(&volume.store).parse().unwrap();
-        let reader = reading::open(open(&url, &StoreOptions::default()).unwrap(), &volume.name).unwrap();
+        let reader = repository::open(open(&url, &StoreOptions::default()).unwrap(), &volume.name).unwrap();
         for seq in first..=reader.head() {
             let manifest = reader.manifest(seq).unwrap();
             let names: HashSet<&[u8]> = manifest.names().map(|(_, name, _)| name).collect();

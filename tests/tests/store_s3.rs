@@ -11,7 +11,7 @@ use tests::store_conformance;
 use tests::tcp_proxy::TcpProxy;
 use tracker::store::meter::{Meter, Metered};
 use tracker::store::{
-    Created, ErrorKind, Op, Settled, Store, StoreError, StoreOptions, StoreUrl, create_exact, list_all, open,
+    CreateOutcome, Created, ErrorKind, Op, Store, StoreError, StoreOptions, StoreUrl, create_exact, list_all, open,
     open_for_writing,
 };
 
@@ -129,9 +129,9 @@ fn a_lost_reply_is_unknown_and_settled_by_reading_back() {
 
     proxy.lose_replies(false);
     assert_eq!(store.create("k", mine.clone()).unwrap(), Created::Exists);
-    assert_eq!(create_exact(&store, "k", &mine, 2).unwrap(), Settled::Own);
+    assert_eq!(create_exact(&store, "k", &mine, 2).unwrap(), CreateOutcome::Own);
     let theirs = create_exact(&store, "k", &Bytes::from_static(b"other"), 2).unwrap();
-    assert_eq!(theirs, Settled::Other(mine.to_vec()));
+    assert_eq!(theirs, CreateOutcome::Other(mine.to_vec()));
 }
 
 #[test]

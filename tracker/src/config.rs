@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::audit::Rate;
+use engine::scrub::Rate;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -45,7 +45,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Which capture back end to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Capture {
+pub enum CaptureMode {
     /// The best one this kernel and user may use.
     #[default]
     Auto,
@@ -56,14 +56,14 @@ pub enum Capture {
     Scan,
 }
 
-impl Capture {
+impl CaptureMode {
     /// The one back end with programs that is asked for, if it is one.
     pub fn back_end(self) -> Option<BackEnd> {
         match self {
-            Capture::Auto | Capture::Scan => None,
-            Capture::Fentry => Some(BackEnd::Fentry),
-            Capture::Kprobe => Some(BackEnd::Kprobe),
-            Capture::Tracepoint => Some(BackEnd::Tracepoint),
+            CaptureMode::Auto | CaptureMode::Scan => None,
+            CaptureMode::Fentry => Some(BackEnd::Fentry),
+            CaptureMode::Kprobe => Some(BackEnd::Kprobe),
+            CaptureMode::Tracepoint => Some(BackEnd::Tracepoint),
         }
     }
 }
@@ -87,9 +87,9 @@ pub struct VolumeConfig {
     pub store: StoreUrl,
     /// Minimum gap between two flushes while the volume is dirty.
     pub interval: Duration,
-    pub capture: Capture,
-    /// How much of the volume the audit looks at in an hour.
-    pub audit: Rate,
+    pub capture: CaptureMode,
+    /// How much of the volume the scrub looks at in an hour.
+    pub scrub: Rate,
     /// The operator's word that no other host writes this volume: a store without working conditional puts is accepted.
     pub single_writer: bool,
     /// A local store's whole path is made where it is absent, not only its last part.
@@ -223,9 +223,9 @@ struct RawMaps {
 struct RawDefaults {
     store: Option<Spanned<String>>,
     interval: Option<Spanned<String>>,
-    capture: Option<Capture>,
+    capture: Option<CaptureMode>,
     consistency: Option<Spanned<Consistency>>,
-    audit: Option<Spanned<String>>,
+    scrub: Option<Spanned<String>>,
     single_writer: Option<bool>,
     create: Option<bool>,
     replaced: Option<Replaced>,
@@ -245,9 +245,9 @@ struct RawVolume {
     source: Spanned<PathBuf>,
     store: Option<Spanned<String>>,
     interval: Option<Spanned<String>>,
-    capture: Option<Capture>,
+    capture: Option<CaptureMode>,
     consistency: Option<Spanned<Consistency>>,
-    audit: Option<Spanned<String>>,
+    scrub: Option<Spanned<String>>,
     single_writer: Option<bool>,
     create: Option<bool>,
     replaced: Option<Replaced>,
@@ -306,19 +306,19 @@ pub fn parse_interval(text: &str) -> Result<Duration, String> {
     Err(format!("the interval must lie between {} and {}", show(*INTERVAL_RANGE.start()), show(*INTERVAL_RANGE.end())))
 }
 
-/// Highest rate of the audit: the whole volume once an hour. Tests cannot wait for that: `TRACKER_AUDIT_MAX` is another one.
-fn audit_percent_max() -> f64 {
-    std::env::var("TRACKER_AUDIT_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(100.0)
+/// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that: `TRACKER_SCRUB_MAX` is another one.
+fn scrub_percent_max() -> f64 {
+    std::env::var("TRACKER_SCRUB_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(100.0)
 }
 
-/// Reads the audit's rate: a percentage of the volume per hour, `off` or 0 for none.
-pub fn parse_audit(text: &str) -> Result<Rate, String> {
+/// Reads the scrub's rate: a percentage of the volume per hour, `off` or 0 for none.
+pub fn parse_scrub(text: &str) -> Result<Rate, String> {
     if text == "off" || text == "0" {
         return Ok(Rate::OFF);
     }
     let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     match percent {
-        Some(percent) if (0.0..=audit_percent_max()).contains(&percent) => {
+        Some(percent) if (0.0..=scrub_percent_max()).contains(&percent) => {
             Ok(Rate { millionths: (percent * 10_000.0).round() as u64 })
         }
         _ => Err(format!(
@@ -358,8 +358,8 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
         Some(text) => check.parsed(text, |t| parse_interval(t)),
         None => Some(INTERVAL_DEFAULT),
     };
-    let default_audit = match &defaults.audit {
-        Some(text) => check.parsed(text, |t| parse_audit(t)).unwrap_or(Rate::DEFAULT),
+    let default_scrub = match &defaults.scrub {
+        Some(text) => check.parsed(text, |t| parse_scrub(t)).unwrap_or(Rate::DEFAULT),
         None => Rate::DEFAULT,
     };
     let default_max_delete = defaults.max_delete.as_ref().and_then(|text| check.parsed(text, |t| parse_max_delete(t)));
@@ -423,9 +423,9 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
             Some(text) => check.parsed(text, |t| parse_interval(t)),
             None => default_interval,
         };
-        let audit = match &raw.audit {
-            Some(text) => check.parsed(text, |t| parse_audit(t)).unwrap_or(default_audit),
-            None => default_audit,
+        let scrub = match &raw.scrub {
+            Some(text) => check.parsed(text, |t| parse_scrub(t)).unwrap_or(default_scrub),
+            None => default_scrub,
         };
         let max_delete = raw.max_delete.as_ref().and_then(|text| check.parsed(text, |t| parse_max_delete(t)));
         check.no_cut(raw.consistency.as_ref());
@@ -458,7 +458,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
                 store,
                 interval,
                 capture,
-                audit,
+                scrub,
                 single_writer,
                 create,
                 replaced,

@@ -21,7 +21,7 @@ pub mod s3;
 pub mod url;
 
 pub use error::{ErrorKind, Op, StoreError};
-pub use exact::{Checked, Settled, create_exact, get_checked};
+pub use exact::{Checked, CreateOutcome, create_exact, get_checked};
 pub use local::Make;
 pub use prefixed::Prefixed;
 pub use url::{StaticCredentials, StoreOptions, StoreUrl, UrlError, open, open_for_writing};

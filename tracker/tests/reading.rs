@@ -382,7 +382,7 @@ fn a_huge_sparse_file_costs_its_data() {
 
 #[test]
 fn an_object_that_vanishes_meanwhile_is_planned_around_once() {
-    use tracker::repository as reading;
+    use tracker::repository;
     use tracker::repository::RestoreOptions;
     use tracker::store::fault::{Fault, Faulty, Rule};
     use tracker::store::{ErrorKind, Op};
@@ -391,9 +391,9 @@ fn an_object_that_vanishes_meanwhile_is_planned_around_once() {
         let fault = Fault::Before(ErrorKind::NotFound);
         let rule = Rule { op: Some(Op::GetRange), key: "packs/".into(), nth: 3, times, fault };
         let store = std::sync::Arc::new(Faulty::scripted(bed.volume.store.clone(), vec![rule]));
-        let reader = reading::open(store, NAME).unwrap();
+        let reader = repository::open(store, NAME).unwrap();
         let target = bed.path(&format!("out-{times}"));
-        let done = reading::restore(&reader, 3, &target, &RestoreOptions::default());
+        let done = repository::restore(&reader, 3, &target, &RestoreOptions::default());
         match done {
             Ok(report) if fine => {
                 assert_eq!(report.failed.count, 0);

@@ -6,7 +6,7 @@ use super::commit::Builder;
 use super::names::Gathered;
 use super::world::{Attributes, FileError, Record, Stat, World, Xattrs};
 use super::xattrs::{self, Flags, ReadXattrs};
-use super::{Facts, Report, now_ns};
+use super::{FlushFacts, Report, now_ns};
 use crate::dirty::{DirtySet, Marks};
 use crate::format::limits;
 use crate::model::{FileChange, FileId, Kind, Meta};
@@ -74,7 +74,7 @@ impl Builder {
         world: &mut W,
         names: &Gathered,
         taken: &DirtySet,
-        facts: &Facts,
+        facts: &FlushFacts,
         report: &mut Report,
         kept: &mut DirtySet,
     ) -> Result<(), W::Error> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::names::Gathered;
 use super::world::{ReadJob, Record, World};
-use super::{Facts, Jobs, Report};
+use super::{FlushFacts, Jobs, Report};
 use crate::dirty::Marks;
 use crate::identity::Span;
 use crate::model::FileId;
@@ -21,7 +21,7 @@ pub(super) fn marks_of(record: &Record, marks: &Marks) -> Marks {
 pub(super) fn add_jobs<W: World>(
     world: &W,
     names: &Gathered,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     jobs: &mut Jobs,
 ) -> Result<(), W::Error> {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::names::Gathered;
 use super::world::{CatalogChange, Created, Head, Intent, NodeChanges, Record, SignatureChanges, Stat, World};
 use super::xattrs::LeftOut;
-use super::{Facts, Outcome};
+use super::{FlushFacts, Outcome};
 use crate::dirty::DirtySet;
 use crate::format::Key;
 use crate::format::commit::{self, Expect, Header};
@@ -28,7 +28,7 @@ pub enum Settled {
 }
 
 /// Brings a commit whose outcome is open to its end, if the store answers.
-pub fn settle_intent<W: World>(world: &mut W, facts: &Facts) -> Result<Settled, W::Error> {
+pub fn settle_intent<W: World>(world: &mut W, facts: &FlushFacts) -> Result<Settled, W::Error> {
     match world.intent()?.filter(|_| facts.steps.same_bytes) {
         None => Ok(Settled::Clear(world.head()?)),
         Some(intent) => create(world, facts, &intent, &[], &DirtySet::default()),
@@ -65,7 +65,7 @@ const READS: u32 = 3;
 /// Creates the commit object, and settles it when the store's answer, or the object found there, says it is ours.
 fn create<W: World>(
     world: &mut W,
-    facts: &Facts,
+    facts: &FlushFacts,
     intent: &Intent,
     taken: &[u64],
     kept: &DirtySet,
@@ -98,7 +98,7 @@ fn create<W: World>(
 }
 
 /// A commit that stays damaged is one whose outcome is not known.
-fn damaged(seq: Seq, facts: &Facts) -> Settled {
+fn damaged(seq: Seq, facts: &FlushFacts) -> Settled {
     if facts.steps.ask_again { Settled::Unknown } else { Settled::Fenced { seq } }
 }
 
@@ -125,7 +125,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new<W: World>(world: &mut W, facts: &Facts) -> Result<Builder, W::Error> {
+    pub(super) fn new<W: World>(world: &mut W, facts: &FlushFacts) -> Result<Builder, W::Error> {
         let head = world.head()?;
         let seq = head.seq + 1;
         let first = world.next_attempt()?;
@@ -233,7 +233,7 @@ impl Builder {
     pub(super) fn commit<W: World>(
         mut self,
         world: &mut W,
-        facts: &Facts,
+        facts: &FlushFacts,
         names: &Gathered,
         taken: &DirtySet,
         kept: &DirtySet,

@@ -5,10 +5,10 @@ use super::attributes::OPS_MAX;
 use super::commit::Builder;
 use super::read::{self, FileImage, Part};
 use super::world::{FileError, FileOps, Piece, ReadJob, Record, World};
-use super::{Facts, Report, xattrs};
+use super::{FlushFacts, Report, xattrs};
 use crate::format::limits;
 use crate::format::seal::Span;
-use crate::image::{self, BlockData, PlanError, WholePlan, WholePlanner};
+use crate::image::{self, BlockData, ImageError, WholePlan, WholePlanner};
 use crate::model::{BLOCK_BYTES, Content, FileChange, FileId, Op, Time};
 use crate::signature::{BaseSignature, SignatureWrites, Signatures};
 use crate::tree::{Image, NodeWrites, Nodes, Rules};
@@ -64,7 +64,7 @@ fn no_frames() -> FileError {
     FileError::Beyond { cause: format!("it has more new data than one commit holds, {bytes} GiB") }
 }
 
-fn rules(facts: &Facts) -> Rules {
+fn rules(facts: &FlushFacts) -> Rules {
     Rules { sparse_bytes: facts.limits.sparse_hole_bytes, signature_bytes: facts.limits.signature_file_bytes }
 }
 
@@ -97,7 +97,7 @@ fn blocks(parts: &[Part]) -> impl Iterator<Item = (u64, BlockData<'_>)> {
     })
 }
 
-fn feed<N: Nodes>(planner: &mut WholePlanner<'_, N>, piece: Piece<'_>) -> Result<(), PlanError<N::Error>> {
+fn feed<N: Nodes>(planner: &mut WholePlanner<'_, N>, piece: Piece<'_>) -> Result<(), ImageError<N::Error>> {
     match piece {
         Piece::Bytes { bytes, .. } => planner.bytes(bytes),
         Piece::Hole { len, .. } => planner.hole(len),
@@ -143,7 +143,7 @@ impl Builder {
         job: &ReadJob,
         read: FileImage,
         replaces: Option<FileId>,
-        facts: &Facts,
+        facts: &FlushFacts,
         report: &mut Report,
     ) -> Result<Result<(), FileError>, W::Error> {
         let record = world.record(job.id)?;
@@ -207,7 +207,7 @@ impl Builder {
         job: &ReadJob,
         base: Base,
         parts: &[Part],
-        facts: &Facts,
+        facts: &FlushFacts,
     ) -> Result<Option<Planned>, W::Error> {
         let nodes = Stored { world, id: base.id };
         let index = base.signature.as_ref().map(BaseSignature::index);
@@ -278,7 +278,7 @@ impl Builder {
         world: &mut W,
         job: &ReadJob,
         replaces: Option<FileId>,
-        facts: &Facts,
+        facts: &FlushFacts,
         report: &mut Report,
     ) -> Result<Result<(), FileError>, W::Error> {
         let mut file = match world.open(job) {

@@ -11,7 +11,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::names::Gathered;
 use super::world::World;
-use super::{Facts, Report, first_of};
+use super::{FlushFacts, Report, first_of};
 use crate::model::{FileId, Kind, NameChange};
 
 /// Leaves in the plan the changed names of as many files as have room by `Limits::changes`. The others keep the names that they
@@ -19,7 +19,7 @@ use crate::model::{FileId, Kind, NameChange};
 /// of their own.
 pub(super) fn limit_changes<W: World>(
     world: &mut W,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     names: &mut Gathered,
 ) -> Result<(), W::Error> {
@@ -40,7 +40,7 @@ pub(super) fn limit_changes<W: World>(
 /// Files whose changed names have no room, and directories that have to stay for them.
 fn without_room<W: World>(
     world: &W,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     names: &Gathered,
 ) -> Result<Vec<FileId>, W::Error> {
@@ -92,7 +92,7 @@ struct Waits {
 }
 
 impl Waits {
-    fn of<W: World>(world: &W, facts: &Facts, names: &Gathered) -> Result<Waits, W::Error> {
+    fn of<W: World>(world: &W, facts: &FlushFacts, names: &Gathered) -> Result<Waits, W::Error> {
         let plan = &names.plan;
         let gone: HashSet<FileId> = plan.gone.iter().copied().collect();
         let mut set: HashMap<FileId, Vec<(FileId, &[u8])>> = HashMap::new();

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::commit::Builder;
 use super::world::World;
 use super::xattrs::Told;
-use super::{Facts, Report, mass_delete, names, now_ns};
+use super::{FlushFacts, Report, mass_delete, names, now_ns};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileId, Kind};
 
@@ -15,7 +15,7 @@ pub(super) fn keep_unread<W: World>(
     world: &mut W,
     taken: &DirtySet,
     names: &names::Gathered,
-    facts: &Facts,
+    facts: &FlushFacts,
     builder: &Builder,
     kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
@@ -46,7 +46,7 @@ pub(super) fn keep_unread<W: World>(
 pub(super) fn leave_out<W: World>(
     world: &mut W,
     taken: &DirtySet,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     names: &mut names::Gathered,
     builder: &mut Builder,
@@ -107,7 +107,7 @@ pub(super) fn leave_out<W: World>(
 /// What is not in the commits of a file's attributes is looked at again in the next flush, and told until then.
 pub(super) fn keep_left_out(
     taken: &DirtySet,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     builder: &mut Builder,
     kept: &mut DirtySet,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::world::{Alive, Missing, World};
-use super::{Facts, Report, names};
+use super::{FlushFacts, Report, names};
 use crate::dirty::DirtySet;
 use crate::model::{FileId, Kind, NameChange};
 
@@ -137,7 +137,7 @@ fn weigh_plan<W: World>(world: &W, names: &names::Gathered) -> Result<Weighed, W
 /// excluded from the plan, and all that waits is noted in `names`.
 pub(super) fn guard<W: World>(
     world: &mut W,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     names: &mut names::Gathered,
 ) -> Result<(), W::Error> {
@@ -167,7 +167,7 @@ pub(super) fn replaced<W: World>(world: &W, names: &names::Gathered) -> Result<B
 
 /// Takes the removals that wait out of the plan; their topmost names are looked at again by the next flush. How many such
 /// names there are.
-pub(super) fn hold<W: World>(world: &W, facts: &Facts, names: &mut names::Gathered) -> Result<u64, W::Error> {
+pub(super) fn hold<W: World>(world: &W, facts: &FlushFacts, names: &mut names::Gathered) -> Result<u64, W::Error> {
     if names.held_back.is_empty() {
         return Ok(0);
     }

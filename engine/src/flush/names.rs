@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::world::{Alive, Entry, Known, Listed, Missing, Moved, Named, Record, Unknown, World};
-use super::{Facts, Report};
+use super::{FlushFacts, Report};
 use crate::dirty::{DirtySet, Marks};
 use crate::format::limits;
 use crate::model::{FileId, InodeId, Kind, NameChange};
@@ -132,7 +132,7 @@ impl Gathered {
     pub fn exclude<W: World>(
         &mut self,
         world: &mut W,
-        facts: &Facts,
+        facts: &FlushFacts,
         excluded: &HashSet<FileId>,
     ) -> Result<(), W::Error> {
         let mut lookup = Answers { world, asked: &mut self.asked };
@@ -149,7 +149,7 @@ const ROUNDS_MAX: u32 = 8;
 pub fn gather<W: World>(
     world: &mut W,
     taken: &DirtySet,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     kept: &mut DirtySet,
 ) -> Result<Gathered, W::Error> {

@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::world::{Missing, World};
-use super::{Facts, Report, names};
+use super::{FlushFacts, Report, names};
 use crate::model::{FileId, Kind, NameChange};
 
 /// Leaves in the plan as many removals as `Limits::removals` says, files before the directories that they are in. What is
 /// left out stays in the commits for now, and its topmost names go on waiting for their removal.
 pub(super) fn limit_removals<W: World>(
     world: &W,
-    facts: &Facts,
+    facts: &FlushFacts,
     report: &mut Report,
     names: &mut names::Gathered,
 ) -> Result<(), W::Error> {

@@ -261,7 +261,7 @@ pub trait World {
     type File: FileOps;
 
     /// A file's content could not be planned: its nodes cannot be read, or do not fit its record.
-    fn plan_error(error: crate::image::PlanError<Self::Error>) -> Self::Error;
+    fn plan_error(error: crate::image::ImageError<Self::Error>) -> Self::Error;
 
     /// Entries of a directory of the tree, each with its `statx`.
     fn list(&mut self, dir: FileId) -> Result<Listed, Self::Error>;

@@ -9,9 +9,9 @@ use super::era::CheckpointRef;
 use super::page::{self, FileEntry, Page};
 use super::parts::{delta, put_delta, put_standing, put_time, standing, time, version_of};
 use super::{Key, MAGIC_CHECKPOINT, VERSION, limits};
+use crate::extent_map::ExtentMap;
 use crate::manifest::{FileParts, Manifest, ManifestError, Position};
 use crate::model::{FileId, Hash, Id, Seq};
-use crate::rope::Rope;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -71,9 +71,9 @@ pub fn write<E: From<EncodeError>>(
     let mut files: Vec<_> = Vec::new();
     let mut iter = manifest.files().peekable();
     while let Some((id, file)) = iter.next() {
-        let paged = file.rope.extent_count() > EXTENTS_WITH_FILE;
+        let paged = file.extent_map.extent_count() > EXTENTS_WITH_FILE;
         if paged {
-            for (start, extents) in cut(&file.rope) {
+            for (start, extents) in cut(&file.extent_map) {
                 let hash = page(page::encode_extents(id, start, &extents)?)?;
                 root.extents.push((id, start, hash));
             }
@@ -111,11 +111,11 @@ fn ends_page(parent: FileId, name: &[u8]) -> bool {
     u32::from_le_bytes([a, b, c, d]).trailing_zeros() >= NAME_CUT_BITS
 }
 
-/// Cuts a rope at multiples of a width that changes only when size or extent count double.
-fn cut(rope: &Rope) -> impl Iterator<Item = (u64, Vec<crate::rope::Extent>)> + '_ {
-    let pages = (rope.extent_count() as u64).div_ceil(EXTENTS_A_PAGE).next_power_of_two();
-    let width = (rope.size() / pages).checked_next_power_of_two().unwrap_or(u64::MAX).max(1);
-    (0..rope.size().div_ceil(width)).map(move |n| (n * width, rope.slice(n * width, width)))
+/// Cuts a extent_map at multiples of a width that changes only when size or extent count double.
+fn cut(extent_map: &ExtentMap) -> impl Iterator<Item = (u64, Vec<crate::extent_map::Extent>)> + '_ {
+    let pages = (extent_map.extent_count() as u64).div_ceil(EXTENTS_A_PAGE).next_power_of_two();
+    let width = (extent_map.size() / pages).checked_next_power_of_two().unwrap_or(u64::MAX).max(1);
+    (0..extent_map.size().div_ceil(width)).map(move |n| (n * width, extent_map.slice(n * width, width)))
 }
 
 impl CheckpointRoot {
@@ -206,12 +206,14 @@ pub fn load<E: From<LoadError>>(
     root: &CheckpointRoot,
     mut fetch: impl FnMut(&Hash) -> Result<Vec<u8>, E>,
 ) -> Result<Manifest, E> {
-    let mut ropes: BTreeMap<FileId, Rope> = BTreeMap::new();
+    let mut extent_maps: BTreeMap<FileId, ExtentMap> = BTreeMap::new();
     for (id, start, hash) in &root.extents {
-        let rope = ropes.entry(*id).or_default();
+        let extent_map = extent_maps.entry(*id).or_default();
         match decoded(hash, &fetch(hash)?)? {
-            Page::Extents { id: found, start: at, extents } if found == *id && at == *start && at == rope.size() => {
-                extents.into_iter().for_each(|e| rope.push(e));
+            Page::Extents { id: found, start: at, extents }
+                if found == *id && at == *start && at == extent_map.size() =>
+            {
+                extents.into_iter().for_each(|e| extent_map.push(e));
             }
             _ => return Err(wrong("page of extents")),
         }
@@ -219,19 +221,19 @@ pub fn load<E: From<LoadError>>(
     let mut files = Vec::new();
     for (range, hash) in &root.files {
         let Page::Files(entries) = decoded(hash, &fetch(hash)?)? else { return Err(wrong("page of files")) };
-        for FileEntry { id, meta, root, size, rope } in entries {
+        for FileEntry { id, meta, root, size, extent_map } in entries {
             if id.0 / FILES_A_PAGE != *range {
                 return Err(wrong("file id in its page"));
             }
-            let rope = match rope {
-                Some(rope) => rope,
-                None => ropes.remove(&id).ok_or_else(|| wrong("extents of a file"))?,
+            let extent_map = match extent_map {
+                Some(extent_map) => extent_map,
+                None => extent_maps.remove(&id).ok_or_else(|| wrong("extents of a file"))?,
             };
-            same_number("file size", rope.size(), size).map_err(LoadError::from)?;
-            files.push((id, FileParts { meta, root, rope }));
+            same_number("file size", extent_map.size(), size).map_err(LoadError::from)?;
+            files.push((id, FileParts { meta, root, extent_map }));
         }
     }
-    if !ropes.is_empty() {
+    if !extent_maps.is_empty() {
         return Err(wrong("extents without a file"));
     }
     let mut names = Vec::new();

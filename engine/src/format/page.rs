@@ -6,9 +6,9 @@ use super::codec::{DecodeError, EncodeError, Reader, Writer, below, head};
 use super::content::{HOLE, LITERAL_AT, LITERAL_NEXT, LITERAL_ON, check_frame_bytes, check_run, op_head, put_op};
 use super::parts::{delta, meta, name, object, put_delta, put_meta, put_name, put_object};
 use super::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, VERSION, limits};
+use crate::extent_map::{Extent, ExtentMap, Source};
 use crate::manifest::File;
 use crate::model::{DataRef, FileId, Hash, Kind, Meta, ObjectRef, Root};
-use crate::rope::{Extent, Rope, Source};
 
 const FILES: u8 = 0;
 const NAMES: u8 = 1;
@@ -26,7 +26,7 @@ pub struct FileEntry {
     pub root: Option<Root>,
     pub size: u64,
     /// `None`: the extents are in pages of their own.
-    pub rope: Option<Rope>,
+    pub extent_map: Option<ExtentMap>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub(super) fn encode_files(files: &[(FileId, &File, bool)]) -> Result<Vec<u8>, E
         w.put(&hash);
         w.varint(file.size());
         if !paged {
-            put_extents(&mut w, file.rope.extents().map(|(_, e)| e), file.rope.extent_count())?;
+            put_extents(&mut w, file.extent_map.extents().map(|(_, e)| e), file.extent_map.extent_count())?;
         }
     }
     end(w)
@@ -136,7 +136,7 @@ fn files(r: &mut Reader<'_>, version: u8) -> Result<Vec<FileEntry>, DecodeError>
         let id = FileId(id);
         let meta = meta(r, 0, version)?;
         if meta.kind != Kind::File {
-            out.push(FileEntry { id, meta, root: None, size: 0, rope: Some(Rope::default()) });
+            out.push(FileEntry { id, meta, root: None, size: 0, extent_map: Some(ExtentMap::default()) });
             continue;
         }
         let flags = r.u8("kind of root")?;
@@ -147,8 +147,9 @@ fn files(r: &mut Reader<'_>, version: u8) -> Result<Vec<FileEntry>, DecodeError>
             found => return Err(DecodeError::Tag { field: "kind of root", found: u64::from(found) }),
         };
         let size = r.bounded("file size", limits::SIZE)?;
-        let rope = if flags & PAGED == 0 { Some(extents(r, &mut extents_left)?.into_iter().collect()) } else { None };
-        out.push(FileEntry { id, meta, root: Some(root), size, rope });
+        let extent_map =
+            if flags & PAGED == 0 { Some(extents(r, &mut extents_left)?.into_iter().collect()) } else { None };
+        out.push(FileEntry { id, meta, root: Some(root), size, extent_map });
     }
     Ok(out)
 }

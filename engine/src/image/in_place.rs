@@ -3,7 +3,7 @@
 //! Memory follows the blocks that are given and changed: their bytes, and at most one node of 16 KiB (and one
 //! signature group of 14 KiB) for each group of 512 they lie in.
 
-use super::PlanError;
+use super::ImageError;
 use crate::block::{self, BLOCK_LEN, GROUP_BLOCKS};
 use crate::delta::Ops;
 use crate::model::{BLOCK_BYTES, Content, FileId};
@@ -47,7 +47,7 @@ pub fn plan_in_place<'a, N, S>(
     new_size: u64,
     blocks: impl IntoIterator<Item = (u64, BlockData<'a>)>,
     rules: Rules,
-) -> Result<Option<Plan>, PlanError<N::Error>>
+) -> Result<Option<Plan>, ImageError<N::Error>>
 where
     N: Nodes,
     S: Signatures<Error = N::Error>,
@@ -56,13 +56,13 @@ where
     let mut tree = Update::begin(nodes, old, new_size, rules)?;
     let mut signer = Signer::begin(signatures, &old, new_size, rules);
     let mut tails = block::tails(old.size, new_size).into_iter().flatten().peekable();
-    let missing = |index| PlanError::MissingTail { index, old_size: old.size, new_size };
+    let missing = |index| ImageError::MissingTail { index, old_size: old.size, new_size };
     let mut ops = Ops::default();
     let (mut at, mut before) = (0, None);
     let (mut changed_blocks, mut trimmed_blocks) = (0, 0);
     for (index, data) in blocks {
         if let Some(before) = before.replace(index).filter(|before| *before >= index) {
-            return Err(PlanError::Order { before, index });
+            return Err(ImageError::Order { before, index });
         }
         if let Some(tail) = tails.next_if(|tail| *tail <= index)
             && tail < index
@@ -72,7 +72,7 @@ where
         let len = block::len(new_size, index);
         let bytes = match data {
             BlockData::Bytes(bytes) if bytes.len() < len => {
-                return Err(PlanError::ShortBlock { index, got: bytes.len(), want: len });
+                return Err(ImageError::ShortBlock { index, got: bytes.len(), want: len });
             }
             BlockData::Bytes(bytes) => Some(&bytes[..len]),
             BlockData::Hole => None,
@@ -145,7 +145,7 @@ impl<'s, S: Signatures> Signer<'s, S> {
         Signer { stored, old: *old, new_size, signed, open: None, writes: SignatureWrites::new() }
     }
 
-    fn set(&mut self, index: u64, bytes: Option<&[u8]>) -> Result<(), PlanError<S::Error>> {
+    fn set(&mut self, index: u64, bytes: Option<&[u8]>) -> Result<(), ImageError<S::Error>> {
         if self.signed {
             self.open(index / GROUP_BLOCKS)?;
         }
@@ -158,7 +158,7 @@ impl<'s, S: Signatures> Signer<'s, S> {
         Ok(())
     }
 
-    fn open(&mut self, group: u64) -> Result<(), PlanError<S::Error>> {
+    fn open(&mut self, group: u64) -> Result<(), ImageError<S::Error>> {
         if self.open.as_ref().is_some_and(|(open, _)| *open == group) {
             return Ok(());
         }
@@ -169,7 +169,7 @@ impl<'s, S: Signatures> Signer<'s, S> {
             Some(Some(entries)) => entries.clone(),
             _ if had == 0 => Vec::new(),
             _ => {
-                let stored = self.stored.get(group).map_err(|source| PlanError::Signature { group, source })?;
+                let stored = self.stored.get(group).map_err(|source| ImageError::Signature { group, source })?;
                 let stored = stored.unwrap_or_default();
                 if stored.len() != had * ENTRY_BYTES {
                     // A file without a signature is sent as literals: worse, but never wrong.
@@ -190,7 +190,7 @@ impl<'s, S: Signatures> Signer<'s, S> {
         }
     }
 
-    fn finish(mut self) -> Result<(bool, SignatureWrites), PlanError<S::Error>> {
+    fn finish(mut self) -> Result<(bool, SignatureWrites), ImageError<S::Error>> {
         let (had, has) = (block::groups(self.old.size), block::groups(self.new_size));
         if self.signed && self.old.size != self.new_size {
             // The old tail's group was cut or grew, the ones behind it are new.

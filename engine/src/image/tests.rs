@@ -288,12 +288,12 @@ fn a_caller_that_forgets_a_tail_is_told() {
     };
     static DATA: [u8; BLOCK_LEN] = [1; BLOCK_LEN];
     let block = |index| (index, BlockData::Bytes(&DATA));
-    assert!(matches!(at(20_000, vec![block(4)]), PlanError::MissingTail { index: 2, .. }));
-    assert!(matches!(at(20_000, vec![block(2)]), PlanError::MissingTail { index: 4, .. }));
-    assert!(matches!(at(5000, vec![]), PlanError::MissingTail { index: 1, old_size: 10_000, new_size: 5000 }));
-    assert!(matches!(at(10_000, vec![block(1), block(1)]), PlanError::Order { before: 1, index: 1 }));
+    assert!(matches!(at(20_000, vec![block(4)]), ImageError::MissingTail { index: 2, .. }));
+    assert!(matches!(at(20_000, vec![block(2)]), ImageError::MissingTail { index: 4, .. }));
+    assert!(matches!(at(5000, vec![]), ImageError::MissingTail { index: 1, old_size: 10_000, new_size: 5000 }));
+    assert!(matches!(at(10_000, vec![block(1), block(1)]), ImageError::Order { before: 1, index: 1 }));
     let short = (0, BlockData::Bytes(&DATA[1..]));
-    assert!(matches!(at(10_000, vec![short]), PlanError::ShortBlock { index: 0, got: 4095, want: 4096 }));
+    assert!(matches!(at(10_000, vec![short]), ImageError::ShortBlock { index: 0, got: 4095, want: 4096 }));
 }
 
 #[test]

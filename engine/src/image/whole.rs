@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::PlanError;
+use super::ImageError;
 use crate::block::{self, BLOCK_LEN, FAN, GROUP_BLOCKS, GROUP_BYTES, GROUP_LEN};
 use crate::delta::{Differ, Ops};
 use crate::model::{BLOCK_BYTES, FileId, Op, Root};
@@ -18,7 +18,7 @@ use crate::tree::{
     group_value, load, walk_present,
 };
 
-type Res<T, N> = Result<T, PlanError<<N as Nodes>::Error>>;
+type Res<T, N> = Result<T, ImageError<<N as Nodes>::Error>>;
 
 /// The committed content that copies may read: the file's own, or of the file whose place it takes.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! Applying one commit: all checks first, names undone if the tree would not be one, then the change.
 
 use super::{Entries, File, Manifest, ManifestError, Position};
+use crate::extent_map::{ExtentMap, RopeError};
 use crate::format::commit::{Commit, Header};
 use crate::format::is_entry_name;
 use crate::model::{ChangeSet, Content, FileId, Hash, Kind, NameChange, Standing, Stored};
-use crate::rope::{Rope, RopeError};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What has been changed already, to be taken back in reverse order.
@@ -33,8 +33,8 @@ impl Manifest {
             }
             if let Some(content) = &change.content {
                 match built.remove(&change.id) {
-                    Some(rope) => file.rope = rope,
-                    None => file.rope.edit(&content.ops, content.size).map_err(of(change.id))?,
+                    Some(extent_map) => file.extent_map = extent_map,
+                    None => file.extent_map.edit(&content.ops, content.size).map_err(of(change.id))?,
                 }
                 file.root = Some(content.root);
             }
@@ -80,8 +80,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// Checks the files' part and builds the ropes that are not edits of the file's own.
-    fn check_files(&self, changes: &ChangeSet<Stored>) -> Result<BTreeMap<FileId, Rope>, ManifestError> {
+    /// Checks the files' part and builds the extent_maps that are not edits of the file's own.
+    fn check_files(&self, changes: &ChangeSet<Stored>) -> Result<BTreeMap<FileId, ExtentMap>, ManifestError> {
         let mut seen = HashSet::new();
         let mut built = BTreeMap::new();
         for change in &changes.files {
@@ -103,8 +103,8 @@ impl Manifest {
                 None if kind == Kind::File && known.is_none() => return Err(ManifestError::NoContent { id }),
                 None => {}
                 Some(content) => {
-                    if let Some(rope) = self.check_content(id, content)? {
-                        built.insert(id, rope);
+                    if let Some(extent_map) = self.check_content(id, content)? {
+                        built.insert(id, extent_map);
                     }
                 }
             }
@@ -120,23 +120,23 @@ impl Manifest {
         Ok(built)
     }
 
-    fn check_content(&self, id: FileId, content: &Content<Stored>) -> Result<Option<Rope>, ManifestError> {
+    fn check_content(&self, id: FileId, content: &Content<Stored>) -> Result<Option<ExtentMap>, ManifestError> {
         let base = match content.base {
             None => None,
             Some(base) => Some(self.files.get(&base).ok_or(ManifestError::Unknown { id: base })?),
         };
         if content.base == Some(id) {
             let size = base.map_or(0, File::size);
-            return Rope::check(&content.ops, content.size, size).map(|()| None).map_err(of(id));
+            return ExtentMap::check(&content.ops, content.size, size).map(|()| None).map_err(of(id));
         }
-        Rope::build(base.map(|f| &f.rope), &content.ops, content.size).map(Some).map_err(of(id))
+        ExtentMap::build(base.map(|f| &f.extent_map), &content.ops, content.size).map(Some).map_err(of(id))
     }
 
     fn change_tree(&mut self, changes: &ChangeSet<Stored>, undo: &mut Vec<Undo>) -> Result<(), ManifestError> {
         let mut touched: BTreeSet<FileId> = changes.gone.iter().copied().collect();
         for change in &changes.files {
             if let (false, Some(meta)) = (self.files.contains_key(&change.id), &change.meta) {
-                let file = File { meta: meta.clone(), root: None, rope: Rope::default(), links: Vec::new() };
+                let file = File { meta: meta.clone(), root: None, extent_map: ExtentMap::default(), links: Vec::new() };
                 self.files.insert(change.id, file);
                 undo.push(Undo::Inserted(change.id));
                 touched.insert(change.id);
@@ -241,10 +241,10 @@ impl Manifest {
         let mut manifest = Manifest { position, files: BTreeMap::new(), dirs: BTreeMap::<FileId, Entries>::new() };
         for (id, parts) in files {
             let kind = parts.meta.kind;
-            if parts.root.is_some() != (kind == Kind::File) || (kind != Kind::File && parts.rope.size() > 0) {
+            if parts.root.is_some() != (kind == Kind::File) || (kind != Kind::File && parts.extent_map.size() > 0) {
                 return Err(ManifestError::NotRegular { id, kind });
             }
-            let file = File { meta: parts.meta, root: parts.root, rope: parts.rope, links: Vec::new() };
+            let file = File { meta: parts.meta, root: parts.root, extent_map: parts.extent_map, links: Vec::new() };
             if manifest.files.insert(id, file).is_some() {
                 return Err(ManifestError::Twice { id });
             }

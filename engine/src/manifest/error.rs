@@ -1,7 +1,7 @@
 //! Why a commit does not fit the state it is applied to.
 
+use crate::extent_map::RopeError;
 use crate::model::{FileId, Hash, Id, Kind, Seq, Time};
-use crate::rope::RopeError;
 use thiserror::Error;
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

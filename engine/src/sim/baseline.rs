@@ -8,7 +8,7 @@ use super::run::{Failure, facts};
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
 use crate::flush::world::World;
-use crate::flush::{self, Facts, Limits, Report, Steps};
+use crate::flush::{self, FlushFacts, Limits, Report, Steps};
 use crate::format::Key;
 use crate::format::commit;
 use crate::model::{InodeId, Seq};
@@ -82,7 +82,7 @@ fn round(world: &mut SimWorld, number: u64, seed: u64, eager: bool) -> Result<()
         taken.add(*ino, marks, number);
     }
     let facts = facts(number, seed, Steps::ALL, 2);
-    let facts = Facts { baseline: eager, limits: Limits { files: 2, ..facts.limits }, ..facts };
+    let facts = FlushFacts { baseline: eager, limits: Limits { files: 2, ..facts.limits }, ..facts };
     flush::flush(world, &taken, &facts, &mut Report::default()).map(|_| ())
 }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::files::ROOT;
 use super::run::Failure;
 use super::world::SimWorld;
+use crate::extent_map::Source;
 use crate::format::commit::{self, Expect};
 use crate::format::{Key, frame};
 use crate::manifest::Manifest;
 use crate::model::{FileId, Id, Kind, ObjectRef, Root, Seq};
-use crate::rope::Source;
 
 pub(super) const VOLUME: Id = [5; 16];
 
@@ -50,7 +50,7 @@ pub(super) fn replay_to(world: &SimWorld, last: Seq) -> Result<Manifest, Failure
 fn content(world: &SimWorld, manifest: &Manifest, id: FileId) -> Result<Vec<u8>, Failure> {
     let file = manifest.get(id).ok_or_else(|| Failure::Replay(format!("no file {id}")))?;
     let mut bytes = Vec::new();
-    for (_, extent) in file.rope.extents() {
+    for (_, extent) in file.extent_map.extents() {
         match extent.source {
             Source::Hole => bytes.resize(bytes.len() + extent.len as usize, 0),
             Source::Data(at) => {

@@ -6,7 +6,7 @@ use super::check;
 use super::files::ROOT;
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
-use crate::flush::{self, Facts, Limits, MaxDelete, Outcome, Report, Steps};
+use crate::flush::{self, FlushFacts, Limits, MaxDelete, Outcome, Report, Steps};
 use crate::model::{Kind, Time};
 
 /// What a run found wrong.
@@ -39,11 +39,11 @@ fn few_changes(seed: u64) -> bool {
     seed % 6 == 5
 }
 
-pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> Facts {
+pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushFacts {
     let mut commit_id = [0; 16];
     commit_id[..8].copy_from_slice(&round.to_le_bytes());
     commit_id[8..].copy_from_slice(&seed.to_le_bytes());
-    Facts {
+    FlushFacts {
         volume: check::VOLUME,
         writer: check::WRITER,
         epoch: 1,
@@ -94,7 +94,7 @@ pub(super) fn round(
         world.scanned(&mut taken, round);
     }
     let mut report = Report::default();
-    let facts = Facts { compare: scans, ..facts(round, seed, steps, files) };
+    let facts = FlushFacts { compare: scans, ..facts(round, seed, steps, files) };
     let (outcome, kept) = flush::flush(world, &taken, &facts, &mut report)?;
     if kept.oldest_ns() == Some(0) {
         return Err(SimError::Tree("a mark waits since 1970".into()));

@@ -243,7 +243,7 @@ impl World for SimWorld {
     type Error = SimError;
     type File = SimFile;
 
-    fn plan_error(error: crate::image::PlanError<SimError>) -> SimError {
+    fn plan_error(error: crate::image::ImageError<SimError>) -> SimError {
         SimError::Tree(error.to_string())
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use engine::format::{Key, frame};
 use engine::model::{DataRef, Op, Seq};
 use serde_json::json;
-use tracker::repository as reading;
+use tracker::repository;
 use tracker::store::local::Local;
 
 use super::process::{Place, VOLUME};
@@ -134,7 +134,7 @@ fn write(path: &Path, seconds: u64) -> Outcome<Vec<Write>> {
 
 /// For each write the nanoseconds until its commit.
 fn windows(place: &Place, writes: &[Write], before: Seq) -> Outcome<Vec<f64>> {
-    let reader = reading::open(Arc::new(Local::open(&place.store, tracker::store::Make::Nothing)?), VOLUME)?;
+    let reader = repository::open(Arc::new(Local::open(&place.store, tracker::store::Make::Nothing)?), VOLUME)?;
     // Writes that wait for their commit, by block, in order.
     let mut waiting: HashMap<u64, Vec<u64>> = HashMap::new();
     for (number, write) in (1..).zip(writes) {
@@ -162,7 +162,7 @@ fn windows(place: &Place, writes: &[Write], before: Seq) -> Outcome<Vec<f64>> {
 }
 
 /// Blocks that a commit carries as literals, with their stamps.
-fn stamps(place: &Place, reader: &reading::Reader, seq: Seq) -> Outcome<Vec<(u64, u64)>> {
+fn stamps(place: &Place, reader: &repository::Reader, seq: Seq) -> Outcome<Vec<(u64, u64)>> {
     let (commit, _, _) = reader.commit(seq)?;
     let mut found = Vec::new();
     for content in commit.changes.files.iter().filter_map(|file| file.content.as_ref()) {

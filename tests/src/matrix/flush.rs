@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::extent_map::Source;
 use engine::manifest::Manifest;
 use engine::model::{ObjectRef, Seq};
-use engine::rope::Source;
 use tracker::capture::BackEnd;
-use tracker::repository as reading;
+use tracker::repository;
 use tracker::repository::Reader;
 use tracker::store::local::Local;
 
@@ -186,7 +186,7 @@ pub fn differences(volume: &Volume, name: &str) -> Vec<String> {
 
 fn reader(volume: &Volume) -> Reader {
     let store = Local::open(&volume.store, tracker::store::Make::Nothing).expect("the store");
-    reading::open(Arc::new(store), &volume.name).expect("the volume")
+    repository::open(Arc::new(store), &volume.name).expect("the volume")
 }
 
 /// Bytes in the newest state that commits after `since` brought, by cell.
@@ -200,7 +200,7 @@ fn costs(volume: &Volume, since: Seq) -> BTreeMap<String, u64> {
         };
         let brought = |source: Source| matches!(source, Source::Data(at) if fresh(at.object));
         let bytes: u64 =
-            file.rope.extents().filter(|(_, extent)| brought(extent.source)).map(|(_, extent)| extent.len).sum();
+            file.extent_map.extents().filter(|(_, extent)| brought(extent.source)).map(|(_, extent)| extent.len).sum();
         if let Some(cell) = cell_of(&manifest, id) {
             *out.entry(cell).or_default() += bytes;
         }

@@ -48,7 +48,7 @@ impl BackEnd {
 
 /// What is known about kernel and binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct KernelFacts {
     /// Whether the process may load programs.
     pub privileged: bool,
     /// Whether the binary carries the kernel object.
@@ -63,7 +63,7 @@ pub struct Facts {
     pub only: Option<BackEnd>,
 }
 
-impl Facts {
+impl KernelFacts {
     /// Those of the running kernel and this process. Tries one program of each kind, which is attached for a moment and
     /// marks nothing.
     #[must_use]
@@ -123,7 +123,7 @@ impl Choice {
 
 /// The best back end that these facts allow.
 #[must_use]
-pub fn choose(facts: &Facts) -> Choice {
+pub fn choose(facts: &KernelFacts) -> Choice {
     let mut reasons = Vec::new();
     for back_end in BackEnd::WITH_PROGRAMS {
         match obstacle(facts, back_end) {
@@ -139,7 +139,7 @@ pub fn choose(facts: &Facts) -> Choice {
 }
 
 /// What speaks against a back end with programs.
-fn obstacle(facts: &Facts, back_end: BackEnd) -> Option<String> {
+fn obstacle(facts: &KernelFacts, back_end: BackEnd) -> Option<String> {
     if let Some(only) = facts.only.filter(|only| *only != back_end) {
         return Some(format!("{} was asked for", only.name()));
     }
@@ -163,10 +163,10 @@ fn obstacle(facts: &Facts, back_end: BackEnd) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BackEnd, Facts, choose};
+    use super::{BackEnd, KernelFacts, choose};
 
-    fn good() -> Facts {
-        Facts {
+    fn good() -> KernelFacts {
+        KernelFacts {
             privileged: true,
             object: true,
             layout_problem: None,
@@ -180,11 +180,11 @@ mod tests {
     fn the_best_is_taken_when_nothing_speaks_against_it() {
         assert_eq!(choose(&good()).back_end, BackEnd::Fentry);
         let no = |which: BackEnd| (which, "no".to_owned());
-        let without_fentry = Facts { against: vec![no(BackEnd::Fentry)], ..good() };
+        let without_fentry = KernelFacts { against: vec![no(BackEnd::Fentry)], ..good() };
         assert_eq!(choose(&without_fentry).back_end, BackEnd::Kprobe);
-        let tracepoints = Facts { against: vec![no(BackEnd::Fentry), no(BackEnd::Kprobe)], ..good() };
+        let tracepoints = KernelFacts { against: vec![no(BackEnd::Fentry), no(BackEnd::Kprobe)], ..good() };
         assert_eq!(choose(&tracepoints).back_end, BackEnd::Tracepoint);
-        let nothing = Facts { missing: vec!["ctime_ns_xchg"], ..tracepoints };
+        let nothing = KernelFacts { missing: vec!["ctime_ns_xchg"], ..tracepoints };
         let choice = choose(&nothing);
         assert_eq!(choice.back_end, BackEnd::Scan);
         assert_eq!(choice.reasons.len(), 4, "every back end has its reason: {choice:?}");
@@ -192,14 +192,14 @@ mod tests {
 
     #[test]
     fn missing_tracepoints_speak_against_the_tracepoint_back_end_alone() {
-        assert_eq!(choose(&Facts { missing: vec!["ctime_ns_xchg"], ..good() }).back_end, BackEnd::Fentry);
+        assert_eq!(choose(&KernelFacts { missing: vec!["ctime_ns_xchg"], ..good() }).back_end, BackEnd::Fentry);
     }
 
     #[test]
     fn one_that_is_asked_for_is_taken_or_none() {
-        let wanted = Facts { only: Some(BackEnd::Kprobe), ..good() };
+        let wanted = KernelFacts { only: Some(BackEnd::Kprobe), ..good() };
         assert_eq!(choose(&wanted).back_end, BackEnd::Kprobe);
-        let refused = Facts { against: vec![(BackEnd::Kprobe, "no".into())], ..wanted };
+        let refused = KernelFacts { against: vec![(BackEnd::Kprobe, "no".into())], ..wanted };
         assert_eq!(choose(&refused).back_end, BackEnd::Scan);
     }
 
@@ -207,10 +207,10 @@ mod tests {
     fn every_single_obstacle_leads_to_scan_and_is_named() {
         let only = Some(BackEnd::Tracepoint);
         let cases = [
-            (Facts { object: false, ..good() }, "object"),
-            (Facts { privileged: false, ..good() }, "root"),
-            (Facts { layout_problem: Some("no member i_sb".into()), ..good() }, "i_sb"),
-            (Facts { missing: vec!["ctime_ns_xchg"], only, ..good() }, "ctime_ns_xchg"),
+            (KernelFacts { object: false, ..good() }, "object"),
+            (KernelFacts { privileged: false, ..good() }, "root"),
+            (KernelFacts { layout_problem: Some("no member i_sb".into()), ..good() }, "i_sb"),
+            (KernelFacts { missing: vec!["ctime_ns_xchg"], only, ..good() }, "ctime_ns_xchg"),
         ];
         for (facts, word) in cases {
             let choice = choose(&facts);

@@ -15,7 +15,7 @@ use common::{
 
 use super::{
     BackEnd, CaptureConfig, CaptureError, Started, Why,
-    choose::{Choice, Facts, choose},
+    choose::{Choice, KernelFacts, choose},
     drain::Drained,
     health::Seen,
     layout::KernelTypes,
@@ -96,7 +96,7 @@ impl Capture {
     /// When there is none: the reasons, one per back end.
     pub fn start_best(
         config: &CaptureConfig,
-        mut facts: Facts,
+        mut facts: KernelFacts,
         mut prove: impl FnMut(&mut Self) -> Result<(), String>,
     ) -> Result<(Self, Started), Choice> {
         loop {
@@ -138,7 +138,7 @@ impl Capture {
     ///
     /// # Errors
     /// As `start`, and when there is no back end.
-    pub fn start_private(config: &CaptureConfig, facts: Facts) -> Result<Self, CaptureError> {
+    pub fn start_private(config: &CaptureConfig, facts: KernelFacts) -> Result<Self, CaptureError> {
         mounts::ensure_bpffs(&config.pin_dir)?;
         let parent = config.pin_dir.parent().unwrap_or(&config.pin_dir);
         let failed = |what| move |source: io::Error| CaptureError::File { what, path: parent.to_owned(), source };

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Global, Out};
 use crate::config::{self, parse_listen};
-use crate::daemon::service as serve;
+use crate::daemon::service;
 use crate::error::{AppError, ExitCode};
 
 /// Protect all volumes of a configuration file. SIGHUP reads it again.
@@ -38,5 +38,5 @@ pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<E
     if let Some(first) = refused.into_iter().next() {
         return Err(first.into());
     }
-    serve::run(&config, &state_dir, out)
+    service::run(&config, &state_dir, out)
 }

@@ -48,7 +48,7 @@ struct Line<'a> {
 
 pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let facts = gather::machine(&global.state_dir()?);
-    let mut kernel = choose::Facts::gather();
+    let mut kernel = choose::KernelFacts::gather();
     if kernel.layout_problem.is_none() {
         kernel.layout_problem = facts.obstacle();
     }

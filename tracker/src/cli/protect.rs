@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use engine::audit::Rate;
+use engine::scrub::Rate;
 
 use super::{Global, Out};
 use crate::config::process::{parse_lease, parse_memory, parse_stop_timeout};
 use crate::config::{
-    Allow, CUT_UNAVAILABLE, Capture, Config, Consistency, INTERVAL_DEFAULT, KernelMap, MAX_DELETE_DEFAULT, MaxDelete,
-    ProcessConfig, Replaced, VolumeConfig, default_maps, guard, parse_audit, parse_interval, parse_listen,
-    parse_map_entries,
+    Allow, CUT_UNAVAILABLE, CaptureMode, Config, Consistency, INTERVAL_DEFAULT, KernelMap, MAX_DELETE_DEFAULT,
+    MaxDelete, ProcessConfig, Replaced, VolumeConfig, default_maps, guard, parse_interval, parse_listen,
+    parse_map_entries, parse_scrub,
 };
-use crate::daemon::service as serve;
+use crate::daemon::service;
 use crate::error::{AppError, ExitCode};
 use crate::repository::location;
 use crate::store::StoreUrl;
@@ -34,14 +34,14 @@ pub struct ProtectArgs {
     pub interval: Option<Duration>,
     /// Which capture back end to take.
     #[arg(long, value_enum, default_value_t)]
-    pub capture: Capture,
+    pub capture: CaptureMode,
     /// How the blocks of one commit relate in time.
     #[arg(long, value_enum, default_value_t)]
     pub consistency: Consistency,
     /// How much of the volume is read again in an hour to find changes that capture has missed: a percentage, or off
     /// [default: 1%].
-    #[arg(long, value_name = "PERCENT", value_parser = parse_audit)]
-    pub audit: Option<Rate>,
+    #[arg(long, value_name = "PERCENT", value_parser = parse_scrub)]
+    pub scrub: Option<Rate>,
     /// My word that no other host writes this volume: accept a store that cannot refuse a second writer.
     #[arg(long)]
     pub single_writer: bool,
@@ -89,7 +89,7 @@ pub(super) fn run(args: &ProtectArgs, global: &Global, out: &mut Out) -> Result<
     if let Some(first) = refused.into_iter().next() {
         return Err(first.into());
     }
-    serve::run(&config, &state_dir, out)
+    service::run(&config, &state_dir, out)
 }
 
 fn config(args: &ProtectArgs) -> Result<Config, AppError> {
@@ -115,14 +115,14 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
         s3 @ StoreUrl::S3 { .. } => s3.clone(),
     };
     let interval = args.interval.unwrap_or(INTERVAL_DEFAULT);
-    let audit = args.audit.unwrap_or(Rate::DEFAULT);
+    let scrub = args.scrub.unwrap_or(Rate::DEFAULT);
     let volume = VolumeConfig {
         name,
         source,
         store,
         interval,
         capture: args.capture,
-        audit,
+        scrub,
         single_writer: args.single_writer,
         create: args.create,
         replaced: args.replaced,

@@ -13,7 +13,7 @@ use super::{Global, Out};
 use crate::config::guard;
 use crate::error::{AppError, ExitCode};
 use crate::quoting::quote_path;
-use crate::repository as reading;
+use crate::repository;
 use crate::repository::location::VolumeRef;
 use crate::repository::{Failure, Older, ReadError, Reader, RestoreOptions};
 use crate::source::target::{Bounded, Shortfall, Warning, remove_areas};
@@ -61,7 +61,7 @@ pub struct RestoreArgs {
 
 /// What a restore did, or with `dry_run` would do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(super) struct RestoreReport {
+pub(super) struct RestoreAnswer {
     pub seq: u64,
     /// RFC 3339.
     pub time: String,
@@ -133,7 +133,7 @@ struct Line<'a> {
     r#type: &'static str,
     dry_run: bool,
     #[serde(flatten)]
-    report: &'a RestoreReport,
+    report: &'a RestoreAnswer,
 }
 
 pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
@@ -141,7 +141,7 @@ pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<
     let target = super::absolute(&args.target)?;
     // Before the store is asked: a wrong target is said at once.
     guard::check_restore(&target, args.volume.store.local(), global.state_dir().ok().as_deref())?;
-    reading::check_target(&target, merge).map_err(|error| app_error(&error))?;
+    repository::check_target(&target, merge).map_err(|error| app_error(&error))?;
     let stop = if dry_run { None } else { Some(end_on_signals()?) };
     let options = RestoreOptions { merge, dry_run, untrusted, partial: args.partial, stop };
     let began = Instant::now();
@@ -150,7 +150,7 @@ pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<
         reader.expect_head(head).map_err(|error| app_error(&error))?;
     }
     let seq = choose(&reader, args.at, out)?;
-    let restored = reading::restore(&reader, seq, &target, &options).map_err(|error| told(&reader, seq, &error))?;
+    let restored = repository::restore(&reader, seq, &target, &options).map_err(|error| told(&reader, seq, &error))?;
     let report = report(&restored, began.elapsed().as_secs_f64());
     out.line(text(&report, dry_run), &Line { r#type: "restored", dry_run, report: &report })?;
     let whole = report.partial_count == 0 && report.failed_count == 0 && report.baseline != Some(false);
@@ -197,10 +197,10 @@ fn end_on_signals() -> Result<&'static AtomicBool, AppError> {
     Ok(&STOP)
 }
 
-fn report(restored: &reading::RestoreReport, seconds: f64) -> RestoreReport {
+fn report(restored: &repository::RestoreReport, seconds: f64) -> RestoreAnswer {
     let stats = restored.stats;
     let list = |of: &Bounded<Warning>| of.first.iter().map(shortcoming).collect();
-    RestoreReport {
+    RestoreAnswer {
         seq: restored.seq,
         time: show_time(restored.time),
         baseline: restored.baseline,
@@ -264,7 +264,7 @@ fn shortcoming(warning: &Warning) -> Shortcoming {
     Shortcoming { path: PathField::new(warning.path.as_os_str().as_bytes()), what }
 }
 
-fn text(report: &RestoreReport, dry_run: bool) -> String {
+fn text(report: &RestoreAnswer, dry_run: bool) -> String {
     let did = if dry_run { "would restore" } else { "restored" };
     let (files, bytes) = (report.files, show_bytes(report.bytes));
     let (fetched, requests, seconds) =

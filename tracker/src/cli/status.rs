@@ -78,11 +78,11 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
     if v.fenced_store == Some(false) {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
-    if v.backend != Backend::Scan && !v.unproven.is_empty() {
-        notes.push(format!("capture is not proven for: {}", v.unproven.join("; ")));
+    if v.backend != Backend::Scan && !v.self_test_untried.is_empty() {
+        notes.push(format!("the self-test could not try: {}", v.self_test_untried.join("; ")));
     }
-    if v.audit_differences > 0 {
-        notes.push(format!("the audit found {} blocks that changed without a mark", v.audit_differences));
+    if v.scrub_differences > 0 {
+        notes.push(format!("the scrub found {} blocks that changed without a mark", v.scrub_differences));
     }
     if v.write_back_errors > 0 && v.write_back.is_none() {
         notes.push(format!("{} write-back errors: the disk lost writes of an application", v.write_back_errors));
@@ -175,8 +175,8 @@ db: unreadable: 2 more
     #[test]
     fn rescans_never_have_an_empty_list_of_reasons() {
         assert_eq!(rescans(648, &BTreeMap::new()), "648 rescans");
-        let reasons = BTreeMap::from([("audit".to_owned(), 1), ("map_full".to_owned(), 2)]);
-        assert_eq!(rescans(7, &reasons), "7 rescans (audit 1, map_full 2)");
+        let reasons = BTreeMap::from([("scrub".to_owned(), 1), ("map_full".to_owned(), 2)]);
+        assert_eq!(rescans(7, &reasons), "7 rescans (scrub 1, map_full 2)");
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn wrong_usage_is_refused() {
         &["protect", "d", "--store", "s", "--interval", "1ms"],
         &["protect", "d", "--store", "s", "--capture", "magic"],
         &["protect", "d", "--store", "s3:/bucket/x"],
-        &["protect", "d", "--store", "s", "--audit", "200%"],
+        &["protect", "d", "--store", "s", "--scrub", "200%"],
         &["log", "s/v", "--limit", "0"],
         &["sync", "--timeout", "1s"],
         &["restore", "s3://bucket", "t"],

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::volume::{INCOMPLETE, app_error, choose, open};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
-use crate::repository as reading;
+use crate::repository;
 use crate::repository::VerifyReport;
 use crate::repository::location::VolumeRef;
 use crate::units::{At, show_bytes};
@@ -86,5 +86,5 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<VerifyReport, AppError> {
     let expected = args.expect_head.map_or(Ok(()), |head| reader.expect_head(head));
     expected.map_err(|error| app_error(&error))?;
     let seq = choose(&reader, args.at, out)?;
-    reading::verify(&reader, seq, args.read_data).map_err(|error| app_error(&error))
+    repository::verify(&reader, seq, args.read_data).map_err(|error| app_error(&error))
 }

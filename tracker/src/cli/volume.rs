@@ -7,7 +7,7 @@ use engine::plan::PlanError;
 use super::Out;
 use crate::error::{AppError, ExitCode, chain};
 use crate::quoting::{quote_path, unquote};
-use crate::repository as reading;
+use crate::repository;
 use crate::repository::location::VolumeRef;
 use crate::repository::{ReadError, Reader};
 use crate::store::{self, StoreOptions};
@@ -16,7 +16,7 @@ use crate::units::{At, rfc3339};
 /// Opens the volume for reading.
 pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
     let opened = store::open(&volume.store, &StoreOptions::default()).map_err(|error| AppError::from_store(&error))?;
-    reading::open(opened, &volume.volume).map_err(|error| app_error(&error))
+    repository::open(opened, &volume.volume).map_err(|error| app_error(&error))
 }
 
 /// The commit a user means. Where clocks leave a doubt which one that is, it is said on stderr, and with `--json` in an object

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Global, Out};
-use crate::capture::choose::Facts;
+use crate::capture::choose::KernelFacts;
 use crate::capture::{BackEnd, Capture, CaptureConfig, CaptureError, Problem, WatchOutcome, mount_of};
 use crate::cli::watch::tree::{Change, Tree, World};
 use crate::config::{self, INTERVAL_DEFAULT, parse_interval};
@@ -32,7 +32,7 @@ pub struct WatchArgs {
     pub interval: Option<Duration>,
     /// Which capture back end to take.
     #[arg(long, value_enum, default_value_t)]
-    pub capture: config::Capture,
+    pub capture: config::CaptureMode,
     /// End after this time [default: never].
     #[arg(long, value_name = "DURATION", value_parser = crate::units::parse_duration)]
     pub timeout: Option<Duration>,
@@ -42,7 +42,7 @@ pub struct WatchArgs {
 #[derive(Clone, Debug)]
 pub struct WatchOptions {
     pub interval: Duration,
-    pub capture: config::Capture,
+    pub capture: config::CaptureMode,
     pub timeout: Option<Duration>,
 }
 
@@ -151,16 +151,16 @@ impl Live {
 /// Where the pins are for the moment in which a watch starts; none stay.
 const PINS: &str = "/sys/fs/bpf/tracker/watch";
 
-fn arm(dir: &Path, wanted: config::Capture) -> Result<Live, AppError> {
+fn arm(dir: &Path, wanted: config::CaptureMode) -> Result<Live, AppError> {
     let hint = "`tracker doctor` explains what this kernel and user can do";
-    if wanted == config::Capture::Scan {
+    if wanted == config::CaptureMode::Scan {
         return Err(AppError::new(ExitCode::Usage, "watch has no scan mode: it needs the kernel's marks").hint(hint));
     }
     let wrong = "name a directory that is there and that this user may read";
     let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error).hint(wrong))?;
     let real = root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path);
     let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
-    let facts = Facts::gather_for(wanted.back_end());
+    let facts = KernelFacts::gather_for(wanted.back_end());
     let capture = Capture::start_private(&CaptureConfig::new(PINS, BackEnd::Scan), facts)
         .map_err(|error| AppError::from_error(&error).hint(hint))?;
     if let Err(missing) = can_be_marked(|_| capture.supported(&fs), &root) {

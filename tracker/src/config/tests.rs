@@ -8,7 +8,7 @@ state_dir = "/var/lib/t"
 store = "s3://bucket/prefix"
 interval = "1s"
 capture = "tracepoint"
-audit = "0.5%"
+scrub = "0.5%"
 [metrics]
 listen = "127.0.0.1:9"
 [[volume]]
@@ -20,7 +20,7 @@ store = "file:///backup"
 interval = "100ms"
 capture = "scan"
 consistency = "live"
-audit = "off"
+scrub = "off"
 single_writer = true
 create = true
 replaced = "adopt"
@@ -41,21 +41,21 @@ fn defaults_apply_where_a_volume_says_nothing() {
     assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/t")));
     assert_eq!(config.metrics_listen, Some("127.0.0.1:9".parse().unwrap()));
     let [db, web] = &config.volumes[..] else { panic!("{config:?}") };
-    assert_eq!((db.name.as_str(), db.interval, db.capture), ("db", Duration::from_secs(1), Capture::Tracepoint));
+    assert_eq!((db.name.as_str(), db.interval, db.capture), ("db", Duration::from_secs(1), CaptureMode::Tracepoint));
     assert_eq!(db.store.to_string(), "s3://bucket/prefix");
     assert!(!db.single_writer && web.single_writer && !db.create && web.create);
     assert_eq!((db.replaced, web.replaced), (Replaced::Stop, Replaced::Adopt));
     assert_eq!((db.max_delete, web.max_delete), (MAX_DELETE_DEFAULT, None));
-    assert_eq!((web.interval, web.capture), (Duration::from_millis(100), Capture::Scan));
+    assert_eq!((web.interval, web.capture), (Duration::from_millis(100), CaptureMode::Scan));
     assert_eq!(web.store.local(), Some(Path::new("/backup")));
-    assert_eq!((db.audit, web.audit), (Rate { millionths: 5000 }, Rate::OFF));
+    assert_eq!((db.scrub, web.scrub), (Rate { millionths: 5000 }, Rate::OFF));
     assert_eq!(lines, [10, 12]);
 }
 
 #[test]
 fn metrics_listen_on_loopback_unless_turned_off() {
     let (config, _) = parse(&volume("")).unwrap();
-    assert_eq!(config.volumes[0].audit, Rate::DEFAULT);
+    assert_eq!(config.volumes[0].scrub, Rate::DEFAULT);
     assert_eq!(config.metrics_listen.unwrap().to_string(), METRICS_LISTEN_DEFAULT);
     let (config, _) = parse(&format!("[metrics]\nlisten = \"off\"\n{}", volume(""))).unwrap();
     assert_eq!(config.metrics_listen, None);
@@ -71,10 +71,10 @@ fn every_error_names_its_line() {
         (volume("interval = \"1ms\""), "line 5: the interval must lie between 10ms and 60m"),
         (volume("capture = \"magic\""), "line 5: unknown variant `magic`"),
         (volume("consistency = \"cut\""), "line 5: consistency `cut` is not available"),
-        (volume("audit = \"5\""), "line 5: `5` is no share of the volume per hour"),
-        (volume("audit = \"200%\""), "line 5: `200%` is no share of the volume per hour"),
-        (volume("audit = \"NaN%\""), "line 5: `NaN%` is no share of the volume per hour"),
-        (volume("audit = \"-1%\""), "line 5: `-1%` is no share of the volume per hour"),
+        (volume("scrub = \"5\""), "line 5: `5` is no share of the volume per hour"),
+        (volume("scrub = \"200%\""), "line 5: `200%` is no share of the volume per hour"),
+        (volume("scrub = \"NaN%\""), "line 5: `NaN%` is no share of the volume per hour"),
+        (volume("scrub = \"-1%\""), "line 5: `-1%` is no share of the volume per hour"),
         (volume("single_writer = 1"), "line 5: invalid type"),
         (format!("[defaults]\ninterval = \"x\"\n{}", volume("")), "line 2: `x` is no duration"),
         (format!("[metrics]\nlisten = \"9750\"\n{}", volume("")), "line 2: `9750` is no ADDRESS:PORT"),

@@ -15,7 +15,7 @@ use crate::repository::location;
 use crate::store::Op;
 use crate::store::meter::Meter;
 use crate::units::rfc3339;
-use crate::volume::marks::dispatcher::Hub;
+use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::marks::waiting::{Pending, now_ns};
 use crate::volume::runner::clock::{clock_behind, nanoseconds, seconds};
 use crate::volume::runner::last_flush::Uncommitted;
@@ -24,7 +24,7 @@ use crate::volume::runner::progress::{Phase, Shared, Synced};
 use crate::volume::runner::release::Ending;
 use crate::volume::runner::{life, release};
 use crate::volume::startup::open::Prepared;
-use crate::volume::startup::{capture as start, claim, open, store_home};
+use crate::volume::startup::{capture, claim, open, store_home};
 use crate::volume::status::{Backend, SyncReply, VolumeStatus, VolumeSync};
 use crate::volume::world::unread;
 
@@ -32,7 +32,7 @@ use crate::volume::world::unread;
 const ACKNOWLEDGE: Duration = Duration::from_secs(8);
 
 /// What of a volume does not change while it runs.
-pub(crate) struct Facts {
+pub(crate) struct VolumeFacts {
     pub volume_id: String,
     pub backend: Backend,
     pub reasons: Vec<String>,
@@ -41,13 +41,13 @@ pub(crate) struct Facts {
     pub pending: Arc<Pending>,
     pub catalog: Arc<Catalog>,
     pub meter: Arc<Meter>,
-    pub hub: Option<Arc<Hub>>,
+    pub dispatcher: Option<Arc<Dispatcher>>,
 }
 
 pub(crate) struct Volume {
     pub config: VolumeConfig,
     pub shared: Arc<Shared>,
-    pub facts: Arc<Mutex<Option<Facts>>>,
+    pub facts: Arc<Mutex<Option<VolumeFacts>>>,
     pub prepared: Mutex<Option<Prepared>>,
     failure: Arc<Mutex<Option<AppError>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -88,7 +88,7 @@ impl Fleet {
         let fleet = Fleet {
             volumes: Mutex::new(Vec::new()),
             around: Arc::new(Surroundings {
-                capture: start::capture(config, state_dir)?,
+                capture: capture::capture(config, state_dir)?,
                 state_dir: state_dir.to_path_buf(),
                 daemon: config.file.is_some(),
                 guarded: Mutex::new(config.guarded()),
@@ -97,11 +97,11 @@ impl Fleet {
             started: config.clone(),
         };
         // All volumes first, then the threads: the first drain must find a place for every volume's marks.
-        let hub = fleet.around.capture.hub.clone();
+        let dispatcher = fleet.around.capture.dispatcher.clone();
         let prepared: Vec<Option<Prepared>> = config
             .volumes
             .iter()
-            .map(|volume| hub.as_ref().and_then(|hub| open::prepare(volume, state_dir, hub)))
+            .map(|volume| dispatcher.as_ref().and_then(|dispatcher| open::prepare(volume, state_dir, dispatcher)))
             .collect();
         for (volume, prepared) in config.volumes.iter().zip(prepared) {
             fleet.add(volume.clone(), prepared);
@@ -152,11 +152,11 @@ impl Fleet {
 
     /// Ends tracking, unless the volumes are meant to come back.
     fn release(&self) {
-        let Some(hub) = &self.around.capture.hub else { return };
+        let Some(dispatcher) = &self.around.capture.dispatcher else { return };
         let committed = self.list().iter().any(|volume| volume.has_committed());
         let ending = Ending { keep: self.process.keep_tracking, resumed: self.around.capture.resumed, committed };
         if !ending.keeps_tracking() {
-            release::release(hub);
+            release::release(dispatcher);
         }
     }
 
@@ -275,13 +275,13 @@ impl Volume {
             status.backend = back_end;
             status.reasons.extend(capture.reasons.iter().cloned());
         }
-        status.proven = capture.proof.proven;
-        status.proof = capture.proof.kinds.iter().map(|kind| (*kind).to_owned()).collect();
-        status.unproven.clone_from(&capture.proof.untried);
-        status.self_tests = capture.proof.tests;
+        status.self_test_passed = capture.self_test.passed;
+        status.self_test_kinds = capture.self_test.kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        status.self_test_untried.clone_from(&capture.self_test.untried);
+        status.self_tests = capture.self_test.tests;
         status.capture_failures.clone_from(&capture.failures);
-        status.audited_bytes = capture.audited;
-        status.audit_differences = capture.differences;
+        status.scrubbed_bytes = capture.scrubbed;
+        status.scrub_differences = capture.differences;
         // What failed is among the reasons already.
         status.reasons.extend(progress.trouble().into_iter().filter(|why| !capture.reasons.contains(why)));
         if progress.watch_full {
@@ -331,10 +331,10 @@ impl Volume {
         status.flushes = totals.flushes;
         status.flush_seconds = totals.flush_seconds_last;
         status.flush_histogram = totals.flush_histogram.clone();
-        if let Some(hub) = &facts.hub {
-            let hub = hub.facts();
-            status.kernel_map_bytes = hub.kernel_bytes;
-            status.kernel_counters = hub.counters;
+        if let Some(dispatcher) = &facts.dispatcher {
+            let dispatcher = dispatcher.facts();
+            status.kernel_map_bytes = dispatcher.kernel_bytes;
+            status.kernel_counters = dispatcher.counters;
         }
         let running = progress.started.map_or(0.0, |at| at.elapsed().as_secs_f64());
         if running >= 1.0 {

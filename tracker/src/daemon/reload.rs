@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::audit::Rate;
+use engine::scrub::Rate;
 
 use crate::config::{Config, VolumeConfig};
 
@@ -10,19 +10,19 @@ use crate::config::{Config, VolumeConfig};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) interval: Duration,
-    pub(crate) audit: Rate,
+    pub(crate) scrub: Rate,
     pub(crate) max_delete: Option<u8>,
 }
 
 impl Settings {
     pub(crate) fn of(config: &VolumeConfig) -> Settings {
-        Settings { interval: config.interval, audit: config.audit, max_delete: config.max_delete }
+        Settings { interval: config.interval, scrub: config.scrub, max_delete: config.max_delete }
     }
 
     /// The configuration with these settings in it.
     pub(crate) fn applied_to(self, config: &VolumeConfig) -> VolumeConfig {
-        let Settings { interval, audit, max_delete } = self;
-        VolumeConfig { interval, audit, max_delete, ..config.clone() }
+        let Settings { interval, scrub, max_delete } = self;
+        VolumeConfig { interval, scrub, max_delete, ..config.clone() }
     }
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn differences(old: &VolumeConfig, new: &VolumeConfig) -> (Vec<&'stat
         store,
         interval,
         capture,
-        audit,
+        scrub,
         single_writer,
         create,
         replaced,
@@ -47,7 +47,7 @@ pub(crate) fn differences(old: &VolumeConfig, new: &VolumeConfig) -> (Vec<&'stat
     };
     let live = differ(&[
         ("interval", *interval != new.interval),
-        ("audit", *audit != new.audit),
+        ("scrub", *scrub != new.scrub),
         ("max_delete", *max_delete != new.max_delete),
     ]);
     let fixed = differ(&[
@@ -93,8 +93,8 @@ mod tests {
         let was = parse("", "");
         let of = |volume: &str| differences(&was.volumes[0], &parse("", volume).volumes[0]);
         assert_eq!(of(""), (vec![], vec![]));
-        let live = of("interval = \"1s\"\naudit = \"off\"\nmax_delete = \"off\"");
-        assert_eq!(live, (vec!["interval", "audit", "max_delete"], vec![]));
+        let live = of("interval = \"1s\"\nscrub = \"off\"\nmax_delete = \"off\"");
+        assert_eq!(live, (vec!["interval", "scrub", "max_delete"], vec![]));
         let (live, fixed) = of("interval = \"1s\"\ncapture = \"scan\"\nsingle_writer = true\ncreate = true");
         assert_eq!((live, fixed.clone()), (vec!["interval"], vec!["capture", "single_writer", "create"]));
         let said = refusal("volume v", &fixed);

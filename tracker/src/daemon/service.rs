@@ -18,7 +18,7 @@ use crate::daemon::control::{Control, ControlError, Server};
 use crate::daemon::fleet::Fleet;
 use crate::daemon::http::HttpServer;
 use crate::daemon::metrics::Process;
-use crate::daemon::service_manager::{Notify, Progress};
+use crate::daemon::service_manager::{Liveness, Notify};
 use crate::daemon::state_dir::StateDir;
 use crate::error::{AppError, ExitCode};
 use crate::volume::runner::last_flush::{Uncommitted, verdict};
@@ -187,7 +187,7 @@ impl Service<'_> {
     async fn run(&mut self, mut signals: Signals, asked_to_stop: &Wake) -> Result<ExitCode, AppError> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut watchdog = self.notify.watchdog().map(|limit| (Progress::new(limit), limit / 3, Instant::now()));
+        let mut watchdog = self.notify.watchdog().map(|limit| (Liveness::new(limit), limit / 3, Instant::now()));
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}

@@ -97,7 +97,7 @@ fn watchdog_interval(var: &dyn Fn(&str) -> Option<OsString>) -> Option<Duration>
 
 /// Watches that the volumes get on. Only then is the watchdog fed: a wedged flush must lead to a restart.
 #[derive(Debug)]
-pub struct Progress {
+pub struct Liveness {
     limit: Duration,
     volumes: Vec<(String, Mark, Instant)>,
 }
@@ -106,10 +106,10 @@ pub struct Progress {
 /// store refuses them, since a restart would not help there.
 type Mark = [u64; 5];
 
-impl Progress {
+impl Liveness {
     /// `limit`: how long a volume that has something to do may show no movement.
     pub fn new(limit: Duration) -> Self {
-        Progress { limit, volumes: Vec::new() }
+        Liveness { limit, volumes: Vec::new() }
     }
 
     /// True while every volume gets on, has nothing to do, or has ended with a reason of its own.
@@ -211,7 +211,7 @@ mod tests {
         let limit = Duration::from_secs(10);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut progress = Progress::new(limit);
+        let mut progress = Liveness::new(limit);
         assert!(progress.observe(&[status(1, 1.0, State::Protected)], at(0)));
         assert!(progress.observe(&[status(1, 10.0, State::Protected)], at(9)));
         assert!(!progress.observe(&[status(1, 11.0, State::Protected)], at(10)), "wedged");

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::fs::{self, FileSystem};
 use super::{Finding, Kernel};
 use crate::units::PathField;
-use crate::volume::startup::eligibility as markable;
+use crate::volume::startup::eligibility;
 use crate::volume::status::Backend;
 
 /// The writable layer of an overlay.
@@ -21,7 +21,7 @@ pub struct Upper {
 
 /// What was seen of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct DirectoryFacts {
     pub path: PathField,
     /// File system as the mount table names it.
     pub fs: String,
@@ -53,7 +53,7 @@ impl Verdict {
 
 /// Judges a directory.
 #[must_use]
-pub fn judge(facts: &Facts, kernel: &Kernel, back_end: Backend) -> Verdict {
+pub fn judge(facts: &DirectoryFacts, kernel: &Kernel, back_end: Backend) -> Verdict {
     let at = format!("{} mounted at {}", facts.fs, facts.mount_point);
     let mut findings = vec![Finding::new("file system", true, at, "")];
     let mut name = facts.fs.as_str();
@@ -95,7 +95,7 @@ pub fn judge(facts: &Facts, kernel: &Kernel, back_end: Backend) -> Verdict {
         file_system.problems = vec!["marks carry inodes of the upper layer, which cannot be reached".to_owned()];
     }
     if facts.in_inodes {
-        file_system.problems = vec![markable::IN_INODES.to_owned()];
+        file_system.problems = vec![eligibility::IN_INODES.to_owned()];
         file_system.fix =
             Some("keep the directory on a file system made without it (`mkfs.ext4 -O ^inline_data`)".to_owned());
     }

@@ -15,7 +15,7 @@ use crate::capture::layout::KernelTypes;
 use crate::capture::{mount_of, object};
 use crate::source::{SourceError, SourceRoot};
 use crate::units::PathField;
-use crate::volume::startup::eligibility as markable;
+use crate::volume::startup::eligibility;
 
 /// Those of the running kernel and this process.
 #[must_use]
@@ -96,7 +96,7 @@ fn capabilities() -> u64 {
 ///
 /// # Errors
 /// When it cannot be opened.
-pub fn directory(dir: &Path) -> Result<directory::Facts, SourceError> {
+pub fn directory(dir: &Path) -> Result<directory::DirectoryFacts, SourceError> {
     let root = SourceRoot::open(dir)?;
     let path = root.path();
     let mount = root.mount();
@@ -113,12 +113,12 @@ pub fn directory(dir: &Path) -> Result<directory::Facts, SourceError> {
     let below = |at: &str| Path::new(at) != path && Path::new(at).starts_with(path);
     let mut inside: Vec<String> = mounts().into_iter().map(|(at, _)| at).filter(|at| below(at)).collect();
     inside.dedup();
-    Ok(directory::Facts {
+    Ok(directory::DirectoryFacts {
         path: PathField::new(path.as_os_str().as_encoded_bytes()),
         fs: mount.fs_type.clone(),
         mount_point: mount.mount_point.display().to_string(),
         upper,
-        in_inodes: markable::keeps_content_in_inodes(&root),
+        in_inodes: eligibility::keeps_content_in_inodes(&root),
         inside,
     })
 }

@@ -167,9 +167,9 @@ fn hooked_functions_stand_in_for_tracepoints() {
     assert_eq!((moved(&whole()), moved(&old), moved(&neither)), (1, 1, 2), "one hook of two tells of MOVE_EXT");
 }
 
-fn at(fs: &str, upper: Option<Upper>) -> directory::Facts {
+fn at(fs: &str, upper: Option<Upper>) -> directory::DirectoryFacts {
     let inside = Vec::new();
-    directory::Facts {
+    directory::DirectoryFacts {
         path: PathField::new(b"/d"),
         fs: fs.into(),
         mount_point: "/".into(),
@@ -186,7 +186,7 @@ fn an_overlay_is_judged_by_its_upper_layer() {
         Upper { dir: "/u".into(), fs, volatile: false, metacopy_hidden: false }
     };
     let blind = Upper { metacopy_hidden: true, ..upper(None) };
-    let judge = |facts: &directory::Facts| directory::judge(facts, &whole(), Backend::Tracepoint);
+    let judge = |facts: &directory::DirectoryFacts| directory::judge(facts, &whole(), Backend::Tracepoint);
     let fine = judge(&at("overlay", Some(upper(Some("xfs")))));
     assert_eq!((&*fine.file_system.name, fine.degraded()), ("xfs", false), "{fine:#?}");
     for facts in [at("overlay", Some(upper(None))), at("overlay", Some(blind)), at("overlay", None)] {
@@ -207,7 +207,7 @@ fn mounts_inside_degrade_a_directory() {
 
 #[test]
 fn small_files_in_inodes_are_told_with_what_helps() {
-    let facts = directory::Facts { in_inodes: true, ..at("ext4", None) };
+    let facts = directory::DirectoryFacts { in_inodes: true, ..at("ext4", None) };
     let verdict = directory::judge(&facts, &whole(), Backend::Tracepoint);
     assert!(verdict.degraded() && verdict.file_system.backend == Backend::Scan, "{verdict:#?}");
     assert!(verdict.file_system.problems.iter().any(|problem| problem.contains("inline_data")), "{verdict:#?}");

@@ -92,12 +92,12 @@ pub fn close_if_due(opened: &mut Opened) -> Result<Closing, WorldError> {
     let era = Era { checkpoint: put_checkpoint(&*world.store, &manifest)?, ..era };
     let bytes = Bytes::from(era.encode()?);
     match store::create_exact(&*world.store, &key.to_string(), &bytes, ATTEMPTS)? {
-        store::Settled::Own => {
+        store::CreateOutcome::Own => {
             opened.world.era_ended = Some((number, blake3::hash(&bytes).into()));
             Ok(Closing::Done)
         }
         // Looked at in the next flush, with what it names.
-        store::Settled::Other(_) => Err(object(&key, "it was put by somebody else, or came back damaged")),
+        store::CreateOutcome::Other(_) => Err(object(&key, "it was put by somebody else, or came back damaged")),
     }
 }
 
@@ -123,8 +123,8 @@ fn put_checkpoint(store: &dyn Store, manifest: &Manifest) -> Result<Option<Check
     let mut refused = None;
     let put = |key: Key, bytes: Vec<u8>| -> Result<(), Writing> {
         match store::create_exact(store, &key.to_string(), &Bytes::from(bytes), ATTEMPTS) {
-            Ok(store::Settled::Own) => Ok(()),
-            Ok(store::Settled::Other(_)) => {
+            Ok(store::CreateOutcome::Own) => Ok(()),
+            Ok(store::CreateOutcome::Other(_)) => {
                 tracing::warn!(%key, "other bytes lie where the checkpoint belongs: the era is closed without one");
                 refused = Some(key);
                 Ok(())

@@ -228,7 +228,7 @@ impl<'a> Job<'a> {
             match &entry.slot {
                 Slot::Small(buffer) => {
                     let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
-                    // The rope's extents lie inside its size.
+                    // The extent_map's extents lie inside its size.
                     if let Some(part) = lock(buffer).get_mut(start..start.saturating_add(bytes.len())) {
                         part.copy_from_slice(bytes);
                     }

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
+use engine::extent_map::{Extent, Source};
 use engine::format::Key;
 use engine::manifest::{File, Manifest};
 use engine::model::{DataRef, Kind, ObjectRef};
-use engine::rope::{Extent, Source};
 use engine::tree::RootHasher;
 
 use crate::repository::{ReadError, Reader};
@@ -37,7 +37,7 @@ impl Reader {
         let Some(expected) = file.root else { return Ok(0) };
         let mut hasher = RootHasher::new(expected.kind());
         let mut source = Window { reader: self, object: None, start: 0, bytes: Vec::new(), frame: None, fetched: 0 };
-        let mut extents = file.rope.extents().map(|(_, extent)| extent);
+        let mut extents = file.extent_map.extents().map(|(_, extent)| extent);
         let mut ahead: std::collections::VecDeque<Extent> = extents.by_ref().take(EXTENTS_AHEAD).collect();
         while let Some(extent) = ahead.pop_front() {
             match extent.source {

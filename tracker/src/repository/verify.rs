@@ -8,11 +8,11 @@ mod ends;
 
 use std::collections::HashSet;
 
+use engine::extent_map::Source;
 use engine::format::pack::{self, PackInfo};
 use engine::format::{DecodeError, Key};
 use engine::manifest::Manifest;
 use engine::model::{FileId, Hash, ObjectRef, Op, Seq};
-use engine::rope::Source;
 
 use crate::repository::{ReadError, Reader, THREADS, parallel};
 use crate::store::Store;
@@ -338,7 +338,7 @@ fn objects(
     seen: &HashSet<ObjectRef>,
     report: &mut VerifyReport,
 ) -> Result<(), ReadError> {
-    let extents = manifest.files().flat_map(|(_, file)| file.rope.extents());
+    let extents = manifest.files().flat_map(|(_, file)| file.extent_map.extents());
     let named = extents.filter_map(|(_, extent)| match extent.source {
         Source::Data(at) => Some(at.object),
         Source::Hole => None,

@@ -19,7 +19,7 @@ use crate::volume::marks::dispatcher::marks_of;
 
 /// What the self-test came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum SelfTestOutcome {
     /// Every kind of change that could be made was seen; why the others could not be made.
     Passed { kinds: Vec<&'static str>, untried: Vec<String> },
     /// No change can be made there; why.
@@ -90,8 +90,8 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
 }
 
-/// The files to which changes are made, open and watched by whoever asked for [`Canary::inodes`].
-pub struct Canary {
+/// The files to which changes are made, open and watched by whoever asked for [`SelfTest::inodes`].
+pub struct SelfTest {
     dev: u32,
     files: Vec<(&'static Kind, File, u64)>,
     folder: Option<Folder>,
@@ -104,7 +104,7 @@ pub struct Canary {
 struct Folder {
     path: PathBuf,
     ino: u64,
-    /// Goes with the canary.
+    /// Goes with the self_test.
     passing: bool,
 }
 
@@ -120,10 +120,10 @@ pub(crate) fn real_dir(root: &SourceRoot) -> &Path {
     root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path)
 }
 
-impl Canary {
+impl SelfTest {
     /// Makes clean files in the superblock of a source: in `home`, the state directory, if it lies there, else beside the
     /// source's own files. With `in_source` a directory for renames may be made in the source. Inner error: why it cannot be.
-    pub fn open(root: &SourceRoot, home: Option<Home<'_>>, in_source: bool) -> Result<Canary, String> {
+    pub fn open(root: &SourceRoot, home: Option<Home<'_>>, in_source: bool) -> Result<SelfTest, String> {
         let dev = root.marks_dev();
         let folder = home.map_or_else(|| DIRECTORY.to_owned(), |home| format!("{DIRECTORY}-{}", home.volume));
         let home = home.and_then(|home| SourceRoot::open(home.state).ok()).filter(|home| home.marks_dev() == dev);
@@ -140,18 +140,18 @@ impl Canary {
             let (ino, file) = found.map_err(|error| format!("no file can be made in it: {error}"))?;
             files.push((kind, file, ino));
         }
-        let mut canary = Canary { dev, files, folder: None, untried: Vec::new(), made: Vec::new() };
+        let mut self_test = SelfTest { dev, files, folder: None, untried: Vec::new(), made: Vec::new() };
         let made = match &home {
             Some(home) => Some(Folder::make(home, &folder, false)),
             None => in_source.then(|| Folder::make(root, DIRECTORY, true)),
         };
         match made {
-            Some(Ok(folder)) => canary.folder = Some(folder),
-            Some(Err(error)) => canary.untried.push(format!("{RENAME}: no directory can be made: {error}")),
-            None => canary.untried.push(format!("{RENAME}: the state directory lies in another file system")),
+            Some(Ok(folder)) => self_test.folder = Some(folder),
+            Some(Err(error)) => self_test.untried.push(format!("{RENAME}: no directory can be made: {error}")),
+            None => self_test.untried.push(format!("{RENAME}: the state directory lies in another file system")),
         }
-        canary.prepare()?;
-        Ok(canary)
+        self_test.prepare()?;
+        Ok(self_test)
     }
 
     /// Superblock and inodes that must be watched.
@@ -161,7 +161,7 @@ impl Canary {
     }
 
     /// Fills and writes back: a page that is dirty already tells of no further change, nor does a hole of a punch. The
-    /// marks of this must be drained before the next [`Canary::change`].
+    /// marks of this must be drained before the next [`SelfTest::change`].
     pub fn prepare(&mut self) -> Result<(), String> {
         for (kind, file, _) in &self.files {
             // As much as it takes: the change is made again and again for as long as the volume lives.
@@ -189,20 +189,20 @@ impl Canary {
         Ok(())
     }
 
-    /// What the marks since [`Canary::change`] say of it.
-    pub fn judge(&self, marks: impl Fn(u64) -> Marks) -> Proof {
+    /// What the marks since [`SelfTest::change`] say of it.
+    pub fn judge(&self, marks: impl Fn(u64) -> Marks) -> SelfTestOutcome {
         let folder = self.folder.iter().map(|folder| (RENAME, marks(folder.ino).names));
         let files = self.files.iter().map(|(kind, _, ino)| (kind.name, (kind.seen)(&marks(*ino))));
         let missed = files.chain(folder).find(|(kind, seen)| !seen && self.made.contains(kind));
         match missed {
-            Some((kind, _)) => Proof::Failed { kind },
-            None => Proof::Passed { kinds: self.made.clone(), untried: self.untried.clone() },
+            Some((kind, _)) => SelfTestOutcome::Failed { kind },
+            None => SelfTestOutcome::Passed { kinds: self.made.clone(), untried: self.untried.clone() },
         }
     }
 }
 
 impl Folder {
-    /// `passing`: it goes with the canary, and what a killed process left of one is taken away first.
+    /// `passing`: it goes with the self_test, and what a killed process left of one is taken away first.
     fn make(place: &SourceRoot, name: &str, passing: bool) -> io::Result<Folder> {
         let path = place.path().join(name);
         if passing && place.is_sealed() {
@@ -259,27 +259,31 @@ impl Drop for Folder {
 ///
 /// # Errors
 /// When the capture itself fails.
-pub fn prove(capture: &mut Capture, root: &SourceRoot, home: Option<Home<'_>>) -> Result<Proof, CaptureError> {
-    let mut canary = match Canary::open(root, home, true) {
-        Ok(canary) => canary,
-        Err(why) => return Ok(Proof::NotPossible { why }),
+pub fn prove(
+    capture: &mut Capture,
+    root: &SourceRoot,
+    home: Option<Home<'_>>,
+) -> Result<SelfTestOutcome, CaptureError> {
+    let mut self_test = match SelfTest::open(root, home, true) {
+        Ok(self_test) => self_test,
+        Err(why) => return Ok(SelfTestOutcome::NotPossible { why }),
     };
-    let (dev, inodes) = canary.inodes();
+    let (dev, inodes) = self_test.inodes();
     let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
     capture.track(dev, false)?;
     capture.watch(&keys)?;
-    let mut proof = || -> Result<Proof, CaptureError> {
+    let mut outcome = || -> Result<SelfTestOutcome, CaptureError> {
         drain(capture)?;
-        if let Err(why) = canary.change() {
-            return Ok(Proof::NotPossible { why });
+        if let Err(why) = self_test.change() {
+            return Ok(SelfTestOutcome::NotPossible { why });
         }
         let retired = drain(capture)?;
-        Ok(canary.judge(|ino| retired.inodes.get(&(dev, ino)).map_or_else(Marks::default, marks_of)))
+        Ok(self_test.judge(|ino| retired.inodes.get(&(dev, ino)).map_or_else(Marks::default, marks_of)))
     };
-    let proof = proof();
+    let outcome = outcome();
     // While the files are still open: a number that was given to another file by then must not lose its watch.
     capture.unwatch(&keys)?;
-    proof
+    outcome
 }
 
 fn drain(capture: &mut Capture) -> Result<crate::capture::Retired, CaptureError> {

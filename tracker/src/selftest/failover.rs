@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::capture::{BackEnd, Capture, CaptureConfig, choose};
 use crate::error::chain;
-use crate::volume::marks::dispatcher::{Hub, HubError, Inner, Sink};
+use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Inner, Subscriber};
 use crate::volume::startup::trust::Compare;
 
 /// Name of the note what is to be compared until the first pass is through.
@@ -34,19 +34,19 @@ pub struct Failure {
     pub what: String,
 }
 
-impl Hub {
+impl Dispatcher {
     /// Ends the back end in operation, starts the next one that works, and puts everything in doubt. Does nothing if
-    /// another volume has done so since `epoch`.
+    /// another volume has done so since `failovers`.
     ///
     /// # Errors
     /// When a catalog cannot be written: before anything was done, or afterwards, and then the next drain goes on with it.
-    pub fn fail(&self, epoch: u64, failure: &Failure) -> Result<(), HubError> {
+    pub fn fail(&self, failovers: u64, failure: &Failure) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
-        if inner.epoch != epoch {
+        if inner.failovers != failovers {
             return Ok(());
         }
-        for sink in &inner.sinks {
-            sink.catalog.set_note(COMPARE, Compare::Everything.word())?;
+        for subscriber in &inner.subscribers {
+            subscriber.catalog.set_note(COMPARE, Compare::Everything.word())?;
         }
         if let Some(failed) = inner.capture.take() {
             let back_end = failed.back_end();
@@ -57,14 +57,14 @@ impl Hub {
             }
             self.start_next(&mut inner);
         }
-        inner.epoch += 1;
+        inner.failovers += 1;
         inner.doubt = Some(failure.cause);
         inner.doubt_everything()
     }
 
     /// Leaves `inner` without a capture when none can be had.
     fn start_next(&self, inner: &mut Inner) {
-        let mut facts = choose::Facts::gather_for(self.restart.only);
+        let mut facts = choose::KernelFacts::gather_for(self.restart.only);
         facts.against.extend(inner.against.iter().cloned());
         let (capture, _) = match Capture::start_best(&self.restart.wanted, facts, &self.restart.prove) {
             Ok(started) => started,
@@ -74,7 +74,7 @@ impl Hub {
             }
         };
         inner.left_over = false;
-        if let Err(error) = inner.sinks.iter().try_for_each(|sink| watch_all(&capture, sink)) {
+        if let Err(error) = inner.subscribers.iter().try_for_each(|subscriber| watch_all(&capture, subscriber)) {
             tracing::error!(error = chain(&error), "the next back end cannot watch: volumes scan from now on");
             // Its pins would be taken up by the next process as whole ones.
             if let Err(error) = capture.detach() {
@@ -90,12 +90,12 @@ impl Hub {
 
 impl Inner {
     /// What a failed capture may have missed becomes pending, if that is not done yet.
-    pub(crate) fn doubt_everything(&mut self) -> Result<(), HubError> {
+    pub(crate) fn doubt_everything(&mut self) -> Result<(), DispatcherError> {
         let Some(cause) = self.doubt else { return Ok(()) };
-        for sink in &self.sinks {
-            sink.widen(cause, |ino| ino != 0)?;
+        for subscriber in &self.subscribers {
+            subscriber.widen(cause, |ino| ino != 0)?;
             // They are pending now, and outlive this process.
-            sink.catalog.set_note(COMPARE, Compare::Listings.word())?;
+            subscriber.catalog.set_note(COMPARE, Compare::Listings.word())?;
         }
         self.doubt = None;
         Ok(())
@@ -103,12 +103,12 @@ impl Inner {
 }
 
 /// Everything of a volume that a capture must know before anything is compared.
-fn watch_all(capture: &Capture, sink: &Sink) -> Result<(), HubError> {
-    capture.track(sink.dev, false)?;
-    let fresh: Vec<(u32, u64)> = sink.pending.fresh().into_iter().map(|ino| (sink.dev, ino)).collect();
+fn watch_all(capture: &Capture, subscriber: &Subscriber) -> Result<(), DispatcherError> {
+    capture.track(subscriber.dev, false)?;
+    let fresh: Vec<(u32, u64)> = subscriber.pending.fresh().into_iter().map(|ino| (subscriber.dev, ino)).collect();
     capture.watch(&fresh)?;
-    sink.catalog.each_inodes(|inodes| {
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (sink.dev, *ino)).collect();
+    subscriber.catalog.each_inodes(|inodes| {
+        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (subscriber.dev, *ino)).collect();
         capture.watch(&keys)?;
         Ok(())
     })

@@ -1,4 +1,4 @@
-//! What a running volume does so as not to trust its capture blindly: the self-test, the audit, and what follows when one of
+//! What a running volume does so as not to trust its capture blindly: the self-test, the scrub, and what follows when one of
 //! them finds a change that no mark told of. All of it lies around the ordinary drain of a round and makes none of its own.
 
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ use crate::volume::startup::open::Opened;
 use crate::volume::status::Backend;
 use crate::volume::world::WorldError;
 
-/// Word for a difference that the audit found, where causes are counted.
-const AUDIT: &str = "audit";
+/// Word for a difference that the scrub found, where causes are counted.
+const SCRUB: &str = "scrub";
 
 /// What is said of the capture of a running volume.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,8 +29,8 @@ pub struct CaptureState {
     /// A failure whose consequences are not over.
     pub failed: Option<String>,
     pub failures: BTreeMap<String, u64>,
-    pub proof: crate::selftest::schedule::Proven,
-    pub audited: u64,
+    pub self_test: crate::selftest::schedule::SelfTestState,
+    pub scrubbed: u64,
     pub differences: u64,
 }
 
@@ -38,24 +38,24 @@ impl Runner {
     /// Before a drain.
     pub(crate) fn before_drain(&mut self) -> Result<(), WorldError> {
         self.adopt()?;
-        if let Some((hub, _)) = &self.opened.world.hub {
-            self.opened.prover.change(hub);
+        if let Some((dispatcher, _)) = &self.opened.world.dispatcher {
+            self.opened.self_tests.change(dispatcher);
         }
         Ok(())
     }
 
     /// After a drain, before its marks are taken.
     pub(crate) fn after_drain(&mut self) -> Result<(), WorldError> {
-        let Some((hub, _)) = self.opened.world.hub.clone() else { return Ok(()) };
-        let mut failure = self.opened.prover.judge(&hub);
+        let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() else { return Ok(()) };
+        let mut failure = self.opened.self_tests.judge(&dispatcher);
         if failure.is_none()
-            && let Some(missed) = self.opened.audit.compare(&self.opened.world)?
+            && let Some(missed) = self.opened.scrub.compare(&self.opened.world)?
         {
-            failure = self.audit_failure(&missed)?;
+            failure = self.scrub_failure(&missed)?;
         }
         if let Some(failure) = failure {
             tracing::error!(volume = %self.opened.name, what = failure.what, "a change was missed");
-            self.opened.prover.fail(&hub, &failure)?;
+            self.opened.self_tests.fail(&dispatcher, &failure)?;
             self.adopt()?;
             self.shared.update(|progress| {
                 *progress.capture.failures.entry(failure.cause.to_owned()).or_default() += 1;
@@ -66,17 +66,17 @@ impl Runner {
     }
 
     /// What was missed, in words. On tmpfs it is nothing new, and another back end would miss it too: that file is read.
-    fn audit_failure(&mut self, missed: &Missed) -> Result<Option<Failure>, WorldError> {
+    fn scrub_failure(&mut self, missed: &Missed) -> Result<Option<Failure>, WorldError> {
         let world = &self.opened.world;
         let path = world.path(missed.id)?.unwrap_or_default();
         let what = format!(
-            "the audit: {} blocks of {} from block {} on changed without a mark",
+            "the scrub: {} blocks of {} from block {} on changed without a mark",
             missed.blocks,
             crate::quoting::path(&path),
             missed.first
         );
         if marked_fs(&world.root) != "tmpfs" {
-            return Ok(Some(Failure { cause: AUDIT, what }));
+            return Ok(Some(Failure { cause: SCRUB, what }));
         }
         tracing::warn!(volume = %self.opened.name, what, "stores through mappings of tmpfs leave no trace: the file is read");
         if let Some(record) = world.record(missed.id)? {
@@ -88,26 +88,26 @@ impl Runner {
 
     /// At the end of a round.
     pub(crate) fn after_flush(&mut self, settled: bool) -> Result<(), WorldError> {
-        let Opened { prover, audit, world, .. } = &mut self.opened;
-        if let Some((hub, _)) = world.hub.clone() {
-            prover.prepare(&hub, &world.root);
+        let Opened { self_tests, scrub, world, .. } = &mut self.opened;
+        if let Some((dispatcher, _)) = world.dispatcher.clone() {
+            self_tests.prepare(&dispatcher, &world.root);
             // Before that the catalog is not the tree, and nobody expects it.
             if self.trusted && self.shared.progress().phase == Phase::Protected {
-                audit.look(world)?;
+                scrub.look(world)?;
             }
         }
-        let failed = std::mem::take(&mut audit.write_back);
-        let proof = prover.known.clone();
-        let tested = world.hub.is_some() && (proof.proven || !proof.untried.is_empty());
-        let (audited, differences) = (audit.audited, audit.differences);
+        let failed = std::mem::take(&mut scrub.write_back);
+        let state = self_tests.known.clone();
+        let tested = world.dispatcher.is_some() && (state.passed || !state.untried.is_empty());
+        let (scrubbed, differences) = (scrub.scrubbed, scrub.differences);
         for (id, cause) in failed {
             let path = self.opened.world.path(id)?.unwrap_or_default();
             self.write_back_failed(&path, &cause)?;
         }
         self.shared.update(|progress| {
             let capture = &mut progress.capture;
-            capture.proof = proof;
-            (capture.audited, capture.differences) = (audited, differences);
+            capture.self_test = state;
+            (capture.scrubbed, capture.differences) = (scrubbed, differences);
             // Everything was compared, and the next back end has shown that it sees. A volume that scans stays as it is.
             if settled && tested {
                 capture.failed = None;
@@ -118,8 +118,8 @@ impl Runner {
 
     /// Takes over what the drains have found doubtful. True: there was something.
     pub(crate) fn note_doubts(&self) -> bool {
-        let doubts = match &self.opened.sink {
-            Some(sink) => std::mem::take(&mut *sink.doubts.lock().unwrap_or_else(PoisonError::into_inner)),
+        let doubts = match &self.opened.subscriber {
+            Some(subscriber) => std::mem::take(&mut *subscriber.doubts.lock().unwrap_or_else(PoisonError::into_inner)),
             None => BTreeMap::new(),
         };
         let any = !doubts.is_empty();
@@ -136,26 +136,26 @@ impl Runner {
 
     /// Goes over to the back end that the process has now.
     fn adopt(&mut self) -> Result<(), WorldError> {
-        let Some((hub, _)) = self.opened.world.hub.clone() else { return Ok(()) };
-        if hub.epoch() == self.opened.prover.epoch {
+        let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() else { return Ok(()) };
+        if dispatcher.failovers() == self.opened.self_tests.failovers {
             return Ok(());
         }
         let opened = &mut self.opened;
-        opened.prover.reset(&hub);
-        opened.audit.reset();
+        opened.self_tests.reset(&dispatcher);
+        opened.scrub.reset();
         self.trusted = false;
-        let mut reasons: Vec<String> = hub
+        let mut reasons: Vec<String> = dispatcher
             .failures()
             .into_iter()
             .map(|(back_end, why)| format!("{} was given up: {why}", back_end.name()))
             .collect();
         let failed = reasons.last().cloned();
-        if let Err(missing) = can_be_marked(|fs| hub.supported(fs), &opened.world.root) {
+        if let Err(missing) = can_be_marked(|fs| dispatcher.supported(fs), &opened.world.root) {
             reasons.push(missing.join(", "));
             opened.scan_from_now_on()?;
         }
-        let back_end = Backend::of(match &opened.world.hub {
-            Some((hub, _)) => hub.back_end(),
+        let back_end = Backend::of(match &opened.world.dispatcher {
+            Some((dispatcher, _)) => dispatcher.back_end(),
             None => crate::capture::BackEnd::Scan,
         });
         self.shared.update(|progress| {

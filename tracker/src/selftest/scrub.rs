@@ -1,5 +1,5 @@
-//! The audit of one volume: reads blocks at its pace, and after the next ordinary drain compares those that no mark excuses
-//! with the committed values. What to read and what counts as a difference is `engine::audit`'s.
+//! The scrub of one volume: reads blocks at its pace, and after the next ordinary drain compares those that no mark excuses
+//! with the committed values. What to read and what counts as a difference is `engine::scrub`'s.
 //!
 //! A file is read as by a flush (CLEAN, BARRIER, READ), so that what is dirty without a mark is not mistaken for a miss, nor
 //! a write that has not made its mark yet: a difference counts only when a second reading, a drain later, finds the same
@@ -7,21 +7,21 @@
 
 use std::time::Instant;
 
-use engine::audit::{Chunk, Cursor, Pace, Rate, differing, unexcused};
 use engine::block;
 use engine::dirty::Marks;
 use engine::flush::Steps;
 use engine::flush::read::{FileImage, Part};
 use engine::flush::world::{FileError, ReadJob, World};
 use engine::model::{FileId, InodeId, Kind};
+use engine::scrub::{Chunk, Cursor, Pace, Rate, differing, unexcused};
 use engine::tree::{HOLE, Value, ZERO, block_value};
 use roaring::RoaringBitmap;
 
 use crate::catalog::FileRow;
 use crate::volume::world::{VolumeWorld, WorldError};
 
-/// Name of the note where the audit goes on.
-const CURSOR: &str = "audit";
+/// Name of the note where the scrub goes on.
+const CURSOR: &str = "scrub";
 /// Rows of the catalog that are passed over in one round at most.
 const ROWS: usize = 256;
 /// Gap between two counts of the volume's bytes, and between two notes of the cursor.
@@ -42,7 +42,7 @@ struct Look {
     before: Option<(RoaringBitmap, Vec<Value>)>,
 }
 
-pub struct Audit {
+pub struct Scrub {
     pace: Pace,
     off: bool,
     cursor: Option<Cursor>,
@@ -53,7 +53,7 @@ pub struct Audit {
     looks: Vec<Look>,
     /// To be read once more.
     suspects: Vec<Look>,
-    pub audited: u64,
+    pub scrubbed: u64,
     pub differences: u64,
     /// Write-back errors that came up in a reading: the kernel may tell them to nobody else.
     pub write_back: Vec<(FileId, String)>,
@@ -67,10 +67,10 @@ pub struct Missed {
     pub first: u64,
 }
 
-impl Audit {
-    pub fn new(rate: Rate) -> Audit {
+impl Scrub {
+    pub fn new(rate: Rate) -> Scrub {
         let now = Instant::now();
-        Audit {
+        Scrub {
             pace: Pace::new(rate),
             off: rate == Rate::OFF,
             cursor: None,
@@ -80,7 +80,7 @@ impl Audit {
             noted: now,
             looks: Vec::new(),
             suspects: Vec::new(),
-            audited: 0,
+            scrubbed: 0,
             differences: 0,
             write_back: Vec::new(),
         }
@@ -98,7 +98,7 @@ impl Audit {
         self.suspects.clear();
     }
 
-    /// At the end of a round: reads what is due. The catalog must not change before [`Audit::compare`].
+    /// At the end of a round: reads what is due. The catalog must not change before [`Scrub::compare`].
     pub fn look(&mut self, world: &mut VolumeWorld) -> Result<(), WorldError> {
         if self.off {
             return Ok(());
@@ -167,11 +167,11 @@ impl Audit {
         let mut marks = Marks::default();
         marks.mark_bytes(block::offset(chunk.first), block::offset(chunk.first + chunk.count));
         let job = ReadJob { id, inode, marks, committed_size: Some(row.size) };
-        // What is moved, late or unreadable now comes again when the audit has been through all others.
+        // What is moved, late or unreadable now comes again when the scrub has been through all others.
         match world.read_files(&[job], Steps::ALL).pop() {
             Some(Ok(image)) => {
                 let bytes = chunk.bytes(row.size);
-                self.audited += if before.is_some() { 0 } else { bytes };
+                self.scrubbed += if before.is_some() { 0 } else { bytes };
                 let found = values(&image, chunk);
                 self.looks.push(Look { id, inode, chunk, size_now: image.size, found, before });
             }
@@ -181,7 +181,7 @@ impl Audit {
         Ok(())
     }
 
-    /// After a drain, before a flush: what the last [`Audit::look`] found is held against what is committed and marked.
+    /// After a drain, before a flush: what the last [`Scrub::look`] found is held against what is committed and marked.
     pub fn compare(&mut self, world: &VolumeWorld) -> Result<Option<Missed>, WorldError> {
         for look in std::mem::take(&mut self.looks) {
             let Some(row) = world.catalog.file(look.id)? else { continue };
@@ -194,7 +194,7 @@ impl Audit {
             let mut missed = unexcused(differing, marks.as_ref(), row.size, look.size_now);
             let Some((blocks, values)) = &look.before else {
                 if !missed.is_empty() {
-                    tracing::info!(file = %look.id, blocks = missed.len(), "the audit looks once more");
+                    tracing::info!(file = %look.id, blocks = missed.len(), "the scrub looks once more");
                     let before = Some((missed, look.found.clone()));
                     self.suspects.push(Look { before, ..look });
                 }

@@ -10,7 +10,7 @@ const READS: u32 = 3;
 
 /// What [`create_exact`] settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum CreateOutcome {
     /// The key holds exactly the given bytes, durably: by this call, or by an earlier one whose reply was lost.
     Own,
     /// Every one of several reads gave other bytes (the last are given here). Whether they are a whole object of somebody
@@ -24,15 +24,15 @@ pub enum Settled {
 /// # Errors
 /// `Unknown` where the outcome is still open: after the last attempt, or when the object that is there cannot be read
 /// (whatever the failure: the object may be the caller's own). Other kinds say that this call created nothing.
-pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<Settled, StoreError> {
+pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<CreateOutcome, StoreError> {
     let mut doubt = false;
     for left in (0..attempts.max(1)).rev() {
         let error = match store.create(key, bytes.clone()) {
-            Ok(Created::Yes) => return Ok(Settled::Own),
+            Ok(Created::Yes) => return Ok(CreateOutcome::Own),
             Ok(Created::Exists) => match get_checked(store, key, |found| (found == &bytes[..]).then_some(()).ok_or(()))
             {
-                Ok(Ok((_, ()))) => return Ok(Settled::Own),
-                Ok(Err((found, ()))) => return Ok(Settled::Other(found)),
+                Ok(Ok((_, ()))) => return Ok(CreateOutcome::Own),
+                Ok(Err((found, ()))) => return Ok(CreateOutcome::Other(found)),
                 Err(e) => StoreError { op: Op::Create, kind: ErrorKind::Unknown, ..e },
             },
             Err(e) => e,

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
 use engine::flush::world::FileError;
-use engine::flush::{self, Facts, Limits, Outcome, Report, Steps};
+use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
 use engine::model::Time;
 
 use crate::repository::era;
@@ -74,12 +74,12 @@ impl Runner {
                 progress.baseline_seq = head.or(Some(0));
             }
         });
-        if let Some((hub, _)) = self.opened.world.hub.clone() {
-            self.opened.prover.prepare(&hub, &self.opened.world.root);
+        if let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() {
+            self.opened.self_tests.prepare(&dispatcher, &self.opened.world.root);
         }
         let result = self.rounds();
-        if let Some((hub, _)) = self.opened.world.hub.clone() {
-            self.opened.prover.reset(&hub);
+        if let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() {
+            self.opened.self_tests.reset(&dispatcher);
         }
         let fenced = self.shared.progress().fenced();
         match fenced {
@@ -98,7 +98,7 @@ impl Runner {
             let started = Instant::now();
             if let Some(settings) = self.shared.settings() {
                 self.interval = settings.interval;
-                self.opened.audit.set_rate(settings.audit);
+                self.opened.scrub.set_rate(settings.scrub);
                 self.max_delete = settings.max_delete;
             }
             let last = self.shared.progress().stop;
@@ -217,7 +217,7 @@ impl Runner {
         self.note_doubts();
         let doubtful = self.shared.progress().in_doubt();
         let calm = !hurry && !last && !doubtful;
-        let (taken, resting) = self.opened.world.pending.take_but(|ino| {
+        let (taken, resting) = self.opened.world.pending.take_except(|ino| {
             // Also before the first pass is through, which it is not while removals wait.
             let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
             waits || (calm && self.trusted && self.pace.rests(ino, began))
@@ -236,7 +236,7 @@ impl Runner {
                 let seq = self.opened.world.catalog.head()?.map_or(1, |head| head.seq + 1);
                 return self.after(number, began, &Outcome::Fenced { seq }, Left::Open, report, unread);
             }
-            let facts = Facts {
+            let facts = FlushFacts {
                 volume: self.opened.volume_id,
                 writer: self.opened.writer.id,
                 epoch: self.opened.writer.epoch,
@@ -262,7 +262,7 @@ impl Runner {
             let rested = calm && self.guard.rests(began);
             self.note_held(&report, &kept, outcome.is_settled(), rested, began);
         }
-        self.opened.world.pending.give_back_but(&kept, &covered);
+        self.opened.world.pending.give_back_except(&kept, &covered);
         self.opened.world.remember_foreign()?;
         self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.interval, Instant::now());
         if hurry && outcome.is_settled() {

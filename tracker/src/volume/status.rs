@@ -198,19 +198,19 @@ pub struct VolumeStatus {
     pub interval_ms: u64,
     /// What the present pace would cost at the store.
     pub requests_per_day_estimate: u64,
-    /// The last self-test of the capture saw every change it made. `false` also where none can be made, see `unproven`.
-    pub proven: bool,
+    /// The last self-test of the capture saw every change it made. `false` also where none can be made, see `self_test_untried`.
+    pub self_test_passed: bool,
     /// The kinds of change it saw.
-    pub proof: Vec<String>,
+    pub self_test_kinds: Vec<String>,
     /// Why there is no self-test, or which kind it does not try.
-    pub unproven: Vec<String>,
+    pub self_test_untried: Vec<String>,
     pub self_tests: u64,
     /// Times that capture was found to have missed a change, by how that was found.
     pub capture_failures: BTreeMap<String, u64>,
-    /// Bytes that the audit has looked at.
-    pub audited_bytes: u64,
-    /// Blocks in which the audit found a change that no mark told of.
-    pub audit_differences: u64,
+    /// Bytes that the scrub has looked at.
+    pub scrubbed_bytes: u64,
+    /// Blocks in which the scrub found a change that no mark told of.
+    pub scrub_differences: u64,
     /// What the volume waits for, in state `waiting`.
     pub waiting: Option<String>,
     /// Set once the volume has ended by itself; it says with which exit code.

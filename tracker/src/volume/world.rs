@@ -33,17 +33,16 @@ use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite
 use crate::failpoint;
 use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot};
 use crate::store::{self, ErrorKind, Store, StoreError};
-use crate::volume::marks::dispatcher::{Hub, HubError};
+use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
 use crate::volume::marks::waiting::{Pending, now_ns};
-use crate::volume::world::paths::Ways;
+use crate::volume::world::paths::Paths;
 use crate::volume::world::pool::{Opener, Pool};
-use crate::volume::world::timestamp_granularity as tick;
 
 /// What ends a flush. Files that cannot be read are not among them.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Dispatcher(#[from] DispatcherError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
@@ -80,7 +79,7 @@ pub struct VolumeWorld {
     /// The volume's part of the store.
     pub store: Arc<dyn Store>,
     /// `None` with the scan back end.
-    pub hub: Option<(Arc<Hub>, u32)>,
+    pub dispatcher: Option<(Arc<Dispatcher>, u32)>,
     pub era_length: u64,
     pub epoch: u64,
     pub volume_id: Id,
@@ -89,7 +88,7 @@ pub struct VolumeWorld {
     /// Files that the running flush has found elsewhere than the catalog has them.
     pub(super) moved: Moved,
     /// What was found by both and by the catalog.
-    pub(super) ways: RefCell<Ways>,
+    pub(super) paths: RefCell<Paths>,
     pool: Pool<OpenFile>,
     /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
     pub foreign: BTreeMap<PathBuf, Foreign>,
@@ -114,7 +113,7 @@ impl VolumeWorld {
         catalog: Arc<Catalog>,
         pending: Arc<Pending>,
         store: Arc<dyn Store>,
-        hub: Option<(Arc<Hub>, u32)>,
+        dispatcher: Option<(Arc<Dispatcher>, u32)>,
         era_length: u64,
         epoch: u64,
         volume_id: Id,
@@ -125,13 +124,13 @@ impl VolumeWorld {
             catalog,
             pending,
             store,
-            hub,
+            dispatcher,
             era_length,
             epoch,
             volume_id,
             placed: HashMap::new(),
             moved: Moved::new(),
-            ways: RefCell::default(),
+            paths: RefCell::default(),
             pool: Pool::new(),
             foreign: BTreeMap::new(),
             mounts,
@@ -151,7 +150,7 @@ impl VolumeWorld {
 
     /// A record as it may be believed in later comparisons.
     fn believed(&self, record: Record) -> Record {
-        let ctime = record.ctime.and_then(|ctime| tick::settled(ctime, self.began));
+        let ctime = record.ctime.and_then(|ctime| timestamp_granularity::settled(ctime, self.began));
         Record { ctime, ..record }
     }
 }
@@ -201,7 +200,7 @@ impl World for VolumeWorld {
     type Error = WorldError;
     type File = OpenFile;
 
-    fn plan_error(error: engine::image::PlanError<WorldError>) -> WorldError {
+    fn plan_error(error: engine::image::ImageError<WorldError>) -> WorldError {
         WorldError::Plan { cause: error.to_string() }
     }
 
@@ -250,15 +249,15 @@ impl World for VolumeWorld {
             return Ok(());
         }
         self.pending.add_fresh(inodes);
-        if let Some((hub, dev)) = &self.hub {
-            self.watch_full |= hub.watch(*dev, inodes)? != WatchOutcome::Watching;
+        if let Some((dispatcher, dev)) = &self.dispatcher {
+            self.watch_full |= dispatcher.watch(*dev, inodes)? != WatchOutcome::Watching;
         }
         Ok(())
     }
 
     fn unwatch(&mut self, inodes: &[u64]) -> Result<(), WorldError> {
-        if let Some((hub, dev)) = &self.hub {
-            hub.unwatch(&self.pending, *dev, inodes)?;
+        if let Some((dispatcher, dev)) = &self.dispatcher {
+            dispatcher.unwatch(&self.pending, *dev, inodes)?;
         }
         Ok(())
     }
@@ -282,13 +281,13 @@ impl World for VolumeWorld {
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
         failpoint::hit("names");
-        let mut ways = Ways::default();
+        let mut paths = Paths::default();
         for job in jobs {
             // One without a way counts as moved.
-            let _ = self.find_way(job.id, &mut ways);
+            let _ = self.find_path(job.id, &mut paths);
         }
         let root = Arc::clone(&self.root);
-        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, ways.path(job.id).as_ref(), job.inode));
+        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.path(job.id).as_ref(), job.inode));
         let images = self.pool.read(jobs, steps, &opener);
         failpoint::hit("read");
         images
@@ -372,12 +371,12 @@ impl World for VolumeWorld {
     fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), WorldError> {
         let key = engine::flush::commit::key_of(at).to_string();
         match store::create_exact(&*self.store, &key, &Bytes::from(bytes), ATTEMPTS)? {
-            store::Settled::Own => {
+            store::CreateOutcome::Own => {
                 failpoint::hit("pack");
                 Ok(())
             }
             // The next flush takes another name; whether it is another writer's shows when the commit is made.
-            store::Settled::Other(_) => Err(WorldError::ForeignPack { key }),
+            store::CreateOutcome::Other(_) => Err(WorldError::ForeignPack { key }),
         }
     }
 
@@ -483,10 +482,10 @@ const ATTEMPTS: u32 = 3;
 impl VolumeWorld {
     /// Watches all that the catalog knows.
     pub fn watch_all(&mut self) -> Result<(), WorldError> {
-        let Some((hub, dev)) = &self.hub else { return Ok(()) };
+        let Some((dispatcher, dev)) = &self.dispatcher else { return Ok(()) };
         let full = &mut self.watch_full;
         self.catalog.each_inodes(|inodes| {
-            *full |= hub.watch(*dev, inodes)? != WatchOutcome::Watching;
+            *full |= dispatcher.watch(*dev, inodes)? != WatchOutcome::Watching;
             Ok(())
         })
     }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tracker::repository as reading;
+use tracker::repository;
 use tracker::repository::{ReadError, RestoreOptions};
 
 use crate::bed::{Bed, code, filetime, flip, text, tracker};
@@ -135,9 +135,9 @@ fn a_directory_in_the_way_of_its_mode_is_opened_for_the_restore() {
 fn an_ended_restore_leaves_whole_files_and_a_closed_target() {
     static STOP: AtomicBool = AtomicBool::new(true);
     let bed = Bed::new(4096);
-    let reader = reading::open(bed.volume.store.clone(), NAME).unwrap();
+    let reader = repository::open(bed.volume.store.clone(), NAME).unwrap();
     let options = RestoreOptions { stop: Some(&STOP), ..RestoreOptions::default() };
-    let ended = reading::restore(&reader, 3, &bed.path("out"), &options).unwrap_err();
+    let ended = repository::restore(&reader, 3, &bed.path("out"), &options).unwrap_err();
     assert!(
         matches!(&ended, ReadError::Stopped { restored: 0, cause, .. } if matches!(**cause, ReadError::Interrupted))
     );

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use engine::model::{ChangeSet, Seq, Time};
-use tracker::repository as reading;
+use tracker::repository;
 use tracker::store::mem::Mem;
 use tracker::store::meter::{Meter, Metered};
 use tracker::units::At;
@@ -66,7 +66,7 @@ fn a_volume_of_an_older_format_says_that_it_does_not_record_it() {
 const DAY: i64 = 86_400;
 
 /// A volume of empty commits with these wall clocks, in seconds after `START`.
-fn with_clocks(clocks: &[i64], era_len: u64) -> (reading::Reader, Arc<Meter>) {
+fn with_clocks(clocks: &[i64], era_len: u64) -> (repository::Reader, Arc<Meter>) {
     let meter = Arc::new(Meter::default());
     let store: Arc<dyn tracker::store::Store> = Arc::new(Metered::new(Mem::new(), Arc::clone(&meter)));
     let mut volume = Volume::create_in(Arc::clone(&store), era_len);
@@ -79,7 +79,7 @@ fn with_clocks(clocks: &[i64], era_len: u64) -> (reading::Reader, Arc<Meter>) {
             volume.commit_changes(ChangeSet::default(), 0);
         }
     }
-    (reading::open(store, NAME).unwrap(), meter)
+    (repository::open(store, NAME).unwrap(), meter)
 }
 
 fn at(sec: i64) -> Option<At> {
@@ -97,8 +97,8 @@ fn a_time_is_what_the_wall_clock_said() {
     assert_eq!(doubt.in_order, Some(2));
     assert!(doubt.to_string().contains("the clock was set back") && doubt.to_string().contains("--at 2"), "{doubt}");
     // Before it was set ahead there is nothing to doubt.
-    assert_eq!(reader.choose(at(2)).unwrap(), reading::Chosen { seq: 2, doubt: None });
-    assert_eq!(reader.choose(at(3 * DAY)).unwrap(), reading::Chosen { seq: 10, doubt: None });
+    assert_eq!(reader.choose(at(2)).unwrap(), repository::Chosen { seq: 2, doubt: None });
+    assert_eq!(reader.choose(at(3 * DAY)).unwrap(), repository::Chosen { seq: 10, doubt: None });
     assert!(reader.choose(at(0)).is_err());
     // While it was ahead: the last one that says no later time is the newest, and the other answer is named.
     let chosen = reader.choose(at(2 * DAY + 4)).unwrap();

@@ -14,7 +14,7 @@ fn text() -> String {
         source: "/secret/source".into(),
         store: "/secret/store".into(),
         rescan_reasons: BTreeMap::from([("map_full".to_string(), 2)]),
-        capture_failures: BTreeMap::from([("audit".to_string(), 1)]),
+        capture_failures: BTreeMap::from([("scrub".to_string(), 1)]),
         kernel_counters: BTreeMap::from([("marks".to_string(), 5)]),
         unreadable: vec![Unreadable { path: PathField::new(b"/secret/file"), cause: "EIO /secret".into() }],
         last_error: Some("/secret/error".into()),

@@ -1,7 +1,7 @@
 //! The faulty store does what its fault model says, and `create_exact` settles what it leaves open.
 
 use super::super::mem::Mem;
-use super::super::{Settled, create_exact};
+use super::super::{CreateOutcome, create_exact};
 use super::*;
 
 fn bytes(text: &'static str) -> Bytes {
@@ -59,10 +59,10 @@ fn bodies_are_damaged() {
 #[test]
 fn create_exact_tells_own_from_foreign_after_a_lost_reply() {
     let store = Faulty::scripted(Mem::new(), vec![Rule::nth(Op::Create, "", 1, Fault::LostReply)]);
-    assert_eq!(create_exact(&store, "own", &bytes("mine"), 2).unwrap(), Settled::Own);
+    assert_eq!(create_exact(&store, "own", &bytes("mine"), 2).unwrap(), CreateOutcome::Own);
     store.add(Rule::nth(Op::Create, "", 1, Fault::Before(ErrorKind::Unknown)));
     store.inner().create("lost", bytes("theirs")).unwrap();
-    assert_eq!(create_exact(&store, "lost", &bytes("mine"), 2).unwrap(), Settled::Other(b"theirs".to_vec()));
+    assert_eq!(create_exact(&store, "lost", &bytes("mine"), 2).unwrap(), CreateOutcome::Other(b"theirs".to_vec()));
     store.add(Rule { op: Some(Op::Create), key: "open".into(), nth: 1, times: 9, fault: Fault::LostReply });
     assert_eq!(create_exact(&store, "open", &bytes("mine"), 3).unwrap_err().kind, ErrorKind::Unknown);
     store.add(Rule::nth(Op::Get, "own", 1, Fault::Before(ErrorKind::NotFound)));
@@ -83,8 +83,8 @@ fn create_exact_is_right_under_seeded_faults() {
                 store.inner().create(&key, bytes("theirs")).unwrap();
             }
             match create_exact(&store, &key, &bytes("mine"), 3) {
-                Ok(Settled::Own) => assert_eq!(store.inner().get(&key).unwrap(), b"mine", "seed {seed}"),
-                Ok(Settled::Other(found)) => assert!(foreign && found == b"theirs", "seed {seed}"),
+                Ok(CreateOutcome::Own) => assert_eq!(store.inner().get(&key).unwrap(), b"mine", "seed {seed}"),
+                Ok(CreateOutcome::Other(found)) => assert!(foreign && found == b"theirs", "seed {seed}"),
                 Err(e) if e.kind == ErrorKind::Transient => {
                     assert!(store.inner().get(&key).ok().as_deref() != Some(b"mine"), "seed {seed}: {e}");
                 }
@@ -117,10 +117,12 @@ fn own_bytes_that_come_back_damaged_are_asked_for_again() {
         let lost = Rule::nth(Op::Create, "", 1, Fault::LostReply);
         let damage = |times| Rule { op: Some(Op::Get), key: String::new(), nth: 1, times, fault };
         let store = Faulty::scripted(Mem::new(), vec![lost.clone(), damage(2)]);
-        assert_eq!(create_exact(&store, "k", &bytes("mine"), 2).unwrap(), Settled::Own, "{fault:?}");
+        assert_eq!(create_exact(&store, "k", &bytes("mine"), 2).unwrap(), CreateOutcome::Own, "{fault:?}");
         assert_eq!(store.struck().len(), 3, "{fault:?}");
         let store = Faulty::scripted(Mem::new(), vec![lost, damage(100)]);
-        let Settled::Other(found) = create_exact(&store, "k", &bytes("mine"), 2).unwrap() else { panic!("{fault:?}") };
+        let CreateOutcome::Other(found) = create_exact(&store, "k", &bytes("mine"), 2).unwrap() else {
+            panic!("{fault:?}")
+        };
         assert_ne!(found, b"mine");
         assert!(store.struck().len() < 10, "it is asked for again without end: {fault:?}");
     }

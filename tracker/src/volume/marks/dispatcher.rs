@@ -23,7 +23,7 @@ use crate::failpoint::{self, DropMarks};
 use crate::volume::marks::inflight;
 
 #[derive(Debug, thiserror::Error)]
-pub enum HubError {
+pub enum DispatcherError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
     #[error(transparent)]
@@ -34,7 +34,7 @@ pub enum HubError {
 
 /// Where one volume's marks go.
 #[derive(Debug)]
-pub struct Sink {
+pub struct Subscriber {
     pub volume: String,
     /// Superblock in the kernel's encoding.
     pub dev: u32,
@@ -44,9 +44,9 @@ pub struct Sink {
     pub doubts: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Sink {
-    pub fn new(volume: &str, dev: u32, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Sink {
-        Sink { volume: volume.to_owned(), dev, catalog, pending, doubts: Mutex::default() }
+impl Subscriber {
+    pub fn new(volume: &str, dev: u32, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Subscriber {
+        Subscriber { volume: volume.to_owned(), dev, catalog, pending, doubts: Mutex::default() }
     }
 
     pub(crate) fn doubt(&self, cause: &str) {
@@ -89,13 +89,13 @@ const MEASURED_FOR: Duration = Duration::from_secs(10);
 
 /// What the drains have shown so far.
 #[derive(Clone, Debug, Default)]
-pub struct HubFacts {
+pub struct DispatcherState {
     pub drains: u64,
     pub kernel_bytes: u64,
     pub counters: BTreeMap<String, u64>,
 }
 
-pub struct Hub {
+pub struct Dispatcher {
     inner: Mutex<Inner>,
     /// Starts another back end.
     pub(crate) restart: Restart,
@@ -104,13 +104,13 @@ pub struct Hub {
 pub(crate) struct Inner {
     /// `None`: it failed, and no back end was left.
     pub(crate) capture: Option<Capture>,
-    pub(crate) sinks: Vec<Arc<Sink>>,
+    pub(crate) subscribers: Vec<Arc<Subscriber>>,
     last_swap_ns: u64,
     this_swap_ns: u64,
     /// How often drains have found that changes were not marked because the lease was over.
     lapses: u64,
-    facts: HubFacts,
-    /// Back end (by `epoch`) whose kernel memory is in `facts`, and when it was asked for: it grows with what the maps hold,
+    facts: DispatcherState,
+    /// Back end (by `failovers`) whose kernel memory is in `facts`, and when it was asked for: it grows with what the maps hold,
     /// and asking costs a dozen files of `/proc`.
     measured: Option<(u64, Instant)>,
     /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
@@ -121,7 +121,7 @@ pub(crate) struct Inner {
     /// Files of the self-tests: their marks since `forget_probes`.
     probes: BTreeMap<(u32, u64), Marks>,
     /// Counts the back ends that this process has had.
-    pub(crate) epoch: u64,
+    pub(crate) failovers: u64,
     /// What speaks against back ends since this process began.
     pub(crate) against: Vec<(BackEnd, String)>,
     /// Why everything is to be put in doubt before the next drain.
@@ -133,23 +133,23 @@ pub(crate) struct Inner {
     unsaved: BTreeSet<&'static str>,
 }
 
-impl Hub {
-    pub fn new(capture: Capture, restart: Restart) -> Hub {
+impl Dispatcher {
+    pub fn new(capture: Capture, restart: Restart) -> Dispatcher {
         let now = now_ns();
-        Hub {
+        Dispatcher {
             inner: Mutex::new(Inner {
                 capture: Some(capture),
-                sinks: Vec::new(),
+                subscribers: Vec::new(),
                 last_swap_ns: now,
                 this_swap_ns: now,
                 lapses: 0,
-                facts: HubFacts::default(),
+                facts: DispatcherState::default(),
                 measured: None,
                 left_over: false,
                 earlier_dio: Some(Instant::now()),
                 inflight_before: 0,
                 probes: BTreeMap::new(),
-                epoch: 0,
+                failovers: 0,
                 against: Vec::new(),
                 doubt: None,
                 drop: DropMarks::from_environment(),
@@ -164,22 +164,22 @@ impl Hub {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn add(&self, sink: Arc<Sink>) -> Result<(), HubError> {
+    pub fn add(&self, subscriber: Arc<Subscriber>) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
-        inner.capture()?.track(sink.dev, false)?;
+        inner.capture()?.track(subscriber.dev, false)?;
         inner.earlier_dio = Some(Instant::now());
-        inner.sinks.push(sink);
+        inner.subscribers.push(subscriber);
         Ok(())
     }
 
     /// Ends what `add` began: marks have no place with this volume any more. The file system stays tracked.
-    pub fn remove(&self, sink: &Arc<Sink>) {
-        self.inner().sinks.retain(|there| !Arc::ptr_eq(there, sink));
+    pub fn remove(&self, subscriber: &Arc<Subscriber>) {
+        self.inner().subscribers.retain(|there| !Arc::ptr_eq(there, subscriber));
     }
 
     /// Counts the back ends of this process: whoever finds another number than before has to look anew at what it may use.
-    pub fn epoch(&self) -> u64 {
-        self.inner().epoch
+    pub fn failovers(&self) -> u64 {
+        self.inner().failovers
     }
 
     /// How often changes went unmarked because the lease of the capture was over: what was missed then tells nothing of it.
@@ -193,7 +193,7 @@ impl Hub {
     }
 
     /// Watches files of a self-test, and keeps their marks for it.
-    pub fn add_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+    pub fn add_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
         let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         inner.watch(dev, &keys)?;
@@ -202,7 +202,7 @@ impl Hub {
     }
 
     /// Ends what `add_probes` began; the files must still be open.
-    pub fn remove_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+    pub fn remove_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
         let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         inner.probes.retain(|key, _| !keys.contains(key));
@@ -248,7 +248,7 @@ impl Hub {
     }
 
     /// SWAP, GRACE, save pending, clear. Returns the number of this drain.
-    pub fn drain(&self) -> Result<u64, HubError> {
+    pub fn drain(&self) -> Result<u64, DispatcherError> {
         let mut inner = self.inner();
         inner.doubt_everything()?;
         if inner.left_over {
@@ -269,18 +269,18 @@ impl Hub {
     }
 
     /// Whether the watch set was full once, so that all inodes of the superblock are marked.
-    pub fn is_widened(&self, dev: u32) -> Result<bool, HubError> {
+    pub fn is_widened(&self, dev: u32) -> Result<bool, DispatcherError> {
         Ok(self.inner().capture()?.is_widened(dev)?)
     }
 
-    pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, HubError> {
+    pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, DispatcherError> {
         let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         self.inner().watch(dev, &keys)
     }
 
     /// For the volume of `pending`, which has no more use for them. A number that a file of another volume or of a self-test
     /// has by now stays watched.
-    pub fn unwatch(&self, pending: &Arc<Pending>, dev: u32, inodes: &[u64]) -> Result<(), HubError> {
+    pub fn unwatch(&self, pending: &Arc<Pending>, dev: u32, inodes: &[u64]) -> Result<(), DispatcherError> {
         // Drains of all volumes wait meanwhile: in pieces.
         for some in inodes.chunks(UNWATCHED_AT_ONCE) {
             let mut inner = self.inner();
@@ -290,11 +290,11 @@ impl Hub {
         Ok(())
     }
 
-    pub fn facts(&self) -> HubFacts {
+    pub fn facts(&self) -> DispatcherState {
         let mut inner = self.inner();
-        if inner.measured.is_none_or(|(epoch, at)| epoch != inner.epoch || at.elapsed() > MEASURED_FOR) {
+        if inner.measured.is_none_or(|(failovers, at)| failovers != inner.failovers || at.elapsed() > MEASURED_FOR) {
             inner.facts.kernel_bytes = inner.capture.as_ref().map_or(0, Capture::kernel_memory_bytes);
-            inner.measured = Some((inner.epoch, Instant::now()));
+            inner.measured = Some((inner.failovers, Instant::now()));
         }
         inner.facts.clone()
     }
@@ -310,15 +310,15 @@ impl Inner {
         ended
     }
 
-    fn watch(&mut self, dev: u32, keys: &[(u32, u64)]) -> Result<WatchOutcome, HubError> {
+    fn watch(&mut self, dev: u32, keys: &[(u32, u64)]) -> Result<WatchOutcome, DispatcherError> {
         let capture = self.capture()?;
         let before = capture.tracked()?;
         let outcome = capture.watch(keys)?;
         if outcome != WatchOutcome::Watching && !before.contains(&(dev, true)) {
             // Nothing is known to be lost. The file system is taken from one way of recording to another, and its volumes are
             // not called protected before a whole pass has followed.
-            for sink in self.sinks.iter().filter(|sink| sink.dev == dev) {
-                sink.widen("watch set full", |_| true)?;
+            for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.dev == dev) {
+                subscriber.widen("watch set full", |_| true)?;
             }
         }
         Ok(outcome)
@@ -326,11 +326,11 @@ impl Inner {
 
     /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. A volume tells `pending`
     /// of an inode before it has it watched, so whichever of the two comes first here, it ends up watched.
-    fn unwatch(&mut self, keys: Vec<(u32, u64)>, own: Option<&Arc<Pending>>) -> Result<(), HubError> {
+    fn unwatch(&mut self, keys: Vec<(u32, u64)>, own: Option<&Arc<Pending>>) -> Result<(), DispatcherError> {
         let mut free = Vec::new();
         'keys: for (dev, ino) in keys {
-            for sink in self.sinks.iter().filter(|sink| sink.dev == dev) {
-                if own.is_none_or(|own| !Arc::ptr_eq(&sink.pending, own)) && sink.pending.knows(ino)? {
+            for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.dev == dev) {
+                if own.is_none_or(|own| !Arc::ptr_eq(&subscriber.pending, own)) && subscriber.pending.knows(ino)? {
                     continue 'keys;
                 }
             }
@@ -339,13 +339,13 @@ impl Inner {
         Ok(self.capture()?.unwatch(&free)?)
     }
 
-    pub(crate) fn capture(&mut self) -> Result<&mut Capture, HubError> {
-        self.capture.as_mut().ok_or(HubError::Ended)
+    pub(crate) fn capture(&mut self) -> Result<&mut Capture, DispatcherError> {
+        self.capture.as_mut().ok_or(DispatcherError::Ended)
     }
 
     /// Whatever makes the capture doubtful since the last drain, in a closed set of words. Doubts that a mark or an
     /// overflow bit stands for already are not among them.
-    fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), HubError> {
+    fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), DispatcherError> {
         let health = self.capture()?.health()?;
         if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))
             && let Err(error) = self.capture()?.pin_again()
@@ -397,22 +397,22 @@ pub(crate) fn marks_of(marks: &InodeMarks) -> Marks {
 }
 
 impl DrainWorld for Inner {
-    type Error = HubError;
+    type Error = DispatcherError;
 
-    fn swap(&mut self) -> Result<(), HubError> {
+    fn swap(&mut self) -> Result<(), DispatcherError> {
         self.last_swap_ns = std::mem::replace(&mut self.this_swap_ns, now_ns());
         self.capture()?.swap()?;
         failpoint::hit("swap");
         Ok(())
     }
 
-    fn grace(&mut self) -> Result<(), HubError> {
+    fn grace(&mut self) -> Result<(), DispatcherError> {
         self.capture()?.grace()?;
         failpoint::hit("grace");
         Ok(())
     }
 
-    fn save_retired(&mut self) -> Result<(), HubError> {
+    fn save_retired(&mut self) -> Result<(), DispatcherError> {
         let mut retired: Retired = self.capture()?.read_retired()?;
         failpoint::hit("read-retired");
         let (doubts, widened) = self.check_health()?;
@@ -434,30 +434,31 @@ impl DrainWorld for Inner {
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
         // A catalog that cannot be written keeps no other volume's marks from being saved, and its own volume tells of them.
         let mut failed = None;
-        for sink in &self.sinks {
+        for subscriber in &self.subscribers {
             let mut mine = Vec::new();
-            for (ino, marks) in by_dev.get(&sink.dev).into_iter().flatten() {
-                if sink.pending.knows(*ino)? {
+            for (ino, marks) in by_dev.get(&subscriber.dev).into_iter().flatten() {
+                if subscriber.pending.knows(*ino)? {
                     let mut marks = marks.clone();
                     self.drop.some_of(&mut marks);
                     mine.push((*ino, marks));
                 }
             }
-            if let Err(error) = sink.pending.add(&mine, since) {
+            if let Err(error) = subscriber.pending.add(&mine, since) {
                 failed = Some(error);
                 continue;
             }
-            sink.pending
-                .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, sink.dev, *ino)));
+            subscriber
+                .pending
+                .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, subscriber.dev, *ino)));
             if mine.iter().any(|(_, marks)| marks.rescan) {
                 // The counters of two drains: one that was raised between the swap and now belongs to marks of the next.
-                widened.iter().chain(&before).for_each(|word| sink.doubt(word));
+                widened.iter().chain(&before).for_each(|word| subscriber.doubt(word));
             }
             if retired.overflow.any() {
-                sink.widen("kernel map full", |ino| retired.overflow.hit(sink.dev, ino))?;
+                subscriber.widen("kernel map full", |ino| retired.overflow.hit(subscriber.dev, ino))?;
             }
             for doubt in &self.unsaved {
-                sink.widen(doubt, |_| true)?;
+                subscriber.widen(doubt, |_| true)?;
             }
         }
         if let Some(error) = failed {
@@ -467,7 +468,7 @@ impl DrainWorld for Inner {
         Ok(self.capture()?.forget_calls(&ended)?)
     }
 
-    fn clear_retired(&mut self) -> Result<(), HubError> {
+    fn clear_retired(&mut self) -> Result<(), DispatcherError> {
         failpoint::hit("pending");
         self.capture()?.clear_retired()?;
         failpoint::hit("clear");
@@ -485,10 +486,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
-        let sink = Sink::new("v", 1, catalog, pending);
-        sink.pending.add_fresh(&[7, 8]);
-        assert_eq!(sink.widen("kernel map full", |ino| ino == 7).unwrap(), 1);
-        assert!(sink.pending.marks(7).is_some_and(|marks| marks.rescan && marks.names));
-        assert_eq!(sink.pending.marks(8), None);
+        let subscriber = Subscriber::new("v", 1, catalog, pending);
+        subscriber.pending.add_fresh(&[7, 8]);
+        assert_eq!(subscriber.widen("kernel map full", |ino| ino == 7).unwrap(), 1);
+        assert!(subscriber.pending.marks(7).is_some_and(|marks| marks.rescan && marks.names));
+        assert_eq!(subscriber.pending.marks(8), None);
     }
 }

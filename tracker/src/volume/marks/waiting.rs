@@ -135,7 +135,7 @@ impl Pending {
 
     /// All marks, for a flush, but those of inodes that `rests` names, which go on waiting: their number comes second. What
     /// is taken counts as such until `settle` or `give_back`.
-    pub fn take_but(&self, rests: impl Fn(u64) -> bool) -> (DirtySet, usize) {
+    pub fn take_except(&self, rests: impl Fn(u64) -> bool) -> (DirtySet, usize) {
         let mut state = self.state();
         let mut taken = std::mem::take(&mut state.waiting);
         let held: Vec<u64> = taken.iter().map(|(ino, _)| ino).filter(|ino| rests(*ino)).collect();
@@ -150,9 +150,9 @@ impl Pending {
         (taken, held.len())
     }
 
-    /// As [`Pending::take_but`], of all.
+    /// As [`Pending::take_except`], of all.
     pub fn take(&self) -> DirtySet {
-        self.take_but(|_| false).0
+        self.take_except(|_| false).0
     }
 
     /// Forgets `taken` but for `kept`, together with what `write` does, in one transaction of the catalog.
@@ -200,7 +200,7 @@ impl Pending {
 
     /// Ends a flush: what was taken is no longer in flight, and `kept` of it goes on waiting; `covered` waits too, but for
     /// [`Pending::uncover`], and is not taken before.
-    pub fn give_back_but(&self, kept: &DirtySet, covered: &DirtySet) {
+    pub fn give_back_except(&self, kept: &DirtySet, covered: &DirtySet) {
         let mut state = self.state();
         state.taken = DirtySet::default();
         for (ino, waiting) in kept.iter() {
@@ -295,10 +295,10 @@ mod tests {
         let open = || Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Pending::load(open()).unwrap();
         pending.add(&[(5, Marks::meta()), (6, Marks::meta())], 10).unwrap();
-        let (taken, held) = pending.take_but(|ino| ino == 5);
+        let (taken, held) = pending.take_except(|ino| ino == 5);
         assert_eq!((taken.len(), taken.get(5).is_some(), held), (1, false, 1));
         pending.forget(&CatalogChange::default(), &[6], &DirtySet::default()).unwrap();
-        pending.give_back_but(&DirtySet::default(), &DirtySet::default());
+        pending.give_back_except(&DirtySet::default(), &DirtySet::default());
         assert_eq!(Pending::load(open()).unwrap().take().len(), 1, "saved");
         assert!(pending.take().get(5).is_some());
     }
@@ -335,7 +335,7 @@ mod tests {
         pending.add(&[(5, block(1)), (6, block(1))], 10).unwrap();
         let mut covered = pending.take();
         covered.remove(6);
-        pending.give_back_but(&DirtySet::default(), &covered);
+        pending.give_back_except(&DirtySet::default(), &covered);
         // A later mark of the same file is saved with the one that waits apart.
         pending.add(&[(5, block(2))], 20).unwrap();
         assert_eq!(pending.summary().0, Some(10));
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(saved.get(5).unwrap().marks.blocks.len(), 2);
         let taken = pending.take();
         assert_eq!((taken.len(), taken.get(5).unwrap().marks.blocks.len()), (1, 1), "only the later one");
-        pending.give_back_but(&taken, &DirtySet::default());
+        pending.give_back_except(&taken, &DirtySet::default());
         pending.uncover();
         assert_eq!(pending.take().get(5).unwrap().marks.blocks.len(), 2);
     }

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use crate::catalog::Catalog;
 use crate::config::guard;
 use crate::config::guard::GuardedVolume;
-use crate::daemon::fleet::{Facts, Volume, lock};
+use crate::daemon::fleet::{Volume, VolumeFacts, lock};
 use crate::error::AppError;
 use crate::units;
-use crate::volume::marks::dispatcher::Hub;
+use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::runner::Runner;
 use crate::volume::runner::mass_delete::Guard;
 use crate::volume::runner::pace::Pace;
 use crate::volume::runner::progress::Phase;
 use crate::volume::startup::open;
-use crate::volume::startup::open::{CaptureFacts, Prepared};
+use crate::volume::startup::open::{ChosenCapture, Prepared};
 use crate::volume::startup::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
 use crate::volume::status::Backend;
 use crate::volume::world::WorldError;
@@ -28,7 +28,7 @@ const DRAIN_GAP: Duration = Duration::from_secs(1);
 
 /// What the volumes of one process share.
 pub(crate) struct Surroundings {
-    pub capture: CaptureFacts,
+    pub capture: ChosenCapture,
     pub state_dir: std::path::PathBuf,
     /// It is a daemon: a volume whose source or store is away waits for it.
     pub daemon: bool,
@@ -100,7 +100,7 @@ fn once(
     may_be_protected(volume, around)?;
     let opened = open::open(&volume.config, &around.state_dir, &around.capture, prepared)?;
     let waited = backoff.reset();
-    *lock(&volume.facts) = Some(Facts {
+    *lock(&volume.facts) = Some(VolumeFacts {
         volume_id: hexadecimal(&opened.volume_id),
         backend: opened.backend,
         reasons: opened.reasons.clone(),
@@ -108,7 +108,7 @@ fn once(
         pending: Arc::clone(&opened.world.pending),
         catalog: Arc::clone(&opened.world.catalog),
         meter: Arc::clone(&opened.meter),
-        hub: opened.world.hub.as_ref().map(|(hub, _)| Arc::clone(hub)),
+        dispatcher: opened.world.dispatcher.as_ref().map(|(dispatcher, _)| Arc::clone(dispatcher)),
     });
     if let Some(waited) = waited.filter(|_| volume.shared.progress().waiting.is_some()) {
         let (volume, after) = (&volume.config.name, units::show_seconds(waited.as_secs_f64()));
@@ -150,8 +150,8 @@ fn wait(
     let until = Instant::now() + pause;
     show(volume, around, obstacle, prepared);
     loop {
-        if let (Some(prepared), Some(hub)) = (prepared, &around.capture.hub) {
-            let kept = prepared.keep_marking(hub, around.capture.resumed).and_then(|()| Ok(hub.drain()?));
+        if let (Some(prepared), Some(dispatcher)) = (prepared, &around.capture.dispatcher) {
+            let kept = prepared.keep_marking(dispatcher, around.capture.resumed).and_then(|()| Ok(dispatcher.drain()?));
             if let Err(error) = kept {
                 tracing::debug!(volume = volume.config.name, %error, "marks cannot be drained while the volume waits");
             }
@@ -181,15 +181,19 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     let mut facts = lock(&volume.facts);
     if let (None, Some(prepared)) = (facts.as_ref(), prepared) {
         let id = prepared.catalog.volume_id().ok().flatten();
-        *facts = Some(Facts {
+        *facts = Some(VolumeFacts {
             volume_id: id.map(|id| hexadecimal(&id)).unwrap_or_default(),
-            backend: around.capture.hub.as_ref().map_or(Backend::Scan, |hub| Backend::of(hub.back_end())),
+            backend: around
+                .capture
+                .dispatcher
+                .as_ref()
+                .map_or(Backend::Scan, |dispatcher| Backend::of(dispatcher.back_end())),
             reasons: around.capture.reasons.clone(),
             fenced_store: None,
             pending: Arc::clone(&prepared.pending),
             catalog: Arc::clone(&prepared.catalog),
             meter: Arc::default(),
-            hub: around.capture.hub.clone(),
+            dispatcher: around.capture.dispatcher.clone(),
         });
     }
     drop(facts);
@@ -209,12 +213,12 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
 impl Prepared {
     /// Watches what the catalog knows, once, unless the last process left it watched: from then on changes are marked while the
     /// volume waits for its store. Whether the marks can be trusted is decided when it is armed.
-    fn keep_marking(&self, hub: &Hub, resumed: bool) -> Result<(), WorldError> {
+    fn keep_marking(&self, dispatcher: &Dispatcher, resumed: bool) -> Result<(), WorldError> {
         if (self.first && resumed) || self.watched.swap(true, std::sync::atomic::Ordering::Relaxed) {
             return Ok(());
         }
         self.catalog.each_inodes(|inodes| {
-            hub.watch(self.sink.dev, inodes)?;
+            dispatcher.watch(self.subscriber.dev, inodes)?;
             Ok(())
         })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use engine::dirty::Marks;
 
 use crate::error::chain;
-use crate::volume::marks::dispatcher::{Hub, HubError, Sink};
+use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Subscriber};
 use crate::volume::marks::waiting::now_ns;
 
 /// A change whose call began this long before the end may still be going on: a write sets the time at its begin and the bytes
@@ -31,19 +31,19 @@ impl Ending {
     }
 }
 
-impl Hub {
+impl Dispatcher {
     /// Takes the last marks into the catalogs and detaches everything. The next start compares by listings: what it could not
     /// tell by times is noted as to be read again. Where that cannot be noted the capture stays, until its lease is over.
     ///
     /// # Errors
     /// When marks cannot be saved or pins cannot be removed.
-    pub(crate) fn release(&self) -> Result<(), HubError> {
+    pub(crate) fn release(&self) -> Result<(), DispatcherError> {
         if self.inner().capture.is_none() {
             return Ok(());
         }
         self.drain()?;
         let mut inner = self.inner();
-        inner.sinks.iter().try_for_each(read_again)?;
+        inner.subscribers.iter().try_for_each(read_again)?;
         if let Some(capture) = inner.capture.take() {
             capture.detach()?;
         }
@@ -52,17 +52,17 @@ impl Hub {
 }
 
 /// What changed shortly before is read at the next start.
-fn read_again(sink: &Arc<Sink>) -> Result<(), HubError> {
+fn read_again(subscriber: &Arc<Subscriber>) -> Result<(), DispatcherError> {
     let now = Duration::from_nanos(now_ns());
     let since = i64::try_from(now.saturating_sub(LONG_WRITE).as_secs()).unwrap_or(0);
-    let recent = sink.catalog.files_changed_since(since)?;
+    let recent = subscriber.catalog.files_changed_since(since)?;
     let marks: Vec<(u64, Marks)> = recent.into_iter().map(|ino| (ino, Marks::rescan())).collect();
-    Ok(sink.pending.add(&marks, now_ns())?)
+    Ok(subscriber.pending.add(&marks, now_ns())?)
 }
 
-/// As [`Hub::release`]: what fails is told and ends nothing, since the process ends anyway.
-pub(crate) fn release(hub: &Hub) {
-    match hub.release() {
+/// As [`Dispatcher::release`]: what fails is told and ends nothing, since the process ends anyway.
+pub(crate) fn release(dispatcher: &Dispatcher) {
+    match dispatcher.release() {
         Ok(()) => tracing::debug!("the capture is detached"),
         Err(error) => tracing::warn!(
             error = chain(&error),

@@ -9,11 +9,11 @@ use engine::model::{FileId, Kind, Meta, Root, Time};
 
 use crate::catalog;
 use crate::selftest::failover::COMPARE;
-use crate::volume::marks::dispatcher::Sink;
+use crate::volume::marks::dispatcher::Subscriber;
 use crate::volume::marks::waiting::now_ns;
 use crate::volume::runner::progress::Phase;
-use crate::volume::startup::open::{BASELINE, CaptureFacts, Opened, Prepared, RUN, boot_id, run_on};
-use crate::volume::startup::trust::{Boot, Compare, Facts, must_compare};
+use crate::volume::startup::open::{BASELINE, ChosenCapture, Opened, Prepared, RUN, boot_id, run_on};
+use crate::volume::startup::trust::{Boot, Compare, StartFacts, must_compare};
 use crate::volume::world::{WorldError, to_row};
 
 /// Name of the note that inode flags were read of all files in the catalog, or that they are marked for it.
@@ -23,7 +23,7 @@ impl Opened {
     /// ARM, CLEAN; decides what has to be compared. `anew`: why no record's inode is to be believed, where that is so.
     pub(crate) fn arm(
         &mut self,
-        capture: &CaptureFacts,
+        capture: &ChosenCapture,
         prepared: Option<&Prepared>,
         anew: Option<&'static str>,
     ) -> Result<(), WorldError> {
@@ -67,17 +67,17 @@ impl Opened {
         let renumbered = world.renumber(anew.is_some())?;
         let boot = boot_id();
         let last_boot = world.catalog.boot_id()?;
-        let dev = world.hub.as_ref().map_or(0, |(_, dev)| *dev);
+        let dev = world.dispatcher.as_ref().map_or(0, |(_, dev)| *dev);
         let last_run = world.catalog.note(RUN)?.and_then(|text| run_on(&text, dev));
         let clean = world.catalog.clean_shutdown()?;
         if clean.is_some() {
             // It speaks of that boot's end only.
             world.catalog.set_clean_shutdown(None)?;
         }
-        let facts = Facts {
+        let facts = StartFacts {
             boot: Boot::of(last_boot.as_deref(), boot.as_deref(), world.catalog.head()?.is_some()),
             resumed: capture.resumed,
-            registered: world.hub.is_some() && prepared.is_some_and(|prepared| prepared.first),
+            registered: world.dispatcher.is_some() && prepared.is_some_and(|prepared| prepared.first),
             in_order: last_run.is_some_and(|run| run + 1 == capture.run),
             baseline: world.catalog.note(BASELINE)?.is_some(),
             rebuilt: anew.is_some(),
@@ -89,11 +89,11 @@ impl Opened {
         tracing::debug!(volume = %self.name, ?facts, ?compare, "what is to be compared");
         // Before the notes by which the next process would trust this one: it may end before the comparison does.
         world.catalog.set_note(COMPARE, compare.word())?;
-        let run = if world.hub.is_some() { capture.run } else { 0 };
+        let run = if world.dispatcher.is_some() { capture.run } else { 0 };
         world.catalog.set_note(RUN, &format!("{run} {dev}"))?;
-        if let (Some((hub, dev)), Some(prepared)) = (&world.hub, prepared) {
-            self.sink = Some(Arc::clone(&prepared.sink));
-            world.watch_full |= hub.is_widened(*dev)?;
+        if let (Some((dispatcher, dev)), Some(prepared)) = (&world.dispatcher, prepared) {
+            self.subscriber = Some(Arc::clone(&prepared.subscriber));
+            world.watch_full |= dispatcher.is_widened(*dev)?;
             // Where the marks are trusted, the watch set has been kept since they began.
             if compare != Compare::Nothing {
                 world.watch_all()?;
@@ -117,12 +117,13 @@ impl Opened {
             world.root.sync().map_err(WorldError::Source)?;
         }
         self.compare = true;
-        self.compare_once = world.hub.is_some();
+        self.compare_once = world.dispatcher.is_some();
         if compare == Compare::Everything {
             let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
-            let sink = self.sink.get_or_insert_with(|| Arc::new(Sink::new(&self.name, 0, catalog, pending)));
+            let subscriber =
+                self.subscriber.get_or_insert_with(|| Arc::new(Subscriber::new(&self.name, 0, catalog, pending)));
             // A file without an inode is found by its name.
-            sink.widen(anew.unwrap_or("reboot"), |ino| ino != 0)?;
+            subscriber.widen(anew.unwrap_or("reboot"), |ino| ino != 0)?;
             // They are pending now and outlive this process.
             world.catalog.set_note(COMPARE, Compare::Listings.word())?;
         } else {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use crate::capture::{self, BackEnd, Capture, CaptureConfig, Lease, Started, choose, sets};
 use crate::config::{self, Config};
 use crate::error::{AppError, ExitCode, chain};
-use crate::selftest::changes as canary;
-use crate::selftest::changes::{Home, Proof};
+use crate::selftest::changes;
+use crate::selftest::changes::{Home, SelfTestOutcome};
 use crate::selftest::failover::Restart;
 use crate::source::SourceRoot;
-use crate::volume::marks::dispatcher::Hub;
+use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
-use crate::volume::startup::open::CaptureFacts;
-use crate::volume::startup::watch_capacity as room;
+use crate::volume::startup::open::ChosenCapture;
+use crate::volume::startup::watch_capacity;
 
 /// Counts this start of capture, before its first drain.
 fn next_run(state_dir: &Path) -> Result<u64, AppError> {
@@ -102,9 +102,9 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
 }
 
 /// Starts capture if some volume may use it.
-pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts, AppError> {
-    let wanted = config.volumes.iter().any(|volume| volume.capture != config::Capture::Scan);
-    let mut none = CaptureFacts { hub: None, resumed: false, reasons: Vec::new(), run: 0 };
+pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture, AppError> {
+    let wanted = config.volumes.iter().any(|volume| volume.capture != config::CaptureMode::Scan);
+    let mut none = ChosenCapture { dispatcher: None, resumed: false, reasons: Vec::new(), run: 0 };
     if !wanted {
         none.reasons.push("the scan back end was asked for".into());
         return Ok(none);
@@ -113,7 +113,7 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     let only = forced.map(|(_, back_end)| back_end);
     let mut entries = config.kernel_maps;
     if entries.watch == config::WATCH_BY_FILES {
-        entries.watch = room::watch_entries(config, state_dir);
+        entries.watch = watch_capacity::watch_entries(config, state_dir);
     }
     let lease = Some(Lease { state_dir: state_dir.to_path_buf(), lasts: config.process.lease });
     let wanted = CaptureConfig { entries, lease, ..CaptureConfig::new(sets::dir_of(state_dir), BackEnd::Scan) };
@@ -127,7 +127,7 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
     let started = match take_over(&wanted, state_dir, only) {
         Some(capture) => Ok((capture, Started::Resumed)),
         None => {
-            let mut facts = choose::Facts::gather_for(only);
+            let mut facts = choose::KernelFacts::gather_for(only);
             facts.against.extend(too_much(&wanted, config.process.memory));
             Capture::start_best(&wanted, facts, &prove)
         }
@@ -138,11 +138,11 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<CaptureFacts,
             let resumed = started == Started::Resumed;
             let state = state_dir.to_path_buf();
             let chosen = Box::new(move |capture: &Capture| remember(&state, only, capture));
-            let hub = Hub::new(capture, Restart { wanted, only, prove: Box::new(prove), chosen });
+            let dispatcher = Dispatcher::new(capture, Restart { wanted, only, prove: Box::new(prove), chosen });
             if resumed {
-                hub.resume();
+                dispatcher.resume();
             }
-            return Ok(CaptureFacts { hub: Some(Arc::new(hub)), resumed, reasons: Vec::new(), run });
+            return Ok(ChosenCapture { dispatcher: Some(Arc::new(dispatcher)), resumed, reasons: Vec::new(), run });
         }
         Err(choice) => none.reasons.extend(choice.lines()),
     }
@@ -172,7 +172,7 @@ fn too_much(wanted: &CaptureConfig, most: u64) -> Vec<(BackEnd, String)> {
 
 /// The self-test on the file system of every volume that would use the capture.
 fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) -> Result<(), String> {
-    for volume in volumes.iter().filter(|volume| volume.capture != config::Capture::Scan) {
+    for volume in volumes.iter().filter(|volume| volume.capture != config::CaptureMode::Scan) {
         // A source that cannot be opened is the volume's own failure, which it reports itself.
         let Ok(root) = SourceRoot::open(&volume.source) else { continue };
         if can_be_marked(|fs| capture.supported(fs), &root).is_err() {
@@ -180,12 +180,14 @@ fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) 
         }
         let name = volume.name.as_str();
         let home = Home { state, volume: name };
-        match canary::prove(capture, &root, Some(home)).map_err(|error| chain(&error))? {
-            Proof::Passed { kinds, untried } => {
+        match changes::prove(capture, &root, Some(home)).map_err(|error| chain(&error))? {
+            SelfTestOutcome::Passed { kinds, untried } => {
                 tracing::debug!(volume = name, ?kinds, ?untried, "the self-test passed")
             }
-            Proof::NotPossible { why } => tracing::debug!(volume = name, why, "the self-test could not be made"),
-            Proof::Failed { kind } => {
+            SelfTestOutcome::NotPossible { why } => {
+                tracing::debug!(volume = name, why, "the self-test could not be made")
+            }
+            SelfTestOutcome::Failed { kind } => {
                 return Err(format!("self-test on {}: {kind} was not seen", marked_fs(&root)));
             }
         }

@@ -175,8 +175,8 @@ pub(crate) fn claim(
                 }
                 let bytes = format.encode().map_err(|error| failed("format", error))?;
                 match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
-                    Ok(store::Settled::Own) => bytes,
-                    Ok(store::Settled::Other(bytes)) => bytes,
+                    Ok(store::CreateOutcome::Own) => bytes,
+                    Ok(store::CreateOutcome::Other(bytes)) => bytes,
                     Err(error) => return Err(error.into()),
                 }
             }

@@ -14,15 +14,15 @@ use crate::capture::BackEnd;
 use crate::catalog::{Catalog, Writer};
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
-use crate::repository as reading;
+use crate::repository;
 use crate::repository::Reader;
 use crate::selftest::failover::COMPARE;
-use crate::selftest::schedule::Prover;
-use crate::selftest::scrub::Audit;
+use crate::selftest::schedule::SelfTestSchedule;
+use crate::selftest::scrub::Scrub;
 use crate::source::{IdentityCheck, SourceRoot};
 use crate::store::meter::{Meter, Metered};
 use crate::store::{Prefixed, Store};
-use crate::volume::marks::dispatcher::{Hub, Sink};
+use crate::volume::marks::dispatcher::{Dispatcher, Subscriber};
 use crate::volume::marks::waiting::Pending;
 use crate::volume::runner::progress::Phase;
 use crate::volume::startup::claim::{agree_on_source, allowed, claim, use_up};
@@ -40,7 +40,7 @@ pub struct Opened {
     pub format: VolumeFormat,
     pub writer: Writer,
     pub world: VolumeWorld,
-    pub sink: Option<Arc<Sink>>,
+    pub subscriber: Option<Arc<Subscriber>>,
     pub first_phase: Phase,
     /// Listings are compared with the records.
     pub compare: bool,
@@ -50,12 +50,12 @@ pub struct Opened {
     pub reasons: Vec<String>,
     pub fenced_store: bool,
     pub meter: Arc<Meter>,
-    /// Drains, also those that no hub counts.
+    /// Drains, also those that no dispatcher counts.
     pub scans: u64,
     pub last_scan: Option<std::time::Instant>,
     /// Proves the capture, where there is one.
-    pub prover: Prover,
-    pub audit: Audit,
+    pub self_tests: SelfTestSchedule,
+    pub scrub: Scrub,
 }
 
 /// Why an upper layer is left alone, in `status`.
@@ -80,11 +80,11 @@ pub(crate) fn world_error(error: WorldError) -> AppError {
 }
 
 /// What the kernel's capture came to, for one daemon.
-pub struct CaptureFacts {
-    pub hub: Option<Arc<Hub>>,
+pub struct ChosenCapture {
+    pub dispatcher: Option<Arc<Dispatcher>>,
     /// Marks went on being made since the last daemon of this boot.
     pub resumed: bool,
-    /// Why there is no hub.
+    /// Why there is no dispatcher.
     pub reasons: Vec<String>,
     /// Counts the starts of capture with this state directory, this one included.
     pub run: u64,
@@ -96,7 +96,7 @@ pub struct CaptureFacts {
 pub struct Prepared {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) pending: Arc<Pending>,
-    pub(crate) sink: Arc<Sink>,
+    pub(crate) subscriber: Arc<Subscriber>,
     /// Since before the first drain of this process. Only such a volume may trust that nothing was lost since the last one.
     pub(crate) first: bool,
     /// All that the catalog knew was watched once.
@@ -105,31 +105,31 @@ pub struct Prepared {
 
 impl Prepared {
     /// Registers a volume with a catalog for its marks.
-    fn new(name: &str, dev: u32, catalog: Arc<Catalog>, hub: &Hub) -> Result<Prepared, WorldError> {
+    fn new(name: &str, dev: u32, catalog: Arc<Catalog>, dispatcher: &Dispatcher) -> Result<Prepared, WorldError> {
         let pending = Arc::new(Pending::load(Arc::clone(&catalog))?);
-        let sink = Arc::new(Sink::new(name, dev, Arc::clone(&catalog), Arc::clone(&pending)));
-        hub.add(Arc::clone(&sink))?;
-        Ok(Prepared { catalog, pending, sink, first: false, watched: Arc::default() })
+        let subscriber = Arc::new(Subscriber::new(name, dev, Arc::clone(&catalog), Arc::clone(&pending)));
+        dispatcher.add(Arc::clone(&subscriber))?;
+        Ok(Prepared { catalog, pending, subscriber, first: false, watched: Arc::default() })
     }
 
     /// Gives the place up, so that another one can take it: what was marked for it since the last drain is lost, and the next
     /// process must not believe otherwise.
-    fn retire(self, hub: &Hub) -> Result<(), WorldError> {
+    fn retire(self, dispatcher: &Dispatcher) -> Result<(), WorldError> {
         self.catalog.set_note(RUN, "0")?;
-        hub.remove(&self.sink);
+        dispatcher.remove(&self.subscriber);
         Ok(())
     }
 }
 
 /// Registers a volume that this state directory knows already; `None` for a new one, or one that cannot be opened now.
-pub fn prepare(config: &VolumeConfig, state: &Path, hub: &Hub) -> Option<Prepared> {
+pub fn prepare(config: &VolumeConfig, state: &Path, dispatcher: &Dispatcher) -> Option<Prepared> {
     let location = Catalog::location(state, &config.name);
-    if config.capture == crate::config::Capture::Scan || !location.exists() {
+    if config.capture == crate::config::CaptureMode::Scan || !location.exists() {
         return None;
     }
     let root = SourceRoot::open(&config.source).ok()?;
     let catalog = Arc::new(Catalog::open(&location).ok()?);
-    let prepared = Prepared::new(&config.name, root.marks_dev(), catalog, hub).ok()?;
+    let prepared = Prepared::new(&config.name, root.marks_dev(), catalog, dispatcher).ok()?;
     Some(Prepared { first: true, ..prepared })
 }
 
@@ -144,26 +144,30 @@ pub(crate) fn run_on(note: &str, dev: u32) -> Option<u64> {
 }
 
 /// The capture that a volume can use, and why it is not a better one.
-fn capture_for(config: &VolumeConfig, root: &SourceRoot, capture: &CaptureFacts) -> (Option<Arc<Hub>>, Vec<String>) {
+fn capture_for(
+    config: &VolumeConfig,
+    root: &SourceRoot,
+    capture: &ChosenCapture,
+) -> (Option<Arc<Dispatcher>>, Vec<String>) {
     let mut reasons = capture.reasons.clone();
-    let mut hub = capture.hub.clone();
-    if let Some(there) = &hub {
+    let mut dispatcher = capture.dispatcher.clone();
+    if let Some(there) = &dispatcher {
         let fs = marked_fs(root);
         if let Err(missing) = can_be_marked(|fs| there.supported(fs), root) {
             reasons.push(format!("{fs}: {}", missing.join(", ")));
-            hub = None;
+            dispatcher = None;
         }
     }
     if root.upper().is_some_and(|upper| upper.metacopy_hidden) {
         reasons.push(METACOPY_HIDDEN.into());
     }
-    if config.capture == crate::config::Capture::Scan {
-        hub = None;
+    if config.capture == crate::config::CaptureMode::Scan {
+        dispatcher = None;
     }
-    if hub.is_some() && marked_fs(root) == "tmpfs" {
+    if dispatcher.is_some() && marked_fs(root) == "tmpfs" {
         reasons.push("tmpfs: repeated stores through a shared mapping leave no trace and are not seen".into());
     }
-    (hub, reasons)
+    (dispatcher, reasons)
 }
 
 /// Opens everything. Nothing is in the store yet when it returns, but the `format` object. `prepared` is filled as soon as the
@@ -171,15 +175,17 @@ fn capture_for(config: &VolumeConfig, root: &SourceRoot, capture: &CaptureFacts)
 pub fn open(
     config: &VolumeConfig,
     state: &Path,
-    capture: &CaptureFacts,
+    capture: &ChosenCapture,
     prepared: &mut Option<Prepared>,
 ) -> Result<Opened, Obstacle> {
     let root = SourceRoot::open(&config.source)
         .map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
     let root = Arc::new(root);
     let dev = root.marks_dev();
-    if let (Some(hub), Some(old)) = (&capture.hub, prepared.take_if(|prepared| prepared.sink.dev != dev)) {
-        old.retire(hub)?;
+    if let (Some(dispatcher), Some(old)) =
+        (&capture.dispatcher, prepared.take_if(|prepared| prepared.subscriber.dev != dev))
+    {
+        old.retire(dispatcher)?;
     }
     let catalog = match prepared {
         Some(prepared) => Arc::clone(&prepared.catalog),
@@ -192,10 +198,14 @@ pub fn open(
     let adopted = agree_on_source(&catalog, &root, config, allow)?;
 
     // Before anything is asked of it: whatever it turns into later is noticed.
-    let prover = Prover::new(&config.name, state, capture.hub.as_ref().map_or(0, |hub| hub.epoch()));
-    let (hub, reasons) = capture_for(config, &root, capture);
-    if let (Some(hub), None) = (&hub, &prepared) {
-        *prepared = Some(Prepared::new(&config.name, dev, Arc::clone(&catalog), hub)?);
+    let self_tests = SelfTestSchedule::new(
+        &config.name,
+        state,
+        capture.dispatcher.as_ref().map_or(0, |dispatcher| dispatcher.failovers()),
+    );
+    let (dispatcher, reasons) = capture_for(config, &root, capture);
+    if let (Some(dispatcher), None) = (&dispatcher, &prepared) {
+        *prepared = Some(Prepared::new(&config.name, dev, Arc::clone(&catalog), dispatcher)?);
     }
     let pending = match prepared {
         Some(prepared) => Arc::clone(&prepared.pending),
@@ -213,13 +223,13 @@ pub fn open(
 
     let (volume_id, writer, format) = claim(&catalog, &*store, config, allow.store)?;
     store_home::remember(state, &config.store).map_err(|error| failed("cannot note the store", error))?;
-    let backend = Backend::of(hub.as_ref().map_or(BackEnd::Scan, |hub| hub.back_end()));
+    let backend = Backend::of(dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end()));
     let world = VolumeWorld::new(
         Arc::clone(&root),
         Arc::clone(&catalog),
         Arc::clone(&pending),
         store,
-        hub.map(|hub| (hub, dev)),
+        dispatcher.map(|dispatcher| (dispatcher, dev)),
         format.era_len,
         writer.epoch,
         volume_id,
@@ -230,7 +240,7 @@ pub fn open(
         format,
         writer,
         world,
-        sink: None,
+        subscriber: None,
         first_phase: Phase::Baseline,
         compare: false,
         compare_once: false,
@@ -240,8 +250,8 @@ pub fn open(
         meter,
         scans: 0,
         last_scan: None,
-        prover,
-        audit: Audit::new(config.audit),
+        self_tests,
+        scrub: Scrub::new(config.scrub),
     };
     let rebuilt = opened.agree_on_head()?;
     let anew = if rebuilt { Some("rebuild") } else { adopted.then_some("another source") };
@@ -253,15 +263,15 @@ pub fn open(
 impl Opened {
     /// Reads this volume's history up to `head`.
     pub fn reader(&self, head: Seq) -> Reader {
-        reading::of_writer(Arc::clone(&self.world.store), &self.name, self.format.clone(), head)
+        repository::of_writer(Arc::clone(&self.world.store), &self.name, self.format.clone(), head)
     }
 
     /// SWAP .. clear for all volumes, or one look at the tree where no kernel marks it.
     pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
         self.world.begin_flush();
         self.world.note_mounts()?;
-        if let Some((hub, _)) = &self.world.hub {
-            self.scans = hub.drain()?;
+        if let Some((dispatcher, _)) = &self.world.dispatcher {
+            self.scans = dispatcher.drain()?;
             return Ok(self.scans);
         }
         let due = self.last_scan.is_none_or(|at| at.elapsed() >= SCAN_GAP) || hurry;
@@ -276,7 +286,7 @@ impl Opened {
 
     /// The capture of the process is none for this volume any more.
     pub(crate) fn scan_from_now_on(&mut self) -> Result<(), WorldError> {
-        self.world.hub = None;
+        self.world.dispatcher = None;
         (self.compare, self.compare_once) = (true, false);
         // The next process must not trust marks that were not made for this volume.
         Ok(self.world.catalog.set_note(RUN, "0")?)

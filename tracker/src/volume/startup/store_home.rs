@@ -108,7 +108,7 @@ fn is_used(state: &Path, store: &StoreUrl) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Capture, INTERVAL_DEFAULT};
+    use crate::config::{CaptureMode, INTERVAL_DEFAULT};
 
     #[test]
     fn what_was_used_is_never_made() {
@@ -143,8 +143,8 @@ mod tests {
                 source: "/src".into(),
                 store: StoreUrl::Local(self.at(store)),
                 interval: INTERVAL_DEFAULT,
-                capture: Capture::Scan,
-                audit: engine::audit::Rate::OFF,
+                capture: CaptureMode::Scan,
+                scrub: engine::scrub::Rate::OFF,
                 single_writer: false,
                 create,
                 replaced: crate::config::Replaced::Stop,

@@ -24,7 +24,7 @@ impl Boot {
 
 /// What is known when a volume comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct StartFacts {
     pub boot: Boot,
     /// The pins of the last process were whole: marks went on being made.
     pub resumed: bool,
@@ -79,7 +79,7 @@ impl Compare {
 
 /// Times prove nothing after another boot: on ext4 and xfs an overwrite, an fdatasync and a power cut leave new data under
 /// the old ctime.
-pub fn must_compare(facts: &Facts) -> Compare {
+pub fn must_compare(facts: &StartFacts) -> Compare {
     let tracked = facts.resumed && facts.registered && facts.in_order;
     let compare = match facts.boot {
         _ if facts.rebuilt => Compare::Everything,
@@ -96,7 +96,7 @@ pub fn must_compare(facts: &Facts) -> Compare {
 mod tests {
     use super::*;
 
-    const TRACKED: Facts = Facts {
+    const TRACKED: StartFacts = StartFacts {
         boot: Boot::Same,
         resumed: true,
         registered: true,
@@ -110,24 +110,24 @@ mod tests {
 
     #[test]
     fn what_is_compared_follows_from_the_facts() {
-        let other = Facts { boot: Boot::Other, resumed: false, ..TRACKED };
+        let other = StartFacts { boot: Boot::Other, resumed: false, ..TRACKED };
         for (facts, compare) in [
             (TRACKED, Compare::Nothing),
-            (Facts { resumed: false, ..TRACKED }, Compare::Listings),
-            (Facts { registered: false, ..TRACKED }, Compare::Listings),
-            (Facts { in_order: false, ..TRACKED }, Compare::Listings),
-            (Facts { baseline: false, ..TRACKED }, Compare::Listings),
-            (Facts { rebuilt: true, ..TRACKED }, Compare::Everything),
-            (Facts { renumbered: true, ..TRACKED }, Compare::Listings),
-            (Facts { unfinished: Compare::Listings, ..TRACKED }, Compare::Listings),
-            (Facts { unfinished: Compare::Everything, ..TRACKED }, Compare::Everything),
+            (StartFacts { resumed: false, ..TRACKED }, Compare::Listings),
+            (StartFacts { registered: false, ..TRACKED }, Compare::Listings),
+            (StartFacts { in_order: false, ..TRACKED }, Compare::Listings),
+            (StartFacts { baseline: false, ..TRACKED }, Compare::Listings),
+            (StartFacts { rebuilt: true, ..TRACKED }, Compare::Everything),
+            (StartFacts { renumbered: true, ..TRACKED }, Compare::Listings),
+            (StartFacts { unfinished: Compare::Listings, ..TRACKED }, Compare::Listings),
+            (StartFacts { unfinished: Compare::Everything, ..TRACKED }, Compare::Everything),
             (other, Compare::Everything),
             // Pieces of a baseline that did not end are committed as well.
-            (Facts { baseline: false, ..other }, Compare::Everything),
-            (Facts { clean: true, ..other }, Compare::Listings),
-            (Facts { clean: true, in_order: false, ..other }, Compare::Everything),
-            (Facts { clean: true, rebuilt: true, ..other }, Compare::Everything),
-            (Facts { boot: Boot::First, baseline: false, in_order: false, ..other }, Compare::Listings),
+            (StartFacts { baseline: false, ..other }, Compare::Everything),
+            (StartFacts { clean: true, ..other }, Compare::Listings),
+            (StartFacts { clean: true, in_order: false, ..other }, Compare::Everything),
+            (StartFacts { clean: true, rebuilt: true, ..other }, Compare::Everything),
+            (StartFacts { boot: Boot::First, baseline: false, in_order: false, ..other }, Compare::Listings),
         ] {
             assert_eq!(must_compare(&facts), compare, "{facts:?}");
         }
@@ -139,7 +139,7 @@ mod tests {
         let bit = |bits: u32, n: u32| bits >> n & 1 == 1;
         for bits in 0..1 << 7 {
             for boot in [Boot::Same, Boot::Other] {
-                let facts = Facts {
+                let facts = StartFacts {
                     boot,
                     resumed: bit(bits, 0),
                     registered: bit(bits, 1),
@@ -151,16 +151,16 @@ mod tests {
                     unfinished: Compare::Nothing,
                 };
                 for worse in [
-                    Facts { boot: Boot::Other, ..facts },
-                    Facts { resumed: false, ..facts },
-                    Facts { registered: false, ..facts },
-                    Facts { in_order: false, ..facts },
-                    Facts { baseline: false, ..facts },
-                    Facts { clean: false, ..facts },
-                    Facts { rebuilt: true, ..facts },
-                    Facts { renumbered: true, ..facts },
-                    Facts { unfinished: Compare::Listings, ..facts },
-                    Facts { unfinished: Compare::Everything, ..facts },
+                    StartFacts { boot: Boot::Other, ..facts },
+                    StartFacts { resumed: false, ..facts },
+                    StartFacts { registered: false, ..facts },
+                    StartFacts { in_order: false, ..facts },
+                    StartFacts { baseline: false, ..facts },
+                    StartFacts { clean: false, ..facts },
+                    StartFacts { rebuilt: true, ..facts },
+                    StartFacts { renumbered: true, ..facts },
+                    StartFacts { unfinished: Compare::Listings, ..facts },
+                    StartFacts { unfinished: Compare::Everything, ..facts },
                 ] {
                     assert!(must_compare(&worse) >= must_compare(&facts), "{worse:?} against {facts:?}");
                 }

@@ -13,15 +13,15 @@ use crate::catalog::{CatalogError, MAX_DEPTH};
 use crate::source::{Directory, SourceError};
 use crate::volume::world::{VolumeWorld, WorldError};
 
-/// Names held in one set of ways; beyond them all are found anew.
+/// Names held in one set of paths; beyond them all are found anew.
 const MOST: usize = 200_000;
 /// Stands for the source directory.
 const TOP: u32 = u32::MAX;
 
-/// Ways from files up to the source directory. What lies above many files is held once: as paths, a tree of a thousand levels
+/// Paths from files up to the source directory. What lies above many files is held once: as paths, a tree of a thousand levels
 /// would be five hundred times as large.
 #[derive(Debug, Default)]
-pub(crate) struct Ways {
+pub(crate) struct Paths {
     at: HashMap<FileId, u32>,
     /// Each name, with the place of the one above it.
     steps: Vec<(u32, Arc<[u8]>)>,
@@ -29,7 +29,7 @@ pub(crate) struct Ways {
     version: u64,
 }
 
-impl Ways {
+impl Paths {
     fn clear(&mut self) {
         self.at.clear();
         self.steps.clear();
@@ -69,7 +69,7 @@ impl VolumeWorld {
     pub fn end_flush(&mut self) {
         self.placed.clear();
         self.moved.clear();
-        self.ways.get_mut().clear();
+        self.paths.get_mut().clear();
         self.pending.clear_fresh();
     }
 
@@ -78,7 +78,7 @@ impl VolumeWorld {
         let place = (parent, name.to_vec());
         if self.placed.get(&id).is_none_or(|(before, _)| *before != place) {
             if self.placed.contains_key(&id) {
-                self.ways.get_mut().clear();
+                self.paths.get_mut().clear();
             }
             self.placed.insert(id, (place, inode));
         } else if let Some((_, before)) = self.placed.get_mut(&id) {
@@ -89,7 +89,7 @@ impl VolumeWorld {
     /// Where known files were seen.
     pub(crate) fn set_moved(&mut self, places: &Moved) {
         if self.moved != *places {
-            self.ways.get_mut().clear();
+            self.paths.get_mut().clear();
             self.moved.clone_from(places);
         }
     }
@@ -97,23 +97,23 @@ impl VolumeWorld {
     /// Path below the source; `None` when no name is known.
     pub fn path(&self, id: FileId) -> Result<Option<PathBuf>, CatalogError> {
         let version = self.catalog.names_version();
-        let mut ways = self.ways.borrow_mut();
-        if ways.version != version || ways.steps.len() > MOST {
-            ways.clear();
-            ways.version = version;
+        let mut paths = self.paths.borrow_mut();
+        if paths.version != version || paths.steps.len() > MOST {
+            paths.clear();
+            paths.version = version;
         }
-        self.find_way(id, &mut ways)?;
-        Ok(ways.path(id))
+        self.find_path(id, &mut paths)?;
+        Ok(paths.path(id))
     }
 
     /// Adds the way to `id` to those that are found; nothing where no name is known, or it leads nowhere.
-    pub(crate) fn find_way(&self, id: FileId, ways: &mut Ways) -> Result<(), CatalogError> {
+    pub(crate) fn find_path(&self, id: FileId, paths: &mut Paths) -> Result<(), CatalogError> {
         let mut names: Vec<(FileId, Arc<[u8]>)> = Vec::new();
         let mut passed: HashSet<FileId> = HashSet::new();
         let mut at = id;
         loop {
-            if let Some(above) = ways.find(at) {
-                ways.add(above, names);
+            if let Some(above) = paths.find(at) {
+                paths.add(above, names);
                 return Ok(());
             }
             // Names of two times can lead in a circle.

@@ -1,7 +1,7 @@
 //! Ropes against the simplest model there is: a vector of bytes per file.
 
+use engine::extent_map::{Extent, ExtentMap, RopeError, Source};
 use engine::model::*;
-use engine::rope::{Extent, Rope, RopeError, Source};
 use proptest::prelude::*;
 
 /// Literal number `n` is a frame of its own, at offset `n`; its plain bytes follow from `n`.
@@ -27,10 +27,10 @@ fn bytes_of(extents: impl IntoIterator<Item = Extent>) -> Vec<u8> {
     out
 }
 
-fn whole(rope: &Rope) -> Vec<u8> {
+fn whole(extent_map: &ExtentMap) -> Vec<u8> {
     let mut end = 0;
     let mut last: Option<Extent> = None;
-    for (offset, extent) in rope.extents() {
+    for (offset, extent) in extent_map.extents() {
         assert_eq!(offset, end, "extents lie end to end");
         assert!(extent.len > 0);
         end += extent.len;
@@ -43,8 +43,8 @@ fn whole(rope: &Rope) -> Vec<u8> {
         }
         last = Some(extent);
     }
-    assert_eq!(end, rope.size());
-    bytes_of(rope.extents().map(|(_, e)| e))
+    assert_eq!(end, extent_map.size());
+    bytes_of(extent_map.extents().map(|(_, e)| e))
 }
 
 #[derive(Clone, Debug)]
@@ -106,14 +106,14 @@ proptest! {
 
     #[test]
     fn edits_give_the_bytes_of_the_model(rounds in prop::collection::vec(steps(), 1..8)) {
-        let mut rope = Rope::default();
+        let mut extent_map = ExtentMap::default();
         let mut model = Vec::new();
         for steps in &rounds {
             let (ops, bytes) = apply(steps, &model);
-            let built = Rope::build(Some(&rope), &ops, bytes.len() as u64).unwrap();
-            rope.edit(&ops, bytes.len() as u64).unwrap();
-            prop_assert_eq!(&whole(&rope), &bytes);
-            prop_assert_eq!(&built, &rope, "an edit and a new rope are the same");
+            let built = ExtentMap::build(Some(&extent_map), &ops, bytes.len() as u64).unwrap();
+            extent_map.edit(&ops, bytes.len() as u64).unwrap();
+            prop_assert_eq!(&whole(&extent_map), &bytes);
+            prop_assert_eq!(&built, &extent_map, "an edit and a new extent_map are the same");
             model = bytes;
         }
     }
@@ -121,17 +121,17 @@ proptest! {
     #[test]
     fn slices_are_slices(steps in steps(), from in 0..300u64, len in 0..300u64) {
         let (ops, bytes) = apply(&steps, &[]);
-        let rope = Rope::build(None, &ops, bytes.len() as u64).unwrap();
+        let extent_map = ExtentMap::build(None, &ops, bytes.len() as u64).unwrap();
         let from_here = bytes.iter().copied().skip(from as usize).take(len as usize).collect::<Vec<_>>();
-        prop_assert_eq!(bytes_of(rope.slice(from, len)), from_here);
+        prop_assert_eq!(bytes_of(extent_map.slice(from, len)), from_here);
     }
 }
 
 #[test]
 fn a_small_edit_of_a_big_file_is_cheap() {
-    let mut rope: Rope = (0..2_000_000).map(|n| Extent::from(stored(n, 0, 4096))).collect();
-    let size = rope.size();
-    // 20,000 edits of a rope of 2 million extents: far below a second each way if none of them walks the rope.
+    let mut extent_map: ExtentMap = (0..2_000_000).map(|n| Extent::from(stored(n, 0, 4096))).collect();
+    let size = extent_map.size();
+    // 20,000 edits of a extent_map of 2 million extents: far below a second each way if none of them walks the extent_map.
     let started = std::time::Instant::now();
     for n in 0..20_000u64 {
         let at = n * 409_600;
@@ -141,22 +141,22 @@ fn a_small_edit_of_a_big_file_is_cheap() {
             Op::Copy { from: at + 4096, len: size - at - 4096 },
         ];
         let ops = if n == 0 { &ops[1..] } else { &ops[..] };
-        rope.edit(ops, size).unwrap();
+        extent_map.edit(ops, size).unwrap();
     }
     let took = started.elapsed();
     println!("20,000 edits of 2,000,000 extents: {took:?}");
     assert!(took.as_secs() < 10, "{took:?}");
-    assert_eq!(rope.size(), size);
+    assert_eq!(extent_map.size(), size);
 }
 
 #[test]
 fn copies_beyond_the_base_are_refused() {
-    let mut rope: Rope = [Extent::from(stored(1, 0, 10))].into_iter().collect();
-    let before = rope.clone();
+    let mut extent_map: ExtentMap = [Extent::from(stored(1, 0, 10))].into_iter().collect();
+    let before = extent_map.clone();
     let bad = [Op::Copy { from: 5, len: 6 }];
-    assert_eq!(rope.edit(&bad, 6), Err(RopeError::BeyondBase { from: 5, len: 6, base: 10 }));
+    assert_eq!(extent_map.edit(&bad, 6), Err(RopeError::BeyondBase { from: 5, len: 6, base: 10 }));
     let overflow = [Op::Copy { from: u64::MAX, len: 2 }];
-    assert!(rope.edit(&overflow, 2).is_err());
-    assert_eq!(rope.edit(&[Op::Hole { len: 3 }], 4), Err(RopeError::Unfilled { filled: 3, size: 4 }));
-    assert_eq!(rope, before);
+    assert!(extent_map.edit(&overflow, 2).is_err());
+    assert_eq!(extent_map.edit(&[Op::Hole { len: 3 }], 4), Err(RopeError::Unfilled { filled: 3, size: 4 }));
+    assert_eq!(extent_map, before);
 }

@@ -16,7 +16,7 @@ pub enum Source {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Plain bytes; never 0 in a rope.
+    /// Plain bytes; never 0 in a extent_map.
     pub len: u64,
     pub source: Source,
 }
@@ -33,7 +33,7 @@ pub enum RopeError {
 
 /// The extents of one file, end to end from 0 to its size; neighbours that could be one are one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rope {
+pub struct ExtentMap {
     map: BTreeMap<u64, Extent>,
     size: u64,
 }
@@ -68,7 +68,7 @@ impl From<Stored> for Extent {
     }
 }
 
-impl Rope {
+impl ExtentMap {
     /// Bytes of the file; always the sum of the extents.
     pub fn size(&self) -> u64 {
         self.size
@@ -135,25 +135,25 @@ impl Rope {
         if filled != size { Err(RopeError::Unfilled { filled, size }) } else { Ok(()) }
     }
 
-    /// A new rope from the content of another (or of nothing).
-    pub fn build(base: Option<&Rope>, ops: &[Op<Stored>], size: u64) -> Result<Rope, RopeError> {
-        Rope::check(ops, size, base.map_or(0, Rope::size))?;
-        let mut rope = Rope::default();
+    /// A new extent_map from the content of another (or of nothing).
+    pub fn build(base: Option<&ExtentMap>, ops: &[Op<Stored>], size: u64) -> Result<ExtentMap, RopeError> {
+        ExtentMap::check(ops, size, base.map_or(0, ExtentMap::size))?;
+        let mut extent_map = ExtentMap::default();
         for op in ops {
             match op {
                 Op::Copy { from, len } => {
-                    base.map(|b| b.slice(*from, *len)).into_iter().flatten().for_each(|e| rope.push(e));
+                    base.map(|b| b.slice(*from, *len)).into_iter().flatten().for_each(|e| extent_map.push(e));
                 }
-                Op::Literal(run) => rope.push(Extent::from(*run)),
-                Op::Hole { len } => rope.push(Extent { len: *len, source: Source::Hole }),
+                Op::Literal(run) => extent_map.push(Extent::from(*run)),
+                Op::Hole { len } => extent_map.push(Extent { len: *len, source: Source::Hole }),
             }
         }
-        Ok(rope)
+        Ok(extent_map)
     }
 
-    /// Edits the rope by ops whose copies read the rope itself as it was before. On an error nothing has changed.
+    /// Edits the extent_map by ops whose copies read the extent_map itself as it was before. On an error nothing has changed.
     pub fn edit(&mut self, ops: &[Op<Stored>], size: u64) -> Result<(), RopeError> {
-        Rope::check(ops, size, self.size)?;
+        ExtentMap::check(ops, size, self.size)?;
         // All that moves is looked up before anything is written: moves may overlap.
         let mut writes: Vec<(u64, Extent)> = Vec::new();
         let mut offset = 0;
@@ -197,7 +197,7 @@ impl Rope {
         }
     }
 
-    /// Makes `at` a border between extents, if it lies in the rope.
+    /// Makes `at` a border between extents, if it lies in the extent_map.
     fn split(&mut self, at: u64) {
         let Some((&offset, extent)) = self.map.range_mut(..at).next_back() else { return };
         let head = at - offset;
@@ -233,10 +233,10 @@ impl Rope {
     }
 }
 
-impl FromIterator<Extent> for Rope {
-    fn from_iter<I: IntoIterator<Item = Extent>>(extents: I) -> Rope {
-        let mut rope = Rope::default();
-        extents.into_iter().for_each(|e| rope.push(e));
-        rope
+impl FromIterator<Extent> for ExtentMap {
+    fn from_iter<I: IntoIterator<Item = Extent>>(extents: I) -> ExtentMap {
+        let mut extent_map = ExtentMap::default();
+        extents.into_iter().for_each(|e| extent_map.push(e));
+        extent_map
     }
 }

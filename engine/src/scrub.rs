@@ -1,4 +1,4 @@
-//! The audit: which blocks to look at next, how fast, and whether what was found is what was committed. A difference in a
+//! The scrub: which blocks to look at next, how fast, and whether what was found is what was committed. A difference in a
 //! block without a mark means that capture has missed a change.
 //!
 //! Numbers only: the caller reads files, drains marks and knows the time.
@@ -13,7 +13,7 @@ use crate::tree::{HOLE, VALUE_BYTES, Value, ZERO};
 /// Blocks looked at together; lies in one group, whose values are one node.
 pub const CHUNK_BLOCKS: u64 = 256;
 
-/// Bytes that may be saved up: after a pause the audit does not catch up at once.
+/// Bytes that may be saved up: after a pause the scrub does not catch up at once.
 pub const SAVED_BYTES_MAX: u64 = 4 << 20;
 
 const HOUR_NS: f64 = 3.6e12;
@@ -67,7 +67,7 @@ impl Pace {
     }
 }
 
-/// Where the audit is: it goes through all files in the order of their ids, and begins again.
+/// Where the scrub is: it goes through all files in the order of their ids, and begins again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The file before the next one.

@@ -1,4 +1,4 @@
-//! Captures that miss changes, found by the self-test and by the audit; and what becomes of the volume then.
+//! Captures that miss changes, found by the self-test and by the scrub; and what becomes of the volume then.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -37,8 +37,8 @@ fn a_capture_that_goes_blind_is_found_and_replaced() {
     let mut volume = Volume::new(&source);
     volume.environment.push(("TRACKER_SELF_TEST_GAP".into(), "700".into()));
     let daemon = volume.start_ready();
-    let status = volume.status_when("the first self-test", LONG, |status| status["proven"] == true);
-    let kinds: Vec<&str> = status["proof"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let status = volume.status_when("the first self-test", LONG, |status| status["self_test_passed"] == true);
+    let kinds: Vec<&str> = status["self_test_kinds"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     for kind in ["a write", "a store through a mapping", "a direct write", "a punched hole", "a change of mode"] {
         assert!(kinds.contains(&kind), "{kind} in {kinds:?}");
     }
@@ -63,7 +63,7 @@ fn a_capture_that_goes_blind_is_found_and_replaced() {
     let answer = volume.sync(SYNC);
     if replaced {
         volume.status_when("the end of the comparison", LONG, |status| {
-            status["state"] == "protected" && status["proven"] == true
+            status["state"] == "protected" && status["self_test_passed"] == true
         });
     } else {
         assert_eq!(volume.status()["state"], "degraded");
@@ -80,20 +80,20 @@ fn a_capture_that_goes_blind_is_found_and_replaced() {
 
     // The next process begins with the best back end again, which proves itself.
     let daemon = volume.start_ready();
-    let status = volume.status_when("the first self-test", LONG, |status| status["proven"] == true);
+    let status = volume.status_when("the first self-test", LONG, |status| status["self_test_passed"] == true);
     assert_eq!((back_end(&status), &status["state"]), (first, &Value::from("protected")));
     volume.sync(SYNC).expect(0);
     volume.restored("third copy");
     assert!(daemon.stop().success());
 }
 
-/// Single marks are lost. Without the audit nothing tells, and the restored tree is another one; with it the volume is
+/// Single marks are lost. Without the scrub nothing tells, and the restored tree is another one; with it the volume is
 /// degraded, everything is compared, and another back end takes over.
 #[test]
-fn the_audit_finds_lost_marks() {
-    let name = "the_audit_finds_lost_marks";
+fn the_scrub_finds_lost_marks() {
+    let name = "the_scrub_finds_lost_marks";
     let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
-    for (audit, finds) in [("off", false), ("200000%", true)] {
+    for (scrub, finds) in [("off", false), ("200000%", true)] {
         let source = mount.dir(&format!("source-{finds}"));
         for file in 0..40 {
             fs::write(source.join(format!("small{file}")), vec![file; 5000]).unwrap();
@@ -101,21 +101,21 @@ fn the_audit_finds_lost_marks() {
         fs::write(source.join("large"), vec![9; 6 << 20]).unwrap();
         let mut volume = Volume::new(&source);
         volume.environment.push(("TRACKER_DROP_MARKS".into(), "5".into()));
-        volume.environment.push(("TRACKER_AUDIT_MAX".into(), "1e8".into()));
-        volume.extra.extend(["--audit".into(), audit.into()]);
+        volume.environment.push(("TRACKER_SCRUB_MAX".into(), "1e8".into()));
+        volume.extra.extend(["--scrub".into(), scrub.into()]);
         let daemon = volume.start_ready();
         if finds {
-            let status = volume.status_when("a whole audit", LONG, |status| number(status, "audited_bytes") > 7 << 20);
-            assert_eq!(number(&status, "audit_differences"), 0, "nothing has changed yet: {status:#}");
+            let status = volume.status_when("a whole scrub", LONG, |status| number(status, "scrubbed_bytes") > 7 << 20);
+            assert_eq!(number(&status, "scrub_differences"), 0, "nothing has changed yet: {status:#}");
             assert_eq!((number(&status, "rescans"), &status["state"]), (0, &Value::from("protected")));
         }
         for block in 0..10 {
             overwrite(&volume, "large", b"a change", block * 3 * 131_072 + 5);
         }
         if finds {
-            let status = volume.status_when("a difference", LONG, |status| number(status, "audit_differences") > 0);
+            let status = volume.status_when("a difference", LONG, |status| number(status, "scrub_differences") > 0);
             assert_eq!(
-                (&status["capture_failures"]["audit"], &status["rescan_reasons"]["audit"]),
+                (&status["capture_failures"]["scrub"], &status["rescan_reasons"]["scrub"]),
                 (&1.into(), &1.into())
             );
             assert!(status["reasons"].to_string().contains("large from block"), "{status:#}");
@@ -134,19 +134,19 @@ fn the_audit_finds_lost_marks() {
     }
 }
 
-/// A database's own writing, by stores and calls, under an audit of everything again and again: no difference is one.
+/// A database's own writing, by stores and calls, under a scrub of everything again and again: no difference is one.
 #[test]
-fn the_audit_raises_no_false_alarm() {
+fn the_scrub_raises_no_false_alarm() {
     use tests::raw_io::Mapping;
-    let name = "the_audit_raises_no_false_alarm";
+    let name = "the_scrub_raises_no_false_alarm";
     for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs] {
         let Some(mount) = Mount::new_or_skip(name, kind) else { continue };
         let source = mount.dir("source");
         fs::write(source.join("mapped"), vec![1; 1 << 20]).unwrap();
         fs::write(source.join("written"), vec![2; 1 << 20]).unwrap();
         let mut volume = Volume::new(&source);
-        volume.environment.push(("TRACKER_AUDIT_MAX".into(), "1e8".into()));
-        volume.extra.extend(["--audit".into(), "1000000%".into()]);
+        volume.environment.push(("TRACKER_SCRUB_MAX".into(), "1e8".into()));
+        volume.extra.extend(["--scrub".into(), "1000000%".into()]);
         let daemon = volume.start_ready();
         let file = File::options().read(true).write(true).open(source.join("mapped")).unwrap();
         let mapping = Mapping::new(&file, 1 << 20).unwrap();
@@ -168,8 +168,8 @@ fn the_audit_raises_no_false_alarm() {
         drop(mapping);
         volume.sync(SYNC).expect(0);
         let status = volume.status();
-        assert!(number(&status, "audited_bytes") > 1 << 20, "{status:#}");
-        assert_eq!((number(&status, "audit_differences"), &status["state"]), (0, &Value::from("protected")));
+        assert!(number(&status, "scrubbed_bytes") > 1 << 20, "{status:#}");
+        assert_eq!((number(&status, "scrub_differences"), &status["state"]), (0, &Value::from("protected")));
         volume.restored("copy");
         assert!(daemon.stop().success());
     }

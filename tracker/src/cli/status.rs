@@ -176,7 +176,7 @@ db: unreadable: 2 more
     fn rescans_never_have_an_empty_list_of_reasons() {
         assert_eq!(rescans(648, &BTreeMap::new()), "648 rescans");
         let reasons = BTreeMap::from([("scrub".to_owned(), 1), ("map_full".to_owned(), 2)]);
-        assert_eq!(rescans(7, &reasons), "7 rescans (scrub 1, map_full 2)");
+        assert_eq!(rescans(7, &reasons), "7 rescans (map_full 2, scrub 1)");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! name it (`named`).
 
 mod at;
-pub mod era;
 mod error;
 mod fetch;
 mod history;
@@ -15,10 +14,12 @@ pub mod location;
 mod merge;
 mod named;
 mod parallel;
+mod presence;
 mod restore;
 mod stream;
 mod verify;
 mod versions;
+mod writer;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ pub use named::head_of;
 pub use restore::{Failure, Older, RestoreOptions, RestoreReport, check_target, restore};
 pub use stream::kind_name;
 pub use verify::{VerifyReport, verify};
+pub use writer::{Closing, VolumeWriter, WriteError};
 
 /// Requests that are under way at once.
 const THREADS: usize = 8;

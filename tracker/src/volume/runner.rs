@@ -23,7 +23,7 @@ use engine::flush::world::FileError;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
 use engine::model::Time;
 
-use crate::repository::era;
+use crate::repository::{Closing, WriteError};
 use crate::units;
 use crate::volume::marks::waiting::now_ns;
 use crate::volume::runner::mass_delete::{Guard, Held};
@@ -32,9 +32,9 @@ use crate::volume::runner::patience::{Failed, HURRY, Patience};
 use crate::volume::runner::progress::{Phase, Progress, Shared};
 use crate::volume::startup::open::Opened;
 use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::world::WorldError;
 use crate::volume::world::unread::Unread;
 use crate::volume::world::write_back::WriteBack;
-use crate::volume::world::{WorldError, presence};
 
 /// The thread's own part.
 pub struct Runner {
@@ -140,7 +140,9 @@ impl Runner {
     fn failed(&self, patience: &mut Patience, error: &WorldError) {
         let message = error.to_string();
         let (what, hint) = match error {
-            WorldError::Store(error) => (Failed::Store(error.kind.trouble()), error.hint().to_owned()),
+            WorldError::Write(WriteError::Store(error)) => {
+                (Failed::Store(error.kind.trouble()), error.hint().to_owned())
+            }
             _ => (Failed::Other(&message), String::new()),
         };
         if let Some(unsaid) = patience.failed(what, self.interval, Instant::now()) {
@@ -154,7 +156,7 @@ impl Runner {
                 }
             }
         }
-        let lost = matches!(error, WorldError::Lost { .. });
+        let lost = matches!(error, WorldError::Write(WriteError::Lost { .. }));
         self.shared.update(|progress| {
             progress.lost = lost.then(|| (message.clone(), progress.begun));
             progress.last_error = Some(message);
@@ -225,14 +227,14 @@ impl Runner {
         let mapped = self.opened.world.pending.take_mapped(&taken);
         if self.shared.progress().lost.is_some() {
             // Nothing is committed onto a history that is not there; what brings it back is waited for.
-            presence::look(&self.opened.world)?;
+            self.opened.world.look_for_head()?;
             self.shared.update(|progress| progress.lost = None);
         }
         let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || self.must_say_complete()?;
         let mut report = Report::default();
         let mut unread = Unread::default();
         let (outcome, mut kept) = if had {
-            if era::close_if_due(&mut self.opened)? == era::Closing::Fenced {
+            if self.opened.world.close_era_if_due()? == Closing::Fenced {
                 let seq = self.opened.world.catalog.head()?.map_or(1, |head| head.seq + 1);
                 return self.after(number, began, &Outcome::Fenced { seq }, Left::Open, report, unread);
             }
@@ -266,7 +268,7 @@ impl Runner {
         self.opened.world.remember_foreign()?;
         self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.interval, Instant::now());
         if hurry && outcome.is_settled() {
-            presence::look(&self.opened.world)?;
+            self.opened.world.look_for_head()?;
         }
         let left = match () {
             () if resting > 0 => Left::Open,

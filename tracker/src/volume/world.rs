@@ -4,7 +4,6 @@
 pub(crate) mod covered;
 pub(crate) mod paths;
 pub mod pool;
-pub(crate) mod presence;
 pub(crate) mod timestamp_granularity;
 pub(crate) mod unread;
 pub mod write_back;
@@ -16,8 +15,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use engine::dirty::DirtySet;
 use engine::flush::Steps;
 use engine::flush::read::FileImage;
@@ -26,13 +23,14 @@ use engine::flush::world::{
     NodeKey, ReadJob, Record, World,
 };
 use engine::format::{EncodeError, Key, commit};
-use engine::model::{FileId, Hash, Id, InodeId, ObjectRef, Seq, Time};
+use engine::model::{FileId, Hash, InodeId, ObjectRef, Seq, Time};
 
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
 use crate::failpoint;
+use crate::repository::{Closing, ReadError, VolumeWriter, WriteError};
 use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot};
-use crate::store::{self, ErrorKind, Store, StoreError};
+use crate::store::StoreError;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
 use crate::volume::marks::waiting::{Pending, now_ns};
 use crate::volume::world::paths::Paths;
@@ -46,25 +44,27 @@ pub enum WorldError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    #[error("pack {key} is in the store with other bytes than were made: they are put under another name")]
-    ForeignPack { key: String },
     #[error("no random numbers: {cause}")]
     Random { cause: String },
     #[error("the catalog and a file's content do not fit: {cause}")]
     Plan { cause: String },
     #[error(transparent)]
-    Read(#[from] crate::repository::ReadError),
-    #[error(
-        "the store ({store}) no longer has {key}, though this host has committed to it: nothing is committed until it is back"
-    )]
-    Lost { key: String, store: String },
-    #[error("object {key}: {cause}")]
-    Object { key: String, cause: String },
+    Write(#[from] WriteError),
+}
+
+impl From<StoreError> for WorldError {
+    fn from(error: StoreError) -> WorldError {
+        WriteError::from(error).into()
+    }
+}
+
+impl From<ReadError> for WorldError {
+    fn from(error: ReadError) -> WorldError {
+        WriteError::from(error).into()
+    }
 }
 
 fn unreadable(error: impl std::fmt::Display) -> FileError {
@@ -76,13 +76,10 @@ pub struct VolumeWorld {
     pub root: Arc<SourceRoot>,
     pub catalog: Arc<Catalog>,
     pub pending: Arc<Pending>,
-    /// The volume's part of the store.
-    pub store: Arc<dyn Store>,
+    /// Puts the volume's objects into the store.
+    pub writer: VolumeWriter,
     /// `None` with the scan back end.
     pub dispatcher: Option<(Arc<Dispatcher>, u32)>,
-    pub era_length: u64,
-    pub epoch: u64,
-    pub volume_id: Id,
     /// Files that the catalog does not have yet: parent and name, and inode.
     pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
     /// Files that the running flush has found elsewhere than the catalog has them.
@@ -100,34 +97,25 @@ pub struct VolumeWorld {
     pub watch_full: bool,
     /// The commit that this flush asked for came back damaged: why.
     pub damaged: Option<String>,
-    /// The last era that this process saw closed as it should be, and the hash of its end.
-    pub(crate) era_ended: Option<(u64, Hash)>,
     /// Wall clock before anything of this flush was read.
     began: Time,
 }
 
 impl VolumeWorld {
-    #[expect(clippy::too_many_arguments, reason = "the parts of one volume, each of its own type")]
     pub fn new(
         root: Arc<SourceRoot>,
         catalog: Arc<Catalog>,
         pending: Arc<Pending>,
-        store: Arc<dyn Store>,
+        writer: VolumeWriter,
         dispatcher: Option<(Arc<Dispatcher>, u32)>,
-        era_length: u64,
-        epoch: u64,
-        volume_id: Id,
     ) -> VolumeWorld {
         let mounts = MountTable::open(root.path()).ok();
         VolumeWorld {
             root,
             catalog,
             pending,
-            store,
+            writer,
             dispatcher,
-            era_length,
-            epoch,
-            volume_id,
             placed: HashMap::new(),
             moved: Moved::new(),
             paths: RefCell::default(),
@@ -137,7 +125,6 @@ impl VolumeWorld {
             foreign_noted: None,
             watch_full: false,
             damaged: None,
-            era_ended: None,
             began: Time::default(),
         }
     }
@@ -358,26 +345,18 @@ impl World for VolumeWorld {
     }
 
     fn era_before(&mut self, seq: Seq) -> Result<Option<Hash>, WorldError> {
-        crate::repository::era::before(self, seq)
+        Ok(self.writer.era_before(seq)?)
     }
 
     fn next_attempt(&mut self) -> Result<u32, WorldError> {
         self.look_where_free()?;
         // Before anything is put.
-        crate::repository::era::before(self, self.head()?.seq + 1)?;
+        self.writer.era_before(self.head()?.seq + 1)?;
         Ok(self.catalog.next_attempt()?)
     }
 
     fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), WorldError> {
-        let key = engine::flush::commit::key_of(at).to_string();
-        match store::create_exact(&*self.store, &key, &Bytes::from(bytes), ATTEMPTS)? {
-            store::CreateOutcome::Own => {
-                failpoint::hit("pack");
-                Ok(())
-            }
-            // The next flush takes another name; whether it is another writer's shows when the commit is made.
-            store::CreateOutcome::Other(_) => Err(WorldError::ForeignPack { key }),
-        }
+        Ok(self.writer.put_pack(at, bytes)?)
     }
 
     fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), WorldError> {
@@ -418,29 +397,18 @@ impl World for VolumeWorld {
             return Ok(None);
         };
         let standing = commit::peek(&bytes)
-            .map_err(|error| WorldError::Object { key: Key::Commit(seq).to_string(), cause: error.to_string() })?
+            .map_err(|error| WriteError::Object { key: Key::Commit(seq).to_string(), cause: error.to_string() })?
             .standing;
         Ok(Some(Intent { seq, commit_id, hash, time, standing, bytes }))
     }
 
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, WorldError> {
         self.look_where_free()?;
-        let created = self.store.create(&Key::Commit(seq).to_string(), Bytes::copy_from_slice(bytes));
-        failpoint::hit("put");
-        match created {
-            Ok(store::Created::Yes) => Ok(Created::Yes),
-            Ok(store::Created::Exists) => Ok(Created::Exists),
-            Err(error) if error.kind == ErrorKind::Unknown => Ok(Created::Unknown),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.writer.create_commit(seq, bytes)?)
     }
 
     fn read_commit(&mut self, seq: Seq) -> Result<Option<Vec<u8>>, WorldError> {
-        match self.store.get(&Key::Commit(seq).to_string()) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.writer.read_commit(seq)?)
     }
 
     fn commit_damaged(&mut self, seq: Seq, cause: &str) {
@@ -450,7 +418,7 @@ impl World for VolumeWorld {
     }
 
     fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, WorldError> {
-        crate::repository::era::closed_by_other(self, self.volume_id, seq)
+        Ok(self.writer.is_closed_by_other(seq)?)
     }
 
     fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), WorldError> {
@@ -476,9 +444,6 @@ impl World for VolumeWorld {
     }
 }
 
-/// Tries of a pack whose outcome stays unknown.
-const ATTEMPTS: u32 = 3;
-
 impl VolumeWorld {
     /// Watches all that the catalog knows.
     pub fn watch_all(&mut self) -> Result<(), WorldError> {
@@ -492,7 +457,21 @@ impl VolumeWorld {
 
     /// Before anything is put into a store that costs nothing to be asked: that the history is there still.
     fn look_where_free(&self) -> Result<(), WorldError> {
-        if self.store.properties().remote { Ok(()) } else { crate::volume::world::presence::look(self) }
+        Ok(self.writer.must_have_where_free(self.head()?.seq)?)
+    }
+
+    /// Fails where the store lacks what this host has committed.
+    pub fn look_for_head(&self) -> Result<(), WorldError> {
+        Ok(self.writer.must_have(self.head()?.seq)?)
+    }
+
+    /// Closes the era that the head fills, unless a commit is under way.
+    pub fn close_era_if_due(&mut self) -> Result<Closing, WorldError> {
+        if self.catalog.intent()?.is_some() {
+            return Ok(Closing::Done);
+        }
+        let head = self.head()?;
+        Ok(self.writer.close_era_if_due(&head)?)
     }
 
     /// Files whose reading thread has not come back.

@@ -17,7 +17,7 @@ impl Opened {
         let world = &self.world;
         let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
         let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
-        let (theirs, _) = head_of(&*world.store, world.era_length)?;
+        let (theirs, _) = head_of(world.writer.store(), world.writer.format().era_len)?;
         if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
             return Ok(false);
         }
@@ -32,7 +32,7 @@ impl Opened {
         let key = Key::Commit(theirs).to_string();
         let expect = commit::Expect { volume: self.volume_id, seq: theirs };
         let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
-        let (_, header) = store::get_checked(&*world.store, &key, decode)?
+        let (_, header) = store::get_checked(world.writer.store(), &key, decode)?
             .map_err(|(_, error)| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
         if header.writer != self.writer.id {
             return Err(AppError::new(
@@ -51,7 +51,7 @@ impl Opened {
     fn rebuild(&mut self, head: u64) -> Result<(), WorldError> {
         let world = &self.world;
         tracing::warn!(volume = %self.name, head, "the catalog is older than the store: all files are compared again");
-        let manifest = self.reader(head).manifest(head)?;
+        let manifest = world.writer.reader(head).manifest(head)?;
         world.catalog.wipe_for_rebuild()?;
         let mut change = catalog::CatalogChange::default();
         let mut highest = FileId::ROOT;

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use engine::format::era::VolumeFormat;
-use engine::model::{Id, Seq};
+use engine::model::Id;
 
 use crate::capture::BackEnd;
 use crate::catalog::{Catalog, Writer};
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
-use crate::repository;
-use crate::repository::Reader;
+use crate::repository::{VolumeWriter, WriteError};
 use crate::selftest::failover::COMPARE;
 use crate::selftest::schedule::SelfTestSchedule;
 use crate::selftest::scrub::Scrub;
@@ -71,9 +70,11 @@ pub(crate) fn failed(what: &str, error: impl std::fmt::Display) -> AppError {
 
 pub(crate) fn world_error(error: WorldError) -> AppError {
     match error {
-        WorldError::Store(error) => AppError::from_store(&error),
-        WorldError::Read(error) if !error.is_mismatch() => failed("cannot read the volume back", error),
-        WorldError::Object { .. } | WorldError::Read(_) => AppError::new(ExitCode::Mismatch, error)
+        WorldError::Write(WriteError::Store(error)) => AppError::from_store(&error),
+        WorldError::Write(WriteError::Read(error)) if !error.is_mismatch() => {
+            failed("cannot read the volume back", error)
+        }
+        WorldError::Write(WriteError::Object { .. } | WriteError::Read(_)) => AppError::new(ExitCode::Mismatch, error)
             .hint("`tracker verify` says what else is damaged; nothing was written"),
         error => failed("cannot start", error),
     }
@@ -228,11 +229,8 @@ pub fn open(
         Arc::clone(&root),
         Arc::clone(&catalog),
         Arc::clone(&pending),
-        store,
+        VolumeWriter::new(store, &config.name, format.clone(), writer.epoch),
         dispatcher.map(|dispatcher| (dispatcher, dev)),
-        format.era_len,
-        writer.epoch,
-        volume_id,
     );
     let mut opened = Opened {
         name: config.name.clone(),
@@ -261,11 +259,6 @@ pub fn open(
 }
 
 impl Opened {
-    /// Reads this volume's history up to `head`.
-    pub fn reader(&self, head: Seq) -> Reader {
-        repository::of_writer(Arc::clone(&self.world.store), &self.name, self.format.clone(), head)
-    }
-
     /// SWAP .. clear for all volumes, or one look at the tree where no kernel marks it.
     pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
         self.world.begin_flush();

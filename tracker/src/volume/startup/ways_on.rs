@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Replaced, VolumeConfig};
 use crate::error::{AppError, ExitCode};
+use crate::repository::WriteError;
 use crate::store::{ErrorKind, StoreError};
 use crate::volume::world::WorldError;
 
@@ -37,7 +38,7 @@ impl From<StoreError> for Obstacle {
 impl From<WorldError> for Obstacle {
     fn from(error: WorldError) -> Obstacle {
         match error {
-            WorldError::Store(error) => error.into(),
+            WorldError::Write(WriteError::Store(error)) => error.into(),
             error => Obstacle::Final(crate::volume::startup::open::world_error(error)),
         }
     }

@@ -8,7 +8,6 @@ use engine::format::era::{era_of, last_seq};
 use engine::model::Seq;
 
 use crate::store::{Store, StoreError};
-use crate::volume::world::{VolumeWorld, WorldError};
 
 /// The first of the objects without which the commits up to `head` cannot be read, and which is not there.
 ///
@@ -26,15 +25,6 @@ pub(crate) fn lost(store: &dyn Store, era_length: u64, head: Seq) -> Result<Opti
     let era = era_of(head, era_length);
     let pruned = last_seq(era, era_length) == head && there(Key::Era(era))?;
     Ok((!pruned).then_some(Key::Commit(head)))
-}
-
-/// Fails with `Lost` when the store lacks the volume, or its newest commit.
-pub(crate) fn look(world: &VolumeWorld) -> Result<(), WorldError> {
-    let head = world.catalog.head()?.map_or(0, |head| head.seq);
-    match lost(&*world.store, world.era_length, head)? {
-        None => Ok(()),
-        Some(key) => Err(WorldError::Lost { key: key.to_string(), store: world.store.describe() }),
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, back_end, config};
 use tests::raw_io::{Mapping, SlowSource, torn_write};
 use tracker::capture::{BackEnd, flags};
-use tracker::selftest::changes::{RENAME, SelfTestOutcome, prove};
 use tracker::source::SourceRoot;
+use tracker::volume::selftest::changes::{RENAME, SelfTestOutcome, prove};
 
 const MIB: u64 = 1 << 20;
 const OFF: u64 = 40_960;

@@ -11,8 +11,8 @@ use tests::capture_rig::{back_end, config, obstacle};
 use tests::daemon::{Volume, binary};
 use tests::mounts::{programs_or_skip, root_or_skip, run, skip};
 use tracker::capture::Capture;
-use tracker::selftest::changes::{SelfTestOutcome, prove};
 use tracker::source::SourceRoot;
+use tracker::volume::selftest::changes::{SelfTestOutcome, prove};
 
 struct Mounted {
     folder: TempDir,

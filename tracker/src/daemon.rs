@@ -3,7 +3,9 @@
 pub mod control;
 pub mod fleet;
 pub mod http;
+pub mod last_flush;
 pub mod metrics;
+pub(crate) mod release;
 pub(crate) mod reload;
 pub(crate) mod service;
 pub mod service_manager;

@@ -11,7 +11,6 @@ pub mod failpoint;
 pub mod logging;
 pub mod quoting;
 pub mod repository;
-pub mod selftest;
 pub mod source;
 pub mod store;
 pub mod units;

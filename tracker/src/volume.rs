@@ -2,8 +2,14 @@
 //! writes (`world`), and the thread that drains and flushes (`runner`). Rules are the engine's; here are threads, states and
 //! effects.
 
+pub(crate) mod clock;
+pub(crate) mod life;
 pub mod marks;
+pub mod mass_delete;
+pub mod opened;
+pub mod progress;
 pub mod runner;
+pub mod selftest;
 pub mod startup;
 pub mod status;
 pub mod world;

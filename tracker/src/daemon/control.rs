@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Allow;
+use crate::daemon::last_flush::Uncommitted;
 use crate::error::{AppError, ExitCode};
-use crate::volume::runner::last_flush::Uncommitted;
 use crate::volume::status::{SyncReply, VolumeStatus};
 
 mod client;

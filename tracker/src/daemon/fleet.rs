@@ -8,23 +8,23 @@ use std::time::{Duration, Instant};
 use crate::catalog::Catalog;
 use crate::config::{self, Allow, Config, ProcessConfig, VolumeConfig};
 use crate::daemon::control::{Control, ControlError};
-use crate::daemon::reload;
+use crate::daemon::last_flush::Uncommitted;
+use crate::daemon::release::Ending;
 use crate::daemon::reload::Settings;
+use crate::daemon::{release, reload};
 use crate::error::{AppError, ExitCode};
 use crate::repository::location;
 use crate::store::Op;
 use crate::store::meter::Meter;
 use crate::units::rfc3339;
+use crate::volume::clock::{clock_behind, nanoseconds, now_ns, seconds};
+use crate::volume::life;
+use crate::volume::life::Surroundings;
 use crate::volume::marks::dispatcher::Dispatcher;
-use crate::volume::marks::waiting::{Pending, now_ns};
-use crate::volume::runner::clock::{clock_behind, nanoseconds, seconds};
-use crate::volume::runner::last_flush::Uncommitted;
-use crate::volume::runner::life::Surroundings;
-use crate::volume::runner::progress::{Phase, Shared, Synced};
-use crate::volume::runner::release::Ending;
-use crate::volume::runner::{life, release};
-use crate::volume::startup::open::Prepared;
-use crate::volume::startup::{capture, claim, open, store_home};
+use crate::volume::marks::waiting::Pending;
+use crate::volume::progress::{Phase, Shared, Synced};
+use crate::volume::startup::prepared::Prepared;
+use crate::volume::startup::{capture, claim, errors, prepared, store_home};
 use crate::volume::status::{Backend, SyncReply, VolumeStatus, VolumeSync};
 use crate::volume::world::unread;
 
@@ -101,7 +101,7 @@ impl Fleet {
         let prepared: Vec<Option<Prepared>> = config
             .volumes
             .iter()
-            .map(|volume| dispatcher.as_ref().and_then(|dispatcher| open::prepare(volume, state_dir, dispatcher)))
+            .map(|volume| dispatcher.as_ref().and_then(|dispatcher| prepared::prepare(volume, state_dir, dispatcher)))
             .collect();
         for (volume, prepared) in config.volumes.iter().zip(prepared) {
             fleet.add(volume.clone(), prepared);
@@ -363,7 +363,7 @@ pub fn allow(state_dir: &Path, volume: &str, allow: Allow) -> Result<(), AppErro
         )
         .hint("name the directory that its `protect` or `daemon` had with --state-dir"));
     }
-    let catalog = Catalog::open(&location).map_err(|error| open::failed("cannot open the catalog", error))?;
+    let catalog = Catalog::open(&location).map_err(|error| errors::failed("cannot open the catalog", error))?;
     claim::allow_once(&catalog, allow)
 }
 

@@ -17,11 +17,11 @@ use crate::config::Config;
 use crate::daemon::control::{Control, ControlError, Server};
 use crate::daemon::fleet::Fleet;
 use crate::daemon::http::HttpServer;
+use crate::daemon::last_flush::{Uncommitted, verdict};
 use crate::daemon::metrics::Process;
 use crate::daemon::service_manager::{Liveness, Notify};
 use crate::daemon::state_dir::StateDir;
 use crate::error::{AppError, ExitCode};
-use crate::volume::runner::last_flush::{Uncommitted, verdict};
 use crate::volume::status::{Backend, State, VolumeStatus};
 
 /// How often the loop looks at the volumes. `ready` is late by at most this.

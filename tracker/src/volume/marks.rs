@@ -1,6 +1,9 @@
 //! The marks of the volumes: drained from the one capture of the process, and kept for each volume until they are committed.
 
+pub mod compare;
 pub mod dispatcher;
+pub(crate) mod failover;
 pub(crate) mod inflight;
 pub(crate) mod problems;
+pub mod restart;
 pub mod waiting;

@@ -4,14 +4,9 @@
 //! starting -> baseline | verifying -> protected <-> degraded      fenced (ends)      stopped (ends)
 //! ```
 
-pub(crate) mod clock;
-pub mod last_flush;
-pub(crate) mod life;
-pub mod mass_delete;
+pub(crate) mod checks;
 pub mod pace;
 pub(crate) mod patience;
-pub mod progress;
-pub(crate) mod release;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -21,16 +16,15 @@ use std::time::{Duration, Instant};
 use engine::dirty::DirtySet;
 use engine::flush::world::FileError;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
-use engine::model::Time;
 
 use crate::repository::{Closing, WriteError};
 use crate::units;
-use crate::volume::marks::waiting::now_ns;
-use crate::volume::runner::mass_delete::{Guard, Held};
+use crate::volume::clock::{now_ns, wall_clock};
+use crate::volume::mass_delete::{Guard, Held};
+use crate::volume::opened::Opened;
+use crate::volume::progress::{Phase, Progress, Shared};
 use crate::volume::runner::pace::Pace;
 use crate::volume::runner::patience::{Failed, HURRY, Patience};
-use crate::volume::runner::progress::{Phase, Progress, Shared};
-use crate::volume::startup::open::Opened;
 use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::world::WorldError;
 use crate::volume::world::unread::Unread;
@@ -316,7 +310,7 @@ impl Runner {
             return;
         }
         self.guard.note(report, settled, began, now);
-        self.waits = mass_delete::resting(report, kept).into_iter().collect();
+        self.waits = crate::volume::mass_delete::resting(report, kept).into_iter().collect();
         let (volume, removals, of) = (self.opened.name.clone(), report.removals_held, report.files_before);
         let held = (removals > 0).then_some(Held { volume, removals, of });
         let before = self.shared.progress().held.clone();
@@ -429,9 +423,3 @@ impl Runner {
 /// Rounds of a stop that leave something over, and the gap between those that fail.
 const LAST_TRIES: u32 = 3;
 const LAST_GAP: Duration = Duration::from_millis(250);
-
-/// The wall clock as a commit records it.
-pub fn wall_clock() -> Time {
-    let ns = now_ns();
-    Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
-}

@@ -31,8 +31,9 @@ use crate::failpoint;
 use crate::repository::{Closing, ReadError, VolumeWriter, WriteError};
 use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot};
 use crate::store::StoreError;
+use crate::volume::clock::now_ns;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
-use crate::volume::marks::waiting::{Pending, now_ns};
+use crate::volume::marks::waiting::Pending;
 use crate::volume::world::paths::Paths;
 use crate::volume::world::pool::{Opener, Pool};
 

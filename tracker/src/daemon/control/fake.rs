@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::Allow;
 use crate::daemon::control::{Control, ControlError};
-use crate::volume::runner::last_flush::Uncommitted;
+use crate::daemon::last_flush::Uncommitted;
 use crate::volume::status::{State, SyncReply, VolumeStatus};
 
 #[derive(Debug, Default)]

@@ -112,7 +112,7 @@ fn ready_is_said_once_when_the_baseline_is_committed() {
 fn what_could_not_be_committed_ends_the_process_as_partial() {
     let run = start(vec![protected("db")], false);
     run.wait_for("ready", || run.shared.text() == "ready\n");
-    let left = crate::volume::runner::last_flush::Uncommitted { volume: "db".into(), inodes: 3, ..Default::default() };
+    let left = crate::daemon::last_flush::Uncommitted { volume: "db".into(), inodes: 3, ..Default::default() };
     run.fake.uncommitted.lock().unwrap().push(left);
     let error = run.stop().0.unwrap_err();
     assert_eq!(error.code, ExitCode::Partial);

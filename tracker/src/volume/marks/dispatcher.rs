@@ -12,9 +12,10 @@ use engine::flush::world::DrainWorld;
 use engine::flush::{self, Steps};
 use engine::model::{FileId, Kind};
 
-use crate::selftest::failover::Restart;
+use crate::volume::clock::now_ns;
 use crate::volume::marks::problems::{doubts_of, widened_by};
-use crate::volume::marks::waiting::{Pending, now_ns};
+use crate::volume::marks::restart::Restart;
+use crate::volume::marks::waiting::Pending;
 use common::maps::flag;
 
 use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, InodeMarks, Problem, Retired, WatchOutcome};

@@ -11,6 +11,7 @@ use engine::dirty::{DirtySet, Marks};
 use engine::flush::world::Head;
 
 use crate::catalog::{Catalog, CatalogChange, CatalogError, MissingRow, PendingRow};
+use crate::volume::clock::now_ns;
 
 const META: u32 = 1;
 const NAMES: u32 = 2;
@@ -277,12 +278,6 @@ impl Pending {
     pub fn missing(&self) -> Result<Vec<MissingRow>, CatalogError> {
         self.catalog.load_missing()
     }
-}
-
-/// Nanoseconds since 1970, for `since_ns`.
-pub fn now_ns() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

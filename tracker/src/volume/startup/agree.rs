@@ -6,7 +6,8 @@ use engine::model::{FileId, InodeId, NameChange};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
-use crate::volume::startup::open::{Opened, failed};
+use crate::volume::opened::Opened;
+use crate::volume::startup::errors::failed;
 use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::world::{WorldError, to_row};
 use crate::{catalog, store};

@@ -8,12 +8,13 @@ use engine::flush::world::Record;
 use engine::model::{FileId, Kind, Meta, Root, Time};
 
 use crate::catalog;
-use crate::selftest::failover::COMPARE;
+use crate::volume::clock::boot_id;
+use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::marks::dispatcher::Subscriber;
-use crate::volume::marks::waiting::now_ns;
-use crate::volume::runner::progress::Phase;
-use crate::volume::startup::open::{BASELINE, ChosenCapture, Opened, Prepared, RUN, boot_id, run_on};
-use crate::volume::startup::trust::{Boot, Compare, StartFacts, must_compare};
+use crate::volume::opened::Opened;
+use crate::volume::progress::Phase;
+use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared, RUN, run_on};
+use crate::volume::startup::trust::{Boot, StartFacts, must_compare};
 use crate::volume::world::{WorldError, to_row};
 
 /// Name of the note that inode flags were read of all files in the catalog, or that they are marked for it.
@@ -139,23 +140,5 @@ impl Opened {
             self.mark_all(|row| matches!(row.meta.kind, Kind::Dir | Kind::File).then(Marks::meta))?;
         }
         Ok(catalog.set_note(FLAGS, "read")?)
-    }
-
-    /// Every directory is to be listed.
-    pub(crate) fn mark_directories(&self) -> Result<(), WorldError> {
-        self.mark_all(|row| (row.meta.kind == Kind::Dir).then(Marks::names))
-    }
-
-    fn mark_all(&self, marks: impl Fn(&catalog::FileRow) -> Option<Marks>) -> Result<(), WorldError> {
-        let (mut after, now) = (FileId(0), now_ns());
-        loop {
-            let rows = self.world.catalog.files_after(after, 4096)?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.id;
-            let with_inode = rows.iter().filter(|row| row.inode.ino != 0);
-            let marked: Vec<(u64, Marks)> =
-                with_inode.filter_map(|row| marks(row).map(|marks| (row.inode.ino, marks))).collect();
-            self.world.pending.add(&marked, now)?;
-        }
     }
 }

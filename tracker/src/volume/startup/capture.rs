@@ -7,13 +7,13 @@ use std::sync::Arc;
 use crate::capture::{self, BackEnd, Capture, CaptureConfig, Lease, Started, choose, sets};
 use crate::config::{self, Config};
 use crate::error::{AppError, ExitCode, chain};
-use crate::selftest::changes;
-use crate::selftest::changes::{Home, SelfTestOutcome};
-use crate::selftest::failover::Restart;
 use crate::source::SourceRoot;
 use crate::volume::marks::dispatcher::Dispatcher;
+use crate::volume::marks::restart::Restart;
+use crate::volume::selftest::changes;
+use crate::volume::selftest::changes::{Home, SelfTestOutcome};
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
-use crate::volume::startup::open::ChosenCapture;
+use crate::volume::startup::prepared::ChosenCapture;
 use crate::volume::startup::watch_capacity;
 
 /// Counts this start of capture, before its first drain.

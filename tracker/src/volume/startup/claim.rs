@@ -9,13 +9,12 @@ use crate::catalog::{self, Catalog, Writer};
 use crate::config::{Allow, Replaced, VolumeConfig};
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
-use crate::selftest::failover::COMPARE;
 use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
 use crate::store::{self, ErrorKind, Store};
-use crate::volume::runner::wall_clock;
-use crate::volume::startup::open::{boot_id, failed, world_error};
+use crate::volume::clock::{boot_id, wall_clock};
+use crate::volume::marks::compare::{COMPARE, Compare};
+use crate::volume::startup::errors::{failed, world_error};
 use crate::volume::startup::rebind::rebind;
-use crate::volume::startup::trust::Compare;
 use crate::volume::startup::ways_on;
 use crate::volume::startup::ways_on::Obstacle;
 

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-use crate::selftest::changes::real_dir;
 use crate::source::{FsType, SourceRoot};
+use crate::volume::selftest::changes::real_dir;
 
 /// The name of a file system as the capture knows it.
 fn fs_name(fs: FsType) -> &'static str {

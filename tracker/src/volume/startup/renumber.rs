@@ -4,7 +4,7 @@ use engine::flush::rebind::{is_void, rebind};
 use engine::model::{FileId, InodeId, Kind};
 
 use crate::catalog;
-use crate::volume::startup::open::boot_id;
+use crate::volume::clock::boot_id;
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Name of the note of the mount, and the boot, that the inode numbers in the catalog are of.

@@ -1,6 +1,8 @@
 //! What must be compared with the source before a volume's catalog is believed: a pure decision over facts. It looks at
 //! nothing itself, and in doubt it answers with more.
 
+use crate::volume::marks::compare::Compare;
+
 /// The boot in which the catalog was last live, against this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boot {
@@ -44,37 +46,6 @@ pub struct StartFacts {
     pub clean: bool,
     /// What an earlier process had to compare and did not come to the end of.
     pub unfinished: Compare,
-}
-
-/// What must be looked at, in ascending order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Compare {
-    /// The marks say what changed.
-    Nothing,
-    /// Every directory is listed, and files that differ from their record in inode, size or times are read.
-    Listings,
-    /// Every file is read.
-    Everything,
-}
-
-impl Compare {
-    /// As a note in the catalog.
-    pub fn word(self) -> &'static str {
-        match self {
-            Compare::Nothing => "nothing",
-            Compare::Listings => "listings",
-            Compare::Everything => "everything",
-        }
-    }
-
-    /// From a note; what it does not know is everything.
-    pub fn of_word(word: Option<&str>) -> Compare {
-        match word {
-            None | Some("nothing") => Compare::Nothing,
-            Some("listings") => Compare::Listings,
-            Some(_) => Compare::Everything,
-        }
-    }
 }
 
 /// Times prove nothing after another boot: on ext4 and xfs an overwrite, an fdatasync and a power cut leave new data under

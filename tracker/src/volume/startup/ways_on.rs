@@ -39,7 +39,7 @@ impl From<WorldError> for Obstacle {
     fn from(error: WorldError) -> Obstacle {
         match error {
             WorldError::Write(WriteError::Store(error)) => error.into(),
-            error => Obstacle::Final(crate::volume::startup::open::world_error(error)),
+            error => Obstacle::Final(crate::volume::startup::errors::world_error(error)),
         }
     }
 }

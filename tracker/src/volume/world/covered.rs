@@ -9,7 +9,7 @@ use engine::flush::world::Stat;
 use engine::model::{FileId, Kind};
 
 use crate::source::Foreign;
-use crate::volume::marks::waiting::now_ns;
+use crate::volume::clock::now_ns;
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Name of the note with the inodes of the directories that hold names of other file systems, so that a process that lists

@@ -7,11 +7,26 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::reload::Settings;
 use crate::error::{AppError, ExitCode};
-use crate::selftest::failures::CaptureState;
 use crate::source::target::has_area_name;
-use crate::volume::runner::mass_delete::Held;
-use crate::volume::status::{Histogram, State};
+use crate::volume::mass_delete::Held;
+use crate::volume::selftest::schedule::SelfTestState;
+use crate::volume::status::{Backend, Histogram, State};
 use crate::volume::world::write_back::WriteBack;
+
+/// What is said of the capture of a running volume.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CaptureState {
+    /// The back end in operation, where it is not the one that the volume began with.
+    pub back_end: Option<Backend>,
+    /// Why it is not.
+    pub reasons: Vec<String>,
+    /// A failure whose consequences are not over.
+    pub failed: Option<String>,
+    pub failures: BTreeMap<String, u64>,
+    pub self_test: SelfTestState,
+    pub scrubbed: u64,
+    pub differences: u64,
+}
 
 /// What others may see and ask of a running volume.
 #[derive(Debug, Default)]

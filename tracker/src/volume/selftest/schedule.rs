@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::selftest::changes::{Home, SelfTest, SelfTestOutcome};
-use crate::selftest::failover::Failure;
 use crate::source::SourceRoot;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
+use crate::volume::marks::restart::Failure;
+use crate::volume::selftest::changes::{Home, SelfTest, SelfTestOutcome};
 
 /// Gap between two self-tests of a volume. What they write is about 320 KiB, to files that nobody else has.
 const GAP: Duration = Duration::from_secs(60);

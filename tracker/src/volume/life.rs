@@ -13,12 +13,12 @@ use crate::daemon::fleet::{Volume, VolumeFacts, lock};
 use crate::error::AppError;
 use crate::units;
 use crate::volume::marks::dispatcher::Dispatcher;
+use crate::volume::mass_delete::Guard;
+use crate::volume::progress::Phase;
 use crate::volume::runner::Runner;
-use crate::volume::runner::mass_delete::Guard;
 use crate::volume::runner::pace::Pace;
-use crate::volume::runner::progress::Phase;
 use crate::volume::startup::open;
-use crate::volume::startup::open::{ChosenCapture, Prepared};
+use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared};
 use crate::volume::startup::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
 use crate::volume::status::Backend;
 use crate::volume::world::WorldError;
@@ -199,7 +199,7 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     drop(facts);
     let armed = prepared.is_some() && matches!(obstacle, Obstacle::Store(..));
     // Without it there would be no loss window to show, though changes wait.
-    let baseline = prepared.filter(|prepared| matches!(prepared.catalog.note(open::BASELINE), Ok(Some(_))));
+    let baseline = prepared.filter(|prepared| matches!(prepared.catalog.note(BASELINE), Ok(Some(_))));
     let baseline = baseline.and_then(|prepared| prepared.catalog.head().ok().flatten()).map(|head| head.seq);
     volume.shared.update(|progress| {
         progress.phase = Phase::Waiting;

@@ -1,6 +1,24 @@
-//! Times of commits as numbers, and clocks that disagree.
+//! The clocks of this host: wall clock and boot, and the times of commits as numbers.
 
 use engine::model::Time;
+
+/// Nanoseconds since 1970, for `since_ns`.
+pub(crate) fn now_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The wall clock as a commit records it.
+pub(crate) fn wall_clock() -> Time {
+    let ns = now_ns();
+    Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+}
+
+/// Names the boot of this host; `None` where the kernel does not tell.
+pub(crate) fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
 
 /// Since 1970; 0 before.
 pub(crate) fn nanoseconds(time: Time) -> u64 {

@@ -5,34 +5,11 @@
 
 use std::time::Instant;
 
-use crate::capture::{BackEnd, Capture, CaptureConfig, choose};
+use crate::capture::{Capture, choose};
 use crate::error::chain;
+use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Inner, Subscriber};
-use crate::volume::startup::trust::Compare;
-
-/// Name of the note what is to be compared until the first pass is through.
-pub(crate) const COMPARE: &str = "compare";
-
-/// The self-test of a capture that has just begun: the error says what it does not see.
-pub type Prove = Box<dyn Fn(&mut Capture) -> Result<(), String> + Send + Sync>;
-
-/// How another back end is started.
-pub struct Restart {
-    /// As the first was started, but for the back end.
-    pub wanted: CaptureConfig,
-    /// The user wants this one and no other.
-    pub only: Option<BackEnd>,
-    pub prove: Prove,
-    /// Told which back end is in operation from now on.
-    pub chosen: Box<dyn Fn(&Capture) + Send + Sync>,
-}
-
-/// Why a capture is not trusted any more: a closed set of words for counters, and what exactly happened.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    pub cause: &'static str,
-    pub what: String,
-}
+use crate::volume::marks::restart::Failure;
 
 impl Dispatcher {
     /// Ends the back end in operation, starts the next one that works, and puts everything in doubt. Does nothing if

@@ -2,7 +2,5 @@
 //! failover to the next back end when a change was missed.
 
 pub mod changes;
-pub mod failover;
-pub(crate) mod failures;
 pub mod schedule;
 pub mod scrub;

@@ -1,6 +1,6 @@
 //! What those who wait for a sync are told.
 
-use crate::volume::runner::progress::*;
+use crate::volume::progress::*;
 
 fn protected(clean: u64) -> Progress {
     Progress { phase: Phase::Protected, clean, begun: clean, ..Progress::default() }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use engine::dirty::Marks;
 
 use crate::error::chain;
+use crate::volume::clock::now_ns;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Subscriber};
-use crate::volume::marks::waiting::now_ns;
 
 /// A change whose call began this long before the end may still be going on: a write sets the time at its begin and the bytes
 /// afterwards, so that times alone would not show it.

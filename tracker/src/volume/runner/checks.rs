@@ -6,33 +6,18 @@ use std::sync::PoisonError;
 
 use engine::flush::world::World;
 
-use crate::selftest::failover::Failure;
-use crate::selftest::scrub::Missed;
-use crate::volume::marks::waiting::now_ns;
+use crate::volume::clock::now_ns;
+use crate::volume::marks::restart::Failure;
+use crate::volume::opened::Opened;
+use crate::volume::progress::Phase;
 use crate::volume::runner::Runner;
-use crate::volume::runner::progress::Phase;
+use crate::volume::selftest::scrub::Missed;
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
-use crate::volume::startup::open::Opened;
 use crate::volume::status::Backend;
 use crate::volume::world::WorldError;
 
 /// Word for a difference that the scrub found, where causes are counted.
 const SCRUB: &str = "scrub";
-
-/// What is said of the capture of a running volume.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CaptureState {
-    /// The back end in operation, where it is not the one that the volume began with.
-    pub back_end: Option<Backend>,
-    /// Why it is not.
-    pub reasons: Vec<String>,
-    /// A failure whose consequences are not over.
-    pub failed: Option<String>,
-    pub failures: BTreeMap<String, u64>,
-    pub self_test: crate::selftest::schedule::SelfTestState,
-    pub scrubbed: u64,
-    pub differences: u64,
-}
 
 impl Runner {
     /// Before a drain.

@@ -1,0 +1,126 @@
+//! A volume that was brought up, and what its thread does with it beside the flush.
+
+use std::sync::Arc;
+
+use engine::dirty::Marks;
+use engine::format::era::VolumeFormat;
+use engine::model::{FileId, Id, Kind};
+
+use crate::catalog::{self, Writer};
+use crate::error::{AppError, ExitCode};
+use crate::source::IdentityCheck;
+use crate::store::meter::Meter;
+use crate::volume::clock::now_ns;
+use crate::volume::marks::compare::{COMPARE, Compare};
+use crate::volume::marks::dispatcher::Subscriber;
+use crate::volume::progress::Phase;
+use crate::volume::selftest::schedule::SelfTestSchedule;
+use crate::volume::selftest::scrub::Scrub;
+use crate::volume::startup::errors::failed;
+use crate::volume::startup::prepared::{BASELINE, RUN};
+use crate::volume::startup::ways_on::{self, Obstacle};
+use crate::volume::status::Backend;
+use crate::volume::world::{VolumeWorld, WorldError};
+
+/// A volume that can flush.
+pub struct Opened {
+    pub name: String,
+    pub volume_id: Id,
+    pub format: VolumeFormat,
+    pub writer: Writer,
+    pub world: VolumeWorld,
+    pub subscriber: Option<Arc<Subscriber>>,
+    pub first_phase: Phase,
+    /// Listings are compared with the records.
+    pub compare: bool,
+    /// .. only until the first pass is through.
+    pub compare_once: bool,
+    pub backend: Backend,
+    pub reasons: Vec<String>,
+    pub fenced_store: bool,
+    pub meter: Arc<Meter>,
+    /// Drains, also those that no dispatcher counts.
+    pub scans: u64,
+    pub last_scan: Option<std::time::Instant>,
+    /// Proves the capture, where there is one.
+    pub self_tests: SelfTestSchedule,
+    pub scrub: Scrub,
+}
+
+impl Opened {
+    /// SWAP .. clear for all volumes, or one look at the tree where no kernel marks it.
+    pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
+        self.world.begin_flush();
+        self.world.note_mounts()?;
+        if let Some((dispatcher, _)) = &self.world.dispatcher {
+            self.scans = dispatcher.drain()?;
+            return Ok(self.scans);
+        }
+        let due = self.last_scan.is_none_or(|at| at.elapsed() >= SCAN_GAP) || hurry;
+        if due {
+            self.world.root.sync().map_err(WorldError::Source)?;
+            self.mark_directories()?;
+            self.last_scan = Some(std::time::Instant::now());
+        }
+        self.scans += 1;
+        Ok(self.scans)
+    }
+
+    /// The capture of the process is none for this volume any more.
+    pub(crate) fn scan_from_now_on(&mut self) -> Result<(), WorldError> {
+        self.world.dispatcher = None;
+        (self.compare, self.compare_once) = (true, false);
+        // The next process must not trust marks that were not made for this volume.
+        Ok(self.world.catalog.set_note(RUN, "0")?)
+    }
+
+    /// The first pass is through: what the catalog says is the tree, and marks keep it so.
+    pub fn trust(&mut self) -> Result<(), WorldError> {
+        if self.compare_once {
+            self.compare = false;
+            self.compare_once = false;
+        }
+        self.world.catalog.set_note(BASELINE, "committed")?;
+        Ok(self.world.catalog.set_note(COMPARE, Compare::Nothing.word())?)
+    }
+
+    /// Whether the source is still the directory that was opened.
+    pub fn check_source(&self) -> Result<(), Obstacle> {
+        let path = self.world.root.path().display();
+        match self.world.root.check_identity() {
+            Ok(IdentityCheck::Same) => Ok(()),
+            Ok(IdentityCheck::Vanished) => {
+                let told = AppError::new(ExitCode::Guard, format_args!("the source {path} vanished"));
+                let hint = "nothing was removed from the store; mount or make it again, and start again";
+                Err(Obstacle::SourceAway(told.hint(hint)))
+            }
+            Ok(IdentityCheck::Replaced(_)) => {
+                let text = format_args!("the source {path} was replaced by another directory");
+                let told = AppError::new(ExitCode::Guard, text).hint(ways_on::go_on(&self.name));
+                Err(Obstacle::SourceChanged(told))
+            }
+            Err(error) => Err(Obstacle::SourceAway(failed("cannot look at the source", error))),
+        }
+    }
+
+    /// Every directory is to be listed.
+    pub(crate) fn mark_directories(&self) -> Result<(), WorldError> {
+        self.mark_all(|row| (row.meta.kind == Kind::Dir).then(Marks::names))
+    }
+
+    pub(crate) fn mark_all(&self, marks: impl Fn(&catalog::FileRow) -> Option<Marks>) -> Result<(), WorldError> {
+        let (mut after, now) = (FileId(0), now_ns());
+        loop {
+            let rows = self.world.catalog.files_after(after, 4096)?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let with_inode = rows.iter().filter(|row| row.inode.ino != 0);
+            let marked: Vec<(u64, Marks)> =
+                with_inode.filter_map(|row| marks(row).map(|marks| (row.inode.ino, marks))).collect();
+            self.world.pending.add(&marked, now)?;
+        }
+    }
+}
+
+/// Gap between two looks at the tree without kernel marks.
+const SCAN_GAP: std::time::Duration = std::time::Duration::from_secs(1);

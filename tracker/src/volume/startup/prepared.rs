@@ -1,0 +1,96 @@
+//! A place for a volume's marks, from before the first drain of the process on.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::catalog::Catalog;
+use crate::config::{CaptureMode, VolumeConfig};
+use crate::source::SourceRoot;
+use crate::volume::marks::dispatcher::{Dispatcher, Subscriber};
+use crate::volume::marks::waiting::Pending;
+use crate::volume::world::WorldError;
+
+/// Name of the note that the baseline is committed.
+pub(crate) const BASELINE: &str = "baseline";
+
+/// What the kernel's capture came to, for one daemon.
+pub struct ChosenCapture {
+    pub dispatcher: Option<Arc<Dispatcher>>,
+    /// Marks went on being made since the last daemon of this boot.
+    pub resumed: bool,
+    /// Why there is no dispatcher.
+    pub reasons: Vec<String>,
+    /// Counts the starts of capture with this state directory, this one included.
+    pub run: u64,
+}
+
+/// A volume whose marks have a place to go: without it, a drain for another volume would clear this one's marks. It outlives
+/// the tries to start the volume.
+#[derive(Clone)]
+pub struct Prepared {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) subscriber: Arc<Subscriber>,
+    /// Since before the first drain of this process. Only such a volume may trust that nothing was lost since the last one.
+    pub(crate) first: bool,
+    /// All that the catalog knew was watched once.
+    pub(crate) watched: Arc<AtomicBool>,
+}
+
+impl Prepared {
+    /// Registers a volume with a catalog for its marks.
+    pub(crate) fn new(
+        name: &str,
+        dev: u32,
+        catalog: Arc<Catalog>,
+        dispatcher: &Dispatcher,
+    ) -> Result<Prepared, WorldError> {
+        let pending = Arc::new(Pending::load(Arc::clone(&catalog))?);
+        let subscriber = Arc::new(Subscriber::new(name, dev, Arc::clone(&catalog), Arc::clone(&pending)));
+        dispatcher.add(Arc::clone(&subscriber))?;
+        Ok(Prepared { catalog, pending, subscriber, first: false, watched: Arc::default() })
+    }
+
+    /// Gives the place up, so that another one can take it: what was marked for it since the last drain is lost, and the next
+    /// process must not believe otherwise.
+    pub(crate) fn retire(self, dispatcher: &Dispatcher) -> Result<(), WorldError> {
+        self.catalog.set_note(RUN, "0")?;
+        dispatcher.remove(&self.subscriber);
+        Ok(())
+    }
+}
+
+/// Registers a volume that this state directory knows already; `None` for a new one, or one that cannot be opened now.
+pub fn prepare(config: &VolumeConfig, state: &Path, dispatcher: &Dispatcher) -> Option<Prepared> {
+    let location = Catalog::location(state, &config.name);
+    if config.capture == CaptureMode::Scan || !location.exists() {
+        return None;
+    }
+    let root = SourceRoot::open(&config.source).ok()?;
+    let catalog = Arc::new(Catalog::open(&location).ok()?);
+    let prepared = Prepared::new(&config.name, root.marks_dev(), catalog, dispatcher).ok()?;
+    Some(Prepared { first: true, ..prepared })
+}
+
+/// Name of the note in which run of capture a volume last had a place for its marks.
+pub(crate) const RUN: &str = "capture run";
+
+/// The run that a note names, if it was on superblock `dev`: a file system that is mounted again may have another number, under
+/// which nothing was marked or watched.
+pub(crate) fn run_on(note: &str, dev: u32) -> Option<u64> {
+    let (run, on) = note.split_once(' ')?;
+    run.parse().ok().filter(|_| on.parse() == Ok(dev))
+}
+
+#[cfg(test)]
+mod tests {
+    /// Mounted again under another number, nothing was marked: the run before does not count.
+    #[test]
+    fn a_run_on_another_superblock_does_not_count() {
+        assert_eq!(super::run_on("7 9", 9), Some(7));
+        for note in ["7 8", "7", "", "x 9", "7 9 9"] {
+            assert_eq!(super::run_on(note, 9), None, "{note}");
+        }
+    }
+}

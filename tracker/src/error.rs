@@ -4,7 +4,6 @@
 //! command line builds an `AppError` except where it states why a volume ended.
 
 use crate::quoting::tame_line;
-use crate::store::{ErrorKind, StoreError};
 use std::fmt;
 use std::io::Write;
 
@@ -112,20 +111,6 @@ pub struct AppError {
 }
 
 impl AppError {
-    /// What a store's refusal means to an operator.
-    pub fn from_store(error: &StoreError) -> AppError {
-        let code = match error.kind {
-            ErrorKind::StoreAbsent => ExitCode::Absent,
-            ErrorKind::Corrupt => ExitCode::Mismatch,
-            _ => ExitCode::Error,
-        };
-        let told = AppError::new(code, error);
-        match error.hint() {
-            "" => told,
-            hint => told.hint(hint),
-        }
-    }
-
     pub fn new(code: ExitCode, message: impl fmt::Display) -> Self {
         AppError { code, message: message.to_string(), hint: None }
     }

@@ -4,6 +4,15 @@
 
 use std::fmt;
 
+use crate::error::{AppError, ExitCode};
+
+/// The code of an error for a store that was used before and is absent or empty now.
+pub const AWAY: &str = "Away";
+/// The code of an error for a path at which another store was found than the one that was opened.
+pub const OTHER_STORE: &str = "OtherStore";
+/// The code of an error for a store below a directory that is not there.
+pub const NO_PARENT: &str = "NoParent";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Op {
     Open,
@@ -243,13 +252,13 @@ impl StoreError {
                 "allow s3:GetObject, and s3:ListBucket too: without it the server answers 403 for objects that are only absent"
             }
             (ErrorKind::Denied, _) => "allow s3:PutObject, s3:GetObject and s3:ListBucket on this bucket and prefix",
-            (ErrorKind::StoreAbsent, super::local::NO_PARENT) => {
+            (ErrorKind::StoreAbsent, NO_PARENT) => {
                 "the directory above the store is not there either: is a disk not mounted? --create (in the configuration: create = true) makes the whole path"
             }
-            (ErrorKind::StoreAbsent, super::local::AWAY) => {
+            (ErrorKind::StoreAbsent, AWAY) => {
                 "mount the disk or share it lies on; where the store was removed on purpose, --create makes it anew for a volume of another name"
             }
-            (ErrorKind::StoreAbsent, super::local::OTHER_STORE) => {
+            (ErrorKind::StoreAbsent, OTHER_STORE) => {
                 "mount the disk or share that the store lies on at this path; nothing was read from or written to the one that is there"
             }
             (ErrorKind::StoreAbsent, _) => {
@@ -312,6 +321,22 @@ pub fn from_errno(op: Op, key: &str, errno: rustix::io::Errno, changed: bool) ->
     };
     let error = StoreError::new(op, key, kind).with(std::io::Error::from(errno));
     if code.is_empty() { error } else { error.code(code) }
+}
+
+impl AppError {
+    /// What a store's refusal means to an operator.
+    pub fn from_store(error: &StoreError) -> AppError {
+        let code = match error.kind {
+            ErrorKind::StoreAbsent => ExitCode::Absent,
+            ErrorKind::Corrupt => ExitCode::Mismatch,
+            _ => ExitCode::Error,
+        };
+        let told = AppError::new(code, error);
+        match error.hint() {
+            "" => told,
+            hint => told.hint(hint),
+        }
+    }
 }
 
 #[cfg(test)]

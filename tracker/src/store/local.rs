@@ -16,33 +16,16 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::contract::{check_size, range_end};
 use super::error::from_errno;
-use super::mem::{check_size, range_end};
+use super::error::{AWAY, NO_PARENT, OTHER_STORE};
+use super::options::Make;
 use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError, key};
 
 mod root;
 mod walk;
 
 use root::{Marks, Root};
-
-/// The code of an error for a store that was used before and is absent or empty now.
-pub const AWAY: &str = "Away";
-/// The code of an error for a path at which another store was found than the one that was opened.
-pub const OTHER_STORE: &str = "OtherStore";
-/// The code of an error for a store below a directory that is not there.
-pub const NO_PARENT: &str = "NoParent";
-
-/// What [`Local::open`] makes of a directory that is not there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Make {
-    #[default]
-    Nothing,
-    /// The last part of the path. Its parent has to be there: where a disk is not mounted, the parent most often is not, and a
-    /// store made there would fill the wrong disk.
-    Last,
-    /// The whole path.
-    Parents,
-}
 
 #[derive(Debug)]
 pub struct Local {

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Created, Entry, ErrorKind, MAX_OBJECT_BYTES, Op, Page, Properties, Store, StoreError, key};
+use super::contract::{check_size, range_end};
+use super::{Created, Entry, ErrorKind, Op, Page, Properties, Store, StoreError, key};
 
 /// Entries in one page of a listing, as S3 does it.
 const PAGE: usize = 1000;
@@ -35,25 +36,6 @@ impl Mem {
         key::check(op, key)?;
         self.objects().get(key).cloned().ok_or_else(|| StoreError::new(op, key, ErrorKind::NotFound))
     }
-}
-
-/// The end of a range, when it lies inside an object of `size` bytes; the error every store gives when not.
-pub(super) fn range_end(key: &str, offset: u64, len: u64, size: u64) -> Result<u64, StoreError> {
-    match offset.checked_add(len) {
-        Some(end) if end <= size => Ok(end),
-        _ => Err(StoreError::new(Op::GetRange, key, ErrorKind::Corrupt)
-            .code("RangeOutside")
-            .detail(format!("{len} bytes at {offset} asked of an object of {size} bytes"))),
-    }
-}
-
-/// Refuses an object above [`MAX_OBJECT_BYTES`].
-pub(super) fn check_size(op: Op, key: &str, size: u64) -> Result<(), StoreError> {
-    if size <= MAX_OBJECT_BYTES {
-        return Ok(());
-    }
-    let kind = if op.reads() { ErrorKind::Corrupt } else { ErrorKind::Misconfigured };
-    Err(StoreError::new(op, key, kind).code("TooLarge").detail(format!("an object of {size} bytes is above the limit")))
 }
 
 impl Store for Mem {

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::mem::check_size;
-use super::url::StoreOptions;
+use super::contract::check_size;
+use super::options::StoreOptions;
 use super::{Created, Entry, ErrorKind, MAX_OBJECT_BYTES, Op, Page, Properties, Store, StoreError, key};
 
 mod classify;

@@ -1,16 +1,13 @@
-//! Store URLs: `path`, `file:///path`, `s3://bucket/prefix`; and the way from one to an open store.
+//! Store URLs: `path`, `file:///path`, `s3://bucket/prefix`.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::local::{Local, Make};
-use super::s3::S3;
-use super::{Op, Store, StoreError, key, probe};
+use super::error::Op;
+use super::key;
 
 /// Where a store is, without any secret. `Display` gives a text that is read back as the same store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -170,72 +167,6 @@ impl StoreUrl {
     }
 }
 
-/// Keys given by hand instead of by the standard chain.
-#[derive(Clone)]
-pub struct StaticCredentials {
-    pub access_key: String,
-    pub secret_key: String,
-    pub session_token: Option<String>,
-}
-
-impl fmt::Debug for StaticCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StaticCredentials").field("access_key", &self.access_key).finish_non_exhaustive()
-    }
-}
-
-/// How a store is opened. The default is right for reading a store that exists.
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// Local: what of the directory is made when it is absent.
-    pub make: Make,
-    /// The operator's word that no other host writes: a store that fails the probe is taken all the same.
-    pub single_writer: bool,
-    /// S3: URL of a server that is not AWS. Else `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, profile.
-    pub endpoint: Option<String>,
-    pub region: Option<String>,
-    pub profile: Option<String>,
-    /// S3: bucket in the path and not in the host name. Default: when there is an endpoint.
-    pub path_style: Option<bool>,
-    pub credentials: Option<StaticCredentials>,
-    /// S3: attempts per call, where another attempt is right.
-    pub attempts: u32,
-    /// S3: time for one attempt, without that for its bytes (these may go as slowly as 32 KiB/s).
-    pub timeout: Duration,
-}
-
-impl Default for StoreOptions {
-    fn default() -> Self {
-        StoreOptions {
-            make: Make::Nothing,
-            single_writer: false,
-            endpoint: None,
-            region: None,
-            profile: None,
-            path_style: None,
-            credentials: None,
-            attempts: 5,
-            timeout: Duration::from_secs(30),
-        }
-    }
-}
-
-/// Opens a store for reading: nothing is written, except that a local directory is made as `options.make` says.
-pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-    match url {
-        StoreUrl::Local(path) => Ok(Arc::new(Local::open(path, options.make)?)),
-        StoreUrl::S3 { bucket, prefix } => Ok(Arc::new(S3::open(bucket, prefix, options)?)),
-    }
-}
-
-/// Opens a store for writing: probes that it keeps two writers apart ([`probe::admit`]).
-///
-/// # Errors
-/// As [`open`], and `Unfenced` where the probe fails without `options.single_writer`.
-pub fn open_for_writing(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-    probe::admit(open(url, options)?, options.single_writer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,7 +252,7 @@ mod tests {
             assert!(!error.to_string().contains("ter2"), "{error}");
             assert_eq!(error, why);
         }
-        let keys = StaticCredentials {
+        let keys = crate::store::StaticCredentials {
             access_key: "AK".into(),
             secret_key: "hunter2".into(),
             session_token: Some("hunter2".into()),

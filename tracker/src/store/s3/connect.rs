@@ -15,7 +15,7 @@ use aws_sdk_s3::config::{
     Builder, Credentials, IdentityCache, ProvideCredentials, Region, SharedCredentialsProvider, SharedHttpClient,
 };
 
-use super::super::url::StoreOptions;
+use super::super::options::StoreOptions;
 use super::super::{ErrorKind, Op, StoreError};
 use super::credentials::Keys;
 use super::http::Http;

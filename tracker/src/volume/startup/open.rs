@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-
 use crate::capture::BackEnd;
 use crate::catalog::Catalog;
 use crate::config::VolumeConfig;
@@ -24,8 +23,8 @@ use crate::volume::startup::claim::{agree_on_source, allowed, claim, use_up};
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
 use crate::volume::startup::errors::failed;
 use crate::volume::startup::prepared::{ChosenCapture, Prepared};
-use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::startup::store_home;
+use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::status::Backend;
 use crate::volume::world::VolumeWorld;
 

@@ -12,7 +12,7 @@ use engine::format::keys;
 
 use crate::catalog::Catalog;
 use crate::config::VolumeConfig;
-use crate::store::local::AWAY;
+use crate::store::error::AWAY;
 use crate::store::{self, ErrorKind, Make, Op, Prefixed, Store, StoreError, StoreOptions, StoreUrl, probe};
 
 /// Name of the file with the local stores that were used, one a line.

@@ -8,8 +8,8 @@ use common::maps::{counter, flag};
 use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, config};
 use tests::raw_io::Pages;
-use tracker::capture::choose::{BackEnd, KernelFacts, choose};
-use tracker::capture::{Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
+use tracker::capture::choose::{KernelFacts, choose};
+use tracker::capture::{BackEnd, Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
 
 fn files(rig: &mut Rig, count: u32) -> Vec<u64> {
     let names: Vec<_> = (0..count).map(|number| format!("f{number}")).collect();

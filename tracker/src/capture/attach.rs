@@ -9,7 +9,7 @@ use aya::{
 use common::functions::FUNCTIONS;
 
 use super::{
-    CaptureError,
+    error::CaptureError,
     layout::Layout,
     points::{At, Point},
     tables::MAPS,

@@ -1,50 +1,10 @@
 //! Which back end to use, and why: a pure function of facts about kernel and binary.
 
-use super::{
-    attach,
-    layout::{KernelTypes, Layout},
-    object, points,
-};
+use super::back_end::BackEnd;
+use super::layout::{KernelTypes, Layout};
+use super::object::object;
+use super::{attach, points};
 use common::functions::FunctionId;
-
-/// A way to learn of changes, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackEnd {
-    /// Programs on function entry and exit, beside those on raw tracepoints.
-    Fentry,
-    /// Programs on kernel probes, beside those on raw tracepoints.
-    Kprobe,
-    /// Programs on raw tracepoints.
-    Tracepoint,
-    /// No programs: compare the tree at an interval.
-    Scan,
-}
-
-impl BackEnd {
-    /// Those with programs, best first.
-    pub const WITH_PROGRAMS: [BackEnd; 3] = [BackEnd::Fentry, BackEnd::Kprobe, BackEnd::Tracepoint];
-
-    /// Its name in configuration, status and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Tracepoint => "tracepoint",
-            Self::Scan => "scan",
-        }
-    }
-
-    /// Value of `common::maps::ctrl::BACK_END`.
-    pub(super) const fn word(self) -> u64 {
-        match self {
-            Self::Fentry => 1,
-            Self::Kprobe => 2,
-            Self::Tracepoint => 3,
-            Self::Scan => 4,
-        }
-    }
-}
 
 /// What is known about kernel and binary.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,13 @@
 //! Whether capture still sees everything: links, programs, missed runs, doubts that were counted.
 
-use std::{collections::HashMap, os::fd::AsFd};
+use std::os::fd::AsFd;
 
 use common::maps::counter;
 
-use super::{
-    Capture, CaptureError,
-    pins::{link_path, program_path},
-    sys,
-};
+use super::error::CaptureError;
+use super::pin_files::{link_path, program_path};
+use super::running::Capture;
+use super::sys;
 use crate::failpoint;
 
 /// State of capture at one look.
@@ -48,13 +47,6 @@ pub enum Problem {
         /// How many more than at the last look.
         times: u64,
     },
-}
-
-/// Values of the last look.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    misses: HashMap<&'static str, u64>,
-    doubts: HashMap<u32, u64>,
 }
 
 impl Capture {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use common::fields::FIELDS;
 
 use super::{
-    BackEnd,
+    back_end::BackEnd,
     btf::{Btf, BtfError},
     choose::missing_tracepoints,
     cut::cut,

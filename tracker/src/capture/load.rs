@@ -11,11 +11,12 @@ use common::{
 };
 
 use super::{
-    CaptureConfig, CaptureError,
     attach::{attach, pin_program},
+    config::CaptureConfig,
+    error::CaptureError,
     layout::{KernelTypes, Layout},
     lease, log,
-    pins::{boot_hash, link_path, map_path, program_path},
+    pin_files::{boot_hash, link_path, map_path, program_path},
     points::{self, Point},
     tables::{self, MAPS},
 };

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::CaptureError;
+use super::error::CaptureError;
 
 /// Where a bpffs is expected, and mounted if there is none.
 const BPFFS: &str = "/sys/fs/bpf";

@@ -1,10 +1,6 @@
 //! The pinned set: names of pins, opening it, taking it over, removing it.
 
-use std::{
-    fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::fd::AsFd};
 
 use common::{
     functions::{FunctionId, Need},
@@ -13,54 +9,17 @@ use common::{
     maps::ctrl,
 };
 
-use super::{
-    BackEnd, CaptureConfig, CaptureError, Started, Why,
-    choose::{Choice, KernelFacts, choose},
-    drain::Drained,
-    health::Seen,
-    layout::KernelTypes,
-    lease::Keeper,
-    load, log, mounts,
-    owner::Words,
-    points,
-    sys::{self, Grace, Table},
-    tables::{MAPS, Maps, OWNER, memory_of, open_pin},
-};
-
-/// One attached program.
-#[derive(Debug)]
-pub(super) struct Attached {
-    /// Name of the program.
-    pub(super) name: &'static str,
-    pub(super) program: OwnedFd,
-    pub(super) link: OwnedFd,
-    /// The program's id when it was opened.
-    pub(super) id: u32,
-}
-
-/// Capture in operation: see the module.
-///
-/// Dropping it leaves the programs attached and the marks being made, if it is pinned; `detach` ends both.
-#[derive(Debug)]
-pub struct Capture {
-    pub(super) pin_dir: PathBuf,
-    pub(super) back_end: BackEnd,
-    /// Whether the pins stay; without them this process alone keeps programs and maps.
-    pub(super) pinned: bool,
-    pub(super) maps: Maps,
-    pub(super) attached: Vec<Attached>,
-    pub(super) grace: Grace,
-    /// Number of possible CPUs, which a per-CPU value has a copy for each of.
-    pub(super) cpus: usize,
-    /// Keys of the retired set that were read and not yet cleared.
-    pub(super) drained: Drained,
-    pub(super) seen: Seen,
-    _log: Option<log::Pump>,
-    /// Moves the lease on, where there is one.
-    pub(super) keeper: Option<Keeper>,
-    /// The record whose it is, where there is one.
-    pub(super) owner: Option<Table<u32, Words>>,
-}
+use super::back_end::BackEnd;
+use super::choose::{Choice, KernelFacts, choose};
+use super::config::{CaptureConfig, Started, Why};
+use super::error::CaptureError;
+use super::layout::KernelTypes;
+use super::pin_files::{boot_hash, link_path, map_path, pin_again, program_path, remove_pins};
+use super::retired::Drained;
+use super::running::{Attached, Capture, Seen};
+use super::sys::{self, Grace};
+use super::tables::{MAPS, Maps, OWNER, memory_of};
+use super::{load, log, mounts, object, points};
 
 impl Capture {
     /// Takes over the pins in `config.pin_dir` if they are complete, of this boot and of this ABI; else makes everything new.
@@ -74,7 +33,7 @@ impl Capture {
             Ok(capture) => return Ok((capture, Started::Resumed)),
             Err(why) => why,
         };
-        let object = super::object().ok_or(CaptureError::NoObject)?;
+        let object = object::object().ok_or(CaptureError::NoObject)?;
         remove_pins(&config.pin_dir)?;
         let log = match load::fresh(config, &types, object) {
             Ok(log) => log,
@@ -176,7 +135,7 @@ impl Capture {
         if control(ctrl::BOOT) != boot_hash() {
             return Err(Why::OtherBoot);
         }
-        if control(ctrl::OBJECT) != super::object().map(load::object_hash) {
+        if control(ctrl::OBJECT) != object::object().map(load::object_hash) {
             return Err(Why::OtherObject);
         }
         if control(ctrl::COMPLETE) != Some(1) {
@@ -326,70 +285,10 @@ impl Capture {
     }
 }
 
-impl Attached {
-    /// What is pinned of a program.
-    pub(super) fn open(pin_dir: &Path, name: &'static str) -> Result<Self, CaptureError> {
-        let link = open_pin(&link_path(pin_dir, name))?;
-        let path = program_path(pin_dir, name);
-        let program = open_pin(&path)?;
-        let info = sys::program_info(program.as_fd());
-        let id = info.map_err(|source| CaptureError::File { what: "program information of", path, source })?.id;
-        Ok(Self { name, program, link, id })
-    }
-}
-
 /// The hooks without which `fs` cannot be protected.
 pub(super) fn needed(fs: Fs, back_end: BackEnd) -> impl Iterator<Item = &'static Hook> {
     let own = HOOKS.iter().filter(move |hook| hook.serves == Serves::One(fs) && back_end == BackEnd::Tracepoint);
     points::required_tracepoints(back_end).chain(own)
-}
-
-pub(super) fn map_path(pin_dir: &Path, map: &str) -> PathBuf {
-    pin_dir.join(format!("map_{map}"))
-}
-
-pub(super) fn program_path(pin_dir: &Path, program: &str) -> PathBuf {
-    pin_dir.join(format!("program_{program}"))
-}
-
-pub(super) fn link_path(pin_dir: &Path, program: &str) -> PathBuf {
-    pin_dir.join(format!("link_{program}"))
-}
-
-/// Pins an object of the kernel again where its pin is gone.
-fn pin_again(path: PathBuf, fd: BorrowedFd<'_>) -> Result<(), CaptureError> {
-    match sys::pin(&path, fd) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(|source| CaptureError::File { what: "pin again", path, source }),
-    }
-}
-
-/// Removes a pin directory and what is in it; links first, so that no program runs without its maps being readable.
-pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
-    let failed = |what| move |source| CaptureError::File { what, path: pin_dir.to_owned(), source };
-    let entries = match fs::read_dir(pin_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("list pins in")(error)),
-    };
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed("list pins in"))?;
-    paths.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
-    for path in paths {
-        fs::remove_file(&path).map_err(|source| CaptureError::File { what: "remove pin", path, source })?;
-    }
-    fs::remove_dir(pin_dir).map_err(failed("remove pin directory"))
-}
-
-/// Hash of the boot id; `None` when it cannot be read, which no pinned set equals.
-pub(super) fn boot_hash() -> Option<u64> {
-    let id = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-    // FNV-1a: only equality matters, and the pins themselves do not outlive a boot.
-    let hash =
-        id.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    Some(hash)
 }
 
 /// Number of possible CPUs: one more than the highest in a list like `0-3,8`.

@@ -5,7 +5,8 @@ use common::{
     hooks::{HOOKS, Hook, Role},
 };
 
-use super::{choose::BackEnd, layout::KernelTypes};
+use super::back_end::BackEnd;
+use super::layout::KernelTypes;
 
 /// A program and what it is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

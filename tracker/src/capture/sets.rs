@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use common::maps::ctrl;
 
+use super::config::MapEntries;
+use super::error::CaptureError;
 use super::lease::monotonic_ns;
 use super::owner::{Life, Owner, Words};
-use super::pins::{map_path, remove_pins};
+use super::pin_files::{map_path, remove_pins};
 use super::sys::{self, Table};
 use super::tables::{MAPS, OWNER, memory_of};
-use super::{CaptureError, MapEntries};
 
 /// Where the sets of pins are, each in a directory named by the identity of its state directory.
 pub const ROOT: &str = "/sys/fs/bpf/tracker";

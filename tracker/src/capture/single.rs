@@ -4,11 +4,12 @@
 use std::fs;
 
 use super::{
-    Capture, CaptureError,
     attach::attach_pinned,
+    error::CaptureError,
     load::pin_error,
-    pins::{Attached, link_path, program_path},
+    pin_files::{link_path, program_path},
     points,
+    running::{Attached, Capture},
 };
 
 impl Capture {

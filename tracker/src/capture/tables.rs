@@ -9,8 +9,9 @@ use std::{
 use common::maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark};
 
 use super::{
-    CaptureConfig, CaptureError, MapEntries,
-    pins::map_path,
+    config::{CaptureConfig, MapEntries},
+    error::CaptureError,
+    pin_files::map_path,
     sys::{self, Table},
 };
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use common::maps::{InodeKey, ctrl, mode};
 
-use super::{Capture, CaptureError};
+use super::error::CaptureError;
+use super::running::Capture;
 
 /// How often and how long memory for an entry is waited for before the watch set counts as full.
 const MEMORY_WAITS: u32 = 100;

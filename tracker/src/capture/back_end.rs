@@ -1,0 +1,40 @@
+//! The ways to learn of changes.
+
+/// A way to learn of changes, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackEnd {
+    /// Programs on function entry and exit, beside those on raw tracepoints.
+    Fentry,
+    /// Programs on kernel probes, beside those on raw tracepoints.
+    Kprobe,
+    /// Programs on raw tracepoints.
+    Tracepoint,
+    /// No programs: compare the tree at an interval.
+    Scan,
+}
+
+impl BackEnd {
+    /// Those with programs, best first.
+    pub const WITH_PROGRAMS: [BackEnd; 3] = [BackEnd::Fentry, BackEnd::Kprobe, BackEnd::Tracepoint];
+
+    /// Its name in configuration, status and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+            Self::Scan => "scan",
+        }
+    }
+
+    /// Value of `common::maps::ctrl::BACK_END`.
+    pub(super) const fn word(self) -> u64 {
+        match self {
+            Self::Fentry => 1,
+            Self::Kprobe => 2,
+            Self::Tracepoint => 3,
+            Self::Scan => 4,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Renews the lease of a pinned capture, by a thread of the living process.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::maps::ctrl;
+
+use super::lease::{gap, monotonic_ns, until};
+use super::owner::{self, Owner, Words};
+use super::sys::Table;
+
+/// The maps that a renewal writes.
+#[derive(Debug)]
+struct Renewal {
+    ctrl: Table<u32, u64>,
+    owner: Table<u32, Words>,
+    who: Owner,
+    lease: Duration,
+}
+
+impl Renewal {
+    fn make(&mut self) -> std::io::Result<()> {
+        self.ctrl.set(ctrl::LEASE, until(monotonic_ns(), self.lease))?;
+        self.who.seen = owner::unix_seconds();
+        self.owner.set(0, self.who.words())
+    }
+}
+
+type Stop = (Mutex<bool>, Condvar);
+
+/// Renews until it is dropped.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Renews at once, and from then on by a thread.
+    ///
+    /// # Errors
+    /// When the maps refuse or the thread cannot be started.
+    pub(super) fn start(
+        ctrl: Table<u32, u64>,
+        owner: Table<u32, Words>,
+        who: Owner,
+        lease: Duration,
+    ) -> std::io::Result<Self> {
+        let mut renewal = Renewal { ctrl, owner, who, lease };
+        renewal.make()?;
+        let stop = Arc::new(Stop::default());
+        let (asked, every) = (Arc::clone(&stop), gap(lease));
+        let thread = std::thread::Builder::new().name("lease".into()).spawn(move || {
+            let (flag, changed) = &*asked;
+            let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*stopped {
+                stopped = changed.wait_timeout(stopped, every).unwrap_or_else(PoisonError::into_inner).0;
+                if !*stopped && let Err(error) = renewal.make() {
+                    // What follows from a lease that is over is noticed at the next drain.
+                    tracing::warn!(%error, "the lease of the kernel's programs cannot be renewed");
+                }
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let (flag, changed) = &*self.stop;
+        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic in there was printed by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}

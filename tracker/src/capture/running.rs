@@ -1,0 +1,68 @@
+//! A capture in operation: what this process holds of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::back_end::BackEnd;
+use super::error::CaptureError;
+use super::keeper::Keeper;
+use super::log;
+use super::owner::Words;
+use super::pin_files::{link_path, program_path};
+use super::retired::Drained;
+use super::sys::{self, Grace, Table};
+use super::tables::{Maps, open_pin};
+
+/// Values of the last look at the health.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) misses: std::collections::HashMap<&'static str, u64>,
+    pub(super) doubts: std::collections::HashMap<u32, u64>,
+}
+
+/// One attached program.
+#[derive(Debug)]
+pub(super) struct Attached {
+    /// Name of the program.
+    pub(super) name: &'static str,
+    pub(super) program: OwnedFd,
+    pub(super) link: OwnedFd,
+    /// The program's id when it was opened.
+    pub(super) id: u32,
+}
+
+/// Capture in operation: see the module.
+///
+/// Dropping it leaves the programs attached and the marks being made, if it is pinned; `detach` ends both.
+#[derive(Debug)]
+pub struct Capture {
+    pub(super) pin_dir: PathBuf,
+    pub(super) back_end: BackEnd,
+    /// Whether the pins stay; without them this process alone keeps programs and maps.
+    pub(super) pinned: bool,
+    pub(super) maps: Maps,
+    pub(super) attached: Vec<Attached>,
+    pub(super) grace: Grace,
+    /// Number of possible CPUs, which a per-CPU value has a copy for each of.
+    pub(super) cpus: usize,
+    /// Keys of the retired set that were read and not yet cleared.
+    pub(super) drained: Drained,
+    pub(super) seen: Seen,
+    pub(super) _log: Option<log::Pump>,
+    /// Moves the lease on, where there is one.
+    pub(super) keeper: Option<Keeper>,
+    /// The record whose it is, where there is one.
+    pub(super) owner: Option<Table<u32, Words>>,
+}
+
+impl Attached {
+    /// What is pinned of a program.
+    pub(super) fn open(pin_dir: &Path, name: &'static str) -> Result<Self, CaptureError> {
+        let link = open_pin(&link_path(pin_dir, name))?;
+        let path = program_path(pin_dir, name);
+        let program = open_pin(&path)?;
+        let info = sys::program_info(program.as_fd());
+        let id = info.map_err(|source| CaptureError::File { what: "program information of", path, source })?.id;
+        Ok(Self { name, program, link, id })
+    }
+}

@@ -13,5 +13,6 @@ pub mod quoting;
 pub mod repository;
 pub mod source;
 pub mod store;
+pub mod target;
 pub mod units;
 pub mod volume;

@@ -1,108 +1,35 @@
-//! Effects on directory trees: the protected one, read only ([`SourceRoot`], [`OpenFile`]), and the one a restore writes
-//! ([`target`]). Knows neither store nor catalog, and decides nothing: the order of a flush's steps is the engine's.
+//! The protected tree, read only ([`SourceRoot`], [`OpenFile`]). Knows neither store nor catalog, and decides nothing: the
+//! order of a flush's steps is the engine's.
 
-mod beneath;
+pub(crate) mod beneath;
+mod clean_times;
 mod directory;
+mod error;
 mod file;
-mod flags;
+pub(crate) mod flags;
+mod fs_type;
 mod identity;
 mod mount_table;
 mod mounts;
+pub(crate) mod restore_area;
 mod root;
-mod stat;
+pub(crate) mod stat;
 #[cfg(test)]
 mod swapped_tests;
 mod sys;
-pub mod target;
 #[cfg(test)]
 mod tests;
-mod xattrs;
-
-use std::path::{Path, PathBuf};
-
-use engine::flush::world::FileError;
-use engine::model::{InodeId, Kind};
-use rustix::io::Errno;
-use thiserror::Error;
+pub(crate) mod xattrs;
 
 pub use directory::{Directory, Entries, Foreign, Named};
+pub use error::{OpenError, SourceError};
 pub use file::{CleanBy, OpenFile};
 pub use flags::flag_names;
+pub use fs_type::FsType;
 pub use identity::{RootNames, SameSource, SourceFacts, same_source};
 pub use mount_table::MountTable;
 pub use mounts::Mount;
+pub use restore_area::has_area_name;
 pub use root::{IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
 pub use stat::SourceStat;
 pub use sys::store_mapped;
-
-/// The file systems whose ways are known; the magic number of any other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FsType {
-    /// ext2, ext3 and ext4 share the number; all have the calls used here.
-    Ext4,
-    Xfs,
-    Btrfs,
-    Tmpfs,
-    Overlay,
-    Other(u64),
-}
-
-/// Why something in the source could not be found or read. Paths are relative to the source.
-#[derive(Debug, Error)]
-pub enum SourceError {
-    #[error("source {}: {source}", crate::quoting::path(path))]
-    Root { path: PathBuf, source: std::io::Error },
-    /// Nothing is there, or one of the directories on the way is none (any more).
-    #[error("{} is not there", crate::quoting::path(path))]
-    Gone { path: PathBuf },
-    #[error("{} lies on another mount", crate::quoting::path(path))]
-    MountPoint { path: PathBuf },
-    #[error("{}: {source}", crate::quoting::path(path))]
-    Io { path: PathBuf, source: std::io::Error },
-}
-
-impl SourceError {
-    /// Nothing is at the path: what was meant was moved or removed.
-    pub fn is_gone(&self) -> bool {
-        matches!(self, SourceError::Gone { .. })
-    }
-
-    /// What went wrong, for whoever names the path himself.
-    pub fn cause(&self) -> String {
-        match self {
-            SourceError::Io { source, .. } => source.to_string(),
-            other => other.to_string(),
-        }
-    }
-
-    fn at(path: &Path, errno: Errno) -> SourceError {
-        let path = path.to_path_buf();
-        match errno {
-            // ELOOP: a symlink where a directory (or the file itself) was.
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => SourceError::Gone { path },
-            Errno::XDEV => SourceError::MountPoint { path },
-            errno => SourceError::Io { path, source: errno.into() },
-        }
-    }
-}
-
-/// Why a file was not opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    #[error("inode {} (born {}) is there, not {} (born {})", found.ino, found.generation, expected.ino, expected.generation)]
-    Mismatch { expected: InodeId, found: InodeId },
-    #[error("it is a {kind:?}, not a regular file")]
-    NotAFile { kind: Kind },
-    #[error(transparent)]
-    Source(#[from] SourceError),
-}
-
-impl From<OpenError> for FileError {
-    fn from(error: OpenError) -> FileError {
-        match error {
-            OpenError::Mismatch { .. } | OpenError::Source(SourceError::Gone { .. }) => FileError::Moved,
-            OpenError::Source(error) => FileError::Unreadable { cause: error.cause() },
-            other => FileError::Unreadable { cause: other.to_string() },
-        }
-    }
-}

@@ -16,7 +16,7 @@ use crate::quoting::quote_path;
 use crate::repository;
 use crate::repository::location::VolumeRef;
 use crate::repository::{Failure, Older, ReadError, Reader, RestoreOptions};
-use crate::source::target::{Bounded, Shortfall, Warning, remove_areas};
+use crate::target::{Bounded, Shortfall, Warning, remove_areas};
 use crate::units::{At, PathField, show_bytes, show_seconds};
 
 /// Lines about what could not be restored that people get; `--json` gives the first 1,000.

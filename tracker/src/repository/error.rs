@@ -8,8 +8,8 @@ use engine::model::{Root, Seq};
 use engine::plan::PlanError;
 use thiserror::Error;
 
-use crate::source::target::TargetError;
 use crate::store::{ErrorKind, StoreError};
+use crate::target::TargetError;
 
 /// Keys are whole: `volume/commits/..`.
 #[derive(Debug, Error)]

@@ -13,7 +13,7 @@ use crate::repository::fetch::{Group, SMALL, data_ranges, root_of};
 use crate::repository::merge::path;
 use crate::repository::restore::Failure;
 use crate::repository::{ReadError, Reader, THREADS, parallel};
-use crate::source::target::{Bounded, Target, TargetError, TargetFile, Unplaced};
+use crate::target::{Bounded, Target, TargetError, TargetFile, Unplaced};
 
 /// A group with more reads than this is fetched by all threads, one group at a time.
 const MANY_READS: usize = 8;

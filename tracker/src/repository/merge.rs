@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::repository::fetch::root_of;
 use crate::repository::{THREADS, parallel};
-use crate::source::target::Target;
+use crate::target::Target;
 
 /// Bytes hashed at a time.
 const PIECE: usize = 256 * 1024;

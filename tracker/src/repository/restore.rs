@@ -17,7 +17,7 @@ use crate::repository::fetch::{cost, groups};
 use crate::repository::job::{Failures, Job};
 use crate::repository::merge::kept;
 use crate::repository::{ReadError, Reader};
-use crate::source::target::{Bounded, Target, TargetError, TargetOptions, Warning};
+use crate::target::{Bounded, Target, TargetError, TargetOptions, Warning};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RestoreOptions {

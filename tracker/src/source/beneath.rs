@@ -17,7 +17,7 @@ const TRIES: u32 = 16;
 
 /// A directory below which paths are opened.
 #[derive(Debug)]
-pub(super) struct Beneath {
+pub(crate) struct Beneath {
     root: OwnedFd,
     /// Whether a path may lead over a mount point.
     cross_mounts: bool,
@@ -26,17 +26,17 @@ pub(super) struct Beneath {
 }
 
 impl Beneath {
-    pub(super) fn new(root: OwnedFd, cross_mounts: bool) -> Beneath {
+    pub(crate) fn new(root: OwnedFd, cross_mounts: bool) -> Beneath {
         Beneath { root, cross_mounts, step_by_step: AtomicBool::new(false) }
     }
 
-    pub(super) fn root(&self) -> BorrowedFd<'_> {
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
     /// Opens `path` (empty: the root itself); O_NOFOLLOW and O_CLOEXEC are added, so a last symlink can only be opened
     /// with O_PATH. ELOOP: a symlink on the way. EXDEV: over a mount point. EINVAL: a path with `..` or a leading `/`.
-    pub(super) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         if !path.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(Errno::INVAL);
         }
@@ -135,7 +135,7 @@ fn mount_of(fd: BorrowedFd<'_>) -> Result<(bool, u64), Errno> {
 }
 
 /// Opens a directory as the root of a `Beneath`. Symlinks in `dir` itself are followed: it is the operator's word.
-pub(super) fn open_root(dir: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_root(dir: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(dir, flags, Mode::empty())?)
 }

@@ -14,11 +14,11 @@ use engine::model::{InodeId, Kind};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::SourceError;
 use super::beneath::Beneath;
+use super::error::SourceError;
+use super::restore_area::is_area;
 use super::root::{RawEntry, SourceRoot, is_metacopy, names, whole_in_upper};
 use super::stat::{Births, SourceStat};
-use super::target::is_area;
 
 /// Names from which on several threads ask for attributes: a thread is worth some 10 ms of such calls.
 const MANY: usize = 16_384;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::flush::world::{FileError, FileOps, Stat};
@@ -12,9 +12,13 @@ use engine::model::{InodeId, Kind};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::clean_times::CleanTimes;
+use super::error::{OpenError, SourceError};
+use super::fs_type::FsType;
+use super::root::SourceRoot;
 use super::stat::{Births, SourceStat, proc_path};
 use super::xattrs::{self, Layer};
-use super::{FsType, OpenError, SourceError, SourceRoot, flags, sys};
+use super::{flags, sys};
 
 /// How dirty pages of a file are written back, so that the next store through a mapping faults again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +39,6 @@ pub struct OpenFile {
     births: Births,
     ino: u64,
     cleans: Arc<CleanTimes>,
-}
-
-/// How long writing files back took since this was last asked, by inode number; those that took less than a millisecond are
-/// left out.
-#[derive(Debug, Default)]
-pub(super) struct CleanTimes(Mutex<HashMap<u64, Duration>>);
-
-impl CleanTimes {
-    fn add(&self, ino: u64, took: Duration) {
-        if took >= Duration::from_millis(1) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(ino).or_default() += took;
-        }
-    }
 }
 
 impl SourceRoot {

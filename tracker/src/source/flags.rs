@@ -14,8 +14,9 @@ use engine::model::InodeFlags;
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, StatxAttributes, StatxFlags, ioctl_getflags, ioctl_setflags, statx};
 use rustix::io::Errno;
 
+use super::fs_type::FsType;
 use super::stat::proc_path;
-use super::{FsType, sys};
+use super::sys;
 
 /// A flag as the store has it, as it is called, as `FS_IOC_GETFLAGS` has it, and as `FS_IOC_FSGETXATTR` has it (0: not).
 type Row = (u32, &'static str, u32, u32);
@@ -40,7 +41,7 @@ const TABLE: [Row; 15] = [
 ];
 
 /// With one of these a file's content (but for its end), attributes and names cannot be changed, until it is taken away.
-pub(super) const SEALS: u32 = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
+pub(crate) const SEALS: u32 = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
 
 /// The names of these flags, as `ls` and a restore give them.
 pub fn flag_names(bits: u32) -> Vec<&'static str> {
@@ -51,7 +52,7 @@ pub fn flag_names(bits: u32) -> Vec<&'static str> {
 ///
 /// # Errors
 /// Where it may not be read.
-pub(super) fn reopen(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn reopen(fd: impl AsFd) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(proc_path(fd), flags, Mode::empty())
 }
@@ -60,7 +61,7 @@ pub(super) fn reopen(fd: impl AsFd) -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// Where it has them and does not tell.
-pub(super) fn read(fd: impl AsFd, fs: FsType) -> Result<Flags, Errno> {
+pub(crate) fn read(fd: impl AsFd, fs: FsType) -> Result<Flags, Errno> {
     let Some(bits) = bits(&fd)? else { return Ok(Flags::default()) };
     let project = match fs {
         FsType::Btrfs | FsType::Tmpfs => 0,
@@ -70,18 +71,18 @@ pub(super) fn read(fd: impl AsFd, fs: FsType) -> Result<Flags, Errno> {
 }
 
 /// As [`read`], without the project; `None` where the file system has none.
-pub(super) fn bits(fd: impl AsFd) -> Result<Option<u32>, Errno> {
+pub(crate) fn bits(fd: impl AsFd) -> Result<Option<u32>, Errno> {
     let found = if_known(ioctl_getflags(fd))?;
     Ok(found.map(|found| TABLE.iter().filter(|row| found.bits() & row.2 != 0).fold(0, |bits, row| bits | row.0)))
 }
 
 /// The project; `None` where the file system has none.
-pub(super) fn project(fd: impl AsFd) -> Result<Option<u32>, Errno> {
+pub(crate) fn project(fd: impl AsFd) -> Result<Option<u32>, Errno> {
     Ok(if_known(sys::get_xflags(fd))?.map(|found| found.project()))
 }
 
 /// Whether it is immutable or append-only, by a descriptor of any kind. `false` where the file system does not tell.
-pub(super) fn is_sealed(fd: impl AsFd) -> bool {
+pub(crate) fn is_sealed(fd: impl AsFd) -> bool {
     let seals = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
     let found = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
     found.is_ok_and(|found| found.stx_attributes.intersects(seals))
@@ -107,7 +108,7 @@ fn is_unknown(errno: Errno) -> bool {
 ///
 /// # Errors
 /// Of the first call that failed: flags before it may be set.
-pub(super) fn change(fd: impl AsFd, set: u32, clear: u32) -> Result<(), Errno> {
+pub(crate) fn change(fd: impl AsFd, set: u32, clear: u32) -> Result<(), Errno> {
     let fd = fd.as_fd();
     let extended: u32 = TABLE.iter().filter(|row| row.3 != 0).fold(0, |bits, row| bits | row.0);
     change_plain(fd, set & !extended, clear & !extended)?;
@@ -135,7 +136,7 @@ fn change_plain(fd: impl AsFd, set: u32, clear: u32) -> Result<(), Errno> {
 ///
 /// # Errors
 /// Those of the call; EINVAL also in a user namespace other than the first.
-pub(super) fn set_project(fd: impl AsFd, project: u32) -> Result<(), Errno> {
+pub(crate) fn set_project(fd: impl AsFd, project: u32) -> Result<(), Errno> {
     sys::set_xflags(&fd, sys::get_xflags(&fd)?.with_project(project))
 }
 

@@ -12,7 +12,10 @@ use engine::model::InodeId;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{FsType, SourceError, SourceRoot, sys};
+use super::error::SourceError;
+use super::fs_type::FsType;
+use super::root::SourceRoot;
+use super::sys;
 
 /// What is known of a source directory at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use super::FsType;
+use super::fs_type::FsType;
 
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]

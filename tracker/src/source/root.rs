@@ -13,11 +13,13 @@ use rustix::fs::{Dir, FileType, OFlags, fstatfs};
 use rustix::io::Errno;
 
 use super::beneath::{Beneath, open_root};
-use super::file::CleanTimes;
+use super::clean_times::CleanTimes;
+use super::error::SourceError;
+use super::fs_type::FsType;
 use super::mounts::{self, Mount};
 use super::stat::{self, Births, SourceStat, stat_fd};
 use super::xattrs::{self, Layer};
-use super::{FsType, SourceError, flags, sys};
+use super::{flags, sys};
 
 /// What tells a source directory from another one at the same path, while this host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,7 +387,7 @@ impl FsType {
         self != FsType::Overlay && self.births() == Births::Lasting
     }
 
-    pub(super) fn of(fd: impl AsFd) -> Result<FsType, Errno> {
+    pub(crate) fn of(fd: impl AsFd) -> Result<FsType, Errno> {
         let magic = fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
         Ok(match magic {
             0xef53 => FsType::Ext4,

@@ -25,7 +25,7 @@ pub struct SourceStat {
 
 /// What stands for the generation of an inode on one file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Births {
+pub(crate) enum Births {
     /// The birth time; where there is none, the file handle, which has the generation that the file system gave.
     Lasting,
     /// Nothing: inode numbers are given anew at each mount, so that not even a birth time names one file.
@@ -37,13 +37,13 @@ pub(super) enum Births {
 
 impl Births {
     /// `statx` of `path`, which may be the root of a mount, and then waits for whoever serves that.
-    pub(super) fn stat_path(self, path: &OsStr) -> Result<SourceStat, Errno> {
+    pub(crate) fn stat_path(self, path: &OsStr) -> Result<SourceStat, Errno> {
         self.stat(rustix::fs::CWD, path.as_bytes(), AtFlags::empty())
     }
 
     /// `statx` of `name` in `dir`, never through a symlink and never triggering an automount. What is mounted on the name is
     /// not asked: of it the attributes and the generation are those that were last known, or none.
-    pub(super) fn stat_at(self, dir: impl AsFd, name: &OsStr) -> Result<SourceStat, Errno> {
+    pub(crate) fn stat_at(self, dir: impl AsFd, name: &OsStr) -> Result<SourceStat, Errno> {
         // What is mounted here may never answer (FUSE without its server, a network that is away): first without asking it.
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         let unasked = statx(&dir, name.as_bytes(), flags, StatxFlags::BASIC_STATS)?;
@@ -53,7 +53,7 @@ impl Births {
         self.stat(dir.as_fd(), name.as_bytes(), AtFlags::empty())
     }
 
-    pub(super) fn stat_fd(self, fd: impl AsFd) -> Result<SourceStat, Errno> {
+    pub(crate) fn stat_fd(self, fd: impl AsFd) -> Result<SourceStat, Errno> {
         self.stat(fd.as_fd(), b"", AtFlags::EMPTY_PATH)
     }
 
@@ -84,7 +84,7 @@ fn generation_of(handle: &[u8]) -> u64 {
 }
 
 /// `statx` of an open file for everything but its identity.
-pub(super) fn stat_fd(fd: impl AsFd) -> Result<SourceStat, Errno> {
+pub(crate) fn stat_fd(fd: impl AsFd) -> Result<SourceStat, Errno> {
     Births::OfOneMount.stat_fd(fd)
 }
 
@@ -115,7 +115,7 @@ fn from_statx(found: &Statx) -> Result<SourceStat, Errno> {
     })
 }
 
-pub(super) fn kind_of(found: FileType) -> Option<Kind> {
+pub(crate) fn kind_of(found: FileType) -> Option<Kind> {
     Some(match found {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Dir,
@@ -139,6 +139,6 @@ fn nanoseconds(stamp: &StatxTimestamp) -> u64 {
 }
 
 /// A path that leads to an open inode itself, O_PATH descriptors of symlinks included.
-pub(super) fn proc_path(fd: impl AsFd) -> String {
+pub(crate) fn proc_path(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }

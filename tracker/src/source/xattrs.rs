@@ -15,7 +15,7 @@ const XATTR_MAX: usize = 65_536;
 /// Attributes by which an overlay describes its layers. In the upper layer that a source is read through they are no part of
 /// the tree that its users see; anywhere else (an upper layer inside the tree) they are what makes the layer what it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Layer {
+pub(crate) enum Layer {
     /// The inode is not read through an upper layer.
     #[default]
     None,
@@ -30,7 +30,7 @@ impl Layer {
     ///
     /// An overlay inside this one has its marks stored with one `overlay.` more (fs/overlayfs/xattrs.c,
     /// `ovl_xattr_escape_name`, 6.7).
-    pub(super) fn shown(self, name: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn shown(self, name: &[u8]) -> Option<Vec<u8>> {
         let Some(own) = self.prefix() else { return Some(name.to_vec()) };
         match name.strip_prefix(own) {
             None => Some(name.to_vec()),
@@ -64,7 +64,7 @@ impl Layer {
 /// Whether an attribute is part of the tree. Left out: `security.evm` (a seal over the inode number, void on any copy), and
 /// xfs's second names of the ACLs, which `system.posix_acl_*` carries already.
 /// Everything else is kept, `security.selinux`, `security.capability` and the marks of overlays ([`Layer`]) too.
-pub(super) fn kept(name: &[u8]) -> bool {
+pub(crate) fn kept(name: &[u8]) -> bool {
     const OUT: [&[u8]; 2] = [b"trusted.SGI_ACL_", b"security.evm"];
     !OUT.iter().any(|out| name.starts_with(out))
 }
@@ -109,7 +109,7 @@ fn value(path: &str, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
 
 /// Extended attributes of an open file of any kind, sorted by name, without those of [`kept`]. O_PATH descriptors are
 /// read through `/proc/self/fd`, which leads to the very inode, be it a symlink.
-pub(super) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
+pub(crate) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
     let path = proc_path(fd.as_fd());
     let mut out = Vec::new();
     for name in names(&path)?.into_iter().filter(|name| kept(name)) {
@@ -123,7 +123,7 @@ pub(super) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
 
 /// As [`xattrs`], as far as they can be read and a commit holds them, with the inode flags; what is left out is told. `flags` is
 /// what the inode itself says; `None` for kinds that have none.
-pub(super) fn read(fd: impl AsFd, layer: Layer, flags: Option<Result<Flags, Errno>>) -> ReadXattrs {
+pub(crate) fn read(fd: impl AsFd, layer: Layer, flags: Option<Result<Flags, Errno>>) -> ReadXattrs {
     let path = proc_path(fd.as_fd());
     let mut taker = Taker::default();
     let mut of_layer = 0;

@@ -17,8 +17,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::contract::{check_size, range_end};
-use super::error::from_errno;
-use super::error::{AWAY, NO_PARENT, OTHER_STORE};
+use super::error::{AWAY, NO_PARENT, OTHER_STORE, from_errno};
 use super::options::Make;
 use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError, key};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::reload::Settings;
 use crate::error::{AppError, ExitCode};
-use crate::source::target::has_area_name;
+use crate::source::has_area_name;
 use crate::volume::mass_delete::Held;
 use crate::volume::selftest::schedule::SelfTestState;
 use crate::volume::status::{Backend, Histogram, State};

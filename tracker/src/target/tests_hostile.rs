@@ -2,9 +2,12 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 
-use super::tests::{fresh, fresh_with, is_root, meta, plain, rel};
-use super::*;
+use engine::model::{Kind, Meta};
+
+use crate::target::tests::{fresh, fresh_with, is_root, meta, plain, rel};
+use crate::target::*;
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777

@@ -3,7 +3,7 @@
 //!
 //! Nobody else can reach what is in it, so an entry may have its final owner and mode there. An area that a killed
 //! restore left behind is removed by the next one that makes an area in the same directory. It is never part of a
-//! volume: a listing of the source leaves out what [`is_area`] tells, by its name and its marker.
+//! volume: a listing of the source leaves out what `source::restore_area` tells, by its name and its marker.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,16 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustix::fs::{Access, AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::source::flags::is_sealed;
+use crate::source::restore_area::{DIGITS, MARKER, PREFIX, has_area_name, is_open_area, names, open_dir};
 
-const PREFIX: &[u8] = b".tracker-restore-";
-const DIGITS: usize = 16;
-/// The file that makes a directory with such a name an area. It is not held open: a file system that keeps what is removed
-/// while it is open under another name (FUSE, NFS) would not let the area go.
-const MARKER: &str = "tracker-restore-area";
 const TEXT: &[u8] = b"Temporary files of a running `tracker restore`. If none runs, this directory may be removed.\n";
 /// Areas are lost to the race for a name this often before it is an error.
 const TRIES: u32 = 8;
@@ -30,7 +26,7 @@ static LIVE: Mutex<Vec<Weak<Area>>> = Mutex::new(Vec::new());
 
 /// Removed when it is dropped.
 #[derive(Debug)]
-pub(super) struct Area {
+pub(crate) struct Area {
     above: OwnedFd,
     name: OsString,
     /// Locked as long as the restore runs.
@@ -41,7 +37,7 @@ pub(super) struct Area {
 
 impl Area {
     /// Makes an area in `above`, after removing those that killed restores left there.
-    pub(super) fn make(above: BorrowedFd<'_>) -> Result<Arc<Area>, Errno> {
+    pub(crate) fn make(above: BorrowedFd<'_>) -> Result<Arc<Area>, Errno> {
         if is_sealed(above) {
             // In an append-only directory it could be made, and not be removed.
             return Err(Errno::PERM);
@@ -73,17 +69,17 @@ impl Area {
         Err(Errno::EXIST)
     }
 
-    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
     /// A name that nothing in the area has.
-    pub(super) fn name(&self) -> OsString {
+    pub(crate) fn name(&self) -> OsString {
         OsString::from(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// Removes an entry of the area, if it is there; a failure leaves it to the removal of the area. Whether it is gone.
-    pub(super) fn discard(&self, name: &OsStr) -> bool {
+    pub(crate) fn discard(&self, name: &OsStr) -> bool {
         matches!(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()), Ok(()) | Err(Errno::NOENT))
     }
 
@@ -108,37 +104,11 @@ pub fn remove_all() {
     live.iter().filter_map(Weak::upgrade).for_each(|area| area.remove());
 }
 
-/// Whether `name` in `dir` is the area of a restore: a directory with an area's name and the marker in it, or with
-/// nothing in it (as it is for a moment when it is made and removed).
-pub(crate) fn is_area(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
-    if !has_area_name(name) {
-        return false;
-    }
-    let Ok(area) = open_dir(dir, OsStr::from_bytes(name)) else { return false };
-    is_open_area(area.as_fd())
-}
-
-fn is_open_area(area: BorrowedFd<'_>) -> bool {
-    rustix::fs::accessat(area, MARKER, Access::EXISTS, AtFlags::empty()).is_ok()
-        || names(area).is_ok_and(|names| names.is_empty())
-}
-
-/// Whether a name is one that areas have.
-pub fn has_area_name(name: &[u8]) -> bool {
-    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
-    digits.len() == DIGITS && digits.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
-}
-
 fn new_name() -> Result<OsString, Errno> {
     let mut random = [0; DIGITS / 2];
     getrandom::fill(&mut random).map_err(|_| Errno::IO)?;
     let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(OsStr::from_bytes(&[PREFIX, digits.as_bytes()].concat()).to_owned())
-}
-
-fn open_dir(above: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(above, name, flags, Mode::empty())
 }
 
 /// Locks a new area, then writes its marker. Who finds an area and can lock it knows that no restore uses it.
@@ -195,20 +165,8 @@ fn remove_area(above: BorrowedFd<'_>, name: &OsStr, dir: BorrowedFd<'_>) -> Resu
     rustix::fs::unlinkat(above, name, AtFlags::REMOVEDIR)
 }
 
-/// The names in an open directory, without `.` and `..`.
-pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
-    let mut out = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            out.push(OsStr::from_bytes(&name).to_owned());
-        }
-    }
-    Ok(out)
-}
-
 /// Names of `.tracker-PID-N.tmp`, the temporary files of restores by older versions: the process that made it.
-pub(super) fn old_temporary(name: &OsStr) -> Option<i32> {
+pub(crate) fn old_temporary(name: &OsStr) -> Option<i32> {
     let inner = name.as_bytes().strip_prefix(b".tracker-")?.strip_suffix(b".tmp")?;
     let (pid, number) = std::str::from_utf8(inner).ok()?.split_once('-')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -218,6 +176,7 @@ pub(super) fn old_temporary(name: &OsStr) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::restore_area::is_area;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 

@@ -2,36 +2,38 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
-use engine::model::Time;
+use engine::model::{Kind, Meta, Time};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::*;
+use crate::target::*;
 
-pub(super) fn fresh() -> (TempDir, Target) {
+pub(crate) fn fresh() -> (TempDir, Target) {
     fresh_with(TargetOptions::default())
 }
 
-pub(super) fn fresh_with(options: TargetOptions) -> (TempDir, Target) {
+pub(crate) fn fresh_with(options: TargetOptions) -> (TempDir, Target) {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::open(dir.path(), options).unwrap();
     target.prepare(&meta(Kind::Dir, 0o755)).unwrap();
     (dir, target)
 }
 
-pub(super) fn rel(path: &str) -> &Path {
+pub(crate) fn rel(path: &str) -> &Path {
     Path::new(path)
 }
 
-pub(super) fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-pub(super) fn plain() -> Meta {
+pub(crate) fn plain() -> Meta {
     meta(Kind::File, 0o600)
 }
 
-pub(super) fn meta(kind: Kind, mode: u32) -> Meta {
+pub(crate) fn meta(kind: Kind, mode: u32) -> Meta {
     Meta {
         kind,
         mode,

@@ -13,11 +13,12 @@ use std::path::Path;
 use engine::model::{InodeFlags, Kind, Meta};
 use rustix::io::Errno;
 
-use super::attributes::CAPABILITY;
-use super::{Shortfall, Target};
 use crate::source::flags::{self, SEALS};
 use crate::source::stat::stat_fd;
 use crate::source::{FsType, xattrs};
+use crate::target::attributes::CAPABILITY;
+use crate::target::state::Target;
+use crate::target::warning::Shortfall;
 
 /// Flags that a restored file does not have if they are not in the commit.
 const TAKEN: u32 = InodeFlags::NODUMP | InodeFlags::NOATIME | InodeFlags::SYNC | InodeFlags::DIRSYNC;
@@ -31,7 +32,7 @@ const OF_CONTENT: u32 = InodeFlags::NOCOW
 
 /// Gives an empty file or directory the flags that it must have before there is something in it. A refusal is met again, and
 /// named, when all of them are set.
-pub(super) fn early(fd: impl AsFd, meta: &Meta) {
+pub(crate) fn early(fd: impl AsFd, meta: &Meta) {
     let of_kind = if meta.kind == Kind::Dir { InodeFlags::CASEFOLD } else { OF_CONTENT };
     let wanted = meta.flags & of_kind;
     // Each for itself: one that this file system lacks must not keep out the others.
@@ -42,7 +43,7 @@ pub(super) fn early(fd: impl AsFd, meta: &Meta) {
 
 impl Target {
     /// Gives flags and project to what has all else, names too. `fd` is open for reading.
-    pub(super) fn give_flags(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
+    pub(crate) fn give_flags(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
         let (wanted, project) = self.wanted(meta);
         if (wanted, project) != (meta.flags, meta.project) {
             let names = flags::flag_names(meta.flags & !wanted);
@@ -86,7 +87,7 @@ impl Target {
 
     /// Leaves alone what is immutable or append-only in the target, whose content is right. If its attributes are others,
     /// that is named: it is not for a restore to take such a flag away.
-    pub(super) fn leave_sealed(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
+    pub(crate) fn leave_sealed(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
         if !self.has_all(fd, meta) {
             self.warn(rel, Shortfall::Sealed);
         }
@@ -105,7 +106,7 @@ impl Target {
     }
 
     /// Whether this entry, which is no regular file, can stay: it is what it should be, and where it is nothing can be made.
-    pub(super) fn is_there_for_good(&self, names: &[&Path], meta: &Meta) -> bool {
+    pub(crate) fn is_there_for_good(&self, names: &[&Path], meta: &Meta) -> bool {
         use rustix::fs::{Mode, OFlags, openat};
         let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let there = |rel: &Path| {
@@ -124,7 +125,7 @@ impl Target {
     }
 
     /// Whether a file whose content is right must be made anew, since what it should be can only be set on an empty one.
-    pub(super) fn must_be_empty_first(&self, fd: impl AsFd, size: u64, meta: &Meta) -> bool {
+    pub(crate) fn must_be_empty_first(&self, fd: impl AsFd, size: u64, meta: &Meta) -> bool {
         meta.flags & InodeFlags::NOCOW != 0
             && size > 0
             && FsType::of(&fd) == Ok(FsType::Btrfs)

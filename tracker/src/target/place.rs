@@ -6,48 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::model::{Kind, Meta};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::area::{self, Area};
-use super::flags::early;
-use super::{Shortfall, Target, TargetError, io, lock, make_in};
 use crate::source::stat::{self, stat_fd};
 use crate::source::{flags, xattrs};
+use crate::target::area;
+use crate::target::area::Area;
+use crate::target::error::{TargetError, io};
+use crate::target::flags::early;
+use crate::target::identity::Identity;
+use crate::target::nodes::make_in;
+use crate::target::state::{Target, lock};
+use crate::target::warning::Shortfall;
 
 /// Another directory is met at a path this often before it is an error.
 const TRIES: u32 = 8;
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.nfs4_acl"];
-
-/// Which directory it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    device: u64,
-    /// 0 before Linux 5.8.
-    mount: u64,
-    ino: u64,
-    born: (i64, u32),
-}
-
-impl Identity {
-    pub(super) fn of(fd: impl AsFd) -> Result<Identity, Errno> {
-        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
-        let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
-        let has = |flag: StatxFlags| found.stx_mask & flag.bits() != 0;
-        let born = (found.stx_btime.tv_sec, found.stx_btime.tv_nsec);
-        Ok(Identity {
-            device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
-            mount: if has(StatxFlags::MNT_ID) { found.stx_mnt_id } else { 0 },
-            ino: found.stx_ino,
-            born: if has(StatxFlags::BTIME) { born } else { (0, 0) },
-        })
-    }
-
-    /// Between two of the same a rename is possible.
-    fn file_system(self) -> (u64, u64) {
-        (self.device, self.mount)
-    }
-}
 
 /// A name that an entry could not be given, and why.
 #[derive(Debug)]
@@ -57,19 +32,19 @@ pub struct Unplaced {
 }
 
 /// A parent directory and a name in it.
-pub(super) struct Place<'a> {
-    pub(super) dir: OwnedFd,
-    pub(super) name: &'a OsStr,
+pub(crate) struct Place<'a> {
+    pub(crate) dir: OwnedFd,
+    pub(crate) name: &'a OsStr,
     parent: &'a Path,
     at: Identity,
 }
 
 /// An entry in an area, with its attributes.
-pub(super) struct Made<'a> {
-    pub(super) area: &'a Area,
-    pub(super) name: OsString,
-    pub(super) fd: BorrowedFd<'a>,
-    pub(super) meta: &'a Meta,
+pub(crate) struct Made<'a> {
+    pub(crate) area: &'a Area,
+    pub(crate) name: OsString,
+    pub(crate) fd: BorrowedFd<'a>,
+    pub(crate) meta: &'a Meta,
 }
 
 impl Target {
@@ -150,7 +125,7 @@ impl Target {
 
     /// Takes from an existing directory what others may do in it and, by `meta`, later will not; adds what its owner
     /// needs. Where this is refused, `finish_dir` says so.
-    pub(super) fn close_to_others(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), TargetError> {
+    pub(crate) fn close_to_others(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), TargetError> {
         let found = stat_fd(fd).map_err(io("stat", rel))?.stat;
         if found.uid != meta.uid {
             let own = rustix::process::geteuid();
@@ -213,7 +188,7 @@ impl Target {
     }
 
     /// Gives an entry its names, the last one by moving it. Returns the names that it could not be given.
-    pub(super) fn put(&self, made: &Made<'_>, names: &[&Path]) -> Vec<Unplaced> {
+    pub(crate) fn put(&self, made: &Made<'_>, names: &[&Path]) -> Vec<Unplaced> {
         let mut failed = Vec::new();
         for (n, rel) in names.iter().enumerate() {
             if let Err(cause) = self.put_one(made, rel, n + 1 == names.len()) {
@@ -283,7 +258,7 @@ impl Target {
     }
 
     /// The parent of `rel`, which must be the directory that was made or found there.
-    pub(super) fn place<'a>(&self, rel: &'a Path) -> Result<Place<'a>, TargetError> {
+    pub(crate) fn place<'a>(&self, rel: &'a Path) -> Result<Place<'a>, TargetError> {
         let bad = || TargetError::BadPath { path: rel.to_path_buf() };
         let name = rel.file_name().ok_or_else(bad)?;
         let parent = rel.parent().ok_or_else(bad)?;
@@ -312,7 +287,7 @@ impl Target {
     }
 
     /// The area in which the entry at `rel` is made.
-    pub(super) fn area_of(&self, rel: &Path) -> Result<Arc<Area>, TargetError> {
+    pub(crate) fn area_of(&self, rel: &Path) -> Result<Arc<Area>, TargetError> {
         let place = self.place(rel)?;
         let made = self.area(place.parent, place.at);
         made.map_err(|errno| refused("make the temporary area for", rel, &place, errno))
@@ -320,7 +295,7 @@ impl Target {
 
     /// The area of the file system that the directory at `rel` lies in: in the highest directory of it in the target in which
     /// one can be made.
-    pub(super) fn area(&self, rel: &Path, at: Identity) -> Result<Arc<Area>, Errno> {
+    pub(crate) fn area(&self, rel: &Path, at: Identity) -> Result<Arc<Area>, Errno> {
         let mut areas = lock(&self.areas);
         if let Some(area) = areas.get(&at.file_system()) {
             return Ok(area.clone());

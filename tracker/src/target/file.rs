@@ -9,9 +9,11 @@ use engine::model::Meta;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::area::Area;
-use super::place::{Made, Unplaced};
-use super::{Target, TargetError, flags, io};
+use crate::target::area::Area;
+use crate::target::error::{TargetError, io};
+use crate::target::flags;
+use crate::target::place::{Made, Unplaced};
+use crate::target::state::Target;
 
 /// A regular file that has no name of its own yet. Dropped before [`TargetFile::finish`], it leaves nothing.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Target {
     }
 
     /// A copy of an open file in an area, with its holes.
-    pub(super) fn copy_in(&self, area: &Area, made: &Made<'_>, rel: &Path) -> Result<(OsString, OwnedFd), TargetError> {
+    pub(crate) fn copy_in(&self, area: &Area, made: &Made<'_>, rel: &Path) -> Result<(OsString, OwnedFd), TargetError> {
         let (name, to) = new_file(area, made.meta).map_err(io("create", rel))?;
         if let Err(errno) = copy(made.fd, to.as_fd()) {
             area.discard(&name);

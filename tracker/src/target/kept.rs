@@ -8,12 +8,13 @@ use engine::flush::world::Stat;
 use engine::model::{Kind, Meta};
 use rustix::fs::{Mode, OFlags};
 
-use super::attributes::{CAPABILITY, SETID};
-use super::place::Identity;
-use super::{Target, TargetError, io};
 use crate::source::flags::is_sealed;
 use crate::source::stat::stat_fd;
 use crate::source::xattrs;
+use crate::target::attributes::{CAPABILITY, SETID};
+use crate::target::error::{TargetError, io};
+use crate::target::identity::Identity;
+use crate::target::state::Target;
 
 impl Target {
     /// Keeps the file that has the `names` and no other, `size` bytes and, by `same`, the right content: with `write` it

@@ -9,11 +9,13 @@ use engine::model::{Kind, Meta, Time};
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Shortfall, Target, stat, stat_fd};
+use crate::source::stat::{self, stat_fd};
 use crate::source::xattrs;
+use crate::target::state::Target;
+use crate::target::warning::Shortfall;
 
-pub(super) const SETID: u32 = 0o6000;
-pub(super) const CAPABILITY: &[u8] = b"security.capability";
+pub(crate) const SETID: u32 = 0o6000;
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// What was set without an error, to be held against what the file system then says.
 struct Given {
@@ -26,7 +28,7 @@ impl Target {
     /// Owner first (it clears setuid bits and capabilities), then extended attributes (ACLs last: they may take away
     /// the right to write the others), then the mode, then times. `fd` may be O_PATH: what takes no such descriptor goes
     /// by `/proc/self/fd`, which leads to the inode itself.
-    pub(super) fn give(&self, rel: &Path, fd: impl AsFd, meta: &Meta) {
+    pub(crate) fn give(&self, rel: &Path, fd: impl AsFd, meta: &Meta) {
         let fd = fd.as_fd();
         let mut mode = meta.mode;
         let owner = self.give_owner(rel, fd, meta);

@@ -1,13 +1,14 @@
 //! Inode flags of restored entries: which are given, which are taken away, and what a sealed target lets be done.
 
 use std::fs::{self, File};
+use std::path::Path;
 
-use engine::model::InodeFlags;
+use engine::model::{InodeFlags, Kind, Meta};
 use tempfile::TempDir;
 
-use super::tests::{fresh_with, is_root, meta, plain, rel};
-use super::*;
 use crate::source::flags::{bits, change};
+use crate::target::tests::{fresh_with, is_root, meta, plain, rel};
+use crate::target::*;
 
 const KNOWN: TargetOptions = TargetOptions { untrusted: false, flags_known: true, sync: false, merge: false };
 

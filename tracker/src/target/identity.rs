@@ -1,0 +1,36 @@
+//! Which directory it is: known again by device, mount, inode and birth.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, StatxFlags};
+use rustix::io::Errno;
+
+/// Which directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    /// 0 before Linux 5.8.
+    mount: u64,
+    ino: u64,
+    born: (i64, u32),
+}
+
+impl Identity {
+    pub(crate) fn of(fd: impl AsFd) -> Result<Identity, Errno> {
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
+        let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
+        let has = |flag: StatxFlags| found.stx_mask & flag.bits() != 0;
+        let born = (found.stx_btime.tv_sec, found.stx_btime.tv_nsec);
+        Ok(Identity {
+            device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+            mount: if has(StatxFlags::MNT_ID) { found.stx_mnt_id } else { 0 },
+            ino: found.stx_ino,
+            born: if has(StatxFlags::BTIME) { born } else { (0, 0) },
+        })
+    }
+
+    /// Between two of the same a rename is possible.
+    pub(crate) fn file_system(self) -> (u64, u64) {
+        (self.device, self.mount)
+    }
+}

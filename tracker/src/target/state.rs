@@ -1,0 +1,67 @@
+//! The target of a restore: what is open and known of it while it is written.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::source::beneath::{Beneath, open_root};
+use crate::target::area::Area;
+use crate::target::error::TargetError;
+use crate::target::identity::Identity;
+use crate::target::warning::{Bounded, Shortfall, Warning};
+
+/// How to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetOptions {
+    /// The store is another's: leave out devices, setuid and setgid bits, file capabilities, what makes files immutable, and
+    /// projects.
+    pub untrusted: bool,
+    /// Inode flags that are not in the commit were not there. Commits of format version 1 say nothing of them.
+    pub flags_known: bool,
+    /// fsync each file before it gets its name.
+    pub sync: bool,
+    /// The target held something before (`--merge`): what stands in the way of an entry is removed, and directories that
+    /// are there keep what their old and their new mode both allow.
+    pub merge: bool,
+}
+
+/// The directory a tree is written to. Can be shared by threads that write different files.
+#[derive(Debug)]
+pub struct Target {
+    pub(crate) beneath: Beneath,
+    pub(crate) options: TargetOptions,
+    /// The directories that were made or found, by path. The target itself is one of them after `prepare`.
+    pub(crate) dirs: Mutex<HashMap<PathBuf, Identity>>,
+    /// One for each mount and device beneath the target.
+    pub(crate) areas: Mutex<HashMap<(u64, u64), Arc<Area>>>,
+    pub(crate) warnings: Mutex<(Bounded<Warning>, Bounded<Warning>)>,
+}
+
+impl Target {
+    /// Opens an existing directory. Nothing is changed yet.
+    pub fn open(dir: &Path, options: TargetOptions) -> Result<Target, TargetError> {
+        let fd = open_root(dir).map_err(|source| TargetError::Root { path: dir.to_path_buf(), source })?;
+        Ok(Target {
+            beneath: Beneath::new(fd, true),
+            options,
+            dirs: Mutex::default(),
+            areas: Mutex::default(),
+            warnings: Mutex::default(),
+        })
+    }
+
+    /// What could not be given so far, and what `untrusted` left out.
+    pub fn warnings(&self) -> (Bounded<Warning>, Bounded<Warning>) {
+        lock(&self.warnings).clone()
+    }
+
+    pub(crate) fn warn(&self, rel: &Path, what: Shortfall) {
+        let mut warnings = lock(&self.warnings);
+        let list = if what.by_wish() { &mut warnings.1 } else { &mut warnings.0 };
+        list.push(Warning { path: rel.to_path_buf(), what });
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -14,7 +14,8 @@ use engine::format::era::{Era, era_of, first_seq, last_seq};
 use engine::model::{Seq, Time};
 use engine::plan::commit_at_time;
 
-use crate::repository::{ReadError, Reader};
+use crate::repository::error::ReadError;
+use crate::repository::reader::Reader;
 use crate::units::{At, rfc3339};
 
 /// The commit that was asked for.

@@ -9,7 +9,8 @@ use engine::model::{ObjectRef, Root};
 use engine::plan::{PlanFile, PlanFrame, PlanRead, Run};
 use engine::tree::{RootHasher, RootKind};
 
-use crate::repository::{ReadError, Reader};
+use crate::repository::error::ReadError;
+use crate::repository::reader::Reader;
 use crate::store::ErrorKind;
 
 /// Files up to this size are put together in memory and written at once.

@@ -3,7 +3,8 @@
 use engine::format::Key;
 use engine::model::{Op, Seq, Time};
 
-use crate::repository::{ReadError, Reader};
+use crate::repository::error::ReadError;
+use crate::repository::reader::Reader;
 
 /// Commits fetched at once.
 const WINDOW: u64 = 16;

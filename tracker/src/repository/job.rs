@@ -9,10 +9,12 @@ use engine::model::FileId;
 use engine::plan::{PlanFile, PlanFrame, PlanRead, RestorePlan, Run};
 
 use crate::quoting::quote_path;
+use crate::repository::error::ReadError;
 use crate::repository::fetch::{Group, SMALL, data_ranges, root_of};
 use crate::repository::merge::path;
-use crate::repository::restore::Failure;
-use crate::repository::{ReadError, Reader, THREADS, parallel};
+use crate::repository::parallel;
+use crate::repository::reader::{Reader, THREADS};
+use crate::repository::report::Failure;
 use crate::target::{Bounded, Target, TargetError, TargetFile, Unplaced};
 
 /// A group with more reads than this is fetched by all threads, one group at a time.

@@ -11,8 +11,9 @@ use engine::format::{Key, keys};
 use engine::manifest::Manifest;
 use engine::model::{Hash, Seq, Time};
 
+use crate::repository::error::ReadError;
 use crate::repository::error::hex;
-use crate::repository::{ReadError, Reader};
+use crate::repository::reader::Reader;
 use crate::store::Store;
 
 /// Commits fetched ahead while others are applied.

@@ -14,7 +14,8 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::repository::fetch::root_of;
-use crate::repository::{THREADS, parallel};
+use crate::repository::parallel;
+use crate::repository::reader::THREADS;
 use crate::target::Target;
 
 /// Bytes hashed at a time.

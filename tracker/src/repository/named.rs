@@ -2,48 +2,11 @@
 //! behind, so these count only where a commit leads to them: commit -> end of the era before -> checkpoint.
 
 use engine::format::Key;
-use engine::format::era::{Era, first_seq, last_seq};
-use engine::model::{Hash, Seq};
-use engine::plan::find_head;
+use engine::format::era::{Era, first_seq};
+use engine::model::Hash;
 
-use crate::repository::{ReadError, Reader};
-use crate::store::{Store, StoreError};
-
-/// Ends of eras without a commit behind them that are passed over when looking for the head. Each costs a search.
-const STRAY_ERAS: u32 = 64;
-
-/// The head, and how many eras are closed by it: 0 up to that number. An era that no commit follows is open still: its end
-/// is named by nothing, and its commits are all there.
-///
-/// # Errors
-/// Where the store does not tell.
-pub fn head_of(store: &dyn Store, era_len: u64) -> Result<(Seq, u64), StoreError> {
-    let there = |key: Key| store.exists(&key.to_string());
-    let mut limit = u64::MAX;
-    let mut strays = 0;
-    loop {
-        let mut closed = 0;
-        let head = find_head(era_len, |key| match key {
-            Key::Era(era) if era >= limit => Ok(false),
-            Key::Era(era) => {
-                let there = there(key)?;
-                closed = if there { closed.max(era.saturating_add(1)) } else { closed };
-                Ok(there)
-            }
-            key => there(key),
-        })?;
-        let Some(last) = closed.checked_sub(1).filter(|last| last_seq(*last, era_len) == head) else {
-            return Ok((head, closed));
-        };
-        if head == 0 || strays == STRAY_ERAS || there(Key::Commit(head))? {
-            return Ok((head, last));
-        }
-        // Its last commit is not there: somebody put the end of an era that has not ended.
-        tracing::warn!("the end of era {last} is in the store, and its commits are not: it does not count");
-        limit = last;
-        strays += 1;
-    }
-}
+use crate::repository::error::ReadError;
+use crate::repository::reader::Reader;
 
 impl Reader {
     /// The end of an era, if the chain names it; `None` if no commit says anything of it.

@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use engine::manifest::Manifest;
-use engine::model::{FileId, Seq, Time};
-use engine::plan::{PlanLimits, PlanStats, RestorePlan};
+use engine::model::{FileId, Seq};
+use engine::plan::{PlanLimits, RestorePlan};
 
+use crate::repository::error::ReadError;
 use crate::repository::fetch::{cost, groups};
 use crate::repository::job::{Failures, Job};
 use crate::repository::merge::kept;
-use crate::repository::{ReadError, Reader};
-use crate::target::{Bounded, Target, TargetError, TargetOptions, Warning};
+use crate::repository::reader::Reader;
+use crate::repository::report::{Failure, Older, RestoreReport};
+use crate::target::{Bounded, Target, TargetError, TargetOptions};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RestoreOptions {
@@ -32,52 +34,6 @@ pub struct RestoreOptions {
     pub partial: bool,
     /// Set from outside: end with [`ReadError::Interrupted`] soon.
     pub stop: Option<&'static AtomicBool>,
-}
-
-/// An entry that is not as it was committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Relative to the target.
-    pub path: Vec<u8>,
-    pub cause: String,
-    /// What older commits have, where the store's bytes are the cause.
-    pub older: Option<Older>,
-}
-
-/// What older commits have of a file whose content is damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Older {
-    /// The newest commit before, whose version of the file is whole.
-    Whole { seq: Seq, time: Time },
-    /// None of the last so many commits has a whole version.
-    NoneWithin { commits: u64 },
-    /// The bounds of the search were reached before this file.
-    NotLooked,
-}
-
-/// What was done, or by `dry_run` would be.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RestoreReport {
-    pub seq: Seq,
-    /// The wall clock of the commit.
-    pub time: Time,
-    /// Whether a complete baseline stands behind the commit; `None`: it does not record that.
-    pub baseline: Option<bool>,
-    pub stats: PlanStats,
-    /// Regular files of an existing tree that were equal already.
-    pub kept: u64,
-    /// Distinct objects read for content, requests for it, and their bytes.
-    pub objects: u64,
-    pub requests: u64,
-    pub fetched_bytes: u64,
-    /// Entries that could not be restored.
-    pub failed: Bounded<Failure>,
-    /// What could not be given to restored entries.
-    pub warnings: Bounded<Warning>,
-    /// What `untrusted` left out.
-    pub left_out: Bounded<Warning>,
-    /// Temporary files of an older version's restore that were removed.
-    pub leftovers: u64,
 }
 
 /// Restores the state at `seq` into `target`, which is made if it is absent.

@@ -8,7 +8,8 @@ use engine::manifest::{File, Manifest};
 use engine::model::{DataRef, Kind, ObjectRef};
 use engine::tree::RootHasher;
 
-use crate::repository::{ReadError, Reader};
+use crate::repository::error::ReadError;
+use crate::repository::reader::Reader;
 
 /// Bytes of one read ahead.
 const AHEAD: u64 = 4 << 20;

@@ -8,8 +8,9 @@ use engine::format::Key;
 use engine::manifest::{File, Manifest};
 use engine::model::{FileId, Seq, Time};
 
-use crate::repository::restore::{Failure, Older};
-use crate::repository::{ReadError, Reader};
+use crate::repository::error::ReadError;
+use crate::repository::reader::Reader;
+use crate::repository::report::{Failure, Older};
 
 /// Commits gone back over.
 const COMMITS_BACK: u64 = 1_000;

@@ -14,7 +14,9 @@ use engine::manifest::Manifest;
 use engine::model::{Hash, ObjectRef, Seq};
 
 use crate::failpoint;
-use crate::repository::{ReadError, Reader, of_writer, presence};
+use crate::repository::error::ReadError;
+use crate::repository::presence;
+use crate::repository::reader::{Reader, of_writer};
 use crate::store::{self, CreateOutcome, ErrorKind, Store, StoreError};
 
 /// Tries of an object whose outcome stays unknown.

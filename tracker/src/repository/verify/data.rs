@@ -6,9 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use engine::manifest::Manifest;
 use engine::plan::{PlanFile, PlanFrame, PlanLimits, RestorePlan, Run};
 
+use crate::repository::error::ReadError;
 use crate::repository::fetch::{Group, SMALL, data_ranges, groups, root_of};
-use crate::repository::verify::VerifyReport;
-use crate::repository::{ReadError, Reader, THREADS, parallel};
+use crate::repository::parallel;
+use crate::repository::reader::{Reader, THREADS};
+use crate::repository::verify::report::VerifyReport;
 
 type Shared<'a> = Mutex<&'a mut VerifyReport>;
 
@@ -18,9 +20,7 @@ pub(crate) fn files(reader: &Reader, manifest: &Manifest, report: &mut VerifyRep
     let large: Vec<(u32, &PlanFile)> = (0u32..).zip(&plan.files).filter(|(_, file)| file.size > SMALL).collect();
     let groups = groups(&plan.files, reads, &large.iter().map(|(n, _)| *n).collect());
     let report = Mutex::new(report);
-    parallel::try_each(THREADS, &groups, |group| {
-        crate::repository::verify::data::group(reader, &plan.files, group, &report)
-    })?;
+    parallel::try_each(THREADS, &groups, |group| self::group(reader, &plan.files, group, &report))?;
     parallel::try_each(THREADS, &large, |(_, file)| {
         let Some(content) = manifest.get(file.id) else { return Ok(()) };
         match reader.stream(content, &shown(file), None) {

@@ -8,9 +8,11 @@ use engine::format::{Key, commit};
 use engine::manifest::Manifest;
 use engine::model::Seq;
 
+use crate::repository::error::ReadError;
 use crate::repository::load::Candidate;
-use crate::repository::verify::VerifyReport;
-use crate::repository::{ReadError, Reader, THREADS, parallel};
+use crate::repository::parallel;
+use crate::repository::reader::{Reader, THREADS};
+use crate::repository::verify::report::VerifyReport;
 use crate::store::Store;
 
 /// Checkpoints that the chain names up to a seq, and those that were held against their commits.

@@ -43,7 +43,7 @@ pub use config::{CaptureConfig, Lease, MapEntries, Started, Why};
 pub use error::CaptureError;
 pub use health::{Health, Problem};
 pub use mounts::{MountInfo, mount_of};
-pub use object::{OBJECT_VARIABLE, object};
+pub use object::object;
 pub use retired::{Counters, InflightWrite, InodeMarks, Overflow, Retired};
 pub use running::Capture;
 pub use watch::WatchOutcome;

@@ -306,9 +306,9 @@ pub fn parse_interval(text: &str) -> Result<Duration, String> {
     Err(format!("the interval must lie between {} and {}", show(*INTERVAL_RANGE.start()), show(*INTERVAL_RANGE.end())))
 }
 
-/// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that: `TRACKER_SCRUB_MAX` is another one.
+/// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that and set another one.
 fn scrub_percent_max() -> f64 {
-    std::env::var("TRACKER_SCRUB_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(100.0)
+    crate::test_switches::value("TRACKER_SCRUB_MAX").unwrap_or(100.0)
 }
 
 /// Reads the scrub's rate: a percentage of the volume per hour, `off` or 0 for none.

@@ -8,7 +8,7 @@ use super::error::CaptureError;
 use super::pin_files::{link_path, program_path};
 use super::running::Capture;
 use super::sys;
-use crate::failpoint;
+use crate::test_switches;
 
 /// State of capture at one look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Capture {
             }
         }
         if let Some(attached) = self.attached.first()
-            && failpoint::missed_run()
+            && test_switches::missed_run()
         {
             problems.push(Problem::Missed { program: attached.name, runs: 1 });
         }

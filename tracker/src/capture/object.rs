@@ -1,15 +1,16 @@
 //! The kernel object that this binary carries.
 
-include!(concat!(env!("OUT_DIR"), "/object.rs"));
+use std::path::PathBuf;
 
-/// Environment variable that names a file to load instead of the embedded kernel object, for tests.
-pub const OBJECT_VARIABLE: &str = "TRACKER_EBPF_OBJECT";
+use crate::test_switches;
+
+include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
 /// The kernel object this binary carries: `None` when it was built without (`cargo xtask build-ebpf` makes one).
 #[must_use]
 pub fn object() -> Option<&'static [u8]> {
     static OBJECT: std::sync::OnceLock<Option<&'static [u8]>> = std::sync::OnceLock::new();
-    *OBJECT.get_or_init(|| match std::env::var_os(OBJECT_VARIABLE) {
+    *OBJECT.get_or_init(|| match test_switches::value::<PathBuf>("TRACKER_EBPF_OBJECT") {
         // Read once per process and kept, as the embedded one is.
         Some(path) => std::fs::read(path).ok().map(|bytes| &*bytes.leak()),
         None => EMBEDDED.map(|aligned| &aligned.0),

@@ -13,11 +13,11 @@ use engine::format::{EncodeError, Key};
 use engine::manifest::Manifest;
 use engine::model::{Hash, ObjectRef, Seq};
 
-use crate::failpoint;
 use crate::repository::error::ReadError;
 use crate::repository::presence;
 use crate::repository::reader::{Reader, of_writer};
 use crate::store::{self, CreateOutcome, ErrorKind, Store, StoreError};
+use crate::test_switches;
 
 /// Tries of an object whose outcome stays unknown.
 const ATTEMPTS: u32 = 3;
@@ -98,7 +98,7 @@ impl VolumeWriter {
         let key = engine::flush::commit::key_of(at).to_string();
         match store::create_exact(self.store(), &key, &Bytes::from(bytes), ATTEMPTS)? {
             CreateOutcome::Own => {
-                failpoint::hit("pack");
+                test_switches::hit("pack");
                 Ok(())
             }
             CreateOutcome::Other(_) => Err(WriteError::ForeignPack { key }),
@@ -108,7 +108,7 @@ impl VolumeWriter {
     /// Creates commit `seq` unless one is there. A lost reply is `Created::Unknown`, not an error.
     pub fn create_commit(&self, seq: Seq, bytes: &[u8]) -> Result<Created, WriteError> {
         let created = self.store.create(&Key::Commit(seq).to_string(), Bytes::copy_from_slice(bytes));
-        failpoint::hit("put");
+        test_switches::hit("put");
         match created {
             Ok(store::Created::Yes) => Ok(Created::Yes),
             Ok(store::Created::Exists) => Ok(Created::Exists),

@@ -27,10 +27,10 @@ use engine::model::{FileId, Hash, InodeId, ObjectRef, Seq, Time};
 
 use crate::capture::WatchOutcome;
 use crate::catalog::{self, Catalog, CatalogError, FileRow, MissingRow, NodeWrite, SigWrite};
-use crate::failpoint;
 use crate::repository::{Closing, ReadError, VolumeWriter, WriteError};
 use crate::source::{Foreign, MountTable, Named, OpenFile, SourceError, SourceRoot};
 use crate::store::StoreError;
+use crate::test_switches;
 use crate::volume::clock::now_ns;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
 use crate::volume::marks::waiting::Pending;
@@ -268,7 +268,7 @@ impl World for VolumeWorld {
     }
 
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>> {
-        failpoint::hit("names");
+        test_switches::hit("names");
         let mut paths = Paths::default();
         for job in jobs {
             // One without a way counts as moved.
@@ -277,7 +277,7 @@ impl World for VolumeWorld {
         let root = Arc::clone(&self.root);
         let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.path(job.id).as_ref(), job.inode));
         let images = self.pool.read(jobs, steps, &opener);
-        failpoint::hit("read");
+        test_switches::hit("read");
         images
     }
 
@@ -387,9 +387,9 @@ impl World for VolumeWorld {
             time: intent.time,
             bytes: intent.bytes.clone(),
         };
-        failpoint::hit("before-intent");
+        test_switches::hit("before-intent");
         self.catalog.begin_commit(&intent, &rows)?;
-        failpoint::hit("intent");
+        test_switches::hit("intent");
         Ok(())
     }
 
@@ -423,9 +423,9 @@ impl World for VolumeWorld {
     }
 
     fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), WorldError> {
-        failpoint::hit("before-settle");
+        test_switches::hit("before-settle");
         self.pending.settle(head, taken, kept)?;
-        failpoint::hit("settle");
+        test_switches::hit("settle");
         Ok(())
     }
 

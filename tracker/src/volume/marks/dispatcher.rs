@@ -20,7 +20,7 @@ use common::maps::flag;
 
 use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, InodeMarks, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
-use crate::failpoint::{self, DropMarks};
+use crate::test_switches::{self, DropMarks};
 use crate::volume::marks::inflight;
 
 #[derive(Debug, thiserror::Error)]
@@ -403,19 +403,19 @@ impl DrainWorld for Inner {
     fn swap(&mut self) -> Result<(), DispatcherError> {
         self.last_swap_ns = std::mem::replace(&mut self.this_swap_ns, now_ns());
         self.capture()?.swap()?;
-        failpoint::hit("swap");
+        test_switches::hit("swap");
         Ok(())
     }
 
     fn grace(&mut self) -> Result<(), DispatcherError> {
         self.capture()?.grace()?;
-        failpoint::hit("grace");
+        test_switches::hit("grace");
         Ok(())
     }
 
     fn save_retired(&mut self) -> Result<(), DispatcherError> {
         let mut retired: Retired = self.capture()?.read_retired()?;
-        failpoint::hit("read-retired");
+        test_switches::hit("read-retired");
         let (doubts, widened) = self.check_health()?;
         // Told once: they stay until every catalog has them.
         self.unsaved.extend(doubts);
@@ -470,9 +470,9 @@ impl DrainWorld for Inner {
     }
 
     fn clear_retired(&mut self) -> Result<(), DispatcherError> {
-        failpoint::hit("pending");
+        test_switches::hit("pending");
         self.capture()?.clear_retired()?;
-        failpoint::hit("clear");
+        test_switches::hit("clear");
         Ok(())
     }
 }

@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::source::SourceRoot;
+use crate::test_switches;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
 use crate::volume::marks::restart::Failure;
 use crate::volume::selftest::changes::{Home, SelfTest, SelfTestOutcome};
 
 /// Gap between two self-tests of a volume. What they write is about 320 KiB, to files that nobody else has.
 const GAP: Duration = Duration::from_secs(60);
-
-/// Environment variable with another gap in milliseconds, for tests.
-const GAP_VARIABLE: &str = "TRACKER_SELF_TEST_GAP";
 
 /// Word for a failed self-test where causes are counted.
 pub const SELF_TEST: &str = "self-test failed";
@@ -50,7 +48,7 @@ pub struct SelfTestSchedule {
 
 impl SelfTestSchedule {
     pub fn new(volume: &str, state: &Path, failovers: u64) -> SelfTestSchedule {
-        let gap = std::env::var(GAP_VARIABLE).ok().and_then(|text| text.parse().ok());
+        let gap = test_switches::value("TRACKER_SELF_TEST_GAP");
         SelfTestSchedule {
             volume: volume.to_owned(),
             state: state.to_path_buf(),

@@ -168,7 +168,7 @@ pub(crate) fn claim(
             None => {
                 let id = crate::volume::random_id().map_err(world_error)?;
                 let mut format = VolumeFormat::new(id, wall_clock());
-                if let Some(length) = std::env::var("TRACKER_ERA_LENGTH").ok().and_then(|text| text.parse().ok()) {
+                if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
                     // For tests of what happens at the end of an era; stands in the volume's format from then on.
                     format.era_len = length;
                 }

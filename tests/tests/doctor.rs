@@ -28,7 +28,7 @@ fn doctor_says_what_capture_says() {
         let dir = mount.dir("d");
         let (code, line) = doctor(Command::new(binary()), &dir);
         let system = &line["directory"]["file_system"];
-        let real = if kind == Kind::Overlay { "ext4" } else { &*mount_of(&dir).unwrap().fs };
+        let real = if kind == Kind::Overlay { "ext4" } else { &*mount_of(&dir).unwrap().fs_type };
         assert_eq!(system["name"], real, "{line}");
         let supported = capture.supported(real).is_ok();
         assert_eq!(system["backend"] != "scan", supported, "{line}");

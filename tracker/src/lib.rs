@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod error;
 pub mod logging;
+pub mod mountinfo;
 pub mod quoting;
 pub mod repository;
 pub mod source;

@@ -21,6 +21,7 @@ mod sys;
 mod tests;
 pub(crate) mod xattrs;
 
+pub use crate::mountinfo::Mount;
 pub use directory::{Directory, Entries, Foreign, Named};
 pub use error::{OpenError, SourceError};
 pub use file::{CleanBy, OpenFile};
@@ -28,7 +29,6 @@ pub use flags::flag_names;
 pub use fs_type::FsType;
 pub use identity::{RootNames, SameSource, SourceFacts, same_source};
 pub use mount_table::MountTable;
-pub use mounts::Mount;
 pub use restore_area::has_area_name;
 pub use root::{IdentityCheck, RawEntry, RootIdentity, SourceRoot, Upper};
 pub use stat::SourceStat;

@@ -159,7 +159,7 @@ fn arm(dir: &Path, wanted: config::CaptureMode) -> Result<Live, AppError> {
     let wrong = "name a directory that is there and that this user may read";
     let root = SourceRoot::open(dir).map_err(|error| AppError::from_error(&error).hint(wrong))?;
     let real = root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path);
-    let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs;
+    let fs = mount_of(real).map_err(|error| AppError::from_error(&error))?.fs_type;
     let facts = KernelFacts::gather_for(wanted.back_end());
     let capture = Capture::start_private(&CaptureConfig::new(PINS, BackEnd::Scan), facts)
         .map_err(|error| AppError::from_error(&error).hint(hint))?;

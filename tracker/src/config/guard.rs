@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{AppError, ExitCode};
+use crate::mountinfo::{self, MOUNTINFO, Mount};
 
 /// What the guard must know of one volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl From<GuardError> for AppError {
 /// Checks all volumes of one process against each other, their local stores, the state directory and the log files.
 /// Stores and state directory need not exist yet. All refusals are returned, not just the first.
 pub fn check_paths(volumes: &[GuardedVolume], state_dir: &Path, logs: &[PathBuf]) -> Vec<GuardError> {
-    let mounts = Mounts::read();
+    let mounts = read_mounts();
     let mut found = Vec::new();
     let mut sources = Vec::new();
     for volume in volumes {
@@ -166,7 +167,7 @@ pub fn check_paths(volumes: &[GuardedVolume], state_dir: &Path, logs: &[PathBuf]
 /// Refuses a restore that would write into the store it reads, or into the state of a daemon: into them, or into a
 /// directory that contains them. What does not exist yet is in nobody's way.
 pub fn check_restore(target: &Path, store: Option<&Path>, state_dir: Option<&Path>) -> Result<(), GuardError> {
-    let mounts = Mounts::read();
+    let mounts = read_mounts();
     let refuse = |kind| GuardError { volume: None, kind };
     let own = Place::of(target, &mounts).map_err(refuse)?;
     for (what, path) in [("the store", store), ("the state directory", state_dir)] {
@@ -192,7 +193,7 @@ pub fn log_files() -> Vec<PathBuf> {
     ["1", "2"].into_iter().filter_map(file_of).collect()
 }
 
-fn source_place(source: &Path, mounts: &Mounts) -> Result<Place, GuardKind> {
+fn source_place(source: &Path, mounts: &[Mount]) -> Result<Place, GuardKind> {
     let path = || source.to_path_buf();
     match fs::metadata(source) {
         Ok(meta) if meta.is_dir() => Place::of(source, mounts),
@@ -210,11 +211,11 @@ struct Place {
     /// The same of every existing ancestor and of the path itself.
     chain: HashSet<(u64, u64)>,
     /// {mounted device, path inside that file system}: the same directory through a bind mount has the same one.
-    inside_fs: Option<(String, PathBuf)>,
+    inside_fs: Option<(u32, PathBuf)>,
 }
 
 impl Place {
-    fn of(path: &Path, mounts: &Mounts) -> Result<Place, GuardKind> {
+    fn of(path: &Path, mounts: &[Mount]) -> Result<Place, GuardKind> {
         let look = |cause| GuardKind::Look { path: path.to_path_buf(), cause };
         let absolute = std::path::absolute(path).map_err(look)?;
         // The part that exists is resolved; what is still to be created is kept as written.
@@ -237,7 +238,7 @@ impl Place {
         let meta = fs::metadata(&resolved).map_err(look)?;
         let own = missing.as_os_str().is_empty().then_some((meta.dev(), meta.ino()));
         let full = if own.is_some() { resolved } else { resolved.join(missing) };
-        Ok(Place { own, chain, inside_fs: mounts.place(&full) })
+        Ok(Place { own, chain, inside_fs: inside_fs(mounts, &full) })
     }
 
     /// True when this path is `other` or lies below it.
@@ -252,53 +253,17 @@ impl Place {
     }
 }
 
-/// The mount table: mount point, device (`major:minor`), root of the mount inside its file system.
-#[derive(Debug, Default)]
-struct Mounts {
-    entries: Vec<(PathBuf, String, PathBuf)>,
+/// The mount table; without /proc it is empty, and only the inode walk is left.
+fn read_mounts() -> Vec<Mount> {
+    mountinfo::mounts(&fs::read(MOUNTINFO).unwrap_or_default()).collect()
 }
 
-impl Mounts {
-    /// Without /proc the table is empty and only the inode walk is left.
-    fn read() -> Mounts {
-        Mounts::parse(&fs::read("/proc/self/mountinfo").unwrap_or_default())
-    }
-
-    /// Fields of a line: mount id, parent id, major:minor, root, mount point, ..
-    fn parse(table: &[u8]) -> Mounts {
-        let entry = |line: &[u8]| {
-            let mut fields = line.split(|b| *b == b' ').skip(2);
-            let device = String::from_utf8_lossy(fields.next()?).into_owned();
-            let root = unescape(fields.next()?);
-            Some((unescape(fields.next()?), device, root))
-        };
-        Mounts { entries: table.split(|b| *b == b'\n').filter_map(entry).collect() }
-    }
-
-    fn place(&self, path: &Path) -> Option<(String, PathBuf)> {
-        // A later line with the same mount point lies on top of the earlier one, and max_by_key takes the last.
-        let covering = self.entries.iter().filter(|(point, ..)| path.starts_with(point));
-        let (point, device, root) = covering.max_by_key(|(point, ..)| point.components().count())?;
-        Some((device.clone(), root.join(path.strip_prefix(point).ok()?)))
-    }
-}
-
-/// Spaces and the like stand as `\040` (three octal digits) in the table.
-fn unescape(field: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|d| *first == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
-        if let Some(digits) = octal {
-            bytes.push(digits.iter().fold(0u8, |value, d| value.wrapping_mul(8).wrapping_add(d - b'0')));
-            rest = &tail[3..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+/// Superblock and place in it of an absolute path without symlinks.
+fn inside_fs(mounts: &[Mount], path: &Path) -> Option<(u32, PathBuf)> {
+    // A later line with the same mount point lies on top of the earlier one, and max_by_key takes the last.
+    let covering = mounts.iter().filter(|mount| path.starts_with(&mount.mount_point));
+    let mount = covering.max_by_key(|mount| mount.mount_point.components().count())?;
+    Some((mount.kernel_dev, mount.root.join(path.strip_prefix(&mount.mount_point).ok()?)))
 }
 
 #[cfg(test)]

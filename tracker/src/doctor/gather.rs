@@ -101,7 +101,7 @@ pub fn directory(dir: &Path) -> Result<directory::DirectoryFacts, SourceError> {
     let path = root.path();
     let mount = root.mount();
     let upper = root.upper().map(|upper| {
-        let fs = upper.reachable().then(|| mount_of(&upper.path).map(|mount| mount.fs).ok()).flatten();
+        let fs = upper.reachable().then(|| mount_of(&upper.path).map(|mount| mount.fs_type).ok()).flatten();
         Upper {
             dir: upper.upperdir.display().to_string(),
             fs,

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{mounts, sys};
+use super::sys;
+use crate::mountinfo::{MOUNTINFO, inside};
 
 /// The kernel's table of mounts, held open: it says by itself when it has changed.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl MountTable {
     /// # Errors
     /// When there is no table, as without `/proc`.
     pub fn open(source: &Path) -> io::Result<MountTable> {
-        let file = File::open("/proc/self/mountinfo")?;
+        let file = File::open(MOUNTINFO)?;
         Ok(MountTable { file, source: source.to_path_buf(), inside: BTreeSet::new(), read: false })
     }
 
@@ -42,7 +43,7 @@ impl MountTable {
         let mut text = Vec::new();
         self.file.seek(SeekFrom::Start(0))?;
         self.file.read_to_end(&mut text)?;
-        let now = mounts::inside(&text, &self.source);
+        let now = inside(&text, &self.source);
         self.read = true;
         let changes = self.inside.symmetric_difference(&now).cloned().collect();
         self.inside = now;

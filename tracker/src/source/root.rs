@@ -16,10 +16,11 @@ use super::beneath::{Beneath, open_root};
 use super::clean_times::CleanTimes;
 use super::error::SourceError;
 use super::fs_type::FsType;
-use super::mounts::{self, Mount};
+use super::mounts;
 use super::stat::{self, Births, SourceStat, stat_fd};
 use super::xattrs::{self, Layer};
 use super::{flags, sys};
+use crate::mountinfo::{MOUNTINFO, Mount, find};
 
 /// What tells a source directory from another one at the same path, while this host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,9 +324,9 @@ fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
     use std::os::fd::AsRawFd;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    let text = std::fs::read("/proc/self/mountinfo")?;
+    let text = std::fs::read(MOUNTINFO)?;
     let unlisted = |id| mounts::unlisted(id, FsType::of(fd).ok()?, stat_fd(fd).ok()?.device);
-    id.and_then(|id| mounts::find(&text, id).or_else(|| unlisted(id)))
+    id.and_then(|id| find(&text, id).or_else(|| unlisted(id)))
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its mount is not in /proc/self/mountinfo"))
 }
 

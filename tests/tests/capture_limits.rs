@@ -47,7 +47,7 @@ fn full_maps_widen_and_count_but_lose_nothing() {
     assert!(retired.counters.get(counter::OVERFLOW) > 0);
     let problems = rig.capture().health().unwrap().problems;
     assert!(
-        problems.iter().any(|problem| matches!(problem, Problem::Doubt { counter: "overflow", .. })),
+        problems.iter().any(|problem| matches!(problem, Problem::Widened { counter: "overflow", .. })),
         "{problems:?}"
     );
     assert!(rig.capture().health().unwrap().problems.is_empty(), "an old doubt was told twice");

@@ -24,7 +24,7 @@ mod verify;
 mod versions;
 mod writer;
 
-pub use at::{Chosen, ClockDoubt};
+pub use at::{Chosen, ClockWarning};
 pub use error::ReadError;
 pub use head::head_of;
 pub use history::CommitSummary;

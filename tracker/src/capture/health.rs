@@ -1,4 +1,4 @@
-//! Whether capture still sees everything: links, programs, missed runs, doubts that were counted.
+//! Whether capture still sees everything: links, programs, missed runs, widened marks that were counted.
 
 use std::os::fd::AsFd;
 
@@ -40,8 +40,8 @@ pub enum Problem {
     },
     /// Changes were not marked, because nobody had renewed the lease in time.
     Lapsed,
-    /// A doubt was counted (see `common::maps::counter`): the marks were widened, or lost with `lost`.
-    Doubt {
+    /// Widened or lost marks were counted (see `common::maps::counter`): lost with `lost`, else widened.
+    Widened {
         /// Name of the counter.
         counter: &'static str,
         /// How many more than at the last look.
@@ -89,10 +89,10 @@ impl Capture {
         let counters = self.counters()?;
         for cell in counter::DOUBTS {
             let now = counters.get(cell);
-            let before = seen.doubts.insert(cell, now).unwrap_or(0);
+            let before = seen.counted.insert(cell, now).unwrap_or(0);
             if now > before {
                 let name = counter::NAMES.get(cell as usize).copied().unwrap_or("unnamed");
-                problems.push(Problem::Doubt { counter: name, times: now - before });
+                problems.push(Problem::Widened { counter: name, times: now - before });
             }
         }
         self.seen = seen;

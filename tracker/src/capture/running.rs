@@ -17,7 +17,7 @@ use super::tables::{Maps, open_pin};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) misses: std::collections::HashMap<&'static str, u64>,
-    pub(super) doubts: std::collections::HashMap<u32, u64>,
+    pub(super) counted: std::collections::HashMap<u32, u64>,
 }
 
 /// One attached program.

@@ -19,12 +19,12 @@ pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
     repository::open(opened, &volume.volume).map_err(|error| app_error(&error))
 }
 
-/// The commit a user means. Where clocks leave a doubt which one that is, it is said on stderr, and with `--json` in an object
+/// The commit a user means. Where clocks disagree, so that another commit could be meant, it is said on stderr, and with `--json` in an object
 /// of the type `warning` as well.
 pub(super) fn choose(reader: &Reader, at: Option<At>, out: &mut Out) -> Result<Seq, AppError> {
     let chosen = reader.choose(at).map_err(|error| app_error(&error))?;
-    if let Some(doubt) = chosen.doubt {
-        out.warn("clock", &doubt)?;
+    if let Some(warning) = chosen.clocks {
+        out.warn("clock", &warning)?;
     }
     Ok(chosen.seq)
 }

@@ -124,7 +124,7 @@ impl Live {
         self.capture.grace()?;
         let mut retired = self.capture.read_retired()?;
         let lost = self.capture.health()?.problems.iter().any(|problem| match problem {
-            Problem::Doubt { counter, .. } => *counter == "lost",
+            Problem::Widened { counter, .. } => *counter == "lost",
             _ => true,
         });
         for io in &retired.inflight {
@@ -139,10 +139,10 @@ impl Live {
         }
         let dev = self.dev;
         let overflow = retired.overflow;
-        let doubt = |ino: u64| lost || overflow.hit(dev, ino);
+        let reread = |ino: u64| lost || overflow.hit(dev, ino);
         let any = lost || overflow.any();
         let mine = retired.inodes.into_iter().filter(|((of, _), _)| *of == dev).map(|((_, ino), marks)| (ino, marks));
-        let changes = tree.apply(mine, any.then_some(&doubt as &dyn Fn(u64) -> bool), self)?;
+        let changes = tree.apply(mine, any.then_some(&reread as &dyn Fn(u64) -> bool), self)?;
         self.capture.clear_retired()?;
         Ok(changes)
     }

@@ -23,12 +23,12 @@ use crate::units::{At, rfc3339};
 pub struct Chosen {
     pub seq: Seq,
     /// Set where it was asked for by time, and clocks leave more than one answer.
-    pub doubt: Option<ClockDoubt>,
+    pub clocks: Option<ClockWarning>,
 }
 
 /// By the wall clocks of the commits another one is meant than by their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClockDoubt {
+pub struct ClockWarning {
     /// The last one whose wall clock is not later: it is taken.
     pub seq: Seq,
     /// Its wall clock.
@@ -37,7 +37,7 @@ pub struct ClockDoubt {
     pub in_order: Option<Seq>,
 }
 
-impl fmt::Display for ClockDoubt {
+impl fmt::Display for ClockWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let wall = rfc3339(nanos(self.wall));
         write!(
@@ -88,7 +88,7 @@ impl Reader {
     /// # Errors
     /// `SeqAbsent`, `TimeAbsent`; and as reading the commits that the search by time looks at.
     pub fn choose(&self, at: Option<At>) -> Result<Chosen, ReadError> {
-        let plain = |seq| Ok(Chosen { seq, doubt: None });
+        let plain = |seq| Ok(Chosen { seq, clocks: None });
         match at {
             None => plain(self.head),
             Some(At::Seq(seq)) if seq == 0 || seq > self.head => {
@@ -105,7 +105,7 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::choose`], for those who have nobody to tell of a doubt.
+    /// As [`Reader::choose`], for those who have nobody to warn of clocks that disagree.
     pub fn resolve(&self, at: Option<At>) -> Result<Seq, ReadError> {
         self.choose(at).map(|chosen| chosen.seq)
     }
@@ -114,11 +114,11 @@ impl Reader {
         let head = self.commit_header(self.head)?;
         let in_order = self.search(1..=self.head, when, By::Order)?;
         if head.standing.is_none_or(|standing| standing.steady_since == 0) {
-            return Ok(in_order.map(|seq| Chosen { seq, doubt: None }));
+            return Ok(in_order.map(|seq| Chosen { seq, clocks: None }));
         }
         let Some((seq, wall)) = self.by_wall(when, head)? else { return Ok(None) };
-        let doubt = (in_order != Some(seq)).then_some(ClockDoubt { seq, wall, in_order });
-        Ok(Some(Chosen { seq, doubt }))
+        let clocks = (in_order != Some(seq)).then_some(ClockWarning { seq, wall, in_order });
+        Ok(Some(Chosen { seq, clocks }))
     }
 
     /// The last commit whose wall clock is not later than `when`, with that clock. `top` is head's header.

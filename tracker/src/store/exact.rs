@@ -25,7 +25,7 @@ pub enum CreateOutcome {
 /// `Unknown` where the outcome is still open: after the last attempt, or when the object that is there cannot be read
 /// (whatever the failure: the object may be the caller's own). Other kinds say that this call created nothing.
 pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<CreateOutcome, StoreError> {
-    let mut doubt = false;
+    let mut unknown = false;
     for left in (0..attempts.max(1)).rev() {
         let error = match store.create(key, bytes.clone()) {
             Ok(Created::Yes) => return Ok(CreateOutcome::Own),
@@ -38,9 +38,9 @@ pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) 
             Err(e) => e,
         };
         // A later failure that did nothing does not undo what an earlier attempt may have done.
-        doubt |= error.kind == ErrorKind::Unknown;
+        unknown |= error.kind == ErrorKind::Unknown;
         if left == 0 || error.kind != ErrorKind::Unknown {
-            return Err(StoreError { kind: if doubt { ErrorKind::Unknown } else { error.kind }, ..error });
+            return Err(StoreError { kind: if unknown { ErrorKind::Unknown } else { error.kind }, ..error });
         }
     }
     Err(StoreError::new(Op::Create, key, ErrorKind::Unknown))

@@ -120,15 +120,15 @@ fn race(store: &dyn Store, key: &str, id: u64) -> Result<Verdict, StoreError> {
     if winners.len() > 1 {
         return Ok(Verdict::Broken(format!("{} of {RACERS} creates of one key succeeded", winners.len())));
     }
-    let mut doubt = None;
+    let mut unknown = None;
     for outcome in outcomes {
         match outcome {
             Ok(_) => {}
-            Err(e) if matches!(e.kind, ErrorKind::Unknown | ErrorKind::Transient) => doubt = Some(e),
+            Err(e) if matches!(e.kind, ErrorKind::Unknown | ErrorKind::Transient) => unknown = Some(e),
             Err(e) => return Err(e),
         }
     }
-    let Some(&winner) = winners.first() else { return Ok(Verdict::Open(doubt)) };
+    let Some(&winner) = winners.first() else { return Ok(Verdict::Open(unknown)) };
     // From here on the object is the winner's for good, whatever became of the others.
     let intact = || Ok::<bool, StoreError>(store.get(key)? == body(id, winner)[..]);
     if !intact()? {
@@ -137,13 +137,13 @@ fn race(store: &dyn Store, key: &str, id: u64) -> Result<Verdict, StoreError> {
     match store.create(key, body(id, u8::MAX)) {
         Ok(Created::Yes) => return Ok(Verdict::Broken("a second create of one key succeeded".to_owned())),
         Ok(Created::Exists) => {}
-        Err(e) if matches!(e.kind, ErrorKind::Unknown | ErrorKind::Transient) => doubt = Some(e),
+        Err(e) if matches!(e.kind, ErrorKind::Unknown | ErrorKind::Transient) => unknown = Some(e),
         Err(e) => return Err(e),
     }
     if !intact()? {
         return Ok(Verdict::Broken("a refused create changed the object".to_owned()));
     }
-    Ok(if doubt.is_some() { Verdict::Open(doubt) } else { Verdict::Exclusive })
+    Ok(if unknown.is_some() { Verdict::Open(unknown) } else { Verdict::Exclusive })
 }
 
 /// The store, if it may be written to: it passed the probe, or it is not fenced and `single_writer` is the operator's

@@ -1,4 +1,4 @@
-//! What a running volume shows of itself and what others may ask of it: phase, counters, doubts, stop, waiters of `sync`.
+//! What a running volume shows of itself and what others may ask of it: phase, counters, full re-reads, stop, waiters of `sync`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -76,7 +76,7 @@ pub struct Progress {
     pub watch_full: bool,
     pub stalled: u64,
     /// Why content is being read again, and how often that was found: until a flush that leaves nothing over.
-    pub doubts: BTreeMap<String, u64>,
+    pub rereads: BTreeMap<String, u64>,
     /// Write-back errors that nobody has acknowledged.
     pub write_back: Option<WriteBack>,
     /// Somebody has; the volume's thread has not taken note yet.
@@ -147,15 +147,15 @@ pub struct Totals {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Synced {
     Done,
-    /// At the deadline something was still unreadable, unclean, carried over or in doubt.
+    /// At the deadline something was still unreadable, unclean, carried over or to be read again.
     Partial(Vec<String>),
     Ended(Phase),
 }
 
 impl Progress {
-    /// Whether a flush that leaves nothing over is needed to end a doubt.
-    pub(crate) fn in_doubt(&self) -> bool {
-        !self.doubts.is_empty() || self.capture.failed.is_some()
+    /// Whether a full re-read goes on until a flush leaves nothing over.
+    pub(crate) fn awaits_reread(&self) -> bool {
+        !self.rereads.is_empty() || self.capture.failed.is_some()
     }
 
     /// What one is told now who waits for a flush from number `wanted` on that leaves nothing over; `None`: to wait on.
@@ -200,7 +200,7 @@ impl Progress {
         if !self.unreadable.is_empty() {
             why.push(format!("{} files or directories cannot be read, or not wholly", self.unreadable.len()));
         }
-        for (cause, times) in &self.doubts {
+        for (cause, times) in &self.rereads {
             why.push(format!("{cause} ({times} times): what it concerns is being read again"));
         }
         if let Some(errors) = &self.write_back {

@@ -210,9 +210,9 @@ impl Runner {
         self.before_drain()?;
         let drain = self.opened.drain(hurry || last)?;
         self.after_drain()?;
-        self.note_doubts();
-        let doubtful = self.shared.progress().in_doubt();
-        let calm = !hurry && !last && !doubtful;
+        self.note_rereads();
+        let rereads = self.shared.progress().awaits_reread();
+        let calm = !hurry && !last && !rereads;
         let (taken, resting) = self.opened.world.pending.take_except(|ino| {
             // Also before the first pass is through, which it is not while removals wait.
             let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
@@ -344,7 +344,7 @@ impl Runner {
         let unsettled = *outcome == Outcome::Unsettled;
         let damaged = self.opened.world.damaged.take();
         // Also what another volume's drain, or a new file, has shown meanwhile: its marks came after those of this flush.
-        let doubted = self.note_doubts();
+        let doubted = self.note_rereads();
         let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !doubted;
         // What cannot be read is named, and waits; nothing else waits for it.
         let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !doubted;
@@ -397,7 +397,7 @@ impl Runner {
             }
             if settled {
                 progress.settled = number;
-                progress.doubts.clear();
+                progress.rereads.clear();
                 progress.baseline_seq = progress.baseline_seq.or(head);
                 if passed && matches!(progress.phase, Phase::Baseline | Phase::Verifying | Phase::Starting) {
                     progress.phase = Phase::Protected;

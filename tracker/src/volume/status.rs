@@ -31,7 +31,7 @@ pub enum State {
     /// Files are being compared with the store after a start that could not trust their times.
     Verifying,
     Protected,
-    /// Something is doubtful; `reasons` says what.
+    /// A promise is weaker than it should be; `reasons` says why.
     Degraded,
     /// Another writer has committed: this one must not.
     Fenced,

@@ -93,16 +93,16 @@ fn a_time_is_what_the_wall_clock_said() {
     let (reader, _) = with_clocks(&clocks, 4);
     let chosen = reader.choose(at(8)).unwrap();
     assert_eq!(chosen.seq, 8, "what was committed when the clock said so");
-    let doubt = chosen.doubt.expect("the clocks disagree");
-    assert_eq!(doubt.in_order, Some(2));
-    assert!(doubt.to_string().contains("the clock was set back") && doubt.to_string().contains("--at 2"), "{doubt}");
-    // Before it was set ahead there is nothing to doubt.
-    assert_eq!(reader.choose(at(2)).unwrap(), repository::Chosen { seq: 2, doubt: None });
-    assert_eq!(reader.choose(at(3 * DAY)).unwrap(), repository::Chosen { seq: 10, doubt: None });
+    let warning = chosen.clocks.expect("the clocks disagree");
+    assert_eq!(warning.in_order, Some(2));
+    assert!(warning.to_string().contains("the clock was set back") && warning.to_string().contains("--at 2"), "{doubt}");
+    // Before it was set ahead there is nothing to warning.
+    assert_eq!(reader.choose(at(2)).unwrap(), repository::Chosen { seq: 2, clocks: None });
+    assert_eq!(reader.choose(at(3 * DAY)).unwrap(), repository::Chosen { seq: 10, clocks: None });
     assert!(reader.choose(at(0)).is_err());
     // While it was ahead: the last one that says no later time is the newest, and the other answer is named.
     let chosen = reader.choose(at(2 * DAY + 4)).unwrap();
-    assert_eq!((chosen.seq, chosen.doubt.and_then(|doubt| doubt.in_order)), (10, Some(4)));
+    assert_eq!((chosen.seq, chosen.clocks.and_then(|warning| warning.in_order)), (10, Some(4)));
 }
 
 #[test]

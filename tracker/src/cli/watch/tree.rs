@@ -94,7 +94,7 @@ impl Tree {
         self.nodes.is_empty()
     }
 
-    /// Takes the marks of one drain, brings the tree up to date, and says what changed. `doubt` tells which inodes may
+    /// Takes the marks of one drain, brings the tree up to date, and says what changed. `reread` tells which inodes may
     /// have lost marks.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Tree {
     pub fn apply<W: World>(
         &mut self,
         found: impl IntoIterator<Item = (u64, InodeMarks)>,
-        doubt: Option<&dyn Fn(u64) -> bool>,
+        reread: Option<&dyn Fn(u64) -> bool>,
         world: &mut W,
     ) -> Result<Vec<Change>, W::Error> {
         let mut dirty = std::mem::take(&mut self.held);
@@ -111,8 +111,8 @@ impl Tree {
                 merge(dirty.entry(ino).or_default(), &marks);
             }
         }
-        if let Some(doubt) = doubt {
-            for ino in self.nodes.keys().filter(|ino| doubt(**ino)) {
+        if let Some(reread) = reread {
+            for ino in self.nodes.keys().filter(|ino| reread(**ino)) {
                 // A directory with this flag is listed, a file compared: which it is, the reports below see.
                 dirty.entry(*ino).or_default().flags |= flags::RESCAN | flags::NAMES;
             }

@@ -13,7 +13,7 @@ use engine::flush::{self, Steps};
 use engine::model::{FileId, Kind};
 
 use crate::volume::clock::now_ns;
-use crate::volume::marks::problems::{doubts_of, widened_by};
+use crate::volume::marks::problems::{reread_causes, widened_by};
 use crate::volume::marks::restart::Restart;
 use crate::volume::marks::waiting::Pending;
 use common::maps::flag;
@@ -42,23 +42,23 @@ pub struct Subscriber {
     pub catalog: Arc<Catalog>,
     pub pending: Arc<Pending>,
     /// Doubts since last asked: cause -> how often.
-    pub doubts: Mutex<BTreeMap<String, u64>>,
+    pub rereads: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Subscriber {
     pub fn new(volume: &str, dev: u32, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Subscriber {
-        Subscriber { volume: volume.to_owned(), dev, catalog, pending, doubts: Mutex::default() }
+        Subscriber { volume: volume.to_owned(), dev, catalog, pending, rereads: Mutex::default() }
     }
 
-    pub(crate) fn doubt(&self, cause: &str) {
-        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
-        *doubts.entry(cause.to_owned()).or_default() += 1;
+    pub(crate) fn note_reread(&self, cause: &str) {
+        let mut rereads = self.rereads.lock().unwrap_or_else(PoisonError::into_inner);
+        *rereads.entry(cause.to_owned()).or_default() += 1;
     }
 
-    /// Everything of the volume is in doubt: each file is read again and compared, each directory listed. Also what a flush
+    /// A full re-read of the volume: each file is read again and compared, each directory listed. Also what a flush
     /// of this moment is about to commit.
     pub fn widen(&self, cause: &str, only: impl Fn(u64) -> bool) -> Result<u64, CatalogError> {
-        self.doubt(cause);
+        self.note_reread(cause);
         let fresh = self.pending.fresh().into_iter().filter(|ino| only(*ino));
         let fresh: Vec<(u64, Marks)> = fresh.map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
         self.pending.add(&fresh, now_ns())?;
@@ -125,8 +125,8 @@ pub(crate) struct Inner {
     pub(crate) failovers: u64,
     /// What speaks against back ends since this process began.
     pub(crate) against: Vec<(BackEnd, String)>,
-    /// Why everything is to be put in doubt before the next drain.
-    pub(crate) doubt: Option<&'static str>,
+    /// Why everything is to be read again before the next drain.
+    pub(crate) reread_all: Option<&'static str>,
     drop: DropMarks,
     /// Why marks were widened, as of the last drain.
     widened: Vec<&'static str>,
@@ -152,7 +152,7 @@ impl Dispatcher {
                 probes: BTreeMap::new(),
                 failovers: 0,
                 against: Vec::new(),
-                doubt: None,
+                reread_all: None,
                 drop: DropMarks::from_environment(),
                 widened: Vec::new(),
                 unsaved: BTreeSet::new(),
@@ -251,7 +251,7 @@ impl Dispatcher {
     /// SWAP, GRACE, save pending, clear. Returns the number of this drain.
     pub fn drain(&self) -> Result<u64, DispatcherError> {
         let mut inner = self.inner();
-        inner.doubt_everything()?;
+        inner.reread_everything()?;
         if inner.left_over {
             flush::take_up(&mut *inner)?;
             inner.left_over = false;
@@ -344,8 +344,8 @@ impl Inner {
         self.capture.as_mut().ok_or(DispatcherError::Ended)
     }
 
-    /// Whatever makes the capture doubtful since the last drain, in a closed set of words. Doubts that a mark or an
-    /// overflow bit stands for already are not among them.
+    /// Why the capture may have missed changes since the last drain, in a closed set of words. What a mark or an
+    /// overflow bit stands for already is not among it.
     fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), DispatcherError> {
         let health = self.capture()?.health()?;
         if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))
@@ -355,7 +355,7 @@ impl Inner {
             tracing::warn!(%error, "a removed pin cannot be made again");
         }
         self.lapses += u64::from(health.problems.contains(&Problem::Lapsed));
-        Ok((doubts_of(&health.problems), widened_by(&health.problems)))
+        Ok((reread_causes(&health.problems), widened_by(&health.problems)))
     }
 }
 
@@ -416,9 +416,9 @@ impl DrainWorld for Inner {
     fn save_retired(&mut self) -> Result<(), DispatcherError> {
         let mut retired: Retired = self.capture()?.read_retired()?;
         test_switches::hit("read-retired");
-        let (doubts, widened) = self.check_health()?;
+        let (causes, widened) = self.check_health()?;
         // Told once: they stay until every catalog has them.
-        self.unsaved.extend(doubts);
+        self.unsaved.extend(causes);
         let before = std::mem::replace(&mut self.widened, widened.clone());
         // A mark is at least as young as the swap before the one that retired it.
         let since = self.last_swap_ns;
@@ -453,13 +453,13 @@ impl DrainWorld for Inner {
                 .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, subscriber.dev, *ino)));
             if mine.iter().any(|(_, marks)| marks.rescan) {
                 // The counters of two drains: one that was raised between the swap and now belongs to marks of the next.
-                widened.iter().chain(&before).for_each(|word| subscriber.doubt(word));
+                widened.iter().chain(&before).for_each(|word| subscriber.note_reread(word));
             }
             if retired.overflow.any() {
                 subscriber.widen("kernel map full", |ino| retired.overflow.hit(subscriber.dev, ino))?;
             }
-            for doubt in &self.unsaved {
-                subscriber.widen(doubt, |_| true)?;
+            for cause in &self.unsaved {
+                subscriber.widen(cause, |_| true)?;
             }
         }
         if let Some(error) = failed {

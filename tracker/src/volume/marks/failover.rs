@@ -12,7 +12,7 @@ use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Inner, Subsc
 use crate::volume::marks::restart::Failure;
 
 impl Dispatcher {
-    /// Ends the back end in operation, starts the next one that works, and puts everything in doubt. Does nothing if
+    /// Ends the back end in operation, starts the next one that works, and has everything read again. Does nothing if
     /// another volume has done so since `failovers`.
     ///
     /// # Errors
@@ -35,8 +35,8 @@ impl Dispatcher {
             self.start_next(&mut inner);
         }
         inner.failovers += 1;
-        inner.doubt = Some(failure.cause);
-        inner.doubt_everything()
+        inner.reread_all = Some(failure.cause);
+        inner.reread_everything()
     }
 
     /// Leaves `inner` without a capture when none can be had.
@@ -67,14 +67,14 @@ impl Dispatcher {
 
 impl Inner {
     /// What a failed capture may have missed becomes pending, if that is not done yet.
-    pub(crate) fn doubt_everything(&mut self) -> Result<(), DispatcherError> {
-        let Some(cause) = self.doubt else { return Ok(()) };
+    pub(crate) fn reread_everything(&mut self) -> Result<(), DispatcherError> {
+        let Some(cause) = self.reread_all else { return Ok(()) };
         for subscriber in &self.subscribers {
             subscriber.widen(cause, |ino| ino != 0)?;
             // They are pending now, and outlive this process.
             subscriber.catalog.set_note(COMPARE, Compare::Listings.word())?;
         }
-        self.doubt = None;
+        self.reread_all = None;
         Ok(())
     }
 }

@@ -5,34 +5,34 @@ use crate::capture::Problem;
 /// Why marks of single files were widened, in a closed set of words.
 pub(crate) fn widened_by(problems: &[Problem]) -> Vec<&'static str> {
     let word = |problem: &Problem| match problem {
-        Problem::Doubt { counter: "dirty_full", .. } => Some("block map full"),
-        Problem::Doubt { counter: "inflight_full", .. } => Some("in-flight map full"),
-        Problem::Doubt { counter: "unreadable", .. } => Some("kernel struct unreadable"),
-        Problem::Doubt { counter: "cas_bound", .. } => Some("range contended"),
+        Problem::Widened { counter: "dirty_full", .. } => Some("block map full"),
+        Problem::Widened { counter: "inflight_full", .. } => Some("in-flight map full"),
+        Problem::Widened { counter: "unreadable", .. } => Some("kernel struct unreadable"),
+        Problem::Widened { counter: "cas_bound", .. } => Some("range contended"),
         _ => None,
     };
     problems.iter().filter_map(word).collect()
 }
 
-/// The doubts, in a closed set of words, that no mark stands for already.
-pub(crate) fn doubts_of(problems: &[Problem]) -> Vec<&'static str> {
-    let mut doubts: Vec<&'static str> = Vec::new();
+/// The causes, in a closed set of words, that no mark stands for already.
+pub(crate) fn reread_causes(problems: &[Problem]) -> Vec<&'static str> {
+    let mut causes: Vec<&'static str> = Vec::new();
     for problem in problems {
         let word = match problem {
             Problem::LinkGone { .. } => "link gone",
             Problem::ProgramChanged { .. } => "program changed",
             Problem::Missed { .. } => "missed program run",
             Problem::Lapsed => "tracking paused",
-            Problem::Doubt { counter: "lost", .. } => "mark lost",
+            Problem::Widened { counter: "lost", .. } => "mark lost",
             // A mark or an overflow bit stands for it (`widened_by`).
-            Problem::Doubt { .. } => continue,
+            Problem::Widened { .. } => continue,
         };
         tracing::warn!(?problem, "marks may be missing: everything is compared");
-        doubts.push(word);
+        causes.push(word);
     }
-    doubts.sort_unstable();
-    doubts.dedup();
-    doubts
+    causes.sort_unstable();
+    causes.dedup();
+    causes
 }
 
 #[cfg(test)]
@@ -48,15 +48,15 @@ mod tests {
             Problem::LinkGone { program: "dirty_folio" },
             Problem::ProgramChanged { program: "dirty_folio" },
             Problem::Lapsed,
-            Problem::Doubt { counter: "lost", times: 1 },
-            Problem::Doubt { counter: "overflow", times: 9 },
-            Problem::Doubt { counter: "dirty_full", times: 9 },
+            Problem::Widened { counter: "lost", times: 1 },
+            Problem::Widened { counter: "overflow", times: 9 },
+            Problem::Widened { counter: "dirty_full", times: 9 },
         ];
         assert_eq!(
-            doubts_of(&found),
+            reread_causes(&found),
             ["link gone", "mark lost", "missed program run", "program changed", "tracking paused"]
         );
         assert_eq!(widened_by(&found), ["block map full"]);
-        assert_eq!(doubts_of(&[]), [""; 0]);
+        assert_eq!(reread_causes(&[]), [""; 0]);
     }
 }

@@ -50,7 +50,7 @@ fn a_comparison_does_not_hide_what_a_person_must_see() {
         assert_eq!(progress.state(), state, "{phase:?}");
         assert_eq!(Progress { phase, ..Progress::default() }.state(), State::from(phase));
     }
-    let doubt = |phase| Progress { phase, doubts: [("overflow".into(), 1)].into(), ..Progress::default() }.state();
-    assert_eq!(doubt(Phase::Verifying), State::Verifying, "the comparison is the answer to it");
-    assert_eq!(doubt(Phase::Protected), State::Degraded);
+    let reread = |phase| Progress { phase, rereads: [("overflow".into(), 1)].into(), ..Progress::default() }.state();
+    assert_eq!(reread(Phase::Verifying), State::Verifying, "the comparison is the answer to it");
+    assert_eq!(reread(Phase::Protected), State::Degraded);
 }

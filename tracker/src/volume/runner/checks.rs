@@ -101,17 +101,17 @@ impl Runner {
         Ok(())
     }
 
-    /// Takes over what the drains have found doubtful. True: there was something.
-    pub(crate) fn note_doubts(&self) -> bool {
-        let doubts = match &self.opened.subscriber {
-            Some(subscriber) => std::mem::take(&mut *subscriber.doubts.lock().unwrap_or_else(PoisonError::into_inner)),
+    /// Takes over why files are read again in full since the last drain. True: there was a cause.
+    pub(crate) fn note_rereads(&self) -> bool {
+        let rereads = match &self.opened.subscriber {
+            Some(subscriber) => std::mem::take(&mut *subscriber.rereads.lock().unwrap_or_else(PoisonError::into_inner)),
             None => BTreeMap::new(),
         };
-        let any = !doubts.is_empty();
+        let any = !rereads.is_empty();
         if any {
             self.shared.update(|progress| {
-                for (cause, count) in doubts {
-                    *progress.doubts.entry(cause.clone()).or_default() += count;
+                for (cause, count) in rereads {
+                    *progress.rereads.entry(cause.clone()).or_default() += count;
                     *progress.totals.rescan_reasons.entry(cause).or_default() += count;
                 }
             });

@@ -1,5 +1,5 @@
 //! What must be compared with the source before a volume's catalog is believed: a pure decision over facts. It looks at
-//! nothing itself, and in doubt it answers with more.
+//! nothing itself; where a fact is unknown it answers with more.
 
 use crate::volume::marks::compare::Compare;
 

@@ -1,4 +1,4 @@
-//! The matrix of operations, file systems, back ends and kernels, by marks: what is missed, and what `docs/kernels.md` says.
+//! The matrix of operations, file systems, back ends and kernels, by marks: what is missed, and what `docs/kernels-cells.md` says.
 
 use std::fs;
 
@@ -26,14 +26,14 @@ fn places(test: &str, runs: usize) -> Vec<Place> {
 fn differs(page: &Page, column: &Column, outcome: &Outcome, found: &Word) -> Option<String> {
     let cell = format!("{} {}", outcome.fs.name(), outcome.op.id);
     match page.get(column, outcome.fs, outcome.op.id) {
-        None => Some(format!("{cell}: {found:?}, and docs/kernels.md does not have it (cargo xtask matrix)")),
+        None => Some(format!("{cell}: {found:?}, and docs/kernels-cells.md does not have it (cargo xtask matrix)")),
         Some(said) if said == found || (said, found) == (&Word::Rescan, &Word::Exact) => None,
-        Some(said) => Some(format!("{cell}: {found:?}, and docs/kernels.md says {said:?}")),
+        Some(said) => Some(format!("{cell}: {found:?}, and docs/kernels-cells.md says {said:?}")),
     }
 }
 
 /// Every operation on every file system, each alone between two drains: whatever changed in truth must be marked, and be
-/// marked as `docs/kernels.md` says.
+/// marked as `docs/kernels-cells.md` says.
 #[test]
 fn every_operation_on_every_file_system() {
     let test = "every_operation_on_every_file_system";
@@ -67,7 +67,7 @@ fn every_operation_on_every_file_system() {
     let problems = capture.health().unwrap().problems;
     capture.detach().unwrap();
     if !bless && !page.has(&column) {
-        println!("SKIP {test}: page: docs/kernels.md has no column {column}");
+        println!("SKIP {test}: page: docs/kernels-cells.md has no column {column}");
     }
     if bless {
         for path in

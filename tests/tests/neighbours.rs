@@ -184,7 +184,7 @@ fn subvolumes_with_the_same_inode_numbers_keep_their_watches() {
     daemon.sync();
     daemon.compare("removed");
     // A polite stop lets go of the files of the self-test, and the next start looks at nothing. The catalogs lie in the third
-    // subvolume, with numbers of `two`'s files: what is written to them last may count as not committed (docs/semantics.md).
+    // subvolume, with numbers of `two`'s files: what is written to them last may count as not committed (docs/guarantees.md).
     // That nothing was missed is for the comparison below.
     daemon.stop_with(&[0, 3]);
     daemon.start_again();

@@ -27,7 +27,7 @@ usage: cargo xtask VERB
   tidy                            house rules over the tree (also run by `cargo test -p xtask`)
   fresh [--full]                  the README's commands in a minimal Debian tree (--full: the whole gate there)
   vm KERNEL [-- COMMAND]          run a command (or the root tests) under another kernel: 6.1 or 6.12
-  matrix [--part K/N|--functions] every operation, file system, back end and kernel; writes docs/kernels.md
+  matrix [--part K/N|--functions] every operation, file system, back end and kernel; writes docs/kernels-cells.md
   powercut [--cuts N]             a guest loses its power under load, N times (50), and is compared each time
   fuzz-decoders [--count N]       mutated objects of every kind: no decoder panics or takes more than 256 MiB
   bench NAME [ARGS]               one benchmark of the crate `tests`, in release mode

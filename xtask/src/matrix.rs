@@ -1,6 +1,6 @@
 //! `matrix`: every operation on every file system, on the kernel of this machine and in guests with the others, by each back
 //! end, and by both oracles: the marks, and then flushes and restores of the program. What the marks have shown is written
-//! into `docs/kernels.md`. The operations and the page are the test programs'.
+//! into `docs/kernels-cells.md`. The operations and the page are the test programs'.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::sh::{self, Error};
 use crate::vm::{self, Request, Series};
 
 const USAGE: &str = "usage: cargo xtask matrix [--part K/N | --functions]
-  without --part every cell runs, natively and in four guests, and docs/kernels.md is written
+  without --part every cell runs, natively and in four guests, and docs/kernels-cells.md is written
   --functions: each hooked function is left out in turn, in four guests, and some cell must be missed";
 
 /// A test program, and its case that runs the cells.

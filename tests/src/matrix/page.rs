@@ -1,4 +1,4 @@
-//! `docs/kernels.md`: results of the first oracle as a page, made from lines that each run prints, and read back.
+//! `docs/kernels-cells.md`: results of the first oracle as a page, made from lines that each run prints, and read back.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -117,7 +117,7 @@ impl Page {
     /// Where the page is, from any directory of the workspace.
     #[must_use]
     pub fn path() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kernels.md")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kernels-cells.md")
     }
 
     /// Takes in what the lines of a run say; other lines are passed over.
@@ -278,14 +278,17 @@ fn sign<'a>(word: &'a Word, reasons: &mut Vec<&'a str>) -> String {
 }
 
 const HEAD: &str = "\
-# Kernels
+# Kernels: every cell
 
-What each way of changing a file is on each kernel, back end and file system. Made by the matrix
-([testing](testing.md)), which holds it; edit nothing here by hand.
+What each way of changing a file is, on each kernel, back end and file system. [Kernels](kernels.md) is the summary.
+`cargo xtask matrix` writes this page, and the matrix ([testing](testing.md)) holds it. Do not edit it by hand.
 
-**E**: captured exactly: the blocks that changed are marked (or the range, or everything behind an offset), and the names and
-attributes. **R**: captured by rescan: the file is marked as changed anywhere, and is read whole. **N** and a number: not
-promised, for the reason of that number at the end. **A** and a number: that kernel or file system does not have it.
-`overlay` has its upper layer on ext4, `overlay-xfs` on XFS, `overlay-volatile` on ext4 with the option `volatile`; btrfs is a
-subvolume. An empty cell was not measured.
+- **E**: captured exactly. The changed blocks are marked (or the range, or everything behind an offset), and the names and attributes.
+- **R**: captured by a full re-read. The file is marked as changed anywhere, and is read whole.
+- **N** and a number: not promised, for the reason of that number at the end.
+- **A** and a number: that kernel or file system does not have the operation.
+- An empty cell was not measured.
+
+`overlay` has its upper layer on ext4, `overlay-xfs` on XFS, `overlay-volatile` on ext4 with the option `volatile`. btrfs is a
+subvolume.
 ";

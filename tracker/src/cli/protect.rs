@@ -95,7 +95,7 @@ pub(super) fn run(args: &ProtectArgs, global: &Global, out: &mut Out) -> Result<
 fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     if args.consistency == Consistency::Cut {
         return Err(AppError::new(ExitCode::Usage, CUT_UNAVAILABLE)
-            .hint("leave --consistency out; docs/semantics.md says what `live` promises to databases"));
+            .hint("leave --consistency out; docs/guarantees.md says what `live` promises to databases"));
     }
     // Only existing directories resolve; for others the guard finds the words.
     let source = args.dir.canonicalize().or_else(|_| super::absolute(&args.dir))?;

@@ -63,7 +63,7 @@ impl RootNames {
 
 /// Holds what is at the path `now` against what was `known`. Facts that one of the two does not have are no evidence.
 ///
-/// The truth table stands in docs/semantics.md.
+/// The truth table stands in docs/guarantees.md.
 pub fn same_source(known: &SourceFacts, now: &SourceFacts, names: &RootNames) -> SameSource {
     let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
     let equal = |a: &Option<String>, b: &Option<String>| a.is_some() && a == b;
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    /// The rows of the table in docs/semantics.md, in its order.
+    /// The rows of the table in docs/guarantees.md, in its order.
     #[test]
     fn a_source_is_known_by_what_its_file_system_has() {
         use Answer::*;

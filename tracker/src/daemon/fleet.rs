@@ -9,7 +9,6 @@ use crate::catalog::Catalog;
 use crate::config::{self, Allow, Config, ProcessConfig, VolumeConfig};
 use crate::daemon::control::{Control, ControlError};
 use crate::daemon::reload;
-use crate::daemon::reload::Settings;
 use crate::error::{AppError, ExitCode};
 use crate::repository::location;
 use crate::store::Op;
@@ -110,9 +109,10 @@ impl Fleet {
     }
 
     fn add(&self, config: VolumeConfig, prepared: Option<Prepared>) {
+        let shared = Arc::new(Shared::new(config.options.clone()));
         let volume = Arc::new(Volume {
             config,
-            shared: Arc::new(Shared::default()),
+            shared,
             facts: Arc::default(),
             prepared: Mutex::new(prepared),
             failure: Arc::default(),
@@ -154,7 +154,7 @@ impl Fleet {
     fn release(&self) {
         let Some(dispatcher) = &self.around.capture.dispatcher else { return };
         let committed = self.list().iter().any(|volume| volume.has_committed());
-        let ending = Ending { keep: self.process.keep_tracking, resumed: self.around.capture.resumed, committed };
+        let ending = Ending { keep: self.process.tracking.keep, resumed: self.around.capture.resumed, committed };
         if !ending.keeps_tracking() {
             release::release(dispatcher);
         }
@@ -244,7 +244,7 @@ impl Volume {
 
     /// Its configuration, as what was read again has changed it.
     fn now(&self) -> VolumeConfig {
-        self.shared.settings().unwrap_or(Settings::of(&self.config)).applied_to(&self.config)
+        VolumeConfig { options: self.shared.options(), ..self.config.clone() }
     }
 
     fn status(&self) -> VolumeStatus {
@@ -254,7 +254,7 @@ impl Volume {
             volume: self.config.name.clone(),
             source: self.config.source.to_string_lossy().into_owned(),
             store: self.config.store.to_string(),
-            interval_ms: u64::try_from(self.now().interval.as_millis()).unwrap_or(u64::MAX),
+            interval_ms: u64::try_from(self.shared.options().interval.0.as_millis()).unwrap_or(u64::MAX),
             last_error: progress.last_error.clone(),
             hint: progress.waiting.as_ref().and_then(|error| error.hint.clone()).or_else(|| progress.hint.clone()),
             failure,
@@ -428,7 +428,7 @@ impl Control for Fleet {
         let mut replaced: Vec<Arc<Volume>> = Vec::new();
         for volume in &running {
             let Some(new) = wanted(volume) else {
-                volume.shared.stop(Instant::now() + self.process.stop_timeout);
+                volume.shared.stop(Instant::now() + self.process.stop_timeout.0);
                 continue;
             };
             if lock(&volume.failure).is_some() && *new != volume.now() {
@@ -438,7 +438,7 @@ impl Control for Fleet {
             let (live, fixed) = reload::differences(&volume.now(), new);
             if !live.is_empty() {
                 tracing::info!(volume = new.name, changed = live.join(", "), "new settings");
-                volume.shared.apply(Settings::of(new));
+                volume.shared.apply(reload::with_applied(&volume.now().options, &new.options));
             }
             refused.extend((!fixed.is_empty()).then(|| reload::refusal(&format!("volume {}", new.name), &fixed)));
             // A person has asked: whoever waits looks now, and who has ended has another try.
@@ -460,7 +460,7 @@ impl Control for Fleet {
 
     fn stop(&self) -> Vec<Uncommitted> {
         let volumes = self.list();
-        let deadline = Instant::now() + self.process.stop_timeout;
+        let deadline = Instant::now() + self.process.stop_timeout.0;
         volumes.iter().for_each(|volume| volume.shared.stop(deadline));
         let left = volumes.iter().filter_map(|volume| volume.end_by(deadline)).collect();
         self.release();

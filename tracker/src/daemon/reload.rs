@@ -1,64 +1,21 @@
 //! What of a configuration that is read again can be applied to volumes that run, and what needs a restart, by name.
 
-use std::time::Duration;
+use crate::config::{Config, Takes, VolumeConfig, VolumeOptions};
 
-use engine::scrub::Rate;
-
-use crate::config::{Config, VolumeConfig};
-
-/// What of a running volume can be changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    pub(crate) interval: Duration,
-    pub(crate) scrub: Rate,
-    pub(crate) max_delete: Option<u8>,
-}
-
-impl Settings {
-    pub(crate) fn of(config: &VolumeConfig) -> Settings {
-        Settings { interval: config.interval, scrub: config.scrub, max_delete: config.max_delete }
-    }
-
-    /// The configuration with these settings in it.
-    pub(crate) fn applied_to(self, config: &VolumeConfig) -> VolumeConfig {
-        let Settings { interval, scrub, max_delete } = self;
-        VolumeConfig { interval, scrub, max_delete, ..config.clone() }
-    }
+/// `new` with those settings of `old` that only a volume which is opened takes.
+pub(crate) fn with_applied(old: &VolumeOptions, new: &VolumeOptions) -> VolumeOptions {
+    let (capture, single_writer, create) = (old.capture, old.single_writer, old.create);
+    VolumeOptions { capture, single_writer, create, ..new.clone() }
 }
 
 /// The settings in which two configurations of one volume differ and that can be applied, and those that cannot.
 pub(crate) fn differences(old: &VolumeConfig, new: &VolumeConfig) -> (Vec<&'static str>, Vec<&'static str>) {
-    // Without `..`: a new setting has to find its place here.
-    let VolumeConfig {
-        name: _,
-        source,
-        store,
-        interval,
-        capture,
-        scrub,
-        single_writer,
-        create,
-        replaced,
-        max_delete,
-        allow: _,
-    } = old;
-    let differ = |settings: &[(&'static str, bool)]| -> Vec<&'static str> {
-        settings.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
-    };
-    let live = differ(&[
-        ("interval", *interval != new.interval),
-        ("scrub", *scrub != new.scrub),
-        ("max_delete", *max_delete != new.max_delete),
-    ]);
-    let fixed = differ(&[
-        ("source", *source != new.source),
-        ("store", *store != new.store),
-        ("capture", *capture != new.capture),
-        ("single_writer", *single_writer != new.single_writer),
-        ("create", *create != new.create),
-        ("replaced", *replaced != new.replaced),
-    ]);
-    (live, fixed)
+    let places = [("source", old.source != new.source), ("store", old.store != new.store)];
+    let mut fixed: Vec<_> = places.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
+    let (live, opening): (Vec<_>, Vec<_>) =
+        old.options.changed(&new.options).into_iter().partition(|(_, takes)| *takes == Takes::AtOnce);
+    fixed.extend(opening.into_iter().map(|(key, _)| key));
+    (live.into_iter().map(|(key, _)| key).collect(), fixed)
 }
 
 /// The settings of the whole process that differ; none can be applied. Where the command line said where the metrics are

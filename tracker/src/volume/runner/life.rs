@@ -59,7 +59,8 @@ fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>
             said = None;
         }
         let committed = has_committed(volume, around, prepared.as_ref());
-        let circumstances = Circumstances { daemon: around.daemon, replaced: volume.config.replaced, committed };
+        let circumstances =
+            Circumstances { daemon: around.daemon, replaced: volume.shared.options().replaced, committed };
         match way_on(&obstacle, circumstances) {
             WayOn::End => return Err(obstacle.into_error()),
             WayOn::Again => {}
@@ -115,10 +116,9 @@ fn once(
         tracing::info!(volume, after, "what the volume waited for is there: it goes on");
     }
     volume.shared.update(|progress| progress.waiting = None);
-    let (shared, interval) = (Arc::clone(&volume.shared), volume.config.interval);
-    let (max_delete, guard) = (volume.config.max_delete, Guard::default());
-    Runner { opened, shared, interval, trusted: false, pace: Pace::default(), max_delete, guard, waits: HashSet::new() }
-        .run()
+    let (shared, options) = (Arc::clone(&volume.shared), volume.shared.options());
+    let (pace, guard) = (Pace::default(), Guard::default());
+    Runner { opened, shared, options, trusted: false, pace, guard, waits: HashSet::new() }.run()
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

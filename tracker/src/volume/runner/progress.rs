@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::daemon::reload::Settings;
+use crate::config::VolumeOptions;
 use crate::error::{AppError, ExitCode};
 use crate::selftest::failures::CaptureState;
 use crate::source::target::has_area_name;
@@ -16,8 +16,8 @@ use crate::volume::world::write_back::WriteBack;
 /// What others may see and ask of a running volume.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Set when the configuration was read again, for the volume's thread to take at its next round.
-    settings: Mutex<Option<Settings>>,
+    /// The volume's settings as they are now; the volume's thread takes them at its next round.
+    options: Mutex<VolumeOptions>,
     pub(crate) progress: Mutex<Progress>,
     pub(crate) changed: Condvar,
 }
@@ -217,6 +217,11 @@ impl Progress {
 }
 
 impl Shared {
+    /// Of a volume with these settings that has not begun.
+    pub(crate) fn new(options: VolumeOptions) -> Shared {
+        Shared { options: Mutex::new(options), ..Shared::default() }
+    }
+
     /// The volume's thread is over.
     pub fn end(&self) {
         self.update(|progress| {
@@ -245,15 +250,15 @@ impl Shared {
     }
 
     /// From the next round on.
-    pub(crate) fn apply(&self, settings: Settings) {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+    pub(crate) fn apply(&self, options: VolumeOptions) {
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
         // A long interval that was made short must not be waited for.
         self.update(|progress| progress.asked += 1);
     }
 
-    /// What was applied last, if anything was.
-    pub(crate) fn settings(&self) -> Option<Settings> {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The settings as they are now.
+    pub(crate) fn options(&self) -> VolumeOptions {
+        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks for a last flush, which is tried until `by`.

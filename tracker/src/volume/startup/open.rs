@@ -124,7 +124,7 @@ impl Prepared {
 /// Registers a volume that this state directory knows already; `None` for a new one, or one that cannot be opened now.
 pub fn prepare(config: &VolumeConfig, state: &Path, dispatcher: &Dispatcher) -> Option<Prepared> {
     let location = Catalog::location(state, &config.name);
-    if config.capture == crate::config::CaptureMode::Scan || !location.exists() {
+    if config.options.capture == crate::config::CaptureMode::Scan || !location.exists() {
         return None;
     }
     let root = SourceRoot::open(&config.source).ok()?;
@@ -161,7 +161,7 @@ fn capture_for(
     if root.upper().is_some_and(|upper| upper.metacopy_hidden) {
         reasons.push(METACOPY_HIDDEN.into());
     }
-    if config.capture == crate::config::CaptureMode::Scan {
+    if config.options.capture == crate::config::CaptureMode::Scan {
         dispatcher = None;
     }
     if dispatcher.is_some() && marked_fs(root) == "tmpfs" {
@@ -251,7 +251,7 @@ pub fn open(
         scans: 0,
         last_scan: None,
         self_tests,
-        scrub: Scrub::new(config.scrub),
+        scrub: Scrub::new(config.options.scrub.0),
     };
     let rebuilt = opened.agree_on_head()?;
     let anew = if rebuilt { Some("rebuild") } else { adopted.then_some("another source") };

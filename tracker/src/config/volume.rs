@@ -1,0 +1,116 @@
+//! What an operator says of one volume. `VolumeOptions` is the only list of a volume's settings: the file, the command line, the
+//! control interface and the reading of a changed configuration are derived from it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::capture::CaptureMode;
+use crate::config::guard::GuardedVolume;
+use crate::config::replaced::{Allow, Replaced};
+use crate::config::values::{Consistency, Interval, MaxDelete, ScrubRate};
+use crate::store::StoreUrl;
+
+/// When a setting that was changed takes effect on a volume that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// From the next round of the volume on, or whenever the setting is asked for next.
+    AtOnce,
+    /// The volume makes a flush and is opened again.
+    Reopening,
+}
+
+/// Declares the settings of a volume: `Takes`, then the field as serde and clap see it. Its type has the default.
+macro_rules! volume_options {
+    ($($(#[$meta:meta])* $takes:ident $key:ident: $kind:ty,)*) => {
+        /// The settings of one volume: keys of `[[volume]]` and `[defaults]`, and flags of `protect`.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct VolumeOptions {
+            $($(#[$meta])* pub $key: $kind,)*
+        }
+
+        impl VolumeOptions {
+            /// The keys, as they are written.
+            pub const KEYS: &[&str] = &[$(stringify!($key)),*];
+
+            /// The keys whose values differ, and when a running volume takes each.
+            pub fn changed(&self, new: &VolumeOptions) -> Vec<(&'static str, Takes)> {
+                let all = [$((stringify!($key), Takes::$takes, self.$key != new.$key)),*];
+                all.into_iter().filter(|(.., differs)| *differs).map(|(key, takes, _)| (key, takes)).collect()
+            }
+        }
+    };
+}
+
+volume_options! {
+    /// Minimum gap between two flushes while the volume is dirty.
+    #[arg(long, value_name = "DURATION", default_value_t)]
+    AtOnce interval: Interval,
+    /// Which capture back end to take.
+    #[arg(long, value_enum, default_value_t)]
+    Reopening capture: CaptureMode,
+    /// How the blocks of one commit relate in time.
+    #[arg(long, default_value_t)]
+    AtOnce consistency: Consistency,
+    /// How much of the volume is read again in an hour to find changes that capture has missed: a percentage, or off.
+    #[arg(long, value_name = "PERCENT", default_value_t)]
+    AtOnce scrub: ScrubRate,
+    /// Accept a store that cannot reject a second writer; you guarantee that only one host writes.
+    #[arg(long)]
+    Reopening single_writer: bool,
+    /// Make the whole path of a local store. Else only its last part is made: the rest may be a disk that is not mounted.
+    #[arg(long)]
+    Reopening create: bool,
+    /// What follows when the directory is replaced by another one at its path: stop, or adopt (compare it with the newest
+    /// commit and go on).
+    #[arg(long, value_enum, default_value_t)]
+    AtOnce replaced: Replaced,
+    /// Removals of more than this share of the files in one flush (and more than 1,000 files) wait for `tracker confirm`: a
+    /// percentage, or off.
+    #[arg(long, value_name = "PERCENT", default_value_t)]
+    AtOnce max_delete: MaxDelete,
+}
+
+/// One volume to protect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeConfig {
+    pub name: String,
+    pub source: PathBuf,
+    pub store: StoreUrl,
+    pub options: VolumeOptions,
+    /// What the operator allows this start to do.
+    #[serde(default)]
+    pub allow: Allow,
+}
+
+impl VolumeConfig {
+    /// What `guard` needs to know of it.
+    pub fn guarded(&self) -> GuardedVolume {
+        let store = self.store.local().map(Path::to_path_buf);
+        GuardedVolume { name: self.name.clone(), source: self.source.clone(), store }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_named_with_when_it_is_taken() {
+        let was = VolumeOptions::default();
+        assert_eq!(was.changed(&was), []);
+        let new = VolumeOptions { create: true, max_delete: MaxDelete(None), ..was.clone() };
+        assert_eq!(was.changed(&new), [("create", Takes::Reopening), ("max_delete", Takes::AtOnce)]);
+    }
+
+    #[test]
+    fn what_the_control_interface_sends_is_read_back() {
+        let options = VolumeOptions { single_writer: true, max_delete: MaxDelete(None), ..VolumeOptions::default() };
+        let sent = serde_json::to_value(&options).unwrap();
+        assert_eq!(sent.as_object().unwrap().len(), VolumeOptions::KEYS.len());
+        assert_eq!(serde_json::from_value::<VolumeOptions>(sent).unwrap(), options);
+        assert!(serde_json::from_str::<VolumeOptions>(r#"{"intervall": "1s"}"#).is_err());
+        assert_eq!(serde_json::from_str::<VolumeOptions>("{}").unwrap(), VolumeOptions::default());
+    }
+}

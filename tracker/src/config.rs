@@ -19,7 +19,7 @@ pub use problem::{ConfigError, Problem};
 pub use process::{ProcessConfig, Tracking};
 pub use replaced::{Allow, Replaced};
 pub use values::{Consistency, Interval, Lease, Listen, MaxDelete, Memory, ScrubRate, StopTimeout};
-pub use volume::{Takes, VolumeConfig, VolumeOptions};
+pub use volume::{Changed, Takes, VolumeConfig, VolumeOptions};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! writes (`world`), and the thread that drains and flushes (`runner`). Rules are the engine's; here are threads, states and
 //! effects.
 
+pub(crate) mod handle;
 pub mod marks;
 pub mod runner;
 pub mod startup;

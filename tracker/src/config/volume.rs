@@ -9,6 +9,7 @@ use crate::config::capture::CaptureMode;
 use crate::config::guard::GuardedVolume;
 use crate::config::replaced::{Allow, Replaced};
 use crate::config::values::{Consistency, Interval, MaxDelete, ScrubRate};
+use crate::repository::location;
 use crate::store::StoreUrl;
 
 /// When a setting that was changed takes effect on a volume that runs.
@@ -18,6 +19,24 @@ pub enum Takes {
     AtOnce,
     /// The volume makes a flush and is opened again.
     Reopening,
+}
+
+/// A setting with another value than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub key: &'static str,
+    /// The new value, as it is written.
+    pub value: String,
+    pub takes: Takes,
+}
+
+/// A value as a person writes it.
+fn written(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(value) => value.to_string(),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Declares the settings of a volume: `Takes`, then the field as serde and clap see it. Its type has the default.
@@ -34,10 +53,14 @@ macro_rules! volume_options {
             /// The keys, as they are written.
             pub const KEYS: &[&str] = &[$(stringify!($key)),*];
 
-            /// The keys whose values differ, and when a running volume takes each.
-            pub fn changed(&self, new: &VolumeOptions) -> Vec<(&'static str, Takes)> {
-                let all = [$((stringify!($key), Takes::$takes, self.$key != new.$key)),*];
-                all.into_iter().filter(|(.., differs)| *differs).map(|(key, takes, _)| (key, takes)).collect()
+            /// The settings whose values differ in `new`.
+            pub fn changed(&self, new: &VolumeOptions) -> Vec<Changed> {
+                let mut changed = Vec::new();
+                $(if self.$key != new.$key {
+                    let (key, value, takes) = (stringify!($key), written(&new.$key), Takes::$takes);
+                    changed.push(Changed { key, value, takes });
+                })*
+                changed
             }
         }
     };
@@ -85,6 +108,20 @@ pub struct VolumeConfig {
 }
 
 impl VolumeConfig {
+    /// What can be said of it alone, where it did not come from a file.
+    ///
+    /// # Errors
+    /// What is wrong with its name or its paths.
+    pub fn check(&self) -> Result<(), String> {
+        location::check_volume_name(&self.name).map_err(|e| e.to_string())?;
+        for (what, path) in [("source", Some(self.source.as_path())), ("store", self.store.local())] {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                return Err(format!("`{what}` must be an absolute path, not `{}`", path.display()));
+            }
+        }
+        Ok(())
+    }
+
     /// What `guard` needs to know of it.
     pub fn guarded(&self) -> GuardedVolume {
         let store = self.store.local().map(Path::to_path_buf);
@@ -101,7 +138,9 @@ mod tests {
         let was = VolumeOptions::default();
         assert_eq!(was.changed(&was), []);
         let new = VolumeOptions { create: true, max_delete: MaxDelete(None), ..was.clone() };
-        assert_eq!(was.changed(&new), [("create", Takes::Reopening), ("max_delete", Takes::AtOnce)]);
+        let changed = |key, value: &str, takes| Changed { key, value: value.into(), takes };
+        let expected = [changed("create", "true", Takes::Reopening), changed("max_delete", "off", Takes::AtOnce)];
+        assert_eq!(was.changed(&new), expected);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(crate) mod release;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
@@ -97,7 +97,7 @@ impl Runner {
         let mut last_tries = 0;
         loop {
             let started = Instant::now();
-            self.options = self.shared.options();
+            self.options = self.shared.config().options.clone();
             self.opened.scrub.set_rate(self.options.scrub.0);
             let last = self.shared.progress().stop;
             self.opened.check_source()?;
@@ -196,7 +196,7 @@ impl Runner {
             if left.is_zero() {
                 return;
             }
-            progress = self.shared.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.shared.changed.wait_for(&mut progress, left);
         }
     }
 

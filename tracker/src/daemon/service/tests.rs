@@ -59,7 +59,8 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
         });
         let control: Arc<dyn Control> = control;
         let mut out = Out::new(json, Box::new(writer));
-        serve(Early::new(&config).unwrap(), &state, &control, &Arc::new(Process::new()), &notify, &mut out)
+        let process = Arc::new(Process::new());
+        serve(Early::new(&config, &process).unwrap(), &state, &control, &process, &notify, &mut out)
     });
     Run { dir, fake, shared, thread, manager }
 }

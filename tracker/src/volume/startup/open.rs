@@ -182,10 +182,15 @@ pub fn open(
         .map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
     let root = Arc::new(root);
     let dev = root.marks_dev();
+    // It may have been captured before.
+    let scans = config.options.capture == crate::config::CaptureMode::Scan;
     if let (Some(dispatcher), Some(old)) =
-        (&capture.dispatcher, prepared.take_if(|prepared| prepared.subscriber.dev != dev))
+        (&capture.dispatcher, prepared.take_if(|there| there.subscriber.dev != dev || scans))
     {
-        old.retire(dispatcher)?;
+        match scans {
+            true => dispatcher.let_go(&old.subscriber).map_err(WorldError::from)?,
+            false => old.retire(dispatcher)?,
+        }
     }
     let catalog = match prepared {
         Some(prepared) => Arc::clone(&prepared.catalog),

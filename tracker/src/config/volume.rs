@@ -93,6 +93,9 @@ volume_options! {
     /// percentage, or off.
     #[arg(long, value_name = "PERCENT", default_value_t)]
     AtOnce max_delete: MaxDelete,
+    /// How much the volume's threads give way to others, as nice(1) has it: 0 to 19. 0 is as the process.
+    #[arg(long, value_name = "N", default_value_t)]
+    Reopening nice: u8,
 }
 
 /// One volume to protect.

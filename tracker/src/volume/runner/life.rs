@@ -49,6 +49,13 @@ impl Surroundings {
 pub(crate) fn spawn(volume: &Arc<Volume>, around: &Arc<Surroundings>) {
     let (mine, around) = (Arc::clone(volume), Arc::clone(around));
     let spawned = std::thread::Builder::new().name("volume".into()).spawn(move || {
+        // Of this thread, and of those that it starts.
+        let nice = i32::from(mine.config().options.nice);
+        if nice > 0
+            && let Err(error) = rustix::process::setpriority_process(None, nice)
+        {
+            tracing::warn!(volume = mine.name, nice, %error, "the priority cannot be lowered");
+        }
         if let Err(error) = live(&mine, &around) {
             *mine.failure.lock() = Some(error);
         }

@@ -26,6 +26,7 @@ pub mod ls;
 pub mod man;
 mod out;
 pub mod protect;
+mod reading;
 pub mod restore;
 pub mod status;
 pub mod sync;
@@ -33,7 +34,7 @@ pub mod tracking;
 pub mod untrack;
 pub mod verify;
 pub mod version;
-mod volume;
+pub mod volume;
 pub mod watch;
 
 pub use out::Out;
@@ -104,6 +105,7 @@ pub enum Verb {
     Confirm(confirm::ConfirmArgs),
     Untrack(untrack::UntrackArgs),
     Adopt(adopt::AdoptArgs),
+    Volume(volume::VolumeVerbs),
     Watch(watch::WatchArgs),
     Log(log::LogArgs),
     Ls(ls::LsArgs),
@@ -160,6 +162,7 @@ fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppE
         Verb::Confirm(args) => confirm::run(&args, global, out),
         Verb::Untrack(args) => untrack::run(&args, global, out),
         Verb::Adopt(args) => adopt::run(&args, global, out),
+        Verb::Volume(args) => volume::run(&args, global, out),
         Verb::Watch(args) => watch::run(&args, global, out),
         Verb::Log(args) => log::run(&args, global, out),
         Verb::Ls(args) => ls::run(&args, global, out),

@@ -3,6 +3,7 @@
 //! effects.
 
 pub(crate) mod clock;
+pub(crate) mod handle;
 pub(crate) mod life;
 pub mod marks;
 pub mod mass_delete;

@@ -36,7 +36,7 @@ fn run(args: &str) -> Output {
 }
 
 /// Verbs that have no answer to give in this bed.
-const REFUSE: [&str; 1] = ["watch"];
+const REFUSE: [&str; 5] = ["watch", "volume add", "volume set", "volume remove", "config reload"];
 
 /// A pipe that nobody reads.
 fn closed() -> Stdio {
@@ -102,6 +102,11 @@ impl Bed {
             "doctor" => (String::new(), Some(format!("{at}/none"))),
             "untrack" => (String::new(), Some("none".into())),
             "config check" => (format!("{at}/good.toml"), Some(format!("{at}/none"))),
+            // Only a daemon has volumes that come and go.
+            "config reload" => (String::new(), None),
+            "volume add" => (format!("{at}/src --store {at}/store2"), Some(format!("{at}/src --store s3:x"))),
+            "volume set" => ("src interval=1s".into(), None),
+            "volume remove" => ("src".into(), None),
             "completions" => ("bash".into(), Some("ksh".into())),
             "man" => (String::new(), Some("none".into())),
             "version" => (String::new(), None),

@@ -2,7 +2,7 @@
 //! passes without privilege.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -135,7 +135,7 @@ struct Two {
 fn two() -> Two {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut config = format!(
         "state_dir = \"{0}/state\"\n[metrics]\nlisten = \"{free}\"\n[defaults]\nstore = \"{0}/backup\"\ncapture = \"scan\"\n",
         root.display()
@@ -200,8 +200,8 @@ fn a_reload_applies_what_it_can_and_refuses_the_rest() {
         |wanted: u32| get(free, "/metrics").contains(&format!("\ntracker_config_last_reload_successful {wanted}\n"));
     let interval = || json(&["status", "--state-dir", &state, "--json"]).1["volumes"][0]["interval_ms"].clone();
     let begun = Instant::now();
-    let listen = config.replace("listen = \"", "listen = \"off\" #\"");
-    for (text, ms, success) in [(&listen, 77, 0), (&config, 88, 1)] {
+    let elsewhere = config.replacen("/state\"", "/elsewhere\"", 1);
+    for (text, ms, success) in [(&elsewhere, 77, 0), (&config, 88, 1)] {
         std::fs::write(&file, text.replace("[[volume]]", &format!("[[volume]]\ninterval = \"{ms}ms\""))).unwrap();
         service.signal(Signal::HUP);
         while interval() != ms || !result(success) {
@@ -209,6 +209,14 @@ fn a_reload_applies_what_it_can_and_refuses_the_rest() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+    // The endpoint moves, and frees its old address.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    std::fs::write(&file, config.replace(&free.to_string(), &other.to_string())).unwrap();
+    let (code, text) = ask(&["config", "reload", "--state-dir", &state]);
+    assert!(text.contains(&format!("the process: metrics.listen = {other} applied")), "{text}");
+    assert_eq!(code, 0, "{text}");
+    assert!(get(other, "/healthz").starts_with("HTTP/1.1 200"));
+    drop(TcpListener::bind(free).unwrap());
     // Each volume has its line, and its object.
     let (code, text) = ask(&["sync", "--wait", "--state-dir", &state]);
     let mut lines: Vec<&str> = text.lines().filter(|line| line.contains(": synced: commit ")).collect();

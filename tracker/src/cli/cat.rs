@@ -10,7 +10,7 @@ use engine::manifest::Manifest;
 use engine::model::Seq;
 use serde_json::json;
 
-use super::volume::{app_error, choose, open, path_inside};
+use super::reading::{app_error, choose, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::repository::location::VolumeRef;

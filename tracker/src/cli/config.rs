@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Global, Out};
 use crate::config::{self, ConfigError, Problem, guard};
+use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 
 /// Work on a configuration file.
@@ -20,10 +21,19 @@ pub struct ConfigArgs {
 enum ConfigVerb {
     /// Check a file: grammar, keys, values, and that no path feeds back into another.
     Check { file: PathBuf },
+    /// Let a running daemon read its file again, as SIGHUP does, and say what has changed.
+    Reload,
 }
 
 pub(super) fn run(args: &ConfigArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let ConfigVerb::Check { file } = &args.verb;
+    let ConfigVerb::Check { file } = &args.verb else {
+        let changes = Client::new(&global.state_dir()?).reload()?;
+        let refused = changes.iter().filter(|change| change.is_refused()).count();
+        let code = super::volume::tell(&changes, out)?;
+        let object = json!({ "type": "reload", "changes": changes.len(), "refused": refused });
+        out.line(format!("the configuration was read again: {} changes, {refused} refused", changes.len()), &object)?;
+        return Ok(code);
+    };
     match config::load(file, &global.state_dir()?) {
         Ok(config) => {
             let names: Vec<&str> = config.volumes.iter().map(|v| v.name.as_str()).collect();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Global, Out};
-use crate::config::{self, parse_listen};
+use crate::config::{self, Listen};
 use crate::daemon::service;
 use crate::error::{AppError, ExitCode};
 
@@ -17,16 +17,16 @@ pub struct DaemonArgs {
     pub config: PathBuf,
     /// Serve /metrics, /healthz and /readyz here instead of where the file says; `off` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub metrics_listen: Option<String>,
+    pub metrics_listen: Option<Listen>,
 }
 
 pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let default_dir = super::absolute(&global.state_dir()?)?;
     // The command line wins over the file, and the guard must see the directory that will be used.
     let mut config = config::load(&super::absolute(&args.config)?, &default_dir)?;
-    if let Some(listen) = &args.metrics_listen {
+    if let Some(listen) = args.metrics_listen {
         config.listen_by_command = true;
-        config.metrics_listen = parse_listen(listen).map_err(|e| AppError::new(ExitCode::Usage, e))?;
+        config.metrics_listen = listen.0;
     }
     let state_dir = match (&global.state_dir, &config.state_dir) {
         (None, Some(dir)) => dir.clone(),

@@ -4,8 +4,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Out;
+use super::reading::{app_error, choose, nanos, open};
 use super::status::columns;
-use super::volume::{app_error, choose, nanos, open};
 use crate::cli::Global;
 use crate::error::{AppError, ExitCode};
 use crate::repository::ReadError;

@@ -8,7 +8,7 @@ use engine::manifest::Manifest;
 use engine::model::{Kind, Meta};
 use serde::Serialize;
 
-use super::volume::{INCOMPLETE, app_error, choose, open, path_inside};
+use super::reading::{INCOMPLETE, app_error, choose, open, path_inside};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::quoting::quote_path;

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::volume::{INCOMPLETE, app_error, choose, open, show_time};
+use super::reading::{INCOMPLETE, app_error, choose, open, show_time};
 use super::{Global, Out};
 use crate::config::guard;
 use crate::error::{AppError, ExitCode};

@@ -29,6 +29,7 @@ fn the_verbs_are_the_designs() {
         "confirm",
         "untrack",
         "adopt",
+        "volume",
         "watch",
         "log",
         "ls",
@@ -93,6 +94,8 @@ fn wrong_usage_is_refused() {
         &["sync", "--timeout", "1s"],
         &["restore", "s3://bucket", "t"],
         &["restore", "s/v", "t", "--at", "yesterday"],
+        &["volume", "set", "db"],
+        &["volume", "set", "db", "interval"],
         &["nonsense"],
         &[],
     ] {
@@ -107,6 +110,8 @@ fn wrong_usage_is_refused() {
         &["restore", "s/v", "t", "--at", "7", "--merge", "--dry-run", "--untrusted"],
         &["restore", "s/v", "t", "--at", "2026-11-24T06:00:00Z"],
         &["config", "check", "f"],
+        &["volume", "add", "d", "--store", "s", "--interval", "1s", "--single-writer"],
+        &["volume", "set", "db", "interval=1s", "scrub=off"],
     ] {
         assert!(parse(args).is_ok(), "{args:?}: {}", parse(args).unwrap_err());
     }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::volume::{INCOMPLETE, app_error, choose, open};
+use super::reading::{INCOMPLETE, app_error, choose, open};
 use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
 use crate::repository;

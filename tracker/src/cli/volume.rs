@@ -1,101 +1,90 @@
-//! What the verbs that read a volume share: opening it, and what a user is told when that fails.
+//! `tracker volume`: adds, changes and removes volumes of a running daemon.
 
-use engine::manifest::Manifest;
-use engine::model::Seq;
-use engine::plan::PlanError;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
 
-use super::Out;
-use crate::error::{AppError, ExitCode, chain};
-use crate::quoting::{quote_path, unquote};
-use crate::repository;
-use crate::repository::location::VolumeRef;
-use crate::repository::{ReadError, Reader};
-use crate::store::{self, StoreOptions};
-use crate::units::{At, rfc3339};
+use super::protect::VolumeArgs;
+use super::{Global, Out};
+use crate::daemon::change::{Change, Outcome};
+use crate::daemon::control::Client;
+use crate::error::{AppError, ExitCode};
 
-/// Opens the volume for reading.
-pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
-    let opened = store::open(&volume.store, &StoreOptions::default()).map_err(|error| AppError::from_store(&error))?;
-    repository::open(opened, &volume.volume).map_err(|error| app_error(&error))
+/// Add, change and remove volumes of a running daemon. Nothing is written to its configuration file: a volume that is added so is
+/// gone with the daemon, and a reload takes a changed setting back.
+#[derive(Debug, Args)]
+pub struct VolumeVerbs {
+    #[command(subcommand)]
+    verb: VolumeVerb,
 }
 
-/// The commit a user means. Where clocks disagree, so that another commit could be meant, it is said on stderr, and with `--json` in an object
-/// of the type `warning` as well.
-pub(super) fn choose(reader: &Reader, at: Option<At>, out: &mut Out) -> Result<Seq, AppError> {
-    let chosen = reader.choose(at).map_err(|error| app_error(&error))?;
-    if let Some(warning) = chosen.clocks {
-        out.warn("clock", &warning)?;
-    }
-    Ok(chosen.seq)
+#[derive(Debug, Subcommand)]
+enum VolumeVerb {
+    /// Protect one more directory.
+    Add(Box<VolumeArgs>),
+    /// Change settings of a volume, as in the configuration file.
+    Set {
+        /// The volume, as `tracker status` names it.
+        volume: String,
+        /// Settings, such as interval=1s or scrub=off.
+        #[arg(value_name = "KEY=VALUE", required = true, value_parser = setting)]
+        settings: Vec<(String, Value)>,
+    },
+    /// Commit what is left of a volume and let go of it. The store keeps its history.
+    Remove {
+        /// The volume, as `tracker status` names it.
+        volume: String,
+    },
 }
 
-/// What is said of a state behind which no complete baseline stands.
-pub(super) const INCOMPLETE: &str = "no complete baseline stands behind it: files of the first copy are missing";
-
-/// The exit code and the hint for what reading failed with.
-pub(super) fn app_error(error: &ReadError) -> AppError {
-    let told = |code, hint: &str| AppError::new(code, chain(error)).hint(hint);
-    match error {
-        ReadError::Plan(PlanError::NoSuchPath { path }) => {
-            let path = quote_path(path);
-            AppError::new(ExitCode::Error, format_args!("{path} is not in the volume at this time"))
-                .hint("`tracker ls -r STORE/VOLUME` lists its names")
-        }
-        ReadError::Store(error) => AppError::from_store(error),
-        ReadError::Stopped { cause, .. } => {
-            let told = app_error(cause);
-            let hint = "what is restored is whole; restore again with --merge to go on";
-            AppError::new(told.code, error).hint(hint)
-        }
-        ReadError::Interrupted => AppError::new(ExitCode::Interrupted, error),
-        ReadError::VolumeAbsent { .. } => told(
-            ExitCode::Absent,
-            "write STORE/VOLUME: everything before the last slash is the store, the rest is the volume's name",
-        ),
-        ReadError::NoCommit { .. } => told(ExitCode::Absent, "wait until its first flush is committed"),
-        ReadError::SeqAbsent { .. } | ReadError::TimeAbsent { .. } | ReadError::Pruned { .. } => {
-            told(ExitCode::Absent, "`tracker log STORE/VOLUME` lists the commits there are")
-        }
-        ReadError::Incomplete { .. } => told(
-            ExitCode::Partial,
-            "wait until `protect` says `ready`; --partial restores what is there, `tracker log` marks such commits",
-        ),
-        ReadError::Version { .. } => told(ExitCode::Error, "read it with a newer tracker"),
-        ReadError::Foreign { .. } => told(ExitCode::Error, "name a store that tracker wrote"),
-        ReadError::NotEmpty { .. } => {
-            told(ExitCode::Guard, "restore into an absent or empty directory, or onto what is there with --merge")
-        }
-        ReadError::NotADirectory { .. } => told(ExitCode::Guard, "name a directory that is absent or empty"),
-        error if error.is_mismatch() => told(
-            ExitCode::Mismatch,
-            "`tracker verify --read-data` says what else is damaged; an older commit may be whole (--at)",
-        ),
-        error => AppError::new(ExitCode::Error, chain(error)),
-    }
+/// As TOML has it, but that text needs no quotes.
+fn setting(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
+    let plain = serde_json::from_str(value).ok().filter(|value: &Value| value.is_boolean() || value.is_number());
+    Ok((key.trim().to_owned(), plain.unwrap_or_else(|| value.into())))
 }
 
-/// The path a user means: what was typed, or, where the volume has no such path, what `ls` prints so (see
-/// [`crate::quoting`]; a shell has undone that already). `./` and slashes too many are left out.
-pub(super) fn path_inside(manifest: &Manifest, typed: &[u8]) -> Vec<u8> {
-    let normal = |path: &[u8]| {
-        let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
-        parts.join(&b'/')
+pub(super) fn run(args: &VolumeVerbs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
+    let client = Client::new(&global.state_dir()?);
+    let changes = match &args.verb {
+        VolumeVerb::Add(volume) => client.add(&volume.config()?),
+        VolumeVerb::Set { volume, settings } => client.change(volume, &settings.iter().cloned().collect::<Map<_, _>>()),
+        VolumeVerb::Remove { volume } => client.remove(volume),
     };
-    let literal = normal(typed);
-    let there = |path: &Vec<u8>| manifest.resolve(path).is_some();
-    if there(&literal) {
-        return literal;
+    tell(&changes?, out)
+}
+
+/// Prints each change. What was refused has an exit code.
+pub(super) fn tell(changes: &[Change], out: &mut Out) -> Result<ExitCode, AppError> {
+    for change in changes {
+        let text = match &change.outcome {
+            Outcome::Refused { hint, .. } => format!("{change}; {hint}"),
+            _ => change.to_string(),
+        };
+        let mut object = serde_json::to_value(change).map_err(|e| AppError::from_error(&e))?;
+        object["type"] = json!("change");
+        out.line(text, &object)?;
     }
-    unquote(typed).map(|path| normal(&path)).filter(there).unwrap_or(literal)
+    let left = |change: &Change| matches!(change.outcome, Outcome::Removed { left: Some(_) });
+    Ok(if changes.iter().any(Change::is_refused) {
+        ExitCode::Guard
+    } else if changes.iter().any(left) {
+        ExitCode::Partial
+    } else {
+        ExitCode::Ok
+    })
 }
 
-/// A commit's time as RFC 3339.
-pub(super) fn show_time(time: engine::model::Time) -> String {
-    rfc3339(nanos(time))
-}
+#[cfg(test)]
+mod tests {
+    use super::setting;
 
-/// Nanoseconds since 1970; 0 for times before.
-pub(super) fn nanos(time: engine::model::Time) -> u64 {
-    let sec = u64::try_from(time.sec).unwrap_or(0);
-    sec.saturating_mul(1_000_000_000).saturating_add(u64::from(time.nsec))
+    #[test]
+    fn a_setting_is_text_unless_it_is_a_number_or_a_truth() {
+        let read = |text| setting(text).unwrap();
+        assert_eq!(read("interval=1s"), ("interval".to_owned(), "1s".into()));
+        assert_eq!(read("create=true"), ("create".to_owned(), true.into()));
+        assert_eq!(read("x=5"), ("x".to_owned(), 5.into()));
+        assert_eq!(read("x=[1]=2"), ("x".to_owned(), "[1]=2".into()));
+        assert!(setting("interval").is_err());
+    }
 }

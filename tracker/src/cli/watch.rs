@@ -16,7 +16,7 @@ use super::{Global, Out};
 use crate::capture::choose::KernelFacts;
 use crate::capture::{BackEnd, Capture, CaptureConfig, CaptureError, Problem, WatchOutcome, mount_of};
 use crate::cli::watch::tree::{Change, Tree, World};
-use crate::config::{self, INTERVAL_DEFAULT, parse_interval};
+use crate::config::{self, Interval};
 use crate::error::{AppError, ExitCode};
 use crate::source::SourceRoot;
 use crate::units::PathField;
@@ -27,9 +27,9 @@ use crate::volume::startup::eligibility::can_be_marked;
 pub struct WatchArgs {
     /// The directory to watch.
     pub dir: PathBuf,
-    /// Minimum gap between two drains [default: 250ms].
-    #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
-    pub interval: Option<Duration>,
+    /// Minimum gap between two drains.
+    #[arg(long, value_name = "DURATION", default_value_t)]
+    pub interval: Interval,
     /// Which capture back end to take.
     #[arg(long, value_enum, default_value_t)]
     pub capture: config::CaptureMode,
@@ -63,11 +63,7 @@ struct Line<'a> {
 }
 
 pub(super) fn run(args: &WatchArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let options = WatchOptions {
-        interval: args.interval.unwrap_or(INTERVAL_DEFAULT),
-        capture: args.capture,
-        timeout: args.timeout,
-    };
+    let options = WatchOptions { interval: args.interval.0, capture: args.capture, timeout: args.timeout };
     let dir = super::absolute(&args.dir)?;
     watch_dir(&dir, &options, out)
 }

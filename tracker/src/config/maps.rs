@@ -1,5 +1,7 @@
 //! Sizes of the capture's maps as an operator may set them.
 
+use serde::Deserialize;
+
 use crate::capture::MapEntries;
 
 /// How many entries a kernel map may have: fewer would hold nothing, more would not be allocated at once.
@@ -11,13 +13,29 @@ pub fn parse_map_entries(text: &str) -> Result<(KernelMap, u32), String> {
     let known = [KernelMap::Dirty, KernelMap::Inode, KernelMap::Watch, KernelMap::Inflight];
     let map = known.into_iter().find(|known| known.name() == map);
     let map = map.ok_or("the maps are dirty, inode, watch and inflight")?;
-    let entries = entries.parse().map_err(|_| format!("`{entries}` is no number of entries"))?;
-    check_entries(entries).map(|()| (map, entries))
+    let entries: u32 = entries.parse().map_err(|_| format!("`{entries}` is no number of entries"))?;
+    Entries::try_from(entries).map(|entries| (map, entries.0))
 }
 
-pub(super) fn check_entries(entries: u32) -> Result<(), String> {
-    let (least, most) = (ENTRIES_RANGE.start(), ENTRIES_RANGE.end());
-    if ENTRIES_RANGE.contains(&entries) { Ok(()) } else { Err(format!("a map has from {least} to {most} entries")) }
+/// A size that a map may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Entries(u32);
+
+impl TryFrom<u32> for Entries {
+    type Error = String;
+
+    fn try_from(entries: u32) -> Result<Entries, String> {
+        let (least, most) = (ENTRIES_RANGE.start(), ENTRIES_RANGE.end());
+        let within = ENTRIES_RANGE.contains(&entries).then_some(Entries(entries));
+        within.ok_or_else(|| format!("a map has from {least} to {most} entries"))
+    }
+}
+
+impl From<Entries> for u32 {
+    fn from(entries: Entries) -> u32 {
+        entries.0
+    }
 }
 
 /// A kernel map whose size is the operator's to say.

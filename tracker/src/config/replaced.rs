@@ -1,9 +1,9 @@
 //! What a volume does when another directory lies at its source's path, and what an operator allows for one start.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What follows when the directory at a source's path is another one than before (removed and made again, restored).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Replaced {
     /// The volume stops with exit code 22, until a person allows the new directory or names another volume.
@@ -14,7 +14,7 @@ pub enum Replaced {
 }
 
 /// What an operator allows once. It is used up by the first start that succeeds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allow {
     /// Another directory may lie at the source's path: it is compared with the newest commit.
     pub source: bool,

@@ -1,6 +1,13 @@
 //! What a configuration file may say, and the words for what it may not.
 
+use std::path::Path;
+use std::time::Duration;
+
+use engine::scrub::Rate;
+
 use super::*;
+use crate::capture::MapEntries;
+use crate::error::{AppError, ExitCode};
 
 const GOOD: &str = r#"
 state_dir = "/var/lib/t"
@@ -41,22 +48,26 @@ fn defaults_apply_where_a_volume_says_nothing() {
     assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/t")));
     assert_eq!(config.metrics_listen, Some("127.0.0.1:9".parse().unwrap()));
     let [db, web] = &config.volumes[..] else { panic!("{config:?}") };
-    assert_eq!((db.name.as_str(), db.interval, db.capture), ("db", Duration::from_secs(1), CaptureMode::Tracepoint));
+    assert_eq!(
+        (db.name.as_str(), db.options.interval.0, db.options.capture),
+        ("db", Duration::from_secs(1), CaptureMode::Tracepoint)
+    );
     assert_eq!(db.store.to_string(), "s3://bucket/prefix");
+    assert_eq!(web.store.local(), Some(Path::new("/backup")));
+    let (db, web) = (&db.options, &web.options);
     assert!(!db.single_writer && web.single_writer && !db.create && web.create);
     assert_eq!((db.replaced, web.replaced), (Replaced::Stop, Replaced::Adopt));
-    assert_eq!((db.max_delete, web.max_delete), (MAX_DELETE_DEFAULT, None));
-    assert_eq!((web.interval, web.capture), (Duration::from_millis(100), CaptureMode::Scan));
-    assert_eq!(web.store.local(), Some(Path::new("/backup")));
-    assert_eq!((db.scrub, web.scrub), (Rate { millionths: 5000 }, Rate::OFF));
+    assert_eq!((db.max_delete, web.max_delete), (MaxDelete::default(), MaxDelete(None)));
+    assert_eq!((web.interval.0, web.capture), (Duration::from_millis(100), CaptureMode::Scan));
+    assert_eq!((db.scrub.0, web.scrub.0), (Rate { millionths: 5000 }, Rate::OFF));
     assert_eq!(lines, [10, 12]);
 }
 
 #[test]
 fn metrics_listen_on_loopback_unless_turned_off() {
     let (config, _) = parse(&volume("")).unwrap();
-    assert_eq!(config.volumes[0].scrub, Rate::DEFAULT);
-    assert_eq!(config.metrics_listen.unwrap().to_string(), METRICS_LISTEN_DEFAULT);
+    assert_eq!(config.volumes[0].options, VolumeOptions::default());
+    assert_eq!(config.metrics_listen.unwrap().to_string(), "127.0.0.1:9750");
     let (config, _) = parse(&format!("[metrics]\nlisten = \"off\"\n{}", volume(""))).unwrap();
     assert_eq!(config.metrics_listen, None);
 }
@@ -64,7 +75,15 @@ fn metrics_listen_on_loopback_unless_turned_off() {
 #[test]
 fn every_error_names_its_line() {
     for (text, expected) in [
-        (volume("intervall = \"1s\""), "line 5: unknown field `intervall`"),
+        (
+            volume("intervall = \"1s\""),
+            "line 5: unknown field `intervall`, expected one of `name`, `source`, `store`, `int",
+        ),
+        (format!("[defaults]\nsource = \"/s\"\n{}", volume("")), "line 2: unknown field `source`"),
+        (format!("defaults = 1\n{}", volume("")), "line 1: a table is expected here"),
+        ("volume = 1".into(), "line 1: volumes are written as [[volume]]"),
+        ("[[volume]]\nname = \"v\"\nstore = \"/b\"".into(), "line 1: missing field `source`"),
+        ("[[volume]]\nname = 1\nsource = \"/s\"\nstore = \"/b\"".into(), "line 2: invalid type"),
         (format!("\nx = 1\n{}", volume("")), "line 2: unknown field `x`"),
         (format!("[metrics]\nport = 1\n{}", volume("")), "line 2: unknown field `port`"),
         (volume("interval = \"5\""), "line 5: `5` is no duration"),
@@ -97,6 +116,12 @@ fn every_error_names_its_line() {
 #[test]
 fn all_problems_are_told_at_once() {
     assert_eq!(problems(&volume("interval = \"5\"\nconsistency = \"cut\"")).len(), 2);
+    // A default that is wrong is told once, not once for each volume.
+    let text =
+        format!("x = 1\n[defaults]\nscrub = \"x\"\n[metrics]\nlisten = 5\n{}y = 2\n{}", volume(""), volume("z = 3"));
+    let found = problems(&text);
+    let lines: Vec<&str> = found.iter().filter_map(|p| p.split(':').next()).collect();
+    assert_eq!(lines, ["line 1", "line 3", "line 5", "line 11", "line 12", "line 16"], "{found:?}");
 }
 
 #[test]
@@ -154,5 +179,19 @@ fn sizes_of_the_kernel_maps_are_read_and_bounded() {
     assert_eq!(parse_map_entries("inflight=99"), Ok((KernelMap::Inflight, 99)));
     for wrong in ["dirty", "dirty=", "dirty=7", "other=99", "dirty=99999999"] {
         assert!(parse_map_entries(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn what_concerns_the_process_is_read_and_bounded() {
+    let file = |text: &str| format!("{text}\n{}", volume(""));
+    let (config, _) = parse(&file("")).unwrap();
+    assert_eq!(config.process, ProcessConfig::default());
+    let text = "stop_timeout = \"5s\"\n[tracking]\nkeep = false\nlease = \"90m\"\nmemory = \"64MiB\"";
+    let (config, _) = parse(&file(text)).unwrap();
+    let tracking = Tracking { keep: false, lease: Lease(Duration::from_secs(5400)), memory: Memory(64 << 20) };
+    assert_eq!(config.process, ProcessConfig { stop_timeout: StopTimeout(Duration::from_secs(5)), tracking });
+    for wrong in ["stop_timeout = \"0s\"", "[tracking]\nlease = \"1s\"", "[tracking]\nmemory = \"much\""] {
+        assert!(problems(&file(wrong))[0].starts_with(if wrong.starts_with('[') { "line 2: " } else { "line 1: " }));
     }
 }

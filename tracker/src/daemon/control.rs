@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::config::Allow;
+use crate::config::{Allow, VolumeConfig};
+use crate::daemon::change::Change;
 use crate::daemon::last_flush::Uncommitted;
 use crate::error::{AppError, ExitCode};
 use crate::volume::status::{SyncReply, VolumeStatus};
@@ -49,8 +51,17 @@ pub trait Control: Send + Sync {
     /// where it waits or has ended.
     fn adopt(&self, volume: &str, allow: Allow) -> Result<(), ControlError>;
 
+    /// Starts a volume as at the start of the process. It is in no file: it is gone with the process, or when it is removed.
+    fn add(&self, volume: &VolumeConfig) -> Result<Vec<Change>, ControlError>;
+
+    /// Changes settings of a volume, by the keys of `[[volume]]`. What cannot be applied is refused alone.
+    fn change(&self, volume: &str, settings: &Map<String, Value>) -> Result<Vec<Change>, ControlError>;
+
+    /// Makes a last flush of a volume and lets go of it.
+    fn remove(&self, volume: &str) -> Result<Vec<Change>, ControlError>;
+
     /// Reads the configuration again and applies it; without a configuration file, `ControlError::Unsupported`.
-    fn reload(&self) -> Result<(), ControlError>;
+    fn reload(&self) -> Result<Vec<Change>, ControlError>;
 
     /// Makes a last flush of every volume and ends; returns when that is done or its time is over, with what could not be
     /// committed. May be called again.
@@ -70,14 +81,16 @@ pub enum ControlError {
     Stopping,
     #[error("the volume `{volume}` has ended: {failure}")]
     Ended { volume: String, failure: AppError },
-    #[error("this process was started without a configuration file: there is nothing to reload")]
+    #[error("this process was started without a configuration file: it has the one volume of its command line")]
     Unsupported,
+    #[error("there is a volume `{volume}` already")]
+    Exists { volume: String },
+    #[error("{failure}")]
+    Refused { failure: AppError },
     #[error("the volume `{volume}` runs: there is nothing to adopt")]
     Running { volume: String },
     #[error("the configuration was not applied: {reason}")]
     Reload { reason: String },
-    #[error("the configuration was applied but for what needs a restart: {reason}")]
-    Partly { reason: String },
     #[error("the request is not understood: {reason}")]
     BadRequest { reason: String },
     #[error("the request is longer than {max} bytes")]
@@ -93,6 +106,15 @@ impl From<ControlError> for AppError {
             ControlError::Ended { ref failure, .. } => {
                 let app = AppError::new(failure.code, &error);
                 AppError { hint: failure.hint.clone(), ..app }
+            }
+            ControlError::Refused { failure } => failure,
+            ControlError::Exists { .. } => {
+                AppError::new(ExitCode::Guard, error).hint("`tracker volume set` changes it")
+            }
+            ControlError::Unsupported => AppError::new(ExitCode::Error, error)
+                .hint("`tracker daemon --config FILE` serves volumes that come and go"),
+            ControlError::BadRequest { .. } => {
+                AppError::new(ExitCode::Usage, error).hint("docs/operation.md lists the keys of a volume")
             }
             ControlError::Running { .. } => AppError::new(ExitCode::Error, error)
                 .hint("`tracker status` says whether a volume waits for a word, and for which"),
@@ -110,6 +132,9 @@ pub enum Request {
     Acknowledge { volume: String },
     Confirm { volume: String },
     Adopt { volume: String, source: bool, store: bool },
+    Add { volume: Box<VolumeConfig> },
+    Change { volume: String, settings: Map<String, Value> },
+    Remove { volume: String },
     Reload,
     Stop,
 }
@@ -120,6 +145,7 @@ pub enum Request {
 pub enum Reply {
     Status { volumes: Vec<VolumeStatus> },
     Sync { sync: SyncReply },
+    Changed { changes: Vec<Change> },
     Done,
     Error { cause: ControlError },
 }
@@ -141,7 +167,12 @@ pub fn answer(control: &dyn Control, request: &Request) -> Reply {
         Request::Adopt { volume, source, store } => {
             control.adopt(volume, Allow { source: *source, store: *store }).map(|()| Reply::Done)
         }
-        Request::Reload => control.reload().map(|()| Reply::Done),
+        Request::Add { volume } => control.add(volume).map(|changes| Reply::Changed { changes }),
+        Request::Change { volume, settings } => {
+            control.change(volume, settings).map(|changes| Reply::Changed { changes })
+        }
+        Request::Remove { volume } => control.remove(volume).map(|changes| Reply::Changed { changes }),
+        Request::Reload => control.reload().map(|changes| Reply::Changed { changes }),
         Request::Stop => Ok(Reply::Done),
     };
     result.unwrap_or_else(|cause| Reply::Error { cause })

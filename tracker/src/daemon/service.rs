@@ -3,7 +3,6 @@
 //! What a volume does is behind `Control`; this loop looks at its status, says `ready`, and decides when to end and
 //! with which code.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,9 +13,9 @@ use tokio::sync::Notify as Wake;
 
 use crate::cli::Out;
 use crate::config::Config;
-use crate::daemon::control::{Control, ControlError, Server};
+use crate::daemon::control::{Control, Server};
+use crate::daemon::endpoint::Endpoint;
 use crate::daemon::fleet::Fleet;
-use crate::daemon::http::HttpServer;
 use crate::daemon::last_flush::{Uncommitted, verdict};
 use crate::daemon::metrics::Process;
 use crate::daemon::service_manager::{Liveness, Notify};
@@ -35,8 +34,9 @@ pub(crate) fn run(config: &Config, state_dir: &Path, out: &mut Out) -> Result<Ex
     let state_dir = StateDir::lock(state_dir)?;
     let process = Arc::new(Process::new());
     Fleet::look(config, state_dir.path())?;
-    let early = Early::new(config)?;
-    let control = start_volumes(config, &state_dir)?;
+    let early = Early::new(config, &process)?;
+    let fleet = Fleet::start(config, state_dir.path(), Arc::clone(&early.endpoint))?;
+    let control: Arc<dyn Control> = Arc::new(fleet);
     serve(early, &state_dir, &control, &process, &Notify::from_env(), out)
 }
 
@@ -45,12 +45,12 @@ struct Early {
     runtime: tokio::runtime::Runtime,
     /// One that comes while the volumes are started asks for an orderly end, which detaches.
     signals: Signals,
-    listener: Option<TcpListener>,
+    endpoint: Arc<Endpoint>,
 }
 
 impl Early {
-    fn new(config: &Config) -> Result<Early, AppError> {
-        let listener = config.metrics_listen.map(HttpServer::bind).transpose()?;
+    fn new(config: &Config, process: &Arc<Process>) -> Result<Early, AppError> {
+        let endpoint = Arc::new(Endpoint::bind(config.metrics_listen, Arc::clone(process))?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
             runtime.map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot start the event loop: {e}")))?;
@@ -58,14 +58,8 @@ impl Early {
             let _inside = runtime.enter();
             Signals::listen()?
         };
-        Ok(Early { runtime, signals, listener })
+        Ok(Early { runtime, signals, endpoint })
     }
-}
-
-/// Starts a runner for each volume and returns at once; the baselines go on behind it. Only errors that concern the
-/// whole process are returned here; a volume that cannot start says so in its status (`failure`).
-fn start_volumes(config: &Config, state_dir: &StateDir) -> Result<Arc<dyn Control>, AppError> {
-    Ok(Arc::new(Fleet::start(config, state_dir.path())?))
 }
 
 fn serve(
@@ -76,7 +70,7 @@ fn serve(
     notify: &Notify,
     out: &mut Out,
 ) -> Result<ExitCode, AppError> {
-    let Early { runtime, signals, listener } = early;
+    let Early { runtime, signals, endpoint } = early;
     let asked_to_stop = Arc::new(Wake::new());
     let wake = Arc::clone(&asked_to_stop);
     let socket = Server::start(&state_dir.socket(), Arc::clone(control), Box::new(move || wake.notify_one()));
@@ -84,11 +78,8 @@ fn serve(
         AppError::new(ExitCode::Error, format_args!("cannot listen at {}: {e}", state_dir.socket().display()))
             .hint("a shorter --state-dir helps where the path of the socket is longer than 107 bytes")
     });
-    let http = socket.and_then(|socket| {
-        let listen = listener.map(|listener| HttpServer::serve(listener, Arc::clone(control), Arc::clone(process)));
-        Ok((socket, listen.transpose()?))
-    });
-    let ended = http.and_then(|_open| {
+    let open = socket.and_then(|socket| endpoint.serve(control).map(|()| socket));
+    let ended = open.and_then(|_open| {
         let mut service = Service {
             control,
             process,
@@ -102,6 +93,7 @@ fn serve(
         };
         runtime.block_on(service.run(signals, &asked_to_stop))
     });
+    endpoint.close();
     let code = match ended {
         Ok(code) => stop(&runtime, control, notify).and_then(|left| verdict(code, &left)),
         Err(error) => {
@@ -230,6 +222,9 @@ impl Service<'_> {
 
     /// Says `ready` once per volume, and READY=1 once no volume is still starting.
     fn announce(&mut self, volumes: &[VolumeStatus]) {
+        // One that is removed and added again is said anew.
+        self.begun.retain(|name| volumes.iter().any(|v| v.volume == *name));
+        self.said.retain(|name| volumes.iter().any(|v| v.volume == *name));
         for v in volumes {
             if v.armed && v.state != State::Waiting && !self.begun.contains(&v.volume) {
                 self.begun.push(v.volume.clone());
@@ -265,16 +260,14 @@ impl Service<'_> {
         let control = Arc::clone(self.control);
         let result = tokio::task::spawn_blocking(move || control.reload()).await;
         match result {
-            Ok(Ok(())) => {
-                self.process.reloaded(Some(now_seconds()));
-                tracing::info!("the configuration was read again");
+            Ok(Ok(changes)) => {
+                let refused = changes.iter().filter(|change| change.is_refused()).count();
+                self.process.reloaded((refused == 0).then(now_seconds));
+                tracing::info!(changes = changes.len(), refused, "the configuration was read again");
             }
             Ok(Err(error)) => {
                 self.process.reloaded(None);
-                match error {
-                    ControlError::Partly { .. } => tracing::error!("{error}"),
-                    error => tracing::error!(%error, "the old configuration stays"),
-                }
+                tracing::error!(%error, "the old configuration stays");
             }
             Err(error) => {
                 self.process.reloaded(None);

@@ -11,8 +11,7 @@ use engine::format::{Key, keys};
 use engine::manifest::Manifest;
 use engine::model::{Hash, Seq, Time};
 
-use crate::repository::error::ReadError;
-use crate::repository::error::hex;
+use crate::repository::error::{ReadError, hex};
 use crate::repository::reader::Reader;
 use crate::store::Store;
 

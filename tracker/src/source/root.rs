@@ -16,10 +16,9 @@ use super::beneath::{Beneath, open_root};
 use super::clean_times::CleanTimes;
 use super::error::SourceError;
 use super::fs_type::FsType;
-use super::mounts;
 use super::stat::{self, Births, SourceStat, stat_fd};
 use super::xattrs::{self, Layer};
-use super::{flags, sys};
+use super::{flags, mounts, sys};
 use crate::mountinfo::{MOUNTINFO, Mount, find};
 
 /// What tells a source directory from another one at the same path, while this host runs.

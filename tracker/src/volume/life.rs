@@ -3,15 +3,17 @@
 //! While it waits, marks go on being made for it: they are drained to its catalog, so that they outlive the process.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::config::guard;
 use crate::config::guard::GuardedVolume;
-use crate::daemon::fleet::{Volume, VolumeFacts, lock};
-use crate::error::AppError;
+use crate::error::{AppError, ExitCode};
 use crate::units;
+use crate::volume::handle::{Volume, VolumeFacts};
 use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::mass_delete::Guard;
 use crate::volume::progress::Phase;
@@ -28,7 +30,8 @@ const DRAIN_GAP: Duration = Duration::from_secs(1);
 
 /// What the volumes of one process share.
 pub(crate) struct Surroundings {
-    pub capture: ChosenCapture,
+    /// What the capture of the process came to; it may come to something later, when a volume asks for it.
+    pub capture: Mutex<Arc<ChosenCapture>>,
     pub state_dir: std::path::PathBuf,
     /// It is a daemon: a volume whose source or store is away waits for it.
     pub daemon: bool,
@@ -36,14 +39,46 @@ pub(crate) struct Surroundings {
     pub guarded: Mutex<Vec<GuardedVolume>>,
 }
 
+impl Surroundings {
+    pub(crate) fn capture(&self) -> Arc<ChosenCapture> {
+        Arc::clone(&self.capture.lock())
+    }
+}
+
+/// Starts the thread of a volume that has none.
+pub(crate) fn spawn(volume: &Arc<Volume>, around: &Arc<Surroundings>) {
+    let (mine, around) = (Arc::clone(volume), Arc::clone(around));
+    let spawned = std::thread::Builder::new().name("volume".into()).spawn(move || {
+        // Of this thread, and of those that it starts.
+        let nice = i32::from(mine.config().options.nice);
+        if nice > 0
+            && let Err(error) = rustix::process::setpriority_process(None, nice)
+        {
+            tracing::warn!(volume = mine.name, nice, %error, "the priority cannot be lowered");
+        }
+        if let Err(error) = live(&mine, &around) {
+            *mine.failure.lock() = Some(error);
+        }
+        mine.shared.end();
+    });
+    match spawned {
+        Ok(thread) => *volume.thread.lock() = Some(thread),
+        Err(error) => {
+            let error = AppError::new(ExitCode::Error, format_args!("cannot start a thread: {error}"));
+            *volume.failure.lock() = Some(error);
+            volume.shared.end();
+        }
+    }
+}
+
 /// Lives until a stop, a fence or an error that no waiting heals.
-pub(crate) fn live(volume: &Volume, around: &Surroundings) -> Result<(), AppError> {
-    let mut prepared = lock(&volume.prepared).take();
+fn live(volume: &Volume, around: &Surroundings) -> Result<(), AppError> {
+    let mut prepared = volume.prepared.lock().take();
     let result = tries(volume, around, &mut prepared);
     // For a later try: until then its marks go on having a place.
-    *lock(&volume.prepared) = prepared;
+    *volume.prepared.lock() = prepared;
     if let (Err(error), true) = (&result, around.daemon) {
-        let (name, code, hint) = (&volume.config.name, error.code.number(), error.hint.as_deref().unwrap_or_default());
+        let (name, code, hint) = (&volume.name, error.code.number(), error.hint.as_deref().unwrap_or_default());
         tracing::error!(volume = name, code, hint, "the volume has ended: {error}");
     }
     result
@@ -59,14 +94,15 @@ fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>
             said = None;
         }
         let committed = has_committed(volume, around, prepared.as_ref());
-        let circumstances = Circumstances { daemon: around.daemon, replaced: volume.config.replaced, committed };
+        let circumstances =
+            Circumstances { daemon: around.daemon, replaced: volume.config().options.replaced, committed };
         match way_on(&obstacle, circumstances) {
             WayOn::End => return Err(obstacle.into_error()),
             WayOn::Again => {}
             WayOn::Wait => {
                 let pause = backoff.pause(&obstacle);
                 if said.as_ref().is_none_or(|said| !obstacle.is_like(said)) {
-                    tell(&volume.config.name, obstacle.error());
+                    tell(&volume.name, obstacle.error());
                 }
                 if wait(volume, around, &obstacle, pause, prepared.as_ref()) {
                     return Ok(());
@@ -82,7 +118,7 @@ fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>
 
 /// Whether the volume has commits, as far as its catalog can be read.
 fn has_committed(volume: &Volume, around: &Surroundings, prepared: Option<&Prepared>) -> bool {
-    let location = Catalog::location(&around.state_dir, &volume.config.name);
+    let location = Catalog::location(&around.state_dir, &volume.name);
     let head = match prepared {
         Some(prepared) => prepared.catalog.head(),
         None => Catalog::open(&location).and_then(|catalog| catalog.head()),
@@ -98,9 +134,10 @@ fn once(
     backoff: &mut Backoff,
 ) -> Result<(), Obstacle> {
     may_be_protected(volume, around)?;
-    let opened = open::open(&volume.config, &around.state_dir, &around.capture, prepared)?;
+    let config = volume.config();
+    let opened = open::open(&config, &around.state_dir, &around.capture(), prepared)?;
     let waited = backoff.reset();
-    *lock(&volume.facts) = Some(VolumeFacts {
+    *volume.facts.lock() = Some(VolumeFacts {
         volume_id: hexadecimal(&opened.volume_id),
         backend: opened.backend,
         reasons: opened.reasons.clone(),
@@ -111,14 +148,13 @@ fn once(
         dispatcher: opened.world.dispatcher.as_ref().map(|(dispatcher, _)| Arc::clone(dispatcher)),
     });
     if let Some(waited) = waited.filter(|_| volume.shared.progress().waiting.is_some()) {
-        let (volume, after) = (&volume.config.name, units::show_seconds(waited.as_secs_f64()));
+        let (volume, after) = (&volume.name, units::show_seconds(waited.as_secs_f64()));
         tracing::info!(volume, after, "what the volume waited for is there: it goes on");
     }
     volume.shared.update(|progress| progress.waiting = None);
-    let (shared, interval) = (Arc::clone(&volume.shared), volume.config.interval);
-    let (max_delete, guard) = (volume.config.max_delete, Guard::default());
-    Runner { opened, shared, interval, trusted: false, pace: Pace::default(), max_delete, guard, waits: HashSet::new() }
-        .run()
+    let (shared, options) = (Arc::clone(&volume.shared), config.options.clone());
+    let (pace, guard) = (Pace::default(), Guard::default());
+    Runner { opened, shared, options, trusted: false, pace, guard, waits: HashSet::new() }.run()
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -127,8 +163,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 /// The paths of a daemon are held against each other when it starts; those of a source that was away then, only now.
 fn may_be_protected(volume: &Volume, around: &Surroundings) -> Result<(), Obstacle> {
-    let name = &volume.config.name;
-    let mut all = around.guarded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let name = &volume.name;
+    let mut all = around.guarded.lock().clone();
     // The last one is told of two that overlap: the others may be running.
     all.sort_by_key(|other| other.name == *name);
     let found = guard::check_paths(&all, &around.state_dir, &guard::log_files());
@@ -148,12 +184,13 @@ fn wait(
     prepared: Option<&Prepared>,
 ) -> bool {
     let until = Instant::now() + pause;
+    let capture = around.capture();
     show(volume, around, obstacle, prepared);
     loop {
-        if let (Some(prepared), Some(dispatcher)) = (prepared, &around.capture.dispatcher) {
-            let kept = prepared.keep_marking(dispatcher, around.capture.resumed).and_then(|()| Ok(dispatcher.drain()?));
+        if let (Some(prepared), Some(dispatcher)) = (prepared, &capture.dispatcher) {
+            let kept = prepared.keep_marking(dispatcher, capture.resumed).and_then(|()| Ok(dispatcher.drain()?));
             if let Err(error) = kept {
-                tracing::debug!(volume = volume.config.name, %error, "marks cannot be drained while the volume waits");
+                tracing::debug!(volume = volume.name, %error, "marks cannot be drained while the volume waits");
             }
         }
         let mut progress = volume.shared.progress();
@@ -164,8 +201,7 @@ fn wait(
         if std::mem::take(&mut progress.retry) || left.is_zero() {
             return false;
         }
-        let waited = volume.shared.changed.wait_timeout(progress, left.min(DRAIN_GAP));
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        volume.shared.changed.wait_for(&mut progress, left.min(DRAIN_GAP));
     }
 }
 
@@ -178,22 +214,19 @@ fn tell(name: &str, error: &AppError) {
 /// Lets the status say what is waited for.
 fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: Option<&Prepared>) {
     let error = obstacle.error();
-    let mut facts = lock(&volume.facts);
+    let capture = around.capture();
+    let mut facts = volume.facts.lock();
     if let (None, Some(prepared)) = (facts.as_ref(), prepared) {
         let id = prepared.catalog.volume_id().ok().flatten();
         *facts = Some(VolumeFacts {
             volume_id: id.map(|id| hexadecimal(&id)).unwrap_or_default(),
-            backend: around
-                .capture
-                .dispatcher
-                .as_ref()
-                .map_or(Backend::Scan, |dispatcher| Backend::of(dispatcher.back_end())),
-            reasons: around.capture.reasons.clone(),
+            backend: capture.dispatcher.as_ref().map_or(Backend::Scan, |dispatcher| Backend::of(dispatcher.back_end())),
+            reasons: capture.reasons.clone(),
             fenced_store: None,
             pending: Arc::clone(&prepared.pending),
             catalog: Arc::clone(&prepared.catalog),
             meter: Arc::default(),
-            dispatcher: around.capture.dispatcher.clone(),
+            dispatcher: capture.dispatcher.clone(),
         });
     }
     drop(facts);

@@ -5,5 +5,6 @@ pub mod dispatcher;
 pub(crate) mod failover;
 pub(crate) mod inflight;
 pub(crate) mod problems;
+pub(crate) mod release;
 pub mod restart;
 pub mod waiting;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::daemon::reload::Settings;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
 use crate::source::has_area_name;
 use crate::volume::mass_delete::Held;
@@ -29,17 +31,19 @@ pub struct CaptureState {
 }
 
 /// What others may see and ask of a running volume.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
-    /// Set when the configuration was read again, for the volume's thread to take at its next round.
-    settings: Mutex<Option<Settings>>,
-    pub(crate) progress: Mutex<Progress>,
+    /// As it was changed last; the volume's thread takes the settings in it at its next round.
+    config: Mutex<Arc<VolumeConfig>>,
+    progress: Mutex<Progress>,
     pub(crate) changed: Condvar,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     pub(crate) stop: bool,
+    /// The volume is to be opened again after the stop.
+    reopening: bool,
     /// Until when the last flush is tried, once a stop was asked for.
     pub(crate) stop_by: Option<Instant>,
     /// Somebody waits: do not wait for the interval.
@@ -232,17 +236,23 @@ impl Progress {
 }
 
 impl Shared {
+    /// Of a volume that has not begun.
+    pub(crate) fn new(config: VolumeConfig) -> Shared {
+        Shared { config: Mutex::new(Arc::new(config)), progress: Mutex::default(), changed: Condvar::new() }
+    }
+
     /// The volume's thread is over.
     pub fn end(&self) {
-        self.update(|progress| {
-            if progress.phase != Phase::Fenced {
-                progress.phase = Phase::Stopped;
-            }
+        self.update(|progress| match progress.phase {
+            Phase::Fenced => {}
+            // Whoever waits for a flush waits on: one comes when the volume is open again.
+            _ if progress.reopening => progress.phase = Phase::Starting,
+            _ => progress.phase = Phase::Stopped,
         });
     }
 
     pub fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 
     /// A volume that waits looks again at once.
@@ -250,34 +260,45 @@ impl Shared {
         self.update(|progress| progress.retry = true);
     }
 
-    /// A volume that has ended is tried once more.
+    /// A volume that has ended, or was stopped, is to have another thread.
     pub(crate) fn begin_again(&self) {
         self.update(|progress| {
+            (progress.stop, progress.stop_by, progress.reopening) = (false, None, false);
             progress.phase = Phase::Starting;
+            progress.armed = false;
             progress.fenced_at = None;
             (progress.last_error, progress.hint) = (None, None);
+            // It is opened with what the process has now.
+            progress.capture.back_end = None;
+            progress.capture.reasons.clear();
         });
     }
 
     /// From the next round on.
-    pub(crate) fn apply(&self, settings: Settings) {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+    pub(crate) fn apply(&self, config: VolumeConfig) {
+        *self.config.lock() = Arc::new(config);
         // A long interval that was made short must not be waited for.
         self.update(|progress| progress.asked += 1);
     }
 
-    /// What was applied last, if anything was.
-    pub(crate) fn settings(&self) -> Option<Settings> {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The configuration as it is now.
+    pub(crate) fn config(&self) -> Arc<VolumeConfig> {
+        Arc::clone(&self.config.lock())
     }
 
     /// Asks for a last flush, which is tried until `by`.
     pub fn stop(&self, by: Instant) {
-        let mut progress = self.progress();
-        progress.stop = true;
-        progress.stop_by = Some(by);
-        drop(progress);
-        self.changed.notify_all();
+        self.update(|progress| (progress.stop, progress.stop_by, progress.reopening) = (true, Some(by), false));
+    }
+
+    /// Asks for a flush and the end of the thread; `begin_again` follows.
+    pub(crate) fn stop_to_reopen(&self, by: Instant) {
+        self.update(|progress| (progress.stop, progress.stop_by, progress.reopening) = (true, Some(by), true));
+    }
+
+    /// Whether the last word was `stop_to_reopen`.
+    pub(crate) fn is_to_reopen(&self) -> bool {
+        self.progress().reopening
     }
 
     /// Waits for a flush whose SWAP begins after this call and that leaves nothing over.
@@ -307,7 +328,7 @@ impl Shared {
                 }
                 break Synced::Partial(why);
             }
-            progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_for(&mut progress, left);
         };
         progress.hurry -= 1;
         result
@@ -342,7 +363,7 @@ impl Shared {
             if left.is_zero() {
                 break;
             }
-            progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_for(&mut progress, left);
         }
         progress.hurry -= 1;
         done(&progress)
@@ -352,7 +373,7 @@ impl Shared {
     pub fn wait_ready(&self) -> Phase {
         let mut progress = self.progress();
         while !matches!(progress.phase, Phase::Protected | Phase::Fenced | Phase::Stopped) {
-            progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut progress);
         }
         progress.phase
     }

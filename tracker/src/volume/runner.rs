@@ -10,13 +10,14 @@ pub(crate) mod patience;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
 use engine::flush::world::FileError;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
 
+use crate::config::VolumeOptions;
 use crate::repository::{Closing, WriteError};
 use crate::units;
 use crate::volume::clock::{now_ns, wall_clock};
@@ -34,11 +35,11 @@ use crate::volume::world::write_back::WriteBack;
 pub struct Runner {
     pub opened: Opened,
     pub shared: Arc<Shared>,
-    pub interval: Duration,
+    /// As of this round.
+    pub options: VolumeOptions,
     /// The first pass is through.
     pub trusted: bool,
     pub pace: Pace,
-    pub max_delete: Option<u8>,
     pub guard: Guard,
     /// Inodes that are looked at less often while removals wait.
     pub waits: HashSet<u64>,
@@ -90,11 +91,8 @@ impl Runner {
         let mut last_tries = 0;
         loop {
             let started = Instant::now();
-            if let Some(settings) = self.shared.settings() {
-                self.interval = settings.interval;
-                self.opened.scrub.set_rate(settings.scrub);
-                self.max_delete = settings.max_delete;
-            }
+            self.options = self.shared.config().options.clone();
+            self.opened.scrub.set_rate(self.options.scrub.0);
             let last = self.shared.progress().stop;
             self.opened.check_source()?;
             let asked = self.opened.meter.requests();
@@ -139,7 +137,7 @@ impl Runner {
             }
             _ => (Failed::Other(&message), String::new()),
         };
-        if let Some(unsaid) = patience.failed(what, self.interval, Instant::now()) {
+        if let Some(unsaid) = patience.failed(what, self.options.interval.0, Instant::now()) {
             let volume = &self.opened.name;
             match what {
                 Failed::Store(_) => {
@@ -185,13 +183,16 @@ impl Runner {
             if progress.stop {
                 return;
             }
-            let gap =
-                if progress.heard < progress.asked { HURRY } else { patience.gap(self.interval, progress.hurry > 0) };
+            let gap = if progress.heard < progress.asked {
+                HURRY
+            } else {
+                patience.gap(self.options.interval.0, progress.hurry > 0)
+            };
             let left = (started + gap).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            progress = self.shared.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.shared.changed.wait_for(&mut progress, left);
         }
     }
 
@@ -243,7 +244,7 @@ impl Runner {
                 baseline: self.trusted,
                 steps: Steps::ALL,
                 limits: Limits::DEFAULT,
-                max_delete: self.guard.rule(self.max_delete, began),
+                max_delete: self.guard.rule(self.options.max_delete.0, began),
             };
             let result = flush::flush(&mut self.opened.world, &taken, &facts, &mut report);
             let told = Unread::of(&self.opened.world, &report);
@@ -260,7 +261,7 @@ impl Runner {
         }
         self.opened.world.pending.give_back_except(&kept, &covered);
         self.opened.world.remember_foreign()?;
-        self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.interval, Instant::now());
+        self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.options.interval.0, Instant::now());
         if hurry && outcome.is_settled() {
             self.opened.world.look_for_head()?;
         }
@@ -371,7 +372,7 @@ impl Runner {
                 .push(damaged.unwrap_or_else(|| "the store has not told whether the last commit took effect".into()));
         }
         tracing::debug!(volume = %self.opened.name, number, seconds, clean, ?left_over, "a flush ended");
-        let interval = self.interval;
+        let interval = self.options.interval.0;
         let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(0));
         let foreign: Vec<PathBuf> = self.opened.world.foreign.keys().cloned().collect();
         let (watch_full, stalled) = (self.opened.world.watch_full, self.opened.world.stalled() as u64);

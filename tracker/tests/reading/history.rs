@@ -95,7 +95,10 @@ fn a_time_is_what_the_wall_clock_said() {
     assert_eq!(chosen.seq, 8, "what was committed when the clock said so");
     let warning = chosen.clocks.expect("the clocks disagree");
     assert_eq!(warning.in_order, Some(2));
-    assert!(warning.to_string().contains("the clock was set back") && warning.to_string().contains("--at 2"), "{warning}");
+    assert!(
+        warning.to_string().contains("the clock was set back") && warning.to_string().contains("--at 2"),
+        "{warning}"
+    );
     // Before it was set ahead there is nothing to warn of.
     assert_eq!(reader.choose(at(2)).unwrap(), repository::Chosen { seq: 2, clocks: None });
     assert_eq!(reader.choose(at(3 * DAY)).unwrap(), repository::Chosen { seq: 10, clocks: None });

@@ -5,13 +5,19 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::Allow;
+use serde_json::{Map, Value};
+
+use crate::config::{Allow, VolumeConfig};
+use crate::daemon::change::Change;
 use crate::daemon::control::{REPLY_MAX, Reply, Request, socket_path};
 use crate::error::{AppError, ExitCode};
 use crate::volume::status::{SyncReply, VolumeStatus};
 
 /// How long an answer may take beyond the time the request itself allows.
 const SLACK: Duration = Duration::from_secs(10);
+
+/// How long changes may take: a stop may take an hour at most, by its configuration.
+const CHANGES: Duration = Duration::from_secs(3660);
 
 /// Asks the daemon of one state directory. Every call is a connection of its own.
 #[derive(Clone, Debug)]
@@ -71,9 +77,30 @@ impl Client {
         UnixStream::connect(socket_path(&self.state_dir)).is_ok()
     }
 
-    pub fn reload(&self) -> Result<(), AppError> {
-        match self.ask(&Request::Reload, Duration::from_secs(60))? {
-            Reply::Done => Ok(()),
+    /// As `Control::add`.
+    pub fn add(&self, volume: &VolumeConfig) -> Result<Vec<Change>, AppError> {
+        self.ask_for_changes(&Request::Add { volume: Box::new(volume.clone()) })
+    }
+
+    /// As `Control::change`.
+    pub fn change(&self, volume: &str, settings: &Map<String, Value>) -> Result<Vec<Change>, AppError> {
+        self.ask_for_changes(&Request::Change { volume: volume.to_owned(), settings: settings.clone() })
+    }
+
+    /// As `Control::remove`.
+    pub fn remove(&self, volume: &str) -> Result<Vec<Change>, AppError> {
+        self.ask_for_changes(&Request::Remove { volume: volume.to_owned() })
+    }
+
+    /// As `Control::reload`.
+    pub fn reload(&self) -> Result<Vec<Change>, AppError> {
+        self.ask_for_changes(&Request::Reload)
+    }
+
+    /// Volumes may be stopped for them, each after a last flush.
+    fn ask_for_changes(&self, request: &Request) -> Result<Vec<Change>, AppError> {
+        match self.ask(request, CHANGES)? {
+            Reply::Changed { changes } => Ok(changes),
             other => Err(unexpected(&other)),
         }
     }
@@ -141,6 +168,7 @@ fn unexpected(reply: &Reply) -> AppError {
     let kind = match reply {
         Reply::Status { .. } => "status",
         Reply::Sync { .. } => "sync",
+        Reply::Changed { .. } => "changed",
         Reply::Done => "done",
         Reply::Error { .. } => "error",
     };

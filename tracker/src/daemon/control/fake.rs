@@ -3,7 +3,10 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::config::Allow;
+use serde_json::{Map, Value};
+
+use crate::config::{Allow, VolumeConfig};
+use crate::daemon::change::{Change, Outcome};
 use crate::daemon::control::{Control, ControlError};
 use crate::daemon::last_flush::Uncommitted;
 use crate::volume::status::{State, SyncReply, VolumeStatus};
@@ -74,11 +77,33 @@ impl Control for Fake {
         Ok(())
     }
 
-    fn reload(&self) -> Result<(), ControlError> {
+    fn add(&self, volume: &VolumeConfig) -> Result<Vec<Change>, ControlError> {
+        self.note(format!("add {} {} {:?}", volume.name, volume.store, volume.options.interval));
+        if self.volumes.lock().unwrap().iter().any(|there| there.volume == volume.name) {
+            return Err(ControlError::Exists { volume: volume.name.clone() });
+        }
+        Ok(vec![Change::of_volume(&volume.name, Outcome::Added)])
+    }
+
+    fn change(&self, volume: &str, settings: &Map<String, Value>) -> Result<Vec<Change>, ControlError> {
+        self.note(format!("change {volume} {settings:?}"));
+        let outcome = || Outcome::refused("it is fixed", "restart");
+        Ok(settings
+            .iter()
+            .map(|(key, value)| Change::of_setting(Some(volume), key, &value.to_string(), outcome()))
+            .collect())
+    }
+
+    fn remove(&self, volume: &str) -> Result<Vec<Change>, ControlError> {
+        self.note(format!("remove {volume}"));
+        Ok(vec![Change::of_volume(volume, Outcome::Removed { left: None })])
+    }
+
+    fn reload(&self) -> Result<Vec<Change>, ControlError> {
         self.note("reload".into());
         match self.refuse_reload.lock().unwrap().clone() {
             Some(reason) => Err(ControlError::Reload { reason }),
-            None => Ok(()),
+            None => Ok(vec![]),
         }
     }
 

@@ -6,8 +6,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::config::VolumeOptions;
+use crate::daemon::change::Outcome;
 use crate::daemon::control::fake::{Fake, protected};
 use crate::daemon::control::*;
+use crate::store::StoreUrl;
 use crate::volume::status::VolumeSync;
 
 struct Open {
@@ -51,9 +54,35 @@ fn status_and_sync_make_the_round_trip() {
     assert_eq!(open.fake.calls(), [r#"sync Some("db") 1.5s"#]);
     let unknown = client.sync(Some("none"), Duration::ZERO).unwrap_err();
     assert_eq!(unknown.code, ExitCode::Absent);
-    client.reload().unwrap();
+    assert_eq!(client.reload().unwrap(), []);
     *open.fake.refuse_reload.lock().unwrap() = Some("line 3".into());
     assert!(client.reload().unwrap_err().message.contains("line 3"));
+}
+
+#[test]
+fn what_was_changed_is_answered_one_by_one() {
+    let open = open(vec![protected("db")]);
+    let client = Client::new(open.dir.path());
+    let options = VolumeOptions { interval: "1s".parse().unwrap(), ..VolumeOptions::default() };
+    let store = "s3://bucket/prefix".parse().unwrap();
+    let volume = |name: &str, store: &StoreUrl| VolumeConfig {
+        name: name.into(),
+        source: "/src".into(),
+        store: store.clone(),
+        options: options.clone(),
+        allow: Allow { source: true, store: false },
+    };
+    let added = client.add(&volume("www", &store)).unwrap();
+    assert_eq!(added, [Change::of_volume("www", Outcome::Added)]);
+    assert_eq!(client.add(&volume("db", &store)).unwrap_err().code, ExitCode::Guard);
+    let settings = serde_json::json!({ "interval": "2s", "create": true });
+    let changed = client.change("db", settings.as_object().unwrap()).unwrap();
+    assert_eq!(changed.len(), 2);
+    assert!(changed.iter().all(Change::is_refused), "{changed:?}");
+    assert_eq!(client.remove("db").unwrap(), [Change::of_volume("db", Outcome::Removed { left: None })]);
+    let asked = open.fake.calls();
+    assert_eq!(asked[0], "add www s3://bucket/prefix Interval(1s)", "{asked:?}");
+    assert_eq!(asked[3], "remove db");
 }
 
 #[test]
@@ -139,7 +168,7 @@ proptest::proptest! {
     /// Edited requests, over a socket as they come: each is taken or refused, none does harm.
     #[test]
     fn mutated_requests_are_taken_or_refused(
-        which in 0usize..6,
+        which in 0usize..8,
         edits in proptest::collection::vec((proptest::arbitrary::any::<u16>(), proptest::arbitrary::any::<u8>(), 0..4u8), 0..6),
     ) {
         let requests = [
@@ -147,6 +176,8 @@ proptest::proptest! {
             Request::Sync { volume: Some("db".into()), timeout_ms: 5000 },
             Request::Acknowledge { volume: "db".into() },
             Request::Confirm { volume: "db".into() },
+            Request::Change { volume: "db".into(), settings: [("interval".to_owned(), "1s".into())].into_iter().collect() },
+            Request::Remove { volume: "db".into() },
             Request::Reload,
             Request::Stop,
         ];

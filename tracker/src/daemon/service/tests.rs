@@ -47,7 +47,7 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
     let (state, control, writer) = (dir.path().join("state"), Arc::clone(&fake), shared.clone());
     let thread = std::thread::spawn(move || {
         let kernel_maps = crate::config::default_maps();
-        let process = crate::config::ProcessConfig::daemon();
+        let process = crate::config::ProcessConfig::default();
         let (file, state_dir, metrics_listen, listen_by_command) = (None, None, None, true);
         let config =
             Config { file, state_dir, metrics_listen, listen_by_command, kernel_maps, process, volumes: vec![] };
@@ -59,7 +59,8 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
         });
         let control: Arc<dyn Control> = control;
         let mut out = Out::new(json, Box::new(writer));
-        serve(Early::new(&config).unwrap(), &state, &control, &Arc::new(Process::new()), &notify, &mut out)
+        let process = Arc::new(Process::new());
+        serve(Early::new(&config, &process).unwrap(), &state, &control, &process, &notify, &mut out)
     });
     Run { dir, fake, shared, thread, manager }
 }

@@ -103,19 +103,19 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
 
 /// Starts capture if some volume may use it.
 pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture, AppError> {
-    let wanted = config.volumes.iter().any(|volume| volume.capture != config::CaptureMode::Scan);
+    let wanted = config.volumes.iter().any(|volume| volume.options.capture != config::CaptureMode::Scan);
     let mut none = ChosenCapture { dispatcher: None, resumed: false, reasons: Vec::new(), run: 0 };
     if !wanted {
         none.reasons.push("the scan back end was asked for".into());
         return Ok(none);
     }
-    let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.capture.back_end()?)));
+    let forced = config.volumes.iter().find_map(|volume| Some((volume, volume.options.capture.back_end()?)));
     let only = forced.map(|(_, back_end)| back_end);
     let mut entries = config.kernel_maps;
     if entries.watch == config::WATCH_BY_FILES {
         entries.watch = watch_capacity::watch_entries(config, state_dir);
     }
-    let lease = Some(Lease { state_dir: state_dir.to_path_buf(), lasts: config.process.lease });
+    let lease = Some(Lease { state_dir: state_dir.to_path_buf(), lasts: config.process.tracking.lease.0 });
     let wanted = CaptureConfig { entries, lease, ..CaptureConfig::new(sets::dir_of(state_dir), BackEnd::Scan) };
     let root = Path::new(sets::ROOT);
     sets::reap(root, &wanted.pin_dir);
@@ -128,7 +128,7 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture
         Some(capture) => Ok((capture, Started::Resumed)),
         None => {
             let mut facts = choose::KernelFacts::gather_for(only);
-            facts.against.extend(too_much(&wanted, config.process.memory));
+            facts.against.extend(too_much(&wanted, config.process.tracking.memory.0));
             Capture::start_best(&wanted, facts, &prove)
         }
     };
@@ -172,7 +172,7 @@ fn too_much(wanted: &CaptureConfig, most: u64) -> Vec<(BackEnd, String)> {
 
 /// The self-test on the file system of every volume that would use the capture.
 fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) -> Result<(), String> {
-    for volume in volumes.iter().filter(|volume| volume.capture != config::CaptureMode::Scan) {
+    for volume in volumes.iter().filter(|volume| volume.options.capture != config::CaptureMode::Scan) {
         // A source that cannot be opened is the volume's own failure, which it reports itself.
         let Ok(root) = SourceRoot::open(&volume.source) else { continue };
         if can_be_marked(|fs| capture.supported(fs), &root).is_err() {

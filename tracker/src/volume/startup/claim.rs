@@ -76,7 +76,7 @@ pub(crate) fn agree_on_source(
             let why = "it was a mount point, and nothing is mounted there";
             return Err(Obstacle::SourceAway(ways_on::other_source(config, "is not", why)));
         }
-        SameSource::Other(_) if config.replaced == Replaced::Adopt => {}
+        SameSource::Other(_) if config.options.replaced == Replaced::Adopt => {}
         SameSource::Other(why) => return Err(ways_on::other_source(config, "is not", &why).into()),
     }
     catalog.set_note(ADOPTING, "yes").map_err(broken)?;

@@ -26,7 +26,7 @@ use crate::volume::startup::prepared::{ChosenCapture, Prepared};
 use crate::volume::startup::store_home;
 use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::status::Backend;
-use crate::volume::world::VolumeWorld;
+use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Why an upper layer is left alone, in `status`.
 const METACOPY_HIDDEN: &str =
@@ -50,7 +50,7 @@ fn capture_for(
     if root.upper().is_some_and(|upper| upper.metacopy_hidden) {
         reasons.push(METACOPY_HIDDEN.into());
     }
-    if config.capture == crate::config::CaptureMode::Scan {
+    if config.options.capture == crate::config::CaptureMode::Scan {
         dispatcher = None;
     }
     if dispatcher.is_some() && marked_fs(root) == "tmpfs" {
@@ -71,10 +71,15 @@ pub fn open(
         .map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
     let root = Arc::new(root);
     let dev = root.marks_dev();
+    // It may have been captured before.
+    let scans = config.options.capture == crate::config::CaptureMode::Scan;
     if let (Some(dispatcher), Some(old)) =
-        (&capture.dispatcher, prepared.take_if(|prepared| prepared.subscriber.dev != dev))
+        (&capture.dispatcher, prepared.take_if(|there| there.subscriber.dev != dev || scans))
     {
-        old.retire(dispatcher)?;
+        match scans {
+            true => dispatcher.let_go(&old.subscriber).map_err(WorldError::from)?,
+            false => old.retire(dispatcher)?,
+        }
     }
     let catalog = match prepared {
         Some(prepared) => Arc::clone(&prepared.catalog),
@@ -137,7 +142,7 @@ pub fn open(
         scans: 0,
         last_scan: None,
         self_tests,
-        scrub: Scrub::new(config.scrub),
+        scrub: Scrub::new(config.options.scrub.0),
     };
     let rebuilt = opened.agree_on_head()?;
     let anew = if rebuilt { Some("rebuild") } else { adopted.then_some("another source") };

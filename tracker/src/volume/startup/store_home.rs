@@ -38,7 +38,7 @@ pub(crate) fn open_for_writing(
     catalog: &Catalog,
     state: &Path,
 ) -> Result<Arc<dyn Store>, StoreError> {
-    probe::admit(found(config, is_known(config, catalog)?, state)?, config.single_writer)
+    probe::admit(found(config, is_known(config, catalog)?, state)?, config.options.single_writer)
 }
 
 /// Asks the store of `config` for one object, so that a wrong name or key is told before anything is attached to the kernel.
@@ -64,8 +64,8 @@ fn is_known(config: &VolumeConfig, catalog: &Catalog) -> Result<bool, StoreError
 /// The store at its place, which an absent or empty directory is not for a volume that is `known`.
 fn found(config: &VolumeConfig, known: bool, state: &Path) -> Result<Arc<dyn Store>, StoreError> {
     let used = known || is_used(state, &config.store);
-    let make = what_to_make(known, used, config.create);
-    let options = StoreOptions { make, single_writer: config.single_writer, ..StoreOptions::default() };
+    let make = what_to_make(known, used, config.options.create);
+    let options = StoreOptions { make, single_writer: config.options.single_writer, ..StoreOptions::default() };
     let away = || StoreError::new(Op::Open, &config.store.to_string(), ErrorKind::StoreAbsent).code(AWAY);
     let store = match store::open(&config.store, &options) {
         Err(error) if error.kind == ErrorKind::StoreAbsent && used && config.store.local().is_some() => {
@@ -108,7 +108,7 @@ fn is_used(state: &Path, store: &StoreUrl) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{CaptureMode, INTERVAL_DEFAULT};
+    use crate::config::{Allow, VolumeOptions};
 
     #[test]
     fn what_was_used_is_never_made() {
@@ -142,14 +142,8 @@ mod tests {
                 name: "v".into(),
                 source: "/src".into(),
                 store: StoreUrl::Local(self.at(store)),
-                interval: INTERVAL_DEFAULT,
-                capture: CaptureMode::Scan,
-                scrub: engine::scrub::Rate::OFF,
-                single_writer: false,
-                create,
-                replaced: crate::config::Replaced::Stop,
-                max_delete: None,
-                allow: crate::config::Allow::default(),
+                options: VolumeOptions { create, ..VolumeOptions::default() },
+                allow: Allow::default(),
             };
             open_for_writing(&config, &self.catalog, &self.at("state"))
         }

@@ -8,6 +8,7 @@ use engine::dirty::Marks;
 use crate::error::chain;
 use crate::volume::clock::now_ns;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Subscriber};
+use crate::volume::startup::prepared::RUN;
 
 /// A change whose call began this long before the end may still be going on: a write sets the time at its begin and the bytes
 /// afterwards, so that times alone would not show it.
@@ -46,6 +47,31 @@ impl Dispatcher {
         inner.subscribers.iter().try_for_each(read_again)?;
         if let Some(capture) = inner.capture.take() {
             capture.detach()?;
+        }
+        Ok(())
+    }
+}
+
+impl Dispatcher {
+    /// Lets go of one volume while the others go on: its last marks are saved, its inodes are not watched any more, and its next
+    /// start compares, as after [`Dispatcher::release`].
+    ///
+    /// # Errors
+    /// When marks cannot be saved or the maps cannot be changed. The volume has its place then still.
+    pub(crate) fn let_go(&self, subscriber: &Arc<Subscriber>) -> Result<(), DispatcherError> {
+        // First: whatever fails later, the next start does not trust marks that are not made.
+        subscriber.catalog.set_note(RUN, "0")?;
+        let dev = subscriber.dev;
+        if self.inner().capture.is_some() {
+            self.drain()?;
+            read_again(subscriber)?;
+            subscriber.catalog.each_inodes(|inodes| self.unwatch(&subscriber.pending, dev, inodes))?;
+        }
+        self.remove(subscriber);
+        let inner = self.inner();
+        let shared = inner.subscribers.iter().any(|other| other.dev == dev);
+        if let (Some(capture), false) = (&inner.capture, shared) {
+            capture.untrack(dev)?;
         }
         Ok(())
     }

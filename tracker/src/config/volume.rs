@@ -1,0 +1,158 @@
+//! What an operator says of one volume. `VolumeOptions` is the only list of a volume's settings: the file, the command line, the
+//! control interface and the reading of a changed configuration are derived from it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::capture::CaptureMode;
+use crate::config::guard::GuardedVolume;
+use crate::config::replaced::{Allow, Replaced};
+use crate::config::values::{Consistency, Interval, MaxDelete, ScrubRate};
+use crate::repository::location;
+use crate::store::StoreUrl;
+
+/// When a setting that was changed takes effect on a volume that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// From the next round of the volume on, or whenever the setting is asked for next.
+    AtOnce,
+    /// The volume makes a flush and is opened again.
+    Reopening,
+}
+
+/// A setting with another value than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub key: &'static str,
+    /// The new value, as it is written.
+    pub value: String,
+    pub takes: Takes,
+}
+
+/// A value as a person writes it.
+fn written(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(value) => value.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Declares the settings of a volume: `Takes`, then the field as serde and clap see it. Its type has the default.
+macro_rules! volume_options {
+    ($($(#[$meta:meta])* $takes:ident $key:ident: $kind:ty,)*) => {
+        /// The settings of one volume: keys of `[[volume]]` and `[defaults]`, and flags of `protect`.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct VolumeOptions {
+            $($(#[$meta])* pub $key: $kind,)*
+        }
+
+        impl VolumeOptions {
+            /// The keys, as they are written.
+            pub const KEYS: &[&str] = &[$(stringify!($key)),*];
+
+            /// The settings whose values differ in `new`.
+            pub fn changed(&self, new: &VolumeOptions) -> Vec<Changed> {
+                let mut changed = Vec::new();
+                $(if self.$key != new.$key {
+                    let (key, value, takes) = (stringify!($key), written(&new.$key), Takes::$takes);
+                    changed.push(Changed { key, value, takes });
+                })*
+                changed
+            }
+        }
+    };
+}
+
+volume_options! {
+    /// Minimum gap between two flushes while the volume is dirty.
+    #[arg(long, value_name = "DURATION", default_value_t)]
+    AtOnce interval: Interval,
+    /// Which capture back end to take.
+    #[arg(long, value_enum, default_value_t)]
+    Reopening capture: CaptureMode,
+    /// How the blocks of one commit relate in time.
+    #[arg(long, default_value_t)]
+    AtOnce consistency: Consistency,
+    /// How much of the volume is read again in an hour to find changes that capture has missed: a percentage, or off.
+    #[arg(long, value_name = "PERCENT", default_value_t)]
+    AtOnce scrub: ScrubRate,
+    /// Accept a store that cannot reject a second writer; you guarantee that only one host writes.
+    #[arg(long)]
+    Reopening single_writer: bool,
+    /// Make the whole path of a local store. Else only its last part is made: the rest may be a disk that is not mounted.
+    #[arg(long)]
+    Reopening create: bool,
+    /// What follows when the directory is replaced by another one at its path: stop, or adopt (compare it with the newest
+    /// commit and go on).
+    #[arg(long, value_enum, default_value_t)]
+    AtOnce replaced: Replaced,
+    /// Removals of more than this share of the files in one flush (and more than 1,000 files) wait for `tracker confirm`: a
+    /// percentage, or off.
+    #[arg(long, value_name = "PERCENT", default_value_t)]
+    AtOnce max_delete: MaxDelete,
+    /// How much the volume's threads give way to others, as nice(1) has it: 0 to 19. 0 is as the process.
+    #[arg(long, value_name = "N", default_value_t)]
+    Reopening nice: u8,
+}
+
+/// One volume to protect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeConfig {
+    pub name: String,
+    pub source: PathBuf,
+    pub store: StoreUrl,
+    pub options: VolumeOptions,
+    /// What the operator allows this start to do.
+    #[serde(default)]
+    pub allow: Allow,
+}
+
+impl VolumeConfig {
+    /// What can be said of it alone, where it did not come from a file.
+    ///
+    /// # Errors
+    /// What is wrong with its name or its paths.
+    pub fn check(&self) -> Result<(), String> {
+        location::check_volume_name(&self.name).map_err(|e| e.to_string())?;
+        for (what, path) in [("source", Some(self.source.as_path())), ("store", self.store.local())] {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                return Err(format!("`{what}` must be an absolute path, not `{}`", path.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What `guard` needs to know of it.
+    pub fn guarded(&self) -> GuardedVolume {
+        let store = self.store.local().map(Path::to_path_buf);
+        GuardedVolume { name: self.name.clone(), source: self.source.clone(), store }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_named_with_when_it_is_taken() {
+        let was = VolumeOptions::default();
+        assert_eq!(was.changed(&was), []);
+        let new = VolumeOptions { create: true, max_delete: MaxDelete(None), ..was.clone() };
+        let changed = |key, value: &str, takes| Changed { key, value: value.into(), takes };
+        let expected = [changed("create", "true", Takes::Reopening), changed("max_delete", "off", Takes::AtOnce)];
+        assert_eq!(was.changed(&new), expected);
+    }
+
+    #[test]
+    fn what_the_control_interface_sends_is_read_back() {
+        let options = VolumeOptions { single_writer: true, max_delete: MaxDelete(None), ..VolumeOptions::default() };
+        let sent = serde_json::to_value(&options).unwrap();
+        assert_eq!(sent.as_object().unwrap().len(), VolumeOptions::KEYS.len());
+        assert_eq!(serde_json::from_value::<VolumeOptions>(sent).unwrap(), options);
+        assert!(serde_json::from_str::<VolumeOptions>(r#"{"intervall": "1s"}"#).is_err());
+        assert_eq!(serde_json::from_str::<VolumeOptions>("{}").unwrap(), VolumeOptions::default());
+    }
+}

@@ -1,0 +1,164 @@
+//! A volume as the rest of the process has it: what it is asked for, what it shows, and how it ended. Its thread is
+//! `runner::life`.
+
+mod report;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::catalog::Catalog;
+use crate::config::VolumeConfig;
+use crate::daemon::last_flush::Uncommitted;
+use crate::error::{AppError, ExitCode};
+use crate::store::meter::Meter;
+use crate::volume::clock::now_ns;
+use crate::volume::marks::dispatcher::Dispatcher;
+use crate::volume::marks::waiting::Pending;
+use crate::volume::progress::{Shared, Synced};
+use crate::volume::startup::prepared::Prepared;
+use crate::volume::status::{Backend, VolumeSync};
+
+/// What of a volume does not change from its opening on.
+pub(crate) struct VolumeFacts {
+    pub volume_id: String,
+    pub backend: Backend,
+    pub reasons: Vec<String>,
+    /// `None` before a probe of the store has told.
+    pub fenced_store: Option<bool>,
+    pub pending: Arc<Pending>,
+    pub catalog: Arc<Catalog>,
+    pub meter: Arc<Meter>,
+    pub dispatcher: Option<Arc<Dispatcher>>,
+}
+
+/// One volume of a process.
+pub(crate) struct Volume {
+    pub name: String,
+    pub shared: Arc<Shared>,
+    /// `None` until it was opened once.
+    pub facts: Mutex<Option<VolumeFacts>>,
+    pub prepared: Mutex<Option<Prepared>>,
+    /// Why it has ended by itself.
+    pub failure: Mutex<Option<AppError>>,
+    pub thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How a volume's thread came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Ended,
+    Panicked,
+    /// It has not, by the time that was set.
+    NotInTime,
+}
+
+impl Volume {
+    /// A volume without a thread.
+    pub(crate) fn new(config: VolumeConfig, prepared: Option<Prepared>) -> Volume {
+        Volume {
+            name: config.name.clone(),
+            shared: Arc::new(Shared::new(config)),
+            facts: Mutex::default(),
+            prepared: Mutex::new(prepared),
+            failure: Mutex::default(),
+            thread: Mutex::default(),
+        }
+    }
+
+    /// Its configuration, as it was changed last.
+    pub(crate) fn config(&self) -> Arc<VolumeConfig> {
+        self.shared.config()
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.lock().is_some()
+    }
+
+    /// Whether some state of it is in the store, as far as this process knows.
+    pub(crate) fn has_committed(&self) -> bool {
+        let catalog = self.facts.lock().as_ref().map(|facts| Arc::clone(&facts.catalog));
+        let head = catalog.and_then(|catalog| catalog.head().ok().flatten());
+        head.is_some() || self.shared.progress().baseline_seq.is_some()
+    }
+
+    /// Waits for the end of its thread.
+    pub(crate) fn end_by(&self, deadline: Instant) -> End {
+        let mut thread = self.thread.lock();
+        while thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() >= deadline {
+                return End::NotInTime;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        match thread.take().map(JoinHandle::join) {
+            None | Some(Ok(())) => End::Ended,
+            Some(Err(_)) => {
+                tracing::error!(volume = self.name, "the volume's thread ended in a panic");
+                self.shared.end();
+                End::Panicked
+            }
+        }
+    }
+
+    /// What is not committed after a stop that came to this `end`.
+    pub(crate) fn uncommitted(&self, end: End) -> Option<Uncommitted> {
+        let why = match end {
+            End::Ended => None,
+            End::NotInTime => Some("the last flush did not end in time".to_owned()),
+            End::Panicked => Some("the volume's thread ended in a panic".to_owned()),
+        };
+        let facts = self.facts.lock();
+        // A volume that was never opened has marked nothing that this process knows of.
+        let (oldest, inodes, bytes) = facts.as_ref()?.pending.summary();
+        let (last_error, left_over) = {
+            let progress = self.shared.progress();
+            let waits = progress.waiting.as_ref().map(|waiting| format!("the volume waits: {waiting}"));
+            (progress.last_error.clone(), progress.left_over.first().cloned().or(waits))
+        };
+        if inodes == 0 && why.is_none() && last_error.is_none() {
+            return None;
+        }
+        Some(Uncommitted {
+            volume: self.name.clone(),
+            inodes: inodes as u64,
+            bytes,
+            oldest_seconds: oldest.map(|at| now_ns().saturating_sub(at) as f64 / 1e9),
+            why: last_error.or(why).or(left_over),
+        })
+    }
+
+    /// Waits for a flush as [`Shared::sync`] does.
+    pub(crate) fn sync(&self, timeout: Duration) -> VolumeSync {
+        let synced = self.shared.sync(timeout);
+        let status = self.status();
+        let mut reply = VolumeSync { volume: status.volume, seq: status.head_seq, ..VolumeSync::default() };
+        match synced {
+            Synced::Done => {}
+            Synced::Partial(why) => reply.partial = why,
+            Synced::Ended(_) => {
+                // The volume's thread may still be on its way out.
+                let failure = status.failure.or_else(|| self.shared.progress().fenced());
+                reply.failure = failure.or_else(|| Some(AppError::new(ExitCode::Error, "it was stopped")));
+            }
+        }
+        if !timeout.is_zero() {
+            reply.degraded = self.shared.progress().trouble();
+        }
+        reply
+    }
+
+    /// Whether the volume's thread has taken note of a person's word.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub(crate) fn took_note(&self, noted: bool) -> Result<(), AppError> {
+        if noted {
+            return Ok(());
+        }
+        let busy = || AppError::new(ExitCode::Error, "its flush does not end; ask again");
+        Err(self.status().failure.unwrap_or_else(busy))
+    }
+}

@@ -2,10 +2,10 @@
 //! would start a daemon on the host and change its firewall, which nobody asked for.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::setup;
+use crate::apt;
 use crate::sh::{self, Error};
 
 /// Daemon with client, what it starts containers with, and what runs them. About 60 MB to fetch, 250 MB on disk.
@@ -35,18 +35,9 @@ pub(crate) fn ensure() -> Result<(), Error> {
     result
 }
 
-fn fetch(work: &PathBuf, root: &PathBuf) -> Result<(), Error> {
-    let get = || sh::output(Command::new("apt-get").args(["download", "-q"]).args(PACKAGES).current_dir(work));
-    if get().is_err() {
-        // The index may be empty, or name a package that was replaced since.
-        setup::refresh_index()?;
-        get()?;
-    }
-    let names = fs::read_dir(work).map_err(Error::io(format!("cannot list {}", work.display())))?;
-    for path in names.filter_map(|entry| Some(entry.ok()?.path())) {
-        if path.extension() == Some("deb".as_ref()) {
-            sh::output(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(root))?;
-        }
+fn fetch(work: &Path, root: &Path) -> Result<(), Error> {
+    for package in apt::download(&PACKAGES, work)? {
+        sh::output(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(root))?;
     }
     Ok(())
 }

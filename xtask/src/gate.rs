@@ -7,23 +7,17 @@ mod guests;
 mod leftovers;
 mod libtest;
 mod packaging;
+mod step;
 pub(crate) mod stream;
 mod tally;
 mod tiers;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::sh::{self, Error};
+use step::{Gate, Outcome};
 use tally::Tally;
 
-/// What a check found out, when it could run at all.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    /// Not run, for this reason.
-    Skipped(String),
-}
+use crate::sh::{self, Error};
 
 const USAGE: &str = "usage: cargo xtask test [--tier 0|1|2|3] [NAME FILTER]
   tier 0: checks without tests; tier 1: unit, property and model tests, unprivileged; tier 2: on this kernel, as root;
@@ -62,14 +56,6 @@ impl Selection {
     }
 }
 
-/// One run of the gate, or a part of it that goes on beside another: where its logs go and what it counted so far.
-struct Gate {
-    logs: PathBuf,
-    tally: Tally,
-    /// Stands before each line of a part that goes on beside another.
-    prefix: String,
-}
-
 pub(crate) fn main(args: &[String]) -> Result<(), Error> {
     let selection = Selection::parse(args)?;
     let started = Instant::now();
@@ -105,81 +91,6 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
         gate.tally.fail("no test ran at all");
     }
     gate.finish(started)
-}
-
-impl Gate {
-    /// Runs one check, which counts as one test, between two header lines.
-    fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome, Error>) -> bool {
-        self.say(&format!("== {name}"));
-        let started = Instant::now();
-        let result = check(self);
-        let seconds = started.elapsed().as_secs_f64();
-        self.tally.steps.push((name.to_owned(), seconds));
-        match result {
-            Ok(Outcome::Passed) => {
-                self.tally.passed += 1;
-                self.say(&format!("   passed in {seconds:.1} s"));
-                return true;
-            }
-            Ok(Outcome::Skipped(reason)) => {
-                self.say(&format!("   skipped: {reason}"));
-                self.tally.skip(name, &reason);
-            }
-            Err(error) => {
-                self.say(&format!("{error}\n   FAILED after {seconds:.1} s"));
-                self.tally.fail(name);
-            }
-        }
-        false
-    }
-
-    /// Prints what a person is to see now, each line behind the prefix.
-    fn say(&self, text: &str) {
-        for line in text.lines() {
-            println!("{}{line}", self.prefix);
-        }
-    }
-
-    /// The log file of a step.
-    fn log(&self, step: &str) -> PathBuf {
-        let name: String = step.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        self.logs.join(format!("{name}.log"))
-    }
-
-    fn finish(self, started: Instant) -> Result<(), Error> {
-        println!("== summary after {:.0} s (logs: target/test-logs)", started.elapsed().as_secs_f64());
-        for (what, times) in [("step", &self.tally.steps), ("test", &self.tally.times)] {
-            for (name, seconds) in tally::slowest(times) {
-                println!("slowest {what}: {seconds:.1} s {name}");
-            }
-        }
-        for (name, reason) in &self.tally.skipped {
-            println!("SKIPPED {name}: {reason}");
-        }
-        for name in &self.tally.failed {
-            println!("FAILED {name}");
-        }
-        println!("{}", self.tally);
-        if self.tally.failed.is_empty() {
-            return Ok(());
-        }
-        // The count is the last line, so the failure is told by the exit code alone.
-        std::process::exit(1)
-    }
-}
-
-/// True if `what` is named in TRACKER_TEST_REQUIRE (a comma list): then its absence is a failure, not a skip.
-fn required(what: &str) -> bool {
-    std::env::var("TRACKER_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
-}
-
-/// Skips because `what` is absent, or fails where it is required.
-fn absent(what: &str, reason: &str) -> Result<Outcome, Error> {
-    if required(what) {
-        let help = format!("TRACKER_TEST_REQUIRE names `{what}`; run: cargo xtask setup");
-        return Err(Error::Missing { what: reason.to_owned(), help });
-    }
-    Ok(Outcome::Skipped(reason.to_owned()))
 }
 
 #[cfg(test)]

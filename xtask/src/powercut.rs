@@ -202,6 +202,7 @@ fn program(campaign: &Campaign) -> Result<PathBuf, Error> {
 
 /// Cuts the power so many times and boots once more. The output of all boots goes to files beside `log`, one a boot; `say` gets a line or two
 /// for each. The program under test is built by the caller.
+#[expect(clippy::too_many_lines, reason = "it is to be cut where it turns a corner")]
 pub(crate) fn run(campaign: &Campaign, log: &std::path::Path, mut say: impl FnMut(&str)) -> Result<(), Error> {
     let program = program(campaign)?;
     let kernels: Vec<Kernel> = campaign.kernels.iter().map(|series| vm::ensure(*series)).collect::<Result<_, _>>()?;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::apt::{install, missing};
 use crate::docker;
 use crate::ebpf;
 use crate::sh::{self, Error};
@@ -129,56 +130,6 @@ fn no_database_server() -> Result<(), Error> {
     sh::output(&mut command).map(drop)
 }
 
-/// Those of `wanted` that are not installed, in one query.
-fn missing(wanted: &[&str]) -> Result<Vec<String>, Error> {
-    // dpkg-query fails if it knows none of a name, and still lists the others: only its stdout counts.
-    let mut command = Command::new("dpkg-query");
-    command.args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"]).args(wanted);
-    let output = command.output().map_err(|source| Error::Spawn { command: sh::show(&command), source })?;
-    Ok(not_listed(&String::from_utf8_lossy(&output.stdout), wanted))
-}
-
-fn not_listed(listing: &str, wanted: &[&str]) -> Vec<String> {
-    let installed: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
-    wanted.iter().filter(|name| !installed.contains(name)).map(|name| (*name).to_owned()).collect()
-}
-
-/// Installs Debian packages; a no-op for an empty list.
-fn install(packages: &[String]) -> Result<(), Error> {
-    if packages.is_empty() {
-        return Ok(());
-    }
-    println!("setup: installing with apt-get: {}", packages.join(" "));
-    if !sh::is_root() && !sh::succeeds(Command::new("sudo").args(["-n", "true"])) {
-        return Err(Error::Missing {
-            what: "packages are missing, and only root can install them".into(),
-            help: format!(
-                "run: sudo apt-get update && sudo apt-get install --no-install-recommends {}",
-                packages.join(" ")
-            ),
-        });
-    }
-    refresh_index()?;
-    let fixed = ["install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
-    let names: Vec<&str> = packages.iter().map(String::as_str).collect();
-    sh::output(&mut apt(&[&fixed[..], &names].concat()))?;
-    Ok(())
-}
-
-/// Has apt read its sources anew.
-pub(crate) fn refresh_index() -> Result<(), Error> {
-    sh::output(&mut apt(&["update", "-q"])).map(drop)
-}
-
-fn apt(args: &[&str]) -> Command {
-    let root = sh::is_root();
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    // The variable goes through env, since sudo may drop it.
-    command.args(if root { &[][..] } else { &["-n", "env"][..] });
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
-    command
-}
-
 /// bpf-linker has to be linked with the LLVM of the compiler whose output it reads. It goes under `target`, so that
 /// another version that the user has for other projects stays as it is.
 fn install_linker() -> Result<(), Error> {
@@ -234,12 +185,6 @@ fn python_tools() -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_installed_packages_count() {
-        let listing = "installed gcc\nconfig-files fio\n";
-        assert_eq!(not_listed(listing, &["gcc", "fio", "rsync"]), ["fio", "rsync"]);
-    }
 
     #[test]
     fn llvm_major_is_read_from_the_version_line() {

@@ -247,6 +247,7 @@ impl Volume {
         self.shared.settings().unwrap_or(Settings::of(&self.config)).applied_to(&self.config)
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: a line for each field of the status")]
     fn status(&self) -> VolumeStatus {
         let progress = self.shared.progress().clone();
         let failure = lock(&self.failure).clone();

@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
+use super::step::{Gate, Outcome, absent};
 use super::stream::checked;
-use super::{Gate, Outcome, absent, deny, packaging};
+use super::{deny, packaging};
 use crate::sh::{self, Error};
 use crate::{ebpf, tidy};
 

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Gate, Outcome};
+use super::step::{Gate, Outcome};
 use crate::sh::{self, Error};
 
 /// Licences that allow shipping a binary with a notice only.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::step::{Gate, Outcome, absent};
 use super::tally::Tally;
-use super::{Gate, Outcome, absent, tiers};
+use super::tiers;
 use crate::powercut::{self, Campaign};
 use crate::vm::{self, Kernel, Request, Series};
 use crate::{matrix, sh};

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Gate, libtest};
+use super::libtest;
+use super::step::Gate;
 
 /// Where captures are pinned, by the product and by tests.
 const BPFFS: &str = "/sys/fs/bpf";

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::step::{Gate, Outcome, absent};
 use super::stream::checked;
-use super::{Gate, Outcome, absent};
 use crate::setup;
 use crate::sh::{self, Error};
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::leftovers;
 use super::libtest::{self, Reader};
+use super::step::{Gate, Outcome, absent};
 use super::stream::{checked, stream};
-use super::{Gate, Outcome, absent};
 use crate::sh::Error;
 use crate::{docker, setup, sh};
 

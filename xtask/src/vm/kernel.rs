@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::setup;
+use crate::apt;
 use crate::sh::{self, Error};
 
 /// A line of kernels. New releases replace the older ones in the archive, so the number behind it is found, not fixed.
@@ -104,7 +104,7 @@ fn find(series: Series) -> Result<String, Error> {
     let pattern = format!("^linux-image-{}\\..*-amd64-unsigned$", series.name().replace('.', "\\."));
     for refreshed in [false, true] {
         if refreshed {
-            setup::refresh_index()?;
+            apt::refresh_index()?;
         }
         let listing = sh::output(Command::new("apt-cache").args(["search", "--names-only", &pattern]))?;
         if let Some(release) = series.newest(releases(&listing)) {
@@ -125,7 +125,8 @@ fn fetch(folder: &Path, release: &str) -> Result<(), Error> {
     let _ = fs::remove_dir_all(&work);
     let root = work.join("root");
     fs::create_dir_all(&root).map_err(Error::io(format!("cannot create {}", root.display())))?;
-    let result = download(&work, &package).and_then(|deb| unpack(&deb, &root)).and_then(|()| {
+    let result = apt::download(&[&package], &work).and_then(|debs| debs.iter().try_for_each(|deb| unpack(deb, &root)));
+    let result = result.and_then(|()| {
         let modules = root.join("lib/modules").join(release);
         if !modules.is_dir() {
             return Err(Error::Missing {
@@ -141,18 +142,6 @@ fn fetch(folder: &Path, release: &str) -> Result<(), Error> {
     });
     fs::remove_dir_all(&work).map_err(Error::io(format!("cannot remove {}", work.display())))?;
     result
-}
-
-fn download(work: &Path, package: &str) -> Result<PathBuf, Error> {
-    let get = || sh::output(Command::new("apt-get").args(["download", "-q", package]).current_dir(work));
-    if get().is_err() {
-        // The index may name a package that was replaced since.
-        setup::refresh_index()?;
-        get()?;
-    }
-    let mut names = fs::read_dir(work).map_err(Error::io(format!("cannot list {}", work.display())))?;
-    let deb = names.find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.extension() == Some("deb".as_ref())));
-    deb.ok_or_else(|| Error::Missing { what: format!("apt-get download brought no {package}"), help: String::new() })
 }
 
 /// Takes the image and the modules of file systems and block devices; all of them would be five times as much.

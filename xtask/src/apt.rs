@@ -3,14 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sh::{self, Error};
+use anyhow::Result;
+use fs_err as fs;
+
+use crate::sh;
 
 /// Those of `wanted` that are not installed, in one query.
-pub(crate) fn missing(wanted: &[&str]) -> Result<Vec<String>, Error> {
+pub(crate) fn missing(wanted: &[&str]) -> Result<Vec<String>> {
     // dpkg-query fails if it knows none of a name, and still lists the others: only its stdout counts.
     let mut command = Command::new("dpkg-query");
     command.args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"]).args(wanted);
-    let output = command.output().map_err(|source| Error::Spawn { command: sh::show(&command), source })?;
+    let output = command.output();
+    let output = sh::of(&command, output)?;
     Ok(not_listed(&String::from_utf8_lossy(&output.stdout), wanted))
 }
 
@@ -20,19 +24,16 @@ fn not_listed(listing: &str, wanted: &[&str]) -> Vec<String> {
 }
 
 /// Installs Debian packages; a no-op for an empty list.
-pub(crate) fn install(packages: &[String]) -> Result<(), Error> {
+pub(crate) fn install(packages: &[String]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
     println!("setup: installing with apt-get: {}", packages.join(" "));
     if !sh::is_root() && !sh::succeeds(Command::new("sudo").args(["-n", "true"])) {
-        return Err(Error::Missing {
-            what: "packages are missing, and only root can install them".into(),
-            help: format!(
-                "run: sudo apt-get update && sudo apt-get install --no-install-recommends {}",
-                packages.join(" ")
-            ),
-        });
+        return Err(sh::missing(
+            "packages are missing, and only root can install them",
+            format!("run: sudo apt-get update && sudo apt-get install --no-install-recommends {}", packages.join(" ")),
+        ));
     }
     refresh_index()?;
     let fixed = ["install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
@@ -42,7 +43,7 @@ pub(crate) fn install(packages: &[String]) -> Result<(), Error> {
 }
 
 /// Has apt read its sources anew.
-pub(crate) fn refresh_index() -> Result<(), Error> {
+pub(crate) fn refresh_index() -> Result<()> {
     sh::output(&mut apt(&["update", "-q"])).map(drop)
 }
 
@@ -55,16 +56,29 @@ fn apt(args: &[&str]) -> Command {
     command
 }
 
-/// Fetches `packages` into `folder`, without installing them.
-pub(crate) fn download(packages: &[&str], folder: &Path) -> Result<Vec<PathBuf>, Error> {
+/// Fetches `packages` without installing them, and has `fill` make a folder of them. It gets its name `to` last, so that half of
+/// it is never used.
+pub(crate) fn unpack(packages: &[&str], to: &Path, fill: impl FnOnce(&[PathBuf], &Path) -> Result<()>) -> Result<()> {
+    let work = to.with_file_name(format!("new-{}", std::process::id()));
+    let root = work.join("root");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&root)?;
+    let result = download(packages, &work).and_then(|files| fill(&files, &root)).and_then(|()| {
+        let _ = fs::remove_dir_all(to);
+        Ok(fs::rename(&root, to)?)
+    });
+    fs::remove_dir_all(&work)?;
+    result
+}
+
+fn download(packages: &[&str], folder: &Path) -> Result<Vec<PathBuf>> {
     let get = || sh::output(Command::new("apt-get").args(["download", "-q"]).args(packages).current_dir(folder));
     if get().is_err() {
         // The index may be empty, or name a package that was replaced since.
         refresh_index()?;
         get()?;
     }
-    let names = std::fs::read_dir(folder).map_err(Error::io(format!("cannot list {}", folder.display())))?;
-    let files = names.filter_map(|entry| Some(entry.ok()?.path()));
+    let files = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
     Ok(files.filter(|path| path.extension() == Some("deb".as_ref())).collect())
 }
 

@@ -11,37 +11,35 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::sh::{self, Error};
+use anyhow::Result;
 
-/// Marks the second start, inside of the namespace.
-const INSIDE: &str = "--inside-namespace";
+use crate::sh;
 
-pub(crate) fn main(args: &[String]) -> Result<(), Error> {
-    if let Some(bad) = args.iter().find(|arg| *arg != "--full" && *arg != INSIDE) {
-        return Err(Error::Usage { text: format!("unexpected `{bad}`\nusage: cargo xtask fresh [--full]") });
-    }
-    if args.iter().any(|arg| arg == INSIDE) {
-        return inside(args.iter().any(|arg| arg == "--full"));
+/// `inside`: this is the second start, inside of the namespace.
+pub(crate) fn main(full: bool, inside: bool) -> Result<()> {
+    if inside {
+        return in_namespace(full);
     }
     if !sh::is_root() {
-        return Err(Error::Missing {
-            what: "fresh needs root: it mounts and changes the root directory".into(),
-            help: "run: sudo -E env PATH=$PATH cargo xtask fresh".into(),
-        });
+        return Err(sh::missing(
+            "fresh needs root: it mounts and changes the root directory",
+            "run: sudo -E env PATH=$PATH cargo xtask fresh",
+        ));
     }
     for program in ["debootstrap", "unshare", "chroot", "git", "tar"] {
         if sh::which(program).is_none() {
-            return Err(Error::Missing { what: format!("no {program}"), help: "run: cargo xtask setup".into() });
+            return Err(sh::missing(format!("no {program}"), "run: cargo xtask setup"));
         }
     }
-    let exe = std::env::current_exe().map_err(Error::io("cannot find my own binary"))?;
+    let exe = std::env::current_exe()?;
     let mut command = Command::new("unshare");
     // Private: a mount made inside is not seen outside, and an unmount inside takes nothing away outside.
-    command.args(["--mount", "--propagation", "private", "--"]).arg(exe).arg("fresh").arg(INSIDE).args(args);
+    command.args(["--mount", "--propagation", "private", "--"]).arg(exe).args(["fresh", "--inside"]);
+    command.args(["--full"].into_iter().filter(|_| full));
     sh::run(&mut command)
 }
 
-fn inside(full: bool) -> Result<(), Error> {
+fn in_namespace(full: bool) -> Result<()> {
     let tree = tree::Tree { root: folder().join("tree") };
     step("base system", || tree.unpack_base())?;
     step("configuration of the host", || tree.copy_configuration())?;
@@ -60,7 +58,7 @@ fn folder() -> PathBuf {
     sh::root().join("target/fresh")
 }
 
-fn step(name: &str, work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     println!("== fresh: {name}");
     let started = Instant::now();
     work()?;

@@ -14,7 +14,9 @@ use std::path::Path;
 
 use file::{Fault, File};
 
-use crate::sh::{self, Error};
+use anyhow::{Result, bail};
+
+use crate::sh;
 
 type Check = fn(&[File]) -> Vec<Fault>;
 
@@ -38,10 +40,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("tests named in docs exist", docs::named_tests),
 ];
 
-pub(crate) fn main(args: &[String]) -> Result<(), Error> {
-    if let Some(arg) = args.first() {
-        return Err(Error::Usage { text: format!("tidy takes no argument, got `{arg}`") });
-    }
+pub(crate) fn main() -> Result<()> {
     let faults = check_all(&read_tree(sh::root())?);
     for fault in &faults {
         println!("{fault}");
@@ -50,7 +49,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), Error> {
         println!("tidy: {} checks, no fault", CHECKS.len());
         return Ok(());
     }
-    Err(Error::Found { count: faults.len(), what: "tidy faults".into() })
+    bail!("{} tidy faults", faults.len())
 }
 
 fn check_all(files: &[File]) -> Vec<Fault> {
@@ -66,22 +65,22 @@ fn check_all(files: &[File]) -> Vec<Fault> {
 const SKIPPED: [&str; 2] = ["target", ".git"];
 
 /// Reads every UTF-8 file below `root`, in order of path; other files (test data) are left out.
-fn read_tree(root: &Path) -> Result<Vec<File>, Error> {
+fn read_tree(root: &Path) -> Result<Vec<File>> {
     let mut files = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        let listing = std::fs::read_dir(&folder).map_err(Error::io(format!("cannot list {}", folder.display())))?;
+        let listing = fs_err::read_dir(&folder)?;
         for entry in listing {
-            let entry = entry.map_err(Error::io(format!("cannot list {}", folder.display())))?;
+            let entry = entry?;
             let (path, name) = (entry.path(), entry.file_name());
-            let kind = entry.file_type().map_err(Error::io(format!("cannot stat {}", path.display())))?;
+            let kind = entry.file_type()?;
             if folder == root && SKIPPED.iter().any(|skipped| name == *skipped) {
                 continue;
             }
             if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file() {
-                let bytes = std::fs::read(&path).map_err(Error::io(format!("cannot read {}", path.display())))?;
+                let bytes = fs_err::read(&path)?;
                 let relative = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
                 if let Ok(text) = String::from_utf8(bytes) {
                     files.push(File { path: relative, text });

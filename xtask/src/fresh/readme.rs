@@ -6,8 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 use super::tree::Tree;
-use crate::sh::{self, Error};
+use crate::sh;
 
 /// The first command builds everything from source.
 const UNTIL_READY: Duration = Duration::from_secs(3600);
@@ -28,7 +30,7 @@ const COMPARE: &str = "diff -r --no-dereference data restored && \
                        diff <(list data) <(list restored)";
 const CLEAN: &str = "rm -rf data backup restored";
 
-pub(super) fn check(tree: &Tree) -> Result<(), Error> {
+pub(super) fn check(tree: &Tree) -> Result<()> {
     sh::output(&mut tree.shell(DATA))?;
     let mut running = protect(tree)?;
     let result = restore_and_compare(tree);
@@ -39,10 +41,11 @@ pub(super) fn check(tree: &Tree) -> Result<(), Error> {
 }
 
 /// Starts the first command and waits for its line `ready`.
-fn protect(tree: &Tree) -> Result<Child, Error> {
+fn protect(tree: &Tree) -> Result<Child> {
     let mut command = tree.shell(PROTECT);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(|source| Error::Spawn { command: sh::show(&command), source })?;
+    let child = command.spawn();
+    let mut child = sh::of(&command, child)?;
     let (sender, ready) = mpsc::channel();
     let stdout = child.stdout.take();
     std::thread::spawn(move || {
@@ -60,33 +63,33 @@ fn protect(tree: &Tree) -> Result<Child, Error> {
         return Ok(child);
     }
     child.kill().unwrap_or_default();
-    let status = child.wait().map_err(Error::io("cannot wait for tracker"))?;
-    Err(Error::Failed { command: PROTECT.into(), status, output: "it ended without the line `ready`".into() })
+    let status = child.wait()?;
+    Err(sh::failed(PROTECT, status, "it ended without the line `ready`"))
 }
 
-fn restore_and_compare(tree: &Tree) -> Result<(), Error> {
+fn restore_and_compare(tree: &Tree) -> Result<()> {
     sh::output(&mut tree.shell(CHANGE))?;
     sh::output(&mut tree.shell(RESTORE))?;
     if !Path::is_file(&tree.in_clone("restored/sub/moved")) {
-        return Err(Error::Missing {
-            what: "the restored tree lacks a file that was renamed before `sync --wait`".into(),
-            help: "look into target/fresh/tree".into(),
-        });
+        return Err(sh::missing(
+            "the restored tree lacks a file that was renamed before `sync --wait`",
+            "look into target/fresh/tree",
+        ));
     }
     sh::output(&mut tree.shell(COMPARE)).map(drop)
 }
 
 /// Ends it as a user at a terminal does.
-fn end(child: &mut Child) -> Result<(), Error> {
+fn end(child: &mut Child) -> Result<()> {
     sh::output(Command::new("kill").args(["-INT", &child.id().to_string()]))?;
     let started = Instant::now();
     while started.elapsed() < UNTIL_ENDED {
-        if child.try_wait().map_err(Error::io("cannot wait for tracker"))?.is_some() {
+        if child.try_wait()?.is_some() {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
     child.kill().unwrap_or_default();
-    let status = child.wait().map_err(Error::io("cannot wait for tracker"))?;
-    Err(Error::Failed { command: PROTECT.into(), status, output: "it did not end after SIGINT".into() })
+    let status = child.wait()?;
+    Err(sh::failed(PROTECT, status, "it did not end after SIGINT"))
 }

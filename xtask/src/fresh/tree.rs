@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sh::{self, Error};
+use anyhow::Result;
+
+use crate::sh;
 
 /// The release the project is developed on.
 const RELEASE: &str = "bookworm";
@@ -51,7 +53,7 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Fills the tree from the cached archive, which is made at the first run.
-    pub(super) fn unpack_base(&self) -> Result<(), Error> {
+    pub(super) fn unpack_base(&self) -> Result<()> {
         let archive = self.root.with_file_name(format!("base-{RELEASE}.tar"));
         remove(&self.root)?;
         create(&self.root)?;
@@ -63,12 +65,12 @@ impl Tree {
             sh::output(&mut command)?;
             let part = archive.with_extension("part");
             sh::output(Command::new("tar").arg("-C").arg(&self.root).arg("-cf").arg(&part).arg("."))?;
-            return std::fs::rename(&part, &archive).map_err(Error::io(format!("cannot name {}", archive.display())));
+            return Ok(fs_err::rename(&part, &archive)?);
         }
         sh::output(Command::new("tar").arg("-C").arg(&self.root).arg("-xf").arg(&archive)).map(drop)
     }
 
-    pub(super) fn copy_configuration(&self) -> Result<(), Error> {
+    pub(super) fn copy_configuration(&self) -> Result<()> {
         for path in CONFIGURATION.into_iter().filter(|path| Path::new(path).exists()) {
             self.copy_same_place(path)?;
         }
@@ -77,27 +79,27 @@ impl Tree {
         }
         // Packages must not start their servers: the tree has no init, and shares the host's network.
         let policy = self.root.join("usr/sbin/policy-rc.d");
-        std::fs::write(&policy, "#!/bin/sh\nexit 101\n").map_err(Error::io("cannot write policy-rc.d"))?;
+        fs_err::write(&policy, "#!/bin/sh\nexit 101\n")?;
         sh::output(Command::new("chmod").arg("755").arg(policy)).map(drop)
     }
 
     /// The active toolchain and rustup itself, but no program that `cargo install` put beside them.
-    pub(super) fn copy_toolchain(&self) -> Result<(), Error> {
+    pub(super) fn copy_toolchain(&self) -> Result<()> {
         let sysroot = PathBuf::from(sh::output(Command::new("rustc").args(["--print", "sysroot"]))?.trim());
         let name = sysroot.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (cargo_home, rustup_home) = (home("CARGO_HOME", ".cargo"), home("RUSTUP_HOME", ".rustup"));
         if !sysroot.starts_with(&rustup_home) {
-            return Err(Error::Missing {
-                what: format!("{} is no toolchain of rustup", sysroot.display()),
-                help: "fresh copies rustup and its active toolchain: install rustup".into(),
-            });
+            return Err(sh::missing(
+                format!("{} is no toolchain of rustup", sysroot.display()),
+                "fresh copies rustup and its active toolchain: install rustup",
+            ));
         }
         let inside = self.root.join(HOME.trim_start_matches('/'));
         let toolchains = inside.join(".rustup/toolchains");
         create(&toolchains)?;
         copy(&sysroot, &toolchains.join(&name))?;
         let settings = format!("version = \"12\"\ndefault_toolchain = \"{name}\"\nprofile = \"minimal\"\n");
-        std::fs::write(inside.join(".rustup/settings.toml"), settings).map_err(Error::io("cannot write settings"))?;
+        fs_err::write(inside.join(".rustup/settings.toml"), settings)?;
 
         let bin = inside.join(".cargo/bin");
         create(&bin)?;
@@ -117,13 +119,13 @@ impl Tree {
     }
 
     /// A clone of what is committed; what is not is none of a new user's business.
-    pub(super) fn clone_repository(&self) -> Result<(), Error> {
+    pub(super) fn clone_repository(&self) -> Result<()> {
         let to = self.root.join(CLONE.trim_start_matches('/'));
         sh::output(Command::new("git").args(["clone", "-q", "--no-hardlinks"]).arg(sh::root()).arg(&to)).map(drop)
     }
 
     /// Kernel file systems. bpffs is a new instance: pins made inside vanish with the namespace.
-    pub(super) fn mount(&self) -> Result<(), Error> {
+    pub(super) fn mount(&self) -> Result<()> {
         self.mount_one(&["-t", "proc", "proc"], "proc")?;
         self.mount_one(&["--rbind", "/dev"], "dev")?;
         self.mount_one(&["--bind", "/sys"], "sys")?;
@@ -132,7 +134,7 @@ impl Tree {
         self.mount_one(&["-t", "tracefs", "tracefs"], "sys/kernel/tracing")
     }
 
-    fn mount_one(&self, what: &[&str], place: &str) -> Result<(), Error> {
+    fn mount_one(&self, what: &[&str], place: &str) -> Result<()> {
         sh::output(Command::new("mount").args(what).arg(self.root.join(place))).map(drop)
     }
 
@@ -153,7 +155,7 @@ impl Tree {
         self.root.join(CLONE.trim_start_matches('/')).join(path)
     }
 
-    fn copy_same_place(&self, path: &str) -> Result<(), Error> {
+    fn copy_same_place(&self, path: &str) -> Result<()> {
         let to = self.root.join(path.trim_start_matches('/'));
         create(to.parent().unwrap_or(&self.root))?;
         // Links are followed: their targets may lie outside of what is copied.
@@ -178,11 +180,11 @@ fn home(variable: &str, default: &str) -> PathBuf {
 
 /// All apt sources of the host in one text.
 fn read_sources() -> String {
-    let folder = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
+    let folder = fs_err::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
     let mut files: Vec<PathBuf> = folder.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.push("/etc/apt/sources.list".into());
     files.retain(|file| file.extension().is_some_and(|ending| ending == "list" || ending == "sources"));
-    files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect::<Vec<_>>().join("\n\n")
+    files.iter().filter_map(|file| fs_err::read_to_string(file).ok()).collect::<Vec<_>>().join("\n\n")
 }
 
 /// The address of the first source for the release itself, in either notation of apt.
@@ -202,16 +204,16 @@ fn mirror(sources: &str) -> Option<String> {
     })
 }
 
-fn create(folder: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(folder).map_err(Error::io(format!("cannot create {}", folder.display())))
+fn create(folder: &Path) -> Result<()> {
+    Ok(fs_err::create_dir_all(folder)?)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+fn copy(from: &Path, to: &Path) -> Result<()> {
     sh::output(Command::new("cp").args(["-aT"]).arg(from).arg(to)).map(drop)
 }
 
 /// Removes the tree of an earlier run. It holds no mounts: those died with that run's namespace.
-fn remove(tree: &Path) -> Result<(), Error> {
+fn remove(tree: &Path) -> Result<()> {
     sh::output(Command::new("rm").args(["-rf", "--one-file-system"]).arg(tree)).map(drop)
 }
 

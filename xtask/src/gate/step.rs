@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Result;
+
 use super::tally::{self, Tally};
-use crate::sh::Error;
+use crate::sh;
 
 /// What a check found out, when it could run at all.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,9 +24,16 @@ pub(super) struct Gate {
     pub(super) prefix: String,
 }
 
+/// Has the calling thread, and all that it starts, take processors from others less by `nice`.
+pub(super) fn lower_priority(nice: i32) {
+    if let Err(error) = rustix::process::nice(nice) {
+        println!("xtask: the priority stays as it is: {error}");
+    }
+}
+
 impl Gate {
     /// Runs one check, which counts as one test, between two header lines.
-    pub(super) fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome, Error>) -> bool {
+    pub(super) fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome>) -> bool {
         self.say(&format!("== {name}"));
         let started = Instant::now();
         let result = check(self);
@@ -61,7 +70,7 @@ impl Gate {
         self.logs.join(format!("{name}.log"))
     }
 
-    pub(super) fn finish(self, started: Instant) -> Result<(), Error> {
+    pub(super) fn finish(self, started: Instant) -> Result<()> {
         println!("== summary after {:.0} s (logs: target/test-logs)", started.elapsed().as_secs_f64());
         for (what, times) in [("step", &self.tally.steps), ("test", &self.tally.times)] {
             for (name, seconds) in tally::slowest(times) {
@@ -89,10 +98,10 @@ pub(super) fn required(what: &str) -> bool {
 }
 
 /// Skips because `what` is absent, or fails where it is required.
-pub(super) fn absent(what: &str, reason: &str) -> Result<Outcome, Error> {
+pub(super) fn absent(what: &str, reason: &str) -> Result<Outcome> {
     if required(what) {
         let help = format!("TRACKER_TEST_REQUIRE names `{what}`; run: cargo xtask setup");
-        return Err(Error::Missing { what: reason.to_owned(), help });
+        return Err(sh::missing(reason, help));
     }
     Ok(Outcome::Skipped(reason.to_owned()))
 }

@@ -4,11 +4,11 @@
 mod apt;
 mod docker;
 mod ebpf;
-mod fresh;
 mod gate;
 mod matrix;
 mod powercut;
 mod programs;
+mod release;
 mod run;
 mod setup;
 mod sh;
@@ -16,7 +16,7 @@ mod stream;
 mod tidy;
 mod vm;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
@@ -32,6 +32,8 @@ enum Verb {
     },
     /// Compile the kernel object into target/ebpf
     BuildEbpf,
+    /// Build the program as it is shipped: stripped, its debug information beside it
+    Release,
     /// Set up, build everything, run `tracker ARGS`
     Run {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -46,9 +48,6 @@ enum Verb {
         /// The whole gate there
         #[arg(long)]
         full: bool,
-        /// The second start, inside of the namespace of mounts
-        #[arg(long, hide = true)]
-        inside: bool,
     },
     /// Run a command (or root tests that depend on the kernel) under another kernel
     Vm(vm::Options),
@@ -86,10 +85,14 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Setup { build: true } => setup::build_tools(),
         Verb::Setup { build: false } => setup::all(),
         Verb::BuildEbpf => ebpf::build(),
+        Verb::Release => release::build(),
         Verb::Run { args } => run::main(&args),
         Verb::Test(selection) => gate::main(&selection),
         Verb::Tidy => tidy::main(),
-        Verb::Fresh { full, inside } => fresh::main(full, inside),
+        Verb::Fresh { full } => {
+            let full = ["--full"].into_iter().filter(|_| full);
+            sh::run(Command::new("bash").arg(sh::root().join("xtask/fresh.sh")).args(full))
+        }
         Verb::Vm(options) => vm::main(&options),
         Verb::Matrix(options) => matrix::main(&options),
         Verb::Powercut(options) => powercut::main(&options),
@@ -99,9 +102,8 @@ fn dispatch(verb: Verb) -> Result<()> {
             sh::run(tests.env("TRACKER_FUZZ_COUNT", count.to_string()).env("TRACKER_FUZZ_SEED", seed.to_string()))
         }
         Verb::Bench { args } => {
-            ebpf::build()?;
             // The benchmarks start the program beside them.
-            sh::run(sh::cargo().args(["build", "--release", "-p", "tracker"]))?;
+            release::build()?;
             sh::run(sh::cargo().args(["run", "--release", "-p", "tests", "--bin", "bench", "--"]).args(args))
         }
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::sh;
-use crate::{ebpf, setup};
+use crate::{release, setup};
 
 /// That the directory to protect is there: to be told so after eight minutes of building is no welcome.
 fn is_there(args: &[String]) -> Result<()> {
@@ -22,8 +22,7 @@ fn is_there(args: &[String]) -> Result<()> {
 pub(crate) fn main(args: &[String]) -> Result<()> {
     is_there(args)?;
     setup::build_tools()?;
-    ebpf::build()?;
-    sh::run(sh::cargo().args(["build", "--release", "-p", "tracker"]))?;
+    release::build()?;
     let mut command = Command::new(sh::target_dir().join("release/tracker"));
     command.args(args);
     // exec, so that signals and the exit code are tracker's own; it runs in the user's directory.

@@ -75,7 +75,7 @@ fn runs_of(seed: u64) -> [Run; 6] {
 /// A guest takes about five minutes on two idle cores, and longer beside another. One that prints nothing for 15 minutes is ended before.
 const LIMIT: Duration = Duration::from_secs(2700);
 /// Cuts of power in the gate; `cargo xtask powercut` makes more.
-const CUTS: u64 = 3;
+const CUTS: u64 = 2;
 
 pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     if let Some(reason) = vm::obstacle() {

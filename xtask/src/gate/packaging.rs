@@ -7,10 +7,9 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::step::{Gate, Outcome, absent};
-use crate::stream::checked;
-
 use crate::setup;
 use crate::sh;
+use crate::stream::checked;
 
 /// The Kubernetes release whose schemas the manifest must fit.
 const KUBERNETES: &str = "1.31";

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -9,6 +10,7 @@ use anyhow::Result;
 use super::leftovers;
 use super::libtest::{self, Reader};
 use super::step::{Gate, Outcome, absent};
+use super::tally::Tally;
 use crate::programs::{self, Program};
 use crate::stream::{failure, stream};
 use crate::{docker, setup, sh};
@@ -40,21 +42,62 @@ const PRIVILEGED: &str = "tests";
 /// Tier 1: the default members, without privilege.
 pub(super) fn unprivileged(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     let own: Vec<&Program> = programs.iter().filter(|program| program.package() != PRIVILEGED).collect();
-    tier(gate, "tier 1", &own, &[], filter, &mut |_| ());
+    tier(gate, "tier 1", &own, &[], filter, &mut |_, _| ());
 }
 
-/// Tier 2: the crate `tests`, as root, one test at a time: the cases share the kernel's hooks, mounts and ports.
+/// Programs that nothing else may run beside: they end whatever capture has no daemon.
+const ALONE: [&str; 1] = ["left_behind"];
+
+/// Programs that run beside the others, one of them at a time: their directories, mounts, servers and captures are their own, and
+/// they look at no others. Those that measure, and those that look at the whole machine, are not among them.
+const BESIDE: [&str; 18] = [
+    "bad_input",
+    "compare",
+    "containers",
+    "flags",
+    "inline_data",
+    "mass_delete",
+    "names_in_motion",
+    "real_build",
+    "real_download",
+    "real_postgres",
+    "real_sqlite",
+    "restore_short",
+    "store_mounts",
+    "store_s3",
+    "store_s3_errors",
+    "store_s3_protect",
+    "unread",
+    "unstable_numbers",
+];
+
+/// Tier 2: the crate `tests`, as root, in each program one test at a time, and at most two programs.
 pub(super) fn privileged(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     if !sh::is_root() {
         gate.check("tier 2", |_| absent("root", "needs root: run `sudo -E env PATH=$PATH cargo xtask test --tier 2`"));
         return;
     }
-    let own: Vec<&Program> = programs.iter().filter(|program| program.package() == PRIVILEGED).collect();
-    let mut watch = leftovers::Watch::new(leftovers::pinned());
-    tier(gate, "tier 2", &own, &["--test-threads=1"], filter, &mut |line| watch.line(line, leftovers::pinned));
+    let own = || programs.iter().filter(|program| program.package() == PRIVILEGED);
+    let within = |names: &[&str]| own().filter(|program| names.contains(&program.name.as_str())).collect::<Vec<_>>();
+    let (alone, beside) = (within(&ALONE), within(&BESIDE));
+    let rest: Vec<&Program> = own().filter(|program| !alone.contains(program) && !beside.contains(program)).collect();
+
+    let watch = Mutex::new(leftovers::Watch::new(leftovers::pinned()));
+    let look = |program: &str, line: &str| {
+        watch.lock().unwrap_or_else(PoisonError::into_inner).line(program, line, leftovers::pinned);
+    };
+    let one_by_one = ["--test-threads=1"];
+    tier(gate, "tier 2, alone", &alone, &one_by_one, filter, &mut { look });
+    let mut other = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix: "  ".into() };
+    std::thread::scope(|scope| {
+        let lane = scope.spawn(|| tier(&mut other, "tier 2, beside", &beside, &one_by_one, filter, &mut { look }));
+        tier(gate, "tier 2", &rest, &one_by_one, filter, &mut { look });
+        lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    gate.tally.add(other.tally);
     // A run of single tests may have neighbours.
     if filter.is_none() {
-        leftovers::check(gate, "tier 2", &watch);
+        leftovers::check(gate, "tier 2", &watch.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -65,7 +108,7 @@ fn tier(
     programs: &[&Program],
     options: &[&str],
     filter: Option<&str>,
-    look: &mut dyn FnMut(&str),
+    look: &mut dyn FnMut(&str, &str),
 ) {
     gate.say(&format!("== {name}"));
     let (started, before) = (Instant::now(), gate.tally.tests);
@@ -79,7 +122,7 @@ fn tier(
         let step = format!("{name}: {}", program.name);
         follow(gate, &step, Some(&program.name), |log, each| {
             let status = stream(&mut command, log, |line: &str| {
-                look(line);
+                look(&program.name, line);
                 each(line);
             })?;
             Ok((!status.success()).then(|| format!("`{}` failed ({status})", sh::show(&command))))

@@ -16,7 +16,6 @@ use super::disk::Disk;
 use super::guest::{self, DISKS, Files, WANTED};
 use super::image;
 use super::kernel::{self, Kernel};
-
 use crate::sh;
 use crate::stream;
 

@@ -39,8 +39,9 @@ impl Selection {
     }
 }
 
-/// How much less than the tests gets of the processors what runs beside them. It still gets a tenth of one that is busy.
-const NICE: i32 = 10;
+/// By how much what runs beside the tests steps back for them. Of a processor that both want it still gets a quarter: guests have
+/// to be done in time, too.
+const NICE: i32 = 5;
 
 pub(crate) fn main(selection: &Selection) -> Result<()> {
     let started = Instant::now();

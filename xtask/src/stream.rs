@@ -14,6 +14,8 @@ use crate::sh;
 
 /// A step that prints nothing for this long hangs: libtest itself speaks up after a minute in one test.
 pub(crate) const SILENCE: Duration = Duration::from_secs(900);
+/// The same for a guest, which is slow and may run beside the tests of this kernel.
+const GUEST_SILENCE: Duration = Duration::from_secs(2 * SILENCE.as_secs());
 /// How long output is still read after the command has ended.
 const AFTERGLOW: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
@@ -39,7 +41,7 @@ pub(crate) fn limited(
     limit: Duration,
     mut each: impl FnMut(&str) -> Option<Duration>,
 ) -> Result<End> {
-    watched(command, log, Limits { silence: SILENCE, whole: limit }, &mut each)
+    watched(command, log, Limits { silence: GUEST_SILENCE, whole: limit }, &mut each)
 }
 
 /// How a command ended.

@@ -4,7 +4,6 @@
 
 mod disk;
 mod guest;
-mod image;
 mod kernel;
 mod machine;
 

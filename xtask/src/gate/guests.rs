@@ -83,12 +83,15 @@ pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
         return;
     }
     let seed = seed();
-    let runs: Vec<(Run, PathBuf)> = runs_of(seed)
-        .into_iter()
-        .filter_map(|run| Some((run, programs.iter().find(|program| program.name == run.test)?.path.clone())))
-        // A guest that runs nothing is not worth its boot.
-        .filter(|(_, program)| filter.is_none_or(|filter| has_test(program, filter)))
-        .collect();
+    let mut runs: Vec<(Run, PathBuf)> = Vec::new();
+    for run in runs_of(seed) {
+        match programs.iter().find(|program| program.name == run.test) {
+            // A guest that runs nothing is not worth its boot.
+            Some(program) if filter.is_some_and(|filter| !has_test(&program.path, filter)) => {}
+            Some(program) => runs.push((run, program.path.clone())),
+            None => gate.tally.fail(&format!("tier 3: there is no test program {}", run.test)),
+        }
+    }
     if runs.is_empty() {
         return;
     }

@@ -50,7 +50,7 @@ const ALONE: [&str; 1] = ["left_behind"];
 
 /// Programs that run beside the others, one of them at a time: their directories, mounts, servers and captures are their own, and
 /// they look at no others. Those that measure, and those that look at the whole machine, are not among them.
-const BESIDE: [&str; 18] = [
+const BESIDE: [&str; 19] = [
     "bad_input",
     "compare",
     "containers",
@@ -67,6 +67,7 @@ const BESIDE: [&str; 18] = [
     "store_s3",
     "store_s3_errors",
     "store_s3_protect",
+    "stress",
     "unread",
     "unstable_numbers",
 ];

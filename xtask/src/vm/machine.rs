@@ -14,7 +14,6 @@ use fs_err as fs;
 
 use super::disk::Disk;
 use super::guest::{self, DISKS, Files, WANTED};
-use super::image;
 use super::kernel::{self, Kernel};
 use crate::sh;
 use crate::stream;
@@ -142,14 +141,20 @@ fn crashed(status: ExitStatus) -> bool {
     matches!(status.signal(), Some(SIGABRT | SIGSEGV))
 }
 
-/// What QEMU is to start: the kernel out of its image, in `folder`, or the image where that can stay as it is.
+/// What QEMU is to start. An image unpacks itself, and one that xz has packed takes translated code longer for that than all
+/// the rest of its boot; QEMU starts an unpacked kernel as well (by its PVH entry), which is put into `folder`. Other packers are
+/// fast enough.
 fn unpacked_image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
+    const XZ: &[u8] = b"\xfd7zXZ\0";
     let path = kernel.image();
     let image = fs::read(&path)?;
-    let Some(packed) = image::packed_by_xz(&image) else { return Ok(path) };
+    // As the kernel's own `extract-vmlinux`: by the mark of the packer, soon behind the code that sets up.
+    let begin = image.windows(XZ.len()).take(1 << 20).position(|window| window == XZ);
+    let Some(packed) = begin.and_then(|begin| image.get(begin..)) else { return Ok(path) };
     let (from, to) = (folder.join("kernel.xz"), folder.join("kernel"));
     fs::write(&from, packed)?;
-    fs::write(&to, unpacked(&from)?)?;
+    // What stands behind the kernel was not written by xz.
+    fs::write(&to, sh::bytes(Command::new("xz").args(["-dc", "--single-stream"]).arg(&from))?)?;
     Ok(to)
 }
 
@@ -165,7 +170,11 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>> {
     entries.push(entry("bin/sh", ModeFileType::Symlink, b"busybox".to_vec()));
     let mut names = Vec::new();
     for path in kernel.load_order(&wanted)? {
-        let bytes = if path.extension() == Some("xz".as_ref()) { unpacked(&path)? } else { fs::read(&path)? };
+        let bytes = if path.extension() == Some("xz".as_ref()) {
+            sh::bytes(Command::new("xz").arg("-dc").arg(&path))?
+        } else {
+            fs::read(&path)?
+        };
         let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".xz").to_owned();
         entries.push(entry(&format!("modules/{name}"), ModeFileType::Regular, guest::unsigned(bytes)));
         names.push(name);
@@ -176,10 +185,6 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>> {
 
 fn entry(name: &str, kind: ModeFileType, content: Vec<u8>) -> (cpio::NewcBuilder, Cursor<Vec<u8>>) {
     (cpio::NewcBuilder::new(name).mode(0o755).set_mode_file_type(kind), Cursor::new(content))
-}
-
-fn unpacked(path: &Path) -> Result<Vec<u8>> {
-    sh::bytes(Command::new("xz").arg("-dc").arg(path))
 }
 
 /// A folder of this process, removed when dropped.

@@ -200,6 +200,7 @@ pub const fn overflow_bit(dev: u32, ino: u64) -> u32 {
 }
 
 #[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "aya::Pod for map keys and values: they are plain bytes, checked by size tests")]
 mod pod {
     use super::{GroupKey, Inflight, InodeKey, InodeMark};
 

@@ -265,6 +265,7 @@ fn first_of(drain: u64, len: usize) -> usize {
     if drawn.is_multiple_of(2) || len == 0 { 0 } else { (drawn / 2 % len as u64) as usize }
 }
 
+#[expect(clippy::too_many_lines, reason = "it is to be cut where it turns a corner")]
 fn plan_jobs<W: World>(
     world: &mut W,
     taken: &DirtySet,

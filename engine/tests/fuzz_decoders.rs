@@ -3,6 +3,7 @@
 //! `cargo xtask fuzz-decoders` makes 20,000 of each kind; the gate makes fewer. `TRACKER_FUZZ_COUNT` and `TRACKER_FUZZ_SEED` are what
 //! that command sets. Most mutants get a right checksum again, as somebody with write access to a store would give them: else
 //! they would be refused before anything is decoded.
+#![expect(unsafe_code, reason = "an allocator that counts what decoders take")]
 
 mod common;
 

@@ -9,6 +9,7 @@
 //! The rule for holes: cut to whole 4 KiB blocks, every hole of the source of at least 64 KiB must hold no data in the
 //! copy. Smaller ones may be filled (file systems allocate in larger units), and the copy may have more holes than the
 //! source, since its bytes are compared anyhow.
+#![expect(unsafe_code, reason = "the ioctl for projects, which no safe crate offers")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;

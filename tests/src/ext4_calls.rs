@@ -1,4 +1,5 @@
 //! Calls that only ext4 has, made as `linux/fs/ext4/ext4.h` numbers them (Linux 6.1 to 6.18).
+#![expect(unsafe_code, reason = "two ioctls of ext4 alone, which no safe crate offers")]
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,6 @@
 //! Calls of the matrix that no safe crate offers: ioctls, splices, writes into another address, accounting, io_uring.
 //! Each does one thing and waits for its end; what is written where is the matrix's business.
+#![expect(unsafe_code, reason = "ioctls, splices, accounting and io_uring of the matrix, which no safe crate offers")]
 
 use std::ffi::{CStr, CString};
 use std::fs::File;

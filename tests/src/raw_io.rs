@@ -1,4 +1,8 @@
 //! Ways to write a file that the standard library does not have: mappings, kernel AIO, io_uring, faults that wait.
+#![expect(
+    unsafe_code,
+    reason = "mappings, kernel AIO, io_uring and userfaultfd of the cases, which no safe crate offers"
+)]
 
 use std::fs::File;
 use std::io;

@@ -1,6 +1,7 @@
 //! An unprivileged user of one protected directory stops or slows neither the daemon nor another volume, and the daemon's
 //! memory has a bound. Each test is one kind of harm; the other volume commits meanwhile. Harm is done as a user without rights,
 //! except where somebody else's doing is needed for it: devices, and a mount that root may ask too.
+#![expect(unsafe_code, reason = "leases, and a FUSE mount without a server, which no safe crate offers")]
 
 use std::ffi::CString;
 use std::fs::{self, File};

@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
+#![expect(unsafe_code, reason = "every helper call and every kernel pointer of a BPF program is unsafe by nature")]
 #![expect(
     internal_features,
     reason = "the BPF target has no core::sync::atomic read-modify-write operations, only the intrinsics"

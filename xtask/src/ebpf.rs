@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sh::{self, Error};
+use anyhow::Result;
+
+use crate::sh;
 
 /// The target of the kernel object: BPF, little endian.
 const TARGET: &str = "bpfel-unknown-none";
@@ -22,26 +24,19 @@ pub(crate) struct Toolchain {
     pub(crate) bootstrap: bool,
 }
 
-pub(crate) fn main(args: &[String]) -> Result<(), Error> {
-    if let Some(arg) = args.first() {
-        return Err(Error::Usage { text: format!("build-ebpf takes no argument, got `{arg}`") });
-    }
-    build()
-}
-
 /// Compiles the object to `target/ebpf/bpfel-unknown-none/release/tracker-ebpf`. Cargo decides what is out of date.
-pub(crate) fn build() -> Result<(), Error> {
+pub(crate) fn build() -> Result<()> {
     sh::run(&mut build_command()?)
 }
 
 /// The command of [`build`], for callers that handle its output themselves.
-pub(crate) fn build_command() -> Result<Command, Error> {
+pub(crate) fn build_command() -> Result<Command> {
     let toolchain = require()?;
     if linker().is_none() {
-        return Err(Error::Missing {
-            what: format!("bpf-linker {LINKER_VERSION} is not installed"),
-            help: "run: cargo xtask setup --build".into(),
-        });
+        return Err(sh::missing(
+            format!("bpf-linker {LINKER_VERSION} is not installed"),
+            "run: cargo xtask setup --build",
+        ));
     }
     let mut command = cargo(&toolchain, "cargo");
     command.args(["build", "--release"]);
@@ -51,10 +46,11 @@ pub(crate) fn build_command() -> Result<Command, Error> {
 }
 
 /// clippy over the kernel object, with the same compiler that builds it.
-pub(crate) fn clippy_command() -> Result<Command, Error> {
+pub(crate) fn clippy_command() -> Result<Command> {
     let toolchain = require()?;
     let mut command = cargo(&toolchain, "cargo-clippy");
-    command.arg("clippy");
+    // In the profile of the build, so that the two share what macros need.
+    command.args(["clippy", "--release"]);
     common_args(&mut command);
     command.args(["--", "-D", "warnings"]);
     Ok(command)
@@ -65,12 +61,13 @@ fn common_args(command: &mut Command) {
     command.env("CARGO_TARGET_DIR", sh::root().join("target/ebpf"));
 }
 
-fn require() -> Result<Toolchain, Error> {
-    find().ok_or_else(|| Error::Missing {
-        what: "no compiler that can build the kernel object".into(),
-        help: "on Debian run: cargo xtask setup --build\n\
-               elsewhere: rustup toolchain install nightly --component rust-src"
-            .into(),
+fn require() -> Result<Toolchain> {
+    find().ok_or_else(|| {
+        sh::missing(
+            "no compiler that can build the kernel object",
+            "on Debian run: cargo xtask setup --build\n\
+               elsewhere: rustup toolchain install nightly --component rust-src",
+        )
     })
 }
 
@@ -161,14 +158,9 @@ fn clean(command: &mut Command) -> &mut Command {
     command
 }
 
-/// bpf-linker of the right version: the one that setup installed under `target`, else one on PATH.
+/// bpf-linker of the right version.
 pub(crate) fn linker() -> Option<PathBuf> {
-    let own = sh::root().join("target/tools/bin/bpf-linker");
-    let right = |file: &PathBuf| {
-        sh::output(Command::new(file).arg("--version"))
-            .is_ok_and(|text| text.split_whitespace().any(|word| word == LINKER_VERSION))
-    };
-    Some(own).filter(right).or_else(|| sh::which("bpf-linker").filter(right))
+    sh::tool("bpf-linker", LINKER_VERSION)
 }
 
 #[cfg(test)]
@@ -180,9 +172,9 @@ mod tests {
         let empty = std::env::temp_dir().join(format!("xtask-sysroot-{}", std::process::id()));
         let library = empty.join("lib/rustlib/src/rust/library/core/src");
         assert!(!has_core_sources(&empty));
-        std::fs::create_dir_all(&library).expect("temp dir");
-        std::fs::write(library.join("lib.rs"), "").expect("temp file");
+        fs_err::create_dir_all(&library).expect("temp dir");
+        fs_err::write(library.join("lib.rs"), "").expect("temp file");
         assert!(has_core_sources(&empty));
-        std::fs::remove_dir_all(&empty).expect("clean up");
+        fs_err::remove_dir_all(&empty).expect("clean up");
     }
 }

@@ -1,212 +1,117 @@
 //! `test`: the whole gate. Runs every check and every tier, goes on after a failure so that all of them are seen, and
 //! ends with one line `N passed, N failed, N skipped`. What is skipped is named, with its reason.
+//!
+//! What only needs processors (lints, guests) runs beside the tests, at a lower priority: tests on this kernel wait for half of
+//! their time.
 
 mod checks;
-mod deny;
 mod guests;
 mod leftovers;
 mod libtest;
 mod packaging;
-pub(crate) mod stream;
+mod step;
 mod tally;
 mod tiers;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::sh::{self, Error};
+use anyhow::Result;
+use fs_err as fs;
+
+use crate::sh;
+use step::{Gate, Outcome};
 use tally::Tally;
 
-/// What a check found out, when it could run at all.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    /// Not run, for this reason.
-    Skipped(String),
-}
-
-const USAGE: &str = "usage: cargo xtask test [--tier 0|1|2|3] [NAME FILTER]
-  tier 0: checks without tests; tier 1: unit, property and model tests, unprivileged; tier 2: on this kernel, as root;
-  tier 3: in guests with other kernels
-  without --tier: all of them; with a filter: only tests whose names contain it, and no check";
-
 /// Which part of the gate to run.
-#[derive(Debug, PartialEq, Eq)]
-struct Selection {
-    /// One tier only.
+#[derive(Debug, PartialEq, Eq, clap::Args)]
+pub(crate) struct Selection {
+    /// One tier only. 0: checks without tests; 1: unit, property and model tests, unprivileged; 2: on this kernel, as root;
+    /// 3: in guests with other kernels
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=3))]
     tier: Option<u8>,
-    /// Only tests whose name contains this.
+    /// Only tests whose names contain this, and no check
     filter: Option<String>,
 }
 
 impl Selection {
-    fn parse(args: &[String]) -> Result<Self, Error> {
-        let usage = |why: String| Error::Usage { text: format!("{why}\n{USAGE}") };
-        let mut selection = Selection { tier: None, filter: None };
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            if arg == "--tier" {
-                let tier = args.next().and_then(|tier| tier.parse().ok()).filter(|tier| *tier <= 3);
-                selection.tier = Some(tier.ok_or_else(|| usage("--tier takes 0 to 3".into()))?);
-            } else if arg.starts_with('-') || selection.filter.is_some() {
-                return Err(usage(format!("unexpected `{arg}`")));
-            } else {
-                selection.filter = Some(arg.clone());
-            }
-        }
-        Ok(selection)
-    }
-
     fn has(&self, tier: u8) -> bool {
         self.tier.is_none_or(|only| only == tier) && !(tier == 0 && self.filter.is_some())
     }
 }
 
-/// One run of the gate, or a part of it that goes on beside another: where its logs go and what it counted so far.
-struct Gate {
-    logs: PathBuf,
-    tally: Tally,
-    /// Stands before each line of a part that goes on beside another.
-    prefix: String,
-}
+/// By how much what runs beside the tests steps back for them. Of a processor that both want it still gets a quarter: guests have
+/// to be done in time, too.
+const NICE: i32 = 5;
 
-pub(crate) fn main(args: &[String]) -> Result<(), Error> {
-    let selection = Selection::parse(args)?;
+pub(crate) fn main(selection: &Selection) -> Result<()> {
     let started = Instant::now();
     let logs = sh::root().join("target/test-logs");
     // Logs of an earlier run must not be taken for this one's.
     if logs.exists() {
-        std::fs::remove_dir_all(&logs).map_err(Error::io(format!("cannot clear {}", logs.display())))?;
+        fs::remove_dir_all(&logs)?;
     }
-    std::fs::create_dir_all(&logs).map_err(Error::io(format!("cannot create {}", logs.display())))?;
+    fs::create_dir_all(&logs)?;
 
     let mut gate = Gate { logs, tally: Tally::default(), prefix: String::new() };
     if [0, 2, 3].into_iter().any(|tier| selection.has(tier)) {
-        gate.check("setup", |_| crate::setup::main(&[]).map(|()| Outcome::Passed));
+        gate.check("setup", |_| crate::setup::all().map(|()| Outcome::Passed));
         gate.check("build-ebpf", checks::build_ebpf);
     }
     if selection.has(0) {
-        for (name, check) in checks::ALL {
-            gate.check(name, check);
-        }
+        run_all(&mut gate, &checks::QUICK);
     }
     let filter = selection.filter.as_deref();
-    if selection.has(1) {
-        tiers::unprivileged(&mut gate, filter);
-    }
-    if selection.has(2) {
-        tiers::privileged(&mut gate, filter);
-    }
-    if selection.has(3) {
-        guests::all(&mut gate, filter);
-    }
+    let (unprivileged, privileged, other) = (selection.has(1), selection.has(2), selection.has(3));
+    let built = if unprivileged || privileged || other { tiers::build(&mut gate, privileged || other) } else { None };
+    let programs = built.as_deref();
+    let mut beside = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix: "beside: ".into() };
+    std::thread::scope(|scope| {
+        let lane = scope.spawn(|| {
+            step::lower_priority(NICE);
+            if selection.has(0) {
+                run_all(&mut beside, &checks::SLOW);
+            }
+            if let Some(programs) = programs.filter(|_| other) {
+                guests::all(&mut beside, programs, filter);
+            }
+        });
+        if let Some(programs) = programs {
+            if unprivileged {
+                tiers::unprivileged(&mut gate, programs, filter);
+            }
+            if privileged {
+                tiers::privileged(&mut gate, programs, filter);
+            }
+        }
+        // A panic of a lane is one of the gate.
+        lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
     // Tier 3 alone may have nothing to run: its skips say so.
-    if (selection.has(1) || selection.has(2)) && gate.tally.tests == 0 {
+    if (unprivileged || privileged) && gate.tally.tests == 0 {
         gate.tally.fail("no test ran at all");
     }
+    gate.tally.add(beside.tally);
     gate.finish(started)
 }
 
-impl Gate {
-    /// Runs one check, which counts as one test, between two header lines.
-    fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome, Error>) -> bool {
-        self.say(&format!("== {name}"));
-        let started = Instant::now();
-        let result = check(self);
-        let seconds = started.elapsed().as_secs_f64();
-        self.tally.steps.push((name.to_owned(), seconds));
-        match result {
-            Ok(Outcome::Passed) => {
-                self.tally.passed += 1;
-                self.say(&format!("   passed in {seconds:.1} s"));
-                return true;
-            }
-            Ok(Outcome::Skipped(reason)) => {
-                self.say(&format!("   skipped: {reason}"));
-                self.tally.skip(name, &reason);
-            }
-            Err(error) => {
-                self.say(&format!("{error}\n   FAILED after {seconds:.1} s"));
-                self.tally.fail(name);
-            }
-        }
-        false
+fn run_all(gate: &mut Gate, checks: &[checks::Check]) {
+    for (name, check) in checks {
+        gate.check(name, check);
     }
-
-    /// Prints what a person is to see now, each line behind the prefix.
-    fn say(&self, text: &str) {
-        for line in text.lines() {
-            println!("{}{line}", self.prefix);
-        }
-    }
-
-    /// The log file of a step.
-    fn log(&self, step: &str) -> PathBuf {
-        let name: String = step.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        self.logs.join(format!("{name}.log"))
-    }
-
-    fn finish(self, started: Instant) -> Result<(), Error> {
-        println!("== summary after {:.0} s (logs: target/test-logs)", started.elapsed().as_secs_f64());
-        for (what, times) in [("step", &self.tally.steps), ("test", &self.tally.times)] {
-            for (name, seconds) in tally::slowest(times) {
-                println!("slowest {what}: {seconds:.1} s {name}");
-            }
-        }
-        for (name, reason) in &self.tally.skipped {
-            println!("SKIPPED {name}: {reason}");
-        }
-        for name in &self.tally.failed {
-            println!("FAILED {name}");
-        }
-        println!("{}", self.tally);
-        if self.tally.failed.is_empty() {
-            return Ok(());
-        }
-        // The count is the last line, so the failure is told by the exit code alone.
-        std::process::exit(1)
-    }
-}
-
-/// True if `what` is named in TRACKER_TEST_REQUIRE (a comma list): then its absence is a failure, not a skip.
-fn required(what: &str) -> bool {
-    std::env::var("TRACKER_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
-}
-
-/// Skips because `what` is absent, or fails where it is required.
-fn absent(what: &str, reason: &str) -> Result<Outcome, Error> {
-    if required(what) {
-        let help = format!("TRACKER_TEST_REQUIRE names `{what}`; run: cargo xtask setup");
-        return Err(Error::Missing { what: reason.to_owned(), help });
-    }
-    Ok(Outcome::Skipped(reason.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Selection, Error> {
-        Selection::parse(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn without_arguments_everything_runs() {
-        let selection = parse(&[]).expect("valid");
-        assert!((0..=3).all(|tier| selection.has(tier)));
-    }
-
     #[test]
     fn a_filter_leaves_the_checks_out() {
-        let selection = parse(&["--tier", "1", "swap"]).expect("valid");
-        assert_eq!((0..=3).map(|tier| selection.has(tier)).collect::<Vec<_>>(), [false, true, false, false]);
-        assert!(!parse(&["swap"]).expect("valid").has(0));
-    }
-
-    #[test]
-    fn a_wrong_command_line_is_refused() {
-        for args in [&["--tier"][..], &["--tier", "7"], &["--fast"], &["a", "b"]] {
-            assert!(matches!(parse(args), Err(Error::Usage { .. })), "{args:?}");
-        }
+        let tiers = |tier, filter: Option<&str>| {
+            let selection = Selection { tier, filter: filter.map(str::to_owned) };
+            (0..=3).map(|tier| selection.has(tier)).collect::<Vec<_>>()
+        };
+        assert_eq!(tiers(None, None), [true; 4]);
+        assert_eq!(tiers(None, Some("swap")), [false, true, true, true]);
+        assert_eq!(tiers(Some(1), Some("swap")), [false, true, false, false]);
     }
 }

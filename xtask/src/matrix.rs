@@ -2,20 +2,17 @@
 //! end, and by both oracles: the marks, and then flushes and restores of the program. What the marks have shown is written
 //! into `docs/kernels-cells.md`. The operations and the page are the test programs'.
 
-use std::fs::File;
+use fs_err::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::gate::stream;
-use crate::setup;
-use crate::sh::{self, Error};
-use crate::vm::{self, Request, Series};
+use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask matrix [--part K/N | --functions]
-  without --part every cell runs, natively and in four guests, and docs/kernels-cells.md is written
-  --functions: each hooked function is left out in turn, in four guests, and some cell must be missed";
+use crate::sh;
+use crate::stream;
+use crate::vm::{self, Request, Series};
 
 /// A test program, and its case that runs the cells.
 #[derive(Clone, Copy, Debug)]
@@ -38,22 +35,24 @@ pub(crate) const SEED: &str = "TRACKER_MATRIX_SEED";
 /// Of one guest: ten minutes on two cores, much of it for the verifier.
 const LIMIT: Duration = Duration::from_secs(3600);
 
-pub(crate) fn main(args: &[String]) -> Result<(), Error> {
-    let (part, functions) = match args {
-        [] => (None, false),
-        [option] if option == "--functions" => (None, true),
-        [option, part] if option == "--part" => (Some(part.as_str()), false),
-        _ => return Err(Error::Usage { text: USAGE.into() }),
-    };
-    setup::test_programs()?;
-    if let Some(what) = vm::obstacle() {
-        return Err(Error::Missing { what, help: "see docs/testing.md".into() });
-    }
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The K-th of N parts of the cells, as K/N; without it every cell runs, and docs/kernels-cells.md is written
+    #[arg(long, value_name = "K/N")]
+    part: Option<String>,
+    /// Leave out each hooked function in turn, in four guests: some cell must be missed
+    #[arg(long, conflicts_with = "part")]
+    functions: bool,
+}
+
+pub(crate) fn main(options: &Options) -> Result<()> {
+    let part = options.part.as_deref();
+    vm::prepare()?;
     if !sh::is_root() {
-        return Err(Error::Missing { what: "not root".into(), help: "the cells of this machine need mounts".into() });
+        return Err(sh::missing("not root", "the cells of this machine need mounts"));
     }
     crate::ebpf::build()?;
-    if functions {
+    if options.functions {
         return mutants();
     }
     // The second oracle runs the program itself.
@@ -80,7 +79,7 @@ struct Programs {
 
 /// Runs the cells on this machine; true if none was wrong. Without a part the marks write the page, with the `results` of
 /// the guests.
-fn here(program: &Path, oracle: Oracle, part: Option<&str>, results: &[PathBuf]) -> Result<bool, Error> {
+fn here(program: &Path, oracle: Oracle, part: Option<&str>, results: &[PathBuf]) -> Result<bool> {
     let mut command = Command::new(program);
     command.current_dir(sh::root().join("tests")).args(["--nocapture", oracle.case]).envs(vm::test_variables());
     match part {
@@ -95,15 +94,15 @@ fn here(program: &Path, oracle: Oracle, part: Option<&str>, results: &[PathBuf])
     Ok(end.status.success())
 }
 
-fn verdict(failed: usize) -> Result<(), Error> {
+fn verdict(failed: usize) -> Result<()> {
     if failed == 0 {
         return Ok(());
     }
-    Err(Error::Found { count: failed, what: "of the runs failed; their output is in target/vm/matrix-*".into() })
+    bail!("{failed} of the runs failed; their output is in target/vm/matrix-*")
 }
 
 /// Leaves out each function in turn, in each guest.
-fn mutants() -> Result<(), Error> {
+fn mutants() -> Result<()> {
     let program = vm::test_program("matrix_functions")?;
     let mut failed = 0;
     for series in Series::ALL {
@@ -120,17 +119,11 @@ fn mutants() -> Result<(), Error> {
 }
 
 /// Runs the cells in a guest by both oracles; true if none was wrong. The lines of cells are in `result`.
-fn guest(
-    series: Series,
-    back_end: &str,
-    programs: &Programs,
-    part: Option<&str>,
-    result: &Path,
-) -> Result<bool, Error> {
+fn guest(series: Series, back_end: &str, programs: &Programs, part: Option<&str>, result: &Path) -> Result<bool> {
     let kernel = vm::ensure(series)?;
     let words = ["sh".into(), "-c".into(), script(programs, back_end, part)];
     let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
-    let mut file = File::create(result).map_err(Error::io(format!("cannot create {}", result.display())))?;
+    let mut file = File::create(result)?;
     let (name, mut written, began) = (format!("{}, {back_end}", series.name()), Ok(()), Instant::now());
     let code = vm::run(&kernel, &request, &result.with_extension("log"), |line| {
         if line.starts_with("CELL ") && written.is_ok() {
@@ -138,7 +131,7 @@ fn guest(
         }
         told(&name, line);
     })?;
-    written.map_err(Error::io(format!("cannot write {}", result.display())))?;
+    written?;
     println!("{name}: exit code {code} after {:.0} s", began.elapsed().as_secs_f64());
     Ok(code == 0)
 }

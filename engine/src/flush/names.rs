@@ -146,6 +146,7 @@ impl Gathered {
 const ROUNDS_MAX: u32 = 8;
 
 /// Lists and reconciles until every new directory was listed or there is no more room.
+#[expect(clippy::too_many_lines, reason = "it is to be cut where it turns a corner")]
 pub fn gather<W: World>(
     world: &mut W,
     taken: &DirtySet,

@@ -1,4 +1,5 @@
 //! What capture is held against: an empty program on the same tracepoints, inotify, fanotify. Each is in effect until it is dropped.
+#![expect(unsafe_code, reason = "an empty program, inotify and fanotify, which no safe crate offers")]
 
 use std::collections::HashSet;
 use std::io;

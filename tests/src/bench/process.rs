@@ -1,4 +1,5 @@
 //! What the benchmarks need of processes: the daemon in release mode, CPU time, bytes read, pins, links of the kernel.
+#![expect(unsafe_code, reason = "CPU clocks of processes and the count of BPF links, which no safe crate offers")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};

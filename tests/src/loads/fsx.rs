@@ -169,6 +169,7 @@ impl Fsx {
     }
 
     /// False: there was nothing to do it to.
+    #[expect(clippy::too_many_lines, reason = "a table: an arm for each operation")]
     fn call(&mut self, op: Op) -> io::Result<bool> {
         // Repeated stores through a mapping leave no trace on tmpfs; the product says so.
         let unseen = matches!(op, Op::MappedWrite | Op::HeldMappedWrite | Op::MappedRead) && self.kind == Kind::Tmpfs;

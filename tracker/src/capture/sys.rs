@@ -2,6 +2,7 @@
 //! the array of maps whose update waits for running programs. The only `unsafe` of capture.
 //!
 //! Values are plain integers and `repr(C)` structs of them; sizes are checked against the map by `Table`.
+#![expect(unsafe_code, reason = "the bpf(2) calls that aya does not offer: batches, pins by path, link information")]
 
 use std::{
     ffi::CString,

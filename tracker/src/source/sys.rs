@@ -1,5 +1,9 @@
 //! The system calls that no safe wrapper here has: file handles, `sync_file_range`, `poll`, extended inode flags and one store
 //! through a mapping. The only `unsafe` of `source`.
+#![expect(
+    unsafe_code,
+    reason = "file handles, sync_file_range, extended inode flags and mappings have no safe wrapper"
+)]
 
 use std::ffi::{c_int, c_long, c_uint};
 use std::io;

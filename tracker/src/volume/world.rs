@@ -180,8 +180,7 @@ fn missing_rows(missing: Vec<Missing>) -> Vec<MissingRow> {
 
 /// Opens by path and makes sure that it is the inode that was meant.
 fn open(root: &SourceRoot, path: Option<&PathBuf>, inode: InodeId) -> Result<OpenFile, FileError> {
-    let Some(path) = path else { return Err(FileError::Moved) };
-    Ok(root.open_file(path, inode)?)
+    Ok(root.open_file(path.ok_or(FileError::Moved)?, inode)?)
 }
 
 impl World for VolumeWorld {
@@ -282,8 +281,7 @@ impl World for VolumeWorld {
     }
 
     fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
-        let path = self.path(job.id).map_err(unreadable)?;
-        open(&self.root, path.as_ref(), job.inode)
+        open(&self.root, self.path(job.id).map_err(unreadable)?.as_ref(), job.inode)
     }
 
     fn record(&self, id: FileId) -> Result<Option<Record>, WorldError> {

@@ -2,47 +2,56 @@
 
 use std::process::Command;
 
-use super::stream::checked;
-use super::{Gate, Outcome, absent, deny, packaging};
-use crate::sh::{self, Error};
-use crate::{ebpf, tidy};
+use anyhow::Result;
 
-type Check = fn(&Gate) -> Result<Outcome, Error>;
+use super::packaging;
+use super::step::{Gate, Outcome, absent};
+use crate::stream::checked;
+use crate::{ebpf, setup, sh, tidy};
 
-/// In this order: cheap ones first.
-pub(super) const ALL: [(&str, Check); 10] = [
-    ("fmt", fmt),
-    ("tidy", |_| tidy::main(&[]).map(|()| Outcome::Passed)),
-    ("dependencies", deny::check),
+pub(super) type Check = (&'static str, fn(&Gate) -> Result<Outcome>);
+
+/// Done before anything is built.
+pub(super) const QUICK: [Check; 6] = [
+    ("fmt", |gate| passed(sh::cargo().args(["fmt", "--all", "--", "--check"]), gate, "fmt")),
+    ("tidy", |_| tidy::main().map(|()| Outcome::Passed)),
+    ("dependencies", dependencies),
     ("packaging: systemd unit", packaging::unit),
     ("packaging: DaemonSet", packaging::daemonset),
     ("packaging: sample configuration", packaging::sample),
+];
+
+/// Done beside the tests.
+pub(super) const SLOW: [Check; 5] = [
     ("clippy, host", clippy),
-    ("clippy, kernel object", clippy_ebpf),
+    ("clippy, kernel object", |gate| passed(&mut ebpf::clippy_command()?, gate, "clippy-ebpf")),
     ("documentation", rustdoc),
+    ("documentation's examples", |gate| {
+        passed(sh::cargo().args(["test", "--doc", "--workspace", "--exclude", "tracker-ebpf"]), gate, "doc-tests")
+    }),
     ("Miri, common", miri),
 ];
 
 /// The kernel object comes before everything that compiles `tracker`, which embeds it.
-pub(super) fn build_ebpf(gate: &Gate) -> Result<Outcome, Error> {
+pub(super) fn build_ebpf(gate: &Gate) -> Result<Outcome> {
     passed(&mut ebpf::build_command()?, gate, "build-ebpf")
 }
 
-fn fmt(gate: &Gate) -> Result<Outcome, Error> {
-    passed(sh::cargo().args(["fmt", "--all", "--", "--check"]), gate, "fmt")
+/// Licences, sources and crates that were left out for a reason: `deny.toml`.
+fn dependencies(gate: &Gate) -> Result<Outcome> {
+    let Some(program) = setup::deny() else { return absent("deny", "cargo-deny is not installed") };
+    let mut command = Command::new(program);
+    command.current_dir(sh::root()).args(["--locked", "check", "licenses", "bans", "sources"]);
+    passed(&mut command, gate, "dependencies")
 }
 
-fn clippy(gate: &Gate) -> Result<Outcome, Error> {
+fn clippy(gate: &Gate) -> Result<Outcome> {
     let mut command = sh::cargo();
     command.args(["clippy", "--workspace", "--exclude", "tracker-ebpf", "--all-targets", "--", "-D", "warnings"]);
     passed(&mut command, gate, "clippy-host")
 }
 
-fn clippy_ebpf(gate: &Gate) -> Result<Outcome, Error> {
-    passed(&mut ebpf::clippy_command()?, gate, "clippy-ebpf")
-}
-
-fn rustdoc(gate: &Gate) -> Result<Outcome, Error> {
+fn rustdoc(gate: &Gate) -> Result<Outcome> {
     let mut command = sh::cargo();
     command.args(["doc", "--no-deps", "--workspace", "--exclude", "tracker-ebpf"]).env("RUSTDOCFLAGS", "-D warnings");
     passed(&mut command, gate, "rustdoc")
@@ -50,17 +59,18 @@ fn rustdoc(gate: &Gate) -> Result<Outcome, Error> {
 
 /// Miri over `common`, where the layout of bytes shared with the kernel is defined. The engine links C code (zstd), which
 /// Miri cannot follow.
-fn miri(gate: &Gate) -> Result<Outcome, Error> {
-    let mut probe = Command::new("cargo");
-    probe.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").args(["+nightly", "miri", "--version"]);
-    if !sh::succeeds(&mut probe) || !ebpf::nightly_has_sources() {
+fn miri(gate: &Gate) -> Result<Outcome> {
+    let nightly = || {
+        let mut command = Command::new("cargo");
+        command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(sh::root()).args(["+nightly", "miri"]);
+        command
+    };
+    if !sh::succeeds(nightly().arg("--version")) || !ebpf::nightly_has_sources() {
         return absent("miri", "no rustup nightly with the components miri and rust-src");
     }
-    let mut command = Command::new("cargo");
-    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(sh::root());
-    passed(command.args(["+nightly", "miri", "test", "-p", "common"]), gate, "miri")
+    passed(nightly().args(["test", "-p", "common"]), gate, "miri")
 }
 
-fn passed(command: &mut Command, gate: &Gate, log: &str) -> Result<Outcome, Error> {
+fn passed(command: &mut Command, gate: &Gate, log: &str) -> Result<Outcome> {
     checked(command, &gate.log(log)).map(|()| Outcome::Passed)
 }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::step::{Gate, Outcome, absent};
 use super::tally::Tally;
-use super::{Gate, Outcome, absent, tiers};
+use super::tiers;
 use crate::powercut::{self, Campaign};
+use crate::programs::Program;
 use crate::vm::{self, Kernel, Request, Series};
 use crate::{matrix, sh};
 
@@ -73,27 +75,27 @@ fn runs_of(seed: u64) -> [Run; 6] {
 /// A guest takes about five minutes on two idle cores, and longer beside another. One that prints nothing for 15 minutes is ended before.
 const LIMIT: Duration = Duration::from_secs(2700);
 /// Cuts of power in the gate; `cargo xtask powercut` makes more.
-const CUTS: u64 = 3;
+const CUTS: u64 = 2;
 
-pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
+pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     if let Some(reason) = vm::obstacle() {
         gate.check("tier 3", |_| absent("vm", &format!("no guest can run: {reason}")));
         return;
     }
-    let mut programs: Vec<PathBuf> = Vec::new();
-    let built = gate.check("tier 3: build", |_| {
-        programs = RUNS.iter().map(|run| vm::test_program(run.test)).collect::<Result<_, _>>()?;
-        Ok(Outcome::Passed)
-    });
-    let wanted = |program: &Path| filter.is_none_or(|filter| has_test(program, filter));
     let seed = seed();
-    let runs: Vec<(Run, PathBuf)> =
-        runs_of(seed).into_iter().zip(programs).filter(|(_, program)| wanted(program)).collect();
-    // A guest that runs nothing is not worth its boot.
-    if !built || runs.is_empty() || !tiers::build_tracker(gate) {
+    let mut runs: Vec<(Run, PathBuf)> = Vec::new();
+    for run in runs_of(seed) {
+        match programs.iter().find(|program| program.name == run.test) {
+            // A guest that runs nothing is not worth its boot.
+            Some(program) if filter.is_some_and(|filter| !has_test(&program.path, filter)) => {}
+            Some(program) => runs.push((run, program.path.clone())),
+            None => gate.tally.fail(&format!("tier 3: there is no test program {}", run.test)),
+        }
+    }
+    if runs.is_empty() {
         return;
     }
-    println!("   the matrix by seed {seed} (`{}`)", matrix::SEED);
+    gate.say(&format!("   the matrix by seed {seed} (`{}`)", matrix::SEED));
     // Fetched one after the other, before any of them runs.
     let kernels: Vec<(Series, Kernel)> =
         Series::ALL.into_iter().filter_map(|series| Some((series, kernel(gate, series)?))).collect();
@@ -102,7 +104,7 @@ pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
         let started: Vec<_> = kernels
             .iter()
             .map(|(series, kernel)| {
-                let prefix = format!("{}: ", series.name());
+                let prefix = format!("{}{}: ", gate.prefix, series.name());
                 let mut part = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix };
                 let script = script(*series, &runs, seed, filter);
                 scope.spawn(move || {
@@ -119,8 +121,8 @@ pub(super) fn all(gate: &mut Gate, filter: Option<&str>) {
     }
     if !missing && filter.is_none() {
         gate.check("tier 3: power cuts", |gate| {
-            let campaign = Campaign { cuts: CUTS, ..Campaign::by_the_clock() };
-            powercut::run(&campaign, &gate.log("power-cut"), |line| println!("   {line}"))?;
+            let campaign = Campaign::by_the_clock(CUTS);
+            powercut::run(&campaign, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
             Ok(Outcome::Passed)
         });
     }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Gate, libtest};
+use super::libtest;
+use super::step::Gate;
 
 /// Where captures are pinned, by the product and by tests.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -16,28 +17,39 @@ pub(super) fn pinned() -> BTreeSet<String> {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let entries = fs_err::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Follows the output of tests that run one after the other, so that what stays has the name of who left it.
+/// Follows the output of test programs, each of which runs its tests one after the other, so that what stays has the name of who
+/// left it.
 pub(super) struct Watch {
     before: BTreeSet<String>,
-    /// The test after which a capture was seen first.
+    /// The programs that are running.
+    running: BTreeSet<String>,
+    /// The test after which a capture was seen first, and the programs that ran beside it.
     came: BTreeMap<String, String>,
 }
 
 impl Watch {
     /// What is pinned `before` is nobody's.
     pub(super) fn new(before: BTreeSet<String>) -> Watch {
-        Watch { before, came: BTreeMap::new() }
+        Watch { before, running: BTreeSet::new(), came: BTreeMap::new() }
     }
 
-    /// Takes a line of libtest's output, and what is pinned when it is printed.
-    pub(super) fn line(&mut self, line: &str, pinned: impl FnOnce() -> BTreeSet<String>) {
+    /// Takes a line that libtest printed in `program`, and what is pinned when it is printed.
+    pub(super) fn line(&mut self, program: &str, line: &str, pinned: impl FnOnce() -> BTreeSet<String>) {
+        if line.starts_with("running ") {
+            self.running.insert(program.to_owned());
+        } else if line.starts_with("test result: ") {
+            self.running.remove(program);
+        }
         let Some(test) = libtest::ended(line) else { return };
+        let beside =
+            self.running.iter().filter(|other| *other != program).map(|other| format!(", or a test of {other}"));
+        let by = format!("{test}{}", beside.collect::<String>());
         for name in pinned().difference(&self.before) {
-            self.came.entry(name.clone()).or_insert_with(|| test.to_owned());
+            self.came.entry(name.clone()).or_insert_with(|| by.clone());
         }
     }
 
@@ -71,12 +83,21 @@ mod tests {
     #[test]
     fn what_stays_has_the_name_of_the_test_that_left_it() {
         let mut watch = Watch::new(set(&["tracker/old", "tracker/gone"]));
-        watch.line("test first ... ok", || set(&["tracker/old", "tracker/passing"]));
-        watch.line("running 3 tests", || panic!("only a result is a reason to look"));
-        watch.line("test second ... FAILED", || set(&["tracker/old", "tracker/passing", "tracker/stays"]));
-        watch.line("test third ... ok", || set(&["tracker/stays"]));
-        let now = set(&["tracker/old", "tracker/stays", "tracker-late"]);
-        assert_eq!(watch.left(&now), ["tracker-late (by no single test)", "tracker/stays (by second)"]);
+        watch.line("a", "test first ... ok", || set(&["tracker/old", "tracker/passing"]));
+        watch.line("a", "running 3 tests", || panic!("only a result is a reason to look"));
+        watch.line("a", "test second ... FAILED", || set(&["tracker/old", "tracker/passing", "tracker/stays"]));
+        watch.line("b", "running 1 test", || panic!("only a result is a reason to look"));
+        watch.line("a", "test third ... ok", || set(&["tracker/stays", "tracker/whose"]));
+        watch.line("b", "test result: ok", || panic!("only a result is a reason to look"));
+        watch.line("a", "test fourth ... ok", || set(&["tracker/stays", "tracker/fourth"]));
+        let now = set(&["tracker/old", "tracker/stays", "tracker/whose", "tracker/fourth", "tracker-late"]);
+        let left = [
+            "tracker-late (by no single test)",
+            "tracker/fourth (by fourth)",
+            "tracker/stays (by second)",
+            "tracker/whose (by third, or a test of b)",
+        ];
+        assert_eq!(watch.left(&now), left);
         assert_eq!(watch.left(&set(&["tracker/old"])), [""; 0]);
     }
 }

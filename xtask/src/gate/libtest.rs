@@ -1,4 +1,4 @@
-//! Reads what `cargo test -- --show-output` prints: per test binary its counts, the names of failed tests, and the lines
+//! Reads what test programs print with `--show-output`: per test binary its counts, the names of failed tests, and the lines
 //! `SKIP name: reason` of our tests. Pure: lines in, numbers out.
 
 use super::tally::Tally;
@@ -25,11 +25,16 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// What follows is the output of the program `name`.
+    pub(super) fn begin(&mut self, name: &str) {
+        self.binary = Some(Binary { name: name.to_owned(), ..Binary::default() });
+    }
+
     /// Takes one line; returns what is worth showing: one line per binary, and the output of failed tests.
     pub(super) fn line(&mut self, line: &str, tally: &mut Tally) -> Option<String> {
         if let Some(name) = header(line) {
             let died = self.end(tally);
-            self.binary = Some(Binary { name, ..Binary::default() });
+            self.begin(&name);
             return died;
         }
         let binary = self.binary.as_mut()?;
@@ -91,11 +96,8 @@ impl Binary {
     }
 }
 
-/// The name of the binary that cargo announces, or of the crate whose documentation is tested.
+/// The name of the binary that a line announces as cargo does.
 fn header(line: &str) -> Option<String> {
-    if let Some(krate) = line.trim_start().strip_prefix("Doc-tests ") {
-        return Some(format!("{krate} (doc)"));
-    }
     let (_, file) = line.trim_start().strip_prefix("Running ")?.rsplit_once('(')?;
     let stem = file.strip_suffix(')')?.rsplit('/').next()?;
     // cargo appends a hash to the name of the file.
@@ -178,14 +180,5 @@ mod tests {
         ));
         assert_eq!(tally.to_string(), "1 passed, 1 failed, 0 skipped");
         assert!(shown.contains("killed by a signal") && shown.contains("a: DIED"), "{shown}");
-    }
-
-    #[test]
-    fn doc_tests_have_a_header_of_their_own() {
-        let (tally, shown) = read(concat!(
-            "   Doc-tests engine\n\nrunning 0 tests\n\n",
-            "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
-        ));
-        assert_eq!((tally.tests, shown.as_str()), (0, "   engine (doc): 0 passed, 0 failed, 0 skipped"));
     }
 }

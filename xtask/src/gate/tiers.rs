@@ -1,91 +1,155 @@
-//! Tiers 1 and 2: building and running the test binaries.
+//! Tiers 1 and 2: building and running the test programs.
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use anyhow::Result;
 
 use super::leftovers;
 use super::libtest::{self, Reader};
-use super::stream::{checked, stream};
-use super::{Gate, Outcome, absent};
-use crate::sh::Error;
+use super::step::{Gate, Outcome, absent};
+use super::tally::Tally;
+use crate::programs::{self, Program};
+use crate::stream::{failure, stream};
 use crate::{docker, setup, sh};
 
-/// Tier 1: the default members, without privilege.
-pub(super) fn unprivileged(gate: &mut Gate, filter: Option<&str>) {
-    tier(gate, "tier 1", &[], &[], filter, &mut |_: &str| ());
+/// Builds all test programs and what they start, in one call: parts would be built again with other features. `all`: also those
+/// that need root. None if that failed.
+pub(super) fn build(gate: &mut Gate, all: bool) -> Option<Vec<Program>> {
+    let mut programs = Vec::new();
+    gate.check("build the tests", |gate| {
+        let mut command = sh::cargo();
+        command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
+        command.args(if all { &["--workspace", "--exclude", "tracker-ebpf"][..] } else { &[] });
+        let (mut messages, mut output) = (Vec::new(), Vec::new());
+        let status = stream(&mut command, &gate.log("build"), |line| {
+            if line.starts_with('{') { messages.push(line.to_owned()) } else { output.push(line.to_owned()) }
+        })?;
+        if !status.success() {
+            return Err(failure(&command, status, &output));
+        }
+        programs = programs::of_messages(messages.iter().map(String::as_str));
+        Ok(Outcome::Passed)
+    })
+    .then_some(programs)
 }
 
-/// Tier 2: the crate `tests`, as root, one test at a time: the cases share the kernel's hooks, mounts and ports.
-pub(super) fn privileged(gate: &mut Gate, filter: Option<&str>) {
+/// The package whose tests need root.
+const PRIVILEGED: &str = "tests";
+
+/// Tier 1: the default members, without privilege.
+pub(super) fn unprivileged(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
+    let own: Vec<&Program> = programs.iter().filter(|program| program.package() != PRIVILEGED).collect();
+    tier(gate, "tier 1", &own, &[], filter, &mut |_, _| ());
+}
+
+/// Programs that nothing else may run beside: they end whatever capture has no daemon.
+const ALONE: [&str; 1] = ["left_behind"];
+
+/// Programs that run beside the others, one of them at a time: their directories, mounts, servers and captures are their own, and
+/// they look at no others. Those that measure, and those that look at the whole machine, are not among them.
+const BESIDE: [&str; 19] = [
+    "bad_input",
+    "compare",
+    "containers",
+    "flags",
+    "inline_data",
+    "mass_delete",
+    "names_in_motion",
+    "real_build",
+    "real_download",
+    "real_postgres",
+    "real_sqlite",
+    "restore_short",
+    "store_mounts",
+    "store_s3",
+    "store_s3_errors",
+    "store_s3_protect",
+    "stress",
+    "unread",
+    "unstable_numbers",
+];
+
+/// Tier 2: the crate `tests`, as root, in each program one test at a time, and at most two programs.
+pub(super) fn privileged(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     if !sh::is_root() {
         gate.check("tier 2", |_| absent("root", "needs root: run `sudo -E env PATH=$PATH cargo xtask test --tier 2`"));
         return;
     }
-    if build_tracker(gate) {
-        let mut watch = leftovers::Watch::new(leftovers::pinned());
-        let mut look = |line: &str| watch.line(line, leftovers::pinned);
-        tier(gate, "tier 2", &["-p", "tests"], &["--test-threads=1"], filter, &mut look);
-        // A run of single tests may have neighbours.
-        if filter.is_none() {
-            leftovers::check(gate, "tier 2", &watch);
-        }
+    let own = || programs.iter().filter(|program| program.package() == PRIVILEGED);
+    let within = |names: &[&str]| own().filter(|program| names.contains(&program.name.as_str())).collect::<Vec<_>>();
+    let (alone, beside) = (within(&ALONE), within(&BESIDE));
+    let rest: Vec<&Program> = own().filter(|program| !alone.contains(program) && !beside.contains(program)).collect();
+
+    let watch = Mutex::new(leftovers::Watch::new(leftovers::pinned()));
+    let look = |program: &str, line: &str| {
+        watch.lock().unwrap_or_else(PoisonError::into_inner).line(program, line, leftovers::pinned);
+    };
+    let one_by_one = ["--test-threads=1"];
+    tier(gate, "tier 2, alone", &alone, &one_by_one, filter, &mut { look });
+    let mut other = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix: "  ".into() };
+    std::thread::scope(|scope| {
+        let lane = scope.spawn(|| tier(&mut other, "tier 2, beside", &beside, &one_by_one, filter, &mut { look }));
+        tier(gate, "tier 2", &rest, &one_by_one, filter, &mut { look });
+        lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    gate.tally.add(other.tally);
+    // A run of single tests may have neighbours.
+    if filter.is_none() {
+        leftovers::check(gate, "tier 2", &watch.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-/// Builds the program that tests start; false if that failed.
-pub(super) fn build_tracker(gate: &mut Gate) -> bool {
-    gate.check("build the tracker under test", |gate| {
-        let log = gate.log("build-tracker");
-        checked(sh::cargo().args(["build", "-p", "tracker"]), &log).map(|()| Outcome::Passed)
-    })
-}
-
-/// `look` sees each line of the tests' output too.
+/// Runs `programs` one after the other. `look` sees each line of their output too.
 fn tier(
     gate: &mut Gate,
     name: &str,
-    packages: &[&str],
+    programs: &[&Program],
     options: &[&str],
     filter: Option<&str>,
-    look: &mut dyn FnMut(&str),
+    look: &mut dyn FnMut(&str, &str),
 ) {
-    // Built first and apart: a compile error is one failure with its own output, not a tier without tests.
-    let built = gate.check(&format!("{name}: build"), |gate| {
-        let log = gate.log(&format!("{name} build"));
-        checked(sh::cargo().args(["test", "--no-run"]).args(packages), &log).map(|()| Outcome::Passed)
-    });
-    if !built {
-        return;
+    gate.say(&format!("== {name}"));
+    let (started, before) = (Instant::now(), gate.tally.tests);
+    for program in programs {
+        let mut command = Command::new(&program.path);
+        command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
+        command.arg("--show-output").args(options).args(filter);
+        // Where the things are that were built for the tests.
+        command.env("TRACKER_TEST_BIN", sh::target_dir().join("debug/tracker"));
+        command.env("TRACKER_TEST_VENV", setup::venv()).env("TRACKER_TEST_DOCKER", docker::folder());
+        let step = format!("{name}: {}", program.name);
+        follow(gate, &step, Some(&program.name), |log, each| {
+            let status = stream(&mut command, log, |line: &str| {
+                look(&program.name, line);
+                each(line);
+            })?;
+            Ok((!status.success()).then(|| format!("`{}` failed ({status})", sh::show(&command))))
+        });
     }
-    let before = gate.tally.tests;
-    let mut command = sh::cargo();
-    command.args(["test", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]).args(options).args(filter);
-    describe(&mut command);
-    follow(gate, name, None, |log, each| {
-        let status = stream(&mut command, log, &mut |line: &str| {
-            look(line);
-            each(line);
-        })?;
-        Ok((!status.success()).then(|| format!("`{}` failed ({status})", sh::show(&command))))
-    });
-    if gate.tally.tests == before && filter.is_none() {
-        println!("   no test ran");
+    let (tests, seconds) = (gate.tally.tests - before, started.elapsed().as_secs_f64());
+    gate.say(&format!("   {tests} tests in {seconds:.1} s"));
+    if tests == 0 && filter.is_none() {
+        gate.say("   no test ran");
         gate.tally.fail(&format!("{name}: no test ran"));
     }
 }
 
-/// Runs test binaries and counts what they print. `run` is given a file for their output and is to hand on each line; it
-/// tells how they ended, if not well. `header` stands before the first line, as if they had printed it.
+/// Runs test programs and counts what they print. `run` is given a file for their output and is to hand on each line; it
+/// tells how they ended, if not well. `program`: the one that runs, where its output does not say so.
 pub(super) fn follow(
     gate: &mut Gate,
     name: &str,
-    header: Option<&str>,
-    run: impl FnOnce(&Path, &mut dyn FnMut(&str)) -> Result<Option<String>, Error>,
+    program: Option<&str>,
+    run: impl FnOnce(&Path, &mut dyn FnMut(&str)) -> Result<Option<String>>,
 ) {
-    gate.say(&format!("== {name}"));
-    let (started, before, failed) = (Instant::now(), gate.tally.tests, gate.tally.failed.len());
+    let (started, failed) = (Instant::now(), gate.tally.failed.len());
     let (log, mut reader, mut tally) = (gate.log(name), Reader::default(), std::mem::take(&mut gate.tally));
+    if let Some(program) = program {
+        reader.begin(program);
+    }
     let mut last = Instant::now();
     let mut each = |line: &str| {
         // Where tests run one after the other the time since the result before is the test's own.
@@ -99,9 +163,6 @@ pub(super) fn follow(
             gate.say(&text);
         }
     };
-    if let Some(header) = header {
-        each(header);
-    }
     let result = run(&log, &mut each);
     gate.tally = tally;
     if let Some(text) = reader.end(&mut gate.tally) {
@@ -119,14 +180,5 @@ pub(super) fn follow(
         }
         Ok(_) => {}
     }
-    let seconds = started.elapsed().as_secs_f64();
-    gate.tally.steps.push((name.to_owned(), seconds));
-    gate.say(&format!("   {} tests in {seconds:.1} s", gate.tally.tests - before));
-}
-
-/// Tells the tests where the things built for them are.
-fn describe(command: &mut Command) {
-    command.env("TRACKER_TEST_BIN", sh::target_dir().join("debug/tracker"));
-    command.env("TRACKER_TEST_VENV", setup::venv());
-    command.env("TRACKER_TEST_DOCKER", docker::folder());
+    gate.tally.steps.push((name.to_owned(), started.elapsed().as_secs_f64()));
 }

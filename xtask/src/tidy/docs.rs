@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::code::{code_only, is_word};
-use super::{Fault, File};
+use super::file::{Fault, File};
+use super::source::tokens;
 
 /// A document nobody is led to is not read, and rots.
 pub(super) fn linked_from_readme(files: &[File]) -> Vec<Fault> {
@@ -44,8 +44,9 @@ pub(super) fn links(files: &[File]) -> Vec<Fault> {
 pub(super) fn named_tests(files: &[File]) -> Vec<Fault> {
     let mut functions = HashSet::new();
     for file in files.iter().filter(|file| file.is_rust()) {
-        let code = code_only(&file.text);
-        functions.extend(code.split("fn ").skip(1).map(|after| word(after).to_owned()));
+        let tokens = tokens(file);
+        let pairs = tokens.iter().zip(tokens.iter().skip(1));
+        functions.extend(pairs.filter(|((_, word), _)| word == "fn").map(|(_, (_, name))| name.clone()));
     }
     let mut faults = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
@@ -60,10 +61,6 @@ pub(super) fn named_tests(files: &[File]) -> Vec<Fault> {
         }
     }
     faults
-}
-
-fn word(text: &str) -> &str {
-    text.split(|c| !is_word(c)).next().unwrap_or_default()
 }
 
 /// The targets of `[text](target)` outside of code blocks, with their line numbers.
@@ -103,7 +100,9 @@ fn anchors(page: &File) -> HashSet<String> {
         .map(|(_, line)| {
             let text = line.trim_start_matches('#').trim().to_lowercase();
             text.chars()
-                .filter_map(|c| if c == ' ' { Some('-') } else { (is_word(c) || c == '-').then_some(c) })
+                .filter_map(|c| {
+                    if c == ' ' { Some('-') } else { (c.is_alphanumeric() || c == '_' || c == '-').then_some(c) }
+                })
                 .collect()
         })
         .collect()
@@ -111,7 +110,7 @@ fn anchors(page: &File) -> HashSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file;
+    use super::super::file::file;
     use super::*;
 
     #[test]

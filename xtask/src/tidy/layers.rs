@@ -1,162 +1,222 @@
-//! Checks on who may use what: the kernel library, the AWS SDK, `unsafe`, and the purity of the engine (invariants I6
-//! and I9 of docs/architecture.md).
+//! Which file may lean on which: no circle of files in any crate, and in `tracker` no arrow from a lower layer to a higher
+//! one. What is broken today is listed, and may only become less.
 
-use super::code::{code_only, has_word};
-use super::{Fault, File};
+mod known;
 
-/// Where aya may be named.
-const AYA: [&str; 3] = ["tracker/src/capture/", "common/src/", "tracker-ebpf/src/"];
-/// Where the AWS SDK may be named: one file or folder whose name begins with `s3`.
-const AWS: [&str; 1] = ["tracker/src/store/s3"];
+use std::collections::BTreeMap;
 
-/// Where `unsafe` may stand, each with the reason it cannot be avoided. A new entry needs a reason as good as these.
-const UNSAFE: &[(&str, &str)] = &[
-    ("tracker-ebpf/src/", "every helper call and every kernel pointer of a BPF program is unsafe by nature"),
-    ("common/src/maps.rs", "aya::Pod for map keys and values: they are plain bytes, checked by size tests"),
-    ("tracker/src/capture/sys.rs", "the bpf(2) calls that aya does not offer: batches, pins by path, link information"),
-    ("tests/src/ext4_calls.rs", "two ioctls of ext4 alone, which no safe crate offers"),
-    (
-        "tests/src/compare.rs",
-        "the ioctl for projects, which no safe crate offers; other crates take the file in by its path",
-    ),
-    ("tests/src/raw_io.rs", "mappings, kernel AIO, io_uring and userfaultfd of the cases, which no safe crate offers"),
-    ("engine/tests/fuzz_decoders.rs", "an allocator that counts what decoders take"),
-    ("tests/tests/tenants.rs", "leases, and a FUSE mount without a server, which no safe crate offers"),
-    ("tests/src/raw_calls.rs", "ioctls, splices, accounting and io_uring of the matrix, which no safe crate offers"),
-    ("tests/src/bench/peers.rs", "an empty program, inotify and fanotify, which no safe crate offers"),
-    ("tests/src/bench/process.rs", "CPU clocks of processes and the count of BPF links, which no safe crate offers"),
-    (
-        "tracker/src/source/sys.rs",
-        "file handles, sync_file_range, extended inode flags and mappings have no safe wrapper",
-    ),
+use petgraph::algo::tarjan_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use super::file::{Fault, File};
+use super::modules::{Arrow, Crate};
+
+/// The crates that are looked at, by their root.
+const ROOTS: [&str; 4] = ["tracker/src/lib.rs", "engine/src/lib.rs", "common/src/lib.rs", "xtask/src/main.rs"];
+
+/// The simulation is test code, in which world and checks lean on each other.
+const LEFT_OUT: &str = "engine/src/sim";
+
+/// The layers of `tracker`, from top to bottom: each file and folder by its name below `src`. `main` is a crate of its own,
+/// which Cargo keeps on top.
+const LAYERS: [&[&str]; 14] = [
+    &["lib"],
+    &["cli"],
+    &["daemon"],
+    &["doctor"],
+    &["volume"],
+    &["selftest"],
+    &["config"],
+    &["repository"],
+    &["catalog"],
+    &["capture"],
+    &["target"],
+    &["source"],
+    &["store"],
+    &["error", "logging", "failpoint", "units", "quoting"],
 ];
+const LAYERED: &str = "tracker/src/";
 
-/// What the engine may depend on: pure computation only.
-const ENGINE_DEPENDENCIES: [&str; 9] =
-    ["blake3", "bytes", "chacha20poly1305", "common", "fast_rsync", "petgraph", "roaring", "thiserror", "zstd"];
-
-/// What the engine may not name: I/O, clocks, randomness, threads.
-const IMPURE: [&str; 16] = [
-    "tokio",
-    "aya",
-    "rusqlite",
-    "rustix",
-    "libc",
-    "rand",
-    "getrandom",
-    "SystemTime",
-    "Instant",
-    "RandomState",
-    "std::fs",
-    "std::net",
-    "std::thread",
-    "std::process",
-    "std::env",
-    "std::io::stdin",
-];
-
-pub(super) fn kernel_library(files: &[File]) -> Vec<Fault> {
-    let names = ["aya", "aya_log", "aya_obj", "aya_ebpf", "aya_log_ebpf"];
-    confined(files, &AYA, |code| names.iter().any(|name| has_word(code, name)), "aya outside of capture")
+pub(super) fn check(files: &[File]) -> Vec<Fault> {
+    check_but(files, known::KNOWN)
 }
 
-pub(super) fn aws(files: &[File]) -> Vec<Fault> {
-    let names = |code: &str| {
-        code.split(|c: char| !super::code::is_word(c)).any(|word| word.starts_with("aws_") && word.len() > 4)
+fn check_but(files: &[File], known: &[(&str, &str)]) -> Vec<Fault> {
+    let (mut arrows, mut faults) = (Vec::new(), Vec::new());
+    for root in ROOTS {
+        match Crate::read(files, root) {
+            Ok(read) => arrows.extend(read.arrows().into_iter().filter(|arrow| !arrow.from.starts_with(LEFT_OUT))),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let excused = |arrow: &Arrow| known.contains(&(arrow.from.as_str(), arrow.to.as_str()));
+    let kept: Vec<Arrow> = arrows.iter().filter(|arrow| !excused(arrow)).cloned().collect();
+    faults.extend(upward(&kept));
+    faults.extend(circles(&kept));
+    for (from, to) in known {
+        let arrow = arrows.iter().find(|arrow| arrow.from == *from && arrow.to == *to);
+        if !arrow.is_some_and(|arrow| breaks(arrow, &kept)) {
+            faults.push(Fault {
+                path: (*from).to_owned(),
+                line: 0,
+                text: format!("KNOWN has an arrow to {to} that is not needed any more: take it out"),
+            });
+        }
+    }
+    faults
+}
+
+/// Whether `arrow` would be a fault beside those that are `kept`.
+fn breaks(arrow: &Arrow, kept: &[Arrow]) -> bool {
+    let with: Vec<Arrow> = kept.iter().chain([arrow]).cloned().collect();
+    is_upward(arrow) || circles(&with).len() > circles(kept).len() || grown(&with) > grown(kept)
+}
+
+/// Files that stand in some circle.
+fn grown(arrows: &[Arrow]) -> usize {
+    components(arrows).iter().map(Vec::len).sum()
+}
+
+/// The layer of a file of `tracker`; none for other crates, an error for a file that the list does not have.
+fn layer(path: &str) -> Option<Result<usize, ()>> {
+    let top = path.strip_prefix(LAYERED)?.split(['/', '.']).next()?;
+    Some(LAYERS.iter().position(|names| names.contains(&top)).ok_or(()))
+}
+
+fn is_upward(arrow: &Arrow) -> bool {
+    matches!((layer(&arrow.from), layer(&arrow.to)), (Some(Ok(from)), Some(Ok(to))) if to < from)
+}
+
+fn upward(arrows: &[Arrow]) -> Vec<Fault> {
+    let fault = |arrow: &Arrow, text: String| Fault { path: arrow.from.clone(), line: arrow.line, text };
+    let mut faults = Vec::new();
+    for arrow in arrows {
+        for path in [&arrow.from, &arrow.to] {
+            if layer(path) == Some(Err(())) {
+                faults.push(fault(arrow, format!("{path} has no place in the layers of xtask/src/tidy/layers.rs")));
+            }
+        }
+        if is_upward(arrow) {
+            faults.push(fault(arrow, format!("leans on {}, which is of a higher layer", arrow.to)));
+        }
+    }
+    faults
+}
+
+/// The circles of files, each as one fault with the arrows that it is made of.
+fn circles(arrows: &[Arrow]) -> Vec<Fault> {
+    let describe = |circle: Vec<&str>| {
+        let within = |arrow: &&Arrow| circle.contains(&arrow.from.as_str()) && circle.contains(&arrow.to.as_str());
+        let lines: Vec<String> = arrows
+            .iter()
+            .filter(within)
+            .map(|arrow| format!("\n    {}:{} -> {}", arrow.from, arrow.line, arrow.to))
+            .collect();
+        let path = circle.iter().min().map_or(String::new(), |path| (*path).to_owned());
+        Fault { path, line: 0, text: format!("a circle of {} files:{}\n   ", circle.len(), lines.concat()) }
     };
-    confined(files, &AWS, |code| names(code) && !code.trim_start().starts_with("fn "), "AWS SDK outside of store/s3")
+    components(arrows).into_iter().map(describe).collect()
 }
 
-pub(super) fn unsafe_code(files: &[File]) -> Vec<Fault> {
-    let places: Vec<&str> = UNSAFE.iter().map(|(place, _)| *place).collect();
-    confined(files, &places, |code| has_word(code, "unsafe"), "`unsafe` in a file that xtask's list does not name")
-}
-
-/// Faults for lines of code that `found` accepts, in Rust files outside of `places`.
-fn confined(files: &[File], places: &[&str], found: impl Fn(&str) -> bool, text: &str) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for file in files.iter().filter(|file| file.is_rust()) {
-        if places.iter().any(|place| file.path.starts_with(place)) {
-            continue;
-        }
-        for (number, line) in (1..).zip(code_only(&file.text).lines()) {
-            if found(line) {
-                faults.push(file.fault(number, text));
-            }
-        }
+/// Files that lead to each other, in groups of two and more.
+fn components(arrows: &[Arrow]) -> Vec<Vec<&str>> {
+    let mut graph = DiGraph::<&str, ()>::new();
+    let mut nodes: BTreeMap<&str, NodeIndex> = BTreeMap::new();
+    for arrow in arrows {
+        let [from, to] =
+            [&arrow.from, &arrow.to].map(|path| *nodes.entry(path).or_insert_with(|| graph.add_node(path)));
+        graph.add_edge(from, to, ());
     }
-    faults
-}
-
-pub(super) fn engine_dependencies(files: &[File]) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for file in files.iter().filter(|file| file.path == "engine/Cargo.toml") {
-        let mut inside = false;
-        for (number, line) in file.lines() {
-            if let Some(section) = line.trim().strip_prefix('[') {
-                let section = section.trim_end_matches(']');
-                // Tests of the engine may use what they like.
-                inside = section.ends_with("dependencies") && section != "dev-dependencies";
-                continue;
-            }
-            let name = line.split(['=', '.', ' ']).next().unwrap_or_default();
-            if inside && !name.is_empty() && !name.starts_with('#') && !ENGINE_DEPENDENCIES.contains(&name) {
-                faults.push(file.fault(number, format!("the engine may not depend on `{name}`")));
-            }
-        }
-    }
-    faults
-}
-
-pub(super) fn engine_purity(files: &[File]) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for file in files.iter().filter(|file| file.is_rust() && file.path.starts_with("engine/src/")) {
-        for (number, line) in (1..).zip(code_only(&file.text).lines()) {
-            // The simulation is test code, and takes its seed from the environment.
-            let allowed = |name: &str| name == "std::env" && file.path.starts_with("engine/src/sim/");
-            if let Some(name) = IMPURE.iter().find(|name| has_word(line, name) && !allowed(name)) {
-                faults.push(file.fault(number, format!("the engine may not use `{name}`: it does no effects")));
-            }
-        }
-    }
-    faults
+    let all = tarjan_scc(&graph).into_iter().filter(|group| group.len() > 1);
+    all.map(|group| group.into_iter().filter_map(|node| graph.node_weight(node).copied()).collect()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::file;
+    use super::super::file::file;
     use super::*;
 
-    #[test]
-    fn aya_outside_of_capture_is_found() {
-        let text = "//! Head naming aya.\nuse aya::Ebpf;\n";
-        assert_eq!(kernel_library(&[file("tracker/src/volume.rs", text)])[0].line, 2);
-        assert_eq!(kernel_library(&[file("tracker/src/capture/load.rs", text)]), []);
+    fn tree(parts: &[(&str, &str)]) -> Vec<File> {
+        parts.iter().map(|(path, text)| file(&format!("tracker/src/{path}"), text)).collect()
+    }
+
+    fn faults(parts: &[(&str, &str)], known: &[(&str, &str)]) -> Vec<String> {
+        check_but(&tree(parts), known).into_iter().map(|fault| fault.text).collect()
     }
 
     #[test]
-    fn the_aws_sdk_outside_of_s3_is_found() {
-        let text = "//! Head.\nuse aws_sdk_s3::Client;\n";
-        assert_eq!(aws(&[file("tracker/src/store/local.rs", text)]).len(), 1);
-        assert_eq!(aws(&[file("tracker/src/store/s3/client.rs", text)]), []);
+    fn a_circle_of_files_is_noticed() {
+        let parts = [
+            ("lib.rs", "mod store;"),
+            ("store.rs", "mod a; mod b;"),
+            ("store/a.rs", "use super::b; pub struct A(b::B);"),
+            ("store/b.rs", "pub struct B; fn f() { g!(crate::store::a::A) }"),
+        ];
+        let found = faults(&parts, &[]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].contains("a circle of 2 files") && found[0].contains("store/b.rs:1 -> tracker/src/store/a.rs")
+        );
+        // What only tests need makes none.
+        let tests = "pub struct B; #[cfg(test)] mod tests { use super::super::a::A; } #[cfg(test)] use super::a::A;";
+        assert_eq!(faults(&[parts[0], parts[1], parts[2], ("store/b.rs", tests)], &[]), [""; 0]);
     }
 
     #[test]
-    fn unlisted_unsafe_is_found() {
-        let text = "//! Head about unsafe code.\nfn f() { unsafe { g() } }\n";
-        assert_eq!(unsafe_code(&[file("engine/src/tree.rs", text)]).len(), 1);
+    fn a_facade_is_in_a_circle_by_its_own_items_alone() {
+        let only = [
+            ("lib.rs", "mod store;"),
+            ("store.rs", "mod a; mod b; pub use a::A; pub use b::B;"),
+            ("store/a.rs", "pub struct A;"),
+            ("store/b.rs", "use super::A; pub struct B(A);"),
+        ];
+        assert_eq!(faults(&only, &[]), [""; 0]);
+        let own = "mod a; mod b; pub use a::A; pub use b::B; pub trait Store {} pub fn open() -> A { A }";
+        let mut parts = only;
+        parts[1] = ("store.rs", own);
+        assert_eq!(faults(&parts, &[]), [""; 0], "a calls nothing of it");
+        parts[2] = ("store/a.rs", "pub struct A; impl super::Store for A {}");
+        assert_eq!(faults(&parts, &[]).len(), 1);
     }
 
     #[test]
-    fn a_dependency_beyond_the_allow_list_is_found() {
-        let text = "[dependencies]\nblake3.workspace = true\ntokio = \"1\"\n[dev-dependencies]\nproptest = \"1\"\n";
-        assert_eq!(engine_dependencies(&[file("engine/Cargo.toml", text)])[0].line, 3);
+    fn an_arrow_upward_is_noticed() {
+        let parts = [
+            ("lib.rs", "pub mod store; pub mod volume; pub mod stray;"),
+            ("store.rs", "pub use crate::volume::V as W; fn f(v: super::volume::V) {}"),
+            ("volume.rs", "pub struct V; use crate::store; use crate::stray::S;"),
+            ("stray.rs", "pub struct S;"),
+        ];
+        let found = faults(&parts, &[]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found.iter().any(|text| text == "leans on tracker/src/volume.rs, which is of a higher layer"),
+            "{found:?}"
+        );
+        assert!(found.iter().any(|text| text.contains("stray.rs has no place")), "{found:?}");
     }
 
     #[test]
-    fn effects_in_the_engine_are_found() {
-        let text = "//! Head: no std::fs here.\nuse std::fs::File;\nlet t = Instant::now();\n";
-        assert_eq!(engine_purity(&[file("engine/src/x.rs", text)]).len(), 2);
-        assert_eq!(engine_purity(&[file("tracker/src/x.rs", text)]), []);
+    fn what_is_known_is_excused_until_it_is_mended() {
+        let broken = [
+            ("lib.rs", "pub mod store; pub mod units;"),
+            ("store.rs", "pub struct S;"),
+            ("units.rs", "use crate::store::S;"),
+        ];
+        let arrow = ("tracker/src/units.rs", "tracker/src/store.rs");
+        assert_eq!(faults(&broken, &[arrow]), [""; 0]);
+        let stale = "KNOWN has an arrow to tracker/src/store.rs that is not needed any more: take it out";
+        let mended = [broken[0], broken[1], ("units.rs", "pub struct U;")];
+        assert_eq!(faults(&mended, &[arrow]), [stale]);
+        // Of the two arrows of a circle one is enough.
+        let circle = [
+            ("lib.rs", "pub mod store;"),
+            ("store.rs", "pub mod a; pub mod b;"),
+            ("store/a.rs", "use super::b::B; pub struct A;"),
+            ("store/b.rs", "use super::a::A; pub struct B;"),
+        ];
+        let (one, other) = ("tracker/src/store/a.rs", "tracker/src/store/b.rs");
+        assert_eq!(faults(&circle, &[(one, other)]), [""; 0]);
+        assert_eq!(faults(&circle, &[(one, other), (other, one)]).len(), 2);
     }
 }

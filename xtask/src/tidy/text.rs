@@ -1,6 +1,6 @@
 //! Checks that hold for every text file, whatever its language.
 
-use super::{Fault, File};
+use super::file::{Fault, File};
 
 /// No file is longer than this; the aim is 350.
 const MAX_LINES: usize = 500;
@@ -72,7 +72,7 @@ fn each_line(files: &[File], check: impl Fn(&str) -> Option<String>) -> Vec<Faul
 
 #[cfg(test)]
 mod tests {
-    use super::super::file;
+    use super::super::file::file;
     use super::*;
 
     #[test]

@@ -6,11 +6,13 @@
 //! the boot is lost unless a flush came after it, in whatever order they were made; a further write to a block that
 //! was flushed once in this boot lies in the image at once, as if the disk had written it of its own accord. A real disk may do both.
 
-use std::fs::{self, File};
+use fs_err::{self as fs, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sh::{self, Error};
+use anyhow::Result;
+
+use crate::sh;
 
 /// Options of the drive beside its file. `unsafe` spares the host's own disk: it is the guest that loses power, not the host.
 /// The tables of a disk of up to 8 GiB fit into its cache, so that nothing is pushed out of it before a flush.
@@ -27,15 +29,15 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// A new, empty one of `bytes` in `folder`.
-    pub(crate) fn new(folder: &Path, name: &str, bytes: u64) -> Result<Disk, Error> {
+    pub(crate) fn new(folder: &Path, name: &str, bytes: u64) -> Result<Disk> {
         let disk = Disk { path: folder.join(name) };
-        let file = File::create(&disk.path).map_err(Error::io(format!("cannot create {}", disk.path.display())))?;
-        file.set_len(bytes).map_err(Error::io(format!("cannot size {}", disk.path.display())))?;
+        let file = File::create(&disk.path)?;
+        file.set_len(bytes)?;
         Ok(disk)
     }
 
     /// Makes a file system on it, with a tool that takes the image as its last argument.
-    pub(crate) fn format(&self, tool: &[&str]) -> Result<(), Error> {
+    pub(crate) fn format(&self, tool: &[&str]) -> Result<()> {
         let Some((program, options)) = tool.split_first() else { return Ok(()) };
         // They are not in the path of every user.
         let program = sh::which(program).unwrap_or_else(|| Path::new("/sbin").join(program));
@@ -48,17 +50,17 @@ impl Disk {
     }
 
     /// Before a boot.
-    pub(crate) fn power_on(&self) -> Result<(), Error> {
+    pub(crate) fn power_on(&self) -> Result<()> {
         let mut command = Command::new("qemu-img");
         command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-o", LAYOUT, "-b"]).arg(&self.path);
         sh::output(command.arg(self.overlay())).map(drop)
     }
 
     /// After a boot, however it ended: what reached the disk stays, the rest is gone.
-    pub(crate) fn power_off(&self) -> Result<(), Error> {
+    pub(crate) fn power_off(&self) -> Result<()> {
         let overlay = self.overlay();
         sh::output(Command::new("qemu-img").args(["commit", "-q", "-d", "-f", "qcow2", "-t", "unsafe"]).arg(&overlay))?;
-        fs::remove_file(&overlay).map_err(Error::io(format!("cannot remove {}", overlay.display())))
+        Ok(fs::remove_file(&overlay)?)
     }
 }
 
@@ -79,20 +81,20 @@ mod tests {
             return;
         }
         let folder = std::env::temp_dir().join(format!("xtask-disk-{}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
+        fs_err::create_dir(&folder).unwrap();
         let disk = Disk::new(&folder, "disk", 512 << 20).unwrap();
         disk.power_on().unwrap();
         // As OPTIONS, in the words of this program.
         let overlay = format!("driver=qcow2,l2-cache-size=1M,file.filename={}", disk.overlay().display());
         let mut qemu = Command::new("qemu-io");
         let commands = "write -P 1 0 4k\nflush\nwrite -P 4 0 4k\nwrite -P 2 8k 4k\nwrite -P 3 300M 1M\nsleep 60000\n";
-        std::fs::write(folder.join("commands"), commands).unwrap();
+        fs_err::write(folder.join("commands"), commands).unwrap();
         let input = std::fs::File::open(folder.join("commands")).unwrap();
         qemu.args(["-t", "unsafe", "--image-opts", &overlay]).stdin(input).stdout(Stdio::null());
         let mut child = qemu.spawn().unwrap();
         // Data goes into the image at once, the last of it behind all else.
         let until = Instant::now() + Duration::from_secs(30);
-        let written = || std::fs::metadata(disk.overlay()).unwrap().len();
+        let written = || fs_err::metadata(disk.overlay()).unwrap().len();
         while written() < 1_500_000 {
             assert!(Instant::now() < until, "{} bytes are in the image", written());
             std::thread::sleep(Duration::from_millis(20));
@@ -108,6 +110,6 @@ mod tests {
         };
         // The block that was written twice may have either content; this model keeps the second one.
         assert_eq!((byte(0), byte(8192), byte(300 << 20), byte((300 << 20) + 500_000)), (4, 0, 0, 0));
-        std::fs::remove_dir_all(&folder).unwrap();
+        fs_err::remove_dir_all(&folder).unwrap();
     }
 }

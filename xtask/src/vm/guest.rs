@@ -5,6 +5,32 @@ use std::path::Path;
 use super::disk::{self, Disk};
 use crate::sh;
 
+/// Loaded by every guest: what its root is made of, and loop devices. Other file systems are loaded by their first mount, from
+/// the kernel's tree.
+pub(super) const WANTED: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "loop"];
+
+/// Loaded by a guest that has disks: what is on them is known, and a mount would unpack the module and check its signature in
+/// translated code. The checksum is not among what they are said to need: they ask for it by its name.
+pub(super) const DISKS: [&str; 5] = ["virtio_blk", "crc32c_intel", "ext4", "xfs", "btrfs"];
+
+/// Ends a module that is signed; before it stand twelve bytes, of which the last four are the signature's length, and before
+/// them the signature.
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+
+/// A module without its signature, whose check takes translated code most of a second. No kernel of ours insists on one.
+pub(super) fn unsigned(mut module: Vec<u8>) -> Vec<u8> {
+    let Some((length, rest)) = module.strip_suffix(SIGNED).and_then(|signed| {
+        let (rest, length) = signed.split_last_chunk::<4>()?;
+        Some((u32::from_be_bytes(*length) as usize, rest.len()))
+    }) else {
+        return module;
+    };
+    if let Some(end) = rest.checked_sub(8 + length) {
+        module.truncate(end);
+    }
+    module
+}
+
 /// Folder of the guest that is shared with the host, for the command and its answer.
 pub(super) const SHARED: &str = "/run/vm";
 /// Files in it.
@@ -137,7 +163,7 @@ pub(super) fn qemu(files: &Files<'_>, cpus: u32, memory: &str) -> Vec<String> {
 mod tests {
     use std::path::Path;
 
-    use super::{Files, boot, command, exit_code, init, is_passed_on, qemu};
+    use super::{Files, SIGNED, boot, command, exit_code, init, is_passed_on, qemu, unsigned};
 
     #[test]
     fn only_a_number_of_a_byte_is_an_exit_code() {
@@ -145,6 +171,16 @@ mod tests {
         assert_eq!(exit_code("137\n"), Some(137));
         for text in ["", "\n", "-1", "256", "0 0"] {
             assert_eq!(exit_code(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_signature_is_cut_off_and_nothing_else() {
+        let signed = [b"module+", &b"signature"[..], &[0; 8], &9u32.to_be_bytes(), SIGNED].concat();
+        assert_eq!(unsigned(signed), b"module+");
+        let longer_than_all = [b"module", &[0; 8][..], &900u32.to_be_bytes(), SIGNED].concat();
+        for module in [&b""[..], b"module", SIGNED, &longer_than_all] {
+            assert_eq!(unsigned(module.to_vec()), module);
         }
     }
 
@@ -160,9 +196,9 @@ mod tests {
         let scripts = [init(&["a.ko".into()], Path::new("/x/lib/modules")), boot()];
         for (index, script) in scripts.iter().enumerate() {
             let file = std::env::temp_dir().join(format!("xtask-script-{index}-{}", std::process::id()));
-            std::fs::write(&file, script).unwrap();
+            fs_err::write(&file, script).unwrap();
             let checked = crate::sh::output(std::process::Command::new("sh").arg("-n").arg(&file));
-            std::fs::remove_file(&file).unwrap();
+            fs_err::remove_file(&file).unwrap();
             checked.unwrap();
         }
         assert!(scripts[0].contains("insmod /modules/a.ko"));

@@ -1,19 +1,23 @@
 //! The kernels of guests: Debian's packages, unpacked below `target/vm` and nowhere else. Choosing one is pure; the rest
 //! is apt, dpkg-deb and depmod. A kernel that is there is used, so only the first call needs a network.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::setup;
-use crate::sh::{self, Error};
+use anyhow::Result;
+use fs_err as fs;
+
+use crate::apt;
+use crate::sh;
 
 /// A line of kernels. New releases replace the older ones in the archive, so the number behind it is found, not fixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Series {
-    /// Of Debian 12.
+    /// Of Debian 12
+    #[value(name = "6.1")]
     V6_1,
-    /// The newer kernel that Debian 12 offers beside it.
+    /// The newer kernel that Debian 12 offers beside it
+    #[value(name = "6.12")]
     V6_12,
 }
 
@@ -25,10 +29,6 @@ impl Series {
             Series::V6_1 => "6.1",
             Series::V6_12 => "6.12",
         }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|series| series.name() == text)
     }
 
     /// The build number in a release of this series, such as 56 in `6.1.0-56-amd64`; `None` for one of another series
@@ -73,9 +73,26 @@ impl Kernel {
         self.root.join(format!("boot/vmlinuz-{}", self.release))
     }
 
-    /// The folder that holds `modules.dep`.
+    /// The folder that holds the modules of each release in a folder of its own.
     pub(super) fn modules(&self) -> PathBuf {
-        self.root.join("lib/modules").join(&self.release)
+        self.root.join("lib/modules")
+    }
+
+    /// The files of the modules `wanted` and of all they need, in an order in which they can be loaded.
+    pub(super) fn load_order(&self, wanted: &[&str]) -> Result<Vec<PathBuf>> {
+        let modprobe = sh::which("modprobe").unwrap_or_else(|| "/sbin/modprobe".into());
+        let mut command = Command::new(modprobe);
+        command.args(["--config=/dev/null", "--show-depends", "-S", &self.release, "-d"]).arg(&self.root);
+        let mut order = Vec::new();
+        for line in sh::output(command.arg("-a").args(wanted))?.lines() {
+            // The others say `builtin`.
+            if let Some(file) = line.strip_prefix("insmod ").and_then(|words| words.split_whitespace().next())
+                && !order.contains(&PathBuf::from(file))
+            {
+                order.push(file.into());
+            }
+        }
+        Ok(order)
     }
 }
 
@@ -85,13 +102,11 @@ pub(crate) fn folder() -> PathBuf {
 }
 
 /// The kernel of this series, fetched if there is none yet.
-pub(crate) fn ensure(series: Series) -> Result<Kernel, Error> {
+pub(crate) fn ensure(series: Series) -> Result<Kernel> {
     let folder = folder();
-    fs::create_dir_all(&folder).map_err(Error::io(format!("cannot create {}", folder.display())))?;
-    let names: Vec<String> = fs::read_dir(&folder)
-        .map_err(Error::io(format!("cannot list {}", folder.display())))?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+    fs::create_dir_all(&folder)?;
+    let names: Vec<String> =
+        fs::read_dir(&folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     if let Some(release) = series.newest(names.iter().map(String::as_str)) {
         return Ok(Kernel { release: release.to_owned(), root: folder.join(release) });
     }
@@ -100,87 +115,49 @@ pub(crate) fn ensure(series: Series) -> Result<Kernel, Error> {
     Ok(Kernel { root: folder.join(&release), release })
 }
 
-fn find(series: Series) -> Result<String, Error> {
+fn find(series: Series) -> Result<String> {
     let pattern = format!("^linux-image-{}\\..*-amd64-unsigned$", series.name().replace('.', "\\."));
     for refreshed in [false, true] {
         if refreshed {
-            setup::refresh_index()?;
+            apt::refresh_index()?;
         }
         let listing = sh::output(Command::new("apt-cache").args(["search", "--names-only", &pattern]))?;
         if let Some(release) = series.newest(releases(&listing)) {
             return Ok(release.to_owned());
         }
     }
-    Err(Error::Missing {
-        what: format!("apt knows no kernel {}", series.name()),
-        help: "Debian 12 has it; its package sources must include bookworm-security".into(),
-    })
+    Err(sh::missing(
+        format!("apt knows no kernel {}", series.name()),
+        "Debian 12 has it; its package sources must include bookworm-security",
+    ))
 }
 
-/// Downloads and unpacks `release`; it gets its name last, so that half of one is never used.
-fn fetch(folder: &Path, release: &str) -> Result<(), Error> {
+fn fetch(folder: &Path, release: &str) -> Result<()> {
     let package = format!("linux-image-{release}-unsigned");
     println!("vm: fetching and unpacking {package} into {} (about 100 MB)", folder.display());
-    let work = folder.join(format!("new-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&work);
-    let root = work.join("root");
-    fs::create_dir_all(&root).map_err(Error::io(format!("cannot create {}", root.display())))?;
-    let result = download(&work, &package).and_then(|deb| unpack(&deb, &root)).and_then(|()| {
-        let modules = root.join("lib/modules").join(release);
-        if !modules.is_dir() {
-            return Err(Error::Missing {
-                what: format!("{package} has no modules"),
-                help: "it was laid out anew".into(),
-            });
+    apt::unpack(&[&package], &folder.join(release), |packages, root| {
+        packages.iter().try_for_each(|package| unpack(package, root))?;
+        if !root.join("lib/modules").join(release).is_dir() {
+            return Err(sh::missing(format!("{package} has no modules"), "it was laid out anew"));
         }
         // depmod is not in the path of every user.
         let depmod = sh::which("depmod").unwrap_or_else(|| "/sbin/depmod".into());
-        sh::output(Command::new(depmod).arg("-b").arg(&root).arg(release))?;
-        let to = folder.join(release);
-        fs::rename(&root, &to).map_err(Error::io(format!("cannot rename {} to {}", root.display(), to.display())))
-    });
-    fs::remove_dir_all(&work).map_err(Error::io(format!("cannot remove {}", work.display())))?;
-    result
-}
-
-fn download(work: &Path, package: &str) -> Result<PathBuf, Error> {
-    let get = || sh::output(Command::new("apt-get").args(["download", "-q", package]).current_dir(work));
-    if get().is_err() {
-        // The index may name a package that was replaced since.
-        setup::refresh_index()?;
-        get()?;
-    }
-    let mut names = fs::read_dir(work).map_err(Error::io(format!("cannot list {}", work.display())))?;
-    let deb = names.find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.extension() == Some("deb".as_ref())));
-    deb.ok_or_else(|| Error::Missing { what: format!("apt-get download brought no {package}"), help: String::new() })
+        sh::output(Command::new(depmod).arg("-b").arg(root).arg(release)).map(drop)
+    })
 }
 
 /// Takes the image and the modules of file systems and block devices; all of them would be five times as much.
-fn unpack(deb: &Path, root: &Path) -> Result<(), Error> {
-    let mut list = Command::new("dpkg-deb");
-    list.arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped());
-    let mut source = list.spawn().map_err(|source| Error::Spawn { command: sh::show(&list), source })?;
-    let mut tar = Command::new("tar");
-    tar.args(["-x", "-C"]).arg(root).args(["--no-same-owner", "--wildcards", "./boot/vmlinuz-*"]);
+fn unpack(package: &Path, root: &Path) -> Result<()> {
+    let mut tar = Command::new("bash");
+    let script = "set -o pipefail; dpkg-deb --fsys-tarfile \"$0\" | tar -x --no-same-owner --wildcards -C \"$@\"";
+    tar.args(["-c", script]).arg(package).arg(root).arg("./boot/vmlinuz-*");
     for part in ["modules.*", "kernel/arch/*", "kernel/crypto/*", "kernel/fs/*", "kernel/lib/*", "kernel/net/9p/*"] {
         tar.arg(format!("./lib/modules/*/{part}"));
     }
     for part in ["block", "md", "virtio", "char/hw_random"] {
         tar.arg(format!("./lib/modules/*/kernel/drivers/{part}/*"));
     }
-    let failed = |source| Error::Spawn { command: sh::show(&tar), source };
-    let stdout = source.stdout.take().ok_or_else(|| std::io::Error::other("no pipe")).map_err(failed)?;
-    let output = tar.stdin(stdout).output();
-    let status = source.wait().map_err(Error::io("cannot wait for dpkg-deb"))?;
-    let output = output.map_err(|source| Error::Spawn { command: sh::show(&tar), source })?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(Error::Failed { command: sh::show(&tar), status: output.status, output: text });
-    }
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::Failed { command: sh::show(&list), status, output: String::new() })
+    sh::output(&mut tar).map(drop)
 }
 
 #[cfg(test)]
@@ -208,11 +185,5 @@ linux-image-6.12.201+deb12-rt-amd64-unsigned - Linux 6.12 for 64-bit PCs, PREEMP
     #[test]
     fn other_files_beside_the_kernels_are_none() {
         assert_eq!(Series::V6_1.newest(["run-12", "new-6", "6.1.0-5-amd64"]), Some("6.1.0-5-amd64"));
-    }
-
-    #[test]
-    fn series_are_named_as_the_command_line_has_them() {
-        assert_eq!(Series::parse("6.12"), Some(Series::V6_12));
-        assert_eq!(Series::parse("6.18"), None);
     }
 }

@@ -1,21 +1,22 @@
 //! One run of one guest: its files in a folder of its own, QEMU, the answer. The folder goes with the run, and so does QEMU,
 //! also when this process is killed; a folder that a killed one left is removed by the next run.
 
-use std::fs;
+use std::io::Cursor;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::cpio::Archive;
+use anyhow::Result;
+use cpio::newc::ModeFileType;
+use fs_err as fs;
+
 use super::disk::Disk;
-use super::guest::{self, Files};
-use super::image;
+use super::guest::{self, DISKS, Files, WANTED};
 use super::kernel::{self, Kernel};
-use super::modules::{DISKS, Modules, WANTED, unsigned};
-use crate::gate::stream;
-use crate::sh::{self, Error};
+use crate::sh;
+use crate::stream;
 
 const QEMU: &str = "qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
@@ -64,7 +65,7 @@ pub(crate) fn obstacle() -> Option<String> {
 }
 
 /// Boots `kernel`, runs the request, hands on each line of its output (all are in `log`), and returns its exit code.
-pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, mut each: impl FnMut(&str)) -> Result<u8, Error> {
+pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, mut each: impl FnMut(&str)) -> Result<u8> {
     let mut each = |line: &str| {
         each(line);
         None
@@ -82,16 +83,16 @@ pub(crate) fn boot(
     request: &Request<'_>,
     log: &Path,
     each: &mut dyn FnMut(&str) -> Option<Duration>,
-) -> Result<End, Error> {
+) -> Result<End> {
     let folder = Folder::new("run")?;
     let shared = folder.path.join("shared");
-    fs::create_dir(&shared).map_err(Error::io(format!("cannot create {}", shared.display())))?;
+    fs::create_dir(&shared)?;
     let mut variables: Vec<(String, String)> = std::env::vars().filter(|(name, _)| guest::is_passed_on(name)).collect();
     variables.extend_from_slice(request.variables);
-    write(&shared.join(guest::BOOT), guest::boot().as_bytes())?;
-    write(&shared.join(guest::COMMAND), guest::command(sh::root(), &variables, request.words).as_bytes())?;
+    fs::write(shared.join(guest::BOOT), guest::boot())?;
+    fs::write(shared.join(guest::COMMAND), guest::command(sh::root(), &variables, request.words))?;
     let (initramfs, console) = (folder.path.join("initramfs"), folder.path.join(guest::CONSOLE));
-    write(&initramfs, &archive(kernel, request)?)?;
+    fs::write(&initramfs, archive(kernel, request)?)?;
 
     let (image, code) = (unpacked_image(kernel, &folder.path)?, shared.join(guest::CODE));
     let files =
@@ -105,7 +106,7 @@ pub(crate) fn boot(
             silent = false;
             each(line)
         })?;
-        Ok::<_, Error>((end, silent))
+        Ok::<_, anyhow::Error>((end, silent))
     };
     let (mut end, silent) = start()?;
     let unbooted = silent && fs::metadata(&console).map_or(0, |meta| meta.len()) == 0;
@@ -128,7 +129,7 @@ pub(crate) fn boot(
                 "no exit code came from the guest within {} s; the end of its kernel's log:\n{tail}",
                 request.limit.as_secs()
             );
-            Err(Error::Failed { command: format!("{QEMU} ({})", kernel.release), status, output })
+            Err(sh::failed(format!("{QEMU} ({})", kernel.release), status, &output))
         }
     }
 }
@@ -140,67 +141,50 @@ fn crashed(status: ExitStatus) -> bool {
     matches!(status.signal(), Some(SIGABRT | SIGSEGV))
 }
 
-/// What QEMU is to start: the kernel out of its image, in `folder`, or the image where that can stay as it is.
-fn unpacked_image(kernel: &Kernel, folder: &Path) -> Result<PathBuf, Error> {
+/// What QEMU is to start. An image unpacks itself, and one that xz has packed takes translated code longer for that than all
+/// the rest of its boot; QEMU starts an unpacked kernel as well (by its PVH entry), which is put into `folder`. Other packers are
+/// fast enough.
+fn unpacked_image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
+    const XZ: &[u8] = b"\xfd7zXZ\0";
     let path = kernel.image();
-    let image = read(&path)?;
-    let Some(packed) = image::packed_by_xz(&image) else { return Ok(path) };
+    let image = fs::read(&path)?;
+    // As the kernel's own `extract-vmlinux`: by the mark of the packer, soon behind the code that sets up.
+    let begin = image.windows(XZ.len()).take(1 << 20).position(|window| window == XZ);
+    let Some(packed) = begin.and_then(|begin| image.get(begin..)) else { return Ok(path) };
     let (from, to) = (folder.join("kernel.xz"), folder.join("kernel"));
-    write(&from, packed)?;
-    write(&to, &unpacked(&from)?)?;
+    fs::write(&from, packed)?;
+    // What stands behind the kernel was not written by xz.
+    fs::write(&to, sh::bytes(Command::new("xz").args(["-dc", "--single-stream"]).arg(&from))?)?;
     Ok(to)
 }
 
 /// The initramfs: busybox, the modules that a guest needs, and its first program.
-fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>, Error> {
-    let tree = kernel.modules();
-    let text = |name: &str| {
-        let path = tree.join(name);
-        fs::read_to_string(&path).map_err(Error::io(format!("cannot read {}", path.display())))
-    };
-    let modules = Modules::parse(&text("modules.dep")?, &text("modules.builtin")?);
+fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>> {
     let wanted: Vec<&str> = WANTED.into_iter().chain(DISKS.into_iter().filter(|_| !request.disks.is_empty())).collect();
-    let order = modules.load_order(&wanted).map_err(|module| Error::Missing {
-        what: format!("the kernel {} has no module {module}", kernel.release),
-        help: "remove its folder in target/vm, to have it fetched again".into(),
-    })?;
-    let mut archive = Archive::default();
+    let mut entries = Vec::new();
+    // Directories come before what lies in them: the kernel makes no parents.
     for name in ["bin", "modules", "proc", "sys", "dev", "new", "lower", "upper"] {
-        archive.directory(name);
+        entries.push(entry(name, ModeFileType::Directory, Vec::new()));
     }
-    let busybox = fs::read(BUSYBOX).map_err(Error::io(format!("cannot read {BUSYBOX}")))?;
-    archive.file("bin/busybox", &busybox);
-    archive.link("bin/sh", "busybox");
+    entries.push(entry("bin/busybox", ModeFileType::Regular, fs::read(BUSYBOX)?));
+    entries.push(entry("bin/sh", ModeFileType::Symlink, b"busybox".to_vec()));
     let mut names = Vec::new();
-    for file in &order {
-        let path = tree.join(file);
-        let bytes = if path.extension() == Some("xz".as_ref()) { unpacked(&path)? } else { read(&path)? };
+    for path in kernel.load_order(&wanted)? {
+        let bytes = if path.extension() == Some("xz".as_ref()) {
+            sh::bytes(Command::new("xz").arg("-dc").arg(&path))?
+        } else {
+            fs::read(&path)?
+        };
         let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".xz").to_owned();
-        archive.file(&format!("modules/{name}"), &unsigned(bytes));
+        entries.push(entry(&format!("modules/{name}"), ModeFileType::Regular, guest::unsigned(bytes)));
         names.push(name);
     }
-    let parent = tree.parent().unwrap_or(&tree);
-    archive.file("init", guest::init(&names, parent).as_bytes());
-    Ok(archive.finish())
+    entries.push(entry("init", ModeFileType::Regular, guest::init(&names, &kernel.modules()).into()));
+    Ok(cpio::write_cpio(entries.into_iter(), Vec::new())?)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    fs::write(path, bytes).map_err(Error::io(format!("cannot write {}", path.display())))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(Error::io(format!("cannot read {}", path.display())))
-}
-
-fn unpacked(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut command = Command::new("xz");
-    command.arg("-dc").arg(path);
-    let output = command.output().map_err(|source| Error::Spawn { command: sh::show(&command), source })?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Error::Failed { command: sh::show(&command), status: output.status, output: text })
+fn entry(name: &str, kind: ModeFileType, content: Vec<u8>) -> (cpio::NewcBuilder, Cursor<Vec<u8>>) {
+    (cpio::NewcBuilder::new(name).mode(0o755).set_mode_file_type(kind), Cursor::new(content))
 }
 
 /// A folder of this process, removed when dropped.
@@ -211,14 +195,14 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// `kind` is one of [`KINDS`].
-    pub(crate) fn new(kind: &str) -> Result<Self, Error> {
+    pub(crate) fn new(kind: &str) -> Result<Self> {
         let base = kernel::folder();
         sweep(&base);
         // Several guests of this process run at once.
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = base.join(format!("{kind}-{}.{number}", std::process::id()));
-        fs::create_dir(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
+        fs::create_dir(&path)?;
         Ok(Self { path })
     }
 }

@@ -1,17 +1,21 @@
 //! Runs one command with all its output in a log file, handing on each line. A command that says nothing for too long
 //! is ended with all it started; one that left a background process holding the pipe does not hold the gate.
 
-use std::fs::File;
+use fs_err::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use crate::sh::{self, Error};
+use anyhow::Result;
+
+use crate::sh;
 
 /// A step that prints nothing for this long hangs: libtest itself speaks up after a minute in one test.
-pub(super) const SILENCE: Duration = Duration::from_secs(900);
+pub(crate) const SILENCE: Duration = Duration::from_secs(900);
+/// The same for a guest, which is slow and may run beside the tests of this kernel.
+const GUEST_SILENCE: Duration = Duration::from_secs(2 * SILENCE.as_secs());
 /// How long output is still read after the command has ended.
 const AFTERGLOW: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
@@ -20,7 +24,7 @@ const TAIL: usize = 200;
 
 /// Runs `command`, writes both its streams to `log`, calls `each` per line. An error means that it could not be run;
 /// a failing status is the caller's to judge.
-pub(super) fn stream(command: &mut Command, log: &Path, mut each: impl FnMut(&str)) -> Result<ExitStatus, Error> {
+pub(crate) fn stream(command: &mut Command, log: &Path, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let limits = Limits { silence: SILENCE, whole: Duration::MAX };
     let mut each = |line: &str| {
         each(line);
@@ -36,8 +40,8 @@ pub(crate) fn limited(
     log: &Path,
     limit: Duration,
     mut each: impl FnMut(&str) -> Option<Duration>,
-) -> Result<End, Error> {
-    watched(command, log, Limits { silence: SILENCE, whole: limit }, &mut each)
+) -> Result<End> {
+    watched(command, log, Limits { silence: GUEST_SILENCE, whole: limit }, &mut each)
 }
 
 /// How a command ended.
@@ -56,14 +60,16 @@ struct Limits {
 }
 
 /// Like [`stream`], and a failing status is an error that carries the end of the output.
-pub(super) fn checked(command: &mut Command, log: &Path) -> Result<(), Error> {
+pub(crate) fn checked(command: &mut Command, log: &Path) -> Result<()> {
     let mut lines = Vec::new();
     let status = stream(command, log, |line| lines.push(line.to_owned()))?;
-    if status.success() {
-        return Ok(());
-    }
+    if status.success() { Ok(()) } else { Err(failure(command, status, &lines)) }
+}
+
+/// `command` failed after it had said `lines`.
+pub(crate) fn failure(command: &Command, status: ExitStatus, lines: &[String]) -> anyhow::Error {
     let output = lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n");
-    Err(Error::Failed { command: sh::show(command), status, output })
+    sh::failed(sh::show(command), status, &output)
 }
 
 fn watched(
@@ -71,10 +77,9 @@ fn watched(
     log: &Path,
     limits: Limits,
     each: &mut dyn FnMut(&str) -> Option<Duration>,
-) -> Result<End, Error> {
-    let name = sh::show(command);
-    let mut log_file = File::create(log).map_err(Error::io(format!("cannot create {}", log.display())))?;
-    let mut child = spawn(command, &name)?;
+) -> Result<End> {
+    let mut log_file = File::create(log)?;
+    let mut child = spawn(command)?;
     let (lines, begun, mut ended, mut last) = (child.1, Instant::now(), None, Instant::now());
     let (mut cut_at, mut cut) = (None::<Instant>, false);
     loop {
@@ -82,14 +87,14 @@ fn watched(
         match lines.recv_timeout(wait) {
             Ok(line) => {
                 last = Instant::now();
-                writeln!(log_file, "{line}").map_err(Error::io(format!("cannot write {}", log.display())))?;
+                writeln!(log_file, "{line}")?;
                 let asked = each(&line);
                 cut_at = cut_at.or_else(|| asked.map(|after| Instant::now() + after));
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if ended.is_none() && child.0.try_wait().map_err(Error::io(format!("cannot wait for `{name}`")))?.is_some() {
+        if ended.is_none() && child.0.try_wait()?.is_some() {
             ended = Some(Instant::now());
         }
         if ended.is_some_and(|at| at.max(last).elapsed() > AFTERGLOW) {
@@ -97,7 +102,7 @@ fn watched(
         }
         if ended.is_none() && cut_at.is_some_and(|at| at <= Instant::now()) {
             // No signal that it could answer, and nothing before the kill.
-            child.0.kill().map_err(Error::io(format!("cannot kill `{name}`")))?;
+            child.0.kill()?;
             (cut, cut_at) = (true, None);
         }
         if ended.is_none() && last.elapsed() > limits.silence {
@@ -108,19 +113,18 @@ fn watched(
             kill_tree(&mut child.0);
         }
     }
-    let status = child.0.wait().map_err(Error::io(format!("cannot wait for `{name}`")))?;
+    let status = child.0.wait()?;
     Ok(End { status, cut })
 }
 
 /// Starts `command` with both streams in one pipe, so that their order is kept, and a thread that reads its lines.
-fn spawn(command: &mut Command, name: &str) -> Result<(Child, mpsc::Receiver<String>), Error> {
-    let failed = |source| Error::Spawn { command: name.to_owned(), source };
-    let (reader, writer) = std::io::pipe().map_err(failed)?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+fn spawn(command: &mut Command) -> Result<(Child, mpsc::Receiver<String>)> {
+    let (reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let child = command.spawn();
     // The command keeps our ends of the pipe open until they are replaced, and the reader would never see the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let child = child.map_err(failed)?;
+    let child = sh::of(command, child)?;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || read_lines(reader, &sender));
     Ok((child, lines))
@@ -155,10 +159,10 @@ fn kill_tree(child: &mut Child) {
 
 /// (pid, parent pid) of every process.
 fn processes() -> Vec<(u32, u32)> {
-    let Ok(listing) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(listing) = fs_err::read_dir("/proc") else { return Vec::new() };
     let pids = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name stands in parentheses and may contain anything; after it come the state and the parent.
         let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
         Some((pid, parent))
@@ -186,8 +190,8 @@ mod tests {
         let status = stream(&mut shell("echo a; echo b >&2; echo c; exit 4"), &log, |line| lines.push(line.to_owned()));
         assert_eq!(status.expect("sh runs").code(), Some(4));
         assert_eq!(lines, ["a", "b", "c"]);
-        assert_eq!(std::fs::read_to_string(&log).expect("log"), "a\nb\nc\n");
-        std::fs::remove_file(log).expect("clean up");
+        assert_eq!(fs_err::read_to_string(&log).expect("log"), "a\nb\nc\n");
+        fs_err::remove_file(log).expect("clean up");
     }
 
     #[test]
@@ -197,7 +201,7 @@ mod tests {
         let end = watched(&mut shell("sleep 60 & sleep 60"), &log, limits, &mut |_| None);
         assert!(!end.expect("sh runs").status.success());
         assert!(started.elapsed() < Duration::from_secs(30));
-        std::fs::remove_file(log).expect("clean up");
+        fs_err::remove_file(log).expect("clean up");
     }
 
     #[test]
@@ -208,7 +212,7 @@ mod tests {
         let end = end.expect("sh runs");
         assert!(!end.status.success() && !end.cut);
         assert!(started.elapsed() < Duration::from_secs(30));
-        std::fs::remove_file(log).expect("clean up");
+        fs_err::remove_file(log).expect("clean up");
     }
 
     #[test]
@@ -219,7 +223,7 @@ mod tests {
         let end = end.expect("sh runs");
         assert!(end.cut && !end.status.success());
         assert!((Duration::from_millis(200)..Duration::from_secs(30)).contains(&started.elapsed()));
-        std::fs::remove_file(log).expect("clean up");
+        fs_err::remove_file(log).expect("clean up");
     }
 
     #[test]
@@ -228,6 +232,6 @@ mod tests {
         let status = stream(&mut shell("sleep 20 & echo done"), &log, |_| {});
         assert!(status.expect("sh runs").success());
         assert!(started.elapsed() < Duration::from_secs(15));
-        std::fs::remove_file(log).expect("clean up");
+        fs_err::remove_file(log).expect("clean up");
     }
 }

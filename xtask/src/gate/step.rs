@@ -1,0 +1,107 @@
+//! One step of the gate: what it may come to, how it is told and counted.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::tally::{self, Tally};
+use crate::sh;
+
+/// What a check found out, when it could run at all.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Passed,
+    /// Not run, for this reason.
+    Skipped(String),
+}
+
+/// One run of the gate, or a part of it that goes on beside another: where its logs go and what it counted so far.
+pub(super) struct Gate {
+    pub(super) logs: PathBuf,
+    pub(super) tally: Tally,
+    /// Stands before each line of a part that goes on beside another.
+    pub(super) prefix: String,
+}
+
+/// Has the calling thread, and all that it starts, take processors from others less by `nice`.
+pub(super) fn lower_priority(nice: i32) {
+    if let Err(error) = rustix::process::nice(nice) {
+        println!("xtask: the priority stays as it is: {error}");
+    }
+}
+
+impl Gate {
+    /// Runs one check, which counts as one test, between two header lines.
+    pub(super) fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome>) -> bool {
+        self.say(&format!("== {name}"));
+        let started = Instant::now();
+        let result = check(self);
+        let seconds = started.elapsed().as_secs_f64();
+        self.tally.steps.push((name.to_owned(), seconds));
+        match result {
+            Ok(Outcome::Passed) => {
+                self.tally.passed += 1;
+                self.say(&format!("   passed in {seconds:.1} s"));
+                return true;
+            }
+            Ok(Outcome::Skipped(reason)) => {
+                self.say(&format!("   skipped: {reason}"));
+                self.tally.skip(name, &reason);
+            }
+            Err(error) => {
+                self.say(&format!("{error}\n   FAILED after {seconds:.1} s"));
+                self.tally.fail(name);
+            }
+        }
+        false
+    }
+
+    /// Prints what a person is to see now, each line behind the prefix.
+    pub(super) fn say(&self, text: &str) {
+        for line in text.lines() {
+            println!("{}{line}", self.prefix);
+        }
+    }
+
+    /// The log file of a step.
+    pub(super) fn log(&self, step: &str) -> PathBuf {
+        let name: String = step.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        self.logs.join(format!("{name}.log"))
+    }
+
+    pub(super) fn finish(self, started: Instant) -> Result<()> {
+        println!("== summary after {:.0} s (logs: target/test-logs)", started.elapsed().as_secs_f64());
+        for (what, times) in [("step", &self.tally.steps), ("test", &self.tally.times)] {
+            for (name, seconds) in tally::slowest(times) {
+                println!("slowest {what}: {seconds:.1} s {name}");
+            }
+        }
+        for (name, reason) in &self.tally.skipped {
+            println!("SKIPPED {name}: {reason}");
+        }
+        for name in &self.tally.failed {
+            println!("FAILED {name}");
+        }
+        println!("{}", self.tally);
+        if self.tally.failed.is_empty() {
+            return Ok(());
+        }
+        // The count is the last line, so the failure is told by the exit code alone.
+        std::process::exit(1)
+    }
+}
+
+/// True if `what` is named in TRACKER_TEST_REQUIRE (a comma list): then its absence is a failure, not a skip.
+pub(super) fn required(what: &str) -> bool {
+    std::env::var("TRACKER_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
+}
+
+/// Skips because `what` is absent, or fails where it is required.
+pub(super) fn absent(what: &str, reason: &str) -> Result<Outcome> {
+    if required(what) {
+        let help = format!("TRACKER_TEST_REQUIRE names `{what}`; run: cargo xtask setup");
+        return Err(sh::missing(reason, help));
+    }
+    Ok(Outcome::Skipped(reason.to_owned()))
+}

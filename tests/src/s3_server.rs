@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tracker::store::{ErrorKind, StaticCredentials, StoreOptions, StoreUrl, open};
+use tracker::store::{ErrorKind, StaticCredentials, StoreError, StoreOptions, StoreUrl, open};
 
 pub const ACCESS_KEY: &str = "AKTEST";
 pub const SECRET_KEY: &str = "SKTESTSKTEST";
@@ -26,6 +26,8 @@ pub struct S3Server {
     /// Of its parts; the same after a stop.
     ports: Ports,
     folder: tempfile::TempDir,
+    /// Those that were made.
+    buckets: Mutex<Vec<String>>,
 }
 
 #[derive(Clone, Copy)]
@@ -94,7 +96,7 @@ impl S3Server {
         std::fs::create_dir(folder.path().join("data")).expect("data folder");
         let [master, volume, filer, s3] = free_ports();
         let ports = Ports { master, volume, filer, s3 };
-        let mut server = S3Server { weed: weed.to_path_buf(), child: None, ports, folder };
+        let mut server = S3Server { weed: weed.to_path_buf(), child: None, ports, folder, buckets: Mutex::default() };
         server.know(&[(ACCESS_KEY, SECRET_KEY)]);
         server.run().then_some(server)
     }
@@ -170,22 +172,34 @@ impl S3Server {
         }
     }
 
-    /// Starts it again after a stop, with the same address and data, and waits until it answers for them: for the first
-    /// moments it says 500 to everything.
+    /// Starts it again after a stop, with the same address and data, and waits until it takes and gives objects: for the
+    /// first moments it says 500 to whoever asks for one.
     ///
     /// # Panics
     /// When it does not come up.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none() && self.run(), "weed does not start again");
-        let url = StoreUrl::S3 { bucket: "none".to_owned(), prefix: String::new() };
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for bucket in buckets {
+            self.wait_for(&bucket, Instant::now());
+        }
+    }
+
+    /// Until an object can be written into a bucket and read from it. A refusal of the keys is an answer too.
+    fn wait_for(&self, bucket: &str, begun: Instant) {
+        let url = StoreUrl::S3 { bucket: bucket.to_owned(), prefix: String::new() };
         let store = open(&url, &self.options()).expect("the client opens");
-        let begun = Instant::now();
-        // Its data are known by a bucket that is not there, or by keys that are not these.
-        while let Err(e) = store.exists("none")
-            && e.kind == ErrorKind::Transient
+        let tried = || -> Result<(), StoreError> {
+            store.create("ready", Bytes::from_static(b"x"))?;
+            store.exists("ready")?;
+            store.get("ready")?;
+            store.delete("ready")
+        };
+        while let Err(e) = tried()
+            && e.kind != ErrorKind::Denied
         {
-            assert!(begun.elapsed() < START, "weed does not answer again: {e}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(100));
+            assert!(begun.elapsed() < START, "bucket {bucket} cannot be used: {e}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 
@@ -233,14 +247,9 @@ impl S3Server {
             assert!(begun.elapsed() < START, "bucket {bucket} cannot be made:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(200));
         }
-        // A write goes through when the volume server has joined too.
-        let url = StoreUrl::S3 { bucket: bucket.to_owned(), prefix: String::new() };
-        let store = open(&url, &self.options()).expect("the client opens");
-        while let Err(e) = store.create("ready", Bytes::from_static(b"x")) {
-            assert!(begun.elapsed() < START, "bucket {bucket} cannot be written: {e}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        store.delete("ready").expect("delete");
+        // Objects go through when the volume server has joined too.
+        self.wait_for(bucket, begun);
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).push(bucket.to_owned());
     }
 }
 

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Global, Out, tracking};
+use super::global::Global;
+use super::tracking;
 use crate::capture::choose;
 use crate::doctor::directory::Verdict;
 use crate::doctor::fs::{self, FileSystem};
 use crate::doctor::{self, Finding, gather};
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::volume::status::Backend;
 
 /// Show which capture this kernel and user allow, why, what it sees on each file system, and what would help.

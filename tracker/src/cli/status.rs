@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Out, tracking};
+use super::global::Global;
+use super::table::columns;
+use super::tracking;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::units::{show_bytes, show_seconds};
 use crate::volume::status::{Backend, State, VolumeStatus};
 
@@ -119,23 +122,6 @@ fn rescans(count: u64, reasons: &BTreeMap<String, u64>) -> String {
     }
     let reasons: Vec<String> = reasons.iter().map(|(why, times)| format!("{why} {times}")).collect();
     format!("{count} rescans ({})", reasons.join(", "))
-}
-
-/// Left-aligned columns, two spaces apart, no trailing blanks.
-pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

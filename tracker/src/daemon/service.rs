@@ -11,7 +11,6 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify as Wake;
 
-use crate::cli::Out;
 use crate::config::Config;
 use crate::daemon::control::{Control, Server};
 use crate::daemon::endpoint::Endpoint;
@@ -20,6 +19,7 @@ use crate::daemon::metrics::Process;
 use crate::daemon::service_manager::{Liveness, Notify};
 use crate::daemon::state_dir::StateDir;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::volume::runner::last_flush::{Uncommitted, verdict};
 use crate::volume::status::{Backend, State, VolumeStatus};
 

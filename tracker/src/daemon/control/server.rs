@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::daemon::control::{CONNECTIONS_MAX, Control, ControlError, REQUEST_MAX, Reply, Request, answer};
+use crate::daemon::control::protocol::{CONNECTIONS_MAX, Control, ControlError, REQUEST_MAX, Reply, Request, answer};
 
 /// A client that says nothing, or takes nothing, loses its place after this long.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -354,15 +354,6 @@ impl Shared {
         done(&progress)
     }
 
-    /// Waits until the volume is armed and its baseline is committed, or has ended.
-    pub fn wait_ready(&self) -> Phase {
-        let mut progress = self.progress();
-        while !matches!(progress.phase, Phase::Protected | Phase::Fenced | Phase::Stopped) {
-            self.changed.wait(&mut progress);
-        }
-        progress.phase
-    }
-
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.progress());
         self.changed.notify_all();

@@ -1,5 +1,7 @@
 //! Which back end to use, and why: a pure function of facts about kernel and binary.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     attach,
     layout::{KernelTypes, Layout},
@@ -8,7 +10,11 @@ use super::{
 use common::functions::FunctionId;
 
 /// A way to learn of changes, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum BackEnd {
     /// Programs on function entry and exit, beside those on raw tracepoints.
     Fentry,
@@ -17,6 +23,7 @@ pub enum BackEnd {
     /// Programs on raw tracepoints.
     Tracepoint,
     /// No programs: compare the tree at an interval.
+    #[default]
     Scan,
 }
 
@@ -26,13 +33,8 @@ impl BackEnd {
 
     /// Its name in configuration, status and metrics.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Tracepoint => "tracepoint",
-            Self::Scan => "scan",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Value of `common::maps::ctrl::BACK_END`.

@@ -8,11 +8,12 @@ use serde_json::json;
 use super::global::Global;
 use super::table::columns;
 use super::tracking;
+use crate::capture::BackEnd;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 use crate::units::{show_bytes, show_seconds};
-use crate::volume::status::{Backend, State, VolumeStatus};
+use crate::volume::status::{State, VolumeStatus};
 
 /// Show the state of each volume, its loss window, and why it is degraded if it is.
 #[derive(Debug, Args)]
@@ -81,7 +82,7 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
     if v.fenced_store == Some(false) {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
-    if v.backend != Backend::Scan && !v.self_test_untried.is_empty() {
+    if v.backend != BackEnd::Scan && !v.self_test_untried.is_empty() {
         notes.push(format!("the self-test could not try: {}", v.self_test_untried.join("; ")));
     }
     if v.scrub_differences > 0 {
@@ -137,7 +138,7 @@ mod tests {
     #[test]
     fn the_table_shows_the_loss_window_and_every_doubt() {
         let status = VolumeStatus {
-            backend: Backend::Tracepoint,
+            backend: BackEnd::Tracepoint,
             loss_window_seconds: Some(0.12),
             head_seq: 42,
             fenced_store: Some(false),

@@ -150,7 +150,7 @@ const PINS: &str = "/sys/fs/bpf/tracker/watch";
 
 fn arm(dir: &Path, wanted: config::CaptureMode) -> Result<Live, AppError> {
     let hint = "`tracker doctor` explains what this kernel and user can do";
-    if wanted == config::CaptureMode::Scan {
+    if wanted == config::CaptureMode::SCAN {
         return Err(AppError::new(ExitCode::Usage, "watch has no scan mode: it needs the kernel's marks").hint(hint));
     }
     let wrong = "name a directory that is there and that this user may read";

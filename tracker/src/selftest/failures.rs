@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use engine::flush::world::World;
 
+use crate::capture::BackEnd;
 use crate::selftest::failover::Failure;
 use crate::selftest::scrub::Missed;
 use crate::volume::marks::waiting::now_ns;
@@ -13,7 +14,6 @@ use crate::volume::runner::Runner;
 use crate::volume::runner::progress::Phase;
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
 use crate::volume::startup::open::Opened;
-use crate::volume::status::Backend;
 use crate::volume::world::WorldError;
 
 /// Word for a difference that the scrub found, where causes are counted.
@@ -23,7 +23,7 @@ const SCRUB: &str = "scrub";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CaptureState {
     /// The back end in operation, where it is not the one that the volume began with.
-    pub back_end: Option<Backend>,
+    pub back_end: Option<BackEnd>,
     /// Why it is not.
     pub reasons: Vec<String>,
     /// A failure whose consequences are not over.
@@ -154,10 +154,10 @@ impl Runner {
             reasons.push(missing.join(", "));
             opened.scan_from_now_on()?;
         }
-        let back_end = Backend::of(match &opened.world.dispatcher {
+        let back_end = match &opened.world.dispatcher {
             Some((dispatcher, _)) => dispatcher.back_end(),
-            None => crate::capture::BackEnd::Scan,
-        });
+            None => BackEnd::Scan,
+        };
         self.shared.update(|progress| {
             progress.capture.back_end = Some(back_end);
             progress.capture.reasons = reasons;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::capture::BackEnd;
 use crate::catalog::Catalog;
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
@@ -18,12 +19,12 @@ use crate::volume::marks::waiting::{Pending, now_ns};
 use crate::volume::runner::last_flush::Uncommitted;
 use crate::volume::runner::progress::{Shared, Synced};
 use crate::volume::startup::open::Prepared;
-use crate::volume::status::{Backend, VolumeSync};
+use crate::volume::status::VolumeSync;
 
 /// What of a volume does not change from its opening on.
 pub(crate) struct VolumeFacts {
     pub volume_id: String,
-    pub backend: Backend,
+    pub backend: BackEnd,
     pub reasons: Vec<String>,
     /// `None` before a probe of the store has told.
     pub fenced_store: Option<bool>,

@@ -124,7 +124,7 @@ fn what_could_not_be_committed_ends_the_process_as_partial() {
 fn the_first_line_is_for_a_person() {
     let v = VolumeStatus { source: "/srv/my data".into(), store: "s3://b/p".into(), ..protected("db") };
     assert_eq!(beginning(&v), "protecting '/srv/my data' -> s3://b/p/db by scanning (`tracker doctor` says why)");
-    let v = VolumeStatus { source: "/srv/db".into(), backend: Backend::Kprobe, ..v };
+    let v = VolumeStatus { source: "/srv/db".into(), backend: BackEnd::Kprobe, ..v };
     assert_eq!(beginning(&v), "protecting /srv/db -> s3://b/p/db by eBPF (kprobe)");
 }
 

@@ -30,7 +30,6 @@ use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
 use crate::volume::startup::trust::Compare;
 use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::startup::{store_home, ways_on};
-use crate::volume::status::Backend;
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// A volume that can flush.
@@ -46,7 +45,7 @@ pub struct Opened {
     pub compare: bool,
     /// .. only until the first pass is through.
     pub compare_once: bool,
-    pub backend: Backend,
+    pub backend: BackEnd,
     pub reasons: Vec<String>,
     pub fenced_store: bool,
     pub meter: Arc<Meter>,
@@ -124,7 +123,7 @@ impl Prepared {
 /// Registers a volume that this state directory knows already; `None` for a new one, or one that cannot be opened now.
 pub fn prepare(config: &VolumeConfig, state: &Path, dispatcher: &Dispatcher) -> Option<Prepared> {
     let location = Catalog::location(state, &config.name);
-    if config.options.capture == crate::config::CaptureMode::Scan || !location.exists() {
+    if config.options.capture == crate::config::CaptureMode::SCAN || !location.exists() {
         return None;
     }
     let root = SourceRoot::open(&config.source).ok()?;
@@ -161,7 +160,7 @@ fn capture_for(
     if root.upper().is_some_and(|upper| upper.metacopy_hidden) {
         reasons.push(METACOPY_HIDDEN.into());
     }
-    if config.options.capture == crate::config::CaptureMode::Scan {
+    if config.options.capture == crate::config::CaptureMode::SCAN {
         dispatcher = None;
     }
     if dispatcher.is_some() && marked_fs(root) == "tmpfs" {
@@ -183,7 +182,7 @@ pub fn open(
     let root = Arc::new(root);
     let dev = root.marks_dev();
     // It may have been captured before.
-    let scans = config.options.capture == crate::config::CaptureMode::Scan;
+    let scans = config.options.capture == crate::config::CaptureMode::SCAN;
     if let (Some(dispatcher), Some(old)) =
         (&capture.dispatcher, prepared.take_if(|there| there.subscriber.dev != dev || scans))
     {
@@ -228,7 +227,7 @@ pub fn open(
 
     let (volume_id, writer, format) = claim(&catalog, &*store, config, allow.store)?;
     store_home::remember(state, &config.store).map_err(|error| failed("cannot note the store", error))?;
-    let backend = Backend::of(dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end()));
+    let backend = dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end());
     let world = VolumeWorld::new(
         Arc::clone(&root),
         Arc::clone(&catalog),

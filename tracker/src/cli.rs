@@ -5,12 +5,12 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{AppError, ExitCode};
 use crate::logging;
+use crate::output::Out;
 
 // Public, because their owners fill in reports and entries that are printed here.
 pub mod acknowledge;
@@ -21,15 +21,16 @@ pub mod config;
 pub mod confirm;
 pub mod daemon;
 pub mod doctor;
+mod global;
 pub mod log;
 pub mod ls;
 pub mod man;
-mod out;
 pub mod protect;
 mod reading;
 pub mod restore;
 pub mod status;
 pub mod sync;
+mod table;
 pub mod tracking;
 pub mod untrack;
 pub mod verify;
@@ -37,7 +38,7 @@ pub mod version;
 pub mod volume;
 pub mod watch;
 
-pub use out::Out;
+pub use global::Global;
 
 /// Protects directories: the kernel says what changed, tracker commits it to a store, any second can be restored.
 #[derive(Debug, Parser)]
@@ -48,51 +49,6 @@ pub struct Cli {
     pub global: Global,
     #[command(subcommand)]
     pub verb: Verb,
-}
-
-/// What every verb takes.
-#[derive(Clone, Debug, Args)]
-pub struct Global {
-    /// Print JSON: one object, or one per line, each with a "type".
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Where catalog, control socket and lock lie [default: /var/lib/tracker as root, else $XDG_STATE_HOME/tracker].
-    #[arg(long, global = true, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// Log what is done and why, of tracker itself. Wins over RUST_LOG; --log wins over it.
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
-    /// What to log, as in RUST_LOG: a level, or module=level, ..
-    #[arg(long, global = true, value_name = "FILTER")]
-    pub log: Option<String>,
-    /// How log lines look; they go to stderr.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    pub log_format: logging::Format,
-}
-
-impl Global {
-    /// `--state-dir`, or its default for this user.
-    pub fn state_dir(&self) -> Result<PathBuf, AppError> {
-        let var = |name: &str| std::env::var_os(name);
-        match &self.state_dir {
-            Some(dir) => Ok(dir.clone()),
-            None => default_state_dir(rustix::process::geteuid().is_root(), &var),
-        }
-    }
-}
-
-/// `/var/lib/tracker` for root, else `$XDG_STATE_HOME/tracker`, else `~/.local/state/tracker`.
-fn default_state_dir(is_root: bool, var: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, AppError> {
-    if is_root {
-        return Ok(PathBuf::from("/var/lib/tracker"));
-    }
-    // The XDG rules: a relative or empty value counts as not set.
-    let absolute = |name: &str| var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-    base.map(|base| base.join("tracker")).ok_or_else(|| {
-        AppError::new(ExitCode::Usage, "there is no default state directory: neither XDG_STATE_HOME nor HOME is set")
-            .hint("name one with --state-dir")
-    })
 }
 
 #[derive(Debug, Subcommand)]
@@ -171,8 +127,8 @@ fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppE
         Verb::Verify(args) => verify::run(&args, global, out),
         Verb::Doctor(args) => doctor::run(&args, global, out),
         Verb::Config(args) => config::run(&args, global, out),
-        Verb::Completions(args) => completions::run(&args, out),
-        Verb::Man(args) => man::run(&args, out),
+        Verb::Completions(args) => completions::run(&args, command(), out),
+        Verb::Man(args) => man::run(&args, command(), out),
         Verb::Version(args) => version::run(&args, out),
     }
 }
@@ -213,12 +169,6 @@ fn wrong_usage(kind: clap::error::ErrorKind, text: &str) -> AppError {
     let (tips, said): (Vec<String>, Vec<String>) = said.partition(|line| line.starts_with("tip: "));
     let tips: Vec<&str> = tips.iter().map(|tip| tip.trim_start_matches("tip: ")).chain([lists]).collect();
     AppError::new(ExitCode::Usage, said.join(" ").trim_start_matches("error: ")).hint(tips.join("; "))
-}
-
-/// A path as given, from the root: what is stored and compared later must not depend on the working directory.
-fn absolute(path: &Path) -> Result<PathBuf, AppError> {
-    std::path::absolute(path)
-        .map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot resolve {}: {e}", path.display())))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ pub mod control;
 pub mod endpoint;
 pub mod fleet;
 pub mod http;
-pub mod last_flush;
 pub mod metrics;
 pub(crate) mod service;
 pub mod service_manager;

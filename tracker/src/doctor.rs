@@ -15,23 +15,23 @@ use common::fields::{FIELDS, Need};
 use common::hooks::{HOOKS, Serves};
 use serde::Serialize;
 
-use crate::volume::status::Backend;
+use crate::capture::BackEnd;
 
 /// What it costs that no better back end is had, and what would have to be there for one; `None` with the best.
 #[must_use]
-pub fn costs(back_end: Backend) -> Option<(&'static str, &'static str)> {
+pub fn costs(back_end: BackEnd) -> Option<(&'static str, &'static str)> {
     match back_end {
-        Backend::Fentry => None,
-        Backend::Kprobe => Some((
+        BackEnd::Fentry => None,
+        BackEnd::Kprobe => Some((
             "each hooked call takes longer than by fentry; what is seen is the same",
             "a kernel that lets programs be attached to functions: CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS and CONFIG_BPF_JIT",
         )),
-        Backend::Tracepoint => Some((
+        BackEnd::Tracepoint => Some((
             "on xfs and btrfs what was punched, zeroed or cloned is read whole, on btrfs also what was written by io_uring, AIO or \
              splice, on tmpfs every changed file; names and attributes of all files of the file system pass the programs",
             "for fentry CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS and CONFIG_BPF_JIT, for kprobe CONFIG_KPROBES and CONFIG_KPROBE_EVENTS",
         )),
-        Backend::Scan => Some((
+        BackEnd::Scan => Some((
             "the tree is looked at once a second, files that differ in size, times or inode are read whole, and what is equal in \
              all of them is missed",
             "what is not in order above",
@@ -151,7 +151,7 @@ impl Facts {
 
 /// What can be said of the machine, when it takes `back_end`.
 #[must_use]
-pub fn machine(facts: &Facts, back_end: Backend) -> Vec<Finding> {
+pub fn machine(facts: &Facts, back_end: BackEnd) -> Vec<Finding> {
     let object = if facts.object { "carried by this program" } else { "not in this program" };
     let state = match &facts.state_problem {
         None => format!("{} can be written", facts.state_dir),
@@ -207,7 +207,7 @@ fn members(facts: &Facts) -> Finding {
     Finding::new(NAME, true, format!("{found} of {} struct members{rest}", FIELDS.len()), "")
 }
 
-fn tracepoints(facts: &Facts, back_end: Backend) -> Finding {
+fn tracepoints(facts: &Facts, back_end: BackEnd) -> Finding {
     let has = |name: &str| facts.kernel.tracepoints.contains(name);
     let lacking = |all: bool| {
         let hooks = HOOKS.iter().filter(move |hook| (hook.serves == Serves::All) == all && !has(hook.tracepoint));
@@ -223,7 +223,7 @@ fn tracepoints(facts: &Facts, back_end: Backend) -> Finding {
     }
     // The change times' (include/trace/events/timestamp.h) are there since 6.13.
     let fix = "run Linux 6.13 or newer, or one whose functions can be hooked: see capture below";
-    let hooked = matches!(back_end, Backend::Fentry | Backend::Kprobe);
+    let hooked = matches!(back_end, BackEnd::Fentry | BackEnd::Kprobe);
     Finding::new("tracepoints", needed.is_empty() || hooked, value, fix)
 }
 

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod error;
 pub mod logging;
 pub mod mountinfo;
+pub mod output;
 pub mod quoting;
 pub mod repository;
 pub mod source;

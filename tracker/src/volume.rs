@@ -4,6 +4,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod handle;
+pub mod last_flush;
 pub(crate) mod life;
 pub mod marks;
 pub mod mass_delete;

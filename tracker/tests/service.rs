@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -104,6 +105,38 @@ fn protect_lives_and_ends_as_it_says() {
     assert!(again.line().contains("\"ready\""));
     again.signal(Signal::TERM);
     assert_eq!(again.ends_with(), 0);
+}
+
+/// As a service manager gets them.
+#[test]
+fn messages_reach_a_socket_in_the_file_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, store, state) = (at(dir.path(), "src"), at(dir.path(), "backup"), at(dir.path(), "state"));
+    std::fs::create_dir(&source).unwrap();
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let hears = |wanted: &str| loop {
+        let mut buffer = [0; 256];
+        let len = manager.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted}: {error}"));
+        if std::str::from_utf8(&buffer[..len]).unwrap().starts_with(wanted) {
+            return;
+        }
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tracker"));
+    command.args(["protect", &source, "--store", &store, "--state-dir", &state, "--capture", "scan"]);
+    command.env("NOTIFY_SOCKET", dir.path().join("notify")).env("WATCHDOG_USEC", "1000000").env("RUST_LOG", "warn");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap());
+    let service = Service { child, lines };
+    for wanted in ["READY=1\n", "STATUS=1 volumes\n", "WATCHDOG=1\n"] {
+        hears(wanted);
+    }
+    service.signal(Signal::HUP);
+    hears("RELOADING=1\nMONOTONIC_USEC=");
+    hears("READY=1\n");
+    service.signal(Signal::TERM);
+    hears("STOPPING=1\n");
+    assert_eq!(service.ends_with(), 0);
 }
 
 #[test]

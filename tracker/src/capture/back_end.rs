@@ -1,7 +1,13 @@
 //! The ways to learn of changes.
 
+use serde::{Deserialize, Serialize};
+
 /// A way to learn of changes, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum BackEnd {
     /// Programs on function entry and exit, beside those on raw tracepoints.
     Fentry,
@@ -10,6 +16,7 @@ pub enum BackEnd {
     /// Programs on raw tracepoints.
     Tracepoint,
     /// No programs: compare the tree at an interval.
+    #[default]
     Scan,
 }
 
@@ -19,13 +26,8 @@ impl BackEnd {
 
     /// Its name in configuration, status and metrics.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Tracepoint => "tracepoint",
-            Self::Scan => "scan",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Value of `common::maps::ctrl::BACK_END`.

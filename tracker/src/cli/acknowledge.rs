@@ -3,9 +3,10 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Take a volume's write-back errors as seen: they stop making it degraded.
 #[derive(Debug, Args)]

@@ -3,12 +3,13 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::config::Allow;
 use crate::daemon::control::Client;
 use crate::daemon::fleet;
 use crate::daemon::state_dir::StateDir;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::volume::status::State;
 
 /// Go on with a volume whose directory was replaced: it is compared with the newest commit, and only what differs is
@@ -25,7 +26,7 @@ pub struct AdoptArgs {
 
 pub(super) fn run(args: &AdoptArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let allow = Allow { source: !args.store_moved, store: args.store_moved };
-    let state_dir = super::absolute(&global.state_dir()?)?;
+    let state_dir = super::global::absolute(&global.state_dir()?)?;
     let client = Client::new(&state_dir);
     let running = client.is_there();
     let mut needed = true;

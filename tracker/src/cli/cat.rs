@@ -10,9 +10,10 @@ use engine::manifest::Manifest;
 use engine::model::Seq;
 use serde_json::json;
 
+use super::global::Global;
 use super::reading::{app_error, choose, open, path_inside};
-use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::repository::location::VolumeRef;
 use crate::repository::{ReadError, Reader};
 use crate::units::{At, PathField};

@@ -3,8 +3,8 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::Out;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Print a completion script for a shell.
 #[derive(Debug, Args)]
@@ -13,10 +13,10 @@ pub struct CompletionsArgs {
     shell: clap_complete::Shell,
 }
 
-pub(super) fn run(args: &CompletionsArgs, out: &mut Out) -> Result<ExitCode, AppError> {
+pub(super) fn run(args: &CompletionsArgs, mut command: clap::Command, out: &mut Out) -> Result<ExitCode, AppError> {
     // Into memory: the generator panics where it cannot write.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::command(), "tracker", &mut script);
+    clap_complete::generate(args.shell, &mut command, "tracker", &mut script);
     let script = String::from_utf8_lossy(&script);
     if out.is_json() {
         let shell = args.shell.to_possible_value();

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::config::{self, ConfigError, Problem, guard};
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Work on a configuration file.
 #[derive(Debug, Args)]

@@ -3,9 +3,10 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Let the removals of a volume through that wait for a person: those that wait now, and no more.
 #[derive(Debug, Args)]

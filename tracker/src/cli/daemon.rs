@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::config::{self, Listen};
 use crate::daemon::service;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Protect all volumes of a configuration file. SIGHUP reads it again.
 #[derive(Debug, Args)]
@@ -21,9 +22,9 @@ pub struct DaemonArgs {
 }
 
 pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let default_dir = super::absolute(&global.state_dir()?)?;
+    let default_dir = super::global::absolute(&global.state_dir()?)?;
     // The command line wins over the file, and the guard must see the directory that will be used.
-    let mut config = config::load(&super::absolute(&args.config)?, &default_dir)?;
+    let mut config = config::load(&super::global::absolute(&args.config)?, &default_dir)?;
     if let Some(listen) = args.metrics_listen {
         config.listen_by_command = true;
         config.metrics_listen = listen.0;

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Global, Out, tracking};
-use crate::capture::choose;
+use super::global::Global;
+use super::tracking;
+use crate::capture::{BackEnd, choose};
 use crate::doctor::directory::Verdict;
 use crate::doctor::fs::{self, FileSystem};
 use crate::doctor::{self, Finding, gather};
 use crate::error::{AppError, ExitCode};
-use crate::volume::status::Backend;
+use crate::output::Out;
 
 /// Show which capture this kernel and user allow, why, what it sees on each file system, and what would help.
 #[derive(Debug, Args)]
@@ -23,7 +24,7 @@ pub struct DoctorArgs {
 /// The back end that would be taken, and why no better one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Choice {
-    pub backend: Backend,
+    pub backend: BackEnd,
     pub reasons: Vec<String>,
     /// What it costs that no better one is had.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,13 +76,13 @@ pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<E
         file_systems: &file_systems,
     };
     out.line(text(&line), &line)?;
-    let degraded = choice.backend == Backend::Scan || directory.as_ref().is_some_and(Verdict::degraded);
+    let degraded = choice.backend == BackEnd::Scan || directory.as_ref().is_some_and(Verdict::degraded);
     Ok(if degraded { ExitCode::Degraded } else { ExitCode::Ok })
 }
 
 /// The choice in the words of the status, one reason per back end that was looked at.
 fn choice(of: &choose::Choice) -> Choice {
-    let backend = Backend::of(of.back_end);
+    let backend = of.back_end;
     let (costs, fix) = doctor::costs(backend).unzip();
     Choice { backend, reasons: of.lines().collect(), costs, fix }
 }
@@ -140,8 +141,8 @@ mod tests {
             fix: (!ok).then(|| "do it".to_owned()),
         };
         let (costs, fix) = (None, None);
-        let choice = Choice { backend: Backend::Scan, reasons: vec!["no BTF".into()], costs, fix };
-        let system = fs::judge("tmpfs", &doctor::Kernel::default(), Backend::Scan);
+        let choice = Choice { backend: BackEnd::Scan, reasons: vec!["no BTF".into()], costs, fix };
+        let system = fs::judge("tmpfs", &doctor::Kernel::default(), BackEnd::Scan);
         let findings = [finding("kernel", true), finding("btf", false)];
         let mut line = Line {
             r#type: "doctor",

@@ -3,11 +3,11 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::Out;
 use super::reading::{app_error, choose, nanos, open};
-use super::status::columns;
+use super::table::columns;
 use crate::cli::Global;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::repository::ReadError;
 use crate::repository::location::VolumeRef;
 use crate::units::{At, rfc3339, show_bytes};

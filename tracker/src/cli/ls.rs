@@ -8,9 +8,10 @@ use engine::manifest::Manifest;
 use engine::model::{Kind, Meta};
 use serde::Serialize;
 
+use super::global::Global;
 use super::reading::{INCOMPLETE, app_error, choose, open, path_inside};
-use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::quoting::quote_path;
 use crate::repository::location::VolumeRef;
 use crate::repository::{ReadError, kind_name};

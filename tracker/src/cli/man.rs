@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use clap::Args;
+use clap::{Args, Command};
 use serde_json::json;
 
-use super::Out;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Print a manual page as roff (read it with `tracker man | man -l -`).
 #[derive(Debug, Args)]
@@ -15,8 +15,7 @@ pub struct ManArgs {
     verb: Option<String>,
 }
 
-pub(super) fn run(args: &ManArgs, out: &mut Out) -> Result<ExitCode, AppError> {
-    let mut command = super::command();
+pub(super) fn run(args: &ManArgs, mut command: Command, out: &mut Out) -> Result<ExitCode, AppError> {
     command.build();
     let page = match &args.verb {
         None => command,

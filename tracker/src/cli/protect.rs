@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::config::{
     Allow, Config, KernelMap, Lease, Listen, Memory, ProcessConfig, StopTimeout, Tracking, VolumeConfig, VolumeOptions,
     default_maps, guard, parse_map_entries,
 };
 use crate::daemon::service;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::repository::location;
 use crate::store::StoreUrl;
 
@@ -62,7 +63,7 @@ pub struct VolumeArgs {
 
 pub(super) fn run(args: &ProtectArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let config = config(args)?;
-    let state_dir = super::absolute(&global.state_dir()?)?;
+    let state_dir = super::global::absolute(&global.state_dir()?)?;
     let refused = guard::check_paths(&config.guarded(), &state_dir, &guard::log_files());
     if let Some(first) = refused.into_iter().next() {
         return Err(first.into());
@@ -92,7 +93,7 @@ impl VolumeArgs {
     /// The volume that is meant, with absolute paths.
     pub(super) fn config(&self) -> Result<VolumeConfig, AppError> {
         // Only existing directories resolve; for others the guard finds the words.
-        let source = self.dir.canonicalize().or_else(|_| super::absolute(&self.dir))?;
+        let source = self.dir.canonicalize().or_else(|_| super::global::absolute(&self.dir))?;
         let name = match &self.name {
             Some(name) => {
                 location::check_volume_name(name)
@@ -105,7 +106,7 @@ impl VolumeArgs {
             })?,
         };
         let store = match &self.store {
-            StoreUrl::Local(path) => StoreUrl::Local(super::absolute(path)?),
+            StoreUrl::Local(path) => StoreUrl::Local(super::global::absolute(path)?),
             s3 @ StoreUrl::S3 { .. } => s3.clone(),
         };
         let allow = Allow { source: self.adopt, store: self.store_moved };

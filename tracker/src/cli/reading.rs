@@ -4,8 +4,8 @@ use engine::manifest::Manifest;
 use engine::model::Seq;
 use engine::plan::PlanError;
 
-use super::Out;
 use crate::error::{AppError, ExitCode, chain};
+use crate::output::Out;
 use crate::quoting::{quote_path, unquote};
 use crate::repository;
 use crate::repository::location::VolumeRef;

@@ -8,10 +8,11 @@ use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::global::Global;
 use super::reading::{INCOMPLETE, app_error, choose, open, show_time};
-use super::{Global, Out};
 use crate::config::guard;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::quoting::quote_path;
 use crate::repository;
 use crate::repository::location::VolumeRef;
@@ -138,7 +139,7 @@ struct Line<'a> {
 
 pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let (merge, dry_run, untrusted) = (args.merge, args.dry_run, args.untrusted);
-    let target = super::absolute(&args.target)?;
+    let target = super::global::absolute(&args.target)?;
     // Before the store is asked: a wrong target is said at once.
     guard::check_restore(&target, args.volume.store.local(), global.state_dir().ok().as_deref())?;
     repository::check_target(&target, merge).map_err(|error| app_error(&error))?;

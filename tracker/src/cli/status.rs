@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Out, tracking};
+use super::global::Global;
+use super::table::columns;
+use super::tracking;
+use crate::capture::BackEnd;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::units::{show_bytes, show_seconds};
-use crate::volume::status::{Backend, State, VolumeStatus};
+use crate::volume::status::{State, VolumeStatus};
 
 /// Show the state of each volume, its loss window, and why it is degraded if it is.
 #[derive(Debug, Args)]
@@ -78,7 +82,7 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
     if v.fenced_store == Some(false) {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
-    if v.backend != Backend::Scan && !v.self_test_untried.is_empty() {
+    if v.backend != BackEnd::Scan && !v.self_test_untried.is_empty() {
         notes.push(format!("the self-test could not try: {}", v.self_test_untried.join("; ")));
     }
     if v.scrub_differences > 0 {
@@ -121,23 +125,6 @@ fn rescans(count: u64, reasons: &BTreeMap<String, u64>) -> String {
     format!("{count} rescans ({})", reasons.join(", "))
 }
 
-/// Left-aligned columns, two spaces apart, no trailing blanks.
-pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +138,7 @@ mod tests {
     #[test]
     fn the_table_shows_the_loss_window_and_every_doubt() {
         let status = VolumeStatus {
-            backend: Backend::Tracepoint,
+            backend: BackEnd::Tracepoint,
             loss_window_seconds: Some(0.12),
             head_seq: 42,
             fenced_store: Some(false),

@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::units::parse_duration;
 use crate::volume::status::VolumeSync;
 

@@ -139,16 +139,3 @@ fn wrong_usage_in_json_loses_nothing() {
         assert_eq!(told(none).0, "no verb was given", "{none:?}");
     }
 }
-
-#[test]
-fn the_state_directory_follows_user_and_environment() {
-    let none = |_: &str| None;
-    let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/u"));
-    let xdg = |name: &str| (name == "XDG_STATE_HOME").then(|| OsString::from("/s"));
-    let relative = |name: &str| Some(OsString::from(if name == "HOME" { "/home/u" } else { "s" }));
-    assert_eq!(default_state_dir(true, &home).unwrap(), Path::new("/var/lib/tracker"));
-    assert_eq!(default_state_dir(false, &home).unwrap(), Path::new("/home/u/.local/state/tracker"));
-    assert_eq!(default_state_dir(false, &xdg).unwrap(), Path::new("/s/tracker"));
-    assert_eq!(default_state_dir(false, &relative).unwrap(), Path::new("/home/u/.local/state/tracker"));
-    assert_eq!(default_state_dir(false, &none).unwrap_err().code, ExitCode::Usage);
-}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::status::columns;
+use super::table::columns;
 use crate::capture::owner::Life;
 use crate::capture::sets::{self, PinSet};
 use crate::units::{PathField, show_bytes, show_seconds};

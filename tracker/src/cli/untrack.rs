@@ -5,10 +5,12 @@ use std::path::Path;
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Out, tracking};
+use super::global::Global;
+use super::tracking;
 use crate::capture::owner::Life;
 use crate::capture::sets::{self, PinSet};
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Remove programs and maps that a tracker left in the kernel; what changes afterwards is found by comparing at the next start.
 #[derive(Debug, Args)]
@@ -27,7 +29,7 @@ pub struct UntrackArgs {
 pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let there = sets::list(Path::new(sets::ROOT))
         .map_err(|error| AppError::from_error(&error).hint("only root may look at what is pinned in the kernel"))?;
-    let own = sets::dir_of(&super::absolute(&global.state_dir()?)?);
+    let own = sets::dir_of(&super::global::absolute(&global.state_dir()?)?);
     let chosen = choose(&there, args, &own)?;
     let mut refused = Vec::new();
     let mut removed = Vec::new();

@@ -3,9 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::global::Global;
 use super::reading::{INCOMPLETE, app_error, choose, open};
-use super::{Global, Out};
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::repository;
 use crate::repository::VerifyReport;
 use crate::repository::location::VolumeRef;

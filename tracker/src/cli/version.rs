@@ -3,8 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Out;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Print the version.
 #[derive(Debug, Args)]

@@ -3,11 +3,12 @@
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use super::global::Global;
 use super::protect::VolumeArgs;
-use super::{Global, Out};
 use crate::daemon::change::{Change, Outcome};
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 
 /// Add, change and remove volumes of a running daemon. Nothing is written to its configuration file: a volume that is added so is
 /// gone with the daemon, and a reload takes a changed setting back.

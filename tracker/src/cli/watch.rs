@@ -12,12 +12,13 @@ use engine::model::InodeId;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Global, Out};
+use super::global::Global;
 use crate::capture::choose::KernelFacts;
 use crate::capture::{BackEnd, Capture, CaptureConfig, CaptureError, Problem, WatchOutcome, mount_of};
 use crate::cli::watch::tree::{Change, Tree, World};
 use crate::config::{self, Interval};
 use crate::error::{AppError, ExitCode};
+use crate::output::Out;
 use crate::source::SourceRoot;
 use crate::units::PathField;
 use crate::volume::startup::eligibility::can_be_marked;
@@ -64,7 +65,7 @@ struct Line<'a> {
 
 pub(super) fn run(args: &WatchArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let options = WatchOptions { interval: args.interval.0, capture: args.capture, timeout: args.timeout };
-    let dir = super::absolute(&args.dir)?;
+    let dir = super::global::absolute(&args.dir)?;
     watch_dir(&dir, &options, out)
 }
 
@@ -149,7 +150,7 @@ const PINS: &str = "/sys/fs/bpf/tracker/watch";
 
 fn arm(dir: &Path, wanted: config::CaptureMode) -> Result<Live, AppError> {
     let hint = "`tracker doctor` explains what this kernel and user can do";
-    if wanted == config::CaptureMode::Scan {
+    if wanted == config::CaptureMode::SCAN {
         return Err(AppError::new(ExitCode::Usage, "watch has no scan mode: it needs the kernel's marks").hint(hint));
     }
     let wrong = "name a directory that is there and that this user may read";

@@ -148,7 +148,7 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
     let defaults = reading.defaults(defaults);
     let (volumes, lines) = reading.volumes(volumes, &defaults);
     let (Some(process), true) = (process, reading.problems.is_empty()) else {
-        reading.problems.sort_by_key(|problem| problem.line);
+        reading.problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
         return Err(reading.problems);
     };
     let config = Config {

@@ -1,6 +1,7 @@
 //! Sizes of the capture's maps as an operator may set them.
 
 use serde::Deserialize;
+use strum::VariantNames;
 
 use crate::capture::MapEntries;
 
@@ -10,9 +11,7 @@ pub const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 8..=1 << 24;
 /// Sets one size of the kernel maps, written as `MAP=ENTRIES`.
 pub fn parse_map_entries(text: &str) -> Result<(KernelMap, u32), String> {
     let (map, entries) = text.split_once('=').ok_or_else(|| format!("`{text}` is not MAP=ENTRIES"))?;
-    let known = [KernelMap::Dirty, KernelMap::Inode, KernelMap::Watch, KernelMap::Inflight];
-    let map = known.into_iter().find(|known| known.name() == map);
-    let map = map.ok_or("the maps are dirty, inode, watch and inflight")?;
+    let map: KernelMap = map.parse().map_err(|_| format!("the maps are {}", KernelMap::VARIANTS.join(", ")))?;
     let entries: u32 = entries.parse().map_err(|_| format!("`{entries}` is no number of entries"))?;
     Entries::try_from(entries).map(|entries| (map, entries.0))
 }
@@ -39,7 +38,8 @@ impl From<Entries> for u32 {
 }
 
 /// A kernel map whose size is the operator's to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "lowercase")]
 pub enum KernelMap {
     Dirty,
     Inode,
@@ -48,15 +48,6 @@ pub enum KernelMap {
 }
 
 impl KernelMap {
-    fn name(self) -> &'static str {
-        match self {
-            KernelMap::Dirty => "dirty",
-            KernelMap::Inode => "inode",
-            KernelMap::Watch => "watch",
-            KernelMap::Inflight => "inflight",
-        }
-    }
-
     /// Its size in `entries`.
     pub fn of(self, entries: &mut MapEntries) -> &mut u32 {
         match self {

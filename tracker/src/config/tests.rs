@@ -50,7 +50,7 @@ fn defaults_apply_where_a_volume_says_nothing() {
     let [db, web] = &config.volumes[..] else { panic!("{config:?}") };
     assert_eq!(
         (db.name.as_str(), db.options.interval.0, db.options.capture),
-        ("db", Duration::from_secs(1), CaptureMode::Tracepoint)
+        ("db", Duration::from_secs(1), CaptureMode::Only(crate::capture::BackEnd::Tracepoint))
     );
     assert_eq!(db.store.to_string(), "s3://bucket/prefix");
     assert_eq!(web.store.local(), Some(Path::new("/backup")));
@@ -58,7 +58,7 @@ fn defaults_apply_where_a_volume_says_nothing() {
     assert!(!db.single_writer && web.single_writer && !db.create && web.create);
     assert_eq!((db.replaced, web.replaced), (Replaced::Stop, Replaced::Adopt));
     assert_eq!((db.max_delete, web.max_delete), (MaxDelete::default(), MaxDelete(None)));
-    assert_eq!((web.interval.0, web.capture), (Duration::from_millis(100), CaptureMode::Scan));
+    assert_eq!((web.interval.0, web.capture), (Duration::from_millis(100), CaptureMode::SCAN));
     assert_eq!((db.scrub.0, web.scrub.0), (Rate { millionths: 5000 }, Rate::OFF));
     assert_eq!(lines, [10, 12]);
 }

@@ -12,6 +12,7 @@ use engine::scrub::Rate;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::config::capture::CaptureMode;
 use crate::store::StoreUrl;
 use crate::units::{self, parse_duration, show_duration};
 
@@ -32,7 +33,18 @@ macro_rules! written_as_text {
     )*};
 }
 
-written_as_text!(Interval, ScrubRate, MaxDelete, Consistency, Listen, StopTimeout, Lease, Memory, StoreUrl);
+written_as_text!(
+    CaptureMode,
+    Interval,
+    ScrubRate,
+    MaxDelete,
+    Consistency,
+    Listen,
+    StopTimeout,
+    Lease,
+    Memory,
+    StoreUrl
+);
 
 fn within(text: &str, range: &RangeInclusive<Duration>, what: &str) -> Result<Duration, String> {
     let found = parse_duration(text).map_err(|e| e.to_string())?;

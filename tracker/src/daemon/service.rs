@@ -11,17 +11,18 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify as Wake;
 
-use crate::cli::Out;
+use crate::capture::BackEnd;
 use crate::config::Config;
 use crate::daemon::control::{Control, Server};
 use crate::daemon::endpoint::Endpoint;
 use crate::daemon::fleet::Fleet;
-use crate::daemon::last_flush::{Uncommitted, verdict};
 use crate::daemon::metrics::Process;
 use crate::daemon::service_manager::{Liveness, Notify};
 use crate::daemon::state_dir::StateDir;
 use crate::error::{AppError, ExitCode};
-use crate::volume::status::{Backend, State, VolumeStatus};
+use crate::output::Out;
+use crate::volume::last_flush::{Uncommitted, verdict};
+use crate::volume::status::{State, VolumeStatus};
 
 /// How often the loop looks at the volumes. `ready` is late by at most this.
 const TICK: Duration = Duration::from_millis(50);
@@ -282,7 +283,7 @@ impl Service<'_> {
 fn beginning(v: &VolumeStatus) -> String {
     let name = |text: &str| crate::quoting::quote(text.as_bytes());
     let how = match v.backend {
-        Backend::Scan => "by scanning (`tracker doctor` says why)".to_owned(),
+        BackEnd::Scan => "by scanning (`tracker doctor` says why)".to_owned(),
         hooks => format!("by eBPF ({})", hooks.name()),
     };
     format!("protecting {} -> {}/{} {how}", name(&v.source), name(&v.store), v.volume)

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::fs::{self, FileSystem};
 use super::{Finding, Kernel};
+use crate::capture::BackEnd;
 use crate::units::PathField;
 use crate::volume::startup::eligibility;
-use crate::volume::status::Backend;
 
 /// The writable layer of an overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Verdict {
 
 /// Judges a directory.
 #[must_use]
-pub fn judge(facts: &DirectoryFacts, kernel: &Kernel, back_end: Backend) -> Verdict {
+pub fn judge(facts: &DirectoryFacts, kernel: &Kernel, back_end: BackEnd) -> Verdict {
     let at = format!("{} mounted at {}", facts.fs, facts.mount_point);
     let mut findings = vec![Finding::new("file system", true, at, "")];
     let mut name = facts.fs.as_str();
@@ -89,7 +89,7 @@ pub fn judge(facts: &DirectoryFacts, kernel: &Kernel, back_end: Backend) -> Verd
         let fix = "protect each as a volume of its own; until they are gone the volume is degraded";
         findings.push(Finding::new("mounts inside", false, value, fix));
     }
-    let back_end = if hidden || facts.in_inodes { Backend::Scan } else { back_end };
+    let back_end = if hidden || facts.in_inodes { BackEnd::Scan } else { back_end };
     let mut file_system = fs::judge(name, kernel, back_end);
     if hidden {
         file_system.problems = vec!["marks carry inodes of the upper layer, which cannot be reached".to_owned()];

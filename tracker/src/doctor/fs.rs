@@ -5,7 +5,7 @@ use common::hooks::{Fs, HOOKS, Role, Serves};
 use serde::Serialize;
 
 use super::Kernel;
-use crate::volume::status::Backend;
+use crate::capture::BackEnd;
 
 /// How a kind of change is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -58,7 +58,7 @@ pub struct HookState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileSystem {
     pub name: String,
-    pub backend: Backend,
+    pub backend: BackEnd,
     pub hooks: Vec<HookState>,
     pub changes: Vec<Row>,
     /// Why it is scanned.
@@ -73,7 +73,7 @@ impl FileSystem {
     /// Whether changes can be missed, or cost more than they should.
     #[must_use]
     pub fn degraded(&self) -> bool {
-        self.backend == Backend::Scan || self.changes.iter().any(|row| row.seen == Seen::Partly)
+        self.backend == BackEnd::Scan || self.changes.iter().any(|row| row.seen == Seen::Partly)
     }
 }
 
@@ -91,12 +91,12 @@ const DIRECT: &str = "iomap_dio_rw_begin, iomap_dio_complete";
 /// What `name` comes to, when the machine takes `back_end`. An overlay is judged by its upper layer's file system (see
 /// `directory`); here it stands for itself.
 #[must_use]
-pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
+pub fn judge(name: &str, kernel: &Kernel, back_end: BackEnd) -> FileSystem {
     let known = Fs::from_name(name);
     let hooks = known.map_or_else(Vec::new, |fs| states(fs, kernel, back_end));
     let mut problems = Vec::new();
     let mut fix = None;
-    if back_end == Backend::Scan {
+    if back_end == BackEnd::Scan {
         problems.push("the machine scans: see the findings above".to_owned());
     } else if name == "overlay" {
         // Capture::supported says the same: the inodes of marks are those of the upper layer.
@@ -108,7 +108,7 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
         if !missing.is_empty() {
             problems.push(format!("the kernel lacks {}", missing.join(", ")));
         }
-        if known == Some(Fs::Xfs) && back_end == Backend::Tracepoint && !kernel.has_all(&["XFS_VNODE"]) {
+        if known == Some(Fs::Xfs) && back_end == BackEnd::Tracepoint && !kernel.has_all(&["XFS_VNODE"]) {
             problems.push("the kernel lacks xfs_inode.i_vnode, from which its hooks find the file".to_owned());
         }
         let loaded = kernel.file_systems.contains(name);
@@ -120,19 +120,19 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: Backend) -> FileSystem {
     let scan = !problems.is_empty();
     let changes = match known {
         _ if scan => scanned(),
-        Some(fs) if back_end == Backend::Tracepoint => traced(fs, kernel),
+        Some(fs) if back_end == BackEnd::Tracepoint => traced(fs, kernel),
         Some(fs) => hooked(fs, kernel),
         None => overlay(),
     };
     // ext4_move_extents sets no change time: only its function tells of it, and the mapping that is forgotten.
     let moves = changes.iter().any(|row| row.change == DEFRAGMENTATION);
-    let backend = if scan { Backend::Scan } else { back_end };
+    let backend = if scan { BackEnd::Scan } else { back_end };
     FileSystem { name: name.to_owned(), backend, hooks, changes, problems, fix, limits: limits(name, moves) }
 }
 
 /// As `Capture::supported` has it. With functions hooked it is they that tell of everything but dirty folios.
-fn states(fs: Fs, kernel: &Kernel, back_end: Backend) -> Vec<HookState> {
-    let functions = matches!(back_end, Backend::Fentry | Backend::Kprobe);
+fn states(fs: Fs, kernel: &Kernel, back_end: BackEnd) -> Vec<HookState> {
+    let functions = matches!(back_end, BackEnd::Fentry | BackEnd::Kprobe);
     let needed = HOOKS.iter().filter(|hook| match hook.serves {
         Serves::All => !functions || hook.role == Role::Dirty,
         Serves::One(one) => !functions && one == fs,

@@ -9,8 +9,8 @@ use common::hooks::HOOKS;
 use super::directory::{self, Upper};
 use super::fs::{self, Seen};
 use super::{CAP_SYS_ADMIN, Facts, Finding, Kernel, NEEDED, gather, machine};
+use crate::capture::BackEnd;
 use crate::units::PathField;
-use crate::volume::status::Backend;
 
 fn whole() -> Kernel {
     Kernel {
@@ -43,13 +43,13 @@ fn find<'a>(findings: &'a [Finding], name: &str) -> &'a Finding {
 
 #[test]
 fn a_good_machine_has_no_fault() {
-    let findings = machine(&good(), Backend::Tracepoint);
+    let findings = machine(&good(), BackEnd::Tracepoint);
     assert!(findings.iter().all(|finding| finding.ok && finding.fix.is_none()), "{findings:#?}");
     assert_eq!(good().obstacle(), None);
     // Not being able to look is no fault.
     let blind = Facts { lockdown: None, modules: None, config: None, ..good() };
-    assert!(machine(&blind, Backend::Tracepoint).iter().all(|finding| finding.ok));
-    assert!(find(&machine(&blind, Backend::Tracepoint), "lockdown").value.contains("not known"));
+    assert!(machine(&blind, BackEnd::Tracepoint).iter().all(|finding| finding.ok));
+    assert!(find(&machine(&blind, BackEnd::Tracepoint), "lockdown").value.contains("not known"));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn every_fault_is_found_named_and_has_a_fix() {
         (Facts { state_problem: Some("read-only".into()), ..good() }, "state", "read-only"),
     ];
     for (facts, name, word) in cases {
-        let findings = machine(&facts, Backend::Tracepoint);
+        let findings = machine(&facts, BackEnd::Tracepoint);
         let found = find(&findings, name);
         assert!(!found.ok && found.value.contains(word), "{name}: {found:?}");
         assert!(findings.iter().all(|finding| finding.ok != finding.fix.is_some()), "{findings:#?}");
@@ -102,10 +102,10 @@ fn seen(system: &fs::FileSystem, word: &str) -> Seen {
 
 #[test]
 fn each_file_system_is_told_as_its_programs_are() {
-    let of = |name| fs::judge(name, &whole(), Backend::Tracepoint);
+    let of = |name| fs::judge(name, &whole(), BackEnd::Tracepoint);
     for name in ["ext4", "xfs", "btrfs"] {
         let system = of(name);
-        assert_eq!((system.backend, system.degraded()), (Backend::Tracepoint, false), "{system:#?}");
+        assert_eq!((system.backend, system.degraded()), (BackEnd::Tracepoint, false), "{system:#?}");
         assert_eq!(seen(&system, "mapping"), Seen::Blocks);
         assert_eq!(seen(&system, "names"), Seen::Entry);
     }
@@ -127,28 +127,28 @@ fn each_file_system_is_told_as_its_programs_are() {
 fn what_a_file_system_lacks_makes_it_scan_with_a_reason() {
     let mut kernel = whole();
     kernel.tracepoints.remove("ext4_punch_hole");
-    let ext4 = fs::judge("ext4", &kernel, Backend::Tracepoint);
-    assert_eq!((ext4.backend, ext4.degraded()), (Backend::Scan, true));
+    let ext4 = fs::judge("ext4", &kernel, BackEnd::Tracepoint);
+    assert_eq!((ext4.backend, ext4.degraded()), (BackEnd::Scan, true));
     assert!(ext4.problems[0].contains("ext4_punch_hole") && ext4.fix.is_some(), "{ext4:#?}");
     assert!(ext4.hooks.iter().any(|hook| !hook.present && hook.name == "ext4_punch_hole"));
-    assert_eq!(fs::judge("xfs", &kernel, Backend::Tracepoint).backend, Backend::Tracepoint, "it needs others");
+    assert_eq!(fs::judge("xfs", &kernel, BackEnd::Tracepoint).backend, BackEnd::Tracepoint, "it needs others");
 
     let kernel = Kernel { absent: ["XFS_VNODE"].into(), file_systems: BTreeSet::new(), ..whole() };
-    let xfs = fs::judge("xfs", &kernel, Backend::Tracepoint);
+    let xfs = fs::judge("xfs", &kernel, BackEnd::Tracepoint);
     assert!(xfs.problems[0].contains("i_vnode") && xfs.fix.as_deref().unwrap().contains("modprobe xfs"), "{xfs:#?}");
 
     let kernel = Kernel { absent: ["REGS_IP"].into(), ..whole() };
-    let btrfs = fs::judge("btrfs", &kernel, Backend::Tracepoint);
+    let btrfs = fs::judge("btrfs", &kernel, BackEnd::Tracepoint);
     assert_eq!(seen(&btrfs, "everything else"), Seen::WholeFile);
-    assert_eq!(fs::judge("nfs4", &whole(), Backend::Tracepoint).backend, Backend::Scan);
-    assert!(fs::judge("ext4", &whole(), Backend::Scan).degraded());
+    assert_eq!(fs::judge("nfs4", &whole(), BackEnd::Tracepoint).backend, BackEnd::Scan);
+    assert!(fs::judge("ext4", &whole(), BackEnd::Scan).degraded());
 }
 
 #[test]
 fn hooked_functions_stand_in_for_tracepoints() {
     // A kernel before 6.13: no change times, no ranges of file systems, no ext4 as a module that is loaded.
     let old = Kernel { tracepoints: ["writeback_dirty_folio"].into(), ..whole() };
-    for back_end in [Backend::Fentry, Backend::Kprobe] {
+    for back_end in [BackEnd::Fentry, BackEnd::Kprobe] {
         for name in ["ext4", "xfs", "btrfs"] {
             let system = fs::judge(name, &old, back_end);
             assert_eq!((system.backend, system.degraded()), (back_end, false), "{system:#?}");
@@ -157,12 +157,12 @@ fn hooked_functions_stand_in_for_tracepoints() {
         }
         assert!(fs::judge("tmpfs", &old, back_end).degraded());
         let bare = Kernel { functions: BTreeSet::new(), ..old.clone() };
-        assert_eq!(fs::judge("tmpfs", &bare, back_end).backend, Backend::Scan, "it needs noop_dirty_folio");
+        assert_eq!(fs::judge("tmpfs", &bare, back_end).backend, BackEnd::Scan, "it needs noop_dirty_folio");
         let findings = machine(&Facts { kernel: old.clone(), ..good() }, back_end);
         assert!(find(&findings, "tracepoints").ok);
     }
-    assert_eq!(fs::judge("ext4", &old, Backend::Tracepoint).backend, Backend::Scan);
-    let moved = |kernel: &Kernel| fs::judge("ext4", kernel, Backend::Fentry).limits.len();
+    assert_eq!(fs::judge("ext4", &old, BackEnd::Tracepoint).backend, BackEnd::Scan);
+    let moved = |kernel: &Kernel| fs::judge("ext4", kernel, BackEnd::Fentry).limits.len();
     let neither = Kernel { functions: BTreeSet::new(), ..old.clone() };
     assert_eq!((moved(&whole()), moved(&old), moved(&neither)), (1, 1, 2), "one hook of two tells of MOVE_EXT");
 }
@@ -186,12 +186,12 @@ fn an_overlay_is_judged_by_its_upper_layer() {
         Upper { dir: "/u".into(), fs, volatile: false, metacopy_hidden: false }
     };
     let blind = Upper { metacopy_hidden: true, ..upper(None) };
-    let judge = |facts: &directory::DirectoryFacts| directory::judge(facts, &whole(), Backend::Tracepoint);
+    let judge = |facts: &directory::DirectoryFacts| directory::judge(facts, &whole(), BackEnd::Tracepoint);
     let fine = judge(&at("overlay", Some(upper(Some("xfs")))));
     assert_eq!((&*fine.file_system.name, fine.degraded()), ("xfs", false), "{fine:#?}");
     for facts in [at("overlay", Some(upper(None))), at("overlay", Some(blind)), at("overlay", None)] {
         let hidden = judge(&facts);
-        assert_eq!(hidden.file_system.backend, Backend::Scan);
+        assert_eq!(hidden.file_system.backend, BackEnd::Scan);
         assert!(hidden.degraded() && hidden.findings.iter().any(|finding| finding.fix.is_some()), "{hidden:#?}");
     }
 }
@@ -199,17 +199,17 @@ fn an_overlay_is_judged_by_its_upper_layer() {
 #[test]
 fn mounts_inside_degrade_a_directory() {
     let mut facts = at("ext4", None);
-    assert!(!directory::judge(&facts, &whole(), Backend::Tracepoint).degraded());
+    assert!(!directory::judge(&facts, &whole(), BackEnd::Tracepoint).degraded());
     facts.inside.push("/d/m".into());
-    let verdict = directory::judge(&facts, &whole(), Backend::Tracepoint);
+    let verdict = directory::judge(&facts, &whole(), BackEnd::Tracepoint);
     assert!(verdict.degraded() && verdict.findings.iter().any(|finding| finding.value.contains("/d/m")));
 }
 
 #[test]
 fn small_files_in_inodes_are_told_with_what_helps() {
     let facts = directory::DirectoryFacts { in_inodes: true, ..at("ext4", None) };
-    let verdict = directory::judge(&facts, &whole(), Backend::Tracepoint);
-    assert!(verdict.degraded() && verdict.file_system.backend == Backend::Scan, "{verdict:#?}");
+    let verdict = directory::judge(&facts, &whole(), BackEnd::Tracepoint);
+    assert!(verdict.degraded() && verdict.file_system.backend == BackEnd::Scan, "{verdict:#?}");
     assert!(verdict.file_system.problems.iter().any(|problem| problem.contains("inline_data")), "{verdict:#?}");
     assert!(verdict.file_system.fix.is_some_and(|fix| fix.contains("^inline_data")));
 }
@@ -219,7 +219,7 @@ fn this_machine_can_be_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let facts = gather::machine(dir.path());
     assert_eq!(facts.state_problem, None);
-    let findings = machine(&facts, Backend::Tracepoint);
+    let findings = machine(&facts, BackEnd::Tracepoint);
     assert!(findings.iter().all(|finding| finding.ok != finding.fix.is_some()), "{findings:#?}");
     assert!(facts.btf.is_some() || facts.kernel.absent.len() == FIELDS.len());
     let seen = gather::directory(dir.path()).unwrap();
@@ -230,8 +230,8 @@ fn this_machine_can_be_looked_at() {
 /// Whatever is not the best says what that costs and what would help; what it says of costs is what the rows say.
 #[test]
 fn what_is_not_the_best_has_its_cost_and_a_fix() {
-    assert_eq!(super::costs(Backend::Fentry), None);
-    for back_end in [Backend::Kprobe, Backend::Tracepoint, Backend::Scan] {
+    assert_eq!(super::costs(BackEnd::Fentry), None);
+    for back_end in [BackEnd::Kprobe, BackEnd::Tracepoint, BackEnd::Scan] {
         let (cost, fix) = super::costs(back_end).unwrap();
         assert!(!cost.is_empty() && !fix.is_empty());
     }
@@ -239,12 +239,12 @@ fn what_is_not_the_best_has_its_cost_and_a_fix() {
         let system = fs::judge(name, &whole(), back_end);
         system.changes.iter().filter(|row| row.seen == fs::Seen::WholeFile).count()
     };
-    let (traced, _) = super::costs(Backend::Tracepoint).unwrap();
+    let (traced, _) = super::costs(BackEnd::Tracepoint).unwrap();
     for name in ["xfs", "btrfs", "tmpfs"] {
         assert!(
-            traced.contains(name) && whole_files(name, Backend::Tracepoint) > whole_files(name, Backend::Fentry),
+            traced.contains(name) && whole_files(name, BackEnd::Tracepoint) > whole_files(name, BackEnd::Fentry),
             "{name}"
         );
     }
-    assert_eq!((traced.contains("ext4"), whole_files("ext4", Backend::Tracepoint)), (false, 0));
+    assert_eq!((traced.contains("ext4"), whole_files("ext4", BackEnd::Tracepoint)), (false, 0));
 }

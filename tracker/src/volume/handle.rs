@@ -9,22 +9,23 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::capture::BackEnd;
 use crate::catalog::Catalog;
 use crate::config::VolumeConfig;
-use crate::daemon::last_flush::Uncommitted;
 use crate::error::{AppError, ExitCode};
 use crate::store::meter::Meter;
 use crate::volume::clock::now_ns;
+use crate::volume::last_flush::Uncommitted;
 use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::marks::waiting::Pending;
 use crate::volume::progress::{Shared, Synced};
 use crate::volume::startup::prepared::Prepared;
-use crate::volume::status::{Backend, VolumeSync};
+use crate::volume::status::VolumeSync;
 
 /// What of a volume does not change from its opening on.
 pub(crate) struct VolumeFacts {
     pub volume_id: String,
-    pub backend: Backend,
+    pub backend: BackEnd,
     pub reasons: Vec<String>,
     /// `None` before a probe of the store has told.
     pub fenced_store: Option<bool>,

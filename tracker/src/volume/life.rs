@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::capture::BackEnd;
 use crate::catalog::Catalog;
 use crate::config::guard;
 use crate::config::guard::GuardedVolume;
@@ -22,7 +23,6 @@ use crate::volume::runner::pace::Pace;
 use crate::volume::startup::open;
 use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared};
 use crate::volume::startup::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
-use crate::volume::status::Backend;
 use crate::volume::world::WorldError;
 
 /// Gap between two drains of a volume that waits.
@@ -220,7 +220,7 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
         let id = prepared.catalog.volume_id().ok().flatten();
         *facts = Some(VolumeFacts {
             volume_id: id.map(|id| hexadecimal(&id)).unwrap_or_default(),
-            backend: capture.dispatcher.as_ref().map_or(Backend::Scan, |dispatcher| Backend::of(dispatcher.back_end())),
+            backend: capture.dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end()),
             reasons: capture.reasons.clone(),
             fenced_store: None,
             pending: Arc::clone(&prepared.pending),

@@ -6,6 +6,7 @@ use engine::dirty::Marks;
 use engine::format::era::VolumeFormat;
 use engine::model::{FileId, Id, Kind};
 
+use crate::capture::BackEnd;
 use crate::catalog::{self, Writer};
 use crate::error::{AppError, ExitCode};
 use crate::source::IdentityCheck;
@@ -19,7 +20,6 @@ use crate::volume::selftest::scrub::Scrub;
 use crate::volume::startup::errors::failed;
 use crate::volume::startup::prepared::{BASELINE, RUN};
 use crate::volume::startup::ways_on::{self, Obstacle};
-use crate::volume::status::Backend;
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// A volume that can flush.
@@ -35,7 +35,7 @@ pub struct Opened {
     pub compare: bool,
     /// .. only until the first pass is through.
     pub compare_once: bool,
-    pub backend: Backend,
+    pub backend: BackEnd,
     pub reasons: Vec<String>,
     pub fenced_store: bool,
     pub meter: Arc<Meter>,

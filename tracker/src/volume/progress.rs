@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::capture::BackEnd;
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
 use crate::source::has_area_name;
 use crate::volume::mass_delete::Held;
 use crate::volume::selftest::schedule::SelfTestState;
-use crate::volume::status::{Backend, Histogram, State};
+use crate::volume::status::{Histogram, State};
 use crate::volume::world::write_back::WriteBack;
 
 /// What is said of the capture of a running volume.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CaptureState {
     /// The back end in operation, where it is not the one that the volume began with.
-    pub back_end: Option<Backend>,
+    pub back_end: Option<BackEnd>,
     /// Why it is not.
     pub reasons: Vec<String>,
     /// A failure whose consequences are not over.
@@ -367,15 +368,6 @@ impl Shared {
         }
         progress.hurry -= 1;
         done(&progress)
-    }
-
-    /// Waits until the volume is armed and its baseline is committed, or has ended.
-    pub fn wait_ready(&self) -> Phase {
-        let mut progress = self.progress();
-        while !matches!(progress.phase, Phase::Protected | Phase::Fenced | Phase::Stopped) {
-            self.changed.wait(&mut progress);
-        }
-        progress.phase
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capture::BackEnd;
 use crate::error::{AppError, ExitCode};
 use crate::units::PathField;
 
@@ -19,8 +20,11 @@ pub const FLUSH_BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 /// A commit is fresh when no change has waited longer than this many seconds, or than 20 intervals if that is more.
 pub const FRESH_SECONDS: f64 = 5.0;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum State {
     #[default]
     Starting,
@@ -39,60 +43,8 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [State; 8] = [
-        State::Starting,
-        State::Waiting,
-        State::Baseline,
-        State::Verifying,
-        State::Protected,
-        State::Degraded,
-        State::Fenced,
-        State::Stopped,
-    ];
-
     pub fn name(self) -> &'static str {
-        match self {
-            State::Starting => "starting",
-            State::Waiting => "waiting",
-            State::Baseline => "baseline",
-            State::Verifying => "verifying",
-            State::Protected => "protected",
-            State::Degraded => "degraded",
-            State::Fenced => "fenced",
-            State::Stopped => "stopped",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    Tracepoint,
-    Fentry,
-    Kprobe,
-    #[default]
-    Scan,
-}
-
-impl Backend {
-    /// The word for a back end.
-    pub fn of(back_end: crate::capture::BackEnd) -> Backend {
-        use crate::capture::BackEnd;
-        match back_end {
-            BackEnd::Fentry => Backend::Fentry,
-            BackEnd::Kprobe => Backend::Kprobe,
-            BackEnd::Tracepoint => Backend::Tracepoint,
-            BackEnd::Scan => Backend::Scan,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Backend::Tracepoint => "tracepoint",
-            Backend::Fentry => "fentry",
-            Backend::Kprobe => "kprobe",
-            Backend::Scan => "scan",
-        }
+        self.into()
     }
 }
 
@@ -134,7 +86,7 @@ pub struct VolumeStatus {
     /// The store's URL, without secrets.
     pub store: String,
     pub state: State,
-    pub backend: Backend,
+    pub backend: BackEnd,
     /// The store refuses a second writer; absent until a probe of it has told. `false` ("unfenced") only under
     /// `single_writer`.
     pub fenced_store: Option<bool>,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Allow, VolumeConfig};
 use crate::daemon::change::Change;
-use crate::daemon::control::{REPLY_MAX, Reply, Request, socket_path};
+use crate::daemon::control::protocol::{REPLY_MAX, Reply, Request, socket_path};
 use crate::error::{AppError, ExitCode};
 use crate::volume::status::{SyncReply, VolumeStatus};
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::config::{Allow, VolumeConfig};
 use crate::daemon::change::{Change, Outcome};
-use crate::daemon::control::{Control, ControlError};
-use crate::daemon::last_flush::Uncommitted;
+use crate::daemon::control::protocol::{Control, ControlError};
+use crate::volume::last_flush::Uncommitted;
 use crate::volume::status::{State, SyncReply, VolumeStatus};
 
 #[derive(Debug, Default)]

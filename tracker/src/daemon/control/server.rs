@@ -8,12 +8,14 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::daemon::control::{CONNECTIONS_MAX, Control, ControlError, REQUEST_MAX, Reply, Request, answer};
+use parking_lot::{Condvar, Mutex};
+
+use crate::daemon::control::protocol::{CONNECTIONS_MAX, Control, ControlError, REQUEST_MAX, Reply, Request, answer};
 
 /// A client that says nothing, or takes nothing, loses its place after this long.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,20 +95,19 @@ struct Places {
 impl Places {
     /// Waits for a place; `false` when the server stops meanwhile.
     fn take(&self, stop: &AtomicBool) -> bool {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         while *taken >= CONNECTIONS_MAX {
             if stop.load(Ordering::SeqCst) {
                 return false;
             }
-            let waited = self.freed.wait_timeout(taken, STOP_POLL);
-            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.freed.wait_for(&mut taken, STOP_POLL);
         }
         *taken += 1;
         true
     }
 
     fn free(&self) {
-        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *self.taken.lock() -= 1;
         self.freed.notify_one();
     }
 }

@@ -5,13 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::config::VolumeOptions;
-use crate::daemon::change::Outcome;
+use crate::config::{Allow, VolumeConfig, VolumeOptions};
+use crate::daemon::change::{Change, Outcome};
 use crate::daemon::control::fake::{Fake, protected};
 use crate::daemon::control::*;
+use crate::error::{AppError, ExitCode};
 use crate::store::StoreUrl;
-use crate::volume::status::VolumeSync;
+use crate::volume::status::{SyncReply, VolumeStatus, VolumeSync};
 
 struct Open {
     dir: tempfile::TempDir,

@@ -281,7 +281,7 @@ impl Fleet {
     /// has a place for its marks before the first drain; these are returned.
     fn gain_capture(&self) -> Result<Vec<Arc<Volume>>, AppError> {
         let config = self.running();
-        let wants = |volume: &VolumeConfig| volume.options.capture != CaptureMode::Scan;
+        let wants = |volume: &VolumeConfig| volume.options.capture != CaptureMode::SCAN;
         if self.around.capture().dispatcher.is_some() || !config.volumes.iter().any(wants) {
             return Ok(Vec::new());
         }

@@ -71,7 +71,7 @@ impl Bed {
     }
 
     fn config(&self, name: &str) -> VolumeConfig {
-        let options = config::VolumeOptions { capture: config::CaptureMode::Scan, ..Default::default() };
+        let options = config::VolumeOptions { capture: config::CaptureMode::SCAN, ..Default::default() };
         let store = self.at("store").to_str().unwrap().parse().unwrap();
         VolumeConfig { name: name.into(), source: self.at(name), store, options, allow: Allow::default() }
     }

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::volume::status::{Histogram, VolumeStatus};
+use strum::VariantNames;
+
+use crate::capture::BackEnd;
+use crate::volume::status::{Histogram, State, VolumeStatus};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stability {
@@ -70,8 +73,8 @@ impl Metric {
 }
 
 const VOLUME: &[&str] = &["volume"];
-const STATES: &[&str] = &["starting", "waiting", "baseline", "verifying", "protected", "degraded", "fenced", "stopped"];
-const BACKENDS: &[&str] = &["tracepoint", "fentry", "kprobe", "scan"];
+const STATES: &[&str] = State::VARIANTS;
+const BACKENDS: &[&str] = BackEnd::VARIANTS;
 
 const fn metric(
     name: &'static str,

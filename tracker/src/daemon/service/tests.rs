@@ -1,8 +1,10 @@
 //! The service loop over a fake set of volumes. Signals are tested with the real program.
 
 use std::io;
-use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+
+use sd_notify::NotifyState;
 
 use crate::daemon::control::Client;
 use crate::daemon::control::fake::{Fake, protected};
@@ -34,16 +36,15 @@ struct Run {
     fake: Arc<Fake>,
     shared: Shared,
     thread: std::thread::JoinHandle<Result<ExitCode, AppError>>,
-    manager: UnixDatagram,
+    /// What the service manager is told.
+    manager: Receiver<String>,
 }
 
 fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
     let dir = tempfile::tempdir().unwrap();
     let fake = Arc::new(Fake::new(volumes));
     let shared = Shared::default();
-    let socket = dir.path().join("notify");
-    let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (sender, manager) = channel();
     let (state, control, writer) = (dir.path().join("state"), Arc::clone(&fake), shared.clone());
     let thread = std::thread::spawn(move || {
         let kernel_maps = crate::config::default_maps();
@@ -52,11 +53,12 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
         let config =
             Config { file, state_dir, metrics_listen, listen_by_command, kernel_maps, process, volumes: vec![] };
         let state = StateDir::lock(&state).unwrap();
-        let notify = Notify::new(&|name| match name {
-            "NOTIFY_SOCKET" => Some(socket.clone().into()),
-            "WATCHDOG_USEC" => Some("300000".into()),
-            _ => None,
+        // Nobody listens any more where a test has ended.
+        let send = Box::new(move |state: &[NotifyState<'_>]| {
+            let words: Vec<String> = state.iter().map(ToString::to_string).collect();
+            sender.send(words.join("\n")).map_err(io::Error::other)
         });
+        let notify = Notify::new(send, Some(Duration::from_millis(300)));
         let control: Arc<dyn Control> = control;
         let mut out = Out::new(json, Box::new(writer));
         let process = Arc::new(Process::new());
@@ -76,13 +78,7 @@ impl Run {
 
     /// Receives until this message comes.
     fn hears(&self, message: &str) {
-        let mut buffer = [0; 256];
-        loop {
-            let len = self.manager.recv(&mut buffer).unwrap();
-            if &buffer[..len] == message.as_bytes() {
-                return;
-            }
-        }
+        while self.manager.recv_timeout(Duration::from_secs(10)).unwrap() != message {}
     }
 
     fn stop(self) -> (Result<ExitCode, AppError>, Arc<Fake>, String) {
@@ -113,7 +109,7 @@ fn ready_is_said_once_when_the_baseline_is_committed() {
 fn what_could_not_be_committed_ends_the_process_as_partial() {
     let run = start(vec![protected("db")], false);
     run.wait_for("ready", || run.shared.text() == "ready\n");
-    let left = crate::daemon::last_flush::Uncommitted { volume: "db".into(), inodes: 3, ..Default::default() };
+    let left = crate::volume::last_flush::Uncommitted { volume: "db".into(), inodes: 3, ..Default::default() };
     run.fake.uncommitted.lock().unwrap().push(left);
     let error = run.stop().0.unwrap_err();
     assert_eq!(error.code, ExitCode::Partial);
@@ -124,7 +120,7 @@ fn what_could_not_be_committed_ends_the_process_as_partial() {
 fn the_first_line_is_for_a_person() {
     let v = VolumeStatus { source: "/srv/my data".into(), store: "s3://b/p".into(), ..protected("db") };
     assert_eq!(beginning(&v), "protecting '/srv/my data' -> s3://b/p/db by scanning (`tracker doctor` says why)");
-    let v = VolumeStatus { source: "/srv/db".into(), backend: Backend::Kprobe, ..v };
+    let v = VolumeStatus { source: "/srv/db".into(), backend: BackEnd::Kprobe, ..v };
     assert_eq!(beginning(&v), "protecting /srv/db -> s3://b/p/db by eBPF (kprobe)");
 }
 
@@ -160,11 +156,9 @@ fn a_volume_that_stands_still_starves_the_watchdog() {
     let run = start(vec![stuck], false);
     run.hears("WATCHDOG=1");
     std::thread::sleep(Duration::from_millis(700));
-    run.manager.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 256];
     // What was sent before the stillness was noticed.
-    while run.manager.recv(&mut buffer).is_ok() {}
+    while run.manager.try_recv().is_ok() {}
     std::thread::sleep(Duration::from_millis(400));
-    assert!(run.manager.recv(&mut buffer).is_err(), "the watchdog is still fed");
+    assert!(run.manager.try_recv().is_err(), "the watchdog is still fed");
     run.stop().0.unwrap();
 }

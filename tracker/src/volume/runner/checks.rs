@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use engine::flush::world::World;
 
+use crate::capture::BackEnd;
 use crate::volume::clock::now_ns;
 use crate::volume::marks::restart::Failure;
 use crate::volume::opened::Opened;
@@ -13,7 +14,6 @@ use crate::volume::progress::Phase;
 use crate::volume::runner::Runner;
 use crate::volume::selftest::scrub::Missed;
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
-use crate::volume::status::Backend;
 use crate::volume::world::WorldError;
 
 /// Word for a difference that the scrub found, where causes are counted.
@@ -139,10 +139,10 @@ impl Runner {
             reasons.push(missing.join(", "));
             opened.scan_from_now_on()?;
         }
-        let back_end = Backend::of(match &opened.world.dispatcher {
+        let back_end = match &opened.world.dispatcher {
             Some((dispatcher, _)) => dispatcher.back_end(),
-            None => crate::capture::BackEnd::Scan,
-        });
+            None => BackEnd::Scan,
+        };
         self.shared.update(|progress| {
             progress.capture.back_end = Some(back_end);
             progress.capture.reasons = reasons;

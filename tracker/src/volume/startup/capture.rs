@@ -103,7 +103,7 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
 
 /// Starts capture if some volume may use it.
 pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture, AppError> {
-    let wanted = config.volumes.iter().any(|volume| volume.options.capture != config::CaptureMode::Scan);
+    let wanted = config.volumes.iter().any(|volume| volume.options.capture != config::CaptureMode::SCAN);
     let mut none = ChosenCapture { dispatcher: None, resumed: false, reasons: Vec::new(), run: 0 };
     if !wanted {
         none.reasons.push("the scan back end was asked for".into());
@@ -172,7 +172,7 @@ fn too_much(wanted: &CaptureConfig, most: u64) -> Vec<(BackEnd, String)> {
 
 /// The self-test on the file system of every volume that would use the capture.
 fn prove(capture: &mut Capture, volumes: &[config::VolumeConfig], state: &Path) -> Result<(), String> {
-    for volume in volumes.iter().filter(|volume| volume.options.capture != config::CaptureMode::Scan) {
+    for volume in volumes.iter().filter(|volume| volume.options.capture != config::CaptureMode::SCAN) {
         // A source that cannot be opened is the volume's own failure, which it reports itself.
         let Ok(root) = SourceRoot::open(&volume.source) else { continue };
         if can_be_marked(|fs| capture.supported(fs), &root).is_err() {

@@ -25,7 +25,6 @@ use crate::volume::startup::errors::failed;
 use crate::volume::startup::prepared::{ChosenCapture, Prepared};
 use crate::volume::startup::store_home;
 use crate::volume::startup::ways_on::Obstacle;
-use crate::volume::status::Backend;
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Why an upper layer is left alone, in `status`.
@@ -50,7 +49,7 @@ fn capture_for(
     if root.upper().is_some_and(|upper| upper.metacopy_hidden) {
         reasons.push(METACOPY_HIDDEN.into());
     }
-    if config.options.capture == crate::config::CaptureMode::Scan {
+    if config.options.capture == crate::config::CaptureMode::SCAN {
         dispatcher = None;
     }
     if dispatcher.is_some() && marked_fs(root) == "tmpfs" {
@@ -72,7 +71,7 @@ pub fn open(
     let root = Arc::new(root);
     let dev = root.marks_dev();
     // It may have been captured before.
-    let scans = config.options.capture == crate::config::CaptureMode::Scan;
+    let scans = config.options.capture == crate::config::CaptureMode::SCAN;
     if let (Some(dispatcher), Some(old)) =
         (&capture.dispatcher, prepared.take_if(|there| there.subscriber.dev != dev || scans))
     {
@@ -117,7 +116,7 @@ pub fn open(
 
     let (volume_id, writer, format) = claim(&catalog, &*store, config, allow.store)?;
     store_home::remember(state, &config.store).map_err(|error| failed("cannot note the store", error))?;
-    let backend = Backend::of(dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end()));
+    let backend = dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end());
     let world = VolumeWorld::new(
         Arc::clone(&root),
         Arc::clone(&catalog),

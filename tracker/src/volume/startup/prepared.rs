@@ -64,7 +64,7 @@ impl Prepared {
 /// Registers a volume that this state directory knows already; `None` for a new one, or one that cannot be opened now.
 pub fn prepare(config: &VolumeConfig, state: &Path, dispatcher: &Dispatcher) -> Option<Prepared> {
     let location = Catalog::location(state, &config.name);
-    if config.options.capture == CaptureMode::Scan || !location.exists() {
+    if config.options.capture == CaptureMode::SCAN || !location.exists() {
         return None;
     }
     let root = SourceRoot::open(&config.source).ok()?;

@@ -12,7 +12,7 @@ use engine::model::Kind;
 /// Entries for all volumes that may be captured: as many as last time, while that is enough, since maps of another size are new
 /// ones and everything is compared then.
 pub(crate) fn watch_entries(config: &Config, state: &Path) -> u32 {
-    let captured = config.volumes.iter().filter(|volume| volume.options.capture != CaptureMode::Scan);
+    let captured = config.volumes.iter().filter(|volume| volume.options.capture != CaptureMode::SCAN);
     let files = captured.map(|volume| files_of(volume, state)).sum();
     let path = state.join("watch-entries");
     let last = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());

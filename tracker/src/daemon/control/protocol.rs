@@ -1,0 +1,170 @@
+//! What a running tracker can be asked, and how a question and its answer are written.
+//!
+//! It decides nothing: every answer comes from the `Control` behind it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::config::{Allow, VolumeConfig};
+use crate::daemon::change::Change;
+use crate::error::{AppError, ExitCode};
+use crate::volume::last_flush::Uncommitted;
+use crate::volume::status::{SyncReply, VolumeStatus};
+
+/// Most bytes of one request line.
+pub const REQUEST_MAX: usize = 64 * 1024;
+/// Most bytes of one reply line: a status of a thousand volumes with full lists fits.
+pub(super) const REPLY_MAX: usize = 64 * 1024 * 1024;
+/// Most requests served at once; one more waits in the socket's queue.
+pub(super) const CONNECTIONS_MAX: usize = 16;
+
+/// A running set of volumes, as the socket, the HTTP endpoints and the service loop see it.
+///
+/// Calls come from several threads at once. `status` must return at once, whatever a flush or the store is doing.
+pub trait Control: Send + Sync {
+    /// All volumes, in a stable order. Must not wait for a flush, a lock held during I/O, or the store.
+    fn status(&self) -> Vec<VolumeStatus>;
+
+    /// Waits until a flush whose SWAP began after this call has committed, of one volume or of all.
+    /// What is not done when `timeout` has passed is in the reply. A `timeout` of zero asks for a flush and returns.
+    fn sync(&self, volume: Option<&str>, timeout: Duration) -> Result<SyncReply, ControlError>;
+
+    /// Takes the write-back errors of a volume as seen by a person: they are no longer a reason to be degraded.
+    fn acknowledge(&self, volume: &str) -> Result<(), ControlError>;
+
+    /// Lets as many removals through as wait now for a person (`VolumeStatus::removals_held`); where none wait, nothing.
+    fn confirm(&self, volume: &str) -> Result<(), ControlError>;
+
+    /// Lets a volume take another directory for its source, or find its store at another address, once; tries it at once
+    /// where it waits or has ended.
+    fn adopt(&self, volume: &str, allow: Allow) -> Result<(), ControlError>;
+
+    /// Starts a volume as at the start of the process. It is in no file: it is gone with the process, or when it is removed.
+    fn add(&self, volume: &VolumeConfig) -> Result<Vec<Change>, ControlError>;
+
+    /// Changes settings of a volume, by the keys of `[[volume]]`. What cannot be applied is refused alone.
+    fn change(&self, volume: &str, settings: &Map<String, Value>) -> Result<Vec<Change>, ControlError>;
+
+    /// Makes a last flush of a volume and lets go of it.
+    fn remove(&self, volume: &str) -> Result<Vec<Change>, ControlError>;
+
+    /// Reads the configuration again and applies it; without a configuration file, `ControlError::Unsupported`.
+    fn reload(&self) -> Result<Vec<Change>, ControlError>;
+
+    /// Makes a last flush of every volume and ends; returns when that is done or its time is over, with what could not be
+    /// committed. May be called again.
+    fn stop(&self) -> Vec<Uncommitted>;
+
+    /// The process ends now, whatever is under way: takes out of the kernel what is not to stay there.
+    fn abandon(&self) {}
+}
+
+/// Why a request got no answer of its own kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", rename_all = "snake_case")]
+pub enum ControlError {
+    #[error("there is no volume `{volume}` here")]
+    UnknownVolume { volume: String },
+    #[error("the daemon is stopping")]
+    Stopping,
+    #[error("the volume `{volume}` has ended: {failure}")]
+    Ended { volume: String, failure: AppError },
+    #[error("this process was started without a configuration file: it has the one volume of its command line")]
+    Unsupported,
+    #[error("there is a volume `{volume}` already")]
+    Exists { volume: String },
+    #[error("{failure}")]
+    Refused { failure: AppError },
+    #[error("the volume `{volume}` runs: there is nothing to adopt")]
+    Running { volume: String },
+    #[error("the configuration was not applied: {reason}")]
+    Reload { reason: String },
+    #[error("the request is not understood: {reason}")]
+    BadRequest { reason: String },
+    #[error("the request is longer than {max} bytes")]
+    TooLong { max: usize },
+}
+
+impl From<ControlError> for AppError {
+    fn from(error: ControlError) -> AppError {
+        match error {
+            ControlError::UnknownVolume { .. } => {
+                AppError::new(ExitCode::Absent, error).hint("`tracker status` lists the volumes")
+            }
+            ControlError::Ended { ref failure, .. } => {
+                let app = AppError::new(failure.code, &error);
+                AppError { hint: failure.hint.clone(), ..app }
+            }
+            ControlError::Refused { failure } => failure,
+            ControlError::Exists { .. } => {
+                AppError::new(ExitCode::Guard, error).hint("`tracker volume set` changes it")
+            }
+            ControlError::Unsupported => AppError::new(ExitCode::Error, error)
+                .hint("`tracker daemon --config FILE` serves volumes that come and go"),
+            ControlError::BadRequest { .. } => {
+                AppError::new(ExitCode::Usage, error).hint("docs/operation.md lists the keys of a volume")
+            }
+            ControlError::Running { .. } => AppError::new(ExitCode::Error, error)
+                .hint("`tracker status` says whether a volume waits for a word, and for which"),
+            _ => AppError::new(ExitCode::Error, error),
+        }
+    }
+}
+
+/// One request line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    Status,
+    Sync { volume: Option<String>, timeout_ms: u64 },
+    Acknowledge { volume: String },
+    Confirm { volume: String },
+    Adopt { volume: String, source: bool, store: bool },
+    Add { volume: Box<VolumeConfig> },
+    Change { volume: String, settings: Map<String, Value> },
+    Remove { volume: String },
+    Reload,
+    Stop,
+}
+
+/// One reply line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Status { volumes: Vec<VolumeStatus> },
+    Sync { sync: SyncReply },
+    Changed { changes: Vec<Change> },
+    Done,
+    Error { cause: ControlError },
+}
+
+/// Where the socket of a state directory lies.
+pub fn socket_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("control.sock")
+}
+
+/// Answers one request. `Stop` is answered before it is done: the caller stops after the reply was sent.
+pub(super) fn answer(control: &dyn Control, request: &Request) -> Reply {
+    let result = match request {
+        Request::Status => Ok(Reply::Status { volumes: control.status() }),
+        Request::Sync { volume, timeout_ms } => {
+            control.sync(volume.as_deref(), Duration::from_millis(*timeout_ms)).map(|sync| Reply::Sync { sync })
+        }
+        Request::Acknowledge { volume } => control.acknowledge(volume).map(|()| Reply::Done),
+        Request::Confirm { volume } => control.confirm(volume).map(|()| Reply::Done),
+        Request::Adopt { volume, source, store } => {
+            control.adopt(volume, Allow { source: *source, store: *store }).map(|()| Reply::Done)
+        }
+        Request::Add { volume } => control.add(volume).map(|changes| Reply::Changed { changes }),
+        Request::Change { volume, settings } => {
+            control.change(volume, settings).map(|changes| Reply::Changed { changes })
+        }
+        Request::Remove { volume } => control.remove(volume).map(|changes| Reply::Changed { changes }),
+        Request::Reload => control.reload().map(|changes| Reply::Changed { changes }),
+        Request::Stop => Ok(Reply::Done),
+    };
+    result.unwrap_or_else(|cause| Reply::Error { cause })
+}

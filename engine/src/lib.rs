@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod checkpoint;
 pub mod delta;
 pub mod dirty;
 pub mod extent_map;

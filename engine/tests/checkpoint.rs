@@ -3,8 +3,8 @@
 mod common;
 
 use common::*;
+use engine::checkpoint::{CheckpointRoot, LoadError, load, write};
 use engine::extent_map::{Extent, ExtentMap, Source};
-use engine::format::checkpoint::{CheckpointRoot, LoadError, load, write};
 use engine::format::{EncodeError, Key, page};
 use engine::manifest::{FileParts, Manifest, Position};
 use engine::model::*;

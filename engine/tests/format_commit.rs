@@ -1,13 +1,13 @@
 //! Commits and packs: what is sealed comes back, costs little, and damage is refused.
 
-use engine::format::checkpoint::{self, CheckpointRoot};
+use engine::checkpoint::{self, CheckpointRoot, page};
 use engine::format::commit::{self, Commit, Expect, Header};
 use engine::format::era::{self, Era, VolumeFormat};
 use engine::format::seal::{PackWriter, SealLimits, seal_changes};
 use engine::format::{
     DecodeError, EncodeError, MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PAGE, VERSION,
 };
-use engine::format::{frame, pack, page};
+use engine::format::{frame, pack};
 use engine::model::*;
 use proptest::prelude::*;
 use std::collections::HashMap;

@@ -7,7 +7,7 @@
 mod common;
 
 use common::*;
-use engine::format::checkpoint::{CheckpointRoot, LoadError, load, write as write_checkpoint};
+use engine::checkpoint::{CheckpointRoot, LoadError, load, write as write_checkpoint};
 use engine::format::commit::{self, Commit, Expect, Header};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat};
 use engine::format::pack::PackBuilder;

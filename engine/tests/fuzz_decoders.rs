@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::*;
-use engine::format::checkpoint::{self, CheckpointRoot, LoadError, load};
+use engine::checkpoint::{self, CheckpointRoot, LoadError, load};
 use engine::format::codec::checksum;
 use engine::format::commit::{self, Expect};
 use engine::format::era::{self, Era, VolumeFormat};

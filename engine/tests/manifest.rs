@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
+use engine::checkpoint::{self, CheckpointRoot, LoadError};
 use engine::format::commit::{Commit, Header};
 use engine::format::{EncodeError, Key, commit};
 use engine::manifest::{Manifest, ManifestError};

@@ -3,7 +3,7 @@
 //! Numbers are LEB128 varints in their shortest form, little endian where fixed; signed ones are zigzag. The reader
 //! never allocates: it lends slices, and counts are checked against the bytes left before a caller reserves space.
 
-use super::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
+use super::version::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
 use crate::model::{Hash, Id};
 use thiserror::Error;
 

@@ -10,11 +10,12 @@
 
 use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
 use super::content::{self, Context};
+use super::limits;
 use super::pack::PackInfo;
 use super::parts::{
     NAMES, NAMES_ERA, delta, name, put_delta, put_name, put_standing, put_time, standing, time, version_of,
 };
-use super::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, VERSION, limits};
+use super::version::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, VERSION};
 use crate::model::{ChangeSet, FileId, Hash, Id, NameChange, ObjectRef, Seq, Standing, Stored, Time};
 
 /// BLAKE3 context of the checksum.

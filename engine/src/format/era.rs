@@ -4,8 +4,9 @@
 //! writer is caught by it.
 
 use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, open, same_id, same_number};
+use super::limits;
 use super::parts::{put_standing, put_time, standing, time, version_of};
-use super::{DEFAULT_ERA_LEN, FIRST_VERSION, MAGIC_ERA, MAGIC_FORMAT, VERSION, limits};
+use super::version::{DEFAULT_ERA_LEN, FIRST_VERSION, MAGIC_ERA, MAGIC_FORMAT, VERSION};
 use crate::model::{Hash, Id, Seq, Standing, Time};
 
 /// BLAKE3 contexts of the two checksums.

@@ -8,7 +8,8 @@
 
 use super::codec::{DecodeError, EncodeError, Reader, Writer, checksum, head, same_id, same_number};
 use super::frame::{self, HEADER_BYTES};
-use super::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES, MAGIC_PACK, limits};
+use super::limits;
+use super::version::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES, MAGIC_PACK};
 use crate::model::{Hash, Id, ObjectRef, Seq};
 
 /// BLAKE3 context of the checksum.

@@ -5,8 +5,9 @@
 
 use super::codec::EncodeError;
 use super::frame::{Body, HEADER_BYTES};
+use super::limits;
 use super::pack::{PackBuilder, PackInfo};
-use super::{DEFAULT_LEVEL, DEFAULT_PACK_BYTES, HEAD_BYTES, limits};
+use super::version::{DEFAULT_LEVEL, DEFAULT_PACK_BYTES, HEAD_BYTES};
 use crate::model::{ChangeSet, Content, DataRef, FileChange, Id, ObjectRef, Op, Seq, Stored};
 use std::collections::VecDeque;
 

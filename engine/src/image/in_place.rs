@@ -3,7 +3,7 @@
 //! Memory follows the blocks that are given and changed: their bytes, and at most one node of 16 KiB (and one
 //! signature group of 14 KiB) for each group of 512 they lie in.
 
-use super::ImageError;
+use super::error::ImageError;
 use crate::block::{self, BLOCK_LEN, GROUP_BLOCKS};
 use crate::delta::Ops;
 use crate::model::{BLOCK_BYTES, Content, FileId};

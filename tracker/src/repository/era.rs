@@ -1,6 +1,6 @@
 //! Ends of eras: the checkpoint, the object that closes an era, and what it says to a late writer.
 
-use engine::format::checkpoint;
+use engine::checkpoint;
 use engine::format::era::{CheckpointRef, Era, era_of, first_seq, last_seq};
 use engine::format::{EncodeError, Key};
 use engine::manifest::Manifest;

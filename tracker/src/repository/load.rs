@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
+use engine::checkpoint::{self, CheckpointRoot, LoadError};
 use engine::format::era::{CheckpointRef, era_of, last_seq};
 use engine::format::{Key, keys};
 use engine::manifest::Manifest;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use engine::format::checkpoint::CheckpointRoot;
+use engine::checkpoint::CheckpointRoot;
 use engine::format::commit::{self, Expect};
 use engine::format::era::{CheckpointRef, Era, last_seq};
 use engine::format::{EncodeError, Key, checkpoint};

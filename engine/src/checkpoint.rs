@@ -4,14 +4,18 @@
 //! own hash says so, extents of big files at fixed offsets. So two checkpoints share the pages that did not change, and
 //! `create if absent` uploads only the others. Pages come and go one at a time: memory is one page beside the manifest.
 
-use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
-use super::era::CheckpointRef;
-use super::page::{self, FileEntry, Page};
-use super::parts::{delta, put_delta, put_standing, put_time, standing, time, version_of};
-use super::{Key, MAGIC_CHECKPOINT, VERSION, limits};
+pub mod page;
+
 use crate::extent_map::ExtentMap;
+use crate::format::Key;
+use crate::format::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
+use crate::format::era::CheckpointRef;
+use crate::format::limits;
+use crate::format::parts::{delta, put_delta, put_standing, put_time, standing, time, version_of};
+use crate::format::{CHECKSUM_BYTES, MAGIC_CHECKPOINT, VERSION};
 use crate::manifest::{FileParts, Manifest, ManifestError, Position};
 use crate::model::{FileId, Hash, Id, Seq};
+use page::{FileEntry, Page};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -147,7 +151,7 @@ impl CheckpointRoot {
             w.varint(*start);
             w.put(hash);
         }
-        below("checkpoint", w.len(), limits::PAGE - super::CHECKSUM_BYTES)?;
+        below("checkpoint", w.len(), limits::PAGE - CHECKSUM_BYTES)?;
         Ok(w.seal(CONTEXT))
     }
 

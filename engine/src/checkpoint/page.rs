@@ -2,11 +2,14 @@
 //!
 //! A page's name is the BLAKE3 of its bytes, which is checked before anything is read; it needs no other checksum.
 
-use super::codec::{DecodeError, EncodeError, Reader, Writer, below, head};
-use super::content::{HOLE, LITERAL_AT, LITERAL_NEXT, LITERAL_ON, check_frame_bytes, check_run, op_head, put_op};
-use super::parts::{delta, meta, name, object, put_delta, put_meta, put_name, put_object};
-use super::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, VERSION, limits};
 use crate::extent_map::{Extent, ExtentMap, Source};
+use crate::format::codec::{DecodeError, EncodeError, Reader, Writer, below, head};
+use crate::format::content::{
+    HOLE, LITERAL_AT, LITERAL_NEXT, LITERAL_ON, check_frame_bytes, check_run, op_head, put_op,
+};
+use crate::format::limits;
+use crate::format::parts::{delta, meta, name, object, put_delta, put_meta, put_name, put_object};
+use crate::format::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, VERSION};
 use crate::manifest::File;
 use crate::model::{DataRef, FileId, Hash, Kind, Meta, ObjectRef, Root};
 

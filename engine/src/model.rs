@@ -8,7 +8,7 @@ use std::fmt;
 pub const BLOCK_BYTES: u64 = 4096;
 
 /// A file's number in one volume. Given by the writer, never used again for another file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
 
 impl FileId {
@@ -41,6 +41,20 @@ pub struct Time {
     pub nsec: u32,
 }
 
+impl Time {
+    /// The time of a commit: the clock, but always later than the parent's time, so that commit times rise whatever the
+    /// clock does.
+    pub fn later_than(parent: Time, now: Time) -> Time {
+        if now > parent {
+            return now;
+        }
+        match parent.nsec {
+            999_999_999 => Time { sec: parent.sec + 1, nsec: 0 },
+            nsec => Time { sec: parent.sec, nsec: nsec + 1 },
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     File,
@@ -51,6 +65,9 @@ pub enum Kind {
     CharDevice,
     BlockDevice,
 }
+
+/// Extended attributes: names and values, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Everything of a file that is neither its name nor its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +83,7 @@ pub struct Meta {
     /// A symlink's target; empty for every other kind.
     pub target: Vec<u8>,
     /// Extended attributes (POSIX ACLs are among them), sorted by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
     /// Bits of [`InodeFlags`].
     pub flags: u32,
     /// Number of the project whose quota the file counts against; 0 is none.

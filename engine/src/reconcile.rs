@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::flush::world::{Alive, Entry, Missing, Named, Record, Stat};
+use crate::catalog::{Missing, Record};
 use crate::identity::{NewKey, Span, may_be_claimed, may_be_links};
 use crate::model::{FileId, InodeId, Kind, NameChange};
+use crate::source::{Alive, Entry, Named, Stat};
 
 /// One listed directory: what the catalog has and what was seen.
 #[derive(Clone, Debug)]
@@ -134,20 +135,20 @@ pub fn reconcile<L: Lookup>(
 /// Ids given to inodes in the flush that is running.
 #[derive(Clone, Debug, Default)]
 pub struct Assigned {
-    pub next_id: u64,
+    pub next_id: FileId,
     ids: HashMap<NewKey, FileId>,
 }
 
 impl Assigned {
-    pub fn new(next_id: u64) -> Assigned {
+    pub fn new(next_id: FileId) -> Assigned {
         Assigned { next_id, ids: HashMap::new() }
     }
 
     fn get_or_give(&mut self, stat: &Stat, (dir, name): &Place) -> FileId {
         let next = &mut self.next_id;
         *self.ids.entry(NewKey::of(stat, *dir, name)).or_insert_with(|| {
-            let id = FileId(*next);
-            *next += 1;
+            let id = *next;
+            next.0 += 1;
             id
         })
     }

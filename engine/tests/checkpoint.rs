@@ -3,9 +3,9 @@
 mod common;
 
 use common::*;
-use engine::checkpoint::{CheckpointRoot, LoadError, load, write};
+use engine::checkpoint::{CheckpointRoot, LoadError, load, page, write};
 use engine::extent_map::{Extent, ExtentMap, Source};
-use engine::format::{EncodeError, Key, page};
+use engine::format::{EncodeError, Key};
 use engine::manifest::{FileParts, Manifest, Position};
 use engine::model::*;
 use std::collections::BTreeMap;

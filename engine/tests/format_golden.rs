@@ -7,12 +7,12 @@
 mod common;
 
 use common::*;
-use engine::checkpoint::{CheckpointRoot, LoadError, load, write as write_checkpoint};
+use engine::checkpoint::{CheckpointRoot, LoadError, load, page, write as write_checkpoint};
 use engine::format::commit::{self, Commit, Expect, Header};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat};
 use engine::format::pack::PackBuilder;
 use engine::format::seal::{SealLimits, seal_changes};
-use engine::format::{DecodeError, EncodeError, Key, VERSION, frame, pack, page};
+use engine::format::{DecodeError, EncodeError, Key, VERSION, frame, pack};
 use engine::manifest::Manifest;
 use engine::model::*;
 use std::collections::BTreeMap;

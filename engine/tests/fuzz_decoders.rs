@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::*;
-use engine::checkpoint::{self, CheckpointRoot, LoadError, load};
+use engine::checkpoint::{self, CheckpointRoot, LoadError, load, page};
 use engine::format::codec::checksum;
 use engine::format::commit::{self, Expect};
 use engine::format::era::{self, Era, VolumeFormat};
-use engine::format::{Key, frame, pack, page};
+use engine::format::{Key, frame, pack};
 use engine::manifest::Manifest;
 use engine::model::*;
 use engine::plan::{PlanLimits, RestorePlan};

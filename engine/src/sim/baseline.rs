@@ -7,7 +7,7 @@ use super::check;
 use super::run::{Failure, facts};
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
-use crate::flush::world::World;
+use crate::flush::world::CommittedState;
 use crate::flush::{self, FlushFacts, Limits, Report, Steps};
 use crate::format::Key;
 use crate::format::commit;

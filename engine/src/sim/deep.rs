@@ -3,7 +3,7 @@
 use super::files::ROOT;
 use super::run::{facts, round};
 use super::world::SimWorld;
-use crate::flush::world::World;
+use crate::flush::world::CommittedState;
 use crate::flush::{Limits, Outcome, Steps};
 use crate::model::{FileId, Kind};
 

@@ -3,11 +3,11 @@
 use super::check;
 use super::run::{Failure, round};
 use super::world::{SimError, SimWorld};
-use crate::flush::world::Head;
+use crate::catalog::Head;
 use crate::flush::{self, Limits, Outcome, Steps};
 use crate::format::Key;
 use crate::format::commit::{self, Header};
-use crate::model::{ChangeSet, Id, Seq, Standing};
+use crate::model::{ChangeSet, Id, Seq, Standing, Time};
 
 const WRITER: Id = [7; 16];
 
@@ -25,7 +25,7 @@ impl Rival {
             commit: [0xEE; 16],
             writer: WRITER,
             epoch: 1,
-            time: flush::commit::later_than(parent.time, parent.time),
+            time: Time::later_than(parent.time, parent.time),
             standing: Some(Standing::after(parent.standing, parent.time, seq, parent.time, false)),
             parent: parent.hash,
             era: None,

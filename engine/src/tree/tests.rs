@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 
 use super::*;
-use crate::block::{self, BLOCK_LEN, FAN, GROUP_BLOCKS, GROUP_BYTES};
+use crate::block::{self, GROUP_BLOCKS, GROUP_BYTES};
 use crate::model::{BLOCK_BYTES, Root};
 
 /// Nodes in memory that count how often they are read.

@@ -2,26 +2,17 @@
 
 use std::sync::PoisonError;
 
-use engine::model::{FileId, Hash, Id, Seq, Standing, Time};
+use engine::catalog::Head;
+use engine::model::{FileId, Id, Standing, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Catalog, CatalogError, Result, row};
+use super::database::Catalog;
+use super::error::{CatalogError, Result};
+use super::row;
 use crate::source::SourceFacts;
 
 /// Name of the note about the source directory.
 const SOURCE_FACTS: &str = "source facts";
-
-/// The last commit this host knows to be in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    pub seq: Seq,
-    /// BLAKE3 of the commit object.
-    pub hash: Hash,
-    /// The commit's own time.
-    pub time: Time,
-    /// Of its header; `None` if that is of format version 1.
-    pub standing: Option<Standing>,
-}
 
 /// Who may commit: the holder of this catalog, at this fencing number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +71,7 @@ impl Catalog {
         reserved.next().ok_or(CatalogError::AttemptsUsedUp)
     }
 
+    /// The last commit this host knows to be in the store.
     pub fn head(&self) -> Result<Option<Head>> {
         self.read(head)
     }

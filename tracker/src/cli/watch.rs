@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use engine::flush::world::{Entry, FileOps, Stat};
 use engine::model::InodeId;
+use engine::source::{Entry, FileOps, Stat};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,6 +20,7 @@ use crate::config::{self, INTERVAL_DEFAULT, parse_interval};
 use crate::error::{AppError, ExitCode};
 use crate::source::SourceRoot;
 use crate::units::PathField;
+use crate::volume::marks::dispatcher::marks_of;
 use crate::volume::startup::eligibility::can_be_marked;
 
 /// Print changed paths, kinds and byte ranges as they happen. Needs no store.
@@ -141,7 +142,11 @@ impl Live {
         let overflow = retired.overflow;
         let doubt = |ino: u64| lost || overflow.hit(dev, ino);
         let any = lost || overflow.any();
-        let mine = retired.inodes.into_iter().filter(|((of, _), _)| *of == dev).map(|((_, ino), marks)| (ino, marks));
+        let mine = retired
+            .inodes
+            .into_iter()
+            .filter(|((of, _), _)| *of == dev)
+            .map(|((_, ino), marks)| (ino, marks_of(&marks)));
         let changes = tree.apply(mine, any.then_some(&doubt as &dyn Fn(u64) -> bool), self)?;
         self.capture.clear_retired()?;
         Ok(changes)

@@ -3,8 +3,8 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
-use engine::flush::world::{Alive, FileError, FileOps};
 use engine::model::Time;
+use engine::source::{Alive, FileError, FileOps};
 use rustix::fs::{FileType, Mode, XattrFlags};
 use tempfile::TempDir;
 

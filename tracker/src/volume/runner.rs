@@ -19,9 +19,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
-use engine::flush::world::FileError;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
 use engine::model::Time;
+use engine::source::FileError;
 
 use crate::repository::era;
 use crate::units;

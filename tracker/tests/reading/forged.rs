@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use engine::checkpoint::CheckpointRoot;
+use engine::checkpoint::{self, CheckpointRoot};
 use engine::format::commit::{self, Expect};
 use engine::format::era::{CheckpointRef, Era, last_seq};
-use engine::format::{EncodeError, Key, checkpoint};
+use engine::format::{EncodeError, Key};
 use engine::manifest::{Manifest, Position};
 use engine::model::{Hash, Seq};
 

@@ -8,11 +8,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::flush::commit::later_than;
+use engine::checkpoint;
+use engine::format::Key;
 use engine::format::commit::{self, Commit, Header};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat, era_of, last_seq};
 use engine::format::seal::{SealLimits, seal_changes};
-use engine::format::{Key, checkpoint};
 use engine::manifest::Manifest;
 use engine::model::*;
 use engine::tree::{RootHasher, RootKind};
@@ -103,7 +103,7 @@ impl Volume {
             self.put(Key::from(object), bytes);
         }
         let wall = self.wall.unwrap_or(Time { sec: START + seq as i64, nsec: 0 });
-        let time = later_than(at.time, wall);
+        let time = Time::later_than(at.time, wall);
         let header = Header {
             volume: VOLUME,
             seq,

@@ -1,15 +1,15 @@
 //! Holds the store's head against the catalog's: which commits are ours, whether the catalog has to be made anew.
 
-use engine::flush::world::Record;
+use engine::catalog::{CatalogChange, Head, Record};
 use engine::format::{Key, commit};
 use engine::model::{FileId, InodeId, NameChange};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
+use crate::store;
 use crate::volume::startup::open::{Opened, failed};
 use crate::volume::startup::ways_on::Obstacle;
-use crate::volume::world::{WorldError, to_row};
-use crate::{catalog, store};
+use crate::volume::world::WorldError;
 
 impl Opened {
     /// Compares the store's head with the catalog's. True: the catalog was made anew.
@@ -53,12 +53,12 @@ impl Opened {
         tracing::warn!(volume = %self.name, head, "the catalog is older than the store: all files are compared again");
         let manifest = self.reader(head).manifest(head)?;
         world.catalog.wipe_for_rebuild()?;
-        let mut change = catalog::CatalogChange::default();
+        let mut change = CatalogChange::default();
         let mut highest = FileId::ROOT;
         for (id, file) in manifest.files() {
             // An inode that no file has: what lies at a name now is new, with this file as the base it is compared to.
             let inode = InodeId { ino: 0, generation: id.0 };
-            let record = Record {
+            change.records.push(Record {
                 id,
                 inode,
                 meta: file.meta.clone(),
@@ -67,8 +67,7 @@ impl Opened {
                 hole_bytes: 0,
                 signed: false,
                 ctime: None,
-            };
-            change.files.push(to_row(record, None));
+            });
             highest = highest.max(id);
         }
         change.names =
@@ -76,7 +75,7 @@ impl Opened {
         change.next_id = Some(FileId(highest.0 + 1));
         world.catalog.apply(&change)?;
         let at = manifest.position();
-        world.catalog.set_head(&catalog::Head { seq: at.seq, hash: at.head, time: at.time, standing: at.standing })?;
+        world.catalog.set_head(&Head { seq: at.seq, hash: at.head, time: at.time, standing: at.standing })?;
         Ok(())
     }
 }

@@ -3,18 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use engine::catalog::{CatalogChange, Record};
 use engine::dirty::Marks;
-use engine::flush::world::Record;
 use engine::model::{FileId, Kind, Meta, Root, Time};
 
-use crate::catalog;
 use crate::selftest::failover::COMPARE;
 use crate::volume::marks::dispatcher::Subscriber;
 use crate::volume::marks::waiting::now_ns;
 use crate::volume::runner::progress::Phase;
 use crate::volume::startup::open::{BASELINE, ChosenCapture, Opened, Prepared, RUN, boot_id, run_on};
 use crate::volume::startup::trust::{Boot, Compare, StartFacts, must_compare};
-use crate::volume::world::{WorldError, to_row};
+use crate::volume::world::WorldError;
 
 /// Name of the note that inode flags were read of all files in the catalog, or that they are marked for it.
 const FLAGS: &str = "inode flags";
@@ -57,11 +56,7 @@ impl Opened {
                 signed: false,
                 ctime: None,
             };
-            let change = catalog::CatalogChange {
-                files: vec![to_row(record, None)],
-                next_id: Some(FileId(2)),
-                ..catalog::CatalogChange::default()
-            };
+            let change = CatalogChange { records: vec![record], next_id: Some(FileId(2)), ..CatalogChange::default() };
             world.catalog.apply(&change)?;
         }
         let renumbered = world.renumber(anew.is_some())?;
@@ -146,7 +141,7 @@ impl Opened {
         self.mark_all(|row| (row.meta.kind == Kind::Dir).then(Marks::names))
     }
 
-    fn mark_all(&self, marks: impl Fn(&catalog::FileRow) -> Option<Marks>) -> Result<(), WorldError> {
+    fn mark_all(&self, marks: impl Fn(&Record) -> Option<Marks>) -> Result<(), WorldError> {
         let (mut after, now) = (FileId(0), now_ns());
         loop {
             let rows = self.world.catalog.files_after(after, 4096)?;

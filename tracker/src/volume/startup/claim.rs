@@ -109,7 +109,7 @@ pub(crate) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<Sam
     let Some(known) = catalog.source_facts().map_err(broken)? else { return Ok(SameSource::Same) };
     let look = |error: SourceError| failed("cannot look at the source", error);
     let now = root.facts(boot_id().as_deref()).map_err(look)?;
-    let known_names = catalog.children(FileId::ROOT).map_err(broken)?.into_iter().map(|child| child.name).collect();
+    let known_names = catalog.children(FileId::ROOT).map_err(broken)?.into_iter().map(|(name, _)| name).collect();
     let names = RootNames { known: known_names, now: root.root_names().map_err(look)? };
     Ok(source::same_source(&known, &now, &names))
 }

@@ -7,8 +7,9 @@ use engine::format::Key;
 use engine::format::era::{era_of, last_seq};
 use engine::model::Seq;
 
+use super::error::WorldError;
+use super::parts::VolumeWorld;
 use crate::store::{Store, StoreError};
-use crate::volume::world::{VolumeWorld, WorldError};
 
 /// The first of the objects without which the commits up to `head` cannot be read, and which is not there.
 ///

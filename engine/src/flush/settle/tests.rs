@@ -1,6 +1,8 @@
 //! Whose a commit is that was read back.
 
 use super::*;
+use crate::format::commit::Header;
+use crate::model::{ChangeSet, Time};
 
 const VOLUME: Id = [5; 16];
 

@@ -7,8 +7,8 @@
 //! the daemon (`kill -9`), and for that the page cache is enough: an fsync at every flush would buy nothing. After a
 //! crash of the host the tail of the log may be missing, but never torn: the catalog is then one of its own earlier
 //! states. That is safe, because the reboot rule hashes every file again, and a store head beyond the catalog's throws
-//! the catalog away. The two facts that must not be older than they say, the clean-shutdown mark and the writer
-//! identity, are written with a full sync ([`Catalog::set_clean_shutdown`], [`Catalog::set_writer`]).
+//! the catalog away. The one fact that must not be older than it says, the writer's identity, is written with a full
+//! sync ([`Catalog::set_writer`]).
 //!
 //! Integers: SQLite has signed 64-bit integers only. Unsigned values are stored as the same 64 bits, so equality and
 //! keys are exact; only values known to stay below 2^63 (file ids, node indexes) are compared by order.

@@ -133,6 +133,15 @@ fn put_file(
     if let Some(base) = content.base.filter(|base| *base != file.id) {
         w.varint(base.0);
     }
+    put_ops(w, content, index, cursor)
+}
+
+fn put_ops(
+    w: &mut Writer,
+    content: &Content<Stored>,
+    index: &HashMap<FrameAt, usize>,
+    cursor: &mut Cursor,
+) -> Result<(), EncodeError> {
     w.count("ops", limits::OPS, content.ops.len())?;
     let mut offset = 0u64;
     let mut copied_to = 0u64;

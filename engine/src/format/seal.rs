@@ -142,11 +142,6 @@ impl PackWriter {
         frames.min(packs.saturating_mul(a_pack)) as u64
     }
 
-    /// Plain bytes pushed so far.
-    pub fn plain_bytes(&self) -> u64 {
-        self.plain
-    }
-
     /// Ends the last frame and pack, and settles where everything lies.
     pub fn finish(mut self) -> Result<Sealed, EncodeError> {
         self.close_frame()?;

@@ -18,6 +18,19 @@ pub enum BlockData<'a> {
     Bytes(&'a [u8]),
 }
 
+impl<'a> BlockData<'a> {
+    /// The first `len` bytes of block `index`, which must be given; `None` for a hole.
+    fn within<E>(self, index: u64, len: usize) -> Result<Option<&'a [u8]>, ImageError<E>> {
+        match self {
+            BlockData::Bytes(bytes) if bytes.len() < len => {
+                Err(ImageError::ShortBlock { index, got: bytes.len(), want: len })
+            }
+            BlockData::Bytes(bytes) => Ok(Some(&bytes[..len])),
+            BlockData::Hole => Ok(None),
+        }
+    }
+}
+
 /// A file's new content, and what the catalog stores with its commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -70,13 +83,7 @@ where
             return Err(missing(tail));
         }
         let len = block::len(new_size, index);
-        let bytes = match data {
-            BlockData::Bytes(bytes) if bytes.len() < len => {
-                return Err(ImageError::ShortBlock { index, got: bytes.len(), want: len });
-            }
-            BlockData::Bytes(bytes) => Some(&bytes[..len]),
-            BlockData::Hole => None,
-        };
+        let bytes = data.within(index, len)?;
         if len == 0 {
             trimmed_blocks += 1;
             continue;

@@ -160,7 +160,7 @@ impl Catalog {
                 "DELETE FROM sigs",
                 "DELETE FROM missing",
                 "DELETE FROM intent",
-                "DELETE FROM meta WHERE key IN ('head', 'clean_shutdown')",
+                "DELETE FROM meta WHERE key = 'head'",
             ] {
                 conn.execute(sql, [])?;
             }

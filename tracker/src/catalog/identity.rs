@@ -113,23 +113,6 @@ impl Catalog {
         self.write(|conn| put(conn, "boot_id", boot.as_bytes()))
     }
 
-    /// The boot at whose end a last flush and a sync were done, after all writers had ended; `None` otherwise.
-    pub fn clean_shutdown(&self) -> Result<Option<String>> {
-        self.read(|conn| text(conn, "clean_shutdown"))
-    }
-
-    /// Sets or clears the mark, on the disk when it returns. Clearing matters more than setting: a mark that came
-    /// back after a power cut would vouch for changes nobody saw.
-    pub fn set_clean_shutdown(&self, boot: Option<&str>) -> Result<()> {
-        self.write_durably(|conn| match boot {
-            Some(boot) => put(conn, "clean_shutdown", boot.as_bytes()),
-            None => {
-                conn.execute("DELETE FROM meta WHERE key = 'clean_shutdown'", [])?;
-                Ok(())
-            }
-        })
-    }
-
     /// A remark of the owner of the rules; the catalog does not look into it.
     pub fn note(&self, name: &str) -> Result<Option<String>> {
         self.read(|conn| text(conn, &format!("note:{name}")))

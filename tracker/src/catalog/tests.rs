@@ -334,7 +334,6 @@ fn identity_comes_back_and_damage_is_seen() {
     catalog.set_head(&head).unwrap();
     catalog.set_boot_id("b").unwrap();
     catalog.set_store("s3://x/y").unwrap();
-    catalog.set_clean_shutdown(Some("b")).unwrap();
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
     assert_eq!(catalog.volume_id().unwrap(), Some([1; 16]));
@@ -343,9 +342,6 @@ fn identity_comes_back_and_damage_is_seen() {
     assert_eq!(catalog.head().unwrap(), Some(head));
     assert_eq!(catalog.boot_id().unwrap().as_deref(), Some("b"));
     assert_eq!(catalog.store().unwrap().as_deref(), Some("s3://x/y"));
-    assert_eq!(catalog.clean_shutdown().unwrap().as_deref(), Some("b"));
-    catalog.set_clean_shutdown(None).unwrap();
-    assert_eq!(catalog.clean_shutdown().unwrap(), None);
     catalog.lock().execute("UPDATE meta SET value = x'01' WHERE key IN ('head', 'writer_epoch')", []).unwrap();
     assert!(matches!(catalog.head(), Err(CatalogError::Damaged { table: "meta", .. })));
     assert!(matches!(catalog.writer(), Err(CatalogError::Damaged { table: "meta", .. })));
@@ -464,7 +460,7 @@ fn the_log_is_wal_and_the_catalog_can_be_sent() {
     sendable(&catalog);
     let mode: String = catalog.lock().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
-    catalog.set_clean_shutdown(None).unwrap();
+    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
     let level: i64 = catalog.lock().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
     assert_eq!(level, 1, "a durable write goes back to NORMAL");
 }

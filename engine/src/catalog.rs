@@ -2,7 +2,7 @@
 //!
 //! Only values. The catalog (and the simulation's model of it) stores these types as they are.
 
-use crate::model::{FileId, Hash, Id, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time};
+use crate::model::{CommitId, FileId, Hash, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time};
 
 /// What the catalog keeps of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     pub seq: Seq,
-    pub commit_id: Id,
+    pub commit_id: CommitId,
     pub hash: Hash,
     pub time: Time,
     pub standing: Option<Standing>,

@@ -9,7 +9,7 @@ mod error;
 pub use error::ManifestError;
 
 use crate::extent_map::ExtentMap;
-use crate::model::{FileId, Hash, Id, Kind, Meta, Root, Seq, Standing, Time};
+use crate::model::{FileId, Hash, Kind, Meta, Root, Seq, Standing, Time, VolumeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ type Entries = BTreeMap<Arc<[u8]>, FileId>;
 /// Which commit a manifest stands at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    pub volume: Id,
+    pub volume: VolumeId,
     /// 0: before the first commit.
     pub seq: Seq,
     /// Hash of the commit object of `seq`; zeros at 0.
@@ -74,7 +74,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// The empty state before the first commit.
-    pub fn new(volume: Id) -> Manifest {
+    pub fn new(volume: VolumeId) -> Manifest {
         let time = Time { sec: i64::MIN, nsec: 0 };
         Manifest {
             position: Position { volume, seq: 0, head: [0; 32], time, standing: None, epoch: 0 },

@@ -2,7 +2,11 @@
 //!
 //! Only plain values; no I/O, no encoding (that is `format`), no rules (those are `reconcile`, `image`, `flush`).
 
+mod ids;
+
 use std::fmt;
+
+pub use ids::{CommitId, IdError, VolumeId, WriterId};
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -22,7 +26,7 @@ pub type Seq = u64;
 /// BLAKE3 of something: a commit object, a checkpoint page.
 pub type Hash = [u8; 32];
 
-/// Random 128-bit identifiers (volume, writer, commit).
+/// A random 128-bit identifier of something that has no type of its own yet.
 pub type Id = [u8; 16];
 
 /// What the kernel calls a file while it exists: its number, and the birth that tells two users of one number apart.

@@ -113,7 +113,7 @@ fn a_page_is_believed_under_its_own_name_alone() {
     objects.insert(pages[1], bytes);
     assert!(back(&objects, manifest.seq()).is_err());
     assert!(CheckpointRoot::decode(&objects[&Key::Checkpoint(1)], VOLUME, 2).is_err());
-    assert!(CheckpointRoot::decode(&objects[&Key::Checkpoint(1)], [0; 16], 1).is_err());
+    assert!(CheckpointRoot::decode(&objects[&Key::Checkpoint(1)], VolumeId([0; 16]), 1).is_err());
 }
 
 #[test]

@@ -12,15 +12,15 @@ use engine::model::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-const VOLUME: Id = [0x11; 16];
+const VOLUME: VolumeId = VolumeId([0x11; 16]);
 
 fn header(seq: Seq) -> Header {
     let time = Time { sec: 1_800_000_000, nsec: 999_999_999 };
     Header {
         volume: VOLUME,
         seq,
-        commit: [0x22; 16],
-        writer: [0x33; 16],
+        commit: CommitId([0x22; 16]),
+        writer: WriterId([0x33; 16]),
         epoch: 1,
         time,
         standing: Some(Standing { wall: time, steady_since: 0, baseline: true }),
@@ -166,7 +166,7 @@ fn another_place_or_another_commit_is_refused() {
     let (commit, _) = sealed(9, one_file(3, None, vec![Op::Literal(b"abc".to_vec())]), SealLimits::default());
     let bytes = commit.encode().unwrap();
     assert!(matches!(decode(&bytes, 10), Err(DecodeError::Number { field: "commit seq", found: 9, expected: 10 })));
-    let other = commit::decode(&bytes, Expect { volume: [0; 16], seq: 9 });
+    let other = commit::decode(&bytes, Expect { volume: VolumeId([0; 16]), seq: 9 });
     assert!(matches!(other, Err(DecodeError::Identity { field: "commit volume", .. })));
     let mut newer = bytes.clone();
     newer[3] = VERSION + 1;

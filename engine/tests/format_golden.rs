@@ -87,8 +87,8 @@ fn golden_header(version: u8) -> Header {
     Header {
         volume: VOLUME,
         seq: 2,
-        commit: [0x22; 16],
-        writer: [0x33; 16],
+        commit: CommitId([0x22; 16]),
+        writer: WriterId([0x33; 16]),
         epoch: 3,
         time: Time { sec: 1_800_000_000, nsec: 123_456_789 },
         standing: (version > 1).then_some(standing),

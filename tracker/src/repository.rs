@@ -25,7 +25,7 @@ use std::sync::Arc;
 use engine::format::commit::{self, Commit, Expect};
 use engine::format::era::{Era, VolumeFormat, era_of};
 use engine::format::{Key, keys};
-use engine::model::{Hash, Id, Seq};
+use engine::model::{Hash, Seq, VolumeId};
 
 use crate::store::{ErrorKind, Prefixed, Store};
 
@@ -109,7 +109,7 @@ impl Reader {
         &self.format
     }
 
-    pub fn volume_id(&self) -> Id {
+    pub fn volume_id(&self) -> VolumeId {
         self.format.volume
     }
 

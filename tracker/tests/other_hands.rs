@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use engine::format::commit::{self, Header};
 use engine::format::era::{Era, VolumeFormat};
 use engine::format::{Key, commit::Expect};
-use engine::model::{ChangeSet, Seq};
+use engine::model::{ChangeSet, CommitId, Seq, WriterId};
 use tempfile::TempDir;
 
 /// A directory `src` that is protected into `store`.
@@ -104,7 +104,8 @@ fn a_change_that_another_writer_kept_out_is_never_synced() {
     for round in 0..8 {
         let mut bed = Bed::new(None);
         let (tip, hash) = bed.tip();
-        let theirs = Header { seq: tip.seq + 1, commit: [7; 16], writer: [7; 16], parent: hash, ..tip };
+        let theirs =
+            Header { seq: tip.seq + 1, commit: CommitId([7; 16]), writer: WriterId([7; 16]), parent: hash, ..tip };
         let bytes = commit::encode(&theirs, &[], &ChangeSet::default(), &[]).unwrap();
         plant(&bed.object(Key::Commit(theirs.seq)), &bytes);
         std::fs::write(bed.at("src/second"), "two").unwrap();

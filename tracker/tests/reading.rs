@@ -19,6 +19,7 @@ mod trees;
 #[path = "reading/volume.rs"]
 mod volume;
 
+use engine::model::VolumeId;
 use std::fs;
 use std::path::Path;
 
@@ -194,7 +195,7 @@ fn absent_foreign_and_untidy_stores() {
     // Commits of another volume under this one's name.
     fs::create_dir_all(bed.path("store/new/commits")).unwrap();
     let mut other = engine::format::era::VolumeFormat::decode(&fs::read(bed.object("format")).unwrap()).unwrap();
-    other.volume = [1; 16];
+    other.volume = VolumeId([1; 16]);
     fs::write(bed.path("store/new/format"), other.encode().unwrap()).unwrap();
     fs::copy(bed.object("commits/00000000000000000001"), bed.path("store/new/commits/00000000000000000001")).unwrap();
     let mixed = tracker(&["restore", bed.path("store/new").to_str().unwrap(), bed.path("mixed").to_str().unwrap()]);

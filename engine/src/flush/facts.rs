@@ -3,16 +3,16 @@
 use super::limits::Limits;
 use super::max_delete::MaxDelete;
 use super::steps::Steps;
-use crate::model::{Id, Time};
+use crate::model::{CommitId, Time, VolumeId, WriterId};
 
 /// What is fixed for one flush before it begins.
 #[derive(Clone, Debug)]
 pub struct FlushFacts {
-    pub volume: Id,
-    pub writer: Id,
+    pub volume: VolumeId,
+    pub writer: WriterId,
     pub epoch: u64,
     /// Random, new for this flush.
-    pub commit_id: Id,
+    pub commit_id: CommitId,
     /// Wall clock from before SWAP.
     pub now: Time,
     /// Counts the drains of this volume; only its order matters.

@@ -9,7 +9,7 @@ use super::world::{CommitStore, CommittedState, Created};
 use crate::catalog::{Head, Intent};
 use crate::dirty::DirtySet;
 use crate::format::commit::{self, Expect};
-use crate::model::{Id, Seq};
+use crate::model::{Seq, VolumeId};
 
 /// What is known of an intent after asking the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ enum Whose {
 }
 
 /// Tells this writer's own commit, read back, from that of another writer. What was damaged on the way is neither.
-fn whose(bytes: &[u8], intent: &Intent, volume: Id) -> Whose {
+fn whose(bytes: &[u8], intent: &Intent, volume: VolumeId) -> Whose {
     if commit::hash(bytes) == intent.hash {
         return Whose::Ours;
     }

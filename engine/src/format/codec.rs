@@ -4,7 +4,7 @@
 //! never allocates: it lends slices, and counts are checked against the bytes left before a caller reserves space.
 
 use super::version::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
-use crate::model::{Hash, Id};
+use crate::model::{Hash, VolumeId};
 use thiserror::Error;
 
 /// Why bytes are not what they should be. `field` names the place in the layout as `docs/format.md` does.
@@ -22,8 +22,8 @@ pub enum DecodeError {
     Checksum { object: &'static str, found: Vec<u8>, expected: Vec<u8> },
     #[error("{field}: {found} where {expected} was expected")]
     Number { field: &'static str, found: u64, expected: u64 },
-    #[error("{field}: id {found:02x?} where {expected:02x?} was expected")]
-    Identity { field: &'static str, found: Id, expected: Id },
+    #[error("{field}: id {found} where {expected} was expected")]
+    Identity { field: &'static str, found: VolumeId, expected: VolumeId },
     #[error("{field}: hash {found:02x?} where {expected:02x?} was expected")]
     Hash { field: &'static str, found: Box<Hash>, expected: Box<Hash> },
     #[error("{field}: unknown value {found}")]
@@ -295,7 +295,7 @@ pub fn head(object: &'static str, magic: [u8; 3], newest: u8, bytes: &[u8]) -> R
     Ok(version)
 }
 
-pub(crate) fn same_id(field: &'static str, found: Id, expected: Id) -> Result<(), DecodeError> {
+pub(crate) fn same_volume(field: &'static str, found: VolumeId, expected: VolumeId) -> Result<(), DecodeError> {
     if found != expected {
         return Err(DecodeError::Identity { field, found, expected });
     }

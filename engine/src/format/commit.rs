@@ -8,7 +8,7 @@
 //!
 //! The payload stands first, so that places in it are known before the body is.
 
-use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
+use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_number, same_volume};
 use super::content::{self, Context};
 use super::limits;
 use super::pack::PackInfo;
@@ -16,7 +16,9 @@ use super::parts::{
     NAMES, NAMES_ERA, delta, name, put_delta, put_name, put_standing, put_time, standing, time, version_of,
 };
 use super::version::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, VERSION};
-use crate::model::{ChangeSet, FileId, Hash, Id, NameChange, ObjectRef, Seq, Standing, Stored, Time};
+use crate::model::{
+    ChangeSet, CommitId, FileId, Hash, NameChange, ObjectRef, Seq, Standing, Stored, Time, VolumeId, WriterId,
+};
 
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 commit";
@@ -27,12 +29,12 @@ const COMMIT: ObjectKind =
 /// Who wrote a commit, when, and after what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    pub volume: Id,
+    pub volume: VolumeId,
     /// From 1.
     pub seq: Seq,
     /// Random; tells an own commit from another's after an unknown outcome.
-    pub commit: Id,
-    pub writer: Id,
+    pub commit: CommitId,
+    pub writer: WriterId,
     /// Fencing number of the writer.
     pub epoch: u64,
     /// Later than the parent's, whatever the clock did.
@@ -75,7 +77,7 @@ pub struct Commit {
 /// Which commit the bytes must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expect {
-    pub volume: Id,
+    pub volume: VolumeId,
     pub seq: Seq,
 }
 
@@ -188,7 +190,7 @@ type Parts<'a> = (&'a [u8], Reader<'a>, Header, bool);
 
 fn open_body(bytes: &[u8], expect: Expect) -> Result<Parts<'_>, DecodeError> {
     let (inline, r, header, more) = parts_of(bytes)?;
-    same_id("commit volume", header.volume, expect.volume)?;
+    same_volume("commit volume", header.volume, expect.volume)?;
     same_number("commit seq", header.seq, expect.seq)?;
     Ok((inline, r, header, more))
 }
@@ -222,10 +224,10 @@ fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), Encode
     if header.seq == 0 {
         return Err(EncodeError::Number { field: "commit seq", found: 0, expected: 1 });
     }
-    w.put(&header.volume);
+    w.put(&header.volume.0);
     w.varint(header.seq);
-    w.put(&header.commit);
-    w.put(&header.writer);
+    w.put(&header.commit.0);
+    w.put(&header.writer.0);
     w.varint(header.epoch);
     put_time(w, header.time, 0)?;
     let more = if header.era.is_some() { NAMES_ERA } else { 0 };
@@ -239,10 +241,10 @@ fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), Encode
 }
 
 fn header(r: &mut Reader<'_>, version: u8) -> Result<(Header, bool), DecodeError> {
-    let volume = r.array("commit volume")?;
+    let volume = VolumeId(r.array("commit volume")?);
     let seq = r.varint("commit seq")?;
-    let commit = r.array("commit id")?;
-    let writer = r.array("writer id")?;
+    let commit = CommitId(r.array("commit id")?);
+    let writer = WriterId(r.array("writer id")?);
     let epoch = r.varint("writer epoch")?;
     let time = time(r, 0)?;
     let standing = standing(r, version, NAMES_ERA | NAMES, seq, time)?;

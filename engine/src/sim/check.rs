@@ -9,12 +9,12 @@ use crate::extent_map::Source;
 use crate::format::commit::{self, Expect};
 use crate::format::{Key, frame};
 use crate::manifest::Manifest;
-use crate::model::{FileId, Id, Kind, ObjectRef, Root, Seq};
+use crate::model::{FileId, Kind, ObjectRef, Root, Seq, VolumeId, WriterId};
 
-pub(super) const VOLUME: Id = [5; 16];
+pub(super) const VOLUME: VolumeId = VolumeId([5; 16]);
 
 /// The writer whose flushes the simulation runs.
-pub(super) const WRITER: Id = [9; 16];
+pub(super) const WRITER: WriterId = WriterId([9; 16]);
 
 /// The fold of this writer's commits: all of them, where there is no other.
 fn replay(world: &SimWorld) -> Result<Manifest, Failure> {

@@ -7,9 +7,9 @@ use crate::catalog::Head;
 use crate::flush::{self, Limits, Outcome, Steps};
 use crate::format::Key;
 use crate::format::commit::{self, Header};
-use crate::model::{ChangeSet, Id, Seq, Standing, Time};
+use crate::model::{ChangeSet, CommitId, Seq, Standing, Time, WriterId};
 
-const WRITER: Id = [7; 16];
+const WRITER: WriterId = WriterId([7; 16]);
 
 /// The other writer: it commits at `after`, or at the first later seq that this writer has not taken.
 pub(super) struct Rival {
@@ -22,7 +22,7 @@ impl Rival {
         let header = Header {
             volume: check::VOLUME,
             seq,
-            commit: [0xEE; 16],
+            commit: CommitId([0xEE; 16]),
             writer: WRITER,
             epoch: 1,
             time: Time::later_than(parent.time, parent.time),

@@ -7,7 +7,7 @@ use super::files::ROOT;
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
 use crate::flush::{self, FlushFacts, Limits, MaxDelete, Outcome, Report, Steps};
-use crate::model::{Kind, Time};
+use crate::model::{CommitId, Kind, Time};
 
 /// What a run found wrong.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
         volume: check::VOLUME,
         writer: check::WRITER,
         epoch: 1,
-        commit_id,
+        commit_id: CommitId(commit_id),
         // The clock jumps back now and then.
         now: Time { sec: 1000 + (round * 7 % 13) as i64, nsec: round as u32 },
         drain: round,

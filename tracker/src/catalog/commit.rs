@@ -6,7 +6,7 @@
 use engine::catalog::{CatalogChange, Head, Intent};
 use engine::dirty::DirtySet;
 use engine::format::commit;
-use engine::model::{FileId, NameChange, Seq, Time};
+use engine::model::{CommitId, FileId, NameChange, Seq, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
@@ -27,7 +27,7 @@ impl Catalog {
             conn.prepare_cached("INSERT INTO intent(only_row, seq, commit_id, hash, time_sec, time_nsec, bytes) VALUES(1,?1,?2,?3,?4,?5,?6)")?
                 .execute(params![
                     intent.seq as i64,
-                    &intent.commit_id[..],
+                    &intent.commit_id.0[..],
                     &intent.hash[..],
                     intent.time.sec,
                     intent.time.nsec,
@@ -119,8 +119,8 @@ impl Catalog {
                 })
                 .optional()?;
             let Some((seq, commit_id, hash, bytes, time)) = found else { return Ok(None) };
-            let commit_id =
-                commit_id.try_into().map_err(|_| CatalogError::Damaged { table: "intent", what: "commit id" })?;
+            let damaged = |_| CatalogError::Damaged { table: "intent", what: "commit id" };
+            let commit_id = CommitId(commit_id.try_into().map_err(damaged)?);
             let header = commit::peek(&bytes).map_err(|_| CatalogError::Damaged { table: "intent", what: "commit" })?;
             let (hash, standing) = (row::hash_of("intent", &hash)?, header.standing);
             Ok(Some(Intent { seq, commit_id, hash, time, standing, bytes }))

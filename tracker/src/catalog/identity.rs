@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use engine::catalog::Head;
-use engine::model::{FileId, Id, Standing, Time};
+use engine::model::{FileId, Standing, Time, VolumeId, WriterId};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
@@ -17,25 +17,25 @@ const SOURCE_FACTS: &str = "source facts";
 /// Who may commit: the holder of this catalog, at this fencing number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writer {
-    pub id: Id,
+    pub id: WriterId,
     pub epoch: u64,
 }
 
 impl Catalog {
     /// The volume's id, as written in the store; `None` in a new catalog.
-    pub fn volume_id(&self) -> Result<Option<Id>> {
-        self.read(|conn| fixed(conn, "volume_id"))
+    pub fn volume_id(&self) -> Result<Option<VolumeId>> {
+        self.read(|conn| Ok(fixed(conn, "volume_id")?.map(VolumeId)))
     }
 
-    pub fn set_volume_id(&self, id: &Id) -> Result<()> {
-        self.write(|conn| put(conn, "volume_id", id))
+    pub fn set_volume_id(&self, id: &VolumeId) -> Result<()> {
+        self.write(|conn| put(conn, "volume_id", &id.0))
     }
 
     pub fn writer(&self) -> Result<Option<Writer>> {
         self.read(|conn| {
             let (id, epoch) = (fixed(conn, "writer_id")?, fixed(conn, "writer_epoch")?);
             match (id, epoch) {
-                (Some(id), Some(epoch)) => Ok(Some(Writer { id, epoch: u64::from_le_bytes(epoch) })),
+                (Some(id), Some(epoch)) => Ok(Some(Writer { id: WriterId(id), epoch: u64::from_le_bytes(epoch) })),
                 (None, None) => Ok(None),
                 _ => Err(CatalogError::Damaged { table: "meta", what: "writer" }),
             }
@@ -45,7 +45,7 @@ impl Catalog {
     /// On the disk when it returns: a host that forgot its epoch could commit under an older one.
     pub fn set_writer(&self, writer: &Writer) -> Result<()> {
         self.write_durably(|conn| {
-            put(conn, "writer_id", &writer.id)?;
+            put(conn, "writer_id", &writer.id.0)?;
             put(conn, "writer_epoch", &writer.epoch.to_le_bytes())
         })
     }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use engine::catalog::{CatalogChange, Head, Intent, Missing, Record};
 use engine::dirty::{DirtySet, Marks, Waiting};
 use engine::format::commit::{self, Header};
-use engine::model::{ChangeSet, FileId, InodeFlags, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time};
+use engine::model::{
+    ChangeSet, CommitId, FileId, InodeFlags, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time, VolumeId,
+    WriterId,
+};
 use roaring::RoaringBitmap;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -80,13 +83,13 @@ pub(super) fn head(seq: u64) -> Head {
 }
 
 pub(super) fn intent(seq: Seq) -> Intent {
-    let (commit_id, time) = ([seq as u8; 16], Time { sec: -1, nsec: 4 });
+    let (commit_id, time) = (CommitId([seq as u8; 16]), Time { sec: -1, nsec: 4 });
     let standing = Some(Standing { wall: time, steady_since: 0, baseline: true });
     let header = Header {
-        volume: [1; 16],
+        volume: VolumeId([1; 16]),
         seq,
         commit: commit_id,
-        writer: [2; 16],
+        writer: WriterId([2; 16]),
         epoch: 1,
         time,
         standing,
@@ -328,16 +331,16 @@ fn identity_comes_back_and_damage_is_seen() {
         ..Default::default()
     };
     let head = Head { seq: u64::MAX, hash: [3; 32], time: Time { sec: -1, nsec: 5 }, standing: None };
-    catalog.set_volume_id(&[1; 16]).unwrap();
-    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
+    catalog.set_volume_id(&VolumeId([1; 16])).unwrap();
+    catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
     catalog.set_source_facts(&source).unwrap();
     catalog.set_head(&head).unwrap();
     catalog.set_boot_id("b").unwrap();
     catalog.set_store("s3://x/y").unwrap();
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
-    assert_eq!(catalog.volume_id().unwrap(), Some([1; 16]));
-    assert_eq!(catalog.writer().unwrap(), Some(Writer { id: [2; 16], epoch: 3 }));
+    assert_eq!(catalog.volume_id().unwrap(), Some(VolumeId([1; 16])));
+    assert_eq!(catalog.writer().unwrap(), Some(Writer { id: WriterId([2; 16]), epoch: 3 }));
     assert_eq!(catalog.source_facts().unwrap(), Some(source));
     assert_eq!(catalog.head().unwrap(), Some(head));
     assert_eq!(catalog.boot_id().unwrap().as_deref(), Some("b"));
@@ -351,7 +354,7 @@ fn identity_comes_back_and_damage_is_seen() {
 fn a_wipe_keeps_marks_and_identity_and_never_lowers_the_next_id() {
     let (_dir, _path, catalog) = fresh();
     tree(&catalog);
-    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
+    catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
     catalog.save_pending(&set_of([(9, marks(&[1]))])).unwrap();
     catalog.begin_commit(&intent(1), &CatalogChange::default(), &Handles::new()).unwrap();
     catalog.wipe_for_rebuild().unwrap();
@@ -460,7 +463,7 @@ fn the_log_is_wal_and_the_catalog_can_be_sent() {
     sendable(&catalog);
     let mode: String = catalog.lock().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
-    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
+    catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
     let level: i64 = catalog.lock().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
     assert_eq!(level, 1, "a durable write goes back to NORMAL");
 }

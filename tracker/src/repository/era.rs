@@ -4,7 +4,7 @@ use engine::checkpoint;
 use engine::format::era::{CheckpointRef, Era, era_of, first_seq, last_seq};
 use engine::format::{EncodeError, Key};
 use engine::manifest::Manifest;
-use engine::model::{Hash, Id, Seq};
+use engine::model::{Hash, Seq, VolumeId};
 
 use bytes::Bytes;
 
@@ -19,7 +19,7 @@ fn object(key: &Key, cause: impl std::fmt::Display) -> WorldError {
 }
 
 /// Whether the era of `seq` is closed by a writer of another epoch: then a commit at `seq` must not count.
-pub fn closed_by_other(world: &VolumeWorld, volume: Id, seq: Seq) -> Result<bool, WorldError> {
+pub fn closed_by_other(world: &VolumeWorld, volume: VolumeId, seq: Seq) -> Result<bool, WorldError> {
     let number = era_of(seq, world.era_length);
     let key = Key::Era(number);
     if !world.store.exists(&key.to_string())? {

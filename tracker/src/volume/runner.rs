@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
-use engine::model::Time;
+use engine::model::{CommitId, Time};
 use engine::source::FileError;
 
 use crate::repository::era;
@@ -240,7 +240,7 @@ impl Runner {
                 volume: self.opened.volume_id,
                 writer: self.opened.writer.id,
                 epoch: self.opened.writer.epoch,
-                commit_id: crate::volume::random_id()?,
+                commit_id: CommitId(crate::volume::random_id()?),
                 now,
                 drain,
                 compare: self.opened.compare,

@@ -19,7 +19,7 @@ use engine::tree::{RootHasher, RootKind};
 use rustix::fs::SeekFrom;
 use tracker::store::{Created, Store, local::Local};
 
-pub(crate) const VOLUME: Id = [0x42; 16];
+pub(crate) const VOLUME: VolumeId = VolumeId([0x42; 16]);
 pub(crate) const NAME: &str = "vol";
 const BLOCK: usize = 4096;
 
@@ -107,8 +107,8 @@ impl Volume {
         let header = Header {
             volume: VOLUME,
             seq,
-            commit: [seq as u8; 16],
-            writer: [9; 16],
+            commit: CommitId([seq as u8; 16]),
+            writer: WriterId([9; 16]),
             epoch: 1,
             time,
             standing: self.baseline.map(|baseline| Standing::after(at.standing, at.time, seq, wall, baseline)),

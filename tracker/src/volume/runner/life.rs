@@ -101,7 +101,7 @@ fn once(
     let opened = open::open(&volume.config, &around.state_dir, &around.capture, prepared)?;
     let waited = backoff.reset();
     *lock(&volume.facts) = Some(VolumeFacts {
-        volume_id: hexadecimal(&opened.volume_id),
+        volume_id: opened.volume_id.to_string(),
         backend: opened.backend,
         reasons: opened.reasons.clone(),
         fenced_store: Some(opened.fenced_store),
@@ -119,10 +119,6 @@ fn once(
     let (max_delete, guard) = (volume.config.max_delete, Guard::default());
     Runner { opened, shared, interval, trusted: false, pace: Pace::default(), max_delete, guard, waits: HashSet::new() }
         .run()
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The paths of a daemon are held against each other when it starts; those of a source that was away then, only now.
@@ -182,7 +178,7 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     if let (None, Some(prepared)) = (facts.as_ref(), prepared) {
         let id = prepared.catalog.volume_id().ok().flatten();
         *facts = Some(VolumeFacts {
-            volume_id: id.map(|id| hexadecimal(&id)).unwrap_or_default(),
+            volume_id: id.map(|id| id.to_string()).unwrap_or_default(),
             backend: around
                 .capture
                 .dispatcher

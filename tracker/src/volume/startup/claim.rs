@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use engine::format::era::VolumeFormat;
 use engine::format::{Key, commit};
-use engine::model::{FileId, Id};
+use engine::model::{FileId, VolumeId, WriterId};
 
 use crate::catalog::{self, Catalog, Writer};
 use crate::config::{Allow, Replaced, VolumeConfig};
@@ -145,7 +145,7 @@ pub(crate) fn claim(
     store: &dyn Store,
     config: &VolumeConfig,
     moved: bool,
-) -> Result<(Id, Writer, VolumeFormat), Obstacle> {
+) -> Result<(VolumeId, Writer, VolumeFormat), Obstacle> {
     let url = &config.store.to_string();
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     let key = Key::Format.to_string();
@@ -167,7 +167,7 @@ pub(crate) fn claim(
                 return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
             }
             None => {
-                let id = crate::volume::random_id().map_err(world_error)?;
+                let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
                 let mut format = VolumeFormat::new(id, wall_clock());
                 if let Some(length) = std::env::var("TRACKER_ERA_LENGTH").ok().and_then(|text| text.parse().ok()) {
                     // For tests of what happens at the end of an era; stands in the volume's format from then on.
@@ -208,7 +208,7 @@ pub(crate) fn claim(
                 .hint("one host writes a volume; restore it, or protect this directory under another --name")
                 .into());
             }
-            let writer = Writer { id: crate::volume::random_id().map_err(world_error)?, epoch: 1 };
+            let writer = Writer { id: WriterId(crate::volume::random_id().map_err(world_error)?), epoch: 1 };
             catalog.set_writer(&writer).map_err(broken)?;
             writer
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use engine::format::era::VolumeFormat;
-use engine::model::{Id, Seq};
+use engine::model::{Seq, VolumeId};
 
 use crate::capture::BackEnd;
 use crate::catalog::{Catalog, Writer};
@@ -36,7 +36,7 @@ use crate::volume::world::{VolumeWorld, WorldError};
 /// A volume that can flush.
 pub struct Opened {
     pub name: String,
-    pub volume_id: Id,
+    pub volume_id: VolumeId,
     pub format: VolumeFormat,
     pub writer: Writer,
     pub world: VolumeWorld,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use engine::flush::world::{Fails, Moved};
 use engine::image::ImageError;
-use engine::model::{FileId, Hash, Id, InodeId, Time};
+use engine::model::{FileId, Hash, InodeId, Time, VolumeId};
 
 use super::error::WorldError;
 use super::paths::Paths;
@@ -29,7 +29,7 @@ pub struct VolumeWorld {
     pub dispatcher: Option<(Arc<Dispatcher>, u32)>,
     pub era_length: u64,
     pub epoch: u64,
-    pub volume_id: Id,
+    pub volume_id: VolumeId,
     /// Files that the catalog does not have yet: parent and name, and inode.
     pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
     /// Files that the running flush has found elsewhere than the catalog has them.
@@ -63,7 +63,7 @@ impl VolumeWorld {
         dispatcher: Option<(Arc<Dispatcher>, u32)>,
         era_length: u64,
         epoch: u64,
-        volume_id: Id,
+        volume_id: VolumeId,
     ) -> VolumeWorld {
         let mounts = MountTable::open(root.path()).ok();
         VolumeWorld {

@@ -129,7 +129,7 @@ impl CheckpointRoot {
         let at = &self.position;
         let mut w = Writer::object(MAGIC_CHECKPOINT, version_of(at.standing.as_ref()));
         w.put(&at.volume.0);
-        w.varint(at.seq);
+        w.seq(at.seq);
         w.put(&at.head);
         put_time(&mut w, at.time, 0)?;
         put_standing(&mut w, at.standing.as_ref(), 0, at.seq, at.time)?;
@@ -162,7 +162,7 @@ impl CheckpointRoot {
         let mut r = Reader::new(body);
         let position = position(&mut r, version)?;
         same_volume("checkpoint volume", position.volume, volume)?;
-        same_number("checkpoint seq", position.seq, seq)?;
+        same_number("checkpoint seq", position.seq.0, seq.0)?;
         let count = r.count("pages of files", limits::PAGES, 33)?;
         let mut files: Vec<(u64, Hash)> = Vec::with_capacity(count);
         let mut previous = 0;
@@ -200,7 +200,7 @@ impl CheckpointRoot {
 
 fn position(r: &mut Reader<'_>, version: u8) -> Result<Position, DecodeError> {
     let volume = VolumeId(r.array("checkpoint volume")?);
-    let seq = r.varint("checkpoint seq")?;
+    let seq = r.seq("checkpoint seq")?;
     let head = r.array("head hash")?;
     let time = time(r, 0)?;
     let standing = standing(r, version, 0, seq, time)?.map(|(standing, _)| standing);

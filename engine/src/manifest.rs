@@ -55,7 +55,7 @@ type Entries = BTreeMap<Arc<[u8]>, FileId>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     pub volume: VolumeId,
-    /// 0: before the first commit.
+    /// [`Seq::NONE`]: before the first commit.
     pub seq: Seq,
     /// Hash of the commit object of `seq`; zeros at 0.
     pub head: Hash,
@@ -77,7 +77,7 @@ impl Manifest {
     pub fn new(volume: VolumeId) -> Manifest {
         let time = Time { sec: i64::MIN, nsec: 0 };
         Manifest {
-            position: Position { volume, seq: 0, head: [0; 32], time, standing: None, epoch: 0 },
+            position: Position { volume, seq: Seq::NONE, head: [0; 32], time, standing: None, epoch: 0 },
             files: BTreeMap::new(),
             dirs: BTreeMap::new(),
         }

@@ -3,10 +3,12 @@
 //! Only plain values; no I/O, no encoding (that is `format`), no rules (those are `reconcile`, `image`, `flush`).
 
 mod ids;
+mod seq;
 
 use std::fmt;
 
 pub use ids::{CommitId, IdError, VolumeId, WriterId};
+pub use seq::Seq;
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -19,9 +21,6 @@ impl FileId {
     /// The source directory itself.
     pub const ROOT: FileId = FileId(1);
 }
-
-/// Number of a commit; 0 is "no commit yet", the first commit is 1.
-pub type Seq = u64;
 
 /// BLAKE3 of something: a commit object, a checkpoint page.
 pub type Hash = [u8; 32];
@@ -156,8 +155,8 @@ pub struct Standing {
 impl Standing {
     /// The standing of commit `seq`, whose parent has `before` and the time `time`.
     pub fn after(before: Option<Standing>, time: Time, seq: Seq, wall: Time, baseline: bool) -> Standing {
-        let (last, since) = before.map_or((time, 0), |before| (before.wall, before.steady_since));
-        let steady_since = if seq > 1 && wall < last { seq } else { since };
+        let (last, since) = before.map_or((time, Seq::NONE), |before| (before.wall, before.steady_since));
+        let steady_since = if seq > Seq::FIRST && wall < last { seq } else { since };
         Standing { wall, steady_since, baseline }
     }
 }

@@ -19,7 +19,7 @@ mod trees;
 #[path = "reading/volume.rs"]
 mod volume;
 
-use engine::model::VolumeId;
+use engine::model::{Seq, VolumeId};
 use std::fs;
 use std::path::Path;
 
@@ -68,7 +68,7 @@ fn checkpoints_stand_in_for_pruned_commits_and_for_one_another() {
             bed.volume.checkpoint();
         }
     }
-    assert_eq!(first.seq, 3);
+    assert_eq!(first.seq, Seq(3));
     assert_eq!(bed.objects("eras").len(), 2);
     // The second holds data inline that later states still use: a prune leaves it.
     fs::remove_file(bed.object(&format!("commits/{:020}", 1))).unwrap();
@@ -394,7 +394,7 @@ fn an_object_that_vanishes_meanwhile_is_planned_around_once() {
         let store = std::sync::Arc::new(Faulty::scripted(bed.volume.store.clone(), vec![rule]));
         let reader = repository::open(store, NAME).unwrap();
         let target = bed.path(&format!("out-{times}"));
-        let done = repository::restore(&reader, 3, &target, &RestoreOptions::default());
+        let done = repository::restore(&reader, Seq(3), &target, &RestoreOptions::default());
         match done {
             Ok(report) if fine => {
                 assert_eq!(report.failed.count, 0);

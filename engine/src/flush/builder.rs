@@ -113,7 +113,7 @@ impl Builder {
     /// Whether this would be the first commit, and the attributes of the source directory could not be read.
     pub(super) fn lacks_source(&self) -> bool {
         let root = self.files.get(&FileId::ROOT).and_then(|root| root.entry.as_ref());
-        self.head.seq == 0 && root.is_none_or(|root| root.change.is_none())
+        self.head.seq == Seq::NONE && root.is_none_or(|root| root.change.is_none())
     }
 
     /// The records of all that was read.

@@ -4,7 +4,7 @@
 //! never allocates: it lends slices, and counts are checked against the bytes left before a caller reserves space.
 
 use super::version::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
-use crate::model::{Hash, VolumeId};
+use crate::model::{Hash, Seq, VolumeId};
 use thiserror::Error;
 
 /// Why bytes are not what they should be. `field` names the place in the layout as `docs/format.md` does.
@@ -120,6 +120,10 @@ impl<'a> Reader<'a> {
         Err(DecodeError::Varint { field })
     }
 
+    pub fn seq(&mut self, field: &'static str) -> Result<Seq, DecodeError> {
+        self.varint(field).map(Seq)
+    }
+
     /// A number not above `limit`.
     pub fn bounded(&mut self, field: &'static str, limit: u64) -> Result<u64, DecodeError> {
         let found = self.varint(field)?;
@@ -194,6 +198,10 @@ impl Writer {
             v >>= 7;
         }
         self.out.push(v as u8);
+    }
+
+    pub fn seq(&mut self, seq: Seq) {
+        self.varint(seq.0);
     }
 
     pub fn zigzag(&mut self, v: i64) {

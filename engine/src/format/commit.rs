@@ -118,7 +118,7 @@ pub fn encode(
     }
     for (n, pack) in packs.iter().enumerate() {
         for (field, found, expected) in [
-            ("pack seq", pack.seq, header.seq),
+            ("pack seq", pack.seq.0, header.seq.0),
             ("pack epoch", pack.epoch, header.epoch),
             ("pack number", u64::from(pack.n), first + n as u64),
         ] {
@@ -155,8 +155,8 @@ pub fn decode(bytes: &[u8], expect: Expect) -> Result<Commit, DecodeError> {
                 pack.ok_or(DecodeError::Limit { field: "pack number", found: u64::from(n), limit: packs.len() as u64 })?
                     .bytes
             }
-            ObjectRef::Commit(found) | ObjectRef::Pack { seq: found, .. } if found > header.seq => {
-                return Err(DecodeError::Limit { field: "object seq", found, limit: header.seq });
+            ObjectRef::Commit(seq) | ObjectRef::Pack { seq, .. } if seq > header.seq => {
+                return Err(DecodeError::Limit { field: "object seq", found: seq.0, limit: header.seq.0 });
             }
             _ => u64::MAX,
         };
@@ -191,7 +191,7 @@ type Parts<'a> = (&'a [u8], Reader<'a>, Header, bool);
 fn open_body(bytes: &[u8], expect: Expect) -> Result<Parts<'_>, DecodeError> {
     let (inline, r, header, more) = parts_of(bytes)?;
     same_volume("commit volume", header.volume, expect.volume)?;
-    same_number("commit seq", header.seq, expect.seq)?;
+    same_number("commit seq", header.seq.0, expect.seq.0)?;
     Ok((inline, r, header, more))
 }
 
@@ -221,11 +221,11 @@ fn context(header: &Header) -> Context {
 
 /// `names`: names or gone files follow the files.
 fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), EncodeError> {
-    if header.seq == 0 {
+    if header.seq == Seq::NONE {
         return Err(EncodeError::Number { field: "commit seq", found: 0, expected: 1 });
     }
     w.put(&header.volume.0);
-    w.varint(header.seq);
+    w.seq(header.seq);
     w.put(&header.commit.0);
     w.put(&header.writer.0);
     w.varint(header.epoch);
@@ -242,7 +242,7 @@ fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), Encode
 
 fn header(r: &mut Reader<'_>, version: u8) -> Result<(Header, bool), DecodeError> {
     let volume = VolumeId(r.array("commit volume")?);
-    let seq = r.varint("commit seq")?;
+    let seq = r.seq("commit seq")?;
     let commit = CommitId(r.array("commit id")?);
     let writer = WriterId(r.array("writer id")?);
     let epoch = r.varint("writer epoch")?;

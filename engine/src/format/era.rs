@@ -71,17 +71,17 @@ impl VolumeFormat {
 
 /// The era a seq lies in. `era_len` is the volume's; 0 is taken as 1.
 pub fn era_of(seq: Seq, era_len: u64) -> u64 {
-    seq / era_len.max(1)
+    seq.0 / era_len.max(1)
 }
 
 /// First seq of an era: seqs begin at 1, so era 0 is one shorter.
 pub fn first_seq(era: u64, era_len: u64) -> Seq {
-    era.saturating_mul(era_len.max(1)).max(1)
+    Seq(era.saturating_mul(era_len.max(1)).max(1))
 }
 
 /// Last seq of an era.
 pub fn last_seq(era: u64, era_len: u64) -> Seq {
-    era.saturating_add(1).saturating_mul(era_len.max(1)) - 1
+    Seq(era.saturating_add(1).saturating_mul(era_len.max(1)) - 1)
 }
 
 /// A checkpoint by seq and hash of its root object.
@@ -115,7 +115,7 @@ impl Era {
         let mut w = Writer::object(MAGIC_ERA, version_of(self.standing.as_ref()));
         w.put(&self.volume.0);
         w.varint(self.era);
-        w.varint(self.last_seq);
+        w.seq(self.last_seq);
         w.put(&self.chain);
         put_time(&mut w, self.time, 0)?;
         put_standing(&mut w, self.standing.as_ref(), 0, self.last_seq, self.time)?;
@@ -124,10 +124,10 @@ impl Era {
             None => w.u8(0),
             Some(CheckpointRef { seq, hash }) => {
                 if seq > self.last_seq {
-                    return Err(EncodeError::Limit { field: "checkpoint seq", found: seq, limit: self.last_seq });
+                    return Err(EncodeError::Limit { field: "checkpoint seq", found: seq.0, limit: self.last_seq.0 });
                 }
                 w.u8(1);
-                w.varint(seq);
+                w.seq(seq);
                 w.put(&hash);
             }
         }
@@ -140,7 +140,7 @@ impl Era {
         let mut r = Reader::new(body);
         let volume_found = VolumeId(r.array("era volume")?);
         let era_found = r.varint("era number")?;
-        let last = r.varint("last seq")?;
+        let last = r.seq("last seq")?;
         let chain = r.array("chain hash")?;
         let last_time = time(&mut r, 0)?;
         let found = Era {
@@ -153,16 +153,16 @@ impl Era {
             epoch: r.varint("writer epoch")?,
             checkpoint: match r.u8("checkpoint")? {
                 0 => None,
-                1 => Some(CheckpointRef { seq: r.varint("checkpoint seq")?, hash: r.array("checkpoint hash")? }),
+                1 => Some(CheckpointRef { seq: r.seq("checkpoint seq")?, hash: r.array("checkpoint hash")? }),
                 found => return Err(DecodeError::Tag { field: "checkpoint", found: u64::from(found) }),
             },
         };
         r.finish("era")?;
         same_volume("era volume", found.volume, volume)?;
         same_number("era number", found.era, era)?;
-        same_number("last seq", found.last_seq, last_seq(era, era_len))?;
+        same_number("last seq", found.last_seq.0, last_seq(era, era_len).0)?;
         if let Some(CheckpointRef { seq, .. }) = found.checkpoint.filter(|c| c.seq > found.last_seq) {
-            return Err(DecodeError::Limit { field: "checkpoint seq", found: seq, limit: found.last_seq });
+            return Err(DecodeError::Limit { field: "checkpoint seq", found: seq.0, limit: found.last_seq.0 });
         }
         Ok(found)
     }
@@ -176,12 +176,12 @@ mod tests {
     fn seqs_fall_into_eras_without_gap() {
         for len in [1, 2, 4096] {
             for era in 0..4 {
-                assert_eq!(last_seq(era, len) + 1, era * len + len);
-                if last_seq(era, len) > 0 {
-                    assert_eq!(era_of(first_seq(era, len), len), era.max(era_of(1, len)));
+                assert_eq!(last_seq(era, len) + 1, Seq(era * len + len));
+                if last_seq(era, len) > Seq(0) {
+                    assert_eq!(era_of(first_seq(era, len), len), era.max(era_of(Seq(1), len)));
                     assert_eq!(era_of(last_seq(era, len), len), era);
                 }
-                assert_eq!(first_seq(era + 1, len), (last_seq(era, len) + 1).max(1));
+                assert_eq!(first_seq(era + 1, len), (last_seq(era, len) + 1).max(Seq(1)));
             }
         }
     }
@@ -193,11 +193,11 @@ mod tests {
         volume.era_len = 0;
         assert!(volume.encode().is_err());
         let time = Time { sec: 5, nsec: 6 };
-        let checkpoint = Some(CheckpointRef { seq: 8000, hash: [3; 32] });
+        let checkpoint = Some(CheckpointRef { seq: Seq(8000), hash: [3; 32] });
         let mut era = Era {
             volume: VolumeId([1; 16]),
             era: 1,
-            last_seq: 8191,
+            last_seq: Seq(8191),
             chain: [2; 32],
             time,
             standing: None,
@@ -205,7 +205,7 @@ mod tests {
             checkpoint,
         };
         assert_eq!(Era::decode(&era.encode().unwrap(), VolumeId([1; 16]), 1, 4096), Ok(era.clone()));
-        era.standing = Some(Standing { wall: Time { sec: -5, nsec: 6 }, steady_since: 8191, baseline: true });
+        era.standing = Some(Standing { wall: Time { sec: -5, nsec: 6 }, steady_since: Seq(8191), baseline: true });
         let bytes = era.encode().unwrap();
         assert_eq!(Era::decode(&bytes, VolumeId([1; 16]), 1, 4096), Ok(era));
         assert!(Era::decode(&bytes, VolumeId([1; 16]), 2, 4096).is_err());

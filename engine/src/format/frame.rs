@@ -76,7 +76,7 @@ fn sum(volume: &VolumeId, object: ObjectRef, offset: u64, fixed: &[u8; FIXED_BYT
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     hasher.update(&volume.0);
     hasher.update(&[tag]);
-    hasher.update(&seq.to_le_bytes());
+    hasher.update(&seq.0.to_le_bytes());
     hasher.update(&epoch.to_le_bytes());
     hasher.update(&n.to_le_bytes());
     hasher.update(&offset.to_le_bytes());
@@ -150,9 +150,10 @@ pub fn check<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Seq;
 
     const VOLUME: VolumeId = VolumeId([7; 16]);
-    const PACK: ObjectRef = ObjectRef::Pack { seq: 3, epoch: 1, n: 0 };
+    const PACK: ObjectRef = ObjectRef::Pack { seq: Seq(3), epoch: 1, n: 0 };
 
     fn frame(plain: &[u8]) -> Vec<u8> {
         let mut out = vec![0; 4];
@@ -165,11 +166,11 @@ mod tests {
         for plain in [&b""[..], b"x", &[9; 5000]] {
             let bytes = frame(plain);
             assert_eq!(decode(&VOLUME, PACK, 4, &bytes).unwrap(), plain);
-            let other = ObjectRef::Pack { seq: 3, epoch: 1, n: 1 };
+            let other = ObjectRef::Pack { seq: Seq(3), epoch: 1, n: 1 };
             for moved in [
                 decode(&VOLUME, PACK, 5, &bytes),
                 decode(&VOLUME, other, 4, &bytes),
-                decode(&VOLUME, ObjectRef::Commit(3), 4, &bytes),
+                decode(&VOLUME, ObjectRef::Commit(Seq(3)), 4, &bytes),
                 decode(&VolumeId([8; 16]), PACK, 4, &bytes),
             ] {
                 assert!(matches!(moved, Err(DecodeError::Checksum { .. })), "{moved:?}");

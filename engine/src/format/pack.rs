@@ -89,7 +89,7 @@ impl PackBuilder {
         };
         let mut w = Writer::default();
         w.put(&self.volume.0);
-        w.varint(seq);
+        w.seq(seq);
         w.varint(epoch);
         w.varint(u64::from(n));
         w.count("frames", limits::FRAMES, self.index.len())?;
@@ -137,7 +137,7 @@ pub fn decode_index(
     }
     let mut r = Reader::new(rest_index.get(start..).unwrap_or_default());
     same_volume("pack volume", VolumeId(r.array("pack volume")?), *volume)?;
-    same_number("pack seq", r.varint("pack seq")?, seq)?;
+    same_number("pack seq", r.varint("pack seq")?, seq.0)?;
     same_number("pack epoch", r.varint("pack epoch")?, epoch)?;
     same_number("pack number", r.varint("pack number")?, u64::from(n))?;
     let count = r.count("pack frames", limits::FRAMES, 2)?;

@@ -59,17 +59,17 @@ pub(crate) fn put_standing(
         };
     };
     if standing.steady_since > seq {
-        return Err(EncodeError::Limit { field: "steady since", found: standing.steady_since, limit: seq });
+        return Err(EncodeError::Limit { field: "steady since", found: standing.steady_since.0, limit: seq.0 });
     }
     let baseline = if standing.baseline { BASELINE } else { 0 };
     let wall = if standing.wall == time { 0 } else { WALL };
-    let steady = if standing.steady_since == 0 { 0 } else { STEADY };
+    let steady = if standing.steady_since == Seq::NONE { 0 } else { STEADY };
     w.varint(more | baseline | wall | steady);
     if wall != 0 {
         put_time(w, standing.wall, time.sec)?;
     }
     if steady != 0 {
-        w.varint(standing.steady_since);
+        w.seq(standing.steady_since);
     }
     Ok(())
 }
@@ -90,9 +90,9 @@ pub(crate) fn standing(
         return Err(DecodeError::Tag { field: "flags", found: flags });
     }
     let wall = if flags & WALL != 0 { time(r, at.sec)? } else { at };
-    let steady_since = if flags & STEADY != 0 { r.bounded("steady since", seq)? } else { 0 };
+    let steady_since = if flags & STEADY != 0 { Seq(r.bounded("steady since", seq.0)?) } else { Seq::NONE };
     // What need not be said is not said.
-    if (flags & WALL != 0 && wall == at) || (flags & STEADY != 0 && steady_since == 0) {
+    if (flags & WALL != 0 && wall == at) || (flags & STEADY != 0 && steady_since == Seq::NONE) {
         return Err(DecodeError::Tag { field: "flags", found: flags });
     }
     Ok(Some((Standing { wall, steady_since, baseline: flags & BASELINE != 0 }, flags)))
@@ -231,11 +231,11 @@ pub(crate) fn put_object(w: &mut Writer, object: ObjectRef, own: Seq) {
         ObjectRef::Commit(seq) if seq == own => w.u8(OBJECT_SELF),
         ObjectRef::Commit(seq) => {
             w.u8(OBJECT_COMMIT);
-            w.varint(seq);
+            w.seq(seq);
         }
         ObjectRef::Pack { seq, epoch, n } => {
             w.u8(OBJECT_PACK);
-            w.varint(seq);
+            w.seq(seq);
             w.varint(epoch);
             w.varint(u64::from(n));
         }
@@ -245,12 +245,12 @@ pub(crate) fn put_object(w: &mut Writer, object: ObjectRef, own: Seq) {
 pub(crate) fn object(r: &mut Reader<'_>, own: Seq) -> Result<ObjectRef, DecodeError> {
     match r.u8("object")? {
         OBJECT_SELF => Ok(ObjectRef::Commit(own)),
-        OBJECT_COMMIT => match r.varint("object seq")? {
-            seq if seq == own => Err(DecodeError::Tag { field: "object", found: seq }),
+        OBJECT_COMMIT => match r.seq("object seq")? {
+            seq if seq == own => Err(DecodeError::Tag { field: "object", found: seq.0 }),
             seq => Ok(ObjectRef::Commit(seq)),
         },
         OBJECT_PACK => Ok(ObjectRef::Pack {
-            seq: r.varint("pack seq")?,
+            seq: r.seq("pack seq")?,
             epoch: r.varint("pack epoch")?,
             n: r.u32_varint("pack number")?,
         }),

@@ -10,7 +10,7 @@ pub enum ManifestError {
     Volume { found: VolumeId, expected: VolumeId },
     #[error("commit {found} where {expected} comes next")]
     Seq { found: Seq, expected: Seq },
-    #[error("commit {seq} follows {found:02x?}, but commit {} is {expected:02x?}: the chain is broken", seq - 1)]
+    #[error("commit {seq} follows {found:02x?}, but commit {} is {expected:02x?}: the chain is broken", *seq - 1)]
     Chain { seq: Seq, found: Box<Hash>, expected: Box<Hash> },
     #[error("commit {seq} has writer epoch {found}, the one before {expected}")]
     Epoch { seq: Seq, found: u64, expected: u64 },

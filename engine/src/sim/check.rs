@@ -32,9 +32,9 @@ fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
 /// The state as of `last`, or of the newest commit before.
 pub(super) fn replay_to(world: &SimWorld, last: Seq) -> Result<Manifest, Failure> {
     let mut manifest = Manifest::new(VOLUME);
-    for seq in 1..=last {
-        let Some(bytes) = world.store.get(&Key::Commit(seq).to_string()) else { break };
-        let commit = commit::decode(bytes, Expect { volume: VOLUME, seq })
+    for seq in 1..=last.0 {
+        let Some(bytes) = world.store.get(&Key::Commit(Seq(seq)).to_string()) else { break };
+        let commit = commit::decode(bytes, Expect { volume: VOLUME, seq: Seq(seq) })
             .map_err(|error| Failure::Replay(format!("commit {seq}: {error}")))?;
         if commit.header.writer != WRITER {
             break;

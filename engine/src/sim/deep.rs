@@ -44,7 +44,7 @@ fn cost(levels: u64) -> (u64, u64) {
         at = dir;
     }
     let asked = world.inner.borrow().asked;
-    (asked, world.catalog.head.seq)
+    (asked, world.catalog.head.seq.0)
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl SimWorld {
 /// other writer was met.
 pub(super) fn acknowledged_with_a_rival(seed: u64, steps: Steps) -> Result<bool, Failure> {
     let mut world = SimWorld::new(seed);
-    world.rival = Some(Rival { after: 1 + seed % 6 });
+    world.rival = Some(Rival { after: Seq(1 + seed % 6) });
     world.inner.borrow_mut().quiet = true;
     let (mut acknowledged, mut fenced) = (0, false);
     for number in 1..=40 {

@@ -58,11 +58,11 @@ pub(crate) fn next(manifest: &Manifest, changes: ChangeSet<Vec<u8>>) -> (Vec<u8>
     let header = Header {
         volume: VOLUME,
         seq,
-        commit: CommitId([seq as u8; 16]),
+        commit: CommitId([seq.0 as u8; 16]),
         writer: WriterId([9; 16]),
         epoch: 1,
-        time: Time { sec: 2_000 + seq as i64, nsec: 0 },
-        standing: Some(Standing::after(at.standing, at.time, seq, Time { sec: 2_000 + seq as i64, nsec: 0 }, true)),
+        time: Time { sec: 2_000 + seq.0 as i64, nsec: 0 },
+        standing: Some(Standing::after(at.standing, at.time, seq, Time { sec: 2_000 + seq.0 as i64, nsec: 0 }, true)),
         parent: at.head,
         era: None,
     };

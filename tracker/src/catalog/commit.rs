@@ -26,7 +26,7 @@ impl Catalog {
             }
             conn.prepare_cached("INSERT INTO intent(only_row, seq, commit_id, hash, time_sec, time_nsec, bytes) VALUES(1,?1,?2,?3,?4,?5,?6)")?
                 .execute(params![
-                    intent.seq as i64,
+                    intent.seq.0 as i64,
                     &intent.commit_id.0[..],
                     &intent.hash[..],
                     intent.time.sec,
@@ -123,7 +123,7 @@ impl Catalog {
             let commit_id = CommitId(commit_id.try_into().map_err(damaged)?);
             let header = commit::peek(&bytes).map_err(|_| CatalogError::Damaged { table: "intent", what: "commit" })?;
             let (hash, standing) = (row::hash_of("intent", &hash)?, header.standing);
-            Ok(Some(Intent { seq, commit_id, hash, time, standing, bytes }))
+            Ok(Some(Intent { seq: Seq(seq), commit_id, hash, time, standing, bytes }))
         })
     }
 
@@ -174,7 +174,7 @@ fn open_seq(conn: &Connection) -> Result<Option<Seq>> {
         .prepare_cached("SELECT seq FROM intent")?
         .query_row([], |row| row.get::<_, i64>(0))
         .optional()?
-        .map(|seq| seq as u64))
+        .map(|seq| Seq(seq as u64)))
 }
 
 fn apply(conn: &Connection, change: &CatalogChange, handles: &Handles) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use engine::catalog::Head;
-use engine::model::{FileId, Standing, Time, VolumeId, WriterId};
+use engine::model::{FileId, Seq, Standing, Time, VolumeId, WriterId};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
@@ -163,23 +163,23 @@ fn head(conn: &Connection) -> Result<Option<Head>> {
     };
     let standing = (bytes.len() > HEAD_BYTES).then(|| Standing {
         wall: time(HEAD_BYTES),
-        steady_since: u64::from_le_bytes(word(HEAD_BYTES + 12)),
+        steady_since: Seq(u64::from_le_bytes(word(HEAD_BYTES + 12))),
         baseline: bytes[HEAD_BYTES + 20] != 0,
     });
     let hash = row::hash_of("meta", &bytes[8..40])?;
-    Ok(Some(Head { seq: u64::from_le_bytes(word(0)), hash, time: time(40), standing }))
+    Ok(Some(Head { seq: Seq(u64::from_le_bytes(word(0))), hash, time: time(40), standing }))
 }
 
 pub(super) fn put_head(conn: &Connection, head: &Head) -> Result<()> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + STANDING_BYTES);
-    bytes.extend_from_slice(&head.seq.to_le_bytes());
+    bytes.extend_from_slice(&head.seq.0.to_le_bytes());
     bytes.extend_from_slice(&head.hash);
     bytes.extend_from_slice(&head.time.sec.to_le_bytes());
     bytes.extend_from_slice(&head.time.nsec.to_le_bytes());
     if let Some(Standing { wall, steady_since, baseline }) = head.standing {
         bytes.extend_from_slice(&wall.sec.to_le_bytes());
         bytes.extend_from_slice(&wall.nsec.to_le_bytes());
-        bytes.extend_from_slice(&steady_since.to_le_bytes());
+        bytes.extend_from_slice(&steady_since.0.to_le_bytes());
         bytes.push(u8::from(baseline));
     }
     put(conn, "head", &bytes)

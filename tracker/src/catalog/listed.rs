@@ -70,7 +70,7 @@ mod tests {
 
     use engine::catalog::{CatalogChange, Known, Record};
     use engine::dirty::DirtySet;
-    use engine::model::{FileId, InodeId, Kind, NameChange, Time};
+    use engine::model::{FileId, InodeId, Kind, NameChange, Seq, Time};
     use engine::source::{Entry, Stat};
     use proptest::prelude::*;
 
@@ -198,7 +198,7 @@ mod tests {
                     }
                     Step::Failed { name } => {
                         // No intent is open, so nothing of it is stored.
-                        let intent = tests::intent(9);
+                        let intent = tests::intent(Seq(9));
                         catalog.settle_commit(&tests::head(9), &[], &DirtySet::default()).unwrap_err();
                         catalog.begin_commit(&intent, &change(vec![]), &Handles::new()).unwrap();
                         catalog.begin_commit(&intent, &change(vec![tests::unset(DIR.0, &name_of(name))]), &Handles::new()).unwrap_err();

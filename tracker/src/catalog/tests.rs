@@ -79,12 +79,12 @@ fn set_of(marks: impl IntoIterator<Item = (u64, Waiting)>) -> DirtySet {
 }
 
 pub(super) fn head(seq: u64) -> Head {
-    Head { seq, hash: [0; 32], time: Time::default(), standing: None }
+    Head { seq: Seq(seq), hash: [0; 32], time: Time::default(), standing: None }
 }
 
 pub(super) fn intent(seq: Seq) -> Intent {
-    let (commit_id, time) = (CommitId([seq as u8; 16]), Time { sec: -1, nsec: 4 });
-    let standing = Some(Standing { wall: time, steady_since: 0, baseline: true });
+    let (commit_id, time) = (CommitId([seq.0 as u8; 16]), Time { sec: -1, nsec: 4 });
+    let standing = Some(Standing { wall: time, steady_since: Seq(0), baseline: true });
     let header = Header {
         volume: VolumeId([1; 16]),
         seq,
@@ -284,15 +284,15 @@ fn a_commit_survives_a_death_between_begin_and_settle() {
         names: vec![set(1, b"f", 3)],
         ..Default::default()
     };
-    catalog.begin_commit(&intent(1), &change, &Handles::new()).unwrap();
+    catalog.begin_commit(&intent(Seq(1)), &change, &Handles::new()).unwrap();
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
-    assert_eq!(catalog.intent().unwrap(), Some(intent(1)));
+    assert_eq!(catalog.intent().unwrap(), Some(intent(Seq(1))));
     assert_eq!(catalog.head().unwrap(), None);
     assert_eq!(catalog.load_pending().unwrap().len(), 2, "marks leave only when the commit is settled");
     let time = Time { sec: 10, nsec: 11 };
-    let standing = Some(Standing { wall: Time { sec: -9, nsec: 11 }, steady_since: 1, baseline: true });
-    let head = Head { seq: 1, hash: [8; 32], time, standing };
+    let standing = Some(Standing { wall: Time { sec: -9, nsec: 11 }, steady_since: Seq(1), baseline: true });
+    let head = Head { seq: Seq(1), hash: [8; 32], time, standing };
     catalog.settle_commit(&head, &[1003], &set_of([(1004, marks(&[9]))])).unwrap();
     assert_eq!(catalog.intent().unwrap(), None);
     assert_eq!(catalog.head().unwrap(), Some(head));
@@ -302,18 +302,18 @@ fn a_commit_survives_a_death_between_begin_and_settle() {
 #[test]
 fn a_second_intent_changes_nothing() {
     let (_dir, _path, catalog) = fresh();
-    catalog.begin_commit(&intent(1), &CatalogChange::default(), &Handles::new()).unwrap();
+    catalog.begin_commit(&intent(Seq(1)), &CatalogChange::default(), &Handles::new()).unwrap();
     let change = CatalogChange { records: vec![row(2, Kind::File)], ..Default::default() };
-    let refused = catalog.begin_commit(&intent(2), &change, &Handles::new());
-    assert!(matches!(refused, Err(CatalogError::Unsettled { seq: 1 })));
+    let refused = catalog.begin_commit(&intent(Seq(2)), &change, &Handles::new());
+    assert!(matches!(refused, Err(CatalogError::Unsettled { seq: Seq(1) })));
     assert_eq!(catalog.file(FileId(2)).unwrap(), None);
-    assert_eq!(catalog.intent().unwrap(), Some(intent(1)));
+    assert_eq!(catalog.intent().unwrap(), Some(intent(Seq(1))));
     let wrong = catalog.settle_commit(&head(2), &[], &DirtySet::default());
-    assert!(matches!(wrong, Err(CatalogError::WrongIntent { seq: 2, found: Some(1) })));
+    assert!(matches!(wrong, Err(CatalogError::WrongIntent { seq: Seq(2), found: Some(Seq(1)) })));
     assert_eq!(catalog.head().unwrap(), None);
     catalog.settle_commit(&head(1), &[], &DirtySet::default()).unwrap();
     let again = catalog.settle_commit(&head(1), &[], &DirtySet::default());
-    assert!(matches!(again, Err(CatalogError::WrongIntent { seq: 1, found: None })));
+    assert!(matches!(again, Err(CatalogError::WrongIntent { seq: Seq(1), found: None })));
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn identity_comes_back_and_damage_is_seen() {
         fs_id: Some("ab".into()),
         ..Default::default()
     };
-    let head = Head { seq: u64::MAX, hash: [3; 32], time: Time { sec: -1, nsec: 5 }, standing: None };
+    let head = Head { seq: Seq(u64::MAX), hash: [3; 32], time: Time { sec: -1, nsec: 5 }, standing: None };
     catalog.set_volume_id(&VolumeId([1; 16])).unwrap();
     catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
     catalog.set_source_facts(&source).unwrap();
@@ -356,7 +356,7 @@ fn a_wipe_keeps_marks_and_identity_and_never_lowers_the_next_id() {
     tree(&catalog);
     catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
     catalog.save_pending(&set_of([(9, marks(&[1]))])).unwrap();
-    catalog.begin_commit(&intent(1), &CatalogChange::default(), &Handles::new()).unwrap();
+    catalog.begin_commit(&intent(Seq(1)), &CatalogChange::default(), &Handles::new()).unwrap();
     catalog.wipe_for_rebuild().unwrap();
     let counts = catalog.counts().unwrap();
     assert_eq!(counts, Counts { pending: 1, ..Counts::default() });
@@ -450,7 +450,7 @@ fn a_transaction_that_fails_half_way_leaves_nothing() {
     let (_dir, _path, catalog) = fresh();
     let failed = catalog.write(|conn| {
         conn.execute("INSERT INTO names VALUES(1, x'61', 2)", [])?;
-        Err::<(), _>(CatalogError::Unsettled { seq: 0 })
+        Err::<(), _>(CatalogError::Unsettled { seq: Seq(0) })
     });
     assert!(failed.is_err());
     assert_eq!(catalog.counts().unwrap().names, 0);
@@ -480,7 +480,7 @@ fn a_transaction_of_many_files_is_fast() {
         ..Default::default()
     };
     let started = std::time::Instant::now();
-    catalog.begin_commit(&intent(1), &change, &Handles::new()).unwrap();
+    catalog.begin_commit(&intent(Seq(1)), &change, &Handles::new()).unwrap();
     let begin = started.elapsed();
     let started = std::time::Instant::now();
     for id in 0..10_000 {

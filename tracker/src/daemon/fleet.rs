@@ -288,11 +288,11 @@ impl Volume {
             status.reasons.push("the watch set is full: changes of every inode of the file system are recorded".into());
         }
         status.armed = progress.armed;
-        status.baseline_seq = progress.baseline_seq;
+        status.baseline_seq = progress.baseline_seq.map(|seq| seq.0);
         let window = oldest.map_or(0.0, |at| now_ns().saturating_sub(at) as f64 / 1e9);
         status.loss_window_seconds = progress.baseline_seq.map(|_| window);
         if let Ok(Some(head)) = facts.catalog.head() {
-            status.head_seq = head.seq;
+            status.head_seq = head.seq.0;
             let wall = head.standing.map_or(head.time, |standing| standing.wall);
             status.head_time = rfc3339(nanoseconds(wall));
             status.head_timestamp_seconds = seconds(wall);

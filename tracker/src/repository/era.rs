@@ -113,7 +113,7 @@ pub fn before(world: &VolumeWorld, seq: Seq) -> Result<Option<Hash>, WorldError>
     match world.era_ended {
         Some((ended, hash)) if ended == last => Ok(Some(hash)),
         // An era without any seq has no end.
-        _ if last_seq(last, world.era_length) == 0 => Ok(None),
+        _ if last_seq(last, world.era_length) == Seq::NONE => Ok(None),
         _ => Err(object(&Key::Era(last), "the era is to be closed before the next begins")),
     }
 }

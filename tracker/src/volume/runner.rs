@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
-use engine::model::{CommitId, Time};
+use engine::model::{CommitId, Seq, Time};
 use engine::source::FileError;
 
 use crate::repository::era;
@@ -71,7 +71,7 @@ impl Runner {
             progress.armed = true;
             progress.started = Some(Instant::now());
             if phase != Phase::Baseline {
-                progress.baseline_seq = head.or(Some(0));
+                progress.baseline_seq = head.or(Some(Seq::NONE));
             }
         });
         if let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() {
@@ -233,7 +233,7 @@ impl Runner {
         let mut unread = Unread::default();
         let (outcome, mut kept) = if had {
             if era::close_if_due(&mut self.opened)? == era::Closing::Fenced {
-                let seq = self.opened.world.catalog.head()?.map_or(1, |head| head.seq + 1);
+                let seq = self.opened.world.catalog.head()?.unwrap_or_default().seq + 1;
                 return self.after(number, began, &Outcome::Fenced { seq }, Left::Open, report, unread);
             }
             let facts = FlushFacts {
@@ -376,7 +376,7 @@ impl Runner {
         }
         tracing::debug!(volume = %self.opened.name, number, seconds, clean, ?left_over, "a flush ended");
         let interval = self.interval;
-        let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(0));
+        let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(Seq::NONE));
         let foreign: Vec<PathBuf> = self.opened.world.foreign.keys().cloned().collect();
         let (watch_full, stalled) = (self.opened.world.watch_full, self.opened.world.stalled() as u64);
         self.shared.update(|progress| {

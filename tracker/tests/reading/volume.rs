@@ -88,7 +88,7 @@ impl Volume {
         let at = self.manifest.position().clone();
         let seq = at.seq + 1;
         let mut ended = None;
-        if seq > 1 && era_of(seq, self.era_len) > era_of(at.seq, self.era_len) {
+        if seq > Seq(1) && era_of(seq, self.era_len) > era_of(at.seq, self.era_len) {
             let era = era_of(at.seq, self.era_len);
             assert_eq!(last_seq(era, self.era_len), at.seq);
             let (time, chain, checkpoint, standing) = (at.time, at.head, self.last_checkpoint, at.standing);
@@ -102,12 +102,12 @@ impl Volume {
         for (object, bytes) in sealed.packs {
             self.put(Key::from(object), bytes);
         }
-        let wall = self.wall.unwrap_or(Time { sec: START + seq as i64, nsec: 0 });
+        let wall = self.wall.unwrap_or(Time { sec: START + seq.0 as i64, nsec: 0 });
         let time = Time::later_than(at.time, wall);
         let header = Header {
             volume: VOLUME,
             seq,
-            commit: CommitId([seq as u8; 16]),
+            commit: CommitId([seq.0 as u8; 16]),
             writer: WriterId([9; 16]),
             epoch: 1,
             time,

@@ -2,7 +2,7 @@
 
 use engine::catalog::{CatalogChange, Head, Record};
 use engine::format::{Key, commit};
-use engine::model::{FileId, InodeId, NameChange};
+use engine::model::{FileId, InodeId, NameChange, Seq};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
@@ -15,7 +15,7 @@ impl Opened {
     /// Compares the store's head with the catalog's. True: the catalog was made anew.
     pub(crate) fn agree_on_head(&mut self) -> Result<bool, Obstacle> {
         let world = &self.world;
-        let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
+        let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.unwrap_or_default().seq;
         let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
         let (theirs, _) = head_of(&*world.store, world.era_length)?;
         if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
@@ -48,9 +48,9 @@ impl Opened {
 
     /// Our own commits are in the store and the catalog does not know them (it was set back, for instance by a power
     /// cut): it is thrown away, and every file is read and compared with the manifest.
-    fn rebuild(&mut self, head: u64) -> Result<(), WorldError> {
+    fn rebuild(&mut self, head: Seq) -> Result<(), WorldError> {
         let world = &self.world;
-        tracing::warn!(volume = %self.name, head, "the catalog is older than the store: all files are compared again");
+        tracing::warn!(volume = %self.name, head = head.0, "the catalog is older than the store: all files are compared again");
         let manifest = self.reader(head).manifest(head)?;
         world.catalog.wipe_for_rebuild()?;
         let mut change = CatalogChange::default();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use engine::format::era::VolumeFormat;
 use engine::format::{Key, commit};
-use engine::model::{FileId, VolumeId, WriterId};
+use engine::model::{FileId, Seq, VolumeId, WriterId};
 
 use crate::catalog::{self, Catalog, Writer};
 use crate::config::{Allow, Replaced, VolumeConfig};
@@ -200,7 +200,7 @@ pub(crate) fn claim(
         None => {
             // No catalog: whoever has committed here is somebody else, even if it was this host once.
             let (head, _) = head_of(store, format.era_len)?;
-            if head > 0 {
+            if head > Seq::NONE {
                 return Err(AppError::new(
                     ExitCode::Locked,
                     format_args!("the volume in {url} has another writer (its head is {head})"),

@@ -147,6 +147,12 @@ pub const fn counter_cell(function: FunctionId) -> u32 {
     crate::maps::counter::HOOK_BASE + crate::hooks::HOOKS.len() as u32 + function as u32
 }
 
+// Every hook has a cell of its own among the counters.
+const _: () = {
+    let hooks = crate::hooks::HOOKS.len() + FUNCTIONS.len();
+    assert!(crate::maps::counter::HOOK_BASE as usize + hooks <= crate::maps::counter::CELLS as usize);
+};
+
 #[cfg(test)]
 mod tests {
     use super::FUNCTIONS;

@@ -130,6 +130,13 @@ impl DirtySet {
         }
     }
 
+    /// Adds all marks of another set.
+    pub fn add_all(&mut self, other: &DirtySet) {
+        for (ino, waiting) in other.iter() {
+            self.add(ino, &waiting.marks, waiting.since_ns);
+        }
+    }
+
     pub fn get(&self, ino: u64) -> Option<&Waiting> {
         self.inodes.get(&ino)
     }

@@ -83,11 +83,6 @@ impl ExtentMap {
         self.map.len()
     }
 
-    /// Plain bytes that are no holes.
-    pub fn data_bytes(&self) -> u64 {
-        self.map.values().filter(|e| e.source != Source::Hole).map(|e| e.len).sum()
-    }
-
     /// Adds an extent at the end. Length 0 adds nothing.
     pub fn push(&mut self, extent: Extent) {
         if extent.len == 0 {

@@ -5,8 +5,8 @@
 //! over several file systems). Only the generation, where there is one, tells two holders of a number apart. Without it the
 //! name is what a file is known by, the number is a hint where a file may have moved to, and what lies there is read.
 
-use crate::flush::world::Stat;
 use crate::model::{FileId, InodeId, Kind, Time};
+use crate::source::Stat;
 
 /// For how long an inode's number and generation name the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

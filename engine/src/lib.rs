@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod catalog;
+pub mod checkpoint;
 pub mod delta;
 pub mod dirty;
 pub mod extent_map;
@@ -19,7 +21,9 @@ pub mod plan;
 pub mod reconcile;
 pub mod scrub;
 pub mod signature;
+pub mod source;
 pub mod tree;
+pub mod xattrs;
 
 #[cfg(test)]
 mod sim;

@@ -9,7 +9,7 @@ mod error;
 pub use error::ManifestError;
 
 use crate::extent_map::ExtentMap;
-use crate::model::{FileId, Hash, Id, Kind, Meta, Root, Seq, Standing, Time};
+use crate::model::{FileId, Hash, Kind, Meta, Root, Seq, Standing, Time, VolumeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ type Entries = BTreeMap<Arc<[u8]>, FileId>;
 /// Which commit a manifest stands at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    pub volume: Id,
-    /// 0: before the first commit.
+    pub volume: VolumeId,
+    /// [`Seq::NONE`]: before the first commit.
     pub seq: Seq,
     /// Hash of the commit object of `seq`; zeros at 0.
     pub head: Hash,
@@ -74,10 +74,10 @@ pub struct Manifest {
 
 impl Manifest {
     /// The empty state before the first commit.
-    pub fn new(volume: Id) -> Manifest {
+    pub fn new(volume: VolumeId) -> Manifest {
         let time = Time { sec: i64::MIN, nsec: 0 };
         Manifest {
-            position: Position { volume, seq: 0, head: [0; 32], time, standing: None, epoch: 0 },
+            position: Position { volume, seq: Seq::NONE, head: [0; 32], time, standing: None, epoch: 0 },
             files: BTreeMap::new(),
             dirs: BTreeMap::new(),
         }

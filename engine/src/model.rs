@@ -2,13 +2,19 @@
 //!
 //! Only plain values; no I/O, no encoding (that is `format`), no rules (those are `reconcile`, `image`, `flush`).
 
+mod ids;
+mod seq;
+
 use std::fmt;
+
+pub use ids::{CommitId, IdError, VolumeId, WriterId};
+pub use seq::Seq;
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
 
 /// A file's number in one volume. Given by the writer, never used again for another file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
 
 impl FileId {
@@ -16,13 +22,10 @@ impl FileId {
     pub const ROOT: FileId = FileId(1);
 }
 
-/// Number of a commit; 0 is "no commit yet", the first commit is 1.
-pub type Seq = u64;
-
 /// BLAKE3 of something: a commit object, a checkpoint page.
 pub type Hash = [u8; 32];
 
-/// Random 128-bit identifiers (volume, writer, commit).
+/// A random 128-bit identifier of something that has no type of its own yet.
 pub type Id = [u8; 16];
 
 /// What the kernel calls a file while it exists: its number, and the birth that tells two users of one number apart.
@@ -41,6 +44,20 @@ pub struct Time {
     pub nsec: u32,
 }
 
+impl Time {
+    /// The time of a commit: the clock, but always later than the parent's time, so that commit times rise whatever the
+    /// clock does.
+    pub fn later_than(parent: Time, now: Time) -> Time {
+        if now > parent {
+            return now;
+        }
+        match parent.nsec {
+            999_999_999 => Time { sec: parent.sec + 1, nsec: 0 },
+            nsec => Time { sec: parent.sec, nsec: nsec + 1 },
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     File,
@@ -51,6 +68,9 @@ pub enum Kind {
     CharDevice,
     BlockDevice,
 }
+
+/// Extended attributes: names and values, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Everything of a file that is neither its name nor its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +86,7 @@ pub struct Meta {
     /// A symlink's target; empty for every other kind.
     pub target: Vec<u8>,
     /// Extended attributes (POSIX ACLs are among them), sorted by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
     /// Bits of [`InodeFlags`].
     pub flags: u32,
     /// Number of the project whose quota the file counts against; 0 is none.
@@ -135,8 +155,8 @@ pub struct Standing {
 impl Standing {
     /// The standing of commit `seq`, whose parent has `before` and the time `time`.
     pub fn after(before: Option<Standing>, time: Time, seq: Seq, wall: Time, baseline: bool) -> Standing {
-        let (last, since) = before.map_or((time, 0), |before| (before.wall, before.steady_since));
-        let steady_since = if seq > 1 && wall < last { seq } else { since };
+        let (last, since) = before.map_or((time, Seq::NONE), |before| (before.wall, before.steady_since));
+        let steady_since = if seq > Seq::FIRST && wall < last { seq } else { since };
         Standing { wall, steady_since, baseline }
     }
 }

@@ -5,7 +5,7 @@
 
 mod find;
 
-pub use find::{Needed, commit_at_time, commits_of, find_head, needed};
+pub use find::{Needed, commit_at_time, commits_of, find_head, last_not_later, needed};
 
 use crate::extent_map::Source;
 use crate::format::limits;

@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::flush::world::{Alive, Entry, Missing, Named, Record, Stat};
+use crate::catalog::{Missing, Record};
 use crate::identity::{NewKey, Span, may_be_claimed, may_be_links};
 use crate::model::{FileId, InodeId, Kind, NameChange};
+use crate::source::{Alive, Entry, Named, Stat};
 
 /// One listed directory: what the catalog has and what was seen.
 #[derive(Clone, Debug)]
@@ -134,20 +135,20 @@ pub fn reconcile<L: Lookup>(
 /// Ids given to inodes in the flush that is running.
 #[derive(Clone, Debug, Default)]
 pub struct Assigned {
-    pub next_id: u64,
+    pub next_id: FileId,
     ids: HashMap<NewKey, FileId>,
 }
 
 impl Assigned {
-    pub fn new(next_id: u64) -> Assigned {
+    pub fn new(next_id: FileId) -> Assigned {
         Assigned { next_id, ids: HashMap::new() }
     }
 
     fn get_or_give(&mut self, stat: &Stat, (dir, name): &Place) -> FileId {
         let next = &mut self.next_id;
         *self.ids.entry(NewKey::of(stat, *dir, name)).or_insert_with(|| {
-            let id = FileId(*next);
-            *next += 1;
+            let id = *next;
+            next.0 += 1;
             id
         })
     }
@@ -384,30 +385,66 @@ impl Names {
     #[expect(clippy::too_many_lines, reason = "it is to be cut where it turns a corner")]
     fn finish<L: Lookup>(mut self, missing: &[Missing], lookup: &mut L) -> Result<NamePlan, L::Error> {
         let mut plan = NamePlan { held: self.held.iter().map(|place| place.0).collect(), ..NamePlan::default() };
-        // Who lost a name here: by removal, or because another file took it.
-        let mut losers: BTreeSet<FileId> = BTreeSet::new();
         let mut sets: BTreeMap<Place, FileId> = BTreeMap::new();
         for (place, id) in &self.present {
             if self.committed.get(place) != Some(id) {
                 sets.insert(place.clone(), *id);
-                if let Some(old) = self.committed.get(place) {
-                    losers.insert(*old);
-                }
             }
         }
-        for place in &self.unset {
-            losers.extend(self.committed.get(place));
-        }
+        // Who lost a name here: by removal, or because another file took it.
+        let taken_over = sets.keys().filter_map(|place| self.committed.get(place));
+        let removed = self.unset.iter().filter_map(|place| self.committed.get(place));
+        let losers: BTreeSet<FileId> = taken_over.chain(removed).copied().collect();
         for id in sets.values() {
-            let known = self.known.get(id).copied().unwrap_or(false);
-            if known && self.stats.get(id).is_some_and(|stat| Span::of(stat.inode) == Span::Mount) {
+            if self.is_known(*id) && self.stats.get(id).is_some_and(|stat| Span::of(stat.inode) == Span::Mount) {
                 plan.claimed.insert(*id);
             }
         }
-        // A moved file with one link has left its former name, wherever that was.
+        self.leave_former_names(&sets, &mut plan, lookup)?;
+        let gone = self.gone(losers, &mut plan, lookup)?;
+        // What waited in a directory that was not listed now goes on waiting.
+        for m in missing {
+            if !self.listed.contains(&m.parent) && !gone.contains(&m.parent) {
+                self.waiting.push(m.clone());
+            }
+        }
+        for id in &self.first {
+            let Some(stat) = self.stats.remove(id) else { continue };
+            let place = self.places.get(id).and_then(|places| places.last());
+            if self.is_known(*id) {
+                plan.seen.push((*id, stat));
+            } else if let Some((parent, name)) = place {
+                let replaces = self.committed.get(&(*parent, name.clone())).copied();
+                plan.new.push(NewFile { id: *id, stat, parent: *parent, name: name.clone(), replaces });
+            }
+        }
+        // A name that is set again needs no removal first: setting replaces.
+        let unset = self.unset.into_iter().filter(|place| !sets.contains_key(place));
+        plan.changes.extend(unset.map(|(parent, name)| NameChange::Unset { parent, name }));
+        plan.changes.extend(sets.into_iter().map(|((parent, name), id)| NameChange::Set { parent, name, id }));
+        plan.gone.extend(gone);
+        plan.behind = self.behind;
+        self.waiting.sort();
+        self.waiting.dedup();
+        plan.missing = self.waiting;
+        Ok(plan)
+    }
+
+    /// Whether a file that was seen is one that the catalog has.
+    fn is_known(&self, id: FileId) -> bool {
+        self.known.get(&id).copied().unwrap_or(false)
+    }
+
+    /// A moved file with one link has left its former name, wherever that was.
+    fn leave_former_names<L: Lookup>(
+        &mut self,
+        sets: &BTreeMap<Place, FileId>,
+        plan: &mut NamePlan,
+        lookup: &mut L,
+    ) -> Result<(), L::Error> {
         for id in sets.values().copied().collect::<BTreeSet<_>>() {
             let single = self.stats.get(&id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
-            if !single || !self.known.get(&id).copied().unwrap_or(false) {
+            if !single || !self.is_known(id) {
                 continue;
             }
             for place in lookup.names_of(id)? {
@@ -421,6 +458,16 @@ impl Names {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Which of `losers` have no name any more, with all that is below them.
+    fn gone<L: Lookup>(
+        &mut self,
+        losers: BTreeSet<FileId>,
+        plan: &mut NamePlan,
+        lookup: &mut L,
+    ) -> Result<BTreeSet<FileId>, L::Error> {
         let mut gone: BTreeSet<FileId> = BTreeSet::new();
         let mut queue: Vec<FileId> = losers.into_iter().collect();
         while let Some(id) = queue.pop() {
@@ -445,35 +492,7 @@ impl Names {
                 }
             }
         }
-        // What waited in a directory that was not listed now goes on waiting.
-        for m in missing {
-            if !self.listed.contains(&m.parent) && !gone.contains(&m.parent) {
-                self.waiting.push(m.clone());
-            }
-        }
-        for place in self.unset {
-            // A name that is set again needs no removal first: setting replaces.
-            if !sets.contains_key(&place) {
-                plan.changes.push(NameChange::Unset { parent: place.0, name: place.1 });
-            }
-        }
-        for id in &self.first {
-            let Some(stat) = self.stats.remove(id) else { continue };
-            let place = self.places.get(id).and_then(|places| places.last());
-            if self.known.get(id).copied().unwrap_or(false) {
-                plan.seen.push((*id, stat));
-            } else if let Some((parent, name)) = place {
-                let replaces = self.committed.get(&(*parent, name.clone())).copied();
-                plan.new.push(NewFile { id: *id, stat, parent: *parent, name: name.clone(), replaces });
-            }
-        }
-        plan.changes.extend(sets.into_iter().map(|((parent, name), id)| NameChange::Set { parent, name, id }));
-        plan.gone.extend(gone);
-        plan.behind = self.behind;
-        self.waiting.sort();
-        self.waiting.dedup();
-        plan.missing = self.waiting;
-        Ok(plan)
+        Ok(gone)
     }
 }
 

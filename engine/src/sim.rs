@@ -23,6 +23,7 @@
 //! A seed that fails is repeated with `TRACKER_SIM_SEED=<seed> cargo test -p engine --lib sim_one_seed`.
 
 mod baseline;
+mod catalog;
 mod check;
 mod deep;
 mod files;
@@ -30,11 +31,13 @@ mod kernel;
 mod links;
 mod numbers;
 mod open;
-mod pending;
 mod places;
 mod punch;
 mod rival;
 mod run;
+mod store;
+mod tree;
+mod watch;
 mod world;
 
 use rival::acknowledged_with_a_rival;

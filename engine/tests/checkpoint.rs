@@ -3,9 +3,9 @@
 mod common;
 
 use common::*;
+use engine::checkpoint::{CheckpointRoot, LoadError, load, page, write};
 use engine::extent_map::{Extent, ExtentMap, Source};
-use engine::format::checkpoint::{CheckpointRoot, LoadError, load, write};
-use engine::format::{EncodeError, Key, page};
+use engine::format::{EncodeError, Key};
 use engine::manifest::{FileParts, Manifest, Position};
 use engine::model::*;
 use std::collections::BTreeMap;
@@ -33,8 +33,14 @@ fn new_pages(before: &Objects, after: &Objects) -> usize {
 
 /// 5,000 files in 50 directories, and one file of 4,000 extents.
 fn big() -> Manifest {
-    let position =
-        Position { volume: VOLUME, seq: 8, head: [4; 32], time: Time { sec: 9, nsec: 1 }, standing: None, epoch: 2 };
+    let position = Position {
+        volume: VOLUME,
+        seq: Seq(8),
+        head: [4; 32],
+        time: Time { sec: 9, nsec: 1 },
+        standing: None,
+        epoch: 2,
+    };
     let dir = |id| (FileId(id), FileParts { meta: meta(Kind::Dir), root: None, extent_map: ExtentMap::default() });
     let mut files = vec![dir(1)];
     let mut names = Vec::new();
@@ -43,7 +49,7 @@ fn big() -> Manifest {
         names.push((FileId::ROOT, format!("dir{d}").into_bytes(), FileId(2 + d)));
     }
     let run = |frame: u64, skip: u32, len| {
-        let object = ObjectRef::Pack { seq: 7, epoch: 2, n: 1 };
+        let object = ObjectRef::Pack { seq: Seq(7), epoch: 2, n: 1 };
         let at = DataRef { object, frame_offset: 4 + frame * 1000, frame_bytes: 1000, skip };
         Extent { len, source: Source::Data(at) }
     };
@@ -112,8 +118,8 @@ fn a_page_is_believed_under_its_own_name_alone() {
     let bytes = objects[&pages[0]].clone();
     objects.insert(pages[1], bytes);
     assert!(back(&objects, manifest.seq()).is_err());
-    assert!(CheckpointRoot::decode(&objects[&Key::Checkpoint(1)], VOLUME, 2).is_err());
-    assert!(CheckpointRoot::decode(&objects[&Key::Checkpoint(1)], [0; 16], 1).is_err());
+    assert!(CheckpointRoot::decode(&objects[&Key::Checkpoint(Seq(1))], VOLUME, Seq(2)).is_err());
+    assert!(CheckpointRoot::decode(&objects[&Key::Checkpoint(Seq(1))], VolumeId([0; 16]), Seq(1)).is_err());
 }
 
 #[test]

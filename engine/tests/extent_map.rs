@@ -10,7 +10,7 @@ fn byte(n: u64, at: u64) -> u8 {
 }
 
 fn stored(n: u64, skip: u64, len: u64) -> Stored {
-    let object = ObjectRef::Commit(1);
+    let object = ObjectRef::Commit(Seq(1));
     Stored { at: DataRef { object, frame_offset: n, frame_bytes: 1, skip: skip as u32 }, len }
 }
 

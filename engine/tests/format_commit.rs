@@ -1,29 +1,29 @@
 //! Commits and packs: what is sealed comes back, costs little, and damage is refused.
 
-use engine::format::checkpoint::{self, CheckpointRoot};
+use engine::checkpoint::{self, CheckpointRoot, page};
 use engine::format::commit::{self, Commit, Expect, Header};
 use engine::format::era::{self, Era, VolumeFormat};
 use engine::format::seal::{PackWriter, SealLimits, seal_changes};
 use engine::format::{
     DecodeError, EncodeError, MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PAGE, VERSION,
 };
-use engine::format::{frame, pack, page};
+use engine::format::{frame, pack};
 use engine::model::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-const VOLUME: Id = [0x11; 16];
+const VOLUME: VolumeId = VolumeId([0x11; 16]);
 
 fn header(seq: Seq) -> Header {
     let time = Time { sec: 1_800_000_000, nsec: 999_999_999 };
     Header {
         volume: VOLUME,
         seq,
-        commit: [0x22; 16],
-        writer: [0x33; 16],
+        commit: CommitId([0x22; 16]),
+        writer: WriterId([0x33; 16]),
         epoch: 1,
         time,
-        standing: Some(Standing { wall: time, steady_since: 0, baseline: true }),
+        standing: Some(Standing { wall: time, steady_since: Seq(0), baseline: true }),
         parent: [0x44; 32],
         era: None,
     }
@@ -86,12 +86,12 @@ fn one_block_of_a_big_file_costs_less_than_200_bytes() {
         Op::Literal(block.clone()),
         Op::Copy { from: at + 4096, len: size - at - 4096 },
     ];
-    let (commit, packs) = sealed(1_000_000, one_file(size, Some(meta()), ops), SealLimits::default());
+    let (commit, packs) = sealed(Seq(1_000_000), one_file(size, Some(meta()), ops), SealLimits::default());
     let bytes = commit.encode().unwrap();
     let cost = bytes.len() - block.len();
     println!("metadata of 1 block, attributes included: {cost} bytes");
     assert!(cost < 200, "{cost}");
-    let back = decode(&bytes, 1_000_000).unwrap();
+    let back = decode(&bytes, Seq(1_000_000)).unwrap();
     assert_eq!(back, commit);
     assert_eq!(literals(&back, &bytes, &packs), block);
 }
@@ -109,14 +109,14 @@ fn scattered_blocks_cost_less_than_12_bytes_each() {
         let (from, end) = (n * gap + 4096, if n == 999 { size } else { (n + 1) * gap });
         ops.push(Op::Copy { from, len: end - from });
     }
-    let (commit, packs) = sealed(9, one_file(size, Some(meta()), ops), SealLimits::default());
+    let (commit, packs) = sealed(Seq(9), one_file(size, Some(meta()), ops), SealLimits::default());
     assert_eq!(packs.len(), 1, "4 MB do not go inline");
     let bytes = commit.encode().unwrap();
     let pack_cost: usize = packs.values().map(Vec::len).sum::<usize>() - plain.len();
     let each = (bytes.len() + pack_cost) as f64 / 1000.0;
     println!("metadata of 1,000 scattered blocks, commit and pack: {each} bytes each");
     assert!(each < 12.0, "{each}");
-    let back = decode(&bytes, 9).unwrap();
+    let back = decode(&bytes, Seq(9)).unwrap();
     assert_eq!(back, commit);
     assert_eq!(literals(&back, &bytes, &packs), plain);
 }
@@ -124,7 +124,7 @@ fn scattered_blocks_cost_less_than_12_bytes_each() {
 #[test]
 fn the_writer_streams_packs_and_keeps_no_more_than_one() {
     let limits = SealLimits { pack: 1 << 20, ..SealLimits::default() };
-    let mut writer = PackWriter::new(VOLUME, 5, 1, 3, limits).unwrap();
+    let mut writer = PackWriter::new(VOLUME, Seq(5), 1, 3, limits).unwrap();
     let mut packs = HashMap::new();
     let mut spans = Vec::new();
     for n in 0..40u64 {
@@ -163,27 +163,30 @@ fn the_writer_streams_packs_and_keeps_no_more_than_one() {
 
 #[test]
 fn another_place_or_another_commit_is_refused() {
-    let (commit, _) = sealed(9, one_file(3, None, vec![Op::Literal(b"abc".to_vec())]), SealLimits::default());
+    let (commit, _) = sealed(Seq(9), one_file(3, None, vec![Op::Literal(b"abc".to_vec())]), SealLimits::default());
     let bytes = commit.encode().unwrap();
-    assert!(matches!(decode(&bytes, 10), Err(DecodeError::Number { field: "commit seq", found: 9, expected: 10 })));
-    let other = commit::decode(&bytes, Expect { volume: [0; 16], seq: 9 });
+    assert!(matches!(
+        decode(&bytes, Seq(10)),
+        Err(DecodeError::Number { field: "commit seq", found: 9, expected: 10 })
+    ));
+    let other = commit::decode(&bytes, Expect { volume: VolumeId([0; 16]), seq: Seq(9) });
     assert!(matches!(other, Err(DecodeError::Identity { field: "commit volume", .. })));
     let mut newer = bytes.clone();
     newer[3] = VERSION + 1;
-    assert!(matches!(decode(&newer, 9), Err(DecodeError::Version { found: 3, supported: VERSION, .. })));
+    assert!(matches!(decode(&newer, Seq(9)), Err(DecodeError::Version { found: 3, supported: VERSION, .. })));
     newer[3] = 0;
-    assert!(matches!(decode(&newer, 9), Err(DecodeError::Version { found: 0, .. })));
+    assert!(matches!(decode(&newer, Seq(9)), Err(DecodeError::Version { found: 0, .. })));
 }
 
 #[test]
 fn ops_that_do_not_fill_the_size_are_not_written() {
-    let (commit, _) = sealed(9, one_file(4, None, vec![Op::Literal(b"abc".to_vec())]), SealLimits::default());
+    let (commit, _) = sealed(Seq(9), one_file(4, None, vec![Op::Literal(b"abc".to_vec())]), SealLimits::default());
     assert!(commit.encode().is_err());
     let bad = ChangeSet {
         names: vec![NameChange::Set { parent: FileId::ROOT, name: b"../x".to_vec(), id: FileId(2) }],
         ..ChangeSet::default()
     };
-    assert!(sealed(9, bad, SealLimits::default()).0.encode().is_err());
+    assert!(sealed(Seq(9), bad, SealLimits::default()).0.encode().is_err());
 }
 
 #[test]
@@ -194,7 +197,7 @@ fn a_symlink_that_no_restore_can_make_is_not_encoded() {
             files: vec![FileChange { id: FileId(2), meta: Some(link), content: None }],
             ..ChangeSet::default()
         };
-        let refused = sealed(9, changes, SealLimits::default()).0.encode();
+        let refused = sealed(Seq(9), changes, SealLimits::default()).0.encode();
         assert!(matches!(refused, Err(EncodeError::Unmakeable { .. })), "{refused:?}");
     }
 }
@@ -272,7 +275,7 @@ fn mixed() -> Vec<u8> {
     changes.names.push(NameChange::Set { parent: FileId::ROOT, name: b"a".to_vec(), id: FileId(700) });
     changes.names.push(NameChange::Unset { parent: FileId::ROOT, name: b"b".to_vec() });
     changes.gone.push(FileId(12));
-    let (commit, _) = sealed(77, changes, SealLimits { inline: 0, ..SealLimits::default() });
+    let (commit, _) = sealed(Seq(77), changes, SealLimits { inline: 0, ..SealLimits::default() });
     commit.encode().unwrap()
 }
 
@@ -298,7 +301,7 @@ proptest! {
         if cut > 30 {
             bytes.truncate(bytes.len() - cut);
         }
-        if let Ok(commit) = decode(&reseal(bytes), 77) {
+        if let Ok(commit) = decode(&reseal(bytes), Seq(77)) {
             prop_assert!(commit.encode().is_ok(), "what is decoded is within the limits");
             for file in &commit.changes.files {
                 if let Some(c) = &file.content {
@@ -317,12 +320,12 @@ proptest! {
         era: Option<Hash>,
     ) {
         let limits = SealLimits { frame_plain, inline, pack: 1500, level: 1 };
-        let (mut commit, packs) = sealed(77, changes, limits);
+        let (mut commit, packs) = sealed(Seq(77), changes, limits);
         let wall = wall.map_or(commit.header.time, |(sec, nsec)| Time { sec, nsec });
-        commit.header.standing = Some(Standing { wall, steady_since, baseline });
+        commit.header.standing = Some(Standing { wall, steady_since: Seq(steady_since), baseline });
         commit.header.era = era;
         let bytes = commit.encode().unwrap();
-        let back = decode(&bytes, 77).unwrap();
+        let back = decode(&bytes, Seq(77)).unwrap();
         prop_assert_eq!(&back, &commit);
         prop_assert_eq!(&commit::peek(&bytes).unwrap(), &commit.header);
         prop_assert_eq!(back.encode().unwrap(), bytes);
@@ -334,8 +337,8 @@ proptest! {
 
     #[test]
     fn any_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        prop_assert!(decode(&bytes, 1).is_err());
-        let object = ObjectRef::Pack { seq: 1, epoch: 1, n: 0 };
+        prop_assert!(decode(&bytes, Seq(1)).is_err());
+        let object = ObjectRef::Pack { seq: Seq(1), epoch: 1, n: 0 };
         prop_assert!(pack::verify(&VOLUME, object, &bytes).is_err());
         prop_assert!(frame::decode(&VOLUME, object, 0, &bytes).is_err());
     }
@@ -353,8 +356,8 @@ proptest! {
         };
         let _ = VolumeFormat::decode(&sealed(MAGIC_FORMAT, era::FORMAT_CONTEXT));
         prop_assert!(Era::decode(&sealed(MAGIC_ERA, era::ERA_CONTEXT), VOLUME, 0, 4096).is_err());
-        prop_assert!(CheckpointRoot::decode(&sealed(MAGIC_CHECKPOINT, checkpoint::CONTEXT), VOLUME, 1).is_err());
-        prop_assert!(decode(&sealed(MAGIC_COMMIT, commit::CONTEXT), 1).is_err());
+        prop_assert!(CheckpointRoot::decode(&sealed(MAGIC_CHECKPOINT, checkpoint::CONTEXT), VOLUME, Seq(1)).is_err());
+        prop_assert!(decode(&sealed(MAGIC_COMMIT, commit::CONTEXT), Seq(1)).is_err());
         let page = [&MAGIC_PAGE[..], &[VERSION], &body].concat();
         let _ = page::decode(&commit::hash(&page), &page);
     }

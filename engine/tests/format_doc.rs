@@ -1,6 +1,6 @@
 //! `docs/format.md` states constants in tables of two columns (`name` | value); they are the ones in the code.
 
-use engine::format::checkpoint as cp;
+use engine::checkpoint as cp;
 use engine::format::{self, commit, era, frame, limits, pack};
 use std::collections::BTreeMap;
 

@@ -7,18 +7,18 @@
 mod common;
 
 use common::*;
-use engine::format::checkpoint::{CheckpointRoot, LoadError, load, write as write_checkpoint};
+use engine::checkpoint::{CheckpointRoot, LoadError, load, page, write as write_checkpoint};
 use engine::format::commit::{self, Commit, Expect, Header};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat};
 use engine::format::pack::PackBuilder;
 use engine::format::seal::{SealLimits, seal_changes};
-use engine::format::{DecodeError, EncodeError, Key, VERSION, frame, pack, page};
+use engine::format::{DecodeError, EncodeError, Key, VERSION, frame, pack};
 use engine::manifest::Manifest;
 use engine::model::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-const PACK: ObjectRef = ObjectRef::Pack { seq: 2, epoch: 3, n: 4096 };
+const PACK: ObjectRef = ObjectRef::Pack { seq: Seq(2), epoch: 3, n: 4096 };
 
 /// Versions of which there are golden files; those of kinds that did not change lie with the version they came with.
 const VERSIONS: [u8; 2] = [1, 2];
@@ -83,12 +83,12 @@ fn golden_changes(version: u8) -> ChangeSet<Vec<u8>> {
 }
 
 fn golden_header(version: u8) -> Header {
-    let standing = Standing { wall: Time { sec: 1_799_996_400, nsec: 5 }, steady_since: 2, baseline: true };
+    let standing = Standing { wall: Time { sec: 1_799_996_400, nsec: 5 }, steady_since: Seq(2), baseline: true };
     Header {
         volume: VOLUME,
-        seq: 2,
-        commit: [0x22; 16],
-        writer: [0x33; 16],
+        seq: Seq(2),
+        commit: CommitId([0x22; 16]),
+        writer: WriterId([0x33; 16]),
         epoch: 3,
         time: Time { sec: 1_800_000_000, nsec: 123_456_789 },
         standing: (version > 1).then_some(standing),
@@ -99,7 +99,7 @@ fn golden_header(version: u8) -> Header {
 
 fn make_commit(version: u8, inline: usize) -> (Vec<u8>, Vec<(ObjectRef, Vec<u8>)>) {
     let limits = SealLimits { frame_plain: 600, inline, ..SealLimits::default() };
-    let sealed = seal_changes(VOLUME, 2, 3, 1, golden_changes(version), limits).unwrap();
+    let sealed = seal_changes(VOLUME, Seq(2), 3, 1, golden_changes(version), limits).unwrap();
     let bytes = commit::encode(&golden_header(version), &sealed.pack_infos, &sealed.changes, &sealed.inline).unwrap();
     (bytes, sealed.packs)
 }
@@ -145,7 +145,7 @@ fn commits_with_inline_payload_and_with_packs() {
 }
 
 fn commits(version: u8) {
-    let expect = Expect { volume: VOLUME, seq: 2 };
+    let expect = Expect { volume: VOLUME, seq: Seq(2) };
     let inline = golden(version, "commit-inline.bin", || make_commit(version, 4096).0);
     let packed = golden(version, "commit-packed.bin", || make_commit(version, 0).0);
     let pack_bytes = golden(1, "pack.bin", || make_commit(1, 0).1.remove(0).1);
@@ -171,7 +171,7 @@ fn commits(version: u8) {
 fn packs() {
     let bytes = golden(1, "pack.bin", || make_commit(1, 0).1.remove(0).1);
     let index = pack::verify(&VOLUME, PACK, &bytes).unwrap();
-    let mut builder = PackBuilder::new(VOLUME, 2, 3, 4096);
+    let mut builder = PackBuilder::new(VOLUME, Seq(2), 3, 4096);
     let mut codecs = Vec::new();
     for entry in index {
         let frame = &bytes[entry.offset as usize..][..entry.frame_bytes as usize];
@@ -192,12 +192,12 @@ fn format_and_era() {
     assert_eq!(volume.encode().unwrap(), bytes, "the same bytes again");
     refused_when_damaged(&bytes, VolumeFormat::decode);
 
-    let checkpoint = Some(CheckpointRef { seq: 12_000, hash: [6; 32] });
+    let checkpoint = Some(CheckpointRef { seq: Seq(12_000), hash: [6; 32] });
     let time = Time { sec: 1_800_000_000, nsec: 7 };
     for version in VERSIONS {
         let standing = golden_header(version).standing;
         let era =
-            Era { volume: VOLUME, era: 2, last_seq: 12_287, chain: [5; 32], time, standing, epoch: 3, checkpoint };
+            Era { volume: VOLUME, era: 2, last_seq: Seq(12_287), chain: [5; 32], time, standing, epoch: 3, checkpoint };
         let bytes = golden(version, "era.bin", || era.encode().unwrap());
         assert_eq!(bytes[3], version);
         assert_eq!(Era::decode(&bytes, VOLUME, 2, 4096), Ok(era.clone()));
@@ -232,12 +232,18 @@ fn golden_manifest(version: u8) -> Manifest {
         write(2_000, None, ops),
     ];
     let names = vec![set(1, "d", 2), set(2, "a", 3), set(1, "b", 3), set(2, "big", 2_000)];
-    let sealed =
-        seal_changes(VOLUME, 1, 1, 0, changes(files, names, &[]), SealLimits { level: 0, ..SealLimits::default() });
+    let sealed = seal_changes(
+        VOLUME,
+        Seq(1),
+        1,
+        0,
+        changes(files, names, &[]),
+        SealLimits { level: 0, ..SealLimits::default() },
+    );
     let sealed = sealed.unwrap();
-    let mut header = Header { seq: 1, parent: [0; 32], ..golden_header(version) };
+    let mut header = Header { seq: Seq(1), parent: [0; 32], ..golden_header(version) };
     if let Some(standing) = &mut header.standing {
-        standing.steady_since = 0;
+        standing.steady_since = Seq(0);
     }
     let commit = Commit { header, packs: sealed.pack_infos, changes: sealed.changes, inline: sealed.inline };
     manifest.apply(&commit, [0x77; 32]).unwrap();
@@ -252,12 +258,12 @@ fn checkpoint_and_pages() {
 fn checkpoints(version: u8) {
     let manifest = golden_manifest(version);
     let objects = checkpoint_objects(&manifest);
-    let root_bytes = golden(version, "checkpoint.bin", || objects[&Key::Checkpoint(1)].clone());
+    let root_bytes = golden(version, "checkpoint.bin", || objects[&Key::Checkpoint(Seq(1))].clone());
     assert_eq!(root_bytes[3], version);
-    let root = CheckpointRoot::decode(&root_bytes, VOLUME, 1).unwrap();
+    let root = CheckpointRoot::decode(&root_bytes, VOLUME, Seq(1)).unwrap();
     assert_eq!(root.encode().unwrap(), root_bytes, "the same bytes again");
-    assert_eq!(objects[&Key::Checkpoint(1)], root_bytes, "the same manifest makes the same checkpoint");
-    refused_when_damaged(&root_bytes, |b| CheckpointRoot::decode(b, VOLUME, 1));
+    assert_eq!(objects[&Key::Checkpoint(Seq(1))], root_bytes, "the same manifest makes the same checkpoint");
+    refused_when_damaged(&root_bytes, |b| CheckpointRoot::decode(b, VOLUME, Seq(1)));
 
     assert!(root.files.len() >= 2 && !root.names.is_empty() && root.extents.len() >= 2);
     let mut pages = BTreeMap::new();

@@ -14,11 +14,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::*;
-use engine::format::checkpoint::{self, CheckpointRoot, LoadError, load};
+use engine::checkpoint::{self, CheckpointRoot, LoadError, load, page};
 use engine::format::codec::checksum;
 use engine::format::commit::{self, Expect};
 use engine::format::era::{self, Era, VolumeFormat};
-use engine::format::{Key, frame, pack, page};
+use engine::format::{Key, frame, pack};
 use engine::manifest::Manifest;
 use engine::model::*;
 use engine::plan::{PlanLimits, RestorePlan};
@@ -27,7 +27,7 @@ use engine::signature::BaseSignature;
 const MEMORY_MAX: usize = 256 << 20;
 /// Mutants of each kind in the gate.
 const COUNT: u64 = 1_500;
-const PACK: ObjectRef = ObjectRef::Pack { seq: 2, epoch: 3, n: 4096 };
+const PACK: ObjectRef = ObjectRef::Pack { seq: Seq(2), epoch: 3, n: 4096 };
 
 struct Counting;
 
@@ -166,7 +166,7 @@ fn commits() -> Subject {
             reseal(&mut bytes, commit::CONTEXT);
         }
         let _ = commit::peek(&bytes);
-        let decoded = commit::decode(&bytes, Expect { volume: VOLUME, seq: 2 });
+        let decoded = commit::decode(&bytes, Expect { volume: VOLUME, seq: Seq(2) });
         if let Ok(commit) = &decoded {
             commit.encode().expect("what is decoded can be encoded");
             let mut applied = manifest.clone();
@@ -189,7 +189,7 @@ fn checkpoints() -> Subject {
         if !rng.one_in(8) {
             reseal(&mut bytes, checkpoint::CONTEXT);
         }
-        CheckpointRoot::decode(&bytes, VOLUME, 1).is_ok()
+        CheckpointRoot::decode(&bytes, VOLUME, Seq(1)).is_ok()
     };
     Subject { name: "checkpoint", objects, decode: Box::new(decode) }
 }
@@ -200,7 +200,7 @@ fn pages() -> Subject {
     let mut roots = BTreeMap::new();
     let mut all = BTreeMap::new();
     for version in ["v1", "v2"] {
-        let root = CheckpointRoot::decode(&golden(&format!("{version}/checkpoint.bin")), VOLUME, 1).unwrap();
+        let root = CheckpointRoot::decode(&golden(&format!("{version}/checkpoint.bin")), VOLUME, Seq(1)).unwrap();
         for (n, hash) in root.pages().enumerate() {
             let bytes = golden(&format!("{version}/page-{n}.bin"));
             roots.insert(bytes.clone(), (root.clone(), hash));
@@ -315,7 +315,8 @@ fn signatures() -> Subject {
 }
 
 fn keys() -> Subject {
-    let keys = [Key::Commit(7), Key::Era(3), Key::Page([8; 32]), Key::Pack { seq: 1, epoch: 2, n: 3 }, Key::Format];
+    let keys =
+        [Key::Commit(Seq(7)), Key::Era(3), Key::Page([8; 32]), Key::Pack { seq: Seq(1), epoch: 2, n: 3 }, Key::Format];
     let decode = |_: &mut Rng, bytes: Vec<u8>| {
         let text = String::from_utf8_lossy(&bytes);
         let key = text.parse::<Key>();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
+use engine::checkpoint::{self, CheckpointRoot, LoadError};
 use engine::format::commit::{Commit, Header};
 use engine::format::{EncodeError, Key, commit};
 use engine::manifest::{Manifest, ManifestError};
@@ -122,11 +122,11 @@ fn commits_apply_in_their_order_alone() {
     let (bytes, good) = next(&m, ChangeSet::default());
     let hash = commit::hash(&bytes);
     let mut other = good.clone();
-    other.header.seq = 3;
-    assert_eq!(m.clone().apply(&other, hash), Err(ManifestError::Seq { found: 3, expected: 2 }));
+    other.header.seq = Seq(3);
+    assert_eq!(m.clone().apply(&other, hash), Err(ManifestError::Seq { found: Seq(3), expected: Seq(2) }));
     let mut other = good.clone();
     other.header.parent[0] ^= 1;
-    assert!(matches!(m.clone().apply(&other, hash), Err(ManifestError::Chain { seq: 2, .. })));
+    assert!(matches!(m.clone().apply(&other, hash), Err(ManifestError::Chain { seq: Seq(2), .. })));
     let mut other = good.clone();
     other.header.time = m.position().time;
     assert!(matches!(m.clone().apply(&other, hash), Err(ManifestError::Time { .. })));
@@ -148,19 +148,25 @@ fn what_a_commit_says_of_its_clock_is_checked() {
         let header = Header { standing, ..commit.header.clone() };
         Commit { header, ..commit.clone() }
     };
-    assert_eq!(m.clone().apply(&at(&good, None), hash), Err(ManifestError::Older { seq: 2 }));
+    assert_eq!(m.clone().apply(&at(&good, None), hash), Err(ManifestError::Older { seq: Seq(2) }));
     // The clock fell by an hour: the commit must say so, and those after it must go on saying it.
     let wall = Time { sec: standing.wall.sec - 3600, nsec: 0 };
     let fell = at(&good, Some(Standing { wall, ..standing }));
-    assert_eq!(m.clone().apply(&fell, hash), Err(ManifestError::Steady { seq: 2, found: 0, expected: 2 }));
-    let fell = at(&good, Some(Standing { wall, steady_since: 2, ..standing }));
+    assert_eq!(
+        m.clone().apply(&fell, hash),
+        Err(ManifestError::Steady { seq: Seq(2), found: Seq(0), expected: Seq(2) })
+    );
+    let fell = at(&good, Some(Standing { wall, steady_since: Seq(2), ..standing }));
     let mut fallen = m.clone();
     fallen.apply(&fell, hash).unwrap();
     assert_eq!(fallen.position().standing, fell.header.standing);
     let (bytes, next) = next(&fallen, ChangeSet::default());
-    assert_eq!(next.header.standing.unwrap().steady_since, 2);
-    let forgets = at(&next, next.header.standing.map(|s| Standing { steady_since: 0, ..s }));
-    assert!(matches!(fallen.clone().apply(&forgets, commit::hash(&bytes)), Err(ManifestError::Steady { seq: 3, .. })));
+    assert_eq!(next.header.standing.unwrap().steady_since, Seq(2));
+    let forgets = at(&next, next.header.standing.map(|s| Standing { steady_since: Seq(0), ..s }));
+    assert!(matches!(
+        fallen.clone().apply(&forgets, commit::hash(&bytes)),
+        Err(ManifestError::Steady { seq: Seq(3), .. })
+    ));
     fallen.apply(&next, commit::hash(&bytes)).unwrap();
 }
 
@@ -171,14 +177,14 @@ fn a_volume_of_version_1_goes_on_in_version_2() {
     let old = Commit { header: Header { standing: None, ..first.header.clone() }, ..first };
     let bytes = old.encode().unwrap();
     assert_eq!(bytes[3], 1);
-    assert_eq!(commit::decode(&bytes, commit::Expect { volume: VOLUME, seq: 1 }), Ok(old.clone()));
+    assert_eq!(commit::decode(&bytes, commit::Expect { volume: VOLUME, seq: Seq(1) }), Ok(old.clone()));
     assert_eq!((old.header.baseline(), old.header.wall()), (None, old.header.time));
     m.apply(&old, commit::hash(&bytes)).unwrap();
     // What came before has its time as its wall clock.
     let wall = Time { sec: m.position().time.sec - 1, nsec: 0 };
     let (_, mut second) = next(&m, changes(vec![make(2, Kind::Dir)], vec![set(1, "d", 2)], &[]));
-    second.header.standing = Some(Standing::after(None, m.position().time, 2, wall, false));
-    assert_eq!(second.header.standing.unwrap().steady_since, 2);
+    second.header.standing = Some(Standing::after(None, m.position().time, Seq(2), wall, false));
+    assert_eq!(second.header.standing.unwrap().steady_since, Seq(2));
     let bytes = second.encode().unwrap();
     assert_eq!(bytes[3], 2);
     m.apply(&second, commit::hash(&bytes)).unwrap();

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use engine::dirty::Marks;
 use engine::flush::Steps;
-use engine::flush::read::{FileImage, Part, read_file};
-use engine::flush::world::{FileError, FileOps, ReadJob, Stat};
-use engine::flush::xattrs::ReadXattrs;
+use engine::flush::read::read_file;
 use engine::model::FileId;
+use engine::source::{FileError, FileImage, FileOps, Part, ReadJob, Stat};
+use engine::xattrs::ReadXattrs;
 use tracker::capture::CaptureConfig;
 use tracker::source::{OpenFile, SourceRoot};
 use tracker::volume::marks::dispatcher::marks_by_superblock;

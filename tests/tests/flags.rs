@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use engine::catalog::CatalogChange;
 use engine::model::FileId;
 use serde_json::Value;
 use tests::compare::{Options, assert_same, compare};
 use tests::daemon::{Answer, Volume, binary, utf8};
 use tests::load::number;
 use tests::mounts::{Kind, Mount, SmallStore, programs_or_skip, root_or_skip, run};
-use tracker::catalog::{Catalog, CatalogChange};
+use tracker::catalog::Catalog;
 
 const SYNC: Duration = Duration::from_secs(60);
 /// Many intervals of a volume, which are 100 ms, on a full machine.
@@ -385,9 +386,9 @@ fn flags_are_read_once_for_a_catalog_that_has_none() {
     {
         let catalog = open();
         assert_eq!(flagged(&catalog), 2);
-        let mut files = rows(&catalog);
-        files.iter_mut().for_each(|row| row.meta.flags = 0);
-        catalog.apply(&CatalogChange { files, ..CatalogChange::default() }).unwrap();
+        let mut records = rows(&catalog);
+        records.iter_mut().for_each(|row| row.meta.flags = 0);
+        catalog.apply(&CatalogChange { records, ..CatalogChange::default() }).unwrap();
     }
     // It says that they were read: believed.
     let daemon = volume.start_ready();

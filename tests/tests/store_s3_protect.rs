@@ -187,7 +187,7 @@ fn a_commit_whose_reply_is_lost_is_settled() {
     for kill in [false, true] {
         fs::write(source.join("before"), format!("before {kill}")).unwrap();
         let head = number(&all_is_there(&volume, &format!("before-{kill}")), "head_seq");
-        let next = engine::format::Key::Commit(head + 1).to_string();
+        let next = engine::format::Key::Commit(engine::model::Seq(head + 1)).to_string();
         proxy.lose_replies(true);
         fs::write(source.join("file"), format!("in the commit {kill}")).unwrap();
         let deadline = Instant::now() + SOON;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use engine::model::Seq;
 use jiff::Timestamp;
 
 /// Why a text is no duration, size or point in history.
@@ -142,7 +143,7 @@ pub fn show_duration(duration: Duration) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     /// The commit with this number.
-    Seq(u64),
+    Seq(Seq),
     /// The last commit not later than this.
     Time(Timestamp),
 }
@@ -209,6 +210,11 @@ impl PathField {
     }
 }
 
+/// The number of a commit in JSON.
+pub fn seq<S: serde::Serializer>(seq: &engine::model::Seq, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(seq.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,7 +260,7 @@ mod tests {
 
     #[test]
     fn points_in_history() {
-        assert_eq!("42".parse(), Ok(At::Seq(42)));
+        assert_eq!("42".parse(), Ok(At::Seq(Seq(42))));
         let at: At = "2026-11-24T06:00:00+01:00".parse().unwrap();
         assert_eq!(at.unix_nanos(), Some(1_795_496_400_000_000_000));
         assert_eq!(rfc3339(1_795_496_400_000_000_000), "2026-11-24T05:00:00Z");

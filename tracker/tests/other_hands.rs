@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use engine::format::commit::{self, Header};
 use engine::format::era::{Era, VolumeFormat};
 use engine::format::{Key, commit::Expect};
-use engine::model::{ChangeSet, Seq};
+use engine::model::{ChangeSet, CommitId, Seq, WriterId};
 use tempfile::TempDir;
 
 /// A directory `src` that is protected into `store`.
@@ -64,7 +64,7 @@ impl Bed {
     }
 
     fn head(&self) -> Seq {
-        (1..).take_while(|seq| self.object(Key::Commit(*seq)).exists()).last().unwrap()
+        Seq((1..).take_while(|seq| self.object(Key::Commit(Seq(*seq))).exists()).last().unwrap())
     }
 
     fn format(&self) -> VolumeFormat {
@@ -104,7 +104,8 @@ fn a_change_that_another_writer_kept_out_is_never_synced() {
     for round in 0..8 {
         let mut bed = Bed::new(None);
         let (tip, hash) = bed.tip();
-        let theirs = Header { seq: tip.seq + 1, commit: [7; 16], writer: [7; 16], parent: hash, ..tip };
+        let theirs =
+            Header { seq: tip.seq + 1, commit: CommitId([7; 16]), writer: WriterId([7; 16]), parent: hash, ..tip };
         let bytes = commit::encode(&theirs, &[], &ChangeSet::default(), &[]).unwrap();
         plant(&bed.object(Key::Commit(theirs.seq)), &bytes);
         std::fs::write(bed.at("src/second"), "two").unwrap();
@@ -121,9 +122,9 @@ fn a_change_that_another_writer_kept_out_is_never_synced() {
 fn an_era_that_another_writer_closed_ends_this_one() {
     let mut bed = Bed::new(Some("4"));
     let (tip, chain) = bed.tip();
-    assert_eq!(tip.seq, 1);
+    assert_eq!(tip.seq, Seq(1));
     let (volume, time, standing, epoch) = (tip.volume, tip.time, tip.standing, tip.epoch);
-    let era = Era { volume, era: 0, last_seq: 3, chain, time, standing, epoch, checkpoint: None };
+    let era = Era { volume, era: 0, last_seq: Seq(3), chain, time, standing, epoch, checkpoint: None };
     plant(&bed.object(Key::Era(0)), &era.encode().unwrap());
     for number in 0..4 {
         std::fs::write(bed.at("src/second"), "2".repeat(number)).unwrap();
@@ -134,7 +135,7 @@ fn an_era_that_another_writer_closed_ends_this_one() {
         }
     }
     assert_eq!(bed.ends_with(), 11);
-    assert_eq!(bed.head(), 3, "nothing is put behind the era that it did not close");
+    assert_eq!(bed.head(), Seq(3), "nothing is put behind the era that it did not close");
 }
 
 /// Nothing is said to be in a store that lost what it had; when it is back, it goes on by itself.

@@ -19,6 +19,7 @@ mod trees;
 #[path = "reading/volume.rs"]
 mod volume;
 
+use engine::model::{Seq, VolumeId};
 use std::fs;
 use std::path::Path;
 
@@ -67,7 +68,7 @@ fn checkpoints_stand_in_for_pruned_commits_and_for_one_another() {
             bed.volume.checkpoint();
         }
     }
-    assert_eq!(first.seq, 3);
+    assert_eq!(first.seq, Seq(3));
     assert_eq!(bed.objects("eras").len(), 2);
     // The second holds data inline that later states still use: a prune leaves it.
     fs::remove_file(bed.object(&format!("commits/{:020}", 1))).unwrap();
@@ -194,7 +195,7 @@ fn absent_foreign_and_untidy_stores() {
     // Commits of another volume under this one's name.
     fs::create_dir_all(bed.path("store/new/commits")).unwrap();
     let mut other = engine::format::era::VolumeFormat::decode(&fs::read(bed.object("format")).unwrap()).unwrap();
-    other.volume = [1; 16];
+    other.volume = VolumeId([1; 16]);
     fs::write(bed.path("store/new/format"), other.encode().unwrap()).unwrap();
     fs::copy(bed.object("commits/00000000000000000001"), bed.path("store/new/commits/00000000000000000001")).unwrap();
     let mixed = tracker(&["restore", bed.path("store/new").to_str().unwrap(), bed.path("mixed").to_str().unwrap()]);
@@ -393,7 +394,7 @@ fn an_object_that_vanishes_meanwhile_is_planned_around_once() {
         let store = std::sync::Arc::new(Faulty::scripted(bed.volume.store.clone(), vec![rule]));
         let reader = repository::open(store, NAME).unwrap();
         let target = bed.path(&format!("out-{times}"));
-        let done = repository::restore(&reader, 3, &target, &RestoreOptions::default());
+        let done = repository::restore(&reader, Seq(3), &target, &RestoreOptions::default());
         match done {
             Ok(report) if fine => {
                 assert_eq!(report.failed.count, 0);

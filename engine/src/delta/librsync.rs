@@ -4,7 +4,7 @@
 //! and a length of 1, 2, 4 or 8 bytes; a copy command is 0x45 + 4 * (size class of the offset) + (size class of the
 //! length), then both. The format has no holes: they are literal zeros.
 
-use super::DeltaError;
+use super::error::DeltaError;
 use crate::model::Op;
 
 const MAGIC: u32 = 0x7273_0236;

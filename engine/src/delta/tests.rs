@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Op;
 use crate::signature::{BaseSignature, group_signature};
 
 fn signature(base: &[u8]) -> BaseSignature {

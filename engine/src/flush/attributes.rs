@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use super::commit::Builder;
-use super::names::Gathered;
-use super::world::{Attributes, FileError, Record, Stat, World, Xattrs};
-use super::xattrs::{self, Flags, ReadXattrs};
-use super::{FlushFacts, Report, now_ns};
-use crate::dirty::{DirtySet, Marks};
+use super::builder::{Builder, Entry};
+use super::gathered::Gathered;
+use super::running::Flush;
+use super::world::{SourceTree, World};
+use crate::catalog::Record;
+use crate::dirty::Marks;
 use crate::format::limits;
-use crate::model::{FileChange, FileId, Kind, Meta};
+use crate::model::{FileChange, FileId, Kind, Meta, Xattrs};
 use crate::reconcile::NewFile;
+use crate::signature::SignatureWrites;
+use crate::source::{Attributes, FileError, Stat};
+use crate::tree::NodeWrites;
+use crate::xattrs::{self, Flags, ReadXattrs};
 
 /// Bytes of attributes in one commit, a quarter of what a commit object may have.
 const META_BYTES_MAX: usize = limits::COMMIT / 4;
@@ -43,102 +47,22 @@ impl Builder {
     fn meta_of(&mut self, id: FileId, record: Option<&Record>, stat: &Stat, target: Vec<u8>, read: ReadXattrs) -> Meta {
         let (xattrs, flags, left_out) = xattrs::settle(read, record.map(|record| &record.meta));
         if !left_out.is_empty() {
-            self.left_out.insert(id, (stat.inode.ino, left_out));
+            self.files.entry(id).or_default().left_out = Some((stat.inode.ino, left_out));
         }
         meta_of(stat, target, xattrs, flags)
     }
 
-    /// Reads the attributes of a new file that is no regular one. Where that fails it has no entry in this commit: a name
-    /// without its symlink's target, or a directory without its mode, would be another thing than what was there.
-    pub(super) fn read_other<W: World>(&mut self, world: &mut W, new: &NewFile) -> Result<(), FileError> {
-        // The listing saw it before it was watched; attributes are taken after.
-        let Attributes { stat, target, xattrs } = world.attributes(new.id, new.stat.inode)?;
-        if stat.kind != new.stat.kind {
-            return Err(FileError::Moved);
-        }
-        let meta = makeable(self.meta_of(new.id, None, &stat, target, xattrs))?;
-        self.has_room(&meta, 0)?;
-        self.others.insert(new.id, (stat, meta));
-        Ok(())
-    }
-
-    /// What a flush must not do: the entry with what the listing told of it. For the simulation, which must notice.
-    pub(super) fn take_plain(&mut self, new: &NewFile) {
-        self.others.insert(new.id, (new.stat.clone(), meta_of(&new.stat, Vec::new(), Vec::new(), Flags::default())));
-    }
-
-    /// Everything but regular files: new ones, and known ones with a mark (with `compare`, also those that a listing
-    /// shows to differ).
-    pub(super) fn add_names<W: World>(
-        &mut self,
-        world: &mut W,
-        names: &Gathered,
-        taken: &DirtySet,
-        facts: &FlushFacts,
-        report: &mut Report,
-        kept: &mut DirtySet,
-    ) -> Result<(), W::Error> {
-        for new in names.plan.new.iter().filter(|new| new.stat.kind != Kind::File) {
-            // What could not be read was taken out of the plan.
-            if let Some((stat, meta)) = self.others.remove(&new.id) {
-                self.add_other(new.id, &stat, meta, None);
-            }
-        }
-        let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
-        let mut seen: Vec<FileId> = Vec::new();
-        for (ino, _) in taken.iter() {
-            seen.extend(world.by_inode(ino)?.into_iter().map(|record| record.id));
-        }
-        if facts.compare {
-            seen.extend(names.plan.seen.iter().map(|(id, _)| *id));
-        }
-        for id in seen {
-            let Some(record) = world.record(id)? else { continue };
-            if record.meta.kind == Kind::File || gone.contains(&id) || self.ids.contains(&id) {
-                continue;
-            }
-            let read = world.attributes(id, record.inode).and_then(|Attributes { stat, target, xattrs }| {
-                // Without generations another kind of file may have the number by now.
-                if stat.kind != record.meta.kind {
-                    return Err(super::world::FileError::Moved);
-                }
-                let meta = makeable(self.meta_of(id, Some(&record), &stat, target, xattrs))?;
-                if meta != record.meta {
-                    self.has_room(&meta, 0)?;
-                }
-                Ok((stat, meta))
-            });
-            match read {
-                Ok((stat, meta)) if meta != record.meta || record.ctime != Some(stat.ctime) => {
-                    self.add_other(id, &stat, meta, Some(&record));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    let ino = record.inode.ino;
-                    let since = taken.get(ino).map_or(now_ns(facts), |waiting| waiting.since_ns);
-                    kept.add(ino, &Marks { meta: true, ..Marks::default() }, since);
-                    match error {
-                        // It moved since it was listed: its marks wait until the catalog knows where it is.
-                        FileError::Moved => {}
-                        FileError::NoRoom => report.carried += 1,
-                        error => report.failed(id, ino, error),
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
+    /// Takes a file that has no content; `old` is its record, if it has one.
     fn add_other(&mut self, id: FileId, stat: &Stat, meta: Meta, old: Option<&Record>) {
-        if !self.ids.insert(id) {
+        if self.was_read(id) {
             return;
         }
-        let ctime = Some(stat.ctime);
+        let mut change = None;
         if old.is_none_or(|old| old.meta != meta) {
             self.meta_bytes += xattrs::bytes_of(&meta.xattrs);
-            self.changes.files.push(FileChange { id, meta: Some(meta.clone()), content: None });
+            change = Some(FileChange { id, meta: Some(meta.clone()), content: None });
         }
-        self.records.push(Record {
+        let record = Record {
             id,
             inode: stat.inode,
             meta,
@@ -146,8 +70,9 @@ impl Builder {
             root: None,
             hole_bytes: 0,
             signed: false,
-            ctime,
-        });
+            ctime: Some(stat.ctime),
+        };
+        self.add(id, Entry { record, change, nodes: NodeWrites::new(), signatures: SignatureWrites::new() });
     }
 
     /// Whether a file with these attributes and that many ops has a place in this commit.
@@ -157,8 +82,88 @@ impl Builder {
             return Err(FileError::Beyond { cause });
         }
         let fits = self.meta_bytes + xattrs::bytes_of(&meta.xattrs) <= META_BYTES_MAX
-            && self.changes.files.len() + self.others.len() < FILES_MAX
+            && self.changes < FILES_MAX
             && self.ops + ops <= OPS_MAX;
         if fits { Ok(()) } else { Err(FileError::NoRoom) }
     }
+}
+
+/// Reads the attributes of a new file that is no regular one. Where that fails it has no entry in this commit: a name
+/// without its symlink's target, or a directory without its mode, would be another thing than what was there.
+pub(super) fn read_other<W: SourceTree>(builder: &mut Builder, world: &mut W, new: &NewFile) -> Result<(), FileError> {
+    // The listing saw it before it was watched; attributes are taken after.
+    let Attributes { stat, target, xattrs } = world.attributes(new.id, new.stat.inode)?;
+    if stat.kind != new.stat.kind {
+        return Err(FileError::Moved);
+    }
+    let meta = makeable(builder.meta_of(new.id, None, &stat, target, xattrs))?;
+    builder.has_room(&meta, 0)?;
+    builder.add_attributes(new.id, stat, meta);
+    Ok(())
+}
+
+/// A mistake that the simulation must notice: takes the entry with the attributes that the listing told.
+pub(super) fn take_plain(builder: &mut Builder, new: &NewFile) {
+    let meta = meta_of(&new.stat, Vec::new(), Vec::new(), Flags::default());
+    builder.add_attributes(new.id, new.stat.clone(), meta);
+}
+
+/// Takes everything but regular files: new ones, and known ones with a mark (with `compare`, also those that a listing
+/// shows to differ).
+pub(super) fn add_others<W: World>(
+    flush: &mut Flush<'_, W>,
+    builder: &mut Builder,
+    names: &Gathered,
+) -> Result<(), W::Error> {
+    for new in names.plan.new.iter().filter(|new| new.stat.kind != Kind::File) {
+        // What could not be read was taken out of the plan.
+        if let Some((stat, meta)) = builder.take_attributes(new.id) {
+            builder.add_other(new.id, &stat, meta, None);
+        }
+    }
+    let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
+    let mut seen: Vec<FileId> = Vec::new();
+    for (ino, _) in flush.taken.iter() {
+        seen.extend(flush.world.by_inode(ino)?.into_iter().map(|record| record.id));
+    }
+    if flush.facts.compare {
+        seen.extend(names.plan.seen.iter().map(|(id, _)| *id));
+    }
+    for id in seen {
+        let Some(record) = flush.world.record(id)? else { continue };
+        if record.meta.kind == Kind::File || gone.contains(&id) || builder.was_read(id) {
+            continue;
+        }
+        match read_known(builder, flush.world, &record) {
+            Ok((stat, meta)) if meta != record.meta || record.ctime != Some(stat.ctime) => {
+                builder.add_other(id, &stat, meta, Some(&record));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let ino = record.inode.ino;
+                flush.keep(ino, &Marks::meta());
+                match error {
+                    // It moved since it was listed: its marks wait until the catalog knows where it is.
+                    FileError::Moved => {}
+                    FileError::NoRoom => flush.report.carried += 1,
+                    error => flush.report.failed(id, ino, error),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the attributes of a known file that is no regular one.
+fn read_known<W: SourceTree>(builder: &mut Builder, world: &mut W, record: &Record) -> Result<(Stat, Meta), FileError> {
+    let Attributes { stat, target, xattrs } = world.attributes(record.id, record.inode)?;
+    // Without generations another kind of file may have the number by now.
+    if stat.kind != record.meta.kind {
+        return Err(FileError::Moved);
+    }
+    let meta = makeable(builder.meta_of(record.id, Some(record), &stat, target, xattrs))?;
+    if meta != record.meta {
+        builder.has_room(&meta, 0)?;
+    }
+    Ok((stat, meta))
 }

@@ -2,16 +2,20 @@
 //! literals into packs.
 
 use super::attributes::OPS_MAX;
-use super::commit::Builder;
-use super::read::{self, FileImage, Part};
-use super::world::{FileError, FileOps, Piece, ReadJob, Record, World};
-use super::{FlushFacts, Report, xattrs};
+use super::builder::{Builder, Entry};
+use super::facts::FlushFacts;
+use super::read;
+use super::running::Flush;
+use super::world::{CommitStore, CommittedState, World};
+use crate::catalog::Record;
 use crate::format::limits;
 use crate::format::seal::Span;
 use crate::image::{self, BlockData, ImageError, WholePlan, WholePlanner};
-use crate::model::{BLOCK_BYTES, Content, FileChange, FileId, Op, Time};
+use crate::model::{BLOCK_BYTES, Content, FileChange, FileId, Meta, Op, Time};
 use crate::signature::{BaseSignature, SignatureWrites, Signatures};
+use crate::source::{FileError, FileImage, FileOps, Part, Piece, ReadJob};
 use crate::tree::{Image, NodeWrites, Nodes, Rules};
+use crate::xattrs;
 
 /// Nodes and signatures of one file's committed image.
 struct Stored<'w, W> {
@@ -19,7 +23,7 @@ struct Stored<'w, W> {
     id: FileId,
 }
 
-impl<W: World> Nodes for Stored<'_, W> {
+impl<W: CommittedState> Nodes for Stored<'_, W> {
     type Error = W::Error;
 
     fn get(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, W::Error> {
@@ -27,7 +31,7 @@ impl<W: World> Nodes for Stored<'_, W> {
     }
 }
 
-impl<W: World> Signatures for Stored<'_, W> {
+impl<W: CommittedState> Signatures for Stored<'_, W> {
     type Error = W::Error;
 
     fn get(&self, group: u64) -> Result<Option<Vec<u8>>, W::Error> {
@@ -42,6 +46,18 @@ struct Planned {
     ops: Vec<Op<Vec<u8>>>,
     nodes: NodeWrites,
     signatures: SignatureWrites,
+}
+
+impl From<image::Plan> for Planned {
+    fn from(plan: image::Plan) -> Planned {
+        Planned {
+            image: plan.image,
+            base: plan.content.base,
+            ops: plan.content.ops,
+            nodes: plan.node_writes,
+            signatures: plan.signature_writes,
+        }
+    }
 }
 
 impl From<WholePlan> for Planned {
@@ -111,7 +127,7 @@ struct Base {
     signature: Option<BaseSignature>,
 }
 
-fn base_of<W: World>(
+fn base_of<W: CommittedState>(
     world: &W,
     job: &ReadJob,
     record: Option<&Record>,
@@ -135,100 +151,182 @@ fn base_of<W: World>(
     Ok(Some(Base { id: base.id, image, signature }))
 }
 
+/// Takes a file that was read into memory. The inner error leaves the file pending.
+pub(super) fn add_image<W: World>(
+    builder: &mut Builder,
+    flush: &mut Flush<'_, W>,
+    job: &ReadJob,
+    read: FileImage,
+    replaces: Option<FileId>,
+) -> Result<Result<(), FileError>, W::Error> {
+    let (world, facts) = (&*flush.world, flush.facts);
+    let record = world.record(job.id)?;
+    let stored = Stored { world, id: job.id };
+    for part in &read.parts {
+        if let Part::Bytes { bytes, .. } = part {
+            flush.report.bytes_read += bytes.len() as u64;
+        }
+    }
+    flush.report.files_read += 1;
+    let base = if read.whole { base_of(world, job, record.as_ref(), replaces)? } else { None };
+    let planned: Option<Planned> = match base {
+        Some(base) if base.signature.is_some() || base.id != job.id => {
+            plan_whole(world, job, base, &read.parts, facts)?
+        }
+        _ => {
+            let own = record.as_ref().and_then(image_of);
+            let blocks = blocks(&read.parts);
+            image::plan_in_place(job.id, own.as_ref(), &stored, &stored, read.size, blocks, rules(facts))
+                .map_err(W::plan_error)?
+                .map(Planned::from)
+        }
+    };
+    let meta = builder.meta_of_file(job.id, record.as_ref(), &read.stat, read.xattrs);
+    if let Err(error) = builder.has_room(&meta, planned.as_ref().map_or(0, |planned| planned.ops.len())) {
+        return Ok(Err(error));
+    }
+    let (mut ops, mut planned) = (Vec::new(), planned);
+    if let Some(planned) = &mut planned {
+        flush.report.bytes_literal += builder.place(world, std::mem::take(&mut planned.ops), &mut ops)?;
+    }
+    // Where marks are not trusted, a read of less than all of the file proves nothing of the rest.
+    let proven =
+        !facts.compare || job.marks.all_content() || record.as_ref().is_none_or(|r| r.ctime == Some(read.stat.ctime));
+    let ctime = (!read.short && proven).then_some(read.stat.ctime);
+    builder.add_file(record.as_ref(), job, meta, planned, ops, ctime);
+    Ok(Ok(()))
+}
+
+fn plan_whole<W: CommittedState>(
+    world: &W,
+    job: &ReadJob,
+    base: Base,
+    parts: &[Part],
+    facts: &FlushFacts,
+) -> Result<Option<Planned>, W::Error> {
+    let nodes = Stored { world, id: base.id };
+    let index = base.signature.as_ref().map(BaseSignature::index);
+    let from = image::Base { id: base.id, image: base.image, nodes: &nodes, index: index.as_ref() };
+    let mut planner = WholePlanner::new(job.id, Some(from), rules(facts));
+    for part in parts {
+        let piece = match part {
+            Part::Bytes { offset, bytes } => Piece::Bytes { offset: *offset, bytes },
+            Part::Hole { offset, len } => Piece::Hole { offset: *offset, len: *len },
+        };
+        feed(&mut planner, piece).map_err(W::plan_error)?;
+    }
+    let plan = planner.finish().map_err(W::plan_error)?;
+    Ok((!plan.unchanged).then(|| plan.into()))
+}
+
+/// Reads and takes a large file; when all of it is read, in windows, so that memory does not follow its size. The
+/// inner error leaves the file pending; what was pushed of it is dead weight in the pack.
+pub(super) fn stream_file<W: World>(
+    builder: &mut Builder,
+    flush: &mut Flush<'_, W>,
+    job: &ReadJob,
+    replaces: Option<FileId>,
+) -> Result<Result<(), FileError>, W::Error> {
+    let steps = flush.facts.steps;
+    let mut file = match flush.world.open(job) {
+        Ok(file) => file,
+        Err(error) => return Ok(Err(error)),
+    };
+    if job.committed_size.is_some() && !job.marks.all_content() {
+        return match read::read_file(&mut file, job, steps) {
+            Ok(image) => add_image(builder, flush, job, image, replaces),
+            Err(error) => Ok(Err(error)),
+        };
+    }
+    let prepared = read::prepare(&mut file, job, steps);
+    let prepared = prepared.and_then(|prepared| builder.has_frames(&mut file, job, prepared.0.size).map(|()| prepared));
+    let (stat, xattrs) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Ok(Err(error)),
+    };
+    let record = flush.world.record(job.id)?;
+    let (planned, ops) = match stream(builder, flush, job, &mut file, stat.size, (record.as_ref(), replaces))? {
+        Ok(read) => read,
+        Err(error) => return Ok(Err(error)),
+    };
+    flush.report.files_read += 1;
+    let meta = builder.meta_of_file(job.id, record.as_ref(), &stat, xattrs);
+    if let Err(error) = builder.has_room(&meta, ops.len()) {
+        return Ok(Err(error));
+    }
+    builder.add_file(record.as_ref(), job, meta, planned, ops, Some(stat.ctime));
+    Ok(Ok(()))
+}
+
+/// What a streamed file becomes, with its literals pushed; `None` and no ops if it is as committed.
+type Streamed = (Option<Planned>, Vec<Op<Span>>);
+
+/// Reads the `size` bytes of a file and pushes what is new of it, window by window. `base` is the record of the file and the file
+/// whose name it took.
+fn stream<W: World>(
+    builder: &mut Builder,
+    flush: &mut Flush<'_, W>,
+    job: &ReadJob,
+    file: &mut W::File,
+    size: u64,
+    base: (Option<&Record>, Option<FileId>),
+) -> Result<Result<Streamed, FileError>, W::Error> {
+    let (world, report) = (&*flush.world, &mut *flush.report);
+    let base = base_of(world, job, base.0, base.1)?;
+    let nodes = Stored { world, id: base.as_ref().map_or(job.id, |base| base.id) };
+    let index = base.as_ref().and_then(|base| base.signature.as_ref()).map(BaseSignature::index);
+    let from =
+        base.as_ref().map(|base| image::Base { id: base.id, image: base.image, nodes: &nodes, index: index.as_ref() });
+    let mut planner = WholePlanner::new(job.id, from, rules(flush.facts));
+    let mut ops: Vec<Op<Span>> = Vec::new();
+    let mut failed: Option<W::Error> = None;
+    let end = read::read_range(file, 0, size, &mut |piece| {
+        if let Piece::Bytes { bytes, .. } = piece {
+            report.bytes_read += bytes.len() as u64;
+        }
+        if ops.len() > OPS_MAX {
+            return Err(FileError::Beyond { cause: format!("its content has more than {OPS_MAX} pieces") });
+        }
+        if builder.writer.frames_left() <= FRAMES_SPARE {
+            return Err(no_frames());
+        }
+        let done = feed(&mut planner, piece)
+            .map_err(W::plan_error)
+            .and_then(|()| builder.place(world, planner.take_ops(), &mut ops));
+        match done {
+            Ok(literal) => {
+                report.bytes_literal += literal;
+                Ok(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                Err(FileError::Late)
+            }
+        }
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    match end {
+        Ok(end) if end == size => {}
+        Ok(_) => return Ok(Err(FileError::Unsteady { times: 1 })),
+        Err(error) => return Ok(Err(error)),
+    }
+    let plan = planner.finish().map_err(W::plan_error)?;
+    if plan.unchanged {
+        return Ok(Ok((None, Vec::new())));
+    }
+    let mut planned = Planned::from(plan);
+    report.bytes_literal += builder.place(world, std::mem::take(&mut planned.ops), &mut ops)?;
+    Ok(Ok((Some(planned), ops)))
+}
+
 impl Builder {
-    /// Takes a file that was read into memory.
-    pub(super) fn add_image<W: World>(
-        &mut self,
-        world: &mut W,
-        job: &ReadJob,
-        read: FileImage,
-        replaces: Option<FileId>,
-        facts: &FlushFacts,
-        report: &mut Report,
-    ) -> Result<Result<(), FileError>, W::Error> {
-        let record = world.record(job.id)?;
-        let own = record.as_ref().and_then(image_of);
-        let stored = Stored { world: &*world, id: job.id };
-        for part in &read.parts {
-            if let Part::Bytes { bytes, .. } = part {
-                report.bytes_read += bytes.len() as u64;
-            }
-        }
-        report.files_read += 1;
-        let base = if read.whole { base_of(&*world, job, record.as_ref(), replaces)? } else { None };
-        let planned: Option<Planned> = match base {
-            Some(base) if base.signature.is_some() || base.id != job.id => {
-                self.plan_whole(&*world, job, base, &read.parts, facts)?
-            }
-            _ => {
-                let plan = image::plan_in_place(
-                    job.id,
-                    own.as_ref(),
-                    &stored,
-                    &stored,
-                    read.size,
-                    blocks(&read.parts),
-                    rules(facts),
-                )
-                .map_err(W::plan_error)?;
-                plan.map(|plan| Planned {
-                    image: plan.image,
-                    base: plan.content.base,
-                    ops: plan.content.ops,
-                    nodes: plan.node_writes,
-                    signatures: plan.signature_writes,
-                })
-            }
-        };
-        let meta = self.meta_of_file(job.id, record.as_ref(), &read.stat, read.xattrs);
-        if let Err(error) = self.has_room(&meta, planned.as_ref().map_or(0, |planned| planned.ops.len())) {
-            return Ok(Err(error));
-        }
-        let mut ops = Vec::new();
-        let planned = match planned {
-            Some(mut planned) => {
-                self.place(&stored, std::mem::take(&mut planned.ops), &mut ops, report)?;
-                Some(planned)
-            }
-            None => None,
-        };
-        // Where marks are not trusted, a read of less than all of the file proves nothing of the rest.
-        let proven = !facts.compare
-            || job.marks.all_content()
-            || record.as_ref().is_none_or(|r| r.ctime == Some(read.stat.ctime));
-        let ctime = (!read.short && proven).then_some(read.stat.ctime);
-        self.add_file(record.as_ref(), job, meta, planned, ops, ctime);
-        Ok(Ok(()))
-    }
-
-    fn plan_whole<W: World>(
-        &self,
-        world: &W,
-        job: &ReadJob,
-        base: Base,
-        parts: &[Part],
-        facts: &FlushFacts,
-    ) -> Result<Option<Planned>, W::Error> {
-        let nodes = Stored { world, id: base.id };
-        let index = base.signature.as_ref().map(BaseSignature::index);
-        let from = image::Base { id: base.id, image: base.image, nodes: &nodes, index: index.as_ref() };
-        let mut planner = WholePlanner::new(job.id, Some(from), rules(facts));
-        for part in parts {
-            let piece = match part {
-                Part::Bytes { offset, bytes } => Piece::Bytes { offset: *offset, bytes },
-                Part::Hole { offset, len } => Piece::Hole { offset: *offset, len: *len },
-            };
-            feed(&mut planner, piece).map_err(W::plan_error)?;
-        }
-        let plan = planner.finish().map_err(W::plan_error)?;
-        Ok((!plan.unchanged).then(|| plan.into()))
-    }
-
     fn add_file(
         &mut self,
         record: Option<&Record>,
         job: &ReadJob,
-        meta: crate::model::Meta,
+        meta: Meta,
         planned: Option<Planned>,
         ops: Vec<Op<Span>>,
         ctime: Option<Time>,
@@ -240,11 +338,10 @@ impl Builder {
             (None, Some(old)) => old,
             (None, None) => Image::empty(),
         };
+        let (mut nodes, mut signatures) = (NodeWrites::new(), SignatureWrites::new());
         let content = match planned {
             Some(planned) => {
-                let id = job.id;
-                self.nodes.extend(planned.nodes.into_iter().map(|((level, index), blob)| ((id, level, index), blob)));
-                self.signatures.extend(planned.signatures.into_iter().map(|(group, blob)| ((id, group), blob)));
+                (nodes, signatures) = (planned.nodes, planned.signatures);
                 Some(Content { size: image.size, root: image.root, base: planned.base, ops })
             }
             // A new empty file has content all the same.
@@ -255,11 +352,9 @@ impl Builder {
         };
         let changed_meta = record.is_none_or(|record| record.meta != meta).then(|| meta.clone());
         self.meta_bytes += changed_meta.as_ref().map_or(0, |meta| xattrs::bytes_of(&meta.xattrs));
-        if changed_meta.is_some() || content.is_some() {
-            self.changes.files.push(FileChange { id: job.id, meta: changed_meta, content });
-        }
-        self.ids.insert(job.id);
-        self.records.push(Record {
+        let changed = changed_meta.is_some() || content.is_some();
+        let change = changed.then_some(FileChange { id: job.id, meta: changed_meta, content });
+        let record = Record {
             id: job.id,
             inode: job.inode,
             meta,
@@ -268,98 +363,8 @@ impl Builder {
             hole_bytes: image.hole_blocks * BLOCK_BYTES,
             signed: image.signed,
             ctime,
-        });
-    }
-
-    /// Reads and takes a large file; when all of it is read, in windows, so that memory does not follow its size. The
-    /// inner error leaves the file pending; what was pushed of it is dead weight in the pack.
-    pub(super) fn stream_file<W: World>(
-        &mut self,
-        world: &mut W,
-        job: &ReadJob,
-        replaces: Option<FileId>,
-        facts: &FlushFacts,
-        report: &mut Report,
-    ) -> Result<Result<(), FileError>, W::Error> {
-        let mut file = match world.open(job) {
-            Ok(file) => file,
-            Err(error) => return Ok(Err(error)),
         };
-        if job.committed_size.is_some() && !job.marks.all_content() {
-            return match read::read_file(&mut file, job, facts.steps) {
-                Ok(image) => self.add_image(world, job, image, replaces, facts, report),
-                Err(error) => Ok(Err(error)),
-            };
-        }
-        let prepared = read::prepare(&mut file, job, facts.steps);
-        let prepared =
-            prepared.and_then(|prepared| self.has_frames(&mut file, job, prepared.0.size).map(|()| prepared));
-        let (stat, xattrs) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return Ok(Err(error)),
-        };
-        let record = world.record(job.id)?;
-        let base = base_of(&*world, job, record.as_ref(), replaces)?;
-        let base_id = base.as_ref().map_or(job.id, |base| base.id);
-        let nodes = Stored { world: &*world, id: base_id };
-        let index = base.as_ref().and_then(|base| base.signature.as_ref()).map(BaseSignature::index);
-        let from = base.as_ref().map(|base| image::Base {
-            id: base.id,
-            image: base.image,
-            nodes: &nodes,
-            index: index.as_ref(),
-        });
-        let mut planner = WholePlanner::new(job.id, from, rules(facts));
-        let mut ops: Vec<Op<Span>> = Vec::new();
-        let mut failed: Option<W::Error> = None;
-        let end = read::read_range(&mut file, 0, stat.size, &mut |piece| {
-            if let Piece::Bytes { bytes, .. } = piece {
-                report.bytes_read += bytes.len() as u64;
-            }
-            if ops.len() > OPS_MAX {
-                return Err(FileError::Beyond { cause: format!("its content has more than {OPS_MAX} pieces") });
-            }
-            if self.writer.frames_left() <= FRAMES_SPARE {
-                return Err(no_frames());
-            }
-            let done = feed(&mut planner, piece)
-                .map_err(W::plan_error)
-                .and_then(|()| self.place(&nodes, planner.take_ops(), &mut ops, report));
-            match done {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    failed = Some(error);
-                    Err(FileError::Late)
-                }
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        match end {
-            Ok(end) if end == stat.size => {}
-            Ok(_) => return Ok(Err(FileError::Unsteady { times: 1 })),
-            Err(error) => return Ok(Err(error)),
-        }
-        let plan = planner.finish().map_err(W::plan_error)?;
-        let planned = if plan.unchanged { None } else { Some(Planned::from(plan)) };
-        let planned = match planned {
-            Some(mut planned) => {
-                self.place(&nodes, std::mem::take(&mut planned.ops), &mut ops, report)?;
-                Some(planned)
-            }
-            None => {
-                ops.clear();
-                None
-            }
-        };
-        report.files_read += 1;
-        let meta = self.meta_of_file(job.id, record.as_ref(), &stat, xattrs);
-        if let Err(error) = self.has_room(&meta, ops.len()) {
-            return Ok(Err(error));
-        }
-        self.add_file(record.as_ref(), job, meta, planned, ops, Some(stat.ctime));
-        Ok(Ok(()))
+        self.add(job.id, Entry { record, change, nodes, signatures });
     }
 
     /// Whether the data of a new file fits into one commit; of a known one only what is new of it counts, which is seen when it
@@ -373,14 +378,15 @@ impl Builder {
         if data <= room { Ok(()) } else { Err(no_frames()) }
     }
 
-    /// Pushes the literals of `planned` and appends what they become; copies and holes are joined with the last one.
-    fn place<W: World>(
+    /// Pushes the literals of `planned` and appends what they become; copies and holes are joined with the last one. Returns the
+    /// bytes of the literals.
+    fn place<W: CommitStore>(
         &mut self,
-        stored: &Stored<'_, W>,
+        store: &W,
         planned: Vec<Op<Vec<u8>>>,
         ops: &mut Vec<Op<Span>>,
-        report: &mut Report,
-    ) -> Result<(), W::Error> {
+    ) -> Result<u64, W::Error> {
+        let mut literal = 0;
         for op in planned {
             match (op, ops.last_mut()) {
                 (Op::Copy { from, len }, Some(Op::Copy { from: start, len: before })) if *start + *before == from => {
@@ -390,11 +396,11 @@ impl Builder {
                 (Op::Copy { from, len }, _) => ops.push(Op::Copy { from, len }),
                 (Op::Hole { len }, _) => ops.push(Op::Hole { len }),
                 (Op::Literal(bytes), _) => {
-                    report.bytes_literal += bytes.len() as u64;
-                    ops.push(Op::Literal(self.push(stored.world, &bytes)?));
+                    literal += bytes.len() as u64;
+                    ops.push(Op::Literal(self.push(store, &bytes)?));
                 }
             }
         }
-        Ok(())
+        Ok(literal)
     }
 }

@@ -9,50 +9,42 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use super::names::Gathered;
-use super::world::World;
-use super::{FlushFacts, Report, first_of};
+use super::facts::first_of;
+use super::gathered::Gathered;
+use super::running::Flush;
+use super::world::{CommittedState, World};
 use crate::model::{FileId, Kind, NameChange};
 
 /// Leaves in the plan the changed names of as many files as have room by `Limits::changes`. The others keep the names that they
 /// have, and the directories where they are now are listed again by the next flush. Removals and new regular files have limits
 /// of their own.
-pub(super) fn limit_changes<W: World>(
-    world: &mut W,
-    facts: &FlushFacts,
-    report: &mut Report,
-    names: &mut Gathered,
-) -> Result<(), W::Error> {
+pub(super) fn limit_changes<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<(), W::Error> {
     loop {
-        let waiting = without_room(world, facts, report, names)?;
+        let waiting = without_room(flush, names)?;
         let before = names.excluded.len();
         names.excluded.extend(waiting);
         let more = names.excluded.len() - before;
         if more == 0 {
             return Ok(());
         }
-        report.carried += more as u64;
+        flush.report.carried += more as u64;
         let excluded = names.excluded.clone();
-        names.exclude(world, facts, &excluded)?;
+        names.decide_without(flush.world, flush.facts, &excluded)?;
     }
 }
 
 /// Files whose changed names have no room, and directories that have to stay for them.
-fn without_room<W: World>(
-    world: &W,
-    facts: &FlushFacts,
-    report: &mut Report,
-    names: &Gathered,
-) -> Result<Vec<FileId>, W::Error> {
-    if names.plan.changes.len() <= facts.limits.changes {
+fn without_room<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Result<Vec<FileId>, W::Error> {
+    let limits = &flush.facts.limits;
+    if names.plan.changes.len() <= limits.changes {
         return Ok(Vec::new());
     }
-    let waits = Waits::of(world, facts, names)?;
-    for (id, changes) in waits.graph.node_weights().filter(|(_, changes)| *changes > facts.limits.names_of_a_file) {
-        let limit = facts.limits.names_of_a_file;
-        report.partial.push((*id, format!("{changes} of its names changed, one commit takes {limit} of a file")));
+    let waits = Waits::of(&*flush.world, flush.facts.drain, names)?;
+    for (id, changes) in waits.graph.node_weights().filter(|(_, changes)| *changes > limits.names_of_a_file) {
+        let limit = limits.names_of_a_file;
+        flush.report.partial.push((*id, format!("{changes} of its names changed, one commit takes {limit} of a file")));
     }
-    Ok(waits.left(facts.limits.changes, facts.limits.names_of_a_file))
+    Ok(waits.left(limits.changes, limits.names_of_a_file))
 }
 
 /// Directories that get another place, as seen from below.
@@ -61,7 +53,7 @@ struct Above(HashMap<FileId, Option<FileId>>);
 
 impl Above {
     /// `dir`, or the nearest one above it, that is `moved`.
-    fn nearest<W: World>(
+    fn nearest<W: CommittedState>(
         &mut self,
         world: &W,
         dir: FileId,
@@ -92,7 +84,7 @@ struct Waits {
 }
 
 impl Waits {
-    fn of<W: World>(world: &W, facts: &FlushFacts, names: &Gathered) -> Result<Waits, W::Error> {
+    fn of<W: CommittedState>(world: &W, drain: u64, names: &Gathered) -> Result<Waits, W::Error> {
         let plan = &names.plan;
         let gone: HashSet<FileId> = plan.gone.iter().copied().collect();
         let mut set: HashMap<FileId, Vec<(FileId, &[u8])>> = HashMap::new();
@@ -119,7 +111,7 @@ impl Waits {
         let mut waits = Waits::default();
         let mut files: Vec<(FileId, usize)> = changed.into_iter().collect();
         // Those in front may be such that cannot be committed for another reason.
-        let first = first_of(facts.drain, files.len());
+        let first = first_of(drain, files.len());
         files.rotate_left(first);
         for (id, changes) in &files {
             let node = waits.graph.add_node((*id, *changes));

@@ -2,26 +2,26 @@
 
 use std::collections::HashSet;
 
-use super::commit::Builder;
+use super::attributes::{read_other, take_plain};
+use super::builder::Builder;
+use super::gathered::Gathered;
+use super::mass_delete;
+use super::running::Flush;
 use super::world::World;
-use super::xattrs::Told;
-use super::{FlushFacts, Report, mass_delete, names, now_ns};
-use crate::dirty::{DirtySet, Marks};
+use crate::dirty::Marks;
 use crate::model::{FileId, Kind};
+use crate::xattrs::Told;
 
 /// Every mark that was taken was read, or is kept, or its file is gone: what an earlier decision skipped (a file that
 /// seemed gone and was then found after all) is kept here.
 pub(super) fn keep_unread<W: World>(
-    world: &mut W,
-    taken: &DirtySet,
-    names: &names::Gathered,
-    facts: &FlushFacts,
+    flush: &mut Flush<'_, W>,
+    names: &Gathered,
     builder: &Builder,
-    kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
-    for (ino, waiting) in taken.iter() {
-        for record in world.by_inode(ino)? {
-            if names.plan.gone.contains(&record.id) || kept.get(ino).is_some() {
+    for (ino, waiting) in flush.taken.iter() {
+        for record in flush.world.by_inode(ino)? {
+            if names.plan.gone.contains(&record.id) || flush.kept.get(ino).is_some() {
                 continue;
             }
             let done = match record.meta.kind {
@@ -30,58 +30,37 @@ pub(super) fn keep_unread<W: World>(
                 _ => true,
             };
             if !done {
-                kept.add(ino, &waiting.marks, waiting.since_ns);
+                flush.kept.add(ino, &waiting.marks, waiting.since_ns);
             }
         }
     }
     for new in names.plan.new.iter().filter(|new| names.plan.unused.contains(&new.id)) {
-        kept.add(new.stat.inode.ino, &Marks::names(), now_ns(facts));
+        flush.kept.add(new.stat.inode.ino, &Marks::names(), flush.facts.now_ns());
     }
     Ok(())
 }
 
 /// Takes new files back out of the plan that could not be read, or that only deciding again brought to light (nothing of
 /// them was armed or read), until the plan holds none. Their directories are listed again in the next flush.
-#[expect(clippy::too_many_arguments, reason = "the parts of one flush; a struct would only rename them")]
 pub(super) fn leave_out<W: World>(
-    world: &mut W,
-    taken: &DirtySet,
-    facts: &FlushFacts,
-    report: &mut Report,
-    names: &mut names::Gathered,
+    flush: &mut Flush<'_, W>,
+    names: &mut Gathered,
     builder: &mut Builder,
     mut excluded: HashSet<FileId>,
-    kept: &mut DirtySet,
 ) -> Result<(), W::Error> {
+    let steps = flush.facts.steps;
     loop {
         let elsewhere =
-            if facts.steps.content_of_names { builder.drop_read_elsewhere(world, names)? } else { Vec::new() };
+            if steps.content_of_names { builder.drop_read_elsewhere(&*flush.world, names)? } else { Vec::new() };
         for ino in elsewhere {
             // Without marks it was found by comparison, or is new: then its directory is listed again too.
-            let doubt = (Marks::rescan(), now_ns(facts));
-            let (marks, since_ns) = taken.get(ino).map_or(doubt, |waiting| (waiting.marks.clone(), waiting.since_ns));
-            kept.add(ino, &marks, since_ns);
+            flush.keep_taken_or(ino, &Marks::rescan());
         }
-        for new in &names.plan.new {
-            if new.stat.kind != Kind::File
-                && names.is_armed(new.id)
-                && !builder.has(new.id)
-                && !excluded.contains(&new.id)
-                && let Err(error) = builder.read_other(world, new)
-            {
-                if !facts.steps.whole_entries {
-                    builder.take_plain(new);
-                }
-                report.errors.push((new.id, error));
-            }
-            if !names.is_armed(new.id) || !builder.has(new.id) {
-                excluded.insert(new.id);
-            }
-        }
-        if facts.steps.read_claimed {
+        read_others(flush, names, builder, &mut excluded);
+        if steps.read_claimed {
             excluded.extend(names.plan.claimed.iter().filter(|id| !builder.has(**id)));
         }
-        let taken_over = mass_delete::replaced(world, names)?;
+        let taken_over = mass_delete::replaced(&*flush.world, names)?;
         excluded.extend(&taken_over);
         let waits = |id: &FileId| excluded.contains(id);
         if taken_over.is_empty()
@@ -90,34 +69,57 @@ pub(super) fn leave_out<W: World>(
         {
             break;
         }
-        names.exclude(world, facts, &excluded)?;
+        names.decide_without(flush.world, flush.facts, &excluded)?;
     }
+    let report = &mut *flush.report;
     let lasting: HashSet<FileId> =
         report.errors.iter().filter(|(_, error)| error.is_lasting()).map(|(id, _)| *id).collect();
     report.put_off = excluded.iter().filter(|id| !lasting.contains(id) && !names.held_back.contains(id)).count() as u64;
     for dir in &names.plan.held {
-        let ino = names.inode_of(world, *dir)?;
+        let ino = names.inode_of(&*flush.world, *dir)?;
         // What is put off is counted, so this directory alone decides nothing.
-        report.lasting.insert(ino);
-        kept.add(ino, &Marks::names(), taken.get(ino).map_or(now_ns(facts), |waiting| waiting.since_ns));
+        flush.report.lasting.insert(ino);
+        flush.keep(ino, &Marks::names());
     }
     Ok(())
 }
 
-/// What is not in the commits of a file's attributes is looked at again in the next flush, and told until then.
-pub(super) fn keep_left_out(
-    taken: &DirtySet,
-    facts: &FlushFacts,
-    report: &mut Report,
+/// Reads the attributes of new files that are no regular ones. Excludes all new files of which nothing was read.
+fn read_others<W: World>(
+    flush: &mut Flush<'_, W>,
+    names: &Gathered,
     builder: &mut Builder,
-    kept: &mut DirtySet,
+    excluded: &mut HashSet<FileId>,
 ) {
-    for (id, (ino, left_out)) in std::mem::take(&mut builder.left_out) {
-        if !builder.has(id) && report.errors.iter().any(|(failed, _)| *failed == id) {
+    for new in &names.plan.new {
+        if new.stat.kind != Kind::File
+            && names.is_armed(new.id)
+            && !builder.has(new.id)
+            && !excluded.contains(&new.id)
+            && let Err(error) = read_other(builder, flush.world, new)
+        {
+            if !flush.facts.steps.whole_entries {
+                take_plain(builder, new);
+            }
+            flush.report.errors.push((new.id, error));
+        }
+        if !names.is_armed(new.id) || !builder.has(new.id) {
+            excluded.insert(new.id);
+        }
+    }
+}
+
+/// Attributes that are not in the commits as they are on the disk are read again in the next flush, and reported until then.
+pub(super) fn keep_left_out<W>(flush: &mut Flush<'_, W>, builder: &mut Builder) {
+    let ids: Vec<FileId> = builder.files.keys().copied().collect();
+    for id in ids {
+        let has = builder.has(id);
+        let Some((ino, left_out)) = builder.files.get_mut(&id).and_then(|file| file.left_out.take()) else { continue };
+        if !has && flush.report.errors.iter().any(|(failed, _)| *failed == id) {
             continue;
         }
-        kept.add(ino, &Marks::meta(), taken.get(ino).map_or(now_ns(facts), |waiting| waiting.since_ns));
-        report.lasting.insert(ino);
-        report.partial.push((id, Told(&left_out).to_string()));
+        flush.keep(ino, &Marks::meta());
+        flush.report.lasting.insert(ino);
+        flush.report.partial.push((id, Told(&left_out).to_string()));
     }
 }

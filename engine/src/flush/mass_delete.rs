@@ -3,43 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::world::{Alive, Missing, World};
-use super::{FlushFacts, Report, names};
-use crate::dirty::DirtySet;
+use super::gathered::Gathered;
+use super::running::Flush;
+use super::world::{CommittedState, World};
+use crate::catalog::Missing;
 use crate::model::{FileId, Kind, NameChange};
-
-/// When the removals of one flush are held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaxDelete {
-    /// More than this share of the files is held back; `None`: nothing ever is.
-    pub percent: Option<u8>,
-    /// So many files may always go: a person who removes a directory by hand is not asked.
-    pub floor: u64,
-    /// As many a person has confirmed.
-    pub confirmed: u64,
-    /// Files that the volume had a little while ago. A tree that is removed over several flushes is measured by what it was, or
-    /// the last of these flushes would seem to remove everything.
-    pub before: u64,
-}
-
-impl MaxDelete {
-    /// Half of the files, as a source has to lose its greater part to look emptied; a thousand, since smaller trees are put back
-    /// from their history at once, and what people and tools remove all day (a checkout, a temporary directory) is mostly below.
-    pub const DEFAULT: MaxDelete = MaxDelete { percent: Some(50), floor: 1000, confirmed: 0, before: 0 };
-    pub const OFF: MaxDelete = MaxDelete { percent: None, floor: 0, confirmed: 0, before: 0 };
-
-    /// Whether `lost` of `files` may not be removed.
-    pub fn holds(&self, lost: u64, files: u64) -> bool {
-        let Some(percent) = self.percent else { return false };
-        let of = u128::from(files.max(self.before));
-        lost > self.floor && lost > self.confirmed && u128::from(lost) * 100 > of * u128::from(percent)
-    }
-
-    /// Whether it can hold at all where at most `lost` are lost.
-    fn may_hold(&self, lost: usize) -> bool {
-        self.percent.is_some() && lost as u64 > self.floor
-    }
-}
+use crate::source::Alive;
 
 /// A file or directory that the names as they were decided do not have any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +73,7 @@ pub(super) fn weigh<E>(
     Ok(weighed)
 }
 
-fn weigh_plan<W: World>(world: &W, names: &names::Gathered) -> Result<Weighed, W::Error> {
+fn weigh_plan<W: CommittedState>(world: &W, names: &Gathered) -> Result<Weighed, W::Error> {
     let mut gone = Vec::with_capacity(names.plan.gone.len());
     for id in &names.plan.gone {
         let is_dir = world.record(*id)?.is_some_and(|record| record.meta.kind == Kind::Dir);
@@ -135,39 +104,36 @@ fn weigh_plan<W: World>(world: &W, names: &names::Gathered) -> Result<Weighed, W
 
 /// Decides, once in a flush and before anything is read, whether its removals wait. What has to stay as it is for that is
 /// excluded from the plan, and all that waits is noted in `names`.
-pub(super) fn guard<W: World>(
-    world: &mut W,
-    facts: &FlushFacts,
-    report: &mut Report,
-    names: &mut names::Gathered,
-) -> Result<(), W::Error> {
-    if !facts.max_delete.may_hold(names.plan.gone.len()) {
+pub(super) fn guard<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<(), W::Error> {
+    let limit = flush.facts.max_delete;
+    if !limit.may_hold(names.plan.gone.len()) {
         return Ok(());
     }
-    let weighed = weigh_plan(world, names)?;
-    report.files_before = world.files()?;
-    if !facts.max_delete.holds(weighed.lost, report.files_before) {
+    let weighed = weigh_plan(&*flush.world, names)?;
+    flush.report.files_before = flush.world.files()?;
+    if !limit.holds(weighed.lost, flush.report.files_before) {
         return Ok(());
     }
-    report.removals_held = weighed.lost;
+    flush.report.removals_held = weighed.lost;
     let stays = names.plan.gone.iter().filter(|id| !weighed.through.contains(id));
     names.held_back = stays.copied().collect();
     if !weighed.replaced.is_empty() {
         let replaced: HashSet<FileId> = weighed.replaced.into_iter().collect();
-        names.exclude(world, facts, &replaced)?;
+        names.decide_without(flush.world, flush.facts, &replaced)?;
         names.excluded = replaced;
     }
     Ok(())
 }
 
 /// Where removals wait: directories that others took the place of, by the plan as it is now.
-pub(super) fn replaced<W: World>(world: &W, names: &names::Gathered) -> Result<BTreeSet<FileId>, W::Error> {
+pub(super) fn replaced<W: CommittedState>(world: &W, names: &Gathered) -> Result<BTreeSet<FileId>, W::Error> {
     if names.held_back.is_empty() { Ok(BTreeSet::new()) } else { Ok(weigh_plan(world, names)?.replaced) }
 }
 
 /// Takes the removals that wait out of the plan; their topmost names are looked at again by the next flush. How many such
 /// names there are.
-pub(super) fn hold<W: World>(world: &W, facts: &FlushFacts, names: &mut names::Gathered) -> Result<u64, W::Error> {
+pub(super) fn hold<W: World>(flush: &Flush<'_, W>, names: &mut Gathered) -> Result<u64, W::Error> {
+    let world = &*flush.world;
     if names.held_back.is_empty() {
         return Ok(0);
     }
@@ -182,7 +148,7 @@ pub(super) fn hold<W: World>(world: &W, facts: &FlushFacts, names: &mut names::G
     plan.changes.retain(|change| match change {
         NameChange::Unset { parent, name } if places.contains(&(*parent, name.clone())) => {
             if !held.contains(parent) {
-                waiting.push(Missing { parent: *parent, name: name.clone(), drain: facts.drain });
+                waiting.push(Missing { parent: *parent, name: name.clone(), drain: flush.facts.drain });
             }
             false
         }
@@ -199,30 +165,24 @@ pub(super) fn hold<W: World>(world: &W, facts: &FlushFacts, names: &mut names::G
 
 /// Marks of files that wait to be removed stay, for the files may be back; but not those of an inode that is gone for good, or
 /// every flush would carry them.
-pub(super) fn keep_marks<W: World>(
-    world: &mut W,
-    taken: &DirtySet,
-    names: &names::Gathered,
-    report: &mut Report,
-    kept: &mut DirtySet,
-) -> Result<(), W::Error> {
+pub(super) fn keep_marks<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Result<(), W::Error> {
     if names.held_back.is_empty() {
         return Ok(());
     }
     let again = names.new_numbers();
-    let pending: BTreeSet<u64> = taken.iter().chain(kept.iter()).map(|(ino, _)| ino).collect();
+    let pending: BTreeSet<u64> = flush.taken.iter().chain(flush.kept.iter()).map(|(ino, _)| ino).collect();
     for ino in pending {
-        let records = world.by_inode(ino)?;
+        let records = flush.world.by_inode(ino)?;
         if records.is_empty() || !records.iter().all(|record| names.held_back.contains(&record.id)) {
             continue;
         }
-        report.lasting.insert(ino);
+        flush.report.lasting.insert(ino);
         let mut all_gone = !again.contains(&ino);
         for record in &records {
-            all_gone = all_gone && world.alive(record.id)? == Alive::Gone;
+            all_gone = all_gone && flush.world.alive(record.id)? == Alive::Gone;
         }
         if all_gone {
-            kept.remove(ino);
+            flush.kept.remove(ino);
         }
     }
     Ok(())

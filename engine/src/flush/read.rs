@@ -6,38 +6,16 @@
 
 use roaring::RoaringBitmap;
 
-use super::Steps;
-use super::world::{FileError, FileOps, Piece, ReadJob, Stat};
-use super::xattrs::ReadXattrs;
+use super::steps::Steps;
 use crate::model::BLOCK_BYTES;
+use crate::source::{FileError, FileImage, FileOps, Part, Piece, ReadJob, Stat};
+use crate::xattrs::ReadXattrs;
 
 /// Bytes asked of the file at once.
 pub const WINDOW_BYTES: u64 = 1 << 20;
 
 /// How often the end of a file may move towards its start while it is read, before it is left for the next flush.
 const SHORT_READS_MAX: u32 = 8;
-
-/// What was read of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileImage {
-    /// The `statx` from before CLEAN, with the size that BARRIER found if that is larger.
-    pub stat: Stat,
-    pub xattrs: ReadXattrs,
-    /// Size of the image: `stat.size`, or less when the file shrank meanwhile.
-    pub size: u64,
-    /// Whether the read ended before `stat.size`: the file stays pending.
-    pub short: bool,
-    /// Whether every byte was read, so that nothing of the committed image is relied on.
-    pub whole: bool,
-    /// What was read, in order, block-aligned at the start; blocks lie in exactly one part.
-    pub parts: Vec<Part>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    Bytes { offset: u64, bytes: Vec<u8> },
-    Hole { offset: u64, len: u64 },
-}
 
 /// What of a file a job asks for, decided once S0 is known.
 fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {

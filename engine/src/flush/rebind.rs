@@ -6,9 +6,11 @@
 
 use std::collections::HashSet;
 
-use super::world::{Listed, Record, World};
+use super::world::{CommittedState, SourceTree};
+use crate::catalog::Record;
 use crate::identity::Span;
 use crate::model::{FileId, InodeId, Kind};
+use crate::source::Listed;
 
 /// How many are bound in one transaction.
 const AT_ONCE: usize = 4096;
@@ -26,7 +28,10 @@ pub fn is_void(inode: InodeId) -> bool {
 /// Binds every file for which `which` holds to what lies at its name, from the root down, the root itself excepted. One that
 /// is not there, or is of another kind, is bound to nothing: its name is decided about as any that vanished. Returns how
 /// many were found. Made again from the start if it is cut off.
-pub fn rebind<W: World>(world: &mut W, which: impl Fn(&Record) -> bool) -> Result<u64, W::Error> {
+pub fn rebind<W>(world: &mut W, which: impl Fn(&Record) -> bool) -> Result<u64, W::Error>
+where
+    W: SourceTree + CommittedState,
+{
     let mut directories = vec![FileId::ROOT];
     let (mut found, mut absent): (HashSet<FileId>, HashSet<FileId>) = Default::default();
     let mut bound = Vec::new();

@@ -3,8 +3,8 @@
 //! Numbers are LEB128 varints in their shortest form, little endian where fixed; signed ones are zigzag. The reader
 //! never allocates: it lends slices, and counts are checked against the bytes left before a caller reserves space.
 
-use super::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
-use crate::model::{Hash, Id};
+use super::version::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
+use crate::model::{Hash, Seq, VolumeId};
 use thiserror::Error;
 
 /// Why bytes are not what they should be. `field` names the place in the layout as `docs/format.md` does.
@@ -22,8 +22,8 @@ pub enum DecodeError {
     Checksum { object: &'static str, found: Vec<u8>, expected: Vec<u8> },
     #[error("{field}: {found} where {expected} was expected")]
     Number { field: &'static str, found: u64, expected: u64 },
-    #[error("{field}: id {found:02x?} where {expected:02x?} was expected")]
-    Identity { field: &'static str, found: Id, expected: Id },
+    #[error("{field}: id {found} where {expected} was expected")]
+    Identity { field: &'static str, found: VolumeId, expected: VolumeId },
     #[error("{field}: hash {found:02x?} where {expected:02x?} was expected")]
     Hash { field: &'static str, found: Box<Hash>, expected: Box<Hash> },
     #[error("{field}: unknown value {found}")]
@@ -120,6 +120,10 @@ impl<'a> Reader<'a> {
         Err(DecodeError::Varint { field })
     }
 
+    pub fn seq(&mut self, field: &'static str) -> Result<Seq, DecodeError> {
+        self.varint(field).map(Seq)
+    }
+
     /// A number not above `limit`.
     pub fn bounded(&mut self, field: &'static str, limit: u64) -> Result<u64, DecodeError> {
         let found = self.varint(field)?;
@@ -194,6 +198,10 @@ impl Writer {
             v >>= 7;
         }
         self.out.push(v as u8);
+    }
+
+    pub fn seq(&mut self, seq: Seq) {
+        self.varint(seq.0);
     }
 
     pub fn zigzag(&mut self, v: i64) {
@@ -295,7 +303,7 @@ pub fn head(object: &'static str, magic: [u8; 3], newest: u8, bytes: &[u8]) -> R
     Ok(version)
 }
 
-pub(crate) fn same_id(field: &'static str, found: Id, expected: Id) -> Result<(), DecodeError> {
+pub(crate) fn same_volume(field: &'static str, found: VolumeId, expected: VolumeId) -> Result<(), DecodeError> {
     if found != expected {
         return Err(DecodeError::Identity { field, found, expected });
     }

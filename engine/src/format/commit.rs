@@ -8,14 +8,17 @@
 //!
 //! The payload stands first, so that places in it are known before the body is.
 
-use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
+use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_number, same_volume};
 use super::content::{self, Context};
+use super::limits;
 use super::pack::PackInfo;
 use super::parts::{
     NAMES, NAMES_ERA, delta, name, put_delta, put_name, put_standing, put_time, standing, time, version_of,
 };
-use super::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, VERSION, limits};
-use crate::model::{ChangeSet, FileId, Hash, Id, NameChange, ObjectRef, Seq, Standing, Stored, Time};
+use super::version::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, VERSION};
+use crate::model::{
+    ChangeSet, CommitId, FileId, Hash, NameChange, ObjectRef, Seq, Standing, Stored, Time, VolumeId, WriterId,
+};
 
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 commit";
@@ -26,12 +29,12 @@ const COMMIT: ObjectKind =
 /// Who wrote a commit, when, and after what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    pub volume: Id,
+    pub volume: VolumeId,
     /// From 1.
     pub seq: Seq,
     /// Random; tells an own commit from another's after an unknown outcome.
-    pub commit: Id,
-    pub writer: Id,
+    pub commit: CommitId,
+    pub writer: WriterId,
     /// Fencing number of the writer.
     pub epoch: u64,
     /// Later than the parent's, whatever the clock did.
@@ -74,7 +77,7 @@ pub struct Commit {
 /// Which commit the bytes must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expect {
-    pub volume: Id,
+    pub volume: VolumeId,
     pub seq: Seq,
 }
 
@@ -115,7 +118,7 @@ pub fn encode(
     }
     for (n, pack) in packs.iter().enumerate() {
         for (field, found, expected) in [
-            ("pack seq", pack.seq, header.seq),
+            ("pack seq", pack.seq.0, header.seq.0),
             ("pack epoch", pack.epoch, header.epoch),
             ("pack number", u64::from(pack.n), first + n as u64),
         ] {
@@ -152,8 +155,8 @@ pub fn decode(bytes: &[u8], expect: Expect) -> Result<Commit, DecodeError> {
                 pack.ok_or(DecodeError::Limit { field: "pack number", found: u64::from(n), limit: packs.len() as u64 })?
                     .bytes
             }
-            ObjectRef::Commit(found) | ObjectRef::Pack { seq: found, .. } if found > header.seq => {
-                return Err(DecodeError::Limit { field: "object seq", found, limit: header.seq });
+            ObjectRef::Commit(seq) | ObjectRef::Pack { seq, .. } if seq > header.seq => {
+                return Err(DecodeError::Limit { field: "object seq", found: seq.0, limit: header.seq.0 });
             }
             _ => u64::MAX,
         };
@@ -187,8 +190,8 @@ type Parts<'a> = (&'a [u8], Reader<'a>, Header, bool);
 
 fn open_body(bytes: &[u8], expect: Expect) -> Result<Parts<'_>, DecodeError> {
     let (inline, r, header, more) = parts_of(bytes)?;
-    same_id("commit volume", header.volume, expect.volume)?;
-    same_number("commit seq", header.seq, expect.seq)?;
+    same_volume("commit volume", header.volume, expect.volume)?;
+    same_number("commit seq", header.seq.0, expect.seq.0)?;
     Ok((inline, r, header, more))
 }
 
@@ -218,13 +221,13 @@ fn context(header: &Header) -> Context {
 
 /// `names`: names or gone files follow the files.
 fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), EncodeError> {
-    if header.seq == 0 {
+    if header.seq == Seq::NONE {
         return Err(EncodeError::Number { field: "commit seq", found: 0, expected: 1 });
     }
-    w.put(&header.volume);
-    w.varint(header.seq);
-    w.put(&header.commit);
-    w.put(&header.writer);
+    w.put(&header.volume.0);
+    w.seq(header.seq);
+    w.put(&header.commit.0);
+    w.put(&header.writer.0);
     w.varint(header.epoch);
     put_time(w, header.time, 0)?;
     let more = if header.era.is_some() { NAMES_ERA } else { 0 };
@@ -238,10 +241,10 @@ fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), Encode
 }
 
 fn header(r: &mut Reader<'_>, version: u8) -> Result<(Header, bool), DecodeError> {
-    let volume = r.array("commit volume")?;
-    let seq = r.varint("commit seq")?;
-    let commit = r.array("commit id")?;
-    let writer = r.array("writer id")?;
+    let volume = VolumeId(r.array("commit volume")?);
+    let seq = r.seq("commit seq")?;
+    let commit = CommitId(r.array("commit id")?);
+    let writer = WriterId(r.array("writer id")?);
     let epoch = r.varint("writer epoch")?;
     let time = time(r, 0)?;
     let standing = standing(r, version, NAMES_ERA | NAMES, seq, time)?;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 /// What the encoding of a change leans on: the commit's own version, seq and time.
 #[derive(Clone, Copy)]
-pub(super) struct Context {
+pub(crate) struct Context {
     pub version: u8,
     pub seq: Seq,
     pub sec: i64,
@@ -45,10 +45,10 @@ struct Cursor {
 
 const COPY_HERE: u64 = 0;
 const COPY_FROM: u64 = 1;
-pub(super) const LITERAL_ON: u64 = 2;
-pub(super) const LITERAL_NEXT: u64 = 3;
-pub(super) const LITERAL_AT: u64 = 4;
-pub(super) const HOLE: u64 = 5;
+pub(crate) const LITERAL_ON: u64 = 2;
+pub(crate) const LITERAL_NEXT: u64 = 3;
+pub(crate) const LITERAL_AT: u64 = 4;
+pub(crate) const HOLE: u64 = 5;
 const KIND_BITS: u32 = 3;
 /// The length is counted in blocks.
 const IN_BLOCKS: u64 = 8;
@@ -60,7 +60,7 @@ const SPARSE_ROOT: u8 = 4;
 const BASE_SELF: u8 = 8;
 const BASE_OTHER: u8 = 16;
 
-pub(super) fn put_files(w: &mut Writer, cx: Context, files: &[FileChange<Stored>]) -> Result<(), EncodeError> {
+pub(crate) fn put_files(w: &mut Writer, cx: Context, files: &[FileChange<Stored>]) -> Result<(), EncodeError> {
     let mut frames = Vec::new();
     let mut index = HashMap::new();
     let mut ops = 0;
@@ -133,6 +133,15 @@ fn put_file(
     if let Some(base) = content.base.filter(|base| *base != file.id) {
         w.varint(base.0);
     }
+    put_ops(w, content, index, cursor)
+}
+
+fn put_ops(
+    w: &mut Writer,
+    content: &Content<Stored>,
+    index: &HashMap<FrameAt, usize>,
+    cursor: &mut Cursor,
+) -> Result<(), EncodeError> {
     w.count("ops", limits::OPS, content.ops.len())?;
     let mut offset = 0u64;
     let mut copied_to = 0u64;
@@ -187,7 +196,7 @@ fn put_file(
     Ok(())
 }
 
-pub(super) fn put_op(w: &mut Writer, kind: u64, len: u64) -> Result<(), EncodeError> {
+pub(crate) fn put_op(w: &mut Writer, kind: u64, len: u64) -> Result<(), EncodeError> {
     let (count, flag) = if len.is_multiple_of(BLOCK_BYTES) { (len / BLOCK_BYTES, IN_BLOCKS) } else { (len, 0) };
     let limit = u64::MAX >> OP_BITS;
     if len == 0 {
@@ -200,7 +209,7 @@ pub(super) fn put_op(w: &mut Writer, kind: u64, len: u64) -> Result<(), EncodeEr
     Ok(())
 }
 
-pub(super) fn op_head(r: &mut Reader<'_>) -> Result<(u64, u64), DecodeError> {
+pub(crate) fn op_head(r: &mut Reader<'_>) -> Result<(u64, u64), DecodeError> {
     let v = r.varint("op")?;
     let count = v >> OP_BITS;
     let len = if v & IN_BLOCKS != 0 { count.checked_mul(BLOCK_BYTES) } else { Some(count) };
@@ -213,19 +222,19 @@ pub(super) fn op_head(r: &mut Reader<'_>) -> Result<(u64, u64), DecodeError> {
     }
 }
 
-pub(super) fn check_frame_bytes(bytes: u32) -> Result<(), (u64, u64)> {
+pub(crate) fn check_frame_bytes(bytes: u32) -> Result<(), (u64, u64)> {
     let limit = (HEADER_BYTES + limits::FRAME_PLAIN) as u64;
     if u64::from(bytes) > limit { Err((u64::from(bytes), limit)) } else { Ok(()) }
 }
 
-pub(super) fn check_run(skip: u64, len: u64) -> Result<(), (u64, u64)> {
+pub(crate) fn check_run(skip: u64, len: u64) -> Result<(), (u64, u64)> {
     let limit = limits::FRAME_PLAIN as u64;
     let end = skip.saturating_add(len);
     if end > limit { Err((end, limit)) } else { Ok(()) }
 }
 
 /// `inside` says whether a frame at (object, offset, bytes) can be: in the inline payload, or in a pack the commit names.
-pub(super) fn files(
+pub(crate) fn files(
     r: &mut Reader<'_>,
     cx: Context,
     inside: impl Fn(ObjectRef, u64, u32) -> Result<(), DecodeError>,

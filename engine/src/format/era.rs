@@ -3,10 +3,11 @@
 //! `eras/<e>` is created before the first commit of era e+1 and never deleted: finding head starts there, and a late
 //! writer is caught by it.
 
-use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, open, same_id, same_number};
+use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, open, same_number, same_volume};
+use super::limits;
 use super::parts::{put_standing, put_time, standing, time, version_of};
-use super::{DEFAULT_ERA_LEN, FIRST_VERSION, MAGIC_ERA, MAGIC_FORMAT, VERSION, limits};
-use crate::model::{Hash, Id, Seq, Standing, Time};
+use super::version::{DEFAULT_ERA_LEN, FIRST_VERSION, MAGIC_ERA, MAGIC_FORMAT, VERSION};
+use crate::model::{Hash, Seq, Standing, Time, VolumeId};
 
 /// BLAKE3 contexts of the two checksums.
 pub const FORMAT_CONTEXT: &str = "tracker format v1 volume";
@@ -22,7 +23,7 @@ const ERA: ObjectKind =
 /// The volume's `format` object: written once, when the volume is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeFormat {
-    pub volume: Id,
+    pub volume: VolumeId,
     pub created: Time,
     /// Seqs of an era; at least 1, at most [`limits::ERA_LEN`].
     pub era_len: u64,
@@ -31,13 +32,13 @@ pub struct VolumeFormat {
 }
 
 impl VolumeFormat {
-    pub fn new(volume: Id, created: Time) -> Self {
+    pub fn new(volume: VolumeId, created: Time) -> Self {
         VolumeFormat { volume, created, era_len: DEFAULT_ERA_LEN, frame_plain: limits::FRAME_PLAIN as u32 }
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let mut w = Writer::object(MAGIC_FORMAT, FIRST_VERSION);
-        w.put(&self.volume);
+        w.put(&self.volume.0);
         put_time(&mut w, self.created, 0)?;
         for (field, found, limit) in [
             ("era length", self.era_len, limits::ERA_LEN),
@@ -54,7 +55,7 @@ impl VolumeFormat {
     /// The volume id is learnt here, so nothing is expected of it.
     pub fn decode(bytes: &[u8]) -> Result<VolumeFormat, DecodeError> {
         let mut r = Reader::new(open(&FORMAT, bytes)?.1);
-        let volume = r.array("volume")?;
+        let volume = VolumeId(r.array("volume")?);
         let created = time(&mut r, 0)?;
         let era_len = r.bounded("era length", limits::ERA_LEN)?;
         let frame_plain = r.bounded("frame limit", limits::FRAME_PLAIN as u64)? as u32;
@@ -70,17 +71,17 @@ impl VolumeFormat {
 
 /// The era a seq lies in. `era_len` is the volume's; 0 is taken as 1.
 pub fn era_of(seq: Seq, era_len: u64) -> u64 {
-    seq / era_len.max(1)
+    seq.0 / era_len.max(1)
 }
 
 /// First seq of an era: seqs begin at 1, so era 0 is one shorter.
 pub fn first_seq(era: u64, era_len: u64) -> Seq {
-    era.saturating_mul(era_len.max(1)).max(1)
+    Seq(era.saturating_mul(era_len.max(1)).max(1))
 }
 
 /// Last seq of an era.
 pub fn last_seq(era: u64, era_len: u64) -> Seq {
-    era.saturating_add(1).saturating_mul(era_len.max(1)) - 1
+    Seq(era.saturating_add(1).saturating_mul(era_len.max(1)) - 1)
 }
 
 /// A checkpoint by seq and hash of its root object.
@@ -93,7 +94,7 @@ pub struct CheckpointRef {
 /// The object that closes an era.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Era {
-    pub volume: Id,
+    pub volume: VolumeId,
     pub era: u64,
     /// The era's last seq.
     pub last_seq: Seq,
@@ -112,9 +113,9 @@ pub struct Era {
 impl Era {
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let mut w = Writer::object(MAGIC_ERA, version_of(self.standing.as_ref()));
-        w.put(&self.volume);
+        w.put(&self.volume.0);
         w.varint(self.era);
-        w.varint(self.last_seq);
+        w.seq(self.last_seq);
         w.put(&self.chain);
         put_time(&mut w, self.time, 0)?;
         put_standing(&mut w, self.standing.as_ref(), 0, self.last_seq, self.time)?;
@@ -123,10 +124,10 @@ impl Era {
             None => w.u8(0),
             Some(CheckpointRef { seq, hash }) => {
                 if seq > self.last_seq {
-                    return Err(EncodeError::Limit { field: "checkpoint seq", found: seq, limit: self.last_seq });
+                    return Err(EncodeError::Limit { field: "checkpoint seq", found: seq.0, limit: self.last_seq.0 });
                 }
                 w.u8(1);
-                w.varint(seq);
+                w.seq(seq);
                 w.put(&hash);
             }
         }
@@ -134,12 +135,12 @@ impl Era {
     }
 
     /// `era` and `era_len` are what the key and the volume's `format` object say.
-    pub fn decode(bytes: &[u8], volume: Id, era: u64, era_len: u64) -> Result<Era, DecodeError> {
+    pub fn decode(bytes: &[u8], volume: VolumeId, era: u64, era_len: u64) -> Result<Era, DecodeError> {
         let (version, body) = open(&ERA, bytes)?;
         let mut r = Reader::new(body);
-        let volume_found = r.array("era volume")?;
+        let volume_found = VolumeId(r.array("era volume")?);
         let era_found = r.varint("era number")?;
-        let last = r.varint("last seq")?;
+        let last = r.seq("last seq")?;
         let chain = r.array("chain hash")?;
         let last_time = time(&mut r, 0)?;
         let found = Era {
@@ -152,16 +153,16 @@ impl Era {
             epoch: r.varint("writer epoch")?,
             checkpoint: match r.u8("checkpoint")? {
                 0 => None,
-                1 => Some(CheckpointRef { seq: r.varint("checkpoint seq")?, hash: r.array("checkpoint hash")? }),
+                1 => Some(CheckpointRef { seq: r.seq("checkpoint seq")?, hash: r.array("checkpoint hash")? }),
                 found => return Err(DecodeError::Tag { field: "checkpoint", found: u64::from(found) }),
             },
         };
         r.finish("era")?;
-        same_id("era volume", found.volume, volume)?;
+        same_volume("era volume", found.volume, volume)?;
         same_number("era number", found.era, era)?;
-        same_number("last seq", found.last_seq, last_seq(era, era_len))?;
+        same_number("last seq", found.last_seq.0, last_seq(era, era_len).0)?;
         if let Some(CheckpointRef { seq, .. }) = found.checkpoint.filter(|c| c.seq > found.last_seq) {
-            return Err(DecodeError::Limit { field: "checkpoint seq", found: seq, limit: found.last_seq });
+            return Err(DecodeError::Limit { field: "checkpoint seq", found: seq.0, limit: found.last_seq.0 });
         }
         Ok(found)
     }
@@ -175,32 +176,40 @@ mod tests {
     fn seqs_fall_into_eras_without_gap() {
         for len in [1, 2, 4096] {
             for era in 0..4 {
-                assert_eq!(last_seq(era, len) + 1, era * len + len);
-                if last_seq(era, len) > 0 {
-                    assert_eq!(era_of(first_seq(era, len), len), era.max(era_of(1, len)));
+                assert_eq!(last_seq(era, len) + 1, Seq(era * len + len));
+                if last_seq(era, len) > Seq(0) {
+                    assert_eq!(era_of(first_seq(era, len), len), era.max(era_of(Seq(1), len)));
                     assert_eq!(era_of(last_seq(era, len), len), era);
                 }
-                assert_eq!(first_seq(era + 1, len), (last_seq(era, len) + 1).max(1));
+                assert_eq!(first_seq(era + 1, len), (last_seq(era, len) + 1).max(Seq(1)));
             }
         }
     }
 
     #[test]
     fn both_objects_come_back_and_only_in_their_place() {
-        let mut volume = VolumeFormat::new([1; 16], Time { sec: 5, nsec: 6 });
+        let mut volume = VolumeFormat::new(VolumeId([1; 16]), Time { sec: 5, nsec: 6 });
         assert_eq!(VolumeFormat::decode(&volume.encode().unwrap()), Ok(volume.clone()));
         volume.era_len = 0;
         assert!(volume.encode().is_err());
         let time = Time { sec: 5, nsec: 6 };
-        let checkpoint = Some(CheckpointRef { seq: 8000, hash: [3; 32] });
-        let mut era =
-            Era { volume: [1; 16], era: 1, last_seq: 8191, chain: [2; 32], time, standing: None, epoch: 4, checkpoint };
-        assert_eq!(Era::decode(&era.encode().unwrap(), [1; 16], 1, 4096), Ok(era.clone()));
-        era.standing = Some(Standing { wall: Time { sec: -5, nsec: 6 }, steady_since: 8191, baseline: true });
+        let checkpoint = Some(CheckpointRef { seq: Seq(8000), hash: [3; 32] });
+        let mut era = Era {
+            volume: VolumeId([1; 16]),
+            era: 1,
+            last_seq: Seq(8191),
+            chain: [2; 32],
+            time,
+            standing: None,
+            epoch: 4,
+            checkpoint,
+        };
+        assert_eq!(Era::decode(&era.encode().unwrap(), VolumeId([1; 16]), 1, 4096), Ok(era.clone()));
+        era.standing = Some(Standing { wall: Time { sec: -5, nsec: 6 }, steady_since: Seq(8191), baseline: true });
         let bytes = era.encode().unwrap();
-        assert_eq!(Era::decode(&bytes, [1; 16], 1, 4096), Ok(era));
-        assert!(Era::decode(&bytes, [1; 16], 2, 4096).is_err());
-        assert!(Era::decode(&bytes, [1; 16], 1, 4095).is_err());
-        assert!(Era::decode(&bytes, [2; 16], 1, 4096).is_err());
+        assert_eq!(Era::decode(&bytes, VolumeId([1; 16]), 1, 4096), Ok(era));
+        assert!(Era::decode(&bytes, VolumeId([1; 16]), 2, 4096).is_err());
+        assert!(Era::decode(&bytes, VolumeId([1; 16]), 1, 4095).is_err());
+        assert!(Era::decode(&bytes, VolumeId([2; 16]), 1, 4096).is_err());
     }
 }

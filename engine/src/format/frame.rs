@@ -14,7 +14,7 @@
 
 use super::codec::{DecodeError, Reader, same_number};
 use super::limits;
-use crate::model::{DataRef, Id, ObjectRef};
+use crate::model::{DataRef, ObjectRef, VolumeId};
 
 pub const MARK: u8 = 0xf1;
 pub const CODEC_RAW: u8 = 0;
@@ -53,7 +53,7 @@ impl Body {
     }
 
     /// Appends the frame to `out`, whose length is the frame's offset in `object`.
-    pub fn write(&self, volume: &Id, object: ObjectRef, out: &mut Vec<u8>) {
+    pub fn write(&self, volume: &VolumeId, object: ObjectRef, out: &mut Vec<u8>) {
         let offset = out.len() as u64;
         let fixed = fixed(self.codec, self.plain_len, self.stored.len() as u32);
         out.extend_from_slice(&fixed);
@@ -68,15 +68,15 @@ fn fixed(codec: u8, plain: u32, stored: u32) -> [u8; FIXED_BYTES] {
     [MARK, codec, p0, p1, p2, s0, s1, s2]
 }
 
-fn sum(volume: &Id, object: ObjectRef, offset: u64, fixed: &[u8; FIXED_BYTES], stored: &[u8]) -> [u8; SUM_BYTES] {
+fn sum(volume: &VolumeId, object: ObjectRef, offset: u64, fixed: &[u8; FIXED_BYTES], stored: &[u8]) -> [u8; SUM_BYTES] {
     let (tag, seq, epoch, n) = match object {
         ObjectRef::Commit(seq) => (0u8, seq, 0, 0),
         ObjectRef::Pack { seq, epoch, n } => (1, seq, epoch, n),
     };
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-    hasher.update(volume);
+    hasher.update(&volume.0);
     hasher.update(&[tag]);
-    hasher.update(&seq.to_le_bytes());
+    hasher.update(&seq.0.to_le_bytes());
     hasher.update(&epoch.to_le_bytes());
     hasher.update(&n.to_le_bytes());
     hasher.update(&offset.to_le_bytes());
@@ -90,7 +90,7 @@ fn sum(volume: &Id, object: ObjectRef, offset: u64, fixed: &[u8; FIXED_BYTES], s
 /// Checks a frame and gives back its plain bytes (at most [`limits::FRAME_PLAIN`], whatever the frame claims).
 ///
 /// `bytes` are exactly the frame; `offset` is where in `object` it was read.
-pub fn decode(volume: &Id, object: ObjectRef, offset: u64, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+pub fn decode(volume: &VolumeId, object: ObjectRef, offset: u64, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let (codec, plain, stored) = check(volume, object, offset, bytes)?;
     if codec == CODEC_RAW {
         same_number("frame plain length", u64::from(plain), stored.len() as u64)?;
@@ -104,7 +104,7 @@ pub fn decode(volume: &Id, object: ObjectRef, offset: u64, bytes: &[u8]) -> Resu
 }
 
 /// The run of `len` plain bytes that `at` points to; `bytes` are the frame's, as read at `at.frame_offset`.
-pub fn read_run(volume: &Id, at: &DataRef, len: u64, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+pub fn read_run(volume: &VolumeId, at: &DataRef, len: u64, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let mut plain = decode(volume, at.object, at.frame_offset, bytes)?;
     let end = u64::from(at.skip).saturating_add(len);
     if end > plain.len() as u64 {
@@ -117,7 +117,7 @@ pub fn read_run(volume: &Id, at: &DataRef, len: u64, bytes: &[u8]) -> Result<Vec
 
 /// Header and checksum, nothing decompressed: codec, plain length, stored bytes.
 pub fn check<'a>(
-    volume: &Id,
+    volume: &VolumeId,
     object: ObjectRef,
     offset: u64,
     bytes: &'a [u8],
@@ -150,9 +150,10 @@ pub fn check<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Seq;
 
-    const VOLUME: Id = [7; 16];
-    const PACK: ObjectRef = ObjectRef::Pack { seq: 3, epoch: 1, n: 0 };
+    const VOLUME: VolumeId = VolumeId([7; 16]);
+    const PACK: ObjectRef = ObjectRef::Pack { seq: Seq(3), epoch: 1, n: 0 };
 
     fn frame(plain: &[u8]) -> Vec<u8> {
         let mut out = vec![0; 4];
@@ -165,12 +166,12 @@ mod tests {
         for plain in [&b""[..], b"x", &[9; 5000]] {
             let bytes = frame(plain);
             assert_eq!(decode(&VOLUME, PACK, 4, &bytes).unwrap(), plain);
-            let other = ObjectRef::Pack { seq: 3, epoch: 1, n: 1 };
+            let other = ObjectRef::Pack { seq: Seq(3), epoch: 1, n: 1 };
             for moved in [
                 decode(&VOLUME, PACK, 5, &bytes),
                 decode(&VOLUME, other, 4, &bytes),
-                decode(&VOLUME, ObjectRef::Commit(3), 4, &bytes),
-                decode(&[8; 16], PACK, 4, &bytes),
+                decode(&VOLUME, ObjectRef::Commit(Seq(3)), 4, &bytes),
+                decode(&VolumeId([8; 16]), PACK, 4, &bytes),
             ] {
                 assert!(matches!(moved, Err(DecodeError::Checksum { .. })), "{moved:?}");
             }

@@ -85,7 +85,7 @@ fn parse(text: &str) -> Option<Key> {
         return Some(Key::Format);
     }
     if let Some(rest) = text.strip_prefix(COMMITS) {
-        return padded(rest).map(Key::Commit);
+        return padded(rest).map(|seq| Key::Commit(Seq(seq)));
     }
     if let Some(rest) = text.strip_prefix(ERAS) {
         return padded(rest).map(Key::Era);
@@ -94,11 +94,12 @@ fn parse(text: &str) -> Option<Key> {
         return unhex(rest).map(Key::Page);
     }
     if let Some(rest) = text.strip_prefix(CHECKPOINTS) {
-        return padded(rest).map(Key::Checkpoint);
+        return padded(rest).map(|seq| Key::Checkpoint(Seq(seq)));
     }
     if let Some(rest) = text.strip_prefix(PACKS) {
         let mut parts = rest.split('-');
-        let key = Key::Pack { seq: padded(parts.next()?)?, epoch: plain(parts.next()?)?, n: plain(parts.next()?)? };
+        let key =
+            Key::Pack { seq: Seq(padded(parts.next()?)?), epoch: plain(parts.next()?)?, n: plain(parts.next()?)? };
         return parts.next().is_none().then_some(key);
     }
     if let Some(rest) = text.strip_prefix(KEYS) {
@@ -143,10 +144,10 @@ mod tests {
         prop_oneof![
             Just(Key::Format),
             any::<Id>().prop_map(Key::WrappedKey),
-            any::<u64>().prop_map(Key::Commit),
-            any::<(u64, u64, u32)>().prop_map(|(seq, epoch, n)| Key::Pack { seq, epoch, n }),
+            any::<u64>().prop_map(|seq| Key::Commit(Seq(seq))),
+            any::<(u64, u64, u32)>().prop_map(|(seq, epoch, n)| Key::Pack { seq: Seq(seq), epoch, n }),
             any::<u64>().prop_map(Key::Era),
-            any::<u64>().prop_map(Key::Checkpoint),
+            any::<u64>().prop_map(|seq| Key::Checkpoint(Seq(seq))),
             any::<Hash>().prop_map(Key::Page),
             any::<Id>().prop_map(Key::Prune),
         ]
@@ -183,6 +184,6 @@ mod tests {
         ] {
             assert!(text.parse::<Key>().is_err(), "{text}");
         }
-        assert_eq!(Key::Pack { seq: 7, epoch: 2, n: 0 }.to_string(), "packs/00000000000000000007-2-0");
+        assert_eq!(Key::Pack { seq: Seq(7), epoch: 2, n: 0 }.to_string(), "packs/00000000000000000007-2-0");
     }
 }

@@ -6,10 +6,11 @@
 //!
 //! Readers of literal bytes need none of the index (a `DataRef` says all); `verify` and repair use it.
 
-use super::codec::{DecodeError, EncodeError, Reader, Writer, checksum, head, same_id, same_number};
+use super::codec::{DecodeError, EncodeError, Reader, Writer, checksum, head, same_number, same_volume};
 use super::frame::{self, HEADER_BYTES};
-use super::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES, MAGIC_PACK, limits};
-use crate::model::{Hash, Id, ObjectRef, Seq};
+use super::limits;
+use super::version::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES, MAGIC_PACK};
+use crate::model::{Hash, ObjectRef, Seq, VolumeId};
 
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 pack index";
@@ -46,14 +47,14 @@ pub struct IndexEntry {
 /// A pack that is being filled: frames go in, the object's bytes come out.
 #[derive(Debug)]
 pub struct PackBuilder {
-    volume: Id,
+    volume: VolumeId,
     object: ObjectRef,
     bytes: Vec<u8>,
     index: Vec<IndexEntry>,
 }
 
 impl PackBuilder {
-    pub fn new(volume: Id, seq: Seq, epoch: u64, n: u32) -> Self {
+    pub fn new(volume: VolumeId, seq: Seq, epoch: u64, n: u32) -> Self {
         let bytes = Writer::object(MAGIC_PACK, FIRST_VERSION).into_bytes();
         PackBuilder { volume, object: ObjectRef::Pack { seq, epoch, n }, bytes, index: Vec::new() }
     }
@@ -87,8 +88,8 @@ impl PackBuilder {
             return Err(EncodeError::Number { field: "object", found: 0, expected: 1 });
         };
         let mut w = Writer::default();
-        w.put(&self.volume);
-        w.varint(seq);
+        w.put(&self.volume.0);
+        w.seq(seq);
         w.varint(epoch);
         w.varint(u64::from(n));
         w.count("frames", limits::FRAMES, self.index.len())?;
@@ -108,7 +109,12 @@ impl PackBuilder {
 
 /// Reads the index from the pack's end: `tail` are the object's last bytes, as many as the caller likes to read;
 /// `total` is the object's size. [`DecodeError::Short`] says how many are needed if they were too few.
-pub fn decode_index(volume: &Id, object: ObjectRef, total: u64, tail: &[u8]) -> Result<Vec<IndexEntry>, DecodeError> {
+pub fn decode_index(
+    volume: &VolumeId,
+    object: ObjectRef,
+    total: u64,
+    tail: &[u8],
+) -> Result<Vec<IndexEntry>, DecodeError> {
     let ObjectRef::Pack { seq, epoch, n } = object else {
         return Err(DecodeError::Tag { field: "object", found: 0 });
     };
@@ -130,8 +136,8 @@ pub fn decode_index(volume: &Id, object: ObjectRef, total: u64, tail: &[u8]) -> 
         return Err(DecodeError::Checksum { object, found: found.to_vec(), expected: expected.to_vec() });
     }
     let mut r = Reader::new(rest_index.get(start..).unwrap_or_default());
-    same_id("pack volume", r.array("pack volume")?, *volume)?;
-    same_number("pack seq", r.varint("pack seq")?, seq)?;
+    same_volume("pack volume", VolumeId(r.array("pack volume")?), *volume)?;
+    same_number("pack seq", r.varint("pack seq")?, seq.0)?;
     same_number("pack epoch", r.varint("pack epoch")?, epoch)?;
     same_number("pack number", r.varint("pack number")?, u64::from(n))?;
     let count = r.count("pack frames", limits::FRAMES, 2)?;
@@ -149,7 +155,7 @@ pub fn decode_index(volume: &Id, object: ObjectRef, total: u64, tail: &[u8]) -> 
 }
 
 /// Checks a whole pack: head, index and every frame (decompressed). Gives back the index.
-pub fn verify(volume: &Id, object: ObjectRef, bytes: &[u8]) -> Result<Vec<IndexEntry>, DecodeError> {
+pub fn verify(volume: &VolumeId, object: ObjectRef, bytes: &[u8]) -> Result<Vec<IndexEntry>, DecodeError> {
     head("pack", MAGIC_PACK, FIRST_VERSION, bytes)?;
     let index = decode_index(volume, object, bytes.len() as u64, bytes)?;
     for entry in &index {

@@ -1,13 +1,14 @@
 //! Encodings that commits and checkpoint pages share: times, attributes, names, references to objects.
 
 use super::codec::{DecodeError, EncodeError, Reader, Writer};
-use super::{FIRST_VERSION, VERSION, limits};
+use super::limits;
+use super::version::{FIRST_VERSION, VERSION};
 use crate::model::{InodeFlags, Kind, Meta, ObjectRef, Seq, Standing, Time};
 
 const NANOS: u32 = 1_000_000_000;
 
 /// `sec` is written as the distance from `base`, which is small where both are about the same moment.
-pub(super) fn put_time(w: &mut Writer, time: Time, base: i64) -> Result<(), EncodeError> {
+pub(crate) fn put_time(w: &mut Writer, time: Time, base: i64) -> Result<(), EncodeError> {
     if time.nsec >= NANOS {
         let (found, limit) = (u64::from(time.nsec), u64::from(NANOS - 1));
         return Err(EncodeError::Limit { field: "nanoseconds", found, limit });
@@ -17,7 +18,7 @@ pub(super) fn put_time(w: &mut Writer, time: Time, base: i64) -> Result<(), Enco
     Ok(())
 }
 
-pub(super) fn time(r: &mut Reader<'_>, base: i64) -> Result<Time, DecodeError> {
+pub(crate) fn time(r: &mut Reader<'_>, base: i64) -> Result<Time, DecodeError> {
     let sec = base.wrapping_add(r.zigzag("seconds")?);
     let nsec = r.u32("nanoseconds")?;
     if nsec >= NANOS {
@@ -30,21 +31,21 @@ pub(super) fn time(r: &mut Reader<'_>, base: i64) -> Result<Time, DecodeError> {
 /// Bits of a standing: a complete baseline stands behind the commit.
 const BASELINE: u64 = 1;
 /// The hash of the end of the era before follows the parent's (commits alone).
-pub(super) const NAMES_ERA: u64 = 2;
+pub(crate) const NAMES_ERA: u64 = 2;
 /// The wall clock was not the commit's time, and follows.
 const WALL: u64 = 4;
 /// Wall clocks fell once; the seq from which they are steady follows.
 const STEADY: u64 = 8;
 /// Names or gone files follow the files (commits alone).
-pub(super) const NAMES: u64 = 16;
+pub(crate) const NAMES: u64 = 16;
 
 /// Objects that say nothing of clock and baseline are of the first version.
-pub(super) fn version_of(standing: Option<&Standing>) -> u8 {
+pub(crate) fn version_of(standing: Option<&Standing>) -> u8 {
     if standing.is_some() { VERSION } else { FIRST_VERSION }
 }
 
 /// `more` are further flags of the object; `seq` and `time` the commit's of which it speaks.
-pub(super) fn put_standing(
+pub(crate) fn put_standing(
     w: &mut Writer,
     standing: Option<&Standing>,
     more: u64,
@@ -58,23 +59,23 @@ pub(super) fn put_standing(
         };
     };
     if standing.steady_since > seq {
-        return Err(EncodeError::Limit { field: "steady since", found: standing.steady_since, limit: seq });
+        return Err(EncodeError::Limit { field: "steady since", found: standing.steady_since.0, limit: seq.0 });
     }
     let baseline = if standing.baseline { BASELINE } else { 0 };
     let wall = if standing.wall == time { 0 } else { WALL };
-    let steady = if standing.steady_since == 0 { 0 } else { STEADY };
+    let steady = if standing.steady_since == Seq::NONE { 0 } else { STEADY };
     w.varint(more | baseline | wall | steady);
     if wall != 0 {
         put_time(w, standing.wall, time.sec)?;
     }
     if steady != 0 {
-        w.varint(standing.steady_since);
+        w.seq(standing.steady_since);
     }
     Ok(())
 }
 
 /// The standing and the flags beside it; flags other than `more` are refused. `None` in version 1.
-pub(super) fn standing(
+pub(crate) fn standing(
     r: &mut Reader<'_>,
     version: u8,
     more: u64,
@@ -89,9 +90,9 @@ pub(super) fn standing(
         return Err(DecodeError::Tag { field: "flags", found: flags });
     }
     let wall = if flags & WALL != 0 { time(r, at.sec)? } else { at };
-    let steady_since = if flags & STEADY != 0 { r.bounded("steady since", seq)? } else { 0 };
+    let steady_since = if flags & STEADY != 0 { Seq(r.bounded("steady since", seq.0)?) } else { Seq::NONE };
     // What need not be said is not said.
-    if (flags & WALL != 0 && wall == at) || (flags & STEADY != 0 && steady_since == 0) {
+    if (flags & WALL != 0 && wall == at) || (flags & STEADY != 0 && steady_since == Seq::NONE) {
         return Err(DecodeError::Tag { field: "flags", found: flags });
     }
     Ok(Some((Standing { wall, steady_since, baseline: flags & BASELINE != 0 }, flags)))
@@ -108,7 +109,7 @@ fn is_device(kind: Kind) -> bool {
     matches!(kind, Kind::CharDevice | Kind::BlockDevice)
 }
 
-pub(super) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> Result<(), EncodeError> {
+pub(crate) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> Result<(), EncodeError> {
     let kind = KINDS.iter().position(|k| *k == meta.kind).unwrap_or(0) as u8;
     let xattrs = if meta.xattrs.is_empty() { 0 } else { HAS_XATTRS };
     let flags = if meta.has_flags() { HAS_FLAGS } else { 0 };
@@ -153,7 +154,7 @@ pub(super) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> R
     Ok(())
 }
 
-pub(super) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, DecodeError> {
+pub(crate) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, DecodeError> {
     let first = r.u8("kind")?;
     let known = if version < VERSION { HAS_XATTRS } else { HAS_XATTRS | HAS_FLAGS };
     let kind =
@@ -197,25 +198,25 @@ pub fn is_entry_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && name.len() <= limits::NAME && !name.iter().any(|b| matches!(b, 0 | b'/'))
 }
 
-pub(super) fn put_name(w: &mut Writer, name: &[u8]) -> Result<(), EncodeError> {
+pub(crate) fn put_name(w: &mut Writer, name: &[u8]) -> Result<(), EncodeError> {
     if !is_entry_name(name) {
         return Err(EncodeError::Name { field: "name" });
     }
     w.bytes("name", limits::NAME, name)
 }
 
-pub(super) fn name<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+pub(crate) fn name<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     let name = r.bytes("name", limits::NAME)?;
     if is_entry_name(name) { Ok(name) } else { Err(DecodeError::Name { field: "name" }) }
 }
 
 /// Ids are near each other; the distance is shorter than the number.
-pub(super) fn put_delta(w: &mut Writer, value: u64, previous: &mut u64) {
+pub(crate) fn put_delta(w: &mut Writer, value: u64, previous: &mut u64) {
     w.zigzag(value.wrapping_sub(*previous) as i64);
     *previous = value;
 }
 
-pub(super) fn delta(r: &mut Reader<'_>, field: &'static str, previous: &mut u64) -> Result<u64, DecodeError> {
+pub(crate) fn delta(r: &mut Reader<'_>, field: &'static str, previous: &mut u64) -> Result<u64, DecodeError> {
     *previous = previous.wrapping_add(r.zigzag(field)? as u64);
     Ok(*previous)
 }
@@ -225,31 +226,31 @@ const OBJECT_COMMIT: u8 = 1;
 const OBJECT_PACK: u8 = 2;
 
 /// `own` is the seq of the commit that is being written, where there is one (0 is none).
-pub(super) fn put_object(w: &mut Writer, object: ObjectRef, own: Seq) {
+pub(crate) fn put_object(w: &mut Writer, object: ObjectRef, own: Seq) {
     match object {
         ObjectRef::Commit(seq) if seq == own => w.u8(OBJECT_SELF),
         ObjectRef::Commit(seq) => {
             w.u8(OBJECT_COMMIT);
-            w.varint(seq);
+            w.seq(seq);
         }
         ObjectRef::Pack { seq, epoch, n } => {
             w.u8(OBJECT_PACK);
-            w.varint(seq);
+            w.seq(seq);
             w.varint(epoch);
             w.varint(u64::from(n));
         }
     }
 }
 
-pub(super) fn object(r: &mut Reader<'_>, own: Seq) -> Result<ObjectRef, DecodeError> {
+pub(crate) fn object(r: &mut Reader<'_>, own: Seq) -> Result<ObjectRef, DecodeError> {
     match r.u8("object")? {
         OBJECT_SELF => Ok(ObjectRef::Commit(own)),
-        OBJECT_COMMIT => match r.varint("object seq")? {
-            seq if seq == own => Err(DecodeError::Tag { field: "object", found: seq }),
+        OBJECT_COMMIT => match r.seq("object seq")? {
+            seq if seq == own => Err(DecodeError::Tag { field: "object", found: seq.0 }),
             seq => Ok(ObjectRef::Commit(seq)),
         },
         OBJECT_PACK => Ok(ObjectRef::Pack {
-            seq: r.varint("pack seq")?,
+            seq: r.seq("pack seq")?,
             epoch: r.varint("pack epoch")?,
             n: r.u32_varint("pack number")?,
         }),

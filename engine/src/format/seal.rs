@@ -5,9 +5,10 @@
 
 use super::codec::EncodeError;
 use super::frame::{Body, HEADER_BYTES};
+use super::limits;
 use super::pack::{PackBuilder, PackInfo};
-use super::{DEFAULT_LEVEL, DEFAULT_PACK_BYTES, HEAD_BYTES, limits};
-use crate::model::{ChangeSet, Content, DataRef, FileChange, Id, ObjectRef, Op, Seq, Stored};
+use super::version::{DEFAULT_LEVEL, DEFAULT_PACK_BYTES, HEAD_BYTES};
+use crate::model::{ChangeSet, Content, DataRef, FileChange, ObjectRef, Op, Seq, Stored, VolumeId};
 use std::collections::VecDeque;
 
 /// Attempts that are told apart; after that many the numbers begin again.
@@ -55,7 +56,7 @@ struct Placed {
 
 /// Takes literals, gives packs. See the head of this file.
 pub struct PackWriter {
-    volume: Id,
+    volume: VolumeId,
     seq: Seq,
     epoch: u64,
     limits: SealLimits,
@@ -80,7 +81,7 @@ impl PackWriter {
     /// `attempt` is a number that no other try at the same seq and epoch has: a flush that is tried again must take pack
     /// numbers that no earlier try can have put, since an object is never put twice with other bytes (I5). Each
     /// attempt has [`super::limits::PACKS`] numbers of its own.
-    pub fn new(volume: Id, seq: Seq, epoch: u64, attempt: u32, limits: SealLimits) -> Result<Self, EncodeError> {
+    pub fn new(volume: VolumeId, seq: Seq, epoch: u64, attempt: u32, limits: SealLimits) -> Result<Self, EncodeError> {
         let mut limits = limits;
         limits.frame_plain = limits.frame_plain.clamp(1, super::limits::FRAME_PLAIN);
         limits.inline = limits.inline.min(super::limits::INLINE);
@@ -139,11 +140,6 @@ impl PackWriter {
         let a_pack = (self.limits.pack / (self.limits.frame_plain + super::frame::HEADER_BYTES)).max(1);
         let packs = (self.last + 1 - self.next.min(self.last + 1)) as usize;
         frames.min(packs.saturating_mul(a_pack)) as u64
-    }
-
-    /// Plain bytes pushed so far.
-    pub fn plain_bytes(&self) -> u64 {
-        self.plain
     }
 
     /// Ends the last frame and pack, and settles where everything lies.
@@ -318,7 +314,7 @@ pub struct SealedCommit {
 
 /// Seals changes whose literals are all in memory; a flush of unknown size uses [`PackWriter`].
 pub fn seal_changes(
-    volume: Id,
+    volume: VolumeId,
     seq: Seq,
     epoch: u64,
     attempt: u32,

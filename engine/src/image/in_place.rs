@@ -3,7 +3,7 @@
 //! Memory follows the blocks that are given and changed: their bytes, and at most one node of 16 KiB (and one
 //! signature group of 14 KiB) for each group of 512 they lie in.
 
-use super::ImageError;
+use super::error::ImageError;
 use crate::block::{self, BLOCK_LEN, GROUP_BLOCKS};
 use crate::delta::Ops;
 use crate::model::{BLOCK_BYTES, Content, FileId};
@@ -16,6 +16,19 @@ pub enum BlockData<'a> {
     Hole,
     /// The block's bytes; what lies beyond the new size is ignored.
     Bytes(&'a [u8]),
+}
+
+impl<'a> BlockData<'a> {
+    /// The first `len` bytes of block `index`, which must be given; `None` for a hole.
+    fn within<E>(self, index: u64, len: usize) -> Result<Option<&'a [u8]>, ImageError<E>> {
+        match self {
+            BlockData::Bytes(bytes) if bytes.len() < len => {
+                Err(ImageError::ShortBlock { index, got: bytes.len(), want: len })
+            }
+            BlockData::Bytes(bytes) => Ok(Some(&bytes[..len])),
+            BlockData::Hole => Ok(None),
+        }
+    }
 }
 
 /// A file's new content, and what the catalog stores with its commit.
@@ -70,13 +83,7 @@ where
             return Err(missing(tail));
         }
         let len = block::len(new_size, index);
-        let bytes = match data {
-            BlockData::Bytes(bytes) if bytes.len() < len => {
-                return Err(ImageError::ShortBlock { index, got: bytes.len(), want: len });
-            }
-            BlockData::Bytes(bytes) => Some(&bytes[..len]),
-            BlockData::Hole => None,
-        };
+        let bytes = data.within(index, len)?;
         if len == 0 {
             trimmed_blocks += 1;
             continue;

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ImageError;
+use super::error::ImageError;
 use crate::block::{self, BLOCK_LEN, FAN, GROUP_BLOCKS, GROUP_BYTES, GROUP_LEN};
 use crate::delta::{Differ, Ops};
 use crate::model::{BLOCK_BYTES, FileId, Op, Root};

@@ -4,7 +4,7 @@ use super::{Entries, File, Manifest, ManifestError, Position};
 use crate::extent_map::{ExtentMap, RopeError};
 use crate::format::commit::{Commit, Header};
 use crate::format::is_entry_name;
-use crate::model::{ChangeSet, Content, FileId, Hash, Kind, NameChange, Standing, Stored};
+use crate::model::{ChangeSet, Content, FileId, Hash, Kind, NameChange, Seq, Standing, Stored};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What has been changed already, to be taken back in reverse order.
@@ -268,7 +268,7 @@ impl Manifest {
         for id in ids {
             manifest.check_place(id, false, &mut good)?;
         }
-        if manifest.position.seq > 0 && !manifest.is_dir(FileId::ROOT) {
+        if manifest.position.seq > Seq::NONE && !manifest.is_dir(FileId::ROOT) {
             return Err(ManifestError::SourceDir);
         }
         Ok(manifest)

@@ -1,16 +1,16 @@
 //! Why a commit does not fit the state it is applied to.
 
 use crate::extent_map::RopeError;
-use crate::model::{FileId, Hash, Id, Kind, Seq, Time};
+use crate::model::{FileId, Hash, Kind, Seq, Time, VolumeId};
 use thiserror::Error;
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ManifestError {
-    #[error("commit of volume {found:02x?} on volume {expected:02x?}")]
-    Volume { found: Id, expected: Id },
+    #[error("commit of volume {found} on volume {expected}")]
+    Volume { found: VolumeId, expected: VolumeId },
     #[error("commit {found} where {expected} comes next")]
     Seq { found: Seq, expected: Seq },
-    #[error("commit {seq} follows {found:02x?}, but commit {} is {expected:02x?}: the chain is broken", seq - 1)]
+    #[error("commit {seq} follows {found:02x?}, but commit {} is {expected:02x?}: the chain is broken", *seq - 1)]
     Chain { seq: Seq, found: Box<Hash>, expected: Box<Hash> },
     #[error("commit {seq} has writer epoch {found}, the one before {expected}")]
     Epoch { seq: Seq, found: u64, expected: u64 },

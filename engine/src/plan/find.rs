@@ -7,14 +7,15 @@ use crate::format::era::{CheckpointRef, first_seq, last_seq};
 use crate::model::{Seq, Time};
 use std::ops::RangeInclusive;
 
-/// The highest commit of the unbroken sequence, 0 if there is none.
+/// The highest commit of the unbroken sequence, [`Seq::NONE`] if there is none.
 ///
 /// Gallops over `eras/` (closed eras have no gap: they are closed in order and never deleted), then over the commits of
 /// the open era (which are never pruned). About 2 log2(n) questions each.
 pub fn find_head<E>(era_len: u64, mut exists: impl FnMut(Key) -> Result<bool, E>) -> Result<Seq, E> {
     let open = first_absent(0, u64::MAX, |era| exists(Key::Era(era)))?;
-    let absent = first_absent(first_seq(open, era_len), last_seq(open, era_len), |seq| exists(Key::Commit(seq)))?;
-    Ok(absent - 1)
+    let (first, last) = (first_seq(open, era_len), last_seq(open, era_len));
+    let absent = first_absent(first.0, last.0, |seq| exists(Key::Commit(Seq(seq))))?;
+    Ok(Seq(absent - 1))
 }
 
 /// First number from `start` for which `exists` is false, `last + 1` (or `u64::MAX`) if there is none up to `last`.
@@ -54,7 +55,17 @@ pub fn commit_at_time<E>(
     when: Time,
     mut time_of: impl FnMut(Seq) -> Result<Time, E>,
 ) -> Result<Option<Seq>, E> {
-    let (mut low, mut high) = seqs.into_inner();
+    let (low, high) = seqs.into_inner();
+    Ok(last_not_later(low.0..=high.0, when, |seq| time_of(Seq(seq)))?.map(Seq))
+}
+
+/// The last of `numbers` whose time, which rises with them, is not later than `when`; `None` if all are later.
+pub fn last_not_later<E>(
+    numbers: RangeInclusive<u64>,
+    when: Time,
+    mut time_of: impl FnMut(u64) -> Result<Time, E>,
+) -> Result<Option<u64>, E> {
+    let (mut low, mut high) = numbers.into_inner();
     let mut found = None;
     while low <= high {
         let middle = low + (high - low) / 2;
@@ -86,13 +97,13 @@ pub struct Needed {
 /// `checkpoints` are those known (from `eras/` or a listing), in any order; the newest not after `seq` is taken.
 pub fn needed(seq: Seq, checkpoints: impl IntoIterator<Item = CheckpointRef>) -> Needed {
     let checkpoint = checkpoints.into_iter().filter(|c| c.seq <= seq).max_by_key(|c| c.seq);
-    let first = checkpoint.map_or(0, |c| c.seq) + 1;
+    let first = checkpoint.map_or(Seq::NONE, |c| c.seq) + 1;
     Needed { checkpoint, commits: (first <= seq).then_some((first, seq)) }
 }
 
 /// The commits of [`Needed`], in the order in which to apply them.
 pub fn commits_of(needed: &Needed) -> impl Iterator<Item = Key> {
-    needed.commits.into_iter().flat_map(|(first, last)| first..=last).map(Key::Commit)
+    needed.commits.into_iter().flat_map(|(first, last)| first.to(last)).map(Key::Commit)
 }
 
 #[cfg(test)]
@@ -102,27 +113,27 @@ mod tests {
     use proptest::prelude::*;
     use std::convert::Infallible;
 
-    fn head(era_len: u64, closed: u64, commits: RangeInclusive<Seq>) -> (Seq, usize) {
+    fn head(era_len: u64, closed: u64, commits: RangeInclusive<u64>) -> (u64, usize) {
         let mut questions = 0;
         let head = find_head(era_len, |key| -> Result<bool, Infallible> {
             questions += 1;
             Ok(match key {
                 Key::Era(e) => e < closed,
-                Key::Commit(seq) => commits.contains(&seq),
+                Key::Commit(seq) => commits.contains(&seq.0),
                 _ => unreachable!("only eras and commits are asked for"),
             })
         });
-        (head.unwrap(), questions)
+        (head.unwrap().0, questions)
     }
 
     proptest! {
         #[test]
         fn head_is_found_whatever_is_pruned(era_len in 1..40u64, true_head in 0..2_000u64, lag: bool) {
             // An era is closed when its last commit is there, at the latest before the next commit.
-            let full = if true_head == 0 { 0 } else { era_of(true_head + 1, era_len) };
-            let closed = full - u64::from(lag && full > 0 && last_seq(full - 1, era_len) == true_head && true_head > 0);
+            let full = if true_head == 0 { 0 } else { era_of(Seq(true_head + 1), era_len) };
+            let closed = full - u64::from(lag && full > 0 && last_seq(full - 1, era_len) == Seq(true_head) && true_head > 0);
             // All commits of closed eras are pruned.
-            let (found, questions) = head(era_len, closed, first_seq(closed, era_len)..=true_head);
+            let (found, questions) = head(era_len, closed, first_seq(closed, era_len).0..=true_head);
             prop_assert_eq!(found, true_head);
             prop_assert!(questions < 60, "{} questions", questions);
         }
@@ -131,11 +142,11 @@ mod tests {
         fn the_commit_at_a_time(times in prop::collection::btree_set(0..500i64, 0..40), when in 0..500i64) {
             let times: Vec<i64> = times.into_iter().collect();
             let at = |sec| Time { sec, nsec: 0 };
-            let found = commit_at_time(1..=times.len() as u64, at(when), |seq| -> Result<Time, Infallible> {
-                Ok(at(times[seq as usize - 1]))
+            let found = commit_at_time(Seq(1)..=Seq(times.len() as u64), at(when), |seq| -> Result<Time, Infallible> {
+                Ok(at(times[seq.0 as usize - 1]))
             });
             let expected = times.iter().filter(|t| **t <= when).count() as u64;
-            prop_assert_eq!(found.unwrap(), (expected > 0).then_some(expected));
+            prop_assert_eq!(found.unwrap(), (expected > 0).then_some(Seq(expected)));
         }
     }
 
@@ -151,12 +162,12 @@ mod tests {
     #[test]
     fn a_restore_starts_from_the_newest_checkpoint_before() {
         let at = |seq| CheckpointRef { seq, hash: [0; 32] };
-        let all = [at(10), at(30), at(20)];
-        assert_eq!(needed(25, all), Needed { checkpoint: Some(at(20)), commits: Some((21, 25)) });
-        assert_eq!(needed(20, all), Needed { checkpoint: Some(at(20)), commits: None });
-        assert_eq!(needed(5, all), Needed { checkpoint: None, commits: Some((1, 5)) });
-        assert_eq!(needed(0, []), Needed { checkpoint: None, commits: None });
-        let keys: Vec<Key> = commits_of(&needed(22, all)).collect();
-        assert_eq!(keys, [Key::Commit(21), Key::Commit(22)]);
+        let all = [at(Seq(10)), at(Seq(30)), at(Seq(20))];
+        assert_eq!(needed(Seq(25), all), Needed { checkpoint: Some(at(Seq(20))), commits: Some((Seq(21), Seq(25))) });
+        assert_eq!(needed(Seq(20), all), Needed { checkpoint: Some(at(Seq(20))), commits: None });
+        assert_eq!(needed(Seq(5), all), Needed { checkpoint: None, commits: Some((Seq(1), Seq(5))) });
+        assert_eq!(needed(Seq(0), []), Needed { checkpoint: None, commits: None });
+        let keys: Vec<Key> = commits_of(&needed(Seq(22), all)).collect();
+        assert_eq!(keys, [Key::Commit(Seq(21)), Key::Commit(Seq(22))]);
     }
 }

@@ -117,7 +117,7 @@ fn listing(known: &mut Known, dir: FileId, seen: Vec<(&str, Stat)>) -> Listing {
 }
 
 fn decide(known: &mut Known, listings: &[Listing], missing: &[Missing], drain: u64) -> NamePlan {
-    let Ok(plan) = reconcile(listings, missing, drain, &mut Assigned::new(100), &HashSet::new(), known);
+    let Ok(plan) = reconcile(listings, missing, drain, &mut Assigned::new(FileId(100)), &HashSet::new(), known);
     plan
 }
 
@@ -313,7 +313,7 @@ fn an_inode_number_used_again_under_the_same_name_is_another_file() {
 fn an_excluded_new_file_leaves_the_old_name() {
     let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
     let listing = listing(&mut known, ROOT, vec![("a", again())]);
-    let mut assigned = Assigned::new(100);
+    let mut assigned = Assigned::new(FileId(100));
     let mut excluded = HashSet::new();
     let Ok(plan) = reconcile(std::slice::from_ref(&listing), &[], 5, &mut assigned, &excluded, &mut known);
     excluded.insert(plan.new[0].id);
@@ -328,7 +328,7 @@ fn all_directories_with_a_link_to_an_excluded_file_are_held() {
     let new = Stat { nlink: 2, ..again() };
     let root = listing(&mut known, ROOT, vec![("a", new.clone()), ("d", stat(DIR, Kind::Dir))]);
     let dir = listing(&mut known, DIR, vec![("b", new)]);
-    let (mut assigned, excluded) = (Assigned::new(100), HashSet::from([FileId(100)]));
+    let (mut assigned, excluded) = (Assigned::new(FileId(100)), HashSet::from([FileId(100)]));
     let Ok(plan) = reconcile(&[root, dir], &[], 5, &mut assigned, &excluded, &mut known);
     assert_nothing(&plan);
     assert_eq!(plan.held, BTreeSet::from([ROOT, DIR]));

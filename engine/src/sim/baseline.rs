@@ -7,7 +7,7 @@ use super::check;
 use super::run::{Failure, facts};
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
-use crate::flush::world::World;
+use crate::flush::world::CommittedState;
 use crate::flush::{self, FlushFacts, Limits, Report, Steps};
 use crate::format::Key;
 use crate::format::commit;
@@ -29,7 +29,8 @@ fn tree(world: &SimWorld) -> Before {
 
 /// The first commit in the store that has the bit.
 fn first_complete(world: &SimWorld) -> Option<Seq> {
-    (1..).map_while(|seq| Some((seq, world.store.get(&Key::Commit(seq).to_string())?))).find_map(|(seq, bytes)| {
+    let all = Seq::FIRST.to(Seq::MAX);
+    all.map_while(|seq| Some((seq, world.store.get(&Key::Commit(seq).to_string())?))).find_map(|(seq, bytes)| {
         let header = commit::peek(bytes).ok()?;
         (header.baseline() == Some(true)).then_some(seq)
     })

@@ -9,12 +9,12 @@ use crate::extent_map::Source;
 use crate::format::commit::{self, Expect};
 use crate::format::{Key, frame};
 use crate::manifest::Manifest;
-use crate::model::{FileId, Id, Kind, ObjectRef, Root, Seq};
+use crate::model::{FileId, Kind, ObjectRef, Root, Seq, VolumeId, WriterId};
 
-pub(super) const VOLUME: Id = [5; 16];
+pub(super) const VOLUME: VolumeId = VolumeId([5; 16]);
 
 /// The writer whose flushes the simulation runs.
-pub(super) const WRITER: Id = [9; 16];
+pub(super) const WRITER: WriterId = WriterId([9; 16]);
 
 /// The fold of this writer's commits: all of them, where there is no other.
 fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
@@ -32,9 +32,9 @@ fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
 /// The state as of `last`, or of the newest commit before.
 pub(super) fn replay_to(world: &SimWorld, last: Seq) -> Result<Manifest, Failure> {
     let mut manifest = Manifest::new(VOLUME);
-    for seq in 1..=last {
-        let Some(bytes) = world.store.get(&Key::Commit(seq).to_string()) else { break };
-        let commit = commit::decode(bytes, Expect { volume: VOLUME, seq })
+    for seq in 1..=last.0 {
+        let Some(bytes) = world.store.get(&Key::Commit(Seq(seq)).to_string()) else { break };
+        let commit = commit::decode(bytes, Expect { volume: VOLUME, seq: Seq(seq) })
             .map_err(|error| Failure::Replay(format!("commit {seq}: {error}")))?;
         if commit.header.writer != WRITER {
             break;

@@ -3,7 +3,7 @@
 use super::files::ROOT;
 use super::run::{facts, round};
 use super::world::SimWorld;
-use crate::flush::world::World;
+use crate::flush::world::CommittedState;
 use crate::flush::{Limits, Outcome, Steps};
 use crate::model::{FileId, Kind};
 
@@ -44,7 +44,7 @@ fn cost(levels: u64) -> (u64, u64) {
         at = dir;
     }
     let asked = world.inner.borrow().asked;
-    (asked, world.catalog.head.seq)
+    (asked, world.catalog.head.seq.0)
 }
 
 #[test]

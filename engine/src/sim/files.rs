@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::kernel::{Kernel, Rng};
 use super::numbers::Numbers;
 use crate::dirty::Marks;
-use crate::flush::world::Stat;
 use crate::model::{BLOCK_BYTES, InodeId, Kind, Time};
+use crate::source::Stat;
 
 /// Inode number of the protected directory, and of one beside it on the same file system.
 pub(super) const ROOT: u64 = 1;

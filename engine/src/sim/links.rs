@@ -2,9 +2,9 @@
 
 use super::files::{FILES_MAX, Files};
 use super::world::SimWorld;
-use crate::flush::world::{Attributes, FileError};
-use crate::flush::xattrs::ReadXattrs;
 use crate::model::{FileId, InodeId, Kind};
+use crate::source::{Attributes, FileError};
+use crate::xattrs::ReadXattrs;
 
 impl Files {
     /// `ln -sfn`: a new symlink takes the name of the one before by a rename.

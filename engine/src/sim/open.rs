@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::files::Files;
-use crate::flush::world::{FileError, FileOps, Stat};
-use crate::flush::xattrs::ReadXattrs;
+use crate::source::{FileError, FileOps, Stat};
+use crate::xattrs::ReadXattrs;
 
 #[derive(Debug)]
 pub(super) struct Inner {

@@ -3,13 +3,13 @@
 use super::check;
 use super::run::{Failure, round};
 use super::world::{SimError, SimWorld};
-use crate::flush::world::Head;
+use crate::catalog::Head;
 use crate::flush::{self, Limits, Outcome, Steps};
 use crate::format::Key;
 use crate::format::commit::{self, Header};
-use crate::model::{ChangeSet, Id, Seq, Standing};
+use crate::model::{ChangeSet, CommitId, Seq, Standing, Time, WriterId};
 
-const WRITER: Id = [7; 16];
+const WRITER: WriterId = WriterId([7; 16]);
 
 /// The other writer: it commits at `after`, or at the first later seq that this writer has not taken.
 pub(super) struct Rival {
@@ -22,10 +22,10 @@ impl Rival {
         let header = Header {
             volume: check::VOLUME,
             seq,
-            commit: [0xEE; 16],
+            commit: CommitId([0xEE; 16]),
             writer: WRITER,
             epoch: 1,
-            time: flush::commit::later_than(parent.time, parent.time),
+            time: Time::later_than(parent.time, parent.time),
             standing: Some(Standing::after(parent.standing, parent.time, seq, parent.time, false)),
             parent: parent.hash,
             era: None,
@@ -73,7 +73,7 @@ impl SimWorld {
 /// other writer was met.
 pub(super) fn acknowledged_with_a_rival(seed: u64, steps: Steps) -> Result<bool, Failure> {
     let mut world = SimWorld::new(seed);
-    world.rival = Some(Rival { after: 1 + seed % 6 });
+    world.rival = Some(Rival { after: Seq(1 + seed % 6) });
     world.inner.borrow_mut().quiet = true;
     let (mut acknowledged, mut fenced) = (0, false);
     for number in 1..=40 {

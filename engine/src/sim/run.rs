@@ -7,7 +7,7 @@ use super::files::ROOT;
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
 use crate::flush::{self, FlushFacts, Limits, MaxDelete, Outcome, Report, Steps};
-use crate::model::{Kind, Time};
+use crate::model::{CommitId, Kind, Time};
 
 /// What a run found wrong.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
         volume: check::VOLUME,
         writer: check::WRITER,
         epoch: 1,
-        commit_id,
+        commit_id: CommitId(commit_id),
         // The clock jumps back now and then.
         now: Time { sec: 1000 + (round * 7 % 13) as i64, nsec: round as u32 },
         drain: round,
@@ -120,7 +120,7 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
             inner.dies_in = inner.files.rng.one_in(3).then(|| inner.files.rng.below(40));
         }
         match round(&mut world, number, seed, steps, files) {
-            Ok((Outcome::Fenced { seq }, _)) => return Err(Failure::Fenced { seq }),
+            Ok((Outcome::Fenced { seq }, _)) => return Err(Failure::Fenced { seq: seq.0 }),
             Ok(_) | Err(SimError::Store) => {}
             Err(SimError::Crash) => {
                 world.restart();
@@ -151,7 +151,7 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
     for quiet in 0..=most {
         number += 1;
         match round(&mut world, number, seed, steps, files).map_err(Failure::Flush)? {
-            (Outcome::Fenced { seq }, _) => return Err(Failure::Fenced { seq }),
+            (Outcome::Fenced { seq }, _) => return Err(Failure::Fenced { seq: seq.0 }),
             // Marks of programs that were interrupted arrive one generation later.
             (Outcome::Unchanged, true) if quiet >= 2 => break,
             _ if quiet == most => return Err(Failure::Restless { rounds: quiet }),

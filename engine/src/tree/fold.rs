@@ -4,7 +4,8 @@
 
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
-use super::{HOLE, RootKind, Value, ZERO};
+use super::node::{HOLE, Value, ZERO};
+use super::rules::RootKind;
 use crate::block::{self, BLOCK_LEN};
 use crate::model::Root;
 

@@ -4,25 +4,10 @@
 //! zeros of holes too (that is what the standard hash means); a `Sparse` root costs only the blocks that are not zero.
 
 use super::fold::{sparse_parent, sparse_root_of};
-use super::{HOLE, Value, ZERO, block_value};
+use super::node::{HOLE, Value, ZERO, block_value};
+use super::rules::RootKind;
 use crate::block::BLOCK_LEN;
 use crate::model::{BLOCK_BYTES, Root};
-
-/// By which rule a root is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RootKind {
-    Blake3,
-    Sparse,
-}
-
-impl Root {
-    pub fn kind(&self) -> RootKind {
-        match self {
-            Root::Blake3(_) => RootKind::Blake3,
-            Root::Sparse(_) => RootKind::Sparse,
-        }
-    }
-}
 
 /// Fed in order with all of a file; [`RootHasher::finish`] gives its root.
 #[derive(Clone, Debug)]

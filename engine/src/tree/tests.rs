@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 
 use super::*;
-use crate::block::{GROUP_BLOCKS, GROUP_BYTES};
-use crate::model::BLOCK_BYTES;
+use crate::block::{self, GROUP_BLOCKS, GROUP_BYTES};
+use crate::model::{BLOCK_BYTES, Root};
 
 /// Nodes in memory that count how often they are read.
 #[derive(Default)]

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::fold::{Span, blocks_root, group_value, sparse_root_of, sparse_value, values_root, values_value};
-use super::{HOLE, Image, NodeWrites, Nodes, Overlay, RootKind, Rules, TreeError, Value, encode, load};
+use super::node::{HOLE, NodeWrites, Nodes, Overlay, TreeError, Value, ZERO, encode, load};
+use super::rules::{Image, RootKind, Rules};
 use crate::block::{self, FAN, GROUP_BLOCKS};
 use crate::model::Root;
 
@@ -250,7 +251,7 @@ fn root_of<N: Nodes>(nodes: &Overlay<'_, N>, kind: RootKind, size: u64) -> Res<O
     let width = block::entries(blocks, level, 0);
     if kind == RootKind::Sparse {
         let top = match sparse_value(&entries, width) {
-            super::ZERO => HOLE,
+            ZERO => HOLE,
             value => value,
         };
         return Ok(Some(sparse_root_of(size, &top)));

@@ -7,7 +7,7 @@ use engine::format::seal::{SealLimits, seal_changes};
 use engine::manifest::{Manifest, ManifestError};
 use engine::model::*;
 
-pub(crate) const VOLUME: Id = [0x11; 16];
+pub(crate) const VOLUME: VolumeId = VolumeId([0x11; 16]);
 
 pub(crate) fn meta(kind: Kind) -> Meta {
     let (rdev, target, xattrs) = (0, Vec::new(), Vec::new());
@@ -59,11 +59,11 @@ pub(crate) fn next(manifest: &Manifest, changes: ChangeSet<Vec<u8>>) -> (Vec<u8>
     let header = Header {
         volume: VOLUME,
         seq,
-        commit: [seq as u8; 16],
-        writer: [9; 16],
+        commit: CommitId([seq.0 as u8; 16]),
+        writer: WriterId([9; 16]),
         epoch: 1,
-        time: Time { sec: 2_000 + seq as i64, nsec: 0 },
-        standing: Some(Standing::after(at.standing, at.time, seq, Time { sec: 2_000 + seq as i64, nsec: 0 }, true)),
+        time: Time { sec: 2_000 + seq.0 as i64, nsec: 0 },
+        standing: Some(Standing::after(at.standing, at.time, seq, Time { sec: 2_000 + seq.0 as i64, nsec: 0 }, true)),
         parent: at.head,
         era: None,
     };

@@ -80,7 +80,7 @@ fn case(name: &str, piece: u64, seconds: u64) -> Outcome<(Vec<String>, serde_jso
     daemon.sync()?;
     let after = daemon.status()?;
     daemon.stop()?;
-    let windows = windows(&place, &writes, before.head_seq)?;
+    let windows = windows(&place, &writes, Seq(before.head_seq))?;
     let at = |part| percentile(&windows, part) / 1e6;
     let dirty = (writes.len() as u64 * BLOCK) as f64;
     let read = (after.bytes_read - before.bytes_read) as f64 / dirty;
@@ -141,7 +141,7 @@ fn windows(place: &Place, writes: &[Write], before: Seq) -> Outcome<Vec<f64>> {
         waiting.entry(write.block).or_default().push(number);
     }
     let mut windows = Vec::with_capacity(writes.len());
-    for seq in before + 1..=reader.head() {
+    for seq in (before + 1).to(reader.head()) {
         let meta = fs::metadata(object(place, Key::Commit(seq)))?;
         let named = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
         for (block, stamp) in stamps(place, &reader, seq)? {

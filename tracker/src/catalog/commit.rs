@@ -3,74 +3,31 @@
 //! Between them the catalog already holds the new values and head is still the old one. A start in that state finds
 //! the intent and puts the very same bytes again (I5), or learns that it was fenced and calls `wipe_for_rebuild`.
 
-use engine::model::{FileId, Hash, Id, NameChange, Seq, Time};
+use engine::catalog::{CatalogChange, Head, Intent};
+use engine::dirty::DirtySet;
+use engine::format::commit;
+use engine::model::{CommitId, FileId, NameChange, Seq, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::identity::{Head, put_head, raise_next_id};
-use super::{Catalog, CatalogError, FileRow, MissingRow, PendingRow, Result, pending, row};
-
-/// A commit that is about to be put, or was put with an outcome not known yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intent {
-    pub seq: Seq,
-    /// The random id in the commit's header, by which its maker knows it again.
-    pub commit_id: Id,
-    /// BLAKE3 of `bytes`.
-    pub hash: Hash,
-    /// The commit's own time.
-    pub time: Time,
-    /// The exact object.
-    pub bytes: Vec<u8>,
-}
-
-/// A tree node to store; `blob` of `None` deletes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeWrite {
-    pub file: FileId,
-    pub level: u8,
-    pub idx: u64,
-    pub blob: Option<Vec<u8>>,
-}
-
-/// A signature group to store; `blob` of `None` deletes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SigWrite {
-    pub file: FileId,
-    pub group: u64,
-    pub blob: Option<Vec<u8>>,
-}
-
-/// What one commit changes in the catalog. It is applied in this order, whatever the order inside each list: `gone`
-/// and `drop_nodes_of`, then `files`, names (all `Unset`, then all `Set`), nodes, signatures, missing, next id.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CatalogChange {
-    /// New or changed files, whole rows.
-    pub files: Vec<FileRow>,
-    pub names: Vec<NameChange>,
-    /// Files to remove with their nodes and signatures. Their names are removed by `names`.
-    pub gone: Vec<FileId>,
-    pub nodes: Vec<NodeWrite>,
-    pub sigs: Vec<SigWrite>,
-    /// Files whose nodes and signatures are all dropped before the new ones are written: replaced content.
-    pub drop_nodes_of: Vec<FileId>,
-    /// All removals that wait, in place of the stored list; `None` leaves that as it is.
-    pub missing: Option<Vec<MissingRow>>,
-    /// Raises the next file id; a lower value than the stored one is ignored, and it is always above `files`.
-    pub next_id: Option<FileId>,
-}
+use super::database::Catalog;
+use super::digests::ListedNames;
+use super::error::{CatalogError, Result};
+use super::identity::{put_head, raise_next_id};
+use super::pending;
+use super::row::{self, Handles};
 
 impl Catalog {
     /// Records the intent and applies `change`, in one transaction; head does not move. `Unsettled` when another
     /// intent is still open.
-    pub fn begin_commit(&self, intent: &Intent, change: &CatalogChange) -> Result<()> {
-        self.write_change(change, |conn| {
+    pub fn begin_commit(&self, intent: &Intent, change: &CatalogChange, handles: &Handles) -> Result<()> {
+        self.write_change(change, handles, |conn| {
             if let Some(seq) = open_seq(conn)? {
                 return Err(CatalogError::Unsettled { seq });
             }
             conn.prepare_cached("INSERT INTO intent(only_row, seq, commit_id, hash, time_sec, time_nsec, bytes) VALUES(1,?1,?2,?3,?4,?5,?6)")?
                 .execute(params![
-                    intent.seq as i64,
-                    &intent.commit_id[..],
+                    intent.seq.0 as i64,
+                    &intent.commit_id.0[..],
                     &intent.hash[..],
                     intent.time.sec,
                     intent.time.nsec,
@@ -81,9 +38,9 @@ impl Catalog {
     }
 
     /// The commit is in the store: in one transaction the intent is cleared, head moves to it, the marks of `forget`
-    /// are dropped, and each row of `keep` takes the place of what was stored for its inode. `WrongIntent` unless the
+    /// are dropped, and the marks of `keep` take the place of what was stored for their inodes. `WrongIntent` unless the
     /// open intent is this seq's.
-    pub fn settle_commit(&self, head: &Head, forget: &[u64], keep: &[PendingRow]) -> Result<()> {
+    pub fn settle_commit(&self, head: &Head, forget: &[u64], keep: &DirtySet) -> Result<()> {
         self.write(|conn| {
             let (found, seq) = (open_seq(conn)?, head.seq);
             if found != Some(seq) {
@@ -92,23 +49,58 @@ impl Catalog {
             conn.execute("DELETE FROM intent", [])?;
             put_head(conn, head)?;
             pending::forget(conn, forget)?;
-            keep.iter().try_for_each(|row| pending::put(conn, row))
+            pending::put_all(conn, keep)
         })
     }
 
     /// A flush that had nothing to put: in one transaction `change` (facts of this host, such as ctimes) is applied
     /// and the marks are dealt with as in [`Catalog::settle_commit`]. Head does not move.
-    pub fn settle_without_commit(&self, change: &CatalogChange, forget: &[u64], keep: &[PendingRow]) -> Result<()> {
-        self.write_change(change, |conn| {
+    pub fn settle_without_commit(&self, change: &CatalogChange, forget: &[u64], keep: &DirtySet) -> Result<()> {
+        self.write_change(change, &Handles::new(), |conn| {
             pending::forget(conn, forget)?;
-            keep.iter().try_for_each(|row| pending::put(conn, row))
+            pending::put_all(conn, keep)
         })
     }
 
     /// Applies a change that is no commit of ours: filling the catalog from a manifest, or facts of this host only
-    /// (inode numbers, handles, ctimes). One transaction.
+    /// (inode numbers, ctimes). One transaction.
     pub fn apply(&self, change: &CatalogChange) -> Result<()> {
-        self.write_change(change, |_| Ok(()))
+        self.apply_with(change, &Handles::new())
+    }
+
+    /// As [`Catalog::apply`], with handles of files of `change`.
+    pub fn apply_with(&self, change: &CatalogChange, handles: &Handles) -> Result<()> {
+        self.write_change(change, handles, |_| Ok(()))
+    }
+
+    /// One transaction: `work`, and then a change of the committed image; what is held in memory follows.
+    fn write_change(
+        &self,
+        change: &CatalogChange,
+        handles: &Handles,
+        work: impl FnOnce(&Connection) -> Result<()>,
+    ) -> Result<()> {
+        let mut listed = self.listed();
+        let mut parents = self.parents();
+        let written = self.write(|conn| {
+            let before = listed.before(conn, change)?;
+            work(conn)?;
+            apply(conn, change, handles)?;
+            ListedNames::after(conn, before)
+        });
+        match written {
+            Ok(update) => {
+                listed.follow(update);
+                parents.follow(change);
+            }
+            Err(error) => {
+                // Whether it took effect is not known of every error.
+                listed.clear();
+                parents.clear();
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// The commit whose outcome is not known, if any.
@@ -127,9 +119,11 @@ impl Catalog {
                 })
                 .optional()?;
             let Some((seq, commit_id, hash, bytes, time)) = found else { return Ok(None) };
-            let commit_id =
-                commit_id.try_into().map_err(|_| CatalogError::Damaged { table: "intent", what: "commit id" })?;
-            Ok(Some(Intent { seq, commit_id, hash: row::hash_of("intent", &hash)?, time, bytes }))
+            let damaged = |_| CatalogError::Damaged { table: "intent", what: "commit id" };
+            let commit_id = CommitId(commit_id.try_into().map_err(damaged)?);
+            let header = commit::peek(&bytes).map_err(|_| CatalogError::Damaged { table: "intent", what: "commit" })?;
+            let (hash, standing) = (row::hash_of("intent", &hash)?, header.standing);
+            Ok(Some(Intent { seq: Seq(seq), commit_id, hash, time, standing, bytes }))
         })
     }
 
@@ -166,7 +160,7 @@ impl Catalog {
                 "DELETE FROM sigs",
                 "DELETE FROM missing",
                 "DELETE FROM intent",
-                "DELETE FROM meta WHERE key IN ('head', 'clean_shutdown')",
+                "DELETE FROM meta WHERE key = 'head'",
             ] {
                 conn.execute(sql, [])?;
             }
@@ -180,35 +174,35 @@ fn open_seq(conn: &Connection) -> Result<Option<Seq>> {
         .prepare_cached("SELECT seq FROM intent")?
         .query_row([], |row| row.get::<_, i64>(0))
         .optional()?
-        .map(|seq| seq as u64))
+        .map(|seq| Seq(seq as u64)))
 }
 
-pub(super) fn apply(conn: &Connection, change: &CatalogChange) -> Result<()> {
-    for id in change.gone.iter().chain(&change.drop_nodes_of) {
-        conn.prepare_cached("DELETE FROM nodes WHERE file = ?1")?.execute([id.0 as i64])?;
-        conn.prepare_cached("DELETE FROM sigs WHERE file = ?1")?.execute([id.0 as i64])?;
-    }
+fn apply(conn: &Connection, change: &CatalogChange, handles: &Handles) -> Result<()> {
     for id in &change.gone {
-        conn.prepare_cached("DELETE FROM files WHERE id = ?1")?.execute([id.0 as i64])?;
+        for sql in
+            ["DELETE FROM nodes WHERE file = ?1", "DELETE FROM sigs WHERE file = ?1", "DELETE FROM files WHERE id = ?1"]
+        {
+            conn.prepare_cached(sql)?.execute([id.0 as i64])?;
+        }
     }
-    for file in &change.files {
-        row::upsert(conn, file)?;
+    for file in &change.records {
+        row::upsert(conn, file, handles.get(&file.id))?;
     }
     names(conn, &change.names)?;
-    for node in &change.nodes {
-        let (file, idx) = (node.file.0 as i64, node.idx as i64);
-        match &node.blob {
+    for ((file, level, index), blob) in &change.nodes {
+        let (file, index) = (file.0 as i64, *index as i64);
+        match blob {
             Some(blob) => conn
                 .prepare_cached("INSERT OR REPLACE INTO nodes(file, level, idx, blob) VALUES(?1, ?2, ?3, ?4)")?
-                .execute(params![file, node.level, idx, blob])?,
+                .execute(params![file, level, index, blob])?,
             None => conn
                 .prepare_cached("DELETE FROM nodes WHERE file = ?1 AND level = ?2 AND idx = ?3")?
-                .execute(params![file, node.level, idx])?,
+                .execute(params![file, level, index])?,
         };
     }
-    for sig in &change.sigs {
-        let (file, group) = (sig.file.0 as i64, sig.group as i64);
-        match &sig.blob {
+    for ((file, group), blob) in &change.signatures {
+        let (file, group) = (file.0 as i64, *group as i64);
+        match blob {
             Some(blob) => conn
                 .prepare_cached("INSERT OR REPLACE INTO sigs(file, grp, blob) VALUES(?1, ?2, ?3)")?
                 .execute(params![file, group, blob])?,
@@ -219,9 +213,9 @@ pub(super) fn apply(conn: &Connection, change: &CatalogChange) -> Result<()> {
     }
     if let Some(missing) = &change.missing {
         conn.prepare_cached("DELETE FROM missing")?.execute([])?;
-        missing.iter().try_for_each(|row| pending::put_missing(conn, row))?;
+        missing.iter().try_for_each(|missing| pending::put_missing(conn, missing))?;
     }
-    let above_files = change.files.iter().map(|file| FileId(file.id.0 + 1)).max();
+    let above_files = change.records.iter().map(|file| FileId(file.id.0 + 1)).max();
     change.next_id.max(above_files).map_or(Ok(()), |next| raise_next_id(conn, next))
 }
 

@@ -2,49 +2,40 @@
 
 use std::sync::PoisonError;
 
-use engine::model::{FileId, Hash, Id, Seq, Standing, Time};
+use engine::catalog::Head;
+use engine::model::{FileId, Seq, Standing, Time, VolumeId, WriterId};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Catalog, CatalogError, Result, row};
+use super::database::Catalog;
+use super::error::{CatalogError, Result};
+use super::row;
 use crate::source::SourceFacts;
 
 /// Name of the note about the source directory.
 const SOURCE_FACTS: &str = "source facts";
 
-/// The last commit this host knows to be in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    pub seq: Seq,
-    /// BLAKE3 of the commit object.
-    pub hash: Hash,
-    /// The commit's own time.
-    pub time: Time,
-    /// Of its header; `None` if that is of format version 1.
-    pub standing: Option<Standing>,
-}
-
 /// Who may commit: the holder of this catalog, at this fencing number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writer {
-    pub id: Id,
+    pub id: WriterId,
     pub epoch: u64,
 }
 
 impl Catalog {
     /// The volume's id, as written in the store; `None` in a new catalog.
-    pub fn volume_id(&self) -> Result<Option<Id>> {
-        self.read(|conn| fixed(conn, "volume_id"))
+    pub fn volume_id(&self) -> Result<Option<VolumeId>> {
+        self.read(|conn| Ok(fixed(conn, "volume_id")?.map(VolumeId)))
     }
 
-    pub fn set_volume_id(&self, id: &Id) -> Result<()> {
-        self.write(|conn| put(conn, "volume_id", id))
+    pub fn set_volume_id(&self, id: &VolumeId) -> Result<()> {
+        self.write(|conn| put(conn, "volume_id", &id.0))
     }
 
     pub fn writer(&self) -> Result<Option<Writer>> {
         self.read(|conn| {
             let (id, epoch) = (fixed(conn, "writer_id")?, fixed(conn, "writer_epoch")?);
             match (id, epoch) {
-                (Some(id), Some(epoch)) => Ok(Some(Writer { id, epoch: u64::from_le_bytes(epoch) })),
+                (Some(id), Some(epoch)) => Ok(Some(Writer { id: WriterId(id), epoch: u64::from_le_bytes(epoch) })),
                 (None, None) => Ok(None),
                 _ => Err(CatalogError::Damaged { table: "meta", what: "writer" }),
             }
@@ -54,7 +45,7 @@ impl Catalog {
     /// On the disk when it returns: a host that forgot its epoch could commit under an older one.
     pub fn set_writer(&self, writer: &Writer) -> Result<()> {
         self.write_durably(|conn| {
-            put(conn, "writer_id", &writer.id)?;
+            put(conn, "writer_id", &writer.id.0)?;
             put(conn, "writer_epoch", &writer.epoch.to_le_bytes())
         })
     }
@@ -80,6 +71,7 @@ impl Catalog {
         reserved.next().ok_or(CatalogError::AttemptsUsedUp)
     }
 
+    /// The last commit this host knows to be in the store.
     pub fn head(&self) -> Result<Option<Head>> {
         self.read(head)
     }
@@ -119,23 +111,6 @@ impl Catalog {
 
     pub fn set_boot_id(&self, boot: &str) -> Result<()> {
         self.write(|conn| put(conn, "boot_id", boot.as_bytes()))
-    }
-
-    /// The boot at whose end a last flush and a sync were done, after all writers had ended; `None` otherwise.
-    pub fn clean_shutdown(&self) -> Result<Option<String>> {
-        self.read(|conn| text(conn, "clean_shutdown"))
-    }
-
-    /// Sets or clears the mark, on the disk when it returns. Clearing matters more than setting: a mark that came
-    /// back after a power cut would vouch for changes nobody saw.
-    pub fn set_clean_shutdown(&self, boot: Option<&str>) -> Result<()> {
-        self.write_durably(|conn| match boot {
-            Some(boot) => put(conn, "clean_shutdown", boot.as_bytes()),
-            None => {
-                conn.execute("DELETE FROM meta WHERE key = 'clean_shutdown'", [])?;
-                Ok(())
-            }
-        })
     }
 
     /// A remark of the owner of the rules; the catalog does not look into it.
@@ -188,23 +163,23 @@ fn head(conn: &Connection) -> Result<Option<Head>> {
     };
     let standing = (bytes.len() > HEAD_BYTES).then(|| Standing {
         wall: time(HEAD_BYTES),
-        steady_since: u64::from_le_bytes(word(HEAD_BYTES + 12)),
+        steady_since: Seq(u64::from_le_bytes(word(HEAD_BYTES + 12))),
         baseline: bytes[HEAD_BYTES + 20] != 0,
     });
     let hash = row::hash_of("meta", &bytes[8..40])?;
-    Ok(Some(Head { seq: u64::from_le_bytes(word(0)), hash, time: time(40), standing }))
+    Ok(Some(Head { seq: Seq(u64::from_le_bytes(word(0))), hash, time: time(40), standing }))
 }
 
 pub(super) fn put_head(conn: &Connection, head: &Head) -> Result<()> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + STANDING_BYTES);
-    bytes.extend_from_slice(&head.seq.to_le_bytes());
+    bytes.extend_from_slice(&head.seq.0.to_le_bytes());
     bytes.extend_from_slice(&head.hash);
     bytes.extend_from_slice(&head.time.sec.to_le_bytes());
     bytes.extend_from_slice(&head.time.nsec.to_le_bytes());
     if let Some(Standing { wall, steady_since, baseline }) = head.standing {
         bytes.extend_from_slice(&wall.sec.to_le_bytes());
         bytes.extend_from_slice(&wall.nsec.to_le_bytes());
-        bytes.extend_from_slice(&steady_since.to_le_bytes());
+        bytes.extend_from_slice(&steady_since.0.to_le_bytes());
         bytes.push(u8::from(baseline));
     }
     put(conn, "head", &bytes)

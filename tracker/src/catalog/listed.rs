@@ -1,157 +1,15 @@
-//! Digests of what the catalog knows in large directories, in memory: a listing of 300,000 names that are all known is
-//! compared without reading as many rows. A digest stands for one name with its inode and kind, as 128 bits of BLAKE3, so
-//! that two different ones are never taken for the same.
-//!
-//! They are made at the first listing of a directory and follow every change of the catalog from then on.
+//! Listings of directories against the catalog: of a large one only what differs is answered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use engine::flush::world::{Entry, Known};
-use engine::model::{FileId, InodeId, Kind, NameChange};
-use rusqlite::{Connection, OptionalExtension, params};
+use engine::catalog::Known;
+use engine::model::FileId;
+use engine::source::Entry;
 
-use super::{Catalog, CatalogChange, Result, query, row};
-
-/// Names from which on a directory gets digests: about 10 ms of reading rows.
-const MANY: usize = 8192;
-/// Digests held altogether, of 24 bytes each.
-const MOST: usize = 2_000_000;
-
-type Digest = [u64; 2];
-
-fn digest(name: &[u8], inode: InodeId, kind: Kind) -> Digest {
-    let mut bytes = Vec::with_capacity(name.len() + 24);
-    for word in [inode.ino, inode.generation, row::kind_code(kind) as u64] {
-        bytes.extend_from_slice(&word.to_le_bytes());
-    }
-    bytes.extend_from_slice(name);
-    let hash = blake3::hash(&bytes);
-    let word = |at: usize| hash.as_bytes().iter().skip(at).take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
-    [word(0), word(8)]
-}
-
-/// Of one directory, in order.
-#[derive(Debug, Default)]
-struct Names {
-    digests: Vec<(Digest, FileId)>,
-    /// When it was last listed, in listings.
-    used: u64,
-}
-
-impl Names {
-    fn find(&self, digest: Digest) -> Option<usize> {
-        self.digests.binary_search_by_key(&digest, |(one, _)| *one).ok()
-    }
-}
-
-/// Of all directories that have any.
-#[derive(Debug)]
-pub(super) struct ListedNames {
-    directories: BTreeMap<FileId, Names>,
-    listings: u64,
-    /// [`MANY`], outside of tests.
-    many: usize,
-}
-
-impl Default for ListedNames {
-    fn default() -> Self {
-        ListedNames { directories: BTreeMap::new(), listings: 0, many: MANY }
-    }
-}
-
-/// What one change of the catalog does to digests, read before and after it.
-#[derive(Debug, Default)]
-pub(super) struct Update {
-    names: BTreeSet<(FileId, Vec<u8>)>,
-    removed: Vec<(FileId, Digest)>,
-    added: Vec<(FileId, Digest, FileId)>,
-}
-
-impl ListedNames {
-    pub(super) fn clear(&mut self) {
-        self.directories.clear();
-    }
-
-    /// The first half: what `change` touches, as it is before it.
-    pub(super) fn before(&self, conn: &Connection, change: &CatalogChange) -> Result<Update> {
-        let mut update = Update::default();
-        if self.directories.is_empty() {
-            return Ok(update);
-        }
-        for change in &change.names {
-            let (NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name }) = change;
-            if self.directories.contains_key(parent) {
-                update.names.insert((*parent, name.clone()));
-            }
-        }
-        for id in change.files.iter().map(|file| file.id).chain(change.gone.iter().copied()) {
-            let names = query::names_of(conn, id)?;
-            update.names.extend(names.into_iter().filter(|(parent, _)| self.directories.contains_key(parent)));
-        }
-        for (parent, name) in &update.names {
-            update.removed.extend(known(conn, *parent, name)?.map(|(_, digest)| (*parent, digest)));
-        }
-        Ok(update)
-    }
-
-    /// The second half, in the same transaction after the change was made.
-    pub(super) fn after(conn: &Connection, mut update: Update) -> Result<Update> {
-        for (parent, name) in &update.names {
-            update.added.extend(known(conn, *parent, name)?.map(|(id, digest)| (*parent, digest, id)));
-        }
-        Ok(update)
-    }
-
-    /// Once the transaction is done.
-    pub(super) fn follow(&mut self, update: Update) {
-        for (parent, digest) in update.removed {
-            if let Some(names) = self.directories.get_mut(&parent)
-                && let Some(at) = names.find(digest)
-            {
-                names.digests.remove(at);
-            }
-        }
-        let mut sorted = BTreeSet::new();
-        for (parent, digest, id) in update.added {
-            if let Some(names) = self.directories.get_mut(&parent) {
-                names.digests.push((digest, id));
-                sorted.insert(parent);
-            }
-        }
-        for parent in sorted {
-            // What is sorted already costs one pass.
-            self.directories.get_mut(&parent).into_iter().for_each(|names| names.digests.sort());
-        }
-    }
-
-    fn make(&mut self, dir: FileId, known: &[(Vec<u8>, Known)]) {
-        let mut digests: Vec<_> =
-            known.iter().map(|(name, known)| (digest(name, known.inode, known.kind), known.id)).collect();
-        digests.sort_unstable();
-        self.directories.insert(dir, Names { digests, used: self.listings });
-        while self.directories.values().map(|names| names.digests.len()).sum::<usize>() > MOST {
-            let oldest = self.directories.iter().min_by_key(|(_, names)| names.used).map(|(dir, _)| *dir);
-            if oldest.and_then(|dir| self.directories.remove(&dir)).is_none() {
-                break;
-            }
-        }
-    }
-}
-
-/// File and digest of one name in the catalog.
-fn known(conn: &Connection, parent: FileId, name: &[u8]) -> Result<Option<(FileId, Digest)>> {
-    let mut statement = conn.prepare_cached(
-        "SELECT n.id, f.kind, f.ino, f.generation FROM names n JOIN files f ON f.id = n.id \
-         WHERE n.parent = ?1 AND n.name = ?2",
-    )?;
-    let found = statement
-        .query_row(params![parent.0 as i64, name], |found| {
-            Ok((found.get::<_, i64>(0)?, found.get::<_, i64>(1)?, found.get(2)?, found.get(3)?))
-        })
-        .optional()?;
-    let Some((id, kind, ino, generation)) = found else { return Ok(None) };
-    Ok(Some((FileId(id as u64), digest(name, row::inode(ino, generation), row::kind_of(kind)?))))
-}
+use super::database::Catalog;
+use super::digests::digest;
+use super::error::Result;
+use super::names;
 
 impl Catalog {
     /// Takes entries out of `seen` that are known by name, inode and kind, and gives what is known of all other names in
@@ -161,23 +19,23 @@ impl Catalog {
         let mut listed = self.listed();
         listed.listings += 1;
         let now = listed.listings;
-        let Some(names) = listed.directories.get_mut(&dir) else {
+        let Some(dir_names) = listed.directories.get_mut(&dir) else {
             let known = self.known_in(dir)?;
             if known.len() >= listed.many {
                 listed.make(dir, &known);
             }
             return Ok(known);
         };
-        names.used = now;
-        let mut found = vec![false; names.digests.len()];
+        dir_names.used = now;
+        let mut found = vec![false; dir_names.digests.len()];
         let places: Vec<Option<usize>> = seen
             .iter()
-            .map(|entry| names.find(digest(&entry.name, entry.stat.inode, entry.stat.kind)))
+            .map(|entry| dir_names.find(digest(&entry.name, entry.stat.inode, entry.stat.kind)))
             .inspect(|at| at.and_then(|at| found.get_mut(at)).into_iter().for_each(|found| *found = true))
             .collect();
         let missed = found.iter().filter(|found| !**found).count();
         let new = places.iter().filter(|at| at.is_none()).count();
-        if missed + new > names.digests.len() / 8 {
+        if missed + new > dir_names.digests.len() / 8 {
             // One by one would take longer than all at once.
             return self.known_in(dir);
         }
@@ -186,17 +44,17 @@ impl Catalog {
         let mut wanted: BTreeSet<Vec<u8>> = seen.iter().map(|entry| entry.name.clone()).collect();
         let left = wanted.clone();
         let ids: BTreeSet<FileId> =
-            names.digests.iter().zip(&found).filter(|(_, found)| !**found).map(|((_, id), _)| *id).collect();
+            dir_names.digests.iter().zip(&found).filter(|(_, found)| !**found).map(|((_, id), _)| *id).collect();
         self.read(|conn| {
             for id in ids {
-                let all = query::names_of(conn, id)?;
+                let all = names::names_of(conn, id)?;
                 wanted.extend(all.into_iter().filter(|(parent, _)| *parent == dir).map(|(_, name)| name));
             }
             let mut out = Vec::new();
             for name in wanted {
-                let Some(known) = query::known_as(conn, dir, &name)? else { continue };
+                let Some(known) = names::known_as(conn, dir, &name)? else { continue };
                 // Another name of the same file may have been seen where it is known.
-                let at = names.find(digest(&name, known.inode, known.kind));
+                let at = dir_names.find(digest(&name, known.inode, known.kind));
                 if left.contains(&name) || !at.and_then(|at| found.get(at)).copied().unwrap_or(false) {
                     out.push((name, known));
                 }
@@ -210,11 +68,14 @@ impl Catalog {
 mod tests {
     use std::collections::BTreeMap;
 
-    use engine::flush::world::{Entry, Known, Stat};
-    use engine::model::{FileId, InodeId, Kind, NameChange, Time};
+    use engine::catalog::{CatalogChange, Known, Record};
+    use engine::dirty::DirtySet;
+    use engine::model::{FileId, InodeId, Kind, NameChange, Seq, Time};
+    use engine::source::{Entry, Stat};
     use proptest::prelude::*;
 
-    use super::super::{Catalog, CatalogChange, tests};
+    use super::super::row::Handles;
+    use super::super::{Catalog, tests};
 
     const DIR: FileId = FileId(2);
 
@@ -321,7 +182,7 @@ mod tests {
             catalog.listed().many = 4;
             let files = (1..90).map(|id| tests::row(id, if id < 3 { Kind::Dir } else { Kind::File })).collect();
             let names = (0..64).map(|name| tests::set(DIR.0, &name_of(name), u64::from(name) + 3)).collect();
-            catalog.apply(&CatalogChange { files, ..change(names) }).unwrap();
+            catalog.apply(&CatalogChange { records: files, ..change(names) }).unwrap();
             let mut others: BTreeMap<u8, Option<Entry>> = BTreeMap::new();
             let mut disk = entries(&catalog);
             for step in all {
@@ -329,19 +190,19 @@ mod tests {
                     Step::Set { name, id } => catalog.apply(&change(vec![tests::set(DIR.0, &name_of(name), id)])).unwrap(),
                     Step::Unset { name } => catalog.apply(&change(vec![tests::unset(DIR.0, &name_of(name))])).unwrap(),
                     Step::Renumber { id, ino } => {
-                        let row = super::super::FileRow { inode: InodeId { ino, generation: id }, ..tests::row(id, Kind::File) };
-                        catalog.apply(&CatalogChange { files: vec![row], ..CatalogChange::default() }).unwrap();
+                        let row = Record { inode: InodeId { ino, generation: id }, ..tests::row(id, Kind::File) };
+                        catalog.apply(&CatalogChange { records: vec![row], ..CatalogChange::default() }).unwrap();
                     }
                     Step::Gone { id } => {
                         catalog.apply(&CatalogChange { gone: vec![FileId(id)], ..CatalogChange::default() }).unwrap();
                     }
                     Step::Failed { name } => {
                         // No intent is open, so nothing of it is stored.
-                        let intent = tests::intent(9);
-                        catalog.settle_commit(&tests::head(9), &[], &[]).unwrap_err();
-                        catalog.begin_commit(&intent, &change(vec![])).unwrap();
-                        catalog.begin_commit(&intent, &change(vec![tests::unset(DIR.0, &name_of(name))])).unwrap_err();
-                        catalog.settle_commit(&tests::head(9), &[], &[]).unwrap();
+                        let intent = tests::intent(Seq(9));
+                        catalog.settle_commit(&tests::head(9), &[], &DirtySet::default()).unwrap_err();
+                        catalog.begin_commit(&intent, &change(vec![]), &Handles::new()).unwrap();
+                        catalog.begin_commit(&intent, &change(vec![tests::unset(DIR.0, &name_of(name))]), &Handles::new()).unwrap_err();
+                        catalog.settle_commit(&tests::head(9), &[], &DirtySet::default()).unwrap();
                     }
                     Step::Seen { name, ino, dir } => {
                         let kind = if dir { Kind::Dir } else { Kind::File };
@@ -370,7 +231,7 @@ mod tests {
         catalog.listed().many = 4;
         let files = (1..200).map(|id| tests::row(id, if id < 3 { Kind::Dir } else { Kind::File })).collect();
         let names = (3..200).map(|id| tests::set(DIR.0, &name_of(id as u8), id)).collect();
-        catalog.apply(&CatalogChange { files, ..change(names) }).unwrap();
+        catalog.apply(&CatalogChange { records: files, ..change(names) }).unwrap();
         let seen = |known: &[(Vec<u8>, Known)]| -> Vec<Entry> {
             known.iter().map(|(name, known)| entry(name.clone(), known.inode, known.kind)).collect()
         };

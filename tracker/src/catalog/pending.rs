@@ -1,109 +1,57 @@
-//! Marks that are not committed yet, and removals that wait for a second listing.
+//! Marks that are not committed yet, and names whose removal waits for a second listing.
 
+use engine::catalog::Missing;
+use engine::dirty::{DirtySet, Marks, Waiting};
 use engine::model::FileId;
 use roaring::RoaringBitmap;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Catalog, CatalogError, Result};
+use super::database::Catalog;
+use super::error::{CatalogError, Result};
 
-/// The marks of one inode.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PendingRow {
-    pub ino: u64,
-    /// Flag bits (size, meta, names, rescan, ..) as their owner defines them; the catalog only joins them.
-    pub flags: u32,
-    /// Hull of large ranges that were not marked block by block: bytes `from..end`.
-    pub range: Option<(u64, u64)>,
-    /// Marked block indexes.
-    pub blocks: RoaringBitmap,
-    /// When the oldest of these marks was drained, in nanoseconds of the caller's clock.
-    pub since_ns: u64,
-}
-
-impl PendingRow {
-    /// Takes the marks of `other` in too: never fewer marks than either had.
-    pub fn join(&mut self, other: &PendingRow) {
-        self.flags |= other.flags;
-        self.range = match (self.range, other.range) {
-            (Some((from, end)), Some((other_from, other_end))) => Some((from.min(other_from), end.max(other_end))),
-            (one, None) => one,
-            (None, one) => one,
-        };
-        self.blocks |= &other.blocks;
-        self.since_ns = self.since_ns.min(other.since_ns);
-    }
-}
-
-/// A committed name that a listing did not show, kept until a listing after a later swap agrees (section 4.2).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MissingRow {
-    pub parent: FileId,
-    pub name: Vec<u8>,
-    /// The drain in which it was first missed.
-    pub drain: u64,
-}
+/// Bits of the column `flags`.
+const META: u32 = 1;
+const NAMES: u32 = 2;
+const WHOLE: u32 = 4;
+const RESCAN: u32 = 8;
 
 impl Catalog {
-    /// Adds marks to what is stored: a row that exists is joined, never narrowed, so a caller that knows less cannot
+    /// Adds marks to what is stored: a row that exists is merged with them, never narrowed, so a caller that knows less cannot
     /// lose a mark (I4). In one transaction, and safe from `kill -9` when it returns (I3).
-    pub fn save_pending(&self, rows: &[PendingRow]) -> Result<()> {
+    pub fn save_pending(&self, marks: &DirtySet) -> Result<()> {
         self.write(|conn| {
-            for row in rows {
-                match get(conn, row.ino)? {
-                    None => put(conn, row)?,
-                    Some(mut stored) => {
-                        stored.join(row);
-                        put(conn, &stored)?;
-                    }
+            for (ino, waiting) in marks.iter() {
+                let mut all = DirtySet::default();
+                if let Some(stored) = get(conn, ino)? {
+                    all.add(ino, &stored.marks, stored.since_ns);
                 }
+                all.add(ino, &waiting.marks, waiting.since_ns);
+                put_all(conn, &all)?;
             }
             Ok(())
         })
     }
 
-    /// All stored marks, by inode number.
-    pub fn load_pending(&self) -> Result<Vec<PendingRow>> {
+    /// All stored marks.
+    pub fn load_pending(&self) -> Result<DirtySet> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached(&format!("{SELECT} ORDER BY ino"))?;
             let mut rows = statement.query([])?;
-            let mut out = Vec::new();
+            let mut out = DirtySet::default();
             while let Some(row) = rows.next()? {
-                out.push(read(row)?);
+                let Waiting { marks, since_ns } = read(row)?;
+                out.add(row.get::<_, i64>(0)? as u64, &marks, since_ns);
             }
             Ok(out)
         })
     }
 
-    /// Drops marks without a commit: only for inodes known to be outside the volume or gone from it.
-    pub fn forget_pending(&self, inos: &[u64]) -> Result<()> {
-        self.write(|conn| forget(conn, inos))
-    }
-
-    /// Drops and replaces marks without a commit, in one transaction: the `forget` rows go, then each row of `keep`
-    /// takes the place of what was stored for its inode.
-    pub fn replace_pending(&self, inos: &[u64], keep: &[PendingRow]) -> Result<()> {
-        self.write(|conn| {
-            forget(conn, inos)?;
-            keep.iter().try_for_each(|row| put(conn, row))
-        })
-    }
-
-    /// Records that names were missing in a listing. A name already recorded keeps its first drain.
-    pub fn save_missing(&self, rows: &[MissingRow]) -> Result<()> {
-        self.write(|conn| {
-            for row in rows {
-                put_missing(conn, row)?;
-            }
-            Ok(())
-        })
-    }
-
     /// The removals that wait, by parent and name.
-    pub fn load_missing(&self) -> Result<Vec<MissingRow>> {
+    pub fn load_missing(&self) -> Result<Vec<Missing>> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached("SELECT parent, name, drain FROM missing ORDER BY parent, name")?;
             let rows = statement.query_map([], |row| {
-                Ok(MissingRow {
+                Ok(Missing {
                     parent: FileId(row.get::<_, i64>(0)? as u64),
                     name: row.get(1)?,
                     drain: row.get::<_, i64>(2)? as u64,
@@ -112,46 +60,48 @@ impl Catalog {
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
     }
-
-    /// The names were seen again, or their removal is committed.
-    pub fn forget_missing(&self, names: &[(FileId, Vec<u8>)]) -> Result<()> {
-        self.write(|conn| {
-            for (parent, name) in names {
-                drop_missing(conn, *parent, name)?;
-            }
-            Ok(())
-        })
-    }
 }
 
 const SELECT: &str = "SELECT ino, flags, from_, end_, blocks, since_ns FROM pending";
 
-fn get(conn: &Connection, ino: u64) -> Result<Option<PendingRow>> {
+fn get(conn: &Connection, ino: u64) -> Result<Option<Waiting>> {
     conn.prepare_cached(&format!("{SELECT} WHERE ino = ?1"))?
         .query_row([ino as i64], |row| Ok(read(row)))
         .optional()?
         .transpose()
 }
 
-/// Stores a row as it is, in place of what was there.
-pub(super) fn put(conn: &Connection, row: &PendingRow) -> Result<()> {
+/// Stores marks as they are, in place of what was there of their inodes.
+pub(super) fn put_all(conn: &Connection, marks: &DirtySet) -> Result<()> {
+    marks.iter().try_for_each(|(ino, waiting)| put(conn, ino, waiting))
+}
+
+fn put(conn: &Connection, ino: u64, waiting: &Waiting) -> Result<()> {
+    let mut marks = waiting.marks.clone();
+    // A range with an end has no column of its own.
+    if let Some((start, end)) = marks.range.take() {
+        marks.mark_bytes(start, end);
+    }
     let mut blocks = Vec::new();
-    if !row.blocks.is_empty() {
-        blocks.reserve_exact(row.blocks.serialized_size());
-        row.blocks
+    if !marks.blocks.is_empty() {
+        blocks.reserve_exact(marks.blocks.serialized_size());
+        marks
+            .blocks
             .serialize_into(&mut blocks)
             .map_err(|_| CatalogError::Damaged { table: "pending", what: "bitmap cannot be written" })?;
     }
+    let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+    let flags = bit(marks.meta, META) | bit(marks.names, NAMES) | bit(marks.whole, WHOLE) | bit(marks.rescan, RESCAN);
     conn.prepare_cached(
         "INSERT OR REPLACE INTO pending(ino, flags, from_, end_, blocks, since_ns) VALUES(?1,?2,?3,?4,?5,?6)",
     )?
     .execute(params![
-        row.ino as i64,
-        row.flags,
-        row.range.map(|(from, _)| from as i64),
-        row.range.map(|(_, end)| end as i64),
+        ino as i64,
+        flags,
+        marks.from.map(|from| from as i64),
+        marks.from.map(|_| u64::MAX as i64),
         blocks,
-        row.since_ns as i64,
+        waiting.since_ns as i64,
     ])?;
     Ok(())
 }
@@ -164,7 +114,8 @@ pub(super) fn forget(conn: &Connection, inos: &[u64]) -> Result<()> {
     Ok(())
 }
 
-fn read(row: &Row<'_>) -> Result<PendingRow> {
+/// A row of [`SELECT`].
+fn read(row: &Row<'_>) -> Result<Waiting> {
     let bytes: Vec<u8> = row.get(4)?;
     let blocks = if bytes.is_empty() {
         RoaringBitmap::new()
@@ -172,31 +123,23 @@ fn read(row: &Row<'_>) -> Result<PendingRow> {
         RoaringBitmap::deserialize_from(&bytes[..])
             .map_err(|_| CatalogError::Damaged { table: "pending", what: "bitmap" })?
     };
-    let range = match (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?) {
-        (Some(from), Some(end)) => Some((from as u64, end as u64)),
+    let from = match (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?) {
+        (Some(from), Some(_)) => Some(from as u64),
         (None, None) => None,
         _ => return Err(CatalogError::Damaged { table: "pending", what: "range" }),
     };
-    Ok(PendingRow {
-        ino: row.get::<_, i64>(0)? as u64,
-        flags: row.get(1)?,
-        range,
-        blocks,
-        since_ns: row.get::<_, i64>(5)? as u64,
-    })
+    let flags: u32 = row.get(1)?;
+    let has = |bit: u32| flags & bit != 0;
+    let marks =
+        Marks { blocks, from, range: None, meta: has(META), names: has(NAMES), whole: has(WHOLE), rescan: has(RESCAN) };
+    Ok(Waiting { marks, since_ns: row.get::<_, i64>(5)? as u64 })
 }
 
-pub(super) fn put_missing(conn: &Connection, row: &MissingRow) -> Result<()> {
+pub(super) fn put_missing(conn: &Connection, missing: &Missing) -> Result<()> {
     conn.prepare_cached("INSERT OR IGNORE INTO missing(parent, name, drain) VALUES(?1, ?2, ?3)")?.execute(params![
-        row.parent.0 as i64,
-        row.name,
-        row.drain as i64
+        missing.parent.0 as i64,
+        missing.name,
+        missing.drain as i64
     ])?;
-    Ok(())
-}
-
-fn drop_missing(conn: &Connection, parent: FileId, name: &[u8]) -> Result<()> {
-    conn.prepare_cached("DELETE FROM missing WHERE parent = ?1 AND name = ?2")?
-        .execute(params![parent.0 as i64, name])?;
     Ok(())
 }

@@ -1,19 +1,13 @@
 //! Questions about the committed image.
 
-use engine::flush::world::Known;
-use engine::model::{FileId, InodeId, Kind, Time};
+use engine::catalog::{Known, Record};
+use engine::model::{FileId, Kind};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Catalog, CatalogError, FileRow, Result, row};
-
-/// One name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChildRow {
-    pub name: Vec<u8>,
-    pub id: FileId,
-    pub kind: Kind,
-    pub inode: InodeId,
-}
+use super::database::Catalog;
+use super::error::{CatalogError, Result};
+use super::names::{known, names_of, select_known};
+use super::row;
 
 /// How much the catalog holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,13 +23,18 @@ pub struct Counts {
 }
 
 impl Catalog {
-    pub fn file(&self, id: FileId) -> Result<Option<FileRow>> {
+    pub fn file(&self, id: FileId) -> Result<Option<Record>> {
         self.read(|conn| row::by_id(conn, id))
+    }
+
+    /// What `name_to_handle_at` said of the file, when its inode was seen last.
+    pub fn handle(&self, id: FileId) -> Result<Option<Vec<u8>>> {
+        self.read(|conn| row::handle(conn, id))
     }
 
     /// All files whose inode had this number; more than one where a number was used again and the old file is not
     /// committed as gone yet.
-    pub fn by_ino(&self, ino: u64) -> Result<Vec<FileRow>> {
+    pub fn by_ino(&self, ino: u64) -> Result<Vec<Record>> {
         self.read(|conn| {
             let sql = select_files("WHERE ino = ?1 ORDER BY id");
             let mut statement = conn.prepare_cached(&sql)?;
@@ -68,23 +67,14 @@ impl Catalog {
     }
 
     /// The names in a directory, sorted by their bytes.
-    pub fn children(&self, parent: FileId) -> Result<Vec<ChildRow>> {
+    pub fn children(&self, parent: FileId) -> Result<Vec<(Vec<u8>, FileId)>> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached(
-                "SELECT n.name, n.id, f.kind, f.ino, f.generation FROM names n JOIN files f ON f.id = n.id \
-                 WHERE n.parent = ?1 ORDER BY n.name",
+                "SELECT n.name, n.id FROM names n JOIN files f ON f.id = n.id WHERE n.parent = ?1 ORDER BY n.name",
             )?;
-            let mut rows = statement.query([parent.0 as i64])?;
-            let mut out = Vec::new();
-            while let Some(found) = rows.next()? {
-                out.push(ChildRow {
-                    name: found.get(0)?,
-                    id: FileId(found.get::<_, i64>(1)? as u64),
-                    kind: row::kind_of(found.get(2)?)?,
-                    inode: row::inode(found.get(3)?, found.get(4)?),
-                });
-            }
-            Ok(out)
+            let rows = statement
+                .query_map([parent.0 as i64], |row| Ok((row.get(0)?, FileId(row.get::<_, i64>(1)? as u64))))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
     }
 
@@ -128,7 +118,7 @@ impl Catalog {
 
     /// Up to `limit` files with an id above `after`, by id: `FileId(0)` first, then the last id returned. An empty
     /// list is the end. Files committed between two calls may be seen or not.
-    pub fn files_after(&self, after: FileId, limit: usize) -> Result<Vec<FileRow>> {
+    pub fn files_after(&self, after: FileId, limit: usize) -> Result<Vec<Record>> {
         self.read(|conn| {
             let sql = select_files("WHERE id > ?1 ORDER BY id LIMIT ?2");
             let mut statement = conn.prepare_cached(&sql)?;
@@ -237,43 +227,6 @@ fn integrity(conn: &Connection) -> Result<Vec<String>> {
     let mut statement = conn.prepare("PRAGMA quick_check(16)")?;
     let lines = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
-}
-
-fn select_known(which: &str) -> String {
-    format!(
-        "SELECT n.name, n.id, f.kind, f.ino, f.generation, f.size, f.mtime_sec, f.mtime_nsec, f.ctime_sec, f.ctime_nsec \
-         FROM names n JOIN files f ON f.id = n.id {which}"
-    )
-}
-
-fn known(found: &rusqlite::Row<'_>) -> Result<Known> {
-    let ctime = match (found.get::<_, Option<i64>>(8)?, found.get::<_, Option<u32>>(9)?) {
-        (Some(sec), Some(nsec)) => Some(Time { sec, nsec }),
-        _ => None,
-    };
-    Ok(Known {
-        id: FileId(found.get::<_, i64>(1)? as u64),
-        kind: row::kind_of(found.get(2)?)?,
-        inode: row::inode(found.get(3)?, found.get(4)?),
-        size: found.get::<_, i64>(5)? as u64,
-        mtime: Time { sec: found.get(6)?, nsec: found.get(7)? },
-        ctime,
-    })
-}
-
-/// One of [`Catalog::known_in`].
-pub(super) fn known_as(conn: &Connection, parent: FileId, name: &[u8]) -> Result<Option<Known>> {
-    let mut statement = conn.prepare_cached(&select_known("WHERE n.parent = ?1 AND n.name = ?2"))?;
-    let mut rows = statement.query(params![parent.0 as i64, name])?;
-    rows.next()?.map(known).transpose()
-}
-
-/// As [`Catalog::names_of`].
-pub(super) fn names_of(conn: &Connection, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>> {
-    let mut statement = conn.prepare_cached("SELECT parent, name FROM names WHERE id = ?1 ORDER BY parent, name")?;
-    let rows = statement
-        .query_map([id.0 as i64], |row| Ok((FileId(row.get::<_, i64>(0)? as u64), row.get::<_, Vec<u8>>(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn select_files(tail: &str) -> String {

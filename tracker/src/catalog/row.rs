@@ -1,35 +1,24 @@
 //! One file as a row: to and from columns. Bytes from the database are checked, not trusted: the file may be damaged.
 
-use engine::model::{FileId, Hash, InodeId, Kind, Meta, Root, Time};
+use std::collections::BTreeMap;
+
+use engine::catalog::Record;
+use engine::model::{FileId, Hash, InodeId, Kind, Meta, Root, Time, Xattrs};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{CatalogError, Result};
+use super::error::{CatalogError, Result};
 
-/// The committed state of one file, and which inode carried it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileRow {
-    pub id: FileId,
-    pub inode: InodeId,
-    /// What `name_to_handle_at` said, for opening without a path; `None` where the file system has none. Written as
-    /// `None` over a row of the same inode, the stored handle stays.
-    pub handle: Option<Vec<u8>>,
-    pub meta: Meta,
-    /// Bytes of the committed image; 0 for every kind but a file.
-    pub size: u64,
-    /// Hash of the committed image; `None` before the first content commit and for every kind but a file.
-    pub root: Option<Root>,
-    /// Bytes of the committed image that are holes.
-    pub hole_bytes: u64,
-    /// The file's ctime when the committed image was read (S0); `None` = unknown, the image may be older than the file.
-    pub ctime: Option<Time>,
-    /// Free for the owner of the rules; the catalog does not look into it.
-    pub flags: u32,
-}
+/// What `name_to_handle_at` said of files, for opening them without a path: not for those of file systems that have none.
+pub type Handles = BTreeMap<FileId, Vec<u8>>;
+
+/// Bit of `flags`: the catalog holds a signature of the whole image.
+const SIGNED: u32 = 1;
 
 pub(super) const COLUMNS: &str = "id, kind, ino, generation, handle, size, root_kind, root, hole_bytes, mode, uid, gid, \
      mtime_sec, mtime_nsec, rdev, target, xattrs, ctime_sec, ctime_nsec, flags";
 
-pub(super) fn upsert(conn: &Connection, file: &FileRow) -> Result<()> {
+/// Stores a record. Without a `handle` the stored one stays, if it is of the same inode.
+pub(super) fn upsert(conn: &Connection, file: &Record, handle: Option<&Vec<u8>>) -> Result<()> {
     let (root_kind, root) = match &file.root {
         None => (0, None),
         Some(Root::Blake3(hash)) => (1, Some(&hash[..])),
@@ -51,7 +40,7 @@ pub(super) fn upsert(conn: &Connection, file: &FileRow) -> Result<()> {
         kind_code(file.meta.kind),
         file.inode.ino as i64,
         file.inode.generation as i64,
-        file.handle,
+        handle,
         file.size as i64,
         root_kind,
         root,
@@ -66,20 +55,29 @@ pub(super) fn upsert(conn: &Connection, file: &FileRow) -> Result<()> {
         encode_attributes(&file.meta)?,
         file.ctime.map(|time| time.sec),
         file.ctime.map(|time| time.nsec),
-        file.flags,
+        if file.signed { SIGNED } else { 0 },
     ])?;
     Ok(())
 }
 
-pub(super) fn by_id(conn: &Connection, id: FileId) -> Result<Option<FileRow>> {
+pub(super) fn by_id(conn: &Connection, id: FileId) -> Result<Option<Record>> {
     conn.prepare_cached(&format!("SELECT {COLUMNS} FROM files WHERE id = ?1"))?
         .query_row([id.0 as i64], |row| Ok(read(row)))
         .optional()?
         .transpose()
 }
 
+/// The stored handle of a file.
+pub(super) fn handle(conn: &Connection, id: FileId) -> Result<Option<Vec<u8>>> {
+    let handle = conn
+        .prepare_cached("SELECT handle FROM files WHERE id = ?1")?
+        .query_row([id.0 as i64], |row| row.get::<_, Option<Vec<u8>>>(0))
+        .optional()?;
+    Ok(handle.flatten())
+}
+
 /// A row of `SELECT {COLUMNS}`.
-pub(super) fn read(row: &Row<'_>) -> Result<FileRow> {
+pub(super) fn read(row: &Row<'_>) -> Result<Record> {
     let root: Option<Vec<u8>> = row.get(7)?;
     let root = match (row.get::<_, i64>(6)?, root) {
         (0, None) => None,
@@ -93,10 +91,9 @@ pub(super) fn read(row: &Row<'_>) -> Result<FileRow> {
         _ => return Err(CatalogError::Damaged { table: "files", what: "ctime" }),
     };
     let (flags, project, xattrs) = decode_attributes(&row.get::<_, Vec<u8>>(16)?)?;
-    Ok(FileRow {
+    Ok(Record {
         id: FileId(row.get::<_, i64>(0)? as u64),
         inode: inode(row.get(2)?, row.get(3)?),
-        handle: row.get(4)?,
         meta: Meta {
             kind: kind_of(row.get(1)?)?,
             mode: row.get(9)?,
@@ -112,8 +109,8 @@ pub(super) fn read(row: &Row<'_>) -> Result<FileRow> {
         size: row.get::<_, i64>(5)? as u64,
         root,
         hole_bytes: row.get::<_, i64>(8)? as u64,
+        signed: row.get::<_, u32>(19)? & SIGNED != 0,
         ctime,
-        flags: row.get(19)?,
     })
 }
 
@@ -149,8 +146,6 @@ pub(super) fn kind_code(kind: Kind) -> i64 {
 pub(super) fn hash_of(table: &'static str, bytes: &[u8]) -> Result<Hash> {
     bytes.try_into().map_err(|_| CatalogError::Damaged { table, what: "hash length" })
 }
-
-type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Inode flags and project, where there are any, stand in front of the extended attributes under the name that none of
 /// these has, the empty one.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{CatalogError, Result};
+use super::error::{CatalogError, Result};
 
 /// `user_version` of the tables below.
 const VERSION: i64 = 1;

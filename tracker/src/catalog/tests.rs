@@ -1,7 +1,16 @@
 //! The catalog as its callers see it, through a real file.
 
-use engine::model::{FileId, InodeFlags, InodeId, Kind, Meta, NameChange, Root, Standing, Time};
+use std::path::PathBuf;
+
+use engine::catalog::{CatalogChange, Head, Intent, Missing, Record};
+use engine::dirty::{DirtySet, Marks, Waiting};
+use engine::format::commit::{self, Header};
+use engine::model::{
+    ChangeSet, CommitId, FileId, InodeFlags, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time, VolumeId,
+    WriterId,
+};
 use roaring::RoaringBitmap;
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
@@ -13,11 +22,10 @@ pub(super) fn fresh() -> (TempDir, PathBuf, Catalog) {
     (dir, path, catalog)
 }
 
-pub(super) fn row(id: u64, kind: Kind) -> FileRow {
-    FileRow {
+pub(super) fn row(id: u64, kind: Kind) -> Record {
+    Record {
         id: FileId(id),
         inode: InodeId { ino: 1000 + id, generation: u64::MAX - id },
-        handle: id.is_multiple_of(2).then(|| vec![id as u8; 12]),
         meta: Meta {
             kind,
             mode: 0o4755,
@@ -33,8 +41,8 @@ pub(super) fn row(id: u64, kind: Kind) -> FileRow {
         size: 1 << 40,
         root: (kind == Kind::File).then_some(Root::Sparse([9; 32])),
         hole_bytes: 4096,
+        signed: true,
         ctime: Some(Time { sec: 1, nsec: 2 }),
-        flags: 3,
     }
 }
 
@@ -50,31 +58,46 @@ pub(super) fn unset(parent: u64, name: &[u8]) -> NameChange {
 fn tree(catalog: &Catalog) {
     catalog
         .apply(&CatalogChange {
-            files: vec![row(1, Kind::Dir), row(2, Kind::Dir), row(3, Kind::File), row(4, Kind::File)],
+            records: vec![row(1, Kind::Dir), row(2, Kind::Dir), row(3, Kind::File), row(4, Kind::File)],
             names: vec![set(1, b"dir", 2), set(2, b"f", 3), set(2, b"hard", 3), set(1, b"g\xfe", 4)],
-            nodes: vec![NodeWrite { file: FileId(3), level: 0, idx: 5, blob: Some(vec![1; 16384]) }],
-            sigs: vec![SigWrite { file: FileId(3), group: 0, blob: Some(vec![2; 20]) }],
+            nodes: vec![((FileId(3), 0, 5), Some(vec![1; 16384]))],
+            signatures: vec![((FileId(3), 0), Some(vec![2; 20]))],
             ..CatalogChange::default()
         })
         .unwrap();
 }
 
-fn marks(ino: u64, blocks: &[u32]) -> PendingRow {
-    PendingRow { ino, flags: 1, range: None, blocks: blocks.iter().copied().collect(), since_ns: 50 }
+fn marks(blocks: &[u32]) -> Waiting {
+    let marks = Marks { blocks: blocks.iter().copied().collect(), ..Marks::meta() };
+    Waiting { marks, since_ns: 50 }
+}
+
+fn set_of(marks: impl IntoIterator<Item = (u64, Waiting)>) -> DirtySet {
+    let mut set = DirtySet::default();
+    marks.into_iter().for_each(|(ino, waiting)| set.add(ino, &waiting.marks, waiting.since_ns));
+    set
 }
 
 pub(super) fn head(seq: u64) -> Head {
-    Head { seq, hash: [0; 32], time: Time::default(), standing: None }
+    Head { seq: Seq(seq), hash: [0; 32], time: Time::default(), standing: None }
 }
 
-pub(super) fn intent(seq: u64) -> Intent {
-    Intent {
+pub(super) fn intent(seq: Seq) -> Intent {
+    let (commit_id, time) = (CommitId([seq.0 as u8; 16]), Time { sec: -1, nsec: 4 });
+    let standing = Some(Standing { wall: time, steady_since: Seq(0), baseline: true });
+    let header = Header {
+        volume: VolumeId([1; 16]),
         seq,
-        commit_id: [seq as u8; 16],
-        hash: [8; 32],
-        time: Time { sec: -1, nsec: 4 },
-        bytes: b"exact bytes".to_vec(),
-    }
+        commit: commit_id,
+        writer: WriterId([2; 16]),
+        epoch: 1,
+        time,
+        standing,
+        parent: [0; 32],
+        era: None,
+    };
+    let bytes = commit::encode(&header, &[], &ChangeSet::default(), &[]).unwrap();
+    Intent { seq, commit_id, hash: [8; 32], time, standing, bytes }
 }
 
 #[test]
@@ -83,11 +106,12 @@ fn rows_come_back_as_they_were_after_reopening() {
     tree(&catalog);
     let mut bare = row(5, Kind::Symlink);
     bare.ctime = None;
-    bare.handle = None;
     let mut standard = row(6, Kind::File);
     standard.root = Some(Root::Blake3([4; 32]));
     let names = vec![set(1, b"bare", 5), set(1, b"std", 6)];
-    catalog.apply(&CatalogChange { files: vec![bare.clone(), standard.clone()], names, ..Default::default() }).unwrap();
+    catalog
+        .apply(&CatalogChange { records: vec![bare.clone(), standard.clone()], names, ..Default::default() })
+        .unwrap();
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
     assert_eq!(catalog.file(FileId(3)).unwrap(), Some(row(3, Kind::File)));
@@ -107,7 +131,7 @@ fn one_inode_number_can_have_two_files() {
     let (_dir, _path, catalog) = fresh();
     let (old, mut new) = (row(2, Kind::File), row(3, Kind::File));
     new.inode = InodeId { ino: old.inode.ino, generation: 12 };
-    catalog.apply(&CatalogChange { files: vec![old.clone(), new.clone()], ..Default::default() }).unwrap();
+    catalog.apply(&CatalogChange { records: vec![old.clone(), new.clone()], ..Default::default() }).unwrap();
     assert_eq!(catalog.by_ino(old.inode.ino).unwrap(), vec![old, new]);
 }
 
@@ -118,8 +142,7 @@ fn names_lead_to_files_and_back() {
     assert_eq!(catalog.child(FileId(2), b"f").unwrap(), Some(FileId(3)));
     assert_eq!(catalog.child(FileId(1), b"f").unwrap(), None);
     let children = catalog.children(FileId(1)).unwrap();
-    assert_eq!(children.iter().map(|c| &c.name[..]).collect::<Vec<_>>(), [&b"dir"[..], b"g\xfe"]);
-    assert_eq!((children[0].id, children[0].kind, children[0].inode.ino), (FileId(2), Kind::Dir, 1002));
+    assert_eq!(children, [(b"dir".to_vec(), FileId(2)), (b"g\xfe".to_vec(), FileId(4))]);
     let two = catalog.names_of(FileId(3)).unwrap();
     assert_eq!(two, [(FileId(2), b"f".to_vec()), (FileId(2), b"hard".to_vec())]);
     assert_eq!(catalog.path_of(FileId(3)).unwrap(), Some(PathBuf::from("dir/f")));
@@ -144,15 +167,15 @@ fn a_cycle_of_parents_is_reported_and_not_walked_forever() {
     let (_dir, _path, catalog) = fresh();
     let names = vec![set(3, b"a", 2), set(2, b"b", 3)];
     let files = vec![row(2, Kind::Dir), row(3, Kind::Dir)];
-    catalog.apply(&CatalogChange { files, names, ..Default::default() }).unwrap();
+    catalog.apply(&CatalogChange { records: files, names, ..Default::default() }).unwrap();
     assert!(matches!(catalog.path_of(FileId(2)), Err(CatalogError::Damaged { .. })));
 }
 
 #[test]
 fn scans_see_every_file_once() {
     let (_dir, _path, catalog) = fresh();
-    let files: Vec<FileRow> = (2..102).map(|id| row(id, Kind::File)).collect();
-    catalog.apply(&CatalogChange { files, ..Default::default() }).unwrap();
+    let files: Vec<Record> = (2..102).map(|id| row(id, Kind::File)).collect();
+    catalog.apply(&CatalogChange { records: files, ..Default::default() }).unwrap();
     let (mut after, mut seen) = (FileId(0), Vec::new());
     loop {
         let page = catalog.files_after(after, 7).unwrap();
@@ -177,17 +200,15 @@ fn a_gone_file_takes_its_hashes_along() {
 }
 
 #[test]
-fn dropped_nodes_go_before_new_ones_come() {
+fn a_node_without_a_blob_is_deleted() {
     let (_dir, _path, catalog) = fresh();
     tree(&catalog);
-    let nodes = vec![NodeWrite { file: FileId(3), level: 0, idx: 0, blob: Some(vec![3; 32]) }];
-    catalog.apply(&CatalogChange { nodes, drop_nodes_of: vec![FileId(3)], ..Default::default() }).unwrap();
+    let nodes = vec![((FileId(3), 0, 5), None), ((FileId(3), 0, 0), Some(vec![3; 32]))];
+    let signatures = vec![((FileId(3), 0), None)];
+    catalog.apply(&CatalogChange { nodes, signatures, ..Default::default() }).unwrap();
     assert_eq!(catalog.node(FileId(3), 0, 0).unwrap(), Some(vec![3; 32]));
     assert_eq!(catalog.node(FileId(3), 0, 5).unwrap(), None);
     assert_eq!(catalog.sig(FileId(3), 0).unwrap(), None);
-    let nodes = vec![NodeWrite { file: FileId(3), level: 0, idx: 0, blob: None }];
-    catalog.apply(&CatalogChange { nodes, ..Default::default() }).unwrap();
-    assert_eq!(catalog.node(FileId(3), 0, 0).unwrap(), None);
 }
 
 #[test]
@@ -202,25 +223,41 @@ fn inconsistencies_are_found() {
 #[test]
 fn saved_marks_are_joined_and_never_narrowed() {
     let (_dir, path, catalog) = fresh();
-    let mut wide = marks(5, &[1, 2, 70_000]);
-    wide.range = Some((8192, 1 << 45));
-    catalog.save_pending(&[wide.clone(), marks(6, &[])]).unwrap();
-    let mut later = marks(5, &[3]);
-    (later.flags, later.since_ns, later.range) = (4, 60, Some((0, 4096)));
-    catalog.save_pending(&[later]).unwrap();
+    let mut wide = marks(&[1, 2, 70_000]);
+    (wide.marks.from, wide.marks.range) = (Some(8192), Some((16384, 20480)));
+    catalog.save_pending(&set_of([(5, wide), (6, marks(&[]))])).unwrap();
+    let mut later = marks(&[3]);
+    (later.marks.whole, later.marks.from, later.since_ns) = (true, Some(4096), 60);
+    catalog.save_pending(&set_of([(5, later)])).unwrap();
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
-    let mut joined = marks(5, &[1, 2, 3, 70_000]);
-    (joined.flags, joined.since_ns, joined.range) = (5, 50, Some((0, 1 << 45)));
-    assert_eq!(catalog.load_pending().unwrap(), [joined, marks(6, &[])]);
-    catalog.forget_pending(&[5, 1234]).unwrap();
-    assert_eq!(catalog.load_pending().unwrap(), [marks(6, &[])]);
+    let mut joined = marks(&[1, 2, 3, 4, 70_000]);
+    (joined.marks.whole, joined.marks.from) = (true, Some(4096));
+    assert_eq!(catalog.load_pending().unwrap(), set_of([(5, joined), (6, marks(&[]))]), "a range is kept as blocks");
+}
+
+/// Each mark has a column, or a bit, of its own.
+#[test]
+fn every_kind_of_mark_comes_back() {
+    let (_dir, _path, catalog) = fresh();
+    let none = Marks::default;
+    let kinds = [
+        Marks { meta: true, ..none() },
+        Marks { names: true, ..none() },
+        Marks { whole: true, ..none() },
+        Marks { rescan: true, ..none() },
+        Marks { from: Some(1 << 50), ..none() },
+        Marks { blocks: [7].into_iter().collect(), ..none() },
+    ];
+    let set = set_of((1..).zip(kinds.map(|marks| Waiting { marks, since_ns: u64::MAX })));
+    catalog.save_pending(&set).unwrap();
+    assert_eq!(catalog.load_pending().unwrap(), set);
 }
 
 #[test]
 fn a_damaged_bitmap_is_an_error() {
     let (_dir, _path, catalog) = fresh();
-    catalog.save_pending(&[marks(5, &[1])]).unwrap();
+    catalog.save_pending(&set_of([(5, marks(&[1]))])).unwrap();
     catalog.lock().execute("UPDATE pending SET blocks = x'00ff00ff'", []).unwrap();
     assert!(matches!(catalog.load_pending(), Err(CatalogError::Damaged { table: "pending", .. })));
 }
@@ -228,57 +265,55 @@ fn a_damaged_bitmap_is_an_error() {
 #[test]
 fn missing_names_keep_their_first_drain() {
     let (_dir, _path, catalog) = fresh();
-    let missed = |drain| MissingRow { parent: FileId(2), name: b"x".to_vec(), drain };
-    catalog.save_missing(&[missed(3)]).unwrap();
-    catalog.save_missing(&[missed(9)]).unwrap();
+    let missed = |drain| Missing { parent: FileId(2), name: b"x".to_vec(), drain };
+    let other = Missing { parent: FileId(1), name: b"y".to_vec(), drain: 4 };
+    let save = |missing: Option<Vec<Missing>>| catalog.apply(&CatalogChange { missing, ..Default::default() }).unwrap();
+    save(Some(vec![missed(3), missed(9)]));
+    save(None);
     assert_eq!(catalog.load_missing().unwrap(), [missed(3)]);
-    let other = MissingRow { parent: FileId(1), name: b"y".to_vec(), drain: 4 };
-    let missing = Some(vec![other.clone()]);
-    catalog.apply(&CatalogChange { missing, ..Default::default() }).unwrap();
+    save(Some(vec![other.clone()]));
     assert_eq!(catalog.load_missing().unwrap(), [other]);
-    catalog.forget_missing(&[(FileId(1), b"y".to_vec())]).unwrap();
-    assert_eq!(catalog.load_missing().unwrap(), []);
 }
 
 #[test]
 fn a_commit_survives_a_death_between_begin_and_settle() {
     let (_dir, path, catalog) = fresh();
-    catalog.save_pending(&[marks(1003, &[1, 2]), marks(1004, &[7])]).unwrap();
+    catalog.save_pending(&set_of([(1003, marks(&[1, 2])), (1004, marks(&[7]))])).unwrap();
     let change = CatalogChange {
-        files: vec![row(1, Kind::Dir), row(3, Kind::File)],
+        records: vec![row(1, Kind::Dir), row(3, Kind::File)],
         names: vec![set(1, b"f", 3)],
         ..Default::default()
     };
-    catalog.begin_commit(&intent(1), &change).unwrap();
+    catalog.begin_commit(&intent(Seq(1)), &change, &Handles::new()).unwrap();
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
-    assert_eq!(catalog.intent().unwrap(), Some(intent(1)));
+    assert_eq!(catalog.intent().unwrap(), Some(intent(Seq(1))));
     assert_eq!(catalog.head().unwrap(), None);
     assert_eq!(catalog.load_pending().unwrap().len(), 2, "marks leave only when the commit is settled");
     let time = Time { sec: 10, nsec: 11 };
-    let standing = Some(Standing { wall: Time { sec: -9, nsec: 11 }, steady_since: 1, baseline: true });
-    let head = Head { seq: 1, hash: [8; 32], time, standing };
-    catalog.settle_commit(&head, &[1003], &[marks(1004, &[9])]).unwrap();
+    let standing = Some(Standing { wall: Time { sec: -9, nsec: 11 }, steady_since: Seq(1), baseline: true });
+    let head = Head { seq: Seq(1), hash: [8; 32], time, standing };
+    catalog.settle_commit(&head, &[1003], &set_of([(1004, marks(&[9]))])).unwrap();
     assert_eq!(catalog.intent().unwrap(), None);
     assert_eq!(catalog.head().unwrap(), Some(head));
-    assert_eq!(catalog.load_pending().unwrap(), [marks(1004, &[9])], "keep replaces");
+    assert_eq!(catalog.load_pending().unwrap(), set_of([(1004, marks(&[9]))]), "keep replaces");
 }
 
 #[test]
 fn a_second_intent_changes_nothing() {
     let (_dir, _path, catalog) = fresh();
-    catalog.begin_commit(&intent(1), &CatalogChange::default()).unwrap();
-    let change = CatalogChange { files: vec![row(2, Kind::File)], ..Default::default() };
-    let refused = catalog.begin_commit(&intent(2), &change);
-    assert!(matches!(refused, Err(CatalogError::Unsettled { seq: 1 })));
+    catalog.begin_commit(&intent(Seq(1)), &CatalogChange::default(), &Handles::new()).unwrap();
+    let change = CatalogChange { records: vec![row(2, Kind::File)], ..Default::default() };
+    let refused = catalog.begin_commit(&intent(Seq(2)), &change, &Handles::new());
+    assert!(matches!(refused, Err(CatalogError::Unsettled { seq: Seq(1) })));
     assert_eq!(catalog.file(FileId(2)).unwrap(), None);
-    assert_eq!(catalog.intent().unwrap(), Some(intent(1)));
-    let wrong = catalog.settle_commit(&head(2), &[], &[]);
-    assert!(matches!(wrong, Err(CatalogError::WrongIntent { seq: 2, found: Some(1) })));
+    assert_eq!(catalog.intent().unwrap(), Some(intent(Seq(1))));
+    let wrong = catalog.settle_commit(&head(2), &[], &DirtySet::default());
+    assert!(matches!(wrong, Err(CatalogError::WrongIntent { seq: Seq(2), found: Some(Seq(1)) })));
     assert_eq!(catalog.head().unwrap(), None);
-    catalog.settle_commit(&head(1), &[], &[]).unwrap();
-    let again = catalog.settle_commit(&head(1), &[], &[]);
-    assert!(matches!(again, Err(CatalogError::WrongIntent { seq: 1, found: None })));
+    catalog.settle_commit(&head(1), &[], &DirtySet::default()).unwrap();
+    let again = catalog.settle_commit(&head(1), &[], &DirtySet::default());
+    assert!(matches!(again, Err(CatalogError::WrongIntent { seq: Seq(1), found: None })));
 }
 
 #[test]
@@ -295,25 +330,21 @@ fn identity_comes_back_and_damage_is_seen() {
         fs_id: Some("ab".into()),
         ..Default::default()
     };
-    let head = Head { seq: u64::MAX, hash: [3; 32], time: Time { sec: -1, nsec: 5 }, standing: None };
-    catalog.set_volume_id(&[1; 16]).unwrap();
-    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
+    let head = Head { seq: Seq(u64::MAX), hash: [3; 32], time: Time { sec: -1, nsec: 5 }, standing: None };
+    catalog.set_volume_id(&VolumeId([1; 16])).unwrap();
+    catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
     catalog.set_source_facts(&source).unwrap();
     catalog.set_head(&head).unwrap();
     catalog.set_boot_id("b").unwrap();
     catalog.set_store("s3://x/y").unwrap();
-    catalog.set_clean_shutdown(Some("b")).unwrap();
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
-    assert_eq!(catalog.volume_id().unwrap(), Some([1; 16]));
-    assert_eq!(catalog.writer().unwrap(), Some(Writer { id: [2; 16], epoch: 3 }));
+    assert_eq!(catalog.volume_id().unwrap(), Some(VolumeId([1; 16])));
+    assert_eq!(catalog.writer().unwrap(), Some(Writer { id: WriterId([2; 16]), epoch: 3 }));
     assert_eq!(catalog.source_facts().unwrap(), Some(source));
     assert_eq!(catalog.head().unwrap(), Some(head));
     assert_eq!(catalog.boot_id().unwrap().as_deref(), Some("b"));
     assert_eq!(catalog.store().unwrap().as_deref(), Some("s3://x/y"));
-    assert_eq!(catalog.clean_shutdown().unwrap().as_deref(), Some("b"));
-    catalog.set_clean_shutdown(None).unwrap();
-    assert_eq!(catalog.clean_shutdown().unwrap(), None);
     catalog.lock().execute("UPDATE meta SET value = x'01' WHERE key IN ('head', 'writer_epoch')", []).unwrap();
     assert!(matches!(catalog.head(), Err(CatalogError::Damaged { table: "meta", .. })));
     assert!(matches!(catalog.writer(), Err(CatalogError::Damaged { table: "meta", .. })));
@@ -323,9 +354,9 @@ fn identity_comes_back_and_damage_is_seen() {
 fn a_wipe_keeps_marks_and_identity_and_never_lowers_the_next_id() {
     let (_dir, _path, catalog) = fresh();
     tree(&catalog);
-    catalog.set_writer(&Writer { id: [2; 16], epoch: 3 }).unwrap();
-    catalog.save_pending(&[marks(9, &[1])]).unwrap();
-    catalog.begin_commit(&intent(1), &CatalogChange::default()).unwrap();
+    catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
+    catalog.save_pending(&set_of([(9, marks(&[1]))])).unwrap();
+    catalog.begin_commit(&intent(Seq(1)), &CatalogChange::default(), &Handles::new()).unwrap();
     catalog.wipe_for_rebuild().unwrap();
     let counts = catalog.counts().unwrap();
     assert_eq!(counts, Counts { pending: 1, ..Counts::default() });
@@ -341,7 +372,7 @@ fn a_wipe_keeps_marks_and_identity_and_never_lowers_the_next_id() {
 fn files_without_inodes_keep_content_names_and_marks() {
     let (_dir, _path, catalog) = fresh();
     tree(&catalog);
-    catalog.save_pending(&[marks(9, &[1])]).unwrap();
+    catalog.save_pending(&set_of([(9, marks(&[1]))])).unwrap();
     let before = catalog.counts().unwrap();
     catalog.forget_inodes().unwrap();
     assert_eq!(catalog.counts().unwrap(), before);
@@ -349,7 +380,7 @@ fn files_without_inodes_keep_content_names_and_marks() {
     assert_eq!(root.inode, row(1, Kind::Dir).inode, "the root is bound when it is armed");
     let known = row(4, Kind::File);
     let inode = InodeId { ino: 0, generation: 4 };
-    assert_eq!(file, FileRow { inode, handle: None, ctime: None, ..known });
+    assert_eq!(file, Record { inode, ctime: None, ..known });
     assert!(catalog.node(FileId(3), 0, 5).unwrap().is_some() && catalog.sig(FileId(3), 0).unwrap().is_some());
 }
 
@@ -377,29 +408,27 @@ fn opening_what_is_no_catalog_says_so() {
 fn a_handle_stays_with_its_inode_only() {
     let (_dir, _path, catalog) = fresh();
     let mut file = row(2, Kind::File);
-    let store = |file: &FileRow| {
-        catalog.apply(&CatalogChange { files: vec![file.clone()], ..Default::default() }).unwrap();
-        catalog.file(FileId(2)).unwrap().unwrap().handle
+    let store = |file: &Record, handles: &Handles| {
+        catalog.apply_with(&CatalogChange { records: vec![file.clone()], ..Default::default() }, handles).unwrap();
+        catalog.handle(FileId(2)).unwrap()
     };
-    let handle = store(&file);
-    assert!(handle.is_some());
-    file.handle = None;
+    let (handle, none) = (vec![2; 12], Handles::new());
+    assert_eq!(store(&file, &Handles::from([(FileId(2), handle.clone())])), Some(handle.clone()));
     file.size = 9;
-    assert_eq!(store(&file), handle);
+    assert_eq!(store(&file, &none), Some(handle));
     file.inode.generation = 1;
-    assert_eq!(store(&file), None, "another inode has another handle");
+    assert_eq!(store(&file, &none), None, "another inode has another handle");
+    assert_eq!(catalog.handle(FileId(99)).unwrap(), None);
 }
 
 #[test]
 fn a_flush_without_a_commit_forgets_what_it_read() {
     let (_dir, _path, catalog) = fresh();
-    catalog.save_pending(&[marks(5, &[1]), marks(6, &[1, 2])]).unwrap();
-    let change = CatalogChange { files: vec![row(2, Kind::File)], ..Default::default() };
-    catalog.settle_without_commit(&change, &[5, 6], &[marks(6, &[2])]).unwrap();
-    assert_eq!(catalog.load_pending().unwrap(), [marks(6, &[2])]);
+    catalog.save_pending(&set_of([(5, marks(&[1])), (6, marks(&[1, 2]))])).unwrap();
+    let change = CatalogChange { records: vec![row(2, Kind::File)], ..Default::default() };
+    catalog.settle_without_commit(&change, &[5, 6], &set_of([(6, marks(&[2]))])).unwrap();
+    assert_eq!(catalog.load_pending().unwrap(), set_of([(6, marks(&[2]))]));
     assert!(catalog.file(FileId(2)).unwrap().is_some() && catalog.head().unwrap().is_none());
-    catalog.replace_pending(&[6], &[marks(7, &[1])]).unwrap();
-    assert_eq!(catalog.load_pending().unwrap(), [marks(7, &[1])]);
 }
 
 #[test]
@@ -421,7 +450,7 @@ fn a_transaction_that_fails_half_way_leaves_nothing() {
     let (_dir, _path, catalog) = fresh();
     let failed = catalog.write(|conn| {
         conn.execute("INSERT INTO names VALUES(1, x'61', 2)", [])?;
-        Err::<(), _>(CatalogError::Unsettled { seq: 0 })
+        Err::<(), _>(CatalogError::Unsettled { seq: Seq(0) })
     });
     assert!(failed.is_err());
     assert_eq!(catalog.counts().unwrap().names, 0);
@@ -434,7 +463,7 @@ fn the_log_is_wal_and_the_catalog_can_be_sent() {
     sendable(&catalog);
     let mode: String = catalog.lock().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
-    catalog.set_clean_shutdown(None).unwrap();
+    catalog.set_writer(&Writer { id: WriterId([2; 16]), epoch: 3 }).unwrap();
     let level: i64 = catalog.lock().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
     assert_eq!(level, 1, "a durable write goes back to NORMAL");
 }
@@ -445,28 +474,26 @@ fn a_transaction_of_many_files_is_fast() {
     const FILES: u64 = 100_000;
     let (_dir, _path, catalog) = fresh();
     let change = CatalogChange {
-        files: (2..FILES + 2).map(|id| row(id, Kind::File)).collect(),
+        records: (2..FILES + 2).map(|id| row(id, Kind::File)).collect(),
         names: (2..FILES + 2).map(|id| set(1, format!("file-{id:08}").as_bytes(), id)).collect(),
-        nodes: (2..FILES + 2)
-            .map(|id| NodeWrite { file: FileId(id), level: 0, idx: 0, blob: Some(vec![id as u8; 64]) })
-            .collect(),
+        nodes: (2..FILES + 2).map(|id| ((FileId(id), 0, 0), Some(vec![id as u8; 64]))).collect(),
         ..Default::default()
     };
     let started = std::time::Instant::now();
-    catalog.begin_commit(&intent(1), &change).unwrap();
+    catalog.begin_commit(&intent(Seq(1)), &change, &Handles::new()).unwrap();
     let begin = started.elapsed();
     let started = std::time::Instant::now();
     for id in 0..10_000 {
         assert_eq!(catalog.by_ino(1002 + id * 7 % FILES).unwrap().len(), 1);
     }
     let lookups = started.elapsed();
-    let rows: Vec<PendingRow> = (0..FILES).map(|ino| marks(ino, &[1, 5, 900])).collect();
+    let rows = set_of((0..FILES).map(|ino| (ino, marks(&[1, 5, 900]))));
     let started = std::time::Instant::now();
     catalog.save_pending(&rows).unwrap();
     let save = started.elapsed();
     let inos: Vec<u64> = (0..FILES).collect();
     let started = std::time::Instant::now();
-    catalog.settle_commit(&head(1), &inos, &[]).unwrap();
+    catalog.settle_commit(&head(1), &inos, &DirtySet::default()).unwrap();
     let settle = started.elapsed();
     println!(
         "100,000 files + names + nodes: {begin:?}; by_ino: {:?} each; save 100,000 marks: {save:?}; settle: {settle:?}",
@@ -478,8 +505,8 @@ fn a_transaction_of_many_files_is_fast() {
 #[test]
 fn an_empty_bitmap_is_no_bytes() {
     let (_dir, _path, catalog) = fresh();
-    catalog.save_pending(&[marks(1, &[])]).unwrap();
+    catalog.save_pending(&set_of([(1, marks(&[]))])).unwrap();
     let bytes: Vec<u8> = catalog.lock().query_row("SELECT blocks FROM pending", [], |row| row.get(0)).unwrap();
     assert!(bytes.is_empty());
-    assert_eq!(catalog.load_pending().unwrap()[0].blocks, RoaringBitmap::new());
+    assert_eq!(catalog.load_pending().unwrap().get(1).unwrap().marks.blocks, RoaringBitmap::new());
 }

@@ -126,7 +126,7 @@ fn read_log(args: &LogArgs, out: &mut Out) -> Result<Vec<LogEntry>, AppError> {
     let from = choose(&reader, args.at, out)?;
     let read: Result<(), ReadError> = reader.history(from, args.limit, |commit| {
         entries.push(LogEntry {
-            seq: commit.seq,
+            seq: commit.seq.0,
             time: nanos(commit.time),
             wall: nanos(commit.wall),
             clock_set_back: commit.set_back,

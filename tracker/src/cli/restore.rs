@@ -1,5 +1,6 @@
 //! `tracker restore`: gives a volume back, as of a point in its history, into a directory.
 
+use engine::model::Seq;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -148,7 +149,7 @@ pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<
     let began = Instant::now();
     let reader = open(&args.volume)?;
     if let Some(head) = args.expect_head {
-        reader.expect_head(head).map_err(|error| app_error(&error))?;
+        reader.expect_head(Seq(head)).map_err(|error| app_error(&error))?;
     }
     let seq = choose(&reader, args.at, out)?;
     let restored = repository::restore(&reader, seq, &target, &options).map_err(|error| told(&reader, seq, &error))?;
@@ -159,7 +160,7 @@ pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<
 }
 
 /// Where the state itself is damaged, the newest one before it that is whole.
-fn told(reader: &Reader, seq: u64, error: &ReadError) -> AppError {
+fn told(reader: &Reader, seq: Seq, error: &ReadError) -> AppError {
     let told = app_error(error);
     if !error.is_mismatch() || matches!(error, ReadError::Stopped { .. }) {
         return told;
@@ -202,7 +203,7 @@ fn report(restored: &repository::RestoreReport, seconds: f64) -> RestoreAnswer {
     let stats = restored.stats;
     let list = |of: &Bounded<Warning>| of.first.iter().map(shortcoming).collect();
     RestoreAnswer {
-        seq: restored.seq,
+        seq: restored.seq.0,
         time: show_time(restored.time),
         baseline: restored.baseline,
         files: stats.files,
@@ -231,7 +232,7 @@ fn failed(failure: &Failure) -> FailedEntry {
     let (mut whole_in, mut whole_in_time) = (None, None);
     let older = failure.older.map(|older| match older {
         Older::Whole { seq, time } => {
-            (whole_in, whole_in_time) = (Some(seq), Some(show_time(time)));
+            (whole_in, whole_in_time) = (Some(seq.0), Some(show_time(time)));
             format!("commit {seq} of {} has a whole version (`cat --at {seq}`)", show_time(time))
         }
         Older::NoneWithin { commits: 0 } => "there is no older commit to look for it in".into(),

@@ -1,6 +1,7 @@
 //! `tracker verify`: checks that what the store holds is what was committed.
 
 use clap::Args;
+use engine::model::Seq;
 use serde::Serialize;
 
 use super::global::Global;
@@ -84,7 +85,7 @@ fn text(report: &VerifyReport) -> String {
 /// Walks the hash chain; with `read_data` also rebuilds every file, in bounded memory.
 fn verify(args: &VerifyArgs, out: &mut Out) -> Result<VerifyReport, AppError> {
     let reader = open(&args.volume)?;
-    let expected = args.expect_head.map_or(Ok(()), |head| reader.expect_head(head));
+    let expected = args.expect_head.map_or(Ok(()), |head| reader.expect_head(Seq(head)));
     expected.map_err(|error| app_error(&error))?;
     let seq = choose(&reader, args.at, out)?;
     repository::verify(&reader, seq, args.read_data).map_err(|error| app_error(&error))

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use engine::flush::world::{Entry, FileOps, Stat};
 use engine::model::InodeId;
+use engine::source::{Entry, FileOps, Stat};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +21,7 @@ use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 use crate::source::SourceRoot;
 use crate::units::PathField;
+use crate::volume::marks::dispatcher::marks_of;
 use crate::volume::startup::eligibility::can_be_marked;
 
 /// Print changed paths, kinds and byte ranges as they happen. Needs no store.
@@ -138,7 +139,11 @@ impl Live {
         let overflow = retired.overflow;
         let reread = |ino: u64| lost || overflow.hit(dev, ino);
         let any = lost || overflow.any();
-        let mine = retired.inodes.into_iter().filter(|((of, _), _)| *of == dev).map(|((_, ino), marks)| (ino, marks));
+        let mine = retired
+            .inodes
+            .into_iter()
+            .filter(|((of, _), _)| *of == dev)
+            .map(|((_, ino), marks)| (ino, marks_of(&marks)));
         let changes = tree.apply(mine, any.then_some(&reread as &dyn Fn(u64) -> bool), self)?;
         self.capture.clear_retired()?;
         Ok(changes)

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use engine::format::commit;
 use engine::format::era::{Era, era_of, first_seq, last_seq};
 use engine::model::{Seq, Time};
-use engine::plan::commit_at_time;
+use engine::plan::{commit_at_time, last_not_later};
 
 use crate::repository::error::ReadError;
 use crate::repository::reader::Reader;
@@ -91,7 +91,7 @@ impl Reader {
         let plain = |seq| Ok(Chosen { seq, clocks: None });
         match at {
             None => plain(self.head),
-            Some(At::Seq(seq)) if seq == 0 || seq > self.head => {
+            Some(At::Seq(seq)) if seq == Seq::NONE || seq > self.head => {
                 Err(ReadError::SeqAbsent { volume: self.volume.clone(), seq, head: self.head })
             }
             Some(At::Seq(seq)) => plain(seq),
@@ -112,8 +112,8 @@ impl Reader {
 
     fn at_time(&self, when: Time) -> Result<Option<Chosen>, ReadError> {
         let head = self.commit_header(self.head)?;
-        let in_order = self.search(1..=self.head, when, By::Order)?;
-        if head.standing.is_none_or(|standing| standing.steady_since == 0) {
+        let in_order = self.search(Seq::FIRST..=self.head, when, By::Order)?;
+        if head.standing.is_none_or(|standing| standing.steady_since == Seq::NONE) {
             return Ok(in_order.map(|seq| Chosen { seq, clocks: None }));
         }
         let Some((seq, wall)) = self.by_wall(when, head)? else { return Ok(None) };
@@ -125,11 +125,11 @@ impl Reader {
     fn by_wall(&self, when: Time, mut top: commit::Header) -> Result<Option<(Seq, Time)>, ReadError> {
         loop {
             // Between these two wall clocks do not fall.
-            let first = top.standing.map_or(0, |standing| standing.steady_since).max(1);
+            let first = top.standing.map_or(Seq::NONE, |standing| standing.steady_since).max(Seq::FIRST);
             if let Some(seq) = self.search(first..=top.seq, when, By::Wall)? {
                 return Ok(Some((seq, self.commit_header(seq)?.wall())));
             }
-            if first == 1 {
+            if first == Seq::FIRST {
                 return Ok(None);
             }
             top = self.commit_header(first - 1)?;
@@ -146,9 +146,9 @@ impl Reader {
         let ends = (era_of(high, era_len) + 1).min(self.closed);
         let ends = if ends > next && last_seq(ends - 1, era_len) > high { ends - 1 } else { ends };
         if ends > next {
-            let found = commit_at_time(next..=ends - 1, when, |era| Ok::<_, ReadError>(by.of_era(&self.era(era)?)))?;
+            let found = last_not_later(next..=ends - 1, when, |era| Ok::<_, ReadError>(by.of_era(&self.era(era)?)))?;
             if let Some(era) = found {
-                before = Some(last_seq(era, era_len)).filter(|seq| *seq > 0);
+                before = Some(last_seq(era, era_len)).filter(|seq| *seq > Seq::NONE);
                 next = era + 1;
             }
         }

@@ -33,7 +33,7 @@ pub fn head_of(store: &dyn Store, era_len: u64) -> Result<(Seq, u64), StoreError
         let Some(last) = closed.checked_sub(1).filter(|last| last_seq(*last, era_len) == head) else {
             return Ok((head, closed));
         };
-        if head == 0 || strays == STRAY_ERAS || there(Key::Commit(head))? {
+        if head == Seq::NONE || strays == STRAY_ERAS || there(Key::Commit(head))? {
             return Ok((head, last));
         }
         // Its last commit is not there: somebody put the end of an era that has not ended.

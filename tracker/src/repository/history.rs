@@ -43,9 +43,9 @@ impl Reader {
         let mut left = u64::try_from(limit).unwrap_or(u64::MAX);
         let mut top = from;
         let mut child: Option<engine::model::Hash> = None;
-        while left > 0 && top > 0 {
-            let count = left.min(WINDOW).min(top);
-            let seqs: Vec<Seq> = (top + 1 - count..=top).rev().collect();
+        while left > 0 && top > Seq::NONE {
+            let count = left.min(WINDOW).min(top.0);
+            let seqs: Vec<Seq> = (top + 1 - count).to(top).rev().collect();
             for (seq, bytes) in seqs.iter().zip(self.commit_bytes(&seqs)) {
                 let bytes = match bytes {
                     // What is asked for by its number must be there; what lies below may be pruned.
@@ -57,7 +57,7 @@ impl Reader {
                 };
                 let (commit, hash, size) = self.decode_commit(*seq, &bytes)?;
                 if let Some(expected) = child {
-                    self.same_hash(Key::Commit(*seq), hash, expected, Key::Commit(seq + 1))?;
+                    self.same_hash(Key::Commit(*seq), hash, expected, Key::Commit(*seq + 1))?;
                 }
                 child = Some(commit.header.parent);
                 let ops = commit.changes.files.iter().filter_map(|f| f.content.as_ref()).flat_map(|c| &c.ops);
@@ -78,7 +78,7 @@ impl Reader {
                     stored_bytes: commit.packs.iter().map(|p| p.bytes).fold(size, u64::saturating_add),
                 })?;
             }
-            top -= count;
+            top = top - count;
             left -= count;
         }
         Ok(())

@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use engine::format::checkpoint::{self, CheckpointRoot, LoadError};
+use engine::checkpoint::{self, CheckpointRoot, LoadError};
 use engine::format::era::{CheckpointRef, era_of, last_seq};
 use engine::format::{Key, keys};
 use engine::manifest::Manifest;
@@ -36,7 +36,7 @@ impl Reader {
     /// # Errors
     /// `Pruned` where the commits that lead there are gone; else what is wrong with the first object that cannot be used.
     pub fn manifest(&self, seq: Seq) -> Result<Manifest, ReadError> {
-        if seq == 0 || seq > self.head {
+        if seq == Seq::NONE || seq > self.head {
             return Err(ReadError::SeqAbsent { volume: self.volume.clone(), seq, head: self.head });
         }
         let mut first_error = None;
@@ -83,7 +83,7 @@ impl Reader {
         }
         while manifest.seq() < to {
             let first = manifest.seq() + 1;
-            let seqs: Vec<Seq> = (first..=to.min(first.saturating_add(WINDOW - 1))).collect();
+            let seqs: Vec<Seq> = first.to(to.min(first.saturating_add(WINDOW - 1))).collect();
             for (seq, bytes) in seqs.iter().zip(self.commit_bytes(&seqs)) {
                 let bytes = bytes.map_err(|error| match error {
                     ReadError::Missing { key } if self.may_be_pruned(*seq) => {
@@ -185,7 +185,7 @@ impl Reader {
                 Err(error) => return Err(error),
             };
             let Some(checkpoint) = named.checkpoint else { continue };
-            if checkpoint.seq <= seq && checkpoint.seq > 0 {
+            if checkpoint.seq <= seq && checkpoint.seq > Seq::NONE {
                 let candidate = Candidate { seq: checkpoint.seq, hash: Some(checkpoint.hash) };
                 if found.last() != Some(&candidate) {
                     found.push(candidate);
@@ -234,7 +234,7 @@ impl Reader {
                 Ok(named) => found.extend(
                     named
                         .and_then(|era| era.checkpoint)
-                        .filter(|c| c.seq > 0 && (from..=to).contains(&c.seq))
+                        .filter(|c| c.seq > Seq::NONE && (from..=to).contains(&c.seq))
                         .map(|c| Candidate { seq: c.seq, hash: Some(c.hash) }),
                 ),
                 // What is wrong with it is said where the eras are verified.

@@ -18,7 +18,7 @@ pub(crate) fn lost(store: &dyn Store, era_length: u64, head: Seq) -> Result<Opti
     if !there(Key::Format)? {
         return Ok(Some(Key::Format));
     }
-    if head == 0 || there(Key::Commit(head))? {
+    if head == Seq::NONE || there(Key::Commit(head))? {
         return Ok(None);
     }
     // The last commit of a closed era may be pruned.
@@ -37,15 +37,15 @@ mod tests {
         let store = Mem::new();
         let put = |key: Key| store.create(&key.to_string(), bytes::Bytes::from_static(b"x")).unwrap();
         let lost = |head| lost(&store, 4, head).unwrap();
-        assert_eq!(lost(0), Some(Key::Format));
+        assert_eq!(lost(Seq(0)), Some(Key::Format));
         put(Key::Format);
-        assert_eq!(lost(0), None, "nothing was committed yet");
-        assert_eq!(lost(3), Some(Key::Commit(3)));
-        put(Key::Commit(3));
-        assert_eq!(lost(3), None);
+        assert_eq!(lost(Seq(0)), None, "nothing was committed yet");
+        assert_eq!(lost(Seq(3)), Some(Key::Commit(Seq(3))));
+        put(Key::Commit(Seq(3)));
+        assert_eq!(lost(Seq(3)), None);
         // The last of an era, pruned.
-        assert_eq!(last_seq(0, 4), 3);
+        assert_eq!(last_seq(0, 4), Seq(3));
         put(Key::Era(1));
-        assert_eq!((lost(last_seq(1, 4)), lost(5)), (None, Some(Key::Commit(5))));
+        assert_eq!((lost(last_seq(1, 4)), lost(Seq(5))), (None, Some(Key::Commit(Seq(5)))));
     }
 }

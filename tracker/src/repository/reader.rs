@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engine::format::commit::{self, Commit, Expect};
 use engine::format::era::{Era, VolumeFormat, era_of};
 use engine::format::{Key, keys};
-use engine::model::{Hash, Id, Seq};
+use engine::model::{Hash, Seq, VolumeId};
 
 use crate::repository::error::ReadError;
 use crate::repository::head::head_of;
@@ -38,14 +38,14 @@ pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
         _ => ReadError::Store(error),
     })?;
     let format = VolumeFormat::decode(&bytes).map_err(|source| ReadError::damaged(key, source))?;
-    let mut reader = Reader { store, volume: volume.to_owned(), format, head: 0, closed: 0 };
+    let mut reader = Reader { store, volume: volume.to_owned(), format, head: Seq::NONE, closed: 0 };
     reader.refresh()?;
-    if reader.head == 0 {
+    if reader.head == Seq::NONE {
         // A listing proves nothing absent, but what it shows is there: then the first commit is not missing by being early.
         let later = reader.store.list(engine::format::keys::COMMITS, None).map_err(ReadError::Store)?;
         return Err(match later.entries.is_empty() {
             true => ReadError::NoCommit { volume: reader.volume },
-            false => ReadError::Missing { key: full(volume, Key::Commit(1)) },
+            false => ReadError::Missing { key: full(volume, Key::Commit(Seq::FIRST)) },
         });
     }
     Ok(reader)
@@ -84,7 +84,7 @@ impl Reader {
         &self.format
     }
 
-    pub fn volume_id(&self) -> Id {
+    pub fn volume_id(&self) -> VolumeId {
         self.format.volume
     }
 

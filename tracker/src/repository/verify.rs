@@ -118,12 +118,12 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// The oldest state from which commits lead on: the empty one, or a checkpoint's.
     fn start(&mut self, to: Seq) -> Result<(), ReadError> {
-        self.report.first = 1;
-        if !self.reader.may_be_pruned(1) || self.exists(1)? {
+        self.report.first = Seq::FIRST;
+        if !self.reader.may_be_pruned(Seq::FIRST) || self.exists(Seq::FIRST)? {
             self.manifest = Some(Manifest::new(self.reader.volume_id()));
             return Ok(());
         }
-        self.jump(1, to)
+        self.jump(Seq::FIRST, to)
     }
 
     /// Goes on from the first checkpoint from `from` on that loads and whose next commit is there.
@@ -137,7 +137,7 @@ impl Walk<'_> {
             match self.reader.load(candidate) {
                 Ok(manifest) => {
                     entries(self.reader, &manifest, self.report)?;
-                    self.report.first = if from == 1 { seq } else { self.report.first };
+                    self.report.first = if from == Seq::FIRST { seq } else { self.report.first };
                     self.last = Some(manifest.position().head);
                     self.manifest = Some(manifest);
                     return Ok(());
@@ -160,7 +160,7 @@ impl Walk<'_> {
             None => engine::format::era::first_seq(self.reader.closed, self.reader.format.era_len),
         };
         while next <= to {
-            let seqs: Vec<Seq> = (next..=to.min(next.saturating_add(WINDOW - 1))).collect();
+            let seqs: Vec<Seq> = next.to(to.min(next.saturating_add(WINDOW - 1))).collect();
             next = seqs.last().map_or(to, |last| *last) + 1;
             for (seq, bytes) in seqs.iter().zip(self.reader.commit_bytes(&seqs)) {
                 match bytes {

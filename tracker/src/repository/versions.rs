@@ -50,7 +50,7 @@ impl Reader {
                 Some(Key::Commit(damaged)) if damaged <= at => damaged.checked_sub(1)?,
                 _ => at.checked_sub(1)?,
             };
-            if at == 0 {
+            if at == Seq::NONE {
                 return None;
             }
         }
@@ -74,7 +74,7 @@ impl Reader {
         let Some((from, versions)) = self.versions(seq, &wanted)? else { return Ok(found) };
         let mut budget = BYTES;
         for ((id, path), versions) in wanted.iter().zip(versions) {
-            let mut older = Older::NoneWithin { commits: seq - from };
+            let mut older = Older::NoneWithin { commits: seq.0 - from.0 };
             for version in versions.iter().rev().filter(|version| version.last < seq) {
                 let Some(left) = budget.checked_sub(version.file.size()) else {
                     older = Older::NotLooked;
@@ -103,7 +103,7 @@ impl Reader {
         note(&manifest, wanted, None, &mut versions);
         while manifest.seq() < seq {
             let first = manifest.seq() + 1;
-            let seqs: Vec<Seq> = (first..=seq.min(first.saturating_add(WINDOW - 1))).collect();
+            let seqs: Vec<Seq> = first.to(seq.min(first.saturating_add(WINDOW - 1))).collect();
             for (seq, bytes) in seqs.iter().zip(self.commit_bytes(&seqs)) {
                 let (commit, hash, _) = self.decode_commit(*seq, &bytes?)?;
                 self.apply(&mut manifest, &commit, hash)?;
@@ -117,7 +117,7 @@ impl Reader {
     fn earlier(&self, seq: Seq) -> Result<Option<(Manifest, Seq)>, ReadError> {
         let mut back = COMMITS_BACK;
         while back > 0 {
-            let from = seq.saturating_sub(back).max(1);
+            let from = seq.saturating_sub(back).max(Seq::FIRST);
             match self.manifest(from) {
                 Ok(manifest) => return Ok(Some((manifest, from))),
                 Err(error) if error.is_about_object() || matches!(error, ReadError::Pruned { .. }) => back /= 2,

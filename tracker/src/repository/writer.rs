@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::flush::world::{Created, Head};
-use engine::format::checkpoint;
+use engine::catalog::Head;
+use engine::checkpoint;
+use engine::flush::world::Created;
 use engine::format::era::{CheckpointRef, Era, VolumeFormat, era_of, first_seq, last_seq};
 use engine::format::{EncodeError, Key};
 use engine::manifest::Manifest;
@@ -95,7 +96,7 @@ impl VolumeWriter {
     /// `ForeignPack` where other bytes have that name: the next flush takes another one, and whether they are another
     /// writer's shows when the commit is made.
     pub fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), WriteError> {
-        let key = engine::flush::commit::key_of(at).to_string();
+        let key = Key::from(at).to_string();
         match store::create_exact(self.store(), &key, &Bytes::from(bytes), ATTEMPTS)? {
             CreateOutcome::Own => {
                 test_switches::hit("pack");
@@ -162,7 +163,7 @@ impl VolumeWriter {
     /// the object that names it. Does nothing in the middle of an era, or when it is closed already.
     pub fn close_era_if_due(&mut self, head: &Head) -> Result<Closing, WriteError> {
         let number = era_of(head.seq, self.format.era_len);
-        if head.seq == 0 || last_seq(number, self.format.era_len) != head.seq {
+        if head.seq == Seq::NONE || last_seq(number, self.format.era_len) != head.seq {
             return Ok(Closing::Done);
         }
         if self.era_ended.is_some_and(|(ended, _)| ended == number) {
@@ -230,7 +231,7 @@ impl VolumeWriter {
         match self.era_ended {
             Some((ended, hash)) if ended == last => Ok(Some(hash)),
             // An era without any seq has no end.
-            _ if last_seq(last, length) == 0 => Ok(None),
+            _ if last_seq(last, length) == Seq::NONE => Ok(None),
             _ => Err(WriteError::object(&Key::Era(last), "the era is to be closed before the next begins")),
         }
     }

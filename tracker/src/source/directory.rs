@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
-use engine::flush::world::{Entry, Stat, Unknown};
 use engine::model::{InodeId, Kind};
+use engine::source::{Entry, Stat, Unknown};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 

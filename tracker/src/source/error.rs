@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::flush::world::FileError;
 use engine::model::{InodeId, Kind};
+use engine::source::FileError;
 use rustix::io::Errno;
 use thiserror::Error;
 

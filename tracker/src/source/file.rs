@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::flush::world::{FileError, FileOps, Stat};
-use engine::flush::xattrs::ReadXattrs;
 use engine::model::{InodeId, Kind};
+use engine::source::{FileError, FileOps, Stat};
+use engine::xattrs::ReadXattrs;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 

@@ -9,8 +9,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use engine::flush::xattrs::Flags;
 use engine::model::InodeFlags;
+use engine::xattrs::Flags;
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, StatxAttributes, StatxFlags, ioctl_getflags, ioctl_setflags, statx};
 use rustix::io::Errno;
 

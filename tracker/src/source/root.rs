@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::flush::world::{Alive, Attributes, Stat, Xattrs};
+use engine::model::Xattrs;
 use engine::model::{InodeId, Kind};
+use engine::source::{Alive, Attributes, Stat};
 use rustix::fs::{Dir, FileType, OFlags, fstatfs};
 use rustix::io::Errno;
 

@@ -4,8 +4,8 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use engine::flush::world::{Alive, FileError, FileOps};
 use engine::model::{Kind, Time};
+use engine::source::{Alive, FileError, FileOps};
 use rustix::fs::{FileType, Mode, XattrFlags};
 use tempfile::TempDir;
 

@@ -2,9 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use engine::flush::world::Xattrs;
-use engine::flush::xattrs::{Flags, ReadXattrs, Taker, reading_order};
 use engine::model::InodeFlags;
+use engine::model::Xattrs;
+use engine::xattrs::{Flags, ReadXattrs, Taker, reading_order};
 use rustix::io::Errno;
 
 use super::stat::proc_path;

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use engine::flush::world::Stat;
 use engine::model::{Kind, Meta};
+use engine::source::Stat;
 use rustix::fs::{Mode, OFlags};
 
 use crate::source::flags::is_sealed;

@@ -138,7 +138,7 @@ fn once(
     let opened = open::open(&config, &around.state_dir, &around.capture(), prepared)?;
     let waited = backoff.reset();
     *volume.facts.lock() = Some(VolumeFacts {
-        volume_id: hexadecimal(&opened.volume_id),
+        volume_id: opened.volume_id.to_string(),
         backend: opened.backend,
         reasons: opened.reasons.clone(),
         fenced_store: Some(opened.fenced_store),
@@ -155,10 +155,6 @@ fn once(
     let (shared, options) = (Arc::clone(&volume.shared), config.options.clone());
     let (pace, guard) = (Pace::default(), Guard::default());
     Runner { opened, shared, options, trusted: false, pace, guard, waits: HashSet::new() }.run()
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The paths of a daemon are held against each other when it starts; those of a source that was away then, only now.
@@ -219,7 +215,7 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     if let (None, Some(prepared)) = (facts.as_ref(), prepared) {
         let id = prepared.catalog.volume_id().ok().flatten();
         *facts = Some(VolumeFacts {
-            volume_id: id.map(|id| hexadecimal(&id)).unwrap_or_default(),
+            volume_id: id.map(|id| id.to_string()).unwrap_or_default(),
             backend: capture.dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end()),
             reasons: capture.reasons.clone(),
             fenced_store: None,

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use engine::catalog::Record;
 use engine::dirty::Marks;
 use engine::format::era::VolumeFormat;
-use engine::model::{FileId, Id, Kind};
+use engine::model::{FileId, Kind, VolumeId};
 
 use crate::capture::BackEnd;
-use crate::catalog::{self, Writer};
+use crate::catalog::Writer;
 use crate::error::{AppError, ExitCode};
 use crate::source::IdentityCheck;
 use crate::store::meter::Meter;
@@ -25,7 +26,7 @@ use crate::volume::world::{VolumeWorld, WorldError};
 /// A volume that can flush.
 pub struct Opened {
     pub name: String,
-    pub volume_id: Id,
+    pub volume_id: VolumeId,
     pub format: VolumeFormat,
     pub writer: Writer,
     pub world: VolumeWorld,
@@ -108,7 +109,7 @@ impl Opened {
         self.mark_all(|row| (row.meta.kind == Kind::Dir).then(Marks::names))
     }
 
-    pub(crate) fn mark_all(&self, marks: impl Fn(&catalog::FileRow) -> Option<Marks>) -> Result<(), WorldError> {
+    pub(crate) fn mark_all(&self, marks: impl Fn(&Record) -> Option<Marks>) -> Result<(), WorldError> {
         let (mut after, now) = (FileId(0), now_ns());
         loop {
             let rows = self.world.catalog.files_after(after, 4096)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::model::Seq;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::capture::BackEnd;
@@ -66,13 +67,13 @@ pub struct Progress {
     pub last_error: Option<String>,
     /// What an operator can do about it.
     pub hint: Option<String>,
-    pub fenced_at: Option<u64>,
+    pub fenced_at: Option<Seq>,
     /// The store lacks what this host has committed: why, and in which flush that was found last.
     pub lost: Option<(String, u64)>,
     pub unreadable: BTreeMap<PathBuf, String>,
     /// Marks are being made (or the tree is being compared).
     pub armed: bool,
-    pub baseline_seq: Option<u64>,
+    pub baseline_seq: Option<Seq>,
     pub started: Option<Instant>,
     /// Names inside the tree that are not part of the volume.
     pub foreign: Vec<PathBuf>,

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
-use engine::flush::world::FileError;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
+use engine::model::{CommitId, Seq};
+use engine::source::FileError;
 
 use crate::config::VolumeOptions;
 use crate::repository::{Closing, WriteError};
@@ -66,7 +67,7 @@ impl Runner {
             progress.armed = true;
             progress.started = Some(Instant::now());
             if phase != Phase::Baseline {
-                progress.baseline_seq = head.or(Some(0));
+                progress.baseline_seq = head.or(Some(Seq::NONE));
             }
         });
         if let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() {
@@ -230,14 +231,14 @@ impl Runner {
         let mut unread = Unread::default();
         let (outcome, mut kept) = if had {
             if self.opened.world.close_era_if_due()? == Closing::Fenced {
-                let seq = self.opened.world.catalog.head()?.map_or(1, |head| head.seq + 1);
+                let seq = self.opened.world.catalog.head()?.unwrap_or_default().seq + 1;
                 return self.after(number, began, &Outcome::Fenced { seq }, Left::Open, report, unread);
             }
             let facts = FlushFacts {
                 volume: self.opened.volume_id,
                 writer: self.opened.writer.id,
                 epoch: self.opened.writer.epoch,
-                commit_id: crate::volume::random_id()?,
+                commit_id: CommitId(crate::volume::random_id()?),
                 now,
                 drain,
                 compare: self.opened.compare,
@@ -373,7 +374,7 @@ impl Runner {
         }
         tracing::debug!(volume = %self.opened.name, number, seconds, clean, ?left_over, "a flush ended");
         let interval = self.options.interval.0;
-        let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(0));
+        let head = self.opened.world.catalog.head()?.map(|head| head.seq).or(Some(Seq::NONE));
         let foreign: Vec<PathBuf> = self.opened.world.foreign.keys().cloned().collect();
         let (watch_full, stalled) = (self.opened.world.watch_full, self.opened.world.stalled() as u64);
         self.shared.update(|progress| {

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use engine::format::checkpoint::CheckpointRoot;
+use engine::checkpoint::{self, CheckpointRoot};
 use engine::format::commit::{self, Expect};
 use engine::format::era::{CheckpointRef, Era, last_seq};
-use engine::format::{EncodeError, Key, checkpoint};
+use engine::format::{EncodeError, Key};
 use engine::manifest::{Manifest, Position};
 use engine::model::{Hash, Seq};
 
@@ -17,7 +17,7 @@ const ERA: u64 = 4;
 
 fn bed(last: Seq) -> Bed {
     let mut bed = Bed::new(ERA);
-    for seq in 4..=last {
+    for seq in 4..=last.0 {
         fs::write(bed.path("source").join("counter"), format!("commit {seq}")).unwrap();
         if seq % ERA == 0 {
             bed.volume.checkpoint();
@@ -29,9 +29,9 @@ fn bed(last: Seq) -> Bed {
 
 fn state(bed: &Bed, seq: Seq) -> Manifest {
     let mut state = Manifest::new(VOLUME);
-    for at in 1..=seq {
-        let bytes = fs::read(bed.object(&Key::Commit(at).to_string())).unwrap();
-        let commit = commit::decode(&bytes, Expect { volume: VOLUME, seq: at }).unwrap();
+    for at in 1..=seq.0 {
+        let bytes = fs::read(bed.object(&Key::Commit(Seq(at)).to_string())).unwrap();
+        let commit = commit::decode(&bytes, Expect { volume: VOLUME, seq: Seq(at) }).unwrap();
         state.apply(&commit, commit::hash(&bytes)).unwrap();
     }
     state
@@ -44,7 +44,7 @@ fn plant_checkpoint(bed: &Bed, seq: Seq) -> (Position, CheckpointRef) {
     let put = |key: Key, bytes: Vec<u8>| {
         let (key, bytes) = match key {
             Key::Checkpoint(_) => {
-                let root = CheckpointRoot::decode(&bytes, VOLUME, 1).unwrap();
+                let root = CheckpointRoot::decode(&bytes, VOLUME, Seq(1)).unwrap();
                 let bytes = CheckpointRoot { position: position.clone(), ..root }.encode().unwrap();
                 hash = blake3::hash(&bytes).into();
                 (Key::Checkpoint(seq), bytes)
@@ -58,14 +58,14 @@ fn plant_checkpoint(bed: &Bed, seq: Seq) -> (Position, CheckpointRef) {
         }
         Ok::<_, EncodeError>(())
     };
-    checkpoint::write(&state(bed, 1), put).unwrap();
+    checkpoint::write(&state(bed, Seq(1)), put).unwrap();
     (position, CheckpointRef { seq, hash })
 }
 
 fn restores(bed: &Bed, target: &str, seq: Seq) {
     let done = bed.restore(target, &["--at", &seq.to_string()]);
     assert_eq!(code(&done), 0, "{}", text(&done));
-    bed.assert_state(target, seq as usize);
+    bed.assert_state(target, seq.0 as usize);
 }
 
 fn verify_names(bed: &Bed, key: Key, word: &str) {
@@ -78,18 +78,18 @@ fn verify_names(bed: &Bed, key: Key, word: &str) {
 #[test]
 fn an_untouched_history_with_eras_and_checkpoints_is_ok() {
     for last in [7, 9] {
-        let bed = bed(last);
+        let bed = bed(Seq(last));
         let verified = tracker(&["verify", &bed.url()]);
         assert_eq!(code(&verified), 0, "head {last}: {}", text(&verified));
-        restores(&bed, "out", last);
+        restores(&bed, "out", Seq(last));
     }
 }
 
 /// Without it no commit can be found by counting up; what a listing shows is there all the same, and nothing is early.
 #[test]
 fn a_first_commit_that_is_lost_is_damage_and_no_beginning() {
-    let bed = bed(3);
-    let key = Key::Commit(1).to_string();
+    let bed = bed(Seq(3));
+    let key = Key::Commit(Seq(1)).to_string();
     fs::remove_file(bed.object(&key)).unwrap();
     let target = bed.path("out");
     let volume = bed.url();
@@ -103,17 +103,17 @@ fn a_first_commit_that_is_lost_is_damage_and_no_beginning() {
 
 #[test]
 fn a_checkpoint_that_no_era_names_is_not_used_and_is_told() {
-    let bed = bed(6);
-    plant_checkpoint(&bed, 5);
-    restores(&bed, "at", 5);
-    restores(&bed, "after", 6);
-    verify_names(&bed, Key::Checkpoint(5), "named by no commit");
+    let bed = bed(Seq(6));
+    plant_checkpoint(&bed, Seq(5));
+    restores(&bed, "at", Seq(5));
+    restores(&bed, "after", Seq(6));
+    verify_names(&bed, Key::Checkpoint(Seq(5)), "named by no commit");
 }
 
 #[test]
 fn an_end_of_an_era_that_has_not_ended_is_not_used_and_is_told() {
-    let bed = bed(6);
-    let (at, named) = plant_checkpoint(&bed, 6);
+    let bed = bed(Seq(6));
+    let (at, named) = plant_checkpoint(&bed, Seq(6));
     let checkpoint = Some(named);
     for era in [1, 2, 5] {
         let last_seq = last_seq(era, ERA);
@@ -133,7 +133,7 @@ fn an_end_of_an_era_that_has_not_ended_is_not_used_and_is_told() {
     let newest = bed.restore("newest", &["--expect-head", "6"]);
     assert_eq!(code(&newest), 0, "{}", text(&newest));
     bed.assert_state("newest", 6);
-    restores(&bed, "old", 5);
+    restores(&bed, "old", Seq(5));
     verify_names(&bed, Key::Era(1), "named by no commit");
 }
 
@@ -141,13 +141,13 @@ fn an_end_of_an_era_that_has_not_ended_is_not_used_and_is_told() {
 /// give.
 #[test]
 fn a_false_end_at_the_head_is_not_used_and_is_told() {
-    let bed = bed(7);
-    let (at, named) = plant_checkpoint(&bed, 7);
+    let bed = bed(Seq(7));
+    let (at, named) = plant_checkpoint(&bed, Seq(7));
     let checkpoint = Some(named);
     let era = Era {
         volume: VOLUME,
         era: 1,
-        last_seq: 7,
+        last_seq: Seq(7),
         chain: at.head,
         time: at.time,
         standing: at.standing,
@@ -155,20 +155,20 @@ fn a_false_end_at_the_head_is_not_used_and_is_told() {
         checkpoint,
     };
     fs::write(bed.object(&Key::Era(1).to_string()), era.encode().unwrap()).unwrap();
-    restores(&bed, "out", 7);
-    verify_names(&bed, Key::Checkpoint(7), "another state");
+    restores(&bed, "out", Seq(7));
+    verify_names(&bed, Key::Checkpoint(Seq(7)), "another state");
 }
 
 /// Who may overwrite replaces the checkpoint, and the era that names it; the commit that names the era is left.
 #[test]
 fn an_era_that_was_replaced_does_not_fit_the_commit_that_names_it() {
-    let bed = bed(9);
+    let bed = bed(Seq(9));
     let truth = fs::read(bed.object(&Key::Era(1).to_string())).unwrap();
     let era = Era::decode(&truth, VOLUME, 1, ERA).unwrap();
     let at = era.checkpoint.unwrap().seq;
     fs::remove_file(bed.object(&Key::Checkpoint(at).to_string())).unwrap();
     let replaced = Era { checkpoint: Some(plant_checkpoint(&bed, at).1), ..era };
     fs::write(bed.object(&Key::Era(1).to_string()), replaced.encode().unwrap()).unwrap();
-    restores(&bed, "out", 9);
+    restores(&bed, "out", Seq(9));
     verify_names(&bed, Key::Era(1), "has the hash");
 }

@@ -1,5 +1,6 @@
 //! A restore that meets damage, a refusal, an interrupt or a target that it must not touch: what it does all the same.
 
+use engine::model::Seq;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -137,7 +138,7 @@ fn an_ended_restore_leaves_whole_files_and_a_closed_target() {
     let bed = Bed::new(4096);
     let reader = repository::open(bed.volume.store.clone(), NAME).unwrap();
     let options = RestoreOptions { stop: Some(&STOP), ..RestoreOptions::default() };
-    let ended = repository::restore(&reader, 3, &bed.path("out"), &options).unwrap_err();
+    let ended = repository::restore(&reader, Seq(3), &bed.path("out"), &options).unwrap_err();
     assert!(
         matches!(&ended, ReadError::Stopped { restored: 0, cause, .. } if matches!(**cause, ReadError::Interrupted))
     );

@@ -92,20 +92,20 @@ fn a_time_is_what_the_wall_clock_said() {
     let clocks = [1, 2, 2 * DAY + 3, 2 * DAY + 4, 2 * DAY + 5, 6, 7, 8, 9, 10];
     let (reader, _) = with_clocks(&clocks, 4);
     let chosen = reader.choose(at(8)).unwrap();
-    assert_eq!(chosen.seq, 8, "what was committed when the clock said so");
+    assert_eq!(chosen.seq, Seq(8), "what was committed when the clock said so");
     let warning = chosen.clocks.expect("the clocks disagree");
-    assert_eq!(warning.in_order, Some(2));
+    assert_eq!(warning.in_order, Some(Seq(2)));
     assert!(
         warning.to_string().contains("the clock was set back") && warning.to_string().contains("--at 2"),
         "{warning}"
     );
     // Before it was set ahead there is nothing to warn of.
-    assert_eq!(reader.choose(at(2)).unwrap(), repository::Chosen { seq: 2, clocks: None });
-    assert_eq!(reader.choose(at(3 * DAY)).unwrap(), repository::Chosen { seq: 10, clocks: None });
+    assert_eq!(reader.choose(at(2)).unwrap(), repository::Chosen { seq: Seq(2), clocks: None });
+    assert_eq!(reader.choose(at(3 * DAY)).unwrap(), repository::Chosen { seq: Seq(10), clocks: None });
     assert!(reader.choose(at(0)).is_err());
     // While it was ahead: the last one that says no later time is the newest, and the other answer is named.
     let chosen = reader.choose(at(2 * DAY + 4)).unwrap();
-    assert_eq!((chosen.seq, chosen.clocks.and_then(|warning| warning.in_order)), (10, Some(4)));
+    assert_eq!((chosen.seq, chosen.clocks.and_then(|warning| warning.in_order)), (Seq(10), Some(Seq(4))));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn every_time_finds_the_last_commit_that_says_no_later_one() {
         .collect();
         let (reader, _) = with_clocks(&clocks, [2, 5, 4096][round % 3]);
         for when in -20..40 {
-            let naive = clocks.iter().rposition(|clock| *clock <= when).map(|n| n as Seq + 1);
+            let naive = clocks.iter().rposition(|clock| *clock <= when).map(|n| Seq(n as u64 + 1));
             let found = reader.choose(at(when)).ok().map(|chosen| chosen.seq);
             assert_eq!(found, naive, "at {when} of {clocks:?}");
         }
@@ -135,12 +135,12 @@ fn finding_by_time_reads_few_commits() {
     let rising: Vec<i64> = (0..600).collect();
     let (reader, meter) = with_clocks(&rising, 64);
     let before = meter.requests();
-    assert_eq!(reader.choose(at(300)).unwrap().seq, 301);
+    assert_eq!(reader.choose(at(300)).unwrap().seq, Seq(301));
     assert!(meter.requests() - before <= 1 + 4 + 6 + 2, "{} requests", meter.requests() - before);
     // A clock that fell once costs a second search and a few reads more.
     let fallen: Vec<i64> = (0..600).map(|n| if n < 500 { n + 1000 } else { n }).collect();
     let (reader, meter) = with_clocks(&fallen, 64);
     let before = meter.requests();
-    assert_eq!(reader.choose(at(1100)).unwrap().seq, 600);
+    assert_eq!(reader.choose(at(1100)).unwrap().seq, Seq(600));
     assert!(meter.requests() - before <= 2 * 12 + 5, "{} requests", meter.requests() - before);
 }

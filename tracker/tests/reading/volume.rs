@@ -8,18 +8,18 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::flush::commit::later_than;
+use engine::checkpoint;
+use engine::format::Key;
 use engine::format::commit::{self, Commit, Header};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat, era_of, last_seq};
 use engine::format::seal::{SealLimits, seal_changes};
-use engine::format::{Key, checkpoint};
 use engine::manifest::Manifest;
 use engine::model::*;
 use engine::tree::{RootHasher, RootKind};
 use rustix::fs::SeekFrom;
 use tracker::store::{Created, Store, local::Local};
 
-pub(crate) const VOLUME: Id = [0x42; 16];
+pub(crate) const VOLUME: VolumeId = VolumeId([0x42; 16]);
 pub(crate) const NAME: &str = "vol";
 const BLOCK: usize = 4096;
 
@@ -88,7 +88,7 @@ impl Volume {
         let at = self.manifest.position().clone();
         let seq = at.seq + 1;
         let mut ended = None;
-        if seq > 1 && era_of(seq, self.era_len) > era_of(at.seq, self.era_len) {
+        if seq > Seq(1) && era_of(seq, self.era_len) > era_of(at.seq, self.era_len) {
             let era = era_of(at.seq, self.era_len);
             assert_eq!(last_seq(era, self.era_len), at.seq);
             let (time, chain, checkpoint, standing) = (at.time, at.head, self.last_checkpoint, at.standing);
@@ -102,13 +102,13 @@ impl Volume {
         for (object, bytes) in sealed.packs {
             self.put(Key::from(object), bytes);
         }
-        let wall = self.wall.unwrap_or(Time { sec: START + seq as i64, nsec: 0 });
-        let time = later_than(at.time, wall);
+        let wall = self.wall.unwrap_or(Time { sec: START + seq.0 as i64, nsec: 0 });
+        let time = Time::later_than(at.time, wall);
         let header = Header {
             volume: VOLUME,
             seq,
-            commit: [seq as u8; 16],
-            writer: [9; 16],
+            commit: CommitId([seq.0 as u8; 16]),
+            writer: WriterId([9; 16]),
             epoch: 1,
             time,
             standing: self.baseline.map(|baseline| Standing::after(at.standing, at.time, seq, wall, baseline)),

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 
 use proptest::prelude::*;
 
+use super::super::max_delete::MaxDelete;
 use super::*;
 
 fn file(id: u64, parent: u64, name: &str) -> Gone {

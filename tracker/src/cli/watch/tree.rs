@@ -7,11 +7,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use engine::flush::world::{Entry, Stat};
-use engine::model::{InodeId, Kind};
+use engine::dirty::Marks;
+use engine::model::{BLOCK_BYTES, InodeId, Kind};
+use engine::source::{Entry, Stat};
 use serde::Serialize;
 
-use crate::capture::{InodeMarks, flags};
 use crate::units::PathField;
 
 /// What of a path changed.
@@ -65,7 +65,7 @@ pub struct Tree {
     /// Without a name since the last drain: its new directory may be listed by the next one only.
     orphans: BTreeSet<u64>,
     /// Marks of inodes whose path was not where it should be; they are looked for again at the next drain.
-    held: HashMap<u64, InodeMarks>,
+    held: HashMap<u64, Marks>,
 }
 
 impl Tree {
@@ -101,24 +101,23 @@ impl Tree {
     /// When inodes cannot be watched.
     pub fn apply<W: World>(
         &mut self,
-        found: impl IntoIterator<Item = (u64, InodeMarks)>,
+        found: impl IntoIterator<Item = (u64, Marks)>,
         reread: Option<&dyn Fn(u64) -> bool>,
         world: &mut W,
     ) -> Result<Vec<Change>, W::Error> {
         let mut dirty = std::mem::take(&mut self.held);
         for (ino, marks) in found {
             if self.nodes.contains_key(&ino) {
-                merge(dirty.entry(ino).or_default(), &marks);
+                dirty.entry(ino).or_default().merge(&marks);
             }
         }
         if let Some(reread) = reread {
             for ino in self.nodes.keys().filter(|ino| reread(**ino)) {
                 // A directory with this flag is listed, a file compared: which it is, the reports below see.
-                dirty.entry(*ino).or_default().flags |= flags::RESCAN | flags::NAMES;
+                dirty.entry(*ino).or_default().merge(&Marks { rescan: true, names: true, ..Marks::default() });
             }
         }
-        let mut dirs: Vec<u64> =
-            dirty.iter().filter(|(_, marks)| marks.flags & flags::NAMES != 0).map(|(ino, _)| *ino).collect();
+        let mut dirs: Vec<u64> = dirty.iter().filter(|(_, marks)| marks.names).map(|(ino, _)| *ino).collect();
         dirs.sort_by_key(|ino| self.paths(*ino).first().map_or(0, |path| path.components().count()));
         let (mut news, mut lost) = (BTreeSet::new(), BTreeSet::new());
         self.list(dirs, world, &mut news, &mut lost)?;
@@ -133,9 +132,7 @@ impl Tree {
             for path in self.paths(ino) {
                 let Some((inode, size)) = before else { continue };
                 let Some(stat) = world.stat(&path).filter(|stat| stat.inode == inode) else { continue };
-                let changes_data =
-                    marks.flags & !(flags::META | flags::NAMES | flags::MAPPED) != 0 || !marks.blocks.is_empty();
-                if stat.kind == Kind::File && (changes_data || news.contains(&ino)) {
+                if stat.kind == Kind::File && (marks.has_data() || news.contains(&ino)) {
                     world.clean(&path, stat.inode);
                 }
                 changes.push((path, describe(&stat, size, &marks, news.contains(&ino))));
@@ -299,28 +296,16 @@ impl Tree {
     }
 }
 
-fn merge(into: &mut InodeMarks, more: &InodeMarks) {
-    const SPAN: u64 = flags::FROM | flags::RANGE;
-    if more.flags & SPAN != 0 {
-        let had = into.flags & SPAN != 0;
-        into.from = if had { into.from.min(more.from) } else { more.from };
-        into.end = if had { into.end.max(more.end) } else { more.end };
-    }
-    into.flags |= more.flags;
-    into.blocks |= &more.blocks;
-}
-
-fn describe(stat: &Stat, size: u64, marks: &InodeMarks, new: bool) -> (Vec<ChangeKind>, Vec<(u64, u64)>) {
-    let has = |flag: u64| marks.flags & flag != 0;
+fn describe(stat: &Stat, size: u64, marks: &Marks, new: bool) -> (Vec<ChangeKind>, Vec<(u64, u64)>) {
     let file = stat.kind == Kind::File;
-    let whole = InodeMarks { flags: flags::WHOLE, ..InodeMarks::default() };
-    let data = has(flags::FROM | flags::RANGE | flags::WHOLE | flags::DATA_NO_RANGE) || !marks.blocks.is_empty();
+    let whole = Marks { whole: true, ..Marks::default() };
+    let data = Marks { rescan: false, ..marks.clone() }.has_data();
     let said = [
         (ChangeKind::Data, file && (new || data)),
         (ChangeKind::Size, file && (new || stat.size != size)),
-        (ChangeKind::Meta, new || has(flags::META | flags::NAMES)),
-        (ChangeKind::Names, stat.kind == Kind::Dir && (new || has(flags::NAMES))),
-        (ChangeKind::Rescan, has(flags::RESCAN)),
+        (ChangeKind::Meta, new || marks.meta || marks.names),
+        (ChangeKind::Names, stat.kind == Kind::Dir && (new || marks.names)),
+        (ChangeKind::Rescan, marks.rescan),
     ];
     let kinds = said.into_iter().filter(|(_, is)| *is).map(|(kind, _)| kind).collect();
     let ranges = if file { ranges(if new { &whole } else { marks }, stat.size) } else { Vec::new() };
@@ -328,15 +313,15 @@ fn describe(stat: &Stat, size: u64, marks: &InodeMarks, new: bool) -> (Vec<Chang
 }
 
 /// The marked bytes below `size`, merged, as (offset, length).
-fn ranges(marks: &InodeMarks, size: u64) -> Vec<(u64, u64)> {
+fn ranges(marks: &Marks, size: u64) -> Vec<(u64, u64)> {
     let mut spans: Vec<(u64, u64)> = Vec::new();
-    if marks.flags & flags::WHOLE_CONTENT != 0 {
+    if marks.all_content() {
         spans.push((0, size));
     } else {
-        spans.extend(marks.blocks.iter().map(|block| (u64::from(block) * 4096, u64::from(block) * 4096 + 4096)));
-        if marks.flags & (flags::FROM | flags::RANGE) != 0 {
-            spans.push((marks.from, marks.end));
-        }
+        let blocks = marks.blocks.iter().map(|block| u64::from(block) * BLOCK_BYTES);
+        spans.extend(blocks.map(|start| (start, start + BLOCK_BYTES)));
+        spans.extend(marks.range);
+        spans.extend(marks.from.map(|from| (from, u64::MAX)));
     }
     spans.sort_unstable();
     let mut out: Vec<(u64, u64)> = Vec::new();
@@ -357,13 +342,14 @@ mod tests {
 
     #[test]
     fn ranges_are_merged_and_end_with_the_file() {
-        let mut marks = InodeMarks { blocks: [0, 1, 5].into_iter().collect(), ..InodeMarks::default() };
+        let mut marks = Marks { blocks: [0, 1, 5].into_iter().collect(), ..Marks::default() };
         assert_eq!(ranges(&marks, 5 * 4096 + 7), [(0, 8192), (20480, 7)]);
         assert_eq!(ranges(&marks, 100), [(0, 100)]);
-        marks.flags = flags::FROM;
-        (marks.from, marks.end) = (8192, u64::MAX);
+        marks.range = Some((12288, 12289));
+        assert_eq!(ranges(&marks, 30000), [(0, 8192), (12288, 1), (20480, 4096)]);
+        marks.from = Some(8192);
         assert_eq!(ranges(&marks, 30000), [(0, 30000)]);
-        marks.flags = flags::RESCAN;
+        marks.rescan = true;
         assert_eq!(ranges(&marks, 9), [(0, 9)]);
         assert_eq!(ranges(&marks, 0), []);
     }

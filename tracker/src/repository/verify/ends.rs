@@ -24,7 +24,7 @@ pub(crate) struct Points {
 
 impl Points {
     pub(crate) fn new(reader: &Reader, to: Seq) -> Result<Points, ReadError> {
-        let named = reader.checkpoints_from(1, to)?;
+        let named = reader.checkpoints_from(Seq::FIRST, to)?;
         Ok(Points { named: named.into_iter().map(|named| (named.seq, named)).collect(), ..Points::default() })
     }
 
@@ -89,9 +89,9 @@ pub(crate) fn eras(reader: &Reader, seq: Seq, points: &Points, report: &mut Veri
 pub(crate) fn unnamed(reader: &Reader, state: Option<&Manifest>, report: &mut VerifyReport) -> Result<(), ReadError> {
     let (head, era_len) = (reader.head, reader.format.era_len);
     let ends = last_seq(era_of(head, era_len), era_len) == head;
-    let named: BTreeSet<Seq> = reader.checkpoints_from(1, head)?.into_iter().map(|named| named.seq).collect();
+    let named: BTreeSet<Seq> = reader.checkpoints_from(Seq::FIRST, head)?.into_iter().map(|named| named.seq).collect();
     // Those that eras name which are damaged were told.
-    for seq in reader.listed_checkpoints(1..=Seq::MAX) {
+    for seq in reader.listed_checkpoints(Seq::FIRST..=Seq::MAX) {
         if named.contains(&seq)
             || (era_of(seq, era_len) < reader.closed && reader.named_era(era_of(seq, era_len)).is_err())
         {

@@ -10,10 +10,12 @@ const LISTED: usize = 1_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct VerifyReport {
     /// Up to here.
+    #[serde(serialize_with = "crate::units::seq")]
     pub seq: Seq,
     /// Whether a complete baseline stands behind that commit; `None`: it does not record that, or cannot be read.
     pub baseline: Option<bool>,
     /// From here; 1 unless older commits are pruned.
+    #[serde(serialize_with = "crate::units::seq")]
     pub first: Seq,
     pub commits: u64,
     /// Objects looked at: commits, packs, ends of eras, checkpoints.

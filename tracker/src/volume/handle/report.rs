@@ -70,9 +70,9 @@ fn of_capture(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
 
 /// The baseline and the newest commit.
 fn of_history(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progress) {
-    status.baseline_seq = progress.baseline_seq;
+    status.baseline_seq = progress.baseline_seq.map(|seq| seq.0);
     let Ok(Some(head)) = facts.catalog.head() else { return };
-    status.head_seq = head.seq;
+    status.head_seq = head.seq.0;
     let wall = head.standing.map_or(head.time, |standing| standing.wall);
     status.head_time = rfc3339(nanoseconds(wall));
     status.head_timestamp_seconds = seconds(wall);

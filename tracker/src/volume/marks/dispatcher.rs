@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::dirty::Marks;
-use engine::flush::world::DrainWorld;
-use engine::flush::{self, Steps};
+use engine::flush::{self, DrainWorld, Steps};
 use engine::model::{FileId, Kind};
 
 use crate::volume::clock::now_ns;

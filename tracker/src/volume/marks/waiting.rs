@@ -7,16 +7,11 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use engine::catalog::{CatalogChange, Head};
 use engine::dirty::{DirtySet, Marks};
-use engine::flush::world::Head;
 
-use crate::catalog::{Catalog, CatalogChange, CatalogError, MissingRow, PendingRow};
+use crate::catalog::{Catalog, CatalogError};
 use crate::volume::clock::now_ns;
-
-const META: u32 = 1;
-const NAMES: u32 = 2;
-const WHOLE: u32 = 4;
-const RESCAN: u32 = 8;
 
 #[derive(Debug)]
 pub struct Pending {
@@ -40,41 +35,13 @@ struct State {
 }
 
 impl State {
-    fn row(&self, ino: u64, kept: Option<&DirtySet>) -> Option<PendingRow> {
-        let mut all = DirtySet::default();
-        for set in [Some(&self.waiting), Some(&self.taken), Some(&self.aside), kept].into_iter().flatten() {
+    /// Adds all marks of an inode that wait or are taken, and those of `more`, to `all`.
+    fn collect(&self, ino: u64, more: &DirtySet, all: &mut DirtySet) {
+        for set in [&self.waiting, &self.taken, &self.aside, more] {
             if let Some(waiting) = set.get(ino) {
                 all.add(ino, &waiting.marks, waiting.since_ns);
             }
         }
-        all.get(ino).map(|waiting| to_row(ino, &waiting.marks, waiting.since_ns))
-    }
-}
-
-fn to_row(ino: u64, marks: &Marks, since_ns: u64) -> PendingRow {
-    let mut marks = marks.clone();
-    if let Some((start, end)) = marks.range.take() {
-        marks.mark_bytes(start, end);
-    }
-    let bit = |on: bool, bit: u32| if on { bit } else { 0 };
-    PendingRow {
-        ino,
-        flags: bit(marks.meta, META) | bit(marks.names, NAMES) | bit(marks.whole, WHOLE) | bit(marks.rescan, RESCAN),
-        range: marks.from.map(|from| (from, u64::MAX)),
-        blocks: marks.blocks,
-        since_ns,
-    }
-}
-
-fn from_row(row: PendingRow) -> Marks {
-    Marks {
-        blocks: row.blocks,
-        from: row.range.map(|(from, _)| from),
-        range: None,
-        meta: row.flags & META != 0,
-        names: row.flags & NAMES != 0,
-        whole: row.flags & WHOLE != 0,
-        rescan: row.flags & RESCAN != 0,
     }
 }
 
@@ -82,10 +49,10 @@ impl Pending {
     /// Takes up what an earlier process left in the catalog.
     pub fn load(catalog: Arc<Catalog>) -> Result<Pending, CatalogError> {
         let mut state = State::default();
-        for row in catalog.load_pending()? {
+        for (ino, waiting) in catalog.load_pending()?.iter() {
             // Rows of an older version may say 0, "since 1970", where nobody knew.
-            let (ino, since_ns) = (row.ino, if row.since_ns == 0 { now_ns() } else { row.since_ns });
-            state.waiting.add(ino, &from_row(row), since_ns);
+            let since_ns = if waiting.since_ns == 0 { now_ns() } else { waiting.since_ns };
+            state.waiting.add(ino, &waiting.marks, since_ns);
         }
         Ok(Pending { catalog, state: Mutex::new(state) })
     }
@@ -115,17 +82,14 @@ impl Pending {
         for (ino, marks) in marks {
             added.add(*ino, marks, since_ns);
         }
-        let rows: Vec<PendingRow> = added.iter().filter_map(|(ino, _)| state.row(ino, Some(&added))).collect();
-        if let Err(error) = self.catalog.save_pending(&rows) {
-            for (ino, waiting) in added.iter() {
-                state.unsaved.add(ino, &waiting.marks, waiting.since_ns);
-            }
+        let mut all = DirtySet::default();
+        added.iter().for_each(|(ino, _)| state.collect(ino, &added, &mut all));
+        if let Err(error) = self.catalog.save_pending(&all) {
+            state.unsaved.add_all(&added);
             return Err(error);
         }
         state.unsaved = DirtySet::default();
-        for (ino, waiting) in added.iter() {
-            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
-        }
+        state.waiting.add_all(&added);
         Ok(())
     }
 
@@ -134,8 +98,8 @@ impl Pending {
         self.state().unsaved.len()
     }
 
-    /// All marks, for a flush, but those of inodes that `rests` names, which go on waiting: their number comes second. What
-    /// is taken counts as such until `settle` or `give_back`.
+    /// Takes all waiting marks except those of inodes for which `rests` is true. Returns the marks taken and how many were left.
+    /// The marks count as taken until `settle` or `give_back`.
     pub fn take_except(&self, rests: impl Fn(u64) -> bool) -> (DirtySet, usize) {
         let mut state = self.state();
         let mut taken = std::mem::take(&mut state.waiting);
@@ -145,9 +109,7 @@ impl Pending {
                 state.waiting.add(*ino, &waiting.marks, waiting.since_ns);
             }
         }
-        for (ino, marks) in taken.iter() {
-            state.taken.add(ino, &marks.marks, marks.since_ns);
-        }
+        state.taken.add_all(&taken);
         (taken, held.len())
     }
 
@@ -161,27 +123,22 @@ impl Pending {
         &self,
         taken: &[u64],
         kept: &DirtySet,
-        write: impl FnOnce(&[u64], &[PendingRow]) -> Result<(), CatalogError>,
+        write: impl FnOnce(&[u64], &DirtySet) -> Result<(), CatalogError>,
     ) -> Result<(), CatalogError> {
         let mut state = self.state();
         let in_flight = std::mem::take(&mut state.taken);
-        let mut rows = Vec::new();
+        let mut stays = DirtySet::default();
         for ino in taken.iter().copied().chain(kept.iter().map(|(ino, _)| ino)) {
-            rows.extend(state.row(ino, Some(kept)));
+            state.collect(ino, kept, &mut stays);
         }
-        rows.sort_by_key(|row| row.ino);
-        rows.dedup_by_key(|row| row.ino);
-        let written = write(taken, &rows);
+        let written = write(taken, &stays);
         state.taken = in_flight;
         written
     }
 
     /// The commit is in the store: head moves, `taken` but for `kept` is forgotten.
     pub fn settle(&self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
-        self.forget_with(taken, kept, |forget, keep| {
-            let Head { seq, hash, time, standing } = head;
-            self.catalog.settle_commit(&crate::catalog::Head { seq, hash, time, standing }, forget, keep)
-        })
+        self.forget_with(taken, kept, |forget, keep| self.catalog.settle_commit(&head, forget, keep))
     }
 
     /// Nothing had to be committed: `taken` but for `kept` is forgotten, and `change` holds what is new all the same.
@@ -191,10 +148,7 @@ impl Pending {
     pub fn forget(&self, change: &CatalogChange, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
         self.forget_with(taken, kept, |forget, keep| self.catalog.settle_without_commit(change, forget, keep))?;
         if taken.is_empty() {
-            let mut state = self.state();
-            for (ino, waiting) in kept.iter() {
-                state.waiting.add(ino, &waiting.marks, waiting.since_ns);
-            }
+            self.state().waiting.add_all(kept);
         }
         Ok(())
     }
@@ -204,21 +158,15 @@ impl Pending {
     pub fn give_back_except(&self, kept: &DirtySet, covered: &DirtySet) {
         let mut state = self.state();
         state.taken = DirtySet::default();
-        for (ino, waiting) in kept.iter() {
-            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
-        }
-        for (ino, waiting) in covered.iter() {
-            state.aside.add(ino, &waiting.marks, waiting.since_ns);
-        }
+        state.waiting.add_all(kept);
+        state.aside.add_all(covered);
     }
 
     /// What was covered waits as all else does.
     pub fn uncover(&self) {
         let mut state = self.state();
         let aside = std::mem::take(&mut state.aside);
-        for (ino, waiting) in aside.iter() {
-            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
-        }
+        state.waiting.add_all(&aside);
     }
 
     /// The flush failed: what was taken waits again.
@@ -226,9 +174,7 @@ impl Pending {
         // Under one lock: marks that are in no set would be left out of a row that another volume's drain saves meanwhile.
         let mut state = self.state();
         let taken = std::mem::take(&mut state.taken);
-        for (ino, waiting) in taken.iter() {
-            state.waiting.add(ino, &waiting.marks, waiting.since_ns);
-        }
+        state.waiting.add_all(&taken);
     }
 
     /// Inodes that are watched before the catalog knows them.
@@ -272,11 +218,6 @@ impl Pending {
         let oldest = all.iter().filter_map(|set| set.oldest_ns()).min();
         let inodes: HashSet<u64> = all.iter().flat_map(|set| set.iter().map(|(ino, _)| ino)).collect();
         (oldest, inodes.len(), all.iter().map(|set| set.marked_bytes()).sum())
-    }
-
-    /// Names that wait for proof of their removal.
-    pub fn missing(&self) -> Result<Vec<MissingRow>, CatalogError> {
-        self.catalog.load_missing()
     }
 }
 

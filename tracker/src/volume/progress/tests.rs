@@ -18,11 +18,12 @@ fn a_sync_is_done_by_a_clean_flush_that_began_after_it_and_by_nothing_else() {
 /// Whatever the counters say: in the moment in which another writer is met, nobody is told that all is in the store.
 #[test]
 fn a_fenced_volume_never_says_synced() {
-    for (phase, fenced_at) in [(Phase::Protected, Some(3)), (Phase::Fenced, Some(3)), (Phase::Stopped, None)] {
+    for (phase, fenced_at) in [(Phase::Protected, Some(Seq(3))), (Phase::Fenced, Some(Seq(3))), (Phase::Stopped, None)]
+    {
         let progress = Progress { phase, fenced_at, ..protected(9) };
         assert_ne!(progress.answer(5), Some(Synced::Done), "{phase:?}");
     }
-    let fenced = Progress { phase: Phase::Fenced, fenced_at: Some(3), ..protected(9) };
+    let fenced = Progress { phase: Phase::Fenced, fenced_at: Some(Seq(3)), ..protected(9) };
     assert_eq!(fenced.answer(5), Some(Synced::Ended(Phase::Fenced)));
     assert_eq!(fenced.fenced().map(|error| error.code), Some(ExitCode::Locked));
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use engine::flush::world::World;
+use engine::flush::world::CommittedState;
 
 use crate::capture::BackEnd;
 use crate::volume::clock::now_ns;

@@ -8,16 +8,16 @@
 use std::time::Instant;
 
 use engine::block;
+use engine::catalog::Record;
 use engine::dirty::Marks;
 use engine::flush::Steps;
-use engine::flush::read::{FileImage, Part};
-use engine::flush::world::{FileError, ReadJob, World};
+use engine::flush::world::SourceTree;
 use engine::model::{FileId, InodeId, Kind};
 use engine::scrub::{Chunk, Cursor, Pace, Rate, differing, unexcused};
+use engine::source::{FileError, FileImage, Part, ReadJob};
 use engine::tree::{HOLE, Value, ZERO, block_value};
 use roaring::RoaringBitmap;
 
-use crate::catalog::FileRow;
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Name of the note where the scrub goes on.
@@ -136,7 +136,7 @@ impl Scrub {
     }
 
     /// Reads what is left of a file as far as the pace allows. False: it does not allow the next chunk now.
-    fn pass(&mut self, world: &mut VolumeWorld, row: &FileRow, cursor: &mut Cursor) -> Result<bool, WorldError> {
+    fn pass(&mut self, world: &mut VolumeWorld, row: &Record, cursor: &mut Cursor) -> Result<bool, WorldError> {
         if row.meta.kind != Kind::File || row.inode.ino == 0 {
             cursor.pass_file(row.id);
             return Ok(true);

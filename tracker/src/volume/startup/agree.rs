@@ -1,22 +1,22 @@
 //! Holds the store's head against the catalog's: which commits are ours, whether the catalog has to be made anew.
 
-use engine::flush::world::Record;
+use engine::catalog::{CatalogChange, Head, Record};
 use engine::format::{Key, commit};
-use engine::model::{FileId, InodeId, NameChange};
+use engine::model::{FileId, InodeId, NameChange, Seq};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
+use crate::store;
 use crate::volume::opened::Opened;
 use crate::volume::startup::errors::failed;
 use crate::volume::startup::ways_on::Obstacle;
-use crate::volume::world::{WorldError, to_row};
-use crate::{catalog, store};
+use crate::volume::world::WorldError;
 
 impl Opened {
     /// Compares the store's head with the catalog's. True: the catalog was made anew.
     pub(crate) fn agree_on_head(&mut self) -> Result<bool, Obstacle> {
         let world = &self.world;
-        let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.map_or(0, |head| head.seq);
+        let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.unwrap_or_default().seq;
         let intent = world.catalog.intent().map_err(|error| failed("catalog", error))?;
         let (theirs, _) = head_of(world.writer.store(), world.writer.format().era_len)?;
         if theirs == ours || (theirs == ours + 1 && intent.is_some()) {
@@ -49,17 +49,17 @@ impl Opened {
 
     /// Our own commits are in the store and the catalog does not know them (it was set back, for instance by a power
     /// cut): it is thrown away, and every file is read and compared with the manifest.
-    fn rebuild(&mut self, head: u64) -> Result<(), WorldError> {
+    fn rebuild(&mut self, head: Seq) -> Result<(), WorldError> {
         let world = &self.world;
-        tracing::warn!(volume = %self.name, head, "the catalog is older than the store: all files are compared again");
+        tracing::warn!(volume = %self.name, head = head.0, "the catalog is older than the store: all files are compared again");
         let manifest = world.writer.reader(head).manifest(head)?;
         world.catalog.wipe_for_rebuild()?;
-        let mut change = catalog::CatalogChange::default();
+        let mut change = CatalogChange::default();
         let mut highest = FileId::ROOT;
         for (id, file) in manifest.files() {
             // An inode that no file has: what lies at a name now is new, with this file as the base it is compared to.
             let inode = InodeId { ino: 0, generation: id.0 };
-            let record = Record {
+            change.records.push(Record {
                 id,
                 inode,
                 meta: file.meta.clone(),
@@ -68,8 +68,7 @@ impl Opened {
                 hole_bytes: 0,
                 signed: false,
                 ctime: None,
-            };
-            change.files.push(to_row(record, None));
+            });
             highest = highest.max(id);
         }
         change.names =
@@ -77,7 +76,7 @@ impl Opened {
         change.next_id = Some(FileId(highest.0 + 1));
         world.catalog.apply(&change)?;
         let at = manifest.position();
-        world.catalog.set_head(&catalog::Head { seq: at.seq, hash: at.head, time: at.time, standing: at.standing })?;
+        world.catalog.set_head(&Head { seq: at.seq, hash: at.head, time: at.time, standing: at.standing })?;
         Ok(())
     }
 }

@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use engine::catalog::{CatalogChange, Record};
 use engine::dirty::Marks;
-use engine::flush::world::Record;
-use engine::model::{FileId, Kind, Meta, Root, Time};
+use engine::model::{FileId, Kind, Meta, Time};
 
-use crate::catalog;
 use crate::volume::clock::boot_id;
 use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::marks::dispatcher::Subscriber;
@@ -15,7 +14,7 @@ use crate::volume::opened::Opened;
 use crate::volume::progress::Phase;
 use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared, RUN, run_on};
 use crate::volume::startup::trust::{Boot, StartFacts, must_compare};
-use crate::volume::world::{WorldError, to_row};
+use crate::volume::world::WorldError;
 
 /// Name of the note that inode flags were read of all files in the catalog, or that they are marked for it.
 const FLAGS: &str = "inode flags";
@@ -29,53 +28,13 @@ impl Opened {
         prepared: Option<&Prepared>,
         anew: Option<&'static str>,
     ) -> Result<(), WorldError> {
+        self.bind_root()?;
         let world = &mut self.world;
-        // That of the listings and the marks: on an overlay the upper layer's, which a directory that is also in a lower
-        // layer does not show.
-        let root = world.root.stat(Path::new(""))?.stat.inode;
-        let known = world.catalog.file(FileId::ROOT)?;
-        if known.as_ref().is_none_or(|row| row.inode != root) {
-            let meta = Meta {
-                kind: Kind::Dir,
-                mode: u32::MAX,
-                uid: 0,
-                gid: 0,
-                mtime: Time::default(),
-                rdev: 0,
-                target: Vec::new(),
-                xattrs: Vec::new(),
-                flags: 0,
-                project: 0,
-            };
-            let meta = known.map_or(meta, |row| row.meta);
-            let none: Option<Root> = None;
-            let record = Record {
-                id: FileId::ROOT,
-                inode: root,
-                meta,
-                size: 0,
-                root: none,
-                hole_bytes: 0,
-                signed: false,
-                ctime: None,
-            };
-            let change = catalog::CatalogChange {
-                files: vec![to_row(record, None)],
-                next_id: Some(FileId(2)),
-                ..catalog::CatalogChange::default()
-            };
-            world.catalog.apply(&change)?;
-        }
         let renumbered = world.renumber(anew.is_some())?;
         let boot = boot_id();
         let last_boot = world.catalog.boot_id()?;
         let dev = world.dispatcher.as_ref().map_or(0, |(_, dev)| *dev);
         let last_run = world.catalog.note(RUN)?.and_then(|text| run_on(&text, dev));
-        let clean = world.catalog.clean_shutdown()?;
-        if clean.is_some() {
-            // It speaks of that boot's end only.
-            world.catalog.set_clean_shutdown(None)?;
-        }
         let facts = StartFacts {
             boot: Boot::of(last_boot.as_deref(), boot.as_deref(), world.catalog.head()?.is_some()),
             resumed: capture.resumed,
@@ -84,7 +43,6 @@ impl Opened {
             baseline: world.catalog.note(BASELINE)?.is_some(),
             rebuilt: anew.is_some(),
             renumbered,
-            clean: clean.is_some() && clean == last_boot,
             unfinished: Compare::of_word(world.catalog.note(COMPARE)?.as_deref()),
         };
         let compare = must_compare(&facts);
@@ -130,6 +88,43 @@ impl Opened {
             world.catalog.set_note(COMPARE, Compare::Listings.word())?;
         } else {
             self.mark_directories()?;
+        }
+        Ok(())
+    }
+
+    /// Binds the root's record to the inode of the source directory.
+    fn bind_root(&self) -> Result<(), WorldError> {
+        let world = &self.world;
+        // That of the listings and the marks: on an overlay the upper layer's, which a directory that is also in a lower
+        // layer does not show.
+        let root = world.root.stat(Path::new(""))?.stat.inode;
+        let known = world.catalog.file(FileId::ROOT)?;
+        if known.as_ref().is_none_or(|row| row.inode != root) {
+            let meta = Meta {
+                kind: Kind::Dir,
+                mode: u32::MAX,
+                uid: 0,
+                gid: 0,
+                mtime: Time::default(),
+                rdev: 0,
+                target: Vec::new(),
+                xattrs: Vec::new(),
+                flags: 0,
+                project: 0,
+            };
+            let meta = known.map_or(meta, |row| row.meta);
+            let record = Record {
+                id: FileId::ROOT,
+                inode: root,
+                meta,
+                size: 0,
+                root: None,
+                hole_bytes: 0,
+                signed: false,
+                ctime: None,
+            };
+            let change = CatalogChange { records: vec![record], next_id: Some(FileId(2)), ..CatalogChange::default() };
+            world.catalog.apply(&change)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use engine::format::era::VolumeFormat;
 use engine::format::{Key, commit};
-use engine::model::{FileId, Id};
+use engine::model::{FileId, Seq, VolumeId, WriterId};
 
 use crate::catalog::{self, Catalog, Writer};
 use crate::config::{Allow, Replaced, VolumeConfig};
@@ -108,7 +108,7 @@ pub(crate) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<Sam
     let Some(known) = catalog.source_facts().map_err(broken)? else { return Ok(SameSource::Same) };
     let look = |error: SourceError| failed("cannot look at the source", error);
     let now = root.facts(boot_id().as_deref()).map_err(look)?;
-    let known_names = catalog.children(FileId::ROOT).map_err(broken)?.into_iter().map(|child| child.name).collect();
+    let known_names = catalog.children(FileId::ROOT).map_err(broken)?.into_iter().map(|(name, _)| name).collect();
     let names = RootNames { known: known_names, now: root.root_names().map_err(look)? };
     Ok(source::same_source(&known, &now, &names))
 }
@@ -144,7 +144,7 @@ pub(crate) fn claim(
     store: &dyn Store,
     config: &VolumeConfig,
     moved: bool,
-) -> Result<(Id, Writer, VolumeFormat), Obstacle> {
+) -> Result<(VolumeId, Writer, VolumeFormat), Obstacle> {
     let url = &config.store.to_string();
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     let key = Key::Format.to_string();
@@ -166,7 +166,7 @@ pub(crate) fn claim(
                 return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
             }
             None => {
-                let id = crate::volume::random_id().map_err(world_error)?;
+                let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
                 let mut format = VolumeFormat::new(id, wall_clock());
                 if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
                     // For tests of what happens at the end of an era; stands in the volume's format from then on.
@@ -199,7 +199,7 @@ pub(crate) fn claim(
         None => {
             // No catalog: whoever has committed here is somebody else, even if it was this host once.
             let (head, _) = head_of(store, format.era_len)?;
-            if head > 0 {
+            if head > Seq::NONE {
                 return Err(AppError::new(
                     ExitCode::Locked,
                     format_args!("the volume in {url} has another writer (its head is {head})"),
@@ -207,7 +207,7 @@ pub(crate) fn claim(
                 .hint("one host writes a volume; restore it, or protect this directory under another --name")
                 .into());
             }
-            let writer = Writer { id: crate::volume::random_id().map_err(world_error)?, epoch: 1 };
+            let writer = Writer { id: WriterId(crate::volume::random_id().map_err(world_error)?), epoch: 1 };
             catalog.set_writer(&writer).map_err(broken)?;
             writer
         }

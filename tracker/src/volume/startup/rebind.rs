@@ -10,10 +10,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use engine::flush::world::Stat;
+use engine::catalog::{CatalogChange, Record};
 use engine::model::{FileId, InodeId, Kind};
+use engine::source::Stat;
 
-use crate::catalog::{Catalog, CatalogChange, FileRow};
+use crate::catalog::{Catalog, Handles};
 use crate::source::SourceRoot;
 use crate::volume::world::WorldError;
 
@@ -47,24 +48,24 @@ pub(crate) fn rebind(catalog: &Catalog, root: &SourceRoot) -> Result<Rebound, Wo
             }
         };
         let seen: HashMap<&[u8], &Stat> = listed.iter().map(|entry| (entry.name.as_slice(), &entry.stat)).collect();
-        let mut rows: Vec<FileRow> = Vec::new();
-        for child in children {
-            let Some(stat) = seen.get(child.name.as_slice()) else { continue };
-            let Some(row) = catalog.file(child.id)? else { continue };
+        let (mut records, mut handles) = (Vec::new(), Handles::new());
+        for (name, id) in children {
+            let Some(stat) = seen.get(name.as_slice()) else { continue };
+            let Some(record) = catalog.file(id)? else { continue };
             // A second name of a file, here or there, is told from its first by the flush.
-            if row.meta.kind != stat.kind || bound.contains(&child.id) || !used.insert(stat.inode) {
+            if record.meta.kind != stat.kind || bound.contains(&id) || !used.insert(stat.inode) {
                 continue;
             }
-            let at = path.join(OsStr::from_bytes(&child.name));
-            let handle = root.handle(&at, stat.inode).ok().flatten();
+            let at = path.join(OsStr::from_bytes(&name));
+            handles.extend(root.handle(&at, stat.inode).ok().flatten().map(|handle| (id, handle)));
             // Without a time of change the record speaks for no content: it is read.
-            rows.push(FileRow { inode: stat.inode, handle, ctime: None, ..row });
-            bound.insert(child.id);
+            records.push(Record { inode: stat.inode, ctime: None, ..record });
+            bound.insert(id);
             if stat.kind == Kind::Dir {
-                queue.push_back((child.id, at));
+                queue.push_back((id, at));
             }
         }
-        catalog.apply(&CatalogChange { files: rows, ..CatalogChange::default() })?;
+        catalog.apply_with(&CatalogChange { records, ..CatalogChange::default() }, &handles)?;
     }
     let found = bound.len() as u64;
     let files = catalog.counts()?.files;

@@ -1,9 +1,8 @@
 //! After another mount: whether the inode numbers in the catalog still say anything, and finding the files by name if not.
 
 use engine::flush::rebind::{is_void, rebind};
-use engine::model::{FileId, InodeId, Kind};
+use engine::model::Kind;
 
-use crate::catalog;
 use crate::volume::clock::boot_id;
 use crate::volume::world::{VolumeWorld, WorldError};
 
@@ -37,16 +36,6 @@ impl VolumeWorld {
         // Only now: a walk that was cut off is made again.
         self.catalog.set_note(NUMBERS_OF, mount.as_deref().unwrap_or_default())?;
         Ok(bound)
-    }
-
-    pub(crate) fn bind_files(&self, inodes: &[(FileId, InodeId)]) -> Result<(), WorldError> {
-        let mut change = catalog::CatalogChange::default();
-        for (id, inode) in inodes {
-            if let Some(row) = self.catalog.file(*id)? {
-                change.files.push(catalog::FileRow { inode: *inode, handle: None, ctime: None, ..row });
-            }
-        }
-        if change.files.is_empty() { Ok(()) } else { Ok(self.catalog.apply(&change)?) }
     }
 }
 

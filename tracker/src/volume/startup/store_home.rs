@@ -190,7 +190,7 @@ mod tests {
         );
         home.open("store", true).unwrap();
         // A volume that has committed there is not begun anew, whatever is said.
-        home.catalog.set_volume_id(&[7; 16]).unwrap();
+        home.catalog.set_volume_id(&engine::model::VolumeId([7; 16])).unwrap();
         home.is_away("store");
         assert!(home.open("store", true).is_err());
     }

@@ -41,9 +41,6 @@ pub struct StartFacts {
     pub rebuilt: bool,
     /// Files were found by name, since their inode numbers were of another mount: they count as changed.
     pub renumbered: bool,
-    /// At the end of the boot that the catalog was last live in, after all writers had ended, a flush left nothing over and
-    /// the file system was synced.
-    pub clean: bool,
     /// What an earlier process had to compare and did not come to the end of.
     pub unfinished: Compare,
 }
@@ -57,7 +54,6 @@ pub fn must_compare(facts: &StartFacts) -> Compare {
         Boot::First => Compare::Listings,
         Boot::Same if tracked && facts.baseline && !facts.renumbered => Compare::Nothing,
         Boot::Same => Compare::Listings,
-        Boot::Other if facts.clean && facts.in_order => Compare::Listings,
         Boot::Other => Compare::Everything,
     };
     compare.max(facts.unfinished)
@@ -75,7 +71,6 @@ mod tests {
         baseline: true,
         rebuilt: false,
         renumbered: false,
-        clean: false,
         unfinished: Compare::Nothing,
     };
 
@@ -93,11 +88,9 @@ mod tests {
             (StartFacts { unfinished: Compare::Listings, ..TRACKED }, Compare::Listings),
             (StartFacts { unfinished: Compare::Everything, ..TRACKED }, Compare::Everything),
             (other, Compare::Everything),
+            (StartFacts { rebuilt: true, ..other }, Compare::Everything),
             // Pieces of a baseline that did not end are committed as well.
             (StartFacts { baseline: false, ..other }, Compare::Everything),
-            (StartFacts { clean: true, ..other }, Compare::Listings),
-            (StartFacts { clean: true, in_order: false, ..other }, Compare::Everything),
-            (StartFacts { clean: true, rebuilt: true, ..other }, Compare::Everything),
             (StartFacts { boot: Boot::First, baseline: false, in_order: false, ..other }, Compare::Listings),
         ] {
             assert_eq!(must_compare(&facts), compare, "{facts:?}");
@@ -108,7 +101,7 @@ mod tests {
     #[test]
     fn a_worse_fact_never_compares_less() {
         let bit = |bits: u32, n: u32| bits >> n & 1 == 1;
-        for bits in 0..1 << 7 {
+        for bits in 0..1 << 6 {
             for boot in [Boot::Same, Boot::Other] {
                 let facts = StartFacts {
                     boot,
@@ -116,9 +109,8 @@ mod tests {
                     registered: bit(bits, 1),
                     in_order: bit(bits, 2),
                     baseline: bit(bits, 3),
-                    clean: bit(bits, 4),
-                    rebuilt: bit(bits, 5),
-                    renumbered: bit(bits, 6),
+                    rebuilt: bit(bits, 4),
+                    renumbered: bit(bits, 5),
                     unfinished: Compare::Nothing,
                 };
                 for worse in [
@@ -127,7 +119,6 @@ mod tests {
                     StartFacts { registered: false, ..facts },
                     StartFacts { in_order: false, ..facts },
                     StartFacts { baseline: false, ..facts },
-                    StartFacts { clean: false, ..facts },
                     StartFacts { rebuilt: true, ..facts },
                     StartFacts { renumbered: true, ..facts },
                     StartFacts { unfinished: Compare::Listings, ..facts },

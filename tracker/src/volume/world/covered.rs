@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use engine::dirty::{DirtySet, Marks};
-use engine::flush::world::Stat;
 use engine::model::{FileId, Kind};
+use engine::source::Stat;
 
+use super::error::WorldError;
+use super::parts::VolumeWorld;
 use crate::source::Foreign;
 use crate::volume::clock::now_ns;
-use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Name of the note with the inodes of the directories that hold names of other file systems, so that a process that lists
 /// nothing (a restart that trusts its marks) knows of them too.

@@ -1,20 +1,15 @@
-//! Where the files of a volume are: by the names that the catalog has, and by those that the running flush has seen.
+//! Paths from files up to the source directory, as far as they were found.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use engine::flush::world::{Moved, Record};
-use engine::model::{FileId, InodeId};
-
-use crate::catalog::{CatalogError, MAX_DEPTH};
-use crate::source::{Directory, SourceError};
-use crate::volume::world::{VolumeWorld, WorldError};
+use engine::model::FileId;
 
 /// Names held in one set of paths; beyond them all are found anew.
-const MOST: usize = 200_000;
+pub(super) const MOST: usize = 200_000;
 /// Stands for the source directory.
 const TOP: u32 = u32::MAX;
 
@@ -24,23 +19,23 @@ const TOP: u32 = u32::MAX;
 pub(crate) struct Paths {
     at: HashMap<FileId, u32>,
     /// Each name, with the place of the one above it.
-    steps: Vec<(u32, Arc<[u8]>)>,
+    pub(super) steps: Vec<(u32, Arc<[u8]>)>,
     /// Of the catalog's names.
-    version: u64,
+    pub(super) version: u64,
 }
 
 impl Paths {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.at.clear();
         self.steps.clear();
     }
 
-    fn find(&self, id: FileId) -> Option<u32> {
+    pub(super) fn find(&self, id: FileId) -> Option<u32> {
         if id == FileId::ROOT { Some(TOP) } else { self.at.get(&id).copied() }
     }
 
     /// Adds names below `above`, the lowest first.
-    fn add(&mut self, above: u32, names: Vec<(FileId, Arc<[u8]>)>) {
+    pub(super) fn add(&mut self, above: u32, names: Vec<(FileId, Arc<[u8]>)>) {
         let mut above = above;
         for (id, name) in names.into_iter().rev() {
             let here = u32::try_from(self.steps.len()).unwrap_or(TOP);
@@ -61,100 +56,5 @@ impl Paths {
         }
         names.reverse();
         Some(OsString::from_vec(names.join(&b'/')).into())
-    }
-}
-
-impl VolumeWorld {
-    /// Forgets what the last flush has seen.
-    pub fn end_flush(&mut self) {
-        self.placed.clear();
-        self.moved.clear();
-        self.paths.get_mut().clear();
-        self.pending.clear_fresh();
-    }
-
-    /// Where a new file was seen.
-    pub(crate) fn set_place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
-        let place = (parent, name.to_vec());
-        if self.placed.get(&id).is_none_or(|(before, _)| *before != place) {
-            if self.placed.contains_key(&id) {
-                self.paths.get_mut().clear();
-            }
-            self.placed.insert(id, (place, inode));
-        } else if let Some((_, before)) = self.placed.get_mut(&id) {
-            *before = inode;
-        }
-    }
-
-    /// Where known files were seen.
-    pub(crate) fn set_moved(&mut self, places: &Moved) {
-        if self.moved != *places {
-            self.paths.get_mut().clear();
-            self.moved.clone_from(places);
-        }
-    }
-
-    /// Path below the source; `None` when no name is known.
-    pub fn path(&self, id: FileId) -> Result<Option<PathBuf>, CatalogError> {
-        let version = self.catalog.names_version();
-        let mut paths = self.paths.borrow_mut();
-        if paths.version != version || paths.steps.len() > MOST {
-            paths.clear();
-            paths.version = version;
-        }
-        self.find_path(id, &mut paths)?;
-        Ok(paths.path(id))
-    }
-
-    /// Adds the way to `id` to those that are found; nothing where no name is known, or it leads nowhere.
-    pub(crate) fn find_path(&self, id: FileId, paths: &mut Paths) -> Result<(), CatalogError> {
-        let mut names: Vec<(FileId, Arc<[u8]>)> = Vec::new();
-        let mut passed: HashSet<FileId> = HashSet::new();
-        let mut at = id;
-        loop {
-            if let Some(above) = paths.find(at) {
-                paths.add(above, names);
-                return Ok(());
-            }
-            // Names of two times can lead in a circle.
-            if names.len() == MAX_DEPTH || !(self.moved.is_empty() || passed.insert(at)) {
-                return Ok(());
-            }
-            let seen = self.moved.get(&at).or_else(|| self.placed.get(&at).map(|(place, _)| place));
-            let place = match seen {
-                Some((parent, name)) => Some((*parent, name.as_slice().into())),
-                None => self.catalog.place_of(at, at != id)?,
-            };
-            let Some((above, name)) = place else { return Ok(()) };
-            names.push((at, name));
-            at = above;
-        }
-    }
-
-    /// A handle for a file that gets a record for the first time; it proves later that an inode is gone.
-    pub(crate) fn handle(&self, record: &Record) -> Option<Vec<u8>> {
-        if !self.placed.contains_key(&record.id) {
-            return None;
-        }
-        let path = self.path(record.id).ok()??;
-        self.root.handle(&path, record.inode).ok()?
-    }
-
-    /// Opens the directory `dir`; `None` if it is at its path no more, an inner error if it is and cannot be opened.
-    #[expect(clippy::type_complexity, reason = "two kinds of failure, one of them an answer")]
-    pub(crate) fn directory(
-        &self,
-        dir: FileId,
-    ) -> Result<Option<(PathBuf, Result<Directory, SourceError>)>, WorldError> {
-        let Some(path) = self.path(dir)? else { return Ok(None) };
-        let expect = match self.placed.get(&dir) {
-            Some((_, inode)) => Some(*inode),
-            None => self.catalog.file(dir)?.map(|row| row.inode),
-        };
-        match self.root.directory(&path) {
-            Ok(opened) if Some(opened.inode()) != expect => Ok(None),
-            Err(SourceError::Gone { .. } | SourceError::MountPoint { .. }) => Ok(None),
-            opened => Ok(Some((path, opened))),
-        }
     }
 }

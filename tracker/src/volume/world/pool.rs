@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::flush::Steps;
-use engine::flush::read::{FileImage, read_file};
-use engine::flush::world::{FileError, FileOps, ReadJob};
+use engine::flush::read::read_file;
+use engine::source::{FileError, FileImage, FileOps, ReadJob};
 
 /// Threads that may be reading at once, stalled ones not counted.
 const THREADS: usize = 4;
@@ -172,9 +172,9 @@ impl<F: FileOps + 'static> Default for Pool<F> {
 mod tests {
     use super::*;
     use engine::dirty::Marks;
-    use engine::flush::world::Stat;
-    use engine::flush::xattrs::ReadXattrs;
     use engine::model::{FileId, InodeId, Kind, Time};
+    use engine::source::Stat;
+    use engine::xattrs::ReadXattrs;
     use std::sync::mpsc::SyncSender;
 
     /// A file whose barrier waits until it is told to go on.

@@ -6,12 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use engine::flush::Report;
-use engine::flush::world::FileError;
 use engine::model::FileId;
+use engine::source::FileError;
 
+use super::error::WorldError;
+use super::parts::VolumeWorld;
 use crate::units::PathField;
 use crate::volume::status::{UNREADABLE_MAX, Unreadable};
-use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Paths that one flush warns of.
 const WARNED_MAX: usize = 10;

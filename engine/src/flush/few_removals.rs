@@ -2,24 +2,53 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::world::{Missing, World};
-use super::{FlushFacts, Report, names};
+use super::gathered::Gathered;
+use super::running::Flush;
+use super::world::{CommittedState, World};
+use crate::catalog::Missing;
 use crate::model::{FileId, Kind, NameChange};
+use crate::reconcile::NamePlan;
 
-/// Leaves in the plan as many removals as `Limits::removals` says, files before the directories that they are in. What is
-/// left out stays in the commits for now, and its topmost names go on waiting for their removal.
-pub(super) fn limit_removals<W: World>(
-    world: &W,
-    facts: &FlushFacts,
-    report: &mut Report,
-    names: &mut names::Gathered,
-) -> Result<(), W::Error> {
-    let limit = facts.limits.removals.max(1);
+/// Leaves in the plan as many removals as `Limits::removals` says, files before the directories that they are in. The others
+/// stay in the commits for now, and their topmost names go on waiting for their removal.
+pub(super) fn limit_removals<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<(), W::Error> {
+    let (world, limit) = (&*flush.world, flush.facts.limits.removals.max(1));
     let plan = &mut names.plan;
     if plan.gone.len() <= limit {
         return Ok(());
     }
     let gone: HashSet<FileId> = plan.gone.iter().copied().collect();
+    let chosen = choose(world, plan, &gone, limit)?;
+    let mut later: HashSet<(FileId, Vec<u8>)> = HashSet::new();
+    for id in plan.gone.iter().filter(|id| !chosen.contains(id)) {
+        later.extend(world.names_of(*id)?);
+    }
+    let mut waiting = Vec::new();
+    plan.changes.retain(|change| match change {
+        NameChange::Unset { parent, name } if later.contains(&(*parent, name.clone())) => {
+            if !gone.contains(parent) {
+                waiting.push(Missing { parent: *parent, name: name.clone(), drain: flush.facts.drain });
+            }
+            false
+        }
+        _ => true,
+    });
+    flush.report.removals_left = (plan.gone.len() - chosen.len()) as u64;
+    flush.report.carried += flush.report.removals_left;
+    plan.gone.retain(|id| chosen.contains(id));
+    plan.missing.extend(waiting);
+    plan.missing.sort();
+    plan.missing.dedup();
+    Ok(())
+}
+
+/// Which files of `gone` go in this commit.
+fn choose<W: CommittedState>(
+    world: &W,
+    plan: &NamePlan,
+    gone: &HashSet<FileId>,
+    limit: usize,
+) -> Result<BTreeSet<FileId>, W::Error> {
     // Names that other files take now: whose they were has to go in this commit, with all that is in it.
     let mut chosen: BTreeSet<FileId> = BTreeSet::new();
     let mut replaced = Vec::new();
@@ -53,25 +82,5 @@ pub(super) fn limit_removals<W: World>(
             chosen.insert(dir);
         }
     }
-    let mut later: HashSet<(FileId, Vec<u8>)> = HashSet::new();
-    for id in plan.gone.iter().filter(|id| !chosen.contains(id)) {
-        later.extend(world.names_of(*id)?);
-    }
-    let mut waiting = Vec::new();
-    plan.changes.retain(|change| match change {
-        NameChange::Unset { parent, name } if later.contains(&(*parent, name.clone())) => {
-            if !gone.contains(parent) {
-                waiting.push(Missing { parent: *parent, name: name.clone(), drain: facts.drain });
-            }
-            false
-        }
-        _ => true,
-    });
-    report.removals_left = (plan.gone.len() - chosen.len()) as u64;
-    report.carried += report.removals_left;
-    plan.gone.retain(|id| chosen.contains(id));
-    plan.missing.extend(waiting);
-    plan.missing.sort();
-    plan.missing.dedup();
-    Ok(())
+    Ok(chosen)
 }

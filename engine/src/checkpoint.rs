@@ -4,14 +4,20 @@
 //! own hash says so, extents of big files at fixed offsets. So two checkpoints share the pages that did not change, and
 //! `create if absent` uploads only the others. Pages come and go one at a time: memory is one page beside the manifest.
 
-use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_id, same_number};
-use super::era::CheckpointRef;
-use super::page::{self, FileEntry, Page};
-use super::parts::{delta, put_delta, put_standing, put_time, standing, time, version_of};
-use super::{Key, MAGIC_CHECKPOINT, VERSION, limits};
+pub mod page;
+
 use crate::extent_map::ExtentMap;
+use crate::format::Key;
+use crate::format::codec::{
+    DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_number, same_volume,
+};
+use crate::format::era::CheckpointRef;
+use crate::format::limits;
+use crate::format::parts::{delta, put_delta, put_standing, put_time, standing, time, version_of};
+use crate::format::{CHECKSUM_BYTES, MAGIC_CHECKPOINT, VERSION};
 use crate::manifest::{FileParts, Manifest, ManifestError, Position};
-use crate::model::{FileId, Hash, Id, Seq};
+use crate::model::{FileId, Hash, Seq, VolumeId};
+use page::{FileEntry, Page};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -122,8 +128,8 @@ impl CheckpointRoot {
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let at = &self.position;
         let mut w = Writer::object(MAGIC_CHECKPOINT, version_of(at.standing.as_ref()));
-        w.put(&at.volume);
-        w.varint(at.seq);
+        w.put(&at.volume.0);
+        w.seq(at.seq);
         w.put(&at.head);
         put_time(&mut w, at.time, 0)?;
         put_standing(&mut w, at.standing.as_ref(), 0, at.seq, at.time)?;
@@ -147,16 +153,16 @@ impl CheckpointRoot {
             w.varint(*start);
             w.put(hash);
         }
-        below("checkpoint", w.len(), limits::PAGE - super::CHECKSUM_BYTES)?;
+        below("checkpoint", w.len(), limits::PAGE - CHECKSUM_BYTES)?;
         Ok(w.seal(CONTEXT))
     }
 
-    pub fn decode(bytes: &[u8], volume: Id, seq: Seq) -> Result<CheckpointRoot, DecodeError> {
+    pub fn decode(bytes: &[u8], volume: VolumeId, seq: Seq) -> Result<CheckpointRoot, DecodeError> {
         let (version, body) = open(&ROOT, bytes)?;
         let mut r = Reader::new(body);
         let position = position(&mut r, version)?;
-        same_id("checkpoint volume", position.volume, volume)?;
-        same_number("checkpoint seq", position.seq, seq)?;
+        same_volume("checkpoint volume", position.volume, volume)?;
+        same_number("checkpoint seq", position.seq.0, seq.0)?;
         let count = r.count("pages of files", limits::PAGES, 33)?;
         let mut files: Vec<(u64, Hash)> = Vec::with_capacity(count);
         let mut previous = 0;
@@ -193,8 +199,8 @@ impl CheckpointRoot {
 }
 
 fn position(r: &mut Reader<'_>, version: u8) -> Result<Position, DecodeError> {
-    let volume = r.array("checkpoint volume")?;
-    let seq = r.varint("checkpoint seq")?;
+    let volume = VolumeId(r.array("checkpoint volume")?);
+    let seq = r.seq("checkpoint seq")?;
     let head = r.array("head hash")?;
     let time = time(r, 0)?;
     let standing = standing(r, version, 0, seq, time)?.map(|(standing, _)| standing);

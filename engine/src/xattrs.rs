@@ -6,9 +6,8 @@
 
 use std::fmt;
 
-use super::world::Xattrs;
 use crate::format::limits;
-use crate::model::{InodeFlags, Meta};
+use crate::model::{InodeFlags, Meta, Xattrs};
 
 /// Bytes of names and values that are taken of one file: a tenant can give a file as many attributes as he likes, and all of
 /// them stand in one commit object.
@@ -135,7 +134,7 @@ impl Taker {
 }
 
 /// What is committed: what was read, and the last committed values of what could not be.
-pub(super) fn settle(read: ReadXattrs, before: Option<&Meta>) -> (Xattrs, Flags, Vec<LeftOut>) {
+pub(crate) fn settle(read: ReadXattrs, before: Option<&Meta>) -> (Xattrs, Flags, Vec<LeftOut>) {
     let ReadXattrs { mut found, left_out, flags } = read;
     let unread = |name: &[u8]| {
         left_out.iter().any(|out| match &out.what {
@@ -154,12 +153,12 @@ pub(super) fn settle(read: ReadXattrs, before: Option<&Meta>) -> (Xattrs, Flags,
 }
 
 /// Bytes that a file's attributes take in a commit, about.
-pub(super) fn bytes_of(xattrs: &Xattrs) -> usize {
+pub(crate) fn bytes_of(xattrs: &Xattrs) -> usize {
     xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum()
 }
 
 /// One file's, in one line.
-pub(super) struct Told<'a>(pub &'a [LeftOut]);
+pub(crate) struct Told<'a>(pub &'a [LeftOut]);
 
 impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

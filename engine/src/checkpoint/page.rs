@@ -2,13 +2,16 @@
 //!
 //! A page's name is the BLAKE3 of its bytes, which is checked before anything is read; it needs no other checksum.
 
-use super::codec::{DecodeError, EncodeError, Reader, Writer, below, head};
-use super::content::{HOLE, LITERAL_AT, LITERAL_NEXT, LITERAL_ON, check_frame_bytes, check_run, op_head, put_op};
-use super::parts::{delta, meta, name, object, put_delta, put_meta, put_name, put_object};
-use super::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, VERSION, limits};
 use crate::extent_map::{Extent, ExtentMap, Source};
+use crate::format::codec::{DecodeError, EncodeError, Reader, Writer, below, head};
+use crate::format::content::{
+    HOLE, LITERAL_AT, LITERAL_NEXT, LITERAL_ON, check_frame_bytes, check_run, op_head, put_op,
+};
+use crate::format::limits;
+use crate::format::parts::{delta, meta, name, object, put_delta, put_meta, put_name, put_object};
+use crate::format::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, VERSION};
 use crate::manifest::File;
-use crate::model::{DataRef, FileId, Hash, Kind, Meta, ObjectRef, Root};
+use crate::model::{DataRef, FileId, Hash, Kind, Meta, ObjectRef, Root, Seq};
 
 const FILES: u8 = 0;
 const NAMES: u8 = 1;
@@ -173,7 +176,7 @@ struct Cursor {
 }
 
 const START: Cursor =
-    Cursor { at: DataRef { object: ObjectRef::Commit(0), frame_offset: 0, frame_bytes: 0, skip: 0 }, end: 0 };
+    Cursor { at: DataRef { object: ObjectRef::Commit(Seq::NONE), frame_offset: 0, frame_bytes: 0, skip: 0 }, end: 0 };
 
 fn put_extents(w: &mut Writer, extents: impl Iterator<Item = Extent>, count: usize) -> Result<(), EncodeError> {
     w.count("extents", limits::EXTENTS, count)?;
@@ -193,7 +196,7 @@ fn put_extents(w: &mut Writer, extents: impl Iterator<Item = Extent>, count: usi
             w.varint(u64::from(at.frame_bytes));
         } else {
             put_op(w, LITERAL_AT, extent.len)?;
-            put_object(w, at.object, 0);
+            put_object(w, at.object, Seq::NONE);
             w.varint(at.frame_offset);
             w.varint(u64::from(at.frame_bytes));
             w.varint(u64::from(at.skip));
@@ -230,7 +233,7 @@ fn extents(r: &mut Reader<'_>, left: &mut usize) -> Result<Vec<Extent>, DecodeEr
                 ..last
             },
             LITERAL_AT => DataRef {
-                object: object(r, 0)?,
+                object: object(r, Seq::NONE)?,
                 frame_offset: r.varint("frame offset")?,
                 frame_bytes: frame_bytes(r)?,
                 skip: r.bounded("skip", limits::FRAME_PLAIN as u64)? as u32,

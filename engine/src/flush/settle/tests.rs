@@ -1,15 +1,17 @@
 //! Whose a commit is that was read back.
 
 use super::*;
+use crate::format::commit::Header;
+use crate::model::{ChangeSet, CommitId, Time, WriterId};
 
-const VOLUME: Id = [5; 16];
+const VOLUME: VolumeId = VolumeId([5; 16]);
 
-fn commit(volume: Id, seq: Seq, id: u8) -> (Vec<u8>, Intent) {
+fn commit(volume: VolumeId, seq: Seq, id: u8) -> (Vec<u8>, Intent) {
     let header = Header {
         volume,
         seq,
-        commit: [id; 16],
-        writer: [id; 16],
+        commit: CommitId([id; 16]),
+        writer: WriterId([id; 16]),
         epoch: 1,
         time: Time { sec: 7, nsec: 0 },
         standing: None,
@@ -23,7 +25,7 @@ fn commit(volume: Id, seq: Seq, id: u8) -> (Vec<u8>, Intent) {
 
 #[test]
 fn ones_own_commit_damaged_in_any_way_is_never_taken_for_anothers() {
-    let (bytes, intent) = commit(VOLUME, 3, 1);
+    let (bytes, intent) = commit(VOLUME, Seq(3), 1);
     assert_eq!(whose(&bytes, &intent, VOLUME), Whose::Ours);
     let is_nobodys = |bytes: &[u8]| matches!(whose(bytes, &intent, VOLUME), Whose::Nobodys { .. });
     for bit in 0..bytes.len() * 8 {
@@ -39,9 +41,11 @@ fn ones_own_commit_damaged_in_any_way_is_never_taken_for_anothers() {
 
 #[test]
 fn only_a_whole_commit_at_its_place_is_anothers() {
-    let (_, intent) = commit(VOLUME, 3, 1);
-    assert_eq!(whose(&commit(VOLUME, 3, 2).0, &intent, VOLUME), Whose::Others);
-    for (what, bytes) in [("another seq", commit(VOLUME, 2, 2).0), ("another volume", commit([6; 16], 3, 2).0)] {
+    let (_, intent) = commit(VOLUME, Seq(3), 1);
+    assert_eq!(whose(&commit(VOLUME, Seq(3), 2).0, &intent, VOLUME), Whose::Others);
+    for (what, bytes) in
+        [("another seq", commit(VOLUME, Seq(2), 2).0), ("another volume", commit(VolumeId([6; 16]), Seq(3), 2).0)]
+    {
         assert!(matches!(whose(&bytes, &intent, VOLUME), Whose::Nobodys { .. }), "{what}");
     }
 }

@@ -1,0 +1,188 @@
+//! Which files a flush reads, and how much of each.
+//!
+//! Files that have no lasting identity are read whole: what an inode number without a generation says of them is never believed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::budget::Budget;
+use super::gathered::Gathered;
+use super::running::Flush;
+use super::world::World;
+use crate::catalog::Record;
+use crate::dirty::{Marks, Waiting};
+use crate::identity::Span;
+use crate::model::{BLOCK_BYTES, FileId, Kind};
+use crate::source::ReadJob;
+
+/// The files to read.
+#[derive(Default)]
+pub(super) struct Jobs {
+    pub(super) reads: Vec<ReadJob>,
+    /// Files whose content had no room in this flush, and whose names have to stay as they are for that.
+    pub(super) excluded: HashSet<FileId>,
+    /// The file whose name a new one took.
+    pub(super) bases: BTreeMap<FileId, FileId>,
+    /// Bytes to read of each, as far as known before.
+    pub(super) sizes: BTreeMap<FileId, u64>,
+}
+
+impl Jobs {
+    /// Reads all of a known file: `size` bytes now.
+    fn rescan(&mut self, record: &Record, size: u64) {
+        self.sizes.insert(record.id, size);
+        let (marks, committed_size) = (Marks::rescan(), Some(record.size));
+        self.reads.push(ReadJob { id: record.id, inode: record.inode, marks, committed_size });
+    }
+}
+
+/// Decides which files are read.
+pub(super) fn plan<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Result<Jobs, W::Error> {
+    let mut jobs = Jobs::default();
+    let mut budget = Budget::of(&flush.facts.limits);
+    add_marked(flush, names, &mut budget, &mut jobs)?;
+    if flush.facts.compare {
+        add_differing(flush, names, &mut budget, &mut jobs)?;
+    }
+    if flush.facts.steps.read_claimed {
+        add_claimed(flush, names, &mut jobs)?;
+    }
+    add_new(flush, names, &mut jobs);
+    Ok(jobs)
+}
+
+/// Known files with marks of content or attributes.
+fn add_marked<W: World>(
+    flush: &mut Flush<'_, W>,
+    names: &Gathered,
+    budget: &mut Budget,
+    jobs: &mut Jobs,
+) -> Result<(), W::Error> {
+    let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
+    let mut waiting: Vec<(u64, &Waiting)> = flush.taken.iter().collect();
+    waiting.sort_by_key(|(ino, waiting)| (waiting.since_ns, *ino));
+    // The oldest may be one that cannot be read and takes up the whole flush.
+    let first = flush.facts.first_of(waiting.len());
+    waiting.rotate_left(first);
+    for (ino, waiting) in waiting {
+        // Of all files with that number: marks are kept by number, and some of them would never all be read.
+        let full = budget.is_spent();
+        for record in flush.world.by_inode(ino)? {
+            if record.meta.kind != Kind::File || gone.contains(&record.id) || names.held_back.contains(&record.id) {
+                continue;
+            }
+            if full {
+                flush.report.carried += 1;
+                flush.kept.add(ino, &waiting.marks, waiting.since_ns);
+                continue;
+            }
+            let (marks, expected) = marks_to_read(flush, &record, waiting);
+            jobs.sizes.insert(record.id, expected);
+            budget.spend(expected);
+            flush.report.bytes_marked += marks.blocks.len() * BLOCK_BYTES;
+            let committed_size = Some(record.size);
+            jobs.reads.push(ReadJob { id: record.id, inode: record.inode, marks, committed_size });
+        }
+    }
+    Ok(())
+}
+
+/// By which marks a known file is read in this flush, and how many bytes that will be, about. Of a file with very many marked
+/// blocks only a part is read; the marks of the rest are kept.
+fn marks_to_read<W: World>(flush: &mut Flush<'_, W>, record: &Record, waiting: &Waiting) -> (Marks, u64) {
+    let limits = &flush.facts.limits;
+    let mut marks = match Span::of(record.inode) {
+        Span::Always => waiting.marks.clone(),
+        // The marked number may have been given to another file.
+        Span::Mount => Marks { rescan: true, ..waiting.marks.clone() },
+    };
+    if marks.from == Some(0) {
+        marks.whole = true;
+    }
+    if marks.rescan {
+        flush.report.rescans += 1;
+    }
+    let most = (limits.marked_bytes_of_a_file / BLOCK_BYTES).max(1);
+    if !marks.all_content() && marks.blocks.len() > most {
+        // Another part in each flush: a file that is marked all over, all the time, has its end carried too.
+        let part = flush.facts.drain % marks.blocks.len().div_ceil(most);
+        let now = marks.blocks.iter().skip((part * most) as usize).take(most as usize).collect();
+        let rest = Marks { blocks: &marks.blocks - &now, ..Marks::default() };
+        marks.blocks = now;
+        flush.kept.add(record.inode.ino, &rest, waiting.since_ns);
+    }
+    let expected = if marks.all_content() { record.size } else { marks.blocks_within(record.size).len() * BLOCK_BYTES };
+    if expected > limits.marked_bytes_of_a_file {
+        marks.whole = true;
+    }
+    (marks, expected)
+}
+
+/// Known files that a listing shows to differ from their record.
+fn add_differing<W: World>(
+    flush: &mut Flush<'_, W>,
+    names: &Gathered,
+    budget: &mut Budget,
+    jobs: &mut Jobs,
+) -> Result<(), W::Error> {
+    let queued: BTreeMap<FileId, usize> = jobs.reads.iter().enumerate().map(|(at, job)| (job.id, at)).collect();
+    for (id, stat) in &names.plan.seen {
+        let Some(record) = flush.world.record(*id)? else { continue };
+        let same = record.ctime == Some(stat.ctime) && record.size == stat.size && record.meta.mtime == stat.mtime;
+        if stat.kind != Kind::File || same {
+            continue;
+        }
+        if let Some(job) = queued.get(id).and_then(|at| jobs.reads.get_mut(*at)) {
+            // Its marks are not all that changed: they are not trusted here, or were kept for its attributes.
+            job.marks.rescan = true;
+            jobs.sizes.insert(*id, stat.size);
+            continue;
+        }
+        if budget.is_spent() {
+            flush.report.carried += 1;
+            flush.kept.add(stat.inode.ino, &Marks::rescan(), flush.facts.now_ns());
+            continue;
+        }
+        budget.spend(stat.size);
+        flush.report.rescans += 1;
+        jobs.rescan(&record, stat.size);
+    }
+    Ok(())
+}
+
+/// Known files that the plan has recognised under another name by their inode number alone: they are read whole, or keep the names
+/// that they have where there is no room.
+fn add_claimed<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut Jobs) -> Result<(), W::Error> {
+    let queued: HashSet<FileId> = jobs.reads.iter().map(|job| job.id).collect();
+    let mut budget = Budget::of(&flush.facts.limits);
+    for id in names.plan.claimed.iter().filter(|id| !queued.contains(id)) {
+        let Some(record) = flush.world.record(*id)? else { continue };
+        if budget.is_spent() {
+            flush.report.carried += 1;
+            jobs.excluded.insert(*id);
+            continue;
+        }
+        budget.spend(record.size);
+        jobs.rescan(&record, record.size);
+    }
+    Ok(())
+}
+
+/// New files. They have a budget of their own: known ones that cannot be read would keep them out of every flush, and while they
+/// wait no further directory is listed, which may be what those others wait for.
+fn add_new<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut Jobs) {
+    let mut budget = Budget::of(&flush.facts.limits);
+    for new in names.plan.new.iter().filter(|new| new.stat.kind == Kind::File) {
+        if budget.is_spent() {
+            flush.report.carried += 1;
+            jobs.excluded.insert(new.id);
+            continue;
+        }
+        budget.spend(new.stat.size);
+        jobs.sizes.insert(new.id, new.stat.size);
+        if let Some(base) = new.replaces {
+            jobs.bases.insert(new.id, base);
+        }
+        let marks = Marks::default();
+        jobs.reads.push(ReadJob { id: new.id, inode: new.stat.inode, marks, committed_size: None });
+    }
+}

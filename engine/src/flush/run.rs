@@ -1,0 +1,106 @@
+//! One flush from begin to end: the order of its steps.
+
+use std::collections::HashSet;
+
+use super::builder::Builder;
+use super::commit::commit;
+use super::contents::read_all;
+use super::facts::FlushFacts;
+use super::gather::gather;
+use super::gathered::Gathered;
+use super::leave::{keep_left_out, keep_unread, leave_out};
+use super::report::{Outcome, Report};
+use super::running::Flush;
+use super::settle::{Settled, settle_intent};
+use super::world::{CommittedState, WatchSet, World};
+use super::{attributes, few_names, few_removals, jobs, mass_delete};
+use crate::dirty::{DirtySet, Marks};
+
+/// Flushes `taken`. Returns how the flush ended, and the marks that must go on being pending.
+pub fn flush<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    facts: &FlushFacts,
+    report: &mut Report,
+) -> Result<(Outcome, DirtySet), W::Error> {
+    match settle_intent(world, facts)? {
+        Settled::Clear(_) => {}
+        Settled::Fenced { seq } => return Ok((Outcome::Fenced { seq }, taken.clone())),
+        Settled::Unknown => return Ok((Outcome::Unsettled, taken.clone())),
+    }
+    let mut flush = Flush { world, taken, facts, report, kept: DirtySet::default() };
+    let mut names = gather(&mut flush)?;
+    mass_delete::guard(&mut flush, &mut names)?;
+    few_names::limit_changes(&mut flush, &mut names)?;
+    names.look_where_decided(flush.world)?;
+    let mut jobs = jobs::plan(&mut flush, &names)?;
+
+    let mut builder = Builder::new(flush.world, facts)?;
+    let mut excluded: HashSet<_> = std::mem::take(&mut jobs.excluded);
+    excluded.extend(&names.excluded);
+    read_all(&mut flush, &jobs, &mut builder, &mut excluded)?;
+    leave_out(&mut flush, &mut names, &mut builder, excluded)?;
+    let held = mass_delete::hold(&flush, &mut names)?;
+    few_removals::limit_removals(&mut flush, &mut names)?;
+    builder.keep_only(&*flush.world, &names)?;
+    attributes::add_others(&mut flush, &mut builder, &names)?;
+    keep_unread(&mut flush, &names, &builder)?;
+    keep_left_out(&mut flush, &mut builder);
+    names.forget_gone(&*flush.world, &mut flush.kept)?;
+    mass_delete::keep_marks(&mut flush, &names)?;
+    keep_missing(&mut flush, &names, held)?;
+    let outcome = end(&mut flush, builder, &names)?;
+    Ok((outcome, flush.kept))
+}
+
+/// A directory with a name that waits for proof is listed again after a later swap. `held`: how many of them wait for a person.
+fn keep_missing<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, held: u64) -> Result<(), W::Error> {
+    flush.report.removals_waiting = (names.plan.missing.len() as u64).saturating_sub(held);
+    for missing in &names.plan.missing {
+        if let Some(record) = flush.world.record(missing.parent)? {
+            flush.keep(record.inode.ino, &Marks::names());
+            if held > 0 && flush.report.removals_waiting == 0 {
+                flush.report.lasting.insert(record.inode.ino);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Commits what was read, and ends the watching of what left the tree.
+fn end<W: World>(flush: &mut Flush<'_, W>, builder: Builder, names: &Gathered) -> Result<Outcome, W::Error> {
+    let mut left = names.left_out_numbers();
+    for id in &names.plan.gone {
+        left.extend(flush.world.record(*id)?.map(|record| record.inode.ino));
+    }
+    if builder.lacks_source() {
+        // A history begins with the source directory's own attributes; without them no commit of it could be restored.
+        flush.report.put_off += 1;
+        flush.keep_all_taken();
+        return Ok(Outcome::Unchanged);
+    }
+    // What cannot be read is named, and a first pass is complete without it.
+    let facts = flush.facts;
+    let complete = facts.baseline || (flush.report.only_lasting(&flush.kept) && flush.report.removals_held == 0);
+    let outcome = commit(flush, builder, names, complete)?;
+    if matches!(outcome, Outcome::Committed(_)) {
+        stop_watching(flush.world, left)?;
+    }
+    if !outcome.is_settled() && (facts.steps.settled_only || outcome == Outcome::Unsettled) {
+        // Nothing is forgotten before the commit is durable (I3), and nothing of it is in a commit of another writer.
+        flush.keep_all_taken();
+    }
+    Ok(outcome)
+}
+
+/// Takes inodes that left the tree out of the watch set, which would fill up otherwise. A number that another file has by
+/// now is spared; one that is given to a file not seen yet is watched again when that is seen, before it is read.
+fn stop_watching<W: CommittedState + WatchSet>(world: &mut W, mut inodes: Vec<u64>) -> Result<(), W::Error> {
+    let mut used = Vec::new();
+    for ino in &inodes {
+        used.push(!world.by_inode(*ino)?.is_empty());
+    }
+    let mut used = used.into_iter();
+    inodes.retain(|_| !used.next().unwrap_or(true));
+    if inodes.is_empty() { Ok(()) } else { world.unwatch(&inodes) }
+}

@@ -1,0 +1,142 @@
+//! The open database: its file, its connection, its transactions, and what is held in memory beside it.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::digests::ListedNames;
+use super::error::{CatalogError, Result};
+use super::parents::Parents;
+use super::schema;
+
+/// The open catalog of one volume. Every method is one short transaction; calls from several threads take turns.
+#[derive(Debug)]
+pub struct Catalog {
+    conn: Mutex<Connection>,
+    /// Taken before `conn` where both are.
+    listed: Mutex<ListedNames>,
+    /// Taken after `listed` and before `conn`.
+    parents: Mutex<Parents>,
+    pub(super) attempts: Mutex<Range<u32>>,
+}
+
+/// How long a call waits for another process that holds the file (a backup, an operator's `sqlite3`).
+const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+/// Statements kept prepared; above the number this module uses, so that none is ever prepared twice.
+const STATEMENTS: usize = 96;
+
+impl Catalog {
+    /// Where the catalog of volume `name` lies below the state directory.
+    pub fn location(state: &Path, name: &str) -> PathBuf {
+        state.join("volumes").join(name).join("catalog.db")
+    }
+
+    /// Makes a new catalog; its directory is made too. Fails with `Exists` when there is a file already.
+    pub fn create(path: &Path) -> Result<Catalog> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)
+                .map_err(|source| CatalogError::Directory { path: dir.to_path_buf(), source })?;
+        }
+        if path.exists() {
+            return Err(CatalogError::Exists { path: path.to_path_buf() });
+        }
+        let conn = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        configure(&conn)?;
+        schema::create(&conn)?;
+        Ok(Catalog::of(conn))
+    }
+
+    /// Opens an existing catalog. A file of another version is a clear error and is left as it is.
+    pub fn open(path: &Path) -> Result<Catalog> {
+        if !path.exists() {
+            return Err(CatalogError::Absent { path: path.to_path_buf() });
+        }
+        let conn =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        schema::check(&conn, path)?;
+        configure(&conn)?;
+        Ok(Catalog::of(conn))
+    }
+
+    /// [`Catalog::open`], or [`Catalog::create`] when there is none. A file whose creation was cut short (no table
+    /// yet) counts as none.
+    pub fn open_or_create(path: &Path) -> Result<Catalog> {
+        match Catalog::open(path) {
+            Err(CatalogError::Absent { .. }) => Catalog::create(path),
+            other => other,
+        }
+    }
+
+    fn of(conn: Connection) -> Catalog {
+        let (listed, parents, attempts) = (Mutex::default(), Mutex::default(), Mutex::new(0..0));
+        Catalog { conn: Mutex::new(conn), listed, parents, attempts }
+    }
+
+    /// A panic while the lock was held rolled its transaction back, so the connection behind it is still sound.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` as one transaction: all of it is stored, or nothing.
+    pub(super) fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let mut conn = self.lock();
+        let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let out = work(&tx)?;
+        tx.commit()?;
+        Ok(out)
+    }
+
+    pub(super) fn listed(&self) -> MutexGuard<'_, ListedNames> {
+        self.listed.lock().unwrap_or_else(|poisoned| {
+            // A panic may have left it half changed.
+            let mut listed = poisoned.into_inner();
+            listed.clear();
+            listed
+        })
+    }
+
+    pub(super) fn parents(&self) -> MutexGuard<'_, Parents> {
+        self.parents.lock().unwrap_or_else(|poisoned| {
+            let mut parents = poisoned.into_inner();
+            parents.clear();
+            parents
+        })
+    }
+
+    /// As [`Catalog::write`], and on the disk when it returns.
+    pub(super) fn write_durably<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let mut conn = self.lock();
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        let done = (|| {
+            let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let out = work(&tx)?;
+            tx.commit()?;
+            Ok(out)
+        })();
+        conn.pragma_update(None, "synchronous", "NORMAL")?;
+        done
+    }
+
+    /// Runs `work` on one unchanging view.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let mut conn = self.lock();
+        let tx = conn.transaction()?;
+        work(&tx)
+    }
+}
+
+fn configure(conn: &Connection) -> Result<()> {
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "NORMAL")?;
+    // A bound on what a checkpoint leaves behind: without it the log keeps the size of the largest transaction ever.
+    conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    conn.pragma_update(None, "cache_size", -32_768)?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What the world of one volume is made of.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use engine::flush::world::{Fails, Moved};
+use engine::image::ImageError;
+use engine::model::{FileId, InodeId, Time};
+
+use super::error::WorldError;
+use super::paths::Paths;
+use super::pool::Pool;
+use crate::catalog::Catalog;
+use crate::repository::VolumeWriter;
+use crate::source::{Foreign, MountTable, OpenFile, SourceRoot};
+use crate::volume::clock::now_ns;
+use crate::volume::marks::dispatcher::Dispatcher;
+use crate::volume::marks::waiting::Pending;
+
+/// The real world of one volume.
+pub struct VolumeWorld {
+    pub root: Arc<SourceRoot>,
+    pub catalog: Arc<Catalog>,
+    pub pending: Arc<Pending>,
+    /// Puts the volume's objects into the store.
+    pub writer: VolumeWriter,
+    /// `None` with the scan back end.
+    pub dispatcher: Option<(Arc<Dispatcher>, u32)>,
+    /// Files that the catalog does not have yet: parent and name, and inode.
+    pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
+    /// Files that the running flush has found elsewhere than the catalog has them.
+    pub(super) moved: Moved,
+    /// What was found by both and by the catalog.
+    pub(super) paths: RefCell<Paths>,
+    pub(super) pool: Pool<OpenFile>,
+    /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
+    pub foreign: BTreeMap<PathBuf, Foreign>,
+    /// Mounts come and go; `None` where there is no `/proc` to tell.
+    pub(super) mounts: Option<MountTable>,
+    /// Directories of `foreign` as they are noted in the catalog; `None` before the first time.
+    pub(super) foreign_noted: Option<BTreeSet<PathBuf>>,
+    /// The watch set was full: every inode of the superblock is recorded now.
+    pub watch_full: bool,
+    /// The commit that this flush asked for came back damaged: why.
+    pub damaged: Option<String>,
+    /// Wall clock before anything of this flush was read.
+    pub(super) began: Time,
+}
+
+impl VolumeWorld {
+    pub fn new(
+        root: Arc<SourceRoot>,
+        catalog: Arc<Catalog>,
+        pending: Arc<Pending>,
+        writer: VolumeWriter,
+        dispatcher: Option<(Arc<Dispatcher>, u32)>,
+    ) -> VolumeWorld {
+        let mounts = MountTable::open(root.path()).ok();
+        VolumeWorld {
+            root,
+            catalog,
+            pending,
+            writer,
+            dispatcher,
+            placed: HashMap::new(),
+            moved: Moved::new(),
+            paths: RefCell::default(),
+            pool: Pool::new(),
+            foreign: BTreeMap::new(),
+            mounts,
+            foreign_noted: None,
+            watch_full: false,
+            damaged: None,
+            began: Time::default(),
+        }
+    }
+
+    /// Notes when a flush begins: change times from shortly before on are not trusted.
+    pub fn begin_flush(&mut self) {
+        let ns = now_ns();
+        self.began = Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 };
+    }
+
+    /// Files whose reading thread has not come back.
+    pub fn stalled(&self) -> usize {
+        self.pool.stalled()
+    }
+}
+
+impl Fails for VolumeWorld {
+    type Error = WorldError;
+
+    fn plan_error(error: ImageError<WorldError>) -> WorldError {
+        WorldError::Plan { cause: error.to_string() }
+    }
+}

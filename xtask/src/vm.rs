@@ -2,6 +2,7 @@
 //! below a tmpfs, so that everything built or installed here is there at the same path. Nothing outside of `target` is
 //! written, and nothing stays but the unpacked kernels.
 
+mod counter;
 mod disk;
 mod guest;
 mod kernel;

@@ -115,6 +115,8 @@ pub(super) struct Files<'a> {
     pub(super) shared: &'a Path,
     pub(super) console: &'a Path,
     pub(super) disks: &'a [Disk],
+    /// How fast the time stamp counter runs, if that is known.
+    pub(super) counter_khz: Option<u128>,
 }
 
 /// All that translation can do, but for what it does slowly: string instructions are translated into a loop over single bytes,
@@ -144,6 +146,9 @@ pub(super) fn qemu(files: &Files<'_>, cpus: u32, memory: &str) -> Vec<String> {
     all.extend(["-kernel".into(), files.image.display().to_string()]);
     all.extend(["-initrd".into(), files.initramfs.display().to_string()]);
     let mut line = LINE.to_owned();
+    if let Some(khz) = files.counter_khz {
+        line.push_str(&format!(" tsc_early_khz={khz}"));
+    }
     if !files.disks.is_empty() {
         line.push_str(LINE_DISKS);
     }
@@ -213,7 +218,8 @@ mod tests {
     #[test]
     fn the_root_is_shared_read_only_and_commas_in_paths_survive() {
         let path = Path::new("/a,b");
-        let files = Files { image: path, initramfs: path, shared: path, console: path, disks: &[] };
+        let files =
+            Files { image: path, initramfs: path, shared: path, console: path, disks: &[], counter_khz: Some(5) };
         let all = qemu(&files, 2, "2G");
         let root = all.iter().find(|word| word.contains("path=/,")).expect("the root");
         assert!(root.contains("readonly=on"), "{root}");

@@ -12,6 +12,7 @@ use anyhow::Result;
 use cpio::newc::ModeFileType;
 use fs_err as fs;
 
+use super::counter;
 use super::disk::Disk;
 use super::guest::{self, DISKS, Files, WANTED};
 use super::kernel::{self, Kernel};
@@ -95,8 +96,14 @@ pub(crate) fn boot(
     fs::write(&initramfs, archive(kernel, request)?)?;
 
     let (image, code) = (unpacked_image(kernel, &folder.path)?, shared.join(guest::CODE));
-    let files =
-        Files { image: &image, initramfs: &initramfs, shared: &shared, console: &console, disks: request.disks };
+    let files = Files {
+        image: &image,
+        initramfs: &initramfs,
+        shared: &shared,
+        console: &console,
+        disks: request.disks,
+        counter_khz: counter::khz(),
+    };
     let mut start = || {
         // QEMU dies with us: the kernel sees to it.
         let mut command = Command::new("setpriv");

@@ -35,6 +35,7 @@ mod places;
 mod punch;
 mod rival;
 mod run;
+mod seeds;
 mod store;
 mod tree;
 mod watch;
@@ -42,16 +43,10 @@ mod world;
 
 use rival::acknowledged_with_a_rival;
 use run::{Failure, kept_out_by_unreadable, run, run_in, watched_for_nothing};
+use seeds::{one_seed, seeds};
 use world::SimWorld;
 
 use crate::flush::Steps;
-
-/// Seeds of the ordinary tests. `TRACKER_SIM_SEEDS` sets another number.
-const SEEDS: u64 = 1000;
-
-fn seeds() -> u64 {
-    std::env::var("TRACKER_SIM_SEEDS").ok().map_or(SEEDS, |text| text.parse().expect("TRACKER_SIM_SEEDS is a number"))
-}
 
 fn first_failure(steps: Steps) -> Option<(u64, Failure)> {
     (1..=seeds()).find_map(|seed| run(seed, steps).err().map(|failure| (seed, failure)))
@@ -73,7 +68,7 @@ fn sim_thousand_seeds_converge() {
 
 #[test]
 fn sim_one_seed() {
-    let seed = std::env::var("TRACKER_SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seed = one_seed();
     if let Err(failure) = run(seed, Steps::ALL) {
         panic!("{}", repeat(seed, &failure));
     }

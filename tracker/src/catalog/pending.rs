@@ -143,3 +143,64 @@ pub(super) fn put_missing(conn: &Connection, missing: &Missing) -> Result<()> {
     ])?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::{fresh, marks, set_of};
+
+    #[test]
+    fn saved_marks_are_joined_and_never_narrowed() {
+        let (_dir, path, catalog) = fresh();
+        let mut wide = marks(&[1, 2, 70_000]);
+        (wide.marks.from, wide.marks.range) = (Some(8192), Some((16384, 20480)));
+        catalog.save_pending(&set_of([(5, wide), (6, marks(&[]))])).unwrap();
+        let mut later = marks(&[3]);
+        (later.marks.whole, later.marks.from, later.since_ns) = (true, Some(4096), 60);
+        catalog.save_pending(&set_of([(5, later)])).unwrap();
+        drop(catalog);
+        let catalog = Catalog::open(&path).unwrap();
+        let mut joined = marks(&[1, 2, 3, 4, 70_000]);
+        (joined.marks.whole, joined.marks.from) = (true, Some(4096));
+        assert_eq!(
+            catalog.load_pending().unwrap(),
+            set_of([(5, joined), (6, marks(&[]))]),
+            "a range is kept as blocks"
+        );
+    }
+
+    /// Each mark has a column, or a bit, of its own.
+    #[test]
+    fn every_kind_of_mark_comes_back() {
+        let (_dir, _path, catalog) = fresh();
+        let none = Marks::default;
+        let kinds = [
+            Marks { meta: true, ..none() },
+            Marks { names: true, ..none() },
+            Marks { whole: true, ..none() },
+            Marks { rescan: true, ..none() },
+            Marks { from: Some(1 << 50), ..none() },
+            Marks { blocks: [7].into_iter().collect(), ..none() },
+        ];
+        let set = set_of((1..).zip(kinds.map(|marks| Waiting { marks, since_ns: u64::MAX })));
+        catalog.save_pending(&set).unwrap();
+        assert_eq!(catalog.load_pending().unwrap(), set);
+    }
+
+    #[test]
+    fn a_damaged_bitmap_is_an_error() {
+        let (_dir, _path, catalog) = fresh();
+        catalog.save_pending(&set_of([(5, marks(&[1]))])).unwrap();
+        catalog.lock().execute("UPDATE pending SET blocks = x'00ff00ff'", []).unwrap();
+        assert!(matches!(catalog.load_pending(), Err(CatalogError::Damaged { table: "pending", .. })));
+    }
+
+    #[test]
+    fn an_empty_bitmap_is_no_bytes() {
+        let (_dir, _path, catalog) = fresh();
+        catalog.save_pending(&set_of([(1, marks(&[]))])).unwrap();
+        let bytes: Vec<u8> = catalog.lock().query_row("SELECT blocks FROM pending", [], |row| row.get(0)).unwrap();
+        assert!(bytes.is_empty());
+        assert_eq!(catalog.load_pending().unwrap().get(1).unwrap().marks.blocks, RoaringBitmap::new());
+    }
+}

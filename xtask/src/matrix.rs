@@ -56,7 +56,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         return mutants();
     }
     // The second oracle runs the program itself.
-    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker"]))?;
+    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker", "--features", "test-switches"]))?;
     let programs = Programs { marks: vm::test_program(MARKS.test)?, flushes: vm::test_program(FLUSHES.test)? };
     let (mut results, mut failed) = (Vec::new(), 0);
     for series in Series::ALL {

@@ -70,7 +70,7 @@ pub(crate) fn prepare() -> Result<()> {
 /// Builds these tests and the program under test; a line of a shell that runs them all.
 fn command_of(tests: &[impl AsRef<str>]) -> Result<Vec<String>> {
     crate::ebpf::build()?;
-    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker"]))?;
+    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker", "--features", "test-switches"]))?;
     let mut script = String::from("code=0; ");
     for name in tests {
         let program = sh::quote(&test_program(name.as_ref())?.display().to_string());

@@ -19,13 +19,12 @@ const LEFT_OUT: &str = "engine/src/sim";
 
 /// The layers of `tracker`, from top to bottom: each file and folder by its name below `src`. `main` is a crate of its own,
 /// which Cargo keeps on top.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 13] = [
     &["lib"],
     &["cli"],
     &["daemon"],
     &["doctor"],
     &["volume"],
-    &["selftest"],
     &["config"],
     &["repository"],
     &["catalog"],
@@ -33,7 +32,7 @@ const LAYERS: [&[&str]; 14] = [
     &["target"],
     &["source"],
     &["store"],
-    &["error", "logging", "failpoint", "units", "quoting"],
+    &["output", "error", "logging", "test_switches", "mountinfo", "units", "quoting"],
 ];
 const LAYERED: &str = "tracker/src/";
 

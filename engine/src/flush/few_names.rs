@@ -1,8 +1,9 @@
-//! Renames that do not fit into one commit: a million files got other names while nobody looked.
+//! Splits renames that do not fit into one commit, for instance when a million files were renamed while the daemon was down.
 //!
-//! Not every part of them can go alone. What takes the name of a file that stays has to wait for it, what goes below a directory
-//! for that directory (which may have been in it, and is where it is read), and a directory that is gone for all that was moved
-//! out of it. So files are nodes of a graph, each with an edge to what it waits for; who wait for each other go together.
+//! Some renames depend on others. A file that takes the name of another file waits until that one has its new name; a file that
+//! moved into a directory waits for that directory's own rename, since it is read below it; a removed directory waits until
+//! everything that was moved out of it is committed elsewhere. So the files form a graph with an edge from each file to what it
+//! waits for. Files that wait for each other are committed together.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,9 +16,8 @@ use super::running::Flush;
 use super::world::{CommittedState, World};
 use crate::model::{FileId, Kind, NameChange};
 
-/// Leaves in the plan the changed names of as many files as have room by `Limits::changes`. The others keep the names that they
-/// have, and the directories where they are now are listed again by the next flush. Removals and new regular files have limits
-/// of their own.
+/// Keeps in the plan the changed names of as many files as `Limits::changes` allows. The others keep their committed names, and the
+/// next flush lists the directories again in which they are now. Removals and new regular files have limits of their own.
 pub(super) fn limit_changes<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<(), W::Error> {
     loop {
         let waiting = without_room(flush, names)?;
@@ -47,7 +47,7 @@ fn without_room<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Result<
     Ok(waits.left(limits.changes, limits.names_of_a_file))
 }
 
-/// Directories that get another place, as seen from below.
+/// For each directory, the nearest one at or above it that is moved.
 #[derive(Default)]
 struct Above(HashMap<FileId, Option<FileId>>);
 
@@ -75,7 +75,7 @@ impl Above {
     }
 }
 
-/// Who has to wait for whom.
+/// Which file has to wait for which.
 #[derive(Default)]
 struct Waits {
     /// Files, and how many of their names change.
@@ -142,7 +142,8 @@ impl Waits {
         Ok(waits)
     }
 
-    /// Who has no room among `limit` changes. What never fits goes alone, up to `most` of a file, for which the format has room.
+    /// Which files do not fit into `limit` changes. A group that can never fit is committed alone, if none of its files has more
+    /// than `most` changes, which is what the format holds.
     fn left(&self, limit: usize, most: usize) -> Vec<FileId> {
         let (mut room, mut stays, mut left) = (limit, vec![false; self.graph.node_count()], Vec::new());
         // Each group after all that it waits for.

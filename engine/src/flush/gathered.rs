@@ -57,7 +57,7 @@ impl Gathered {
         self.new_inodes.values().map(|inode| inode.ino).collect()
     }
 
-    /// Numbers of new files that were watched and are not in the plan: what is seen of them again is watched again.
+    /// Inode numbers of new files that were watched and are not in the plan. They are watched again when they are seen again.
     pub(super) fn left_out_numbers(&self) -> Vec<u64> {
         let planned: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
         let left_out = self.new_inodes.iter().filter(|(id, _)| !planned.contains(id));
@@ -72,7 +72,8 @@ impl Gathered {
         Ok(world.record(id)?.map_or(0, |record| record.inode.ino))
     }
 
-    /// What is gone must not stay pending for ever; but marks are kept by inode number, and a number may be in use again.
+    /// Drops the kept marks of files that are gone, which would be pending for ever. Marks belong to inode numbers, so those of a
+    /// number that another file has by now stay.
     pub(super) fn forget_gone<W: CommittedState>(&self, world: &W, kept: &mut DirtySet) -> Result<(), W::Error> {
         let again = self.new_numbers();
         for id in &self.plan.gone {
@@ -86,8 +87,8 @@ impl Gathered {
         Ok(())
     }
 
-    /// Where the plan has new files, and known ones that lost the name by which they are looked for, their first: by a
-    /// committed name that stays, if there is one.
+    /// Under which names the files are to be opened whose place the plan changes: new files, and known ones that lost their first
+    /// name. A file with a committed name that stays is opened by that one.
     pub(super) fn moved<W: CommittedState>(&self, world: &W) -> Result<Moved, W::Error> {
         let changes = self.plan.changes.iter().map(|change| match change {
             NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name } => (*parent, name.as_slice()),
@@ -116,7 +117,7 @@ impl Gathered {
         Ok(moved)
     }
 
-    /// Of names that were listed and are not as the catalog has them, the files that it has there.
+    /// The committed files at all listed names that differ from the catalog.
     pub(super) fn committed(&self) -> HashMap<(FileId, &[u8]), FileId> {
         let names = self
             .listings
@@ -125,7 +126,7 @@ impl Gathered {
         names.collect()
     }
 
-    /// Has files looked for where the plan has them now, and tells whether that is elsewhere than before.
+    /// Tells the source tree under which names the plan has the files now. Returns whether that differs from before.
     pub(super) fn look_where_decided<W>(&mut self, world: &mut W) -> Result<bool, W::Error>
     where
         W: SourceTree + CommittedState,

@@ -102,8 +102,8 @@ fn weigh_plan<W: CommittedState>(world: &W, names: &Gathered) -> Result<Weighed,
     })
 }
 
-/// Decides, once in a flush and before anything is read, whether its removals wait. What has to stay as it is for that is
-/// excluded from the plan, and all that waits is noted in `names`.
+/// Decides, once in a flush and before anything is read, whether its removals wait. If they do, directories whose names were taken
+/// by others are excluded from the plan, and all files that wait are noted in `names.held_back`.
 pub(super) fn guard<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<(), W::Error> {
     let limit = flush.facts.max_delete;
     if !limit.may_hold(names.plan.gone.len()) {
@@ -130,8 +130,7 @@ pub(super) fn replaced<W: CommittedState>(world: &W, names: &Gathered) -> Result
     if names.held_back.is_empty() { Ok(BTreeSet::new()) } else { Ok(weigh_plan(world, names)?.replaced) }
 }
 
-/// Takes the removals that wait out of the plan; their topmost names are looked at again by the next flush. How many such
-/// names there are.
+/// Takes the removals that wait out of the plan. The next flush looks at their topmost names again; returns how many those are.
 pub(super) fn hold<W: World>(flush: &Flush<'_, W>, names: &mut Gathered) -> Result<u64, W::Error> {
     let world = &*flush.world;
     if names.held_back.is_empty() {
@@ -163,8 +162,8 @@ pub(super) fn hold<W: World>(flush: &Flush<'_, W>, names: &mut Gathered) -> Resu
     Ok(topmost)
 }
 
-/// Marks of files that wait to be removed stay, for the files may be back; but not those of an inode that is gone for good, or
-/// every flush would carry them.
+/// Keeps the marks of files that wait to be removed, since the files may come back. Marks of an inode that is gone for good are
+/// dropped, or every flush would carry them.
 pub(super) fn keep_marks<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Result<(), W::Error> {
     if names.held_back.is_empty() {
         return Ok(());

@@ -31,7 +31,7 @@ pub(super) fn digest(name: &[u8], inode: InodeId, kind: Kind) -> Digest {
     [word(0), word(8)]
 }
 
-/// Of one directory, in order.
+/// The digests of one directory, sorted.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) digests: Vec<(Digest, FileId)>,
@@ -45,7 +45,7 @@ impl Names {
     }
 }
 
-/// Of all directories that have any.
+/// The digests of all directories that have any.
 #[derive(Debug)]
 pub(super) struct ListedNames {
     pub(super) directories: BTreeMap<FileId, Names>,

@@ -1,7 +1,7 @@
-//! By which name each directory is reached, in memory: the path of a file takes one question to the database for each directory
-//! of it that no other path had, not one for each directory above each file.
+//! A cache of each directory's parent and name. Without it, the path of every file would cost one query for each directory above
+//! it; with it, each directory is queried once.
 //!
-//! Held across flushes; what a change of the catalog touches is forgotten with it.
+//! Kept across flushes. A change of the catalog drops the entries that it touches.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) const ENTRY: usize = 64;
 /// A directory's parent and its name there.
 pub type Place = (FileId, Arc<[u8]>);
 
-/// Of what has files below it.
+/// Parent and name of directories that were passed on the way to a file.
 #[derive(Debug, Default)]
 pub(super) struct Parents {
     pub(super) places: HashMap<FileId, Place>,

@@ -23,14 +23,14 @@ pub struct Pending {
 struct State {
     waiting: DirtySet,
     taken: DirtySet,
-    /// Of files that a mount covers: nothing can be done about them before it is gone.
+    /// Marks of files that a mount covers. They cannot be read before it is unmounted.
     aside: DirtySet,
-    /// What a drain has brought and the catalog could not save: it is still in the kernel's maps, and nowhere else. What the
-    /// kernel has marked since is not known here.
+    /// Marks of a drain that the catalog could not save. They are still in the kernel's maps, and nowhere else; what the kernel
+    /// has marked since is not known here.
     unsaved: DirtySet,
     /// Inodes watched for files that the catalog does not have yet.
     fresh: HashSet<u64>,
-    /// Inodes with marks that were made while the file was mapped.
+    /// Inodes that were marked while some program could store to the file through a mapping.
     mapped: HashSet<u64>,
 }
 
@@ -62,7 +62,7 @@ impl Pending {
         self.state().mapped.extend(inodes);
     }
 
-    /// Those of `taken` that were mapped, which is forgotten.
+    /// Returns the inodes of `taken` that were mapped, and forgets that they were.
     pub fn take_mapped(&self, taken: &DirtySet) -> HashSet<u64> {
         let mut state = self.state();
         taken.iter().map(|(ino, _)| ino).filter(|ino| state.mapped.remove(ino)).collect()
@@ -153,8 +153,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Ends a flush: what was taken is no longer in flight, and `kept` of it goes on waiting; `covered` waits too, but for
-    /// [`Pending::uncover`], and is not taken before.
+    /// Ends a flush: nothing is taken any more. `kept` waits for the next flush, `covered` until [`Pending::uncover`].
     pub fn give_back_except(&self, kept: &DirtySet, covered: &DirtySet) {
         let mut state = self.state();
         state.taken = DirtySet::default();
@@ -162,7 +161,7 @@ impl Pending {
         state.aside.add_all(covered);
     }
 
-    /// What was covered waits as all else does.
+    /// Marks of covered files wait for the next flush, as all others do.
     pub fn uncover(&self) {
         let mut state = self.state();
         let aside = std::mem::take(&mut state.aside);
@@ -187,7 +186,7 @@ impl Pending {
         self.state().fresh.iter().copied().collect()
     }
 
-    /// The catalog knows all it ever will of these.
+    /// Forgets them: the flush has ended, and the catalog has those that were committed.
     pub fn clear_fresh(&self) {
         self.state().fresh.clear();
     }

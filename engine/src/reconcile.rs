@@ -382,7 +382,6 @@ impl Names {
         Ok(())
     }
 
-    #[expect(clippy::too_many_lines, reason = "it is to be cut where it turns a corner")]
     fn finish<L: Lookup>(mut self, missing: &[Missing], lookup: &mut L) -> Result<NamePlan, L::Error> {
         let mut plan = NamePlan { held: self.held.iter().map(|place| place.0).collect(), ..NamePlan::default() };
         let mut sets: BTreeMap<Place, FileId> = BTreeMap::new();

@@ -1,6 +1,5 @@
 //! Small volumes for the tests of manifest, checkpoint and plan.
 #![allow(dead_code, reason = "each test file uses its own part")]
-#![expect(clippy::mod_module_files, reason = "beside the test programs it would be one of them")]
 
 use engine::format::commit::{self, Commit, Header};
 use engine::format::seal::{SealLimits, seal_changes};

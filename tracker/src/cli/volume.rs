@@ -62,7 +62,7 @@ pub(super) fn tell(changes: &[Change], out: &mut Out) -> Result<ExitCode, AppErr
             _ => change.to_string(),
         };
         let mut object = serde_json::to_value(change).map_err(|e| AppError::from_error(&e))?;
-        object["type"] = json!("change");
+        object["type"] = json!("configured");
         out.line(text, &object)?;
     }
     let left = |change: &Change| matches!(change.outcome, Outcome::Removed { left: Some(_) });

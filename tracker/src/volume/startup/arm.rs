@@ -21,7 +21,6 @@ const FLAGS: &str = "inode flags";
 
 impl Opened {
     /// ARM, CLEAN; decides what has to be compared. `anew`: why no record's inode is to be believed, where that is so.
-    #[expect(clippy::too_many_lines, reason = "it is to be cut where it turns a corner")]
     pub(crate) fn arm(
         &mut self,
         capture: &ChosenCapture,

@@ -1,7 +1,8 @@
-//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`. Read only, and off unless a listen address is given.
+//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`, `/debug/kernel-counters`. Read only, and off unless a listen address is given.
 //!
 //! A thread of its own with its own event loop, so that a busy volume delays no scrape and a scrape no volume.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -114,12 +115,25 @@ fn router(control: Arc<dyn Control>, process: Arc<Process>) -> Router {
         .route("/metrics", get(serve_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/debug/kernel-counters", get(kernel_counters))
         .with_state(App { control, process })
 }
 
 async fn serve_metrics(State(app): State<App>) -> Response {
     match metrics::render(&app.control, &app.process) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// Counters of the kernel programs by volume, as JSON: some eighty, named after the programs, for bug reports and not for a
+/// time series each.
+async fn kernel_counters(State(app): State<App>) -> Response {
+    let volumes = app.control.status();
+    let counters: BTreeMap<&str, &BTreeMap<String, u64>> =
+        volumes.iter().map(|v| (v.volume.as_str(), &v.kernel_counters)).collect();
+    match serde_json::to_string(&counters) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

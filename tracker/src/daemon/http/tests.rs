@@ -36,6 +36,16 @@ fn metrics_and_health_are_served() {
 }
 
 #[test]
+fn counters_of_the_kernel_programs_are_for_debugging() {
+    let kernel_counters = [("dio_begin".to_owned(), 5)].into();
+    let (server, _) = start(vec![VolumeStatus { kernel_counters, ..protected("db") }]);
+    let (code, reply) = get(&server, "/debug/kernel-counters");
+    assert_eq!(code, 200);
+    assert!(reply.ends_with(r#"{"db":{"dio_begin":5}}"#), "{reply}");
+    assert!(!get(&server, "/metrics").1.contains("dio_begin"), "no time series for each");
+}
+
+#[test]
 fn ready_only_while_every_volume_is() {
     let (server, fake) = start(vec![]);
     assert_eq!(get(&server, "/readyz").0, 503, "no volume yet");

@@ -134,7 +134,6 @@ pub const METRICS: &[Metric] = &[
     metric("tracker_volume_write_back_errors_total", None, VOLUME, Stable, "Errors of the disk while writing back; an application has lost data", Counter(|v| v.write_back_errors)),
     metric("tracker_volume_write_back_unacknowledged", None, VOLUME, Stable, "The same since the last `tracker acknowledge`, those before a restart included", Gauge(|v| v.write_back.as_ref().map_or(0.0, |errors| errors.count as f64))),
     metric("tracker_volume_kernel_map_bytes", BYTES, VOLUME, Internal, "Kernel memory of the capture maps", Gauge(|v| v.kernel_map_bytes as f64)),
-    metric("tracker_volume_kernel_events_total", None, &["volume", "counter"], Internal, "Counters of the kernel programs", CounterBy("counter", |v| &v.kernel_counters)),
 ];
 
 fn flag(on: bool) -> f64 {

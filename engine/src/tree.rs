@@ -10,8 +10,8 @@
 //! empty node is not stored, so an absent node is all hole. Level 0 is the same for both kinds of root; the levels
 //! above are not.
 //!
-//! Kinds. A file is [`Root::Sparse`] exactly when `hole blocks * 4096 > rules.sparse_bytes`, where a hole block is one
-//! whose value is [`HOLE`] (the tail block counts whole); else it is [`Root::Blake3`]. There is no hysteresis: the
+//! Kinds. A file is [`Root::Sparse`](crate::model::Root::Sparse) exactly when `hole blocks * 4096 > rules.sparse_bytes`, where a hole block is one
+//! whose value is [`HOLE`] (the tail block counts whole); else it is [`Root::Blake3`](crate::model::Root::Blake3). There is no hysteresis: the
 //! kind, like the root, is a function of the image alone, however it came to be. When an update changes the kind, all
 //! nodes above level 0 are made anew: from the stored level 0 nodes, and towards `Blake3` also by hashing the zeros of
 //! the holes, which by then are at most `rules.sparse_bytes`. That is the one update whose cost follows the file's data

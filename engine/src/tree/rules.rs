@@ -25,7 +25,7 @@ pub struct Image {
     /// Bytes.
     pub size: u64,
     pub root: Root,
-    /// Blocks whose value is [`HOLE`].
+    /// Blocks whose value is `HOLE`.
     pub hole_blocks: u64,
     /// Whether there is a signature of the whole image (`signature`).
     pub signed: bool,

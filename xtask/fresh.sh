@@ -123,6 +123,11 @@ step 'a change, sync, restore, comparison'
 # Content, then names, modes, owners, sizes, times and link targets.
 (inside "diff -r --no-dereference data restored &&
     list() { (cd \"\$1\" && find . -printf '%p %y %m %U %G %s %T@ %n %l\n' | sort); } && diff <(list data) <(list restored)")
+# Test switches are no part of it (`tracker/src/test_switches.rs`), nor is what a debugger reads.
+if (inside 'grep -aqE "TRACKER_(FAILPOINT|DROP_MARKS|MISSED_RUN|ERA_LENGTH|SELF_TEST_GAP|SCRUB_MAX|EBPF_OBJECT)" target/release/tracker'); then
+    fail 'the release binary has test switches'
+fi
+[ "$(stat -c %s "$tree$clone/target/release/tracker")" -lt 25000000 ] || fail 'the release binary has 25 MB or more'
 # As a user at a terminal does; its last flush is waited for.
 kill -INT "$protect"
 timeout 60 tail --pid="$protect" -f /dev/null || fail 'protect did not end after SIGINT'

@@ -141,7 +141,7 @@ impl Default for ScrubRate {
 
 /// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that: `TRACKER_SCRUB_MAX` is another one.
 fn scrub_percent_max() -> f64 {
-    std::env::var("TRACKER_SCRUB_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(100.0)
+    crate::test_switches::value("TRACKER_SCRUB_MAX").unwrap_or(100.0)
 }
 
 impl FromStr for ScrubRate {

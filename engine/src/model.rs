@@ -45,6 +45,17 @@ pub struct Time {
 }
 
 impl Time {
+    /// From nanoseconds since 1970.
+    pub fn of_unix_ns(ns: u64) -> Time {
+        Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+    }
+
+    /// Nanoseconds since 1970; 0 for times before, the largest number for those beyond it.
+    pub fn unix_ns(self) -> u64 {
+        let ns = i128::from(self.sec) * 1_000_000_000 + i128::from(self.nsec);
+        u64::try_from(ns.max(0)).unwrap_or(u64::MAX)
+    }
+
     /// The time of a commit: the clock, but always later than the parent's time, so that commit times rise whatever the
     /// clock does.
     pub fn later_than(parent: Time, now: Time) -> Time {
@@ -286,6 +297,15 @@ impl fmt::Display for FileId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_nanoseconds_since_1970_and_back() {
+        for ns in [0, 1, 999_999_999, 1_796_034_524_342_333_519, u64::MAX] {
+            assert_eq!(Time::of_unix_ns(ns).unix_ns(), ns);
+        }
+        assert_eq!(Time { sec: -1, nsec: 5 }.unix_ns(), 0, "before 1970");
+        assert_eq!(Time { sec: i64::MAX, nsec: 0 }.unix_ns(), u64::MAX, "beyond what the number holds");
+    }
 
     #[test]
     fn a_symlink_without_a_target_cannot_be_made() {

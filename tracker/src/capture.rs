@@ -42,6 +42,7 @@ pub use back_end::BackEnd;
 pub use config::{CaptureConfig, Lease, MapEntries, Started, Why};
 pub use error::CaptureError;
 pub use health::{Health, Problem};
+pub(crate) use lease::monotonic_ns;
 pub use mounts::mount_of;
 pub use object::object;
 pub use retired::{Counters, InflightWrite, InodeMarks, Overflow, Retired};

@@ -7,7 +7,7 @@ use std::time::Duration;
 const GAP_MAX: Duration = Duration::from_secs(60);
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of the programs.
-pub(super) fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::reading::{app_error, choose, nanos, open};
+use super::reading::{app_error, choose, open};
 use super::table::columns;
 use crate::cli::Global;
 use crate::error::{AppError, ExitCode};
@@ -127,8 +127,8 @@ fn read_log(args: &LogArgs, out: &mut Out) -> Result<Vec<LogEntry>, AppError> {
     let read: Result<(), ReadError> = reader.history(from, args.limit, |commit| {
         entries.push(LogEntry {
             seq: commit.seq.0,
-            time: nanos(commit.time),
-            wall: nanos(commit.wall),
+            time: commit.time.unix_ns(),
+            wall: commit.wall.unix_ns(),
             clock_set_back: commit.set_back,
             baseline: commit.baseline,
             writer_epoch: commit.epoch,

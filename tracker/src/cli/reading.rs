@@ -91,11 +91,5 @@ pub(super) fn path_inside(manifest: &Manifest, typed: &[u8]) -> Vec<u8> {
 
 /// A commit's time as RFC 3339.
 pub(super) fn show_time(time: engine::model::Time) -> String {
-    rfc3339(nanos(time))
-}
-
-/// Nanoseconds since 1970; 0 for times before.
-pub(super) fn nanos(time: engine::model::Time) -> u64 {
-    let sec = u64::try_from(time.sec).unwrap_or(0);
-    sec.saturating_mul(1_000_000_000).saturating_add(u64::from(time.nsec))
+    rfc3339(time.unix_ns())
 }

@@ -39,7 +39,7 @@ pub struct ClockWarning {
 
 impl fmt::Display for ClockWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wall = rfc3339(nanos(self.wall));
+        let wall = rfc3339(self.wall.unix_ns());
         write!(
             f,
             "the clock was set back: commit {} says {wall} and is taken, but commits before it say later",
@@ -50,12 +50,6 @@ impl fmt::Display for ClockWarning {
             None => write!(f, ", from the first one on"),
         }
     }
-}
-
-/// Nanoseconds since 1970; 0 for times before.
-fn nanos(time: Time) -> u64 {
-    let sec = u64::try_from(time.sec).unwrap_or(0);
-    sec.saturating_mul(1_000_000_000).saturating_add(u64::from(time.nsec))
 }
 
 /// By which of a commit's times is searched.

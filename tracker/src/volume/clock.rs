@@ -10,19 +10,13 @@ pub(crate) fn now_ns() -> u64 {
 
 /// The wall clock as a commit records it.
 pub(crate) fn wall_clock() -> Time {
-    let ns = now_ns();
-    Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+    Time::of_unix_ns(now_ns())
 }
 
 /// Names the boot of this host; `None` where the kernel does not tell.
 pub(crate) fn boot_id() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
-}
-
-/// Since 1970; 0 before.
-pub(crate) fn nanoseconds(time: Time) -> u64 {
-    u64::try_from(i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)).unwrap_or(0)
 }
 
 /// Seconds that `now` lies before the clock of the last commit; less than one is no news. Both in nanoseconds since 1970.

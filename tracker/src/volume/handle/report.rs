@@ -2,7 +2,7 @@
 
 use crate::store::Op;
 use crate::units::rfc3339;
-use crate::volume::clock::{clock_behind, nanoseconds, now_ns, seconds};
+use crate::volume::clock::{clock_behind, now_ns, seconds};
 use crate::volume::handle::{Volume, VolumeFacts};
 use crate::volume::progress::Progress;
 use crate::volume::status::VolumeStatus;
@@ -74,9 +74,9 @@ fn of_history(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     let Ok(Some(head)) = facts.catalog.head() else { return };
     status.head_seq = head.seq.0;
     let wall = head.standing.map_or(head.time, |standing| standing.wall);
-    status.head_time = rfc3339(nanoseconds(wall));
+    status.head_time = rfc3339(wall.unix_ns());
     status.head_timestamp_seconds = seconds(wall);
-    status.clock_behind_seconds = clock_behind(nanoseconds(wall), now_ns());
+    status.clock_behind_seconds = clock_behind(wall.unix_ns(), now_ns());
     if status.clock_behind_seconds > 0.0 {
         status.reasons.push(format!(
             "the clock is {:.0} s behind that of the last commit: one of the two is wrong, and --at finds by the clocks of the commits",

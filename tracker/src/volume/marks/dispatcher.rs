@@ -303,7 +303,7 @@ impl Dispatcher {
 impl Inner {
     /// Leaves out what `inflight` says need not be marked now; gives what can be forgotten after this drain.
     fn age_inflight(&mut self, retired: &mut Retired) -> Vec<InflightWrite> {
-        let now = inflight::monotonic_ns();
+        let now = crate::capture::monotonic_ns();
         let before = std::mem::replace(&mut self.inflight_before, now);
         let ended: Vec<InflightWrite> = retired.inflight.iter().filter(|io| inflight::is_over(io)).copied().collect();
         retired.inflight.retain(|io| inflight::is_due(io, before, now));

@@ -14,12 +14,6 @@ use crate::capture::InflightWrite;
 /// Age from which on a direct write is thought to have failed, ns.
 const OLD_NS: u64 = 60_000_000_000;
 
-/// `CLOCK_MONOTONIC`, the clock of the kernel's entries, in ns.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
-}
-
 /// Whether it is to be marked in this drain, the last one having been at `before` and this one being at `now`.
 pub(crate) fn is_due(io: &InflightWrite, before: u64, now: u64) -> bool {
     let age = |at: u64| at.saturating_sub(io.began_ns);

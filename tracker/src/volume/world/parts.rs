@@ -15,7 +15,7 @@ use super::pool::Pool;
 use crate::catalog::Catalog;
 use crate::repository::VolumeWriter;
 use crate::source::{Foreign, MountTable, OpenFile, SourceRoot};
-use crate::volume::clock::now_ns;
+use crate::volume::clock::wall_clock;
 use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::marks::waiting::Pending;
 
@@ -79,8 +79,7 @@ impl VolumeWorld {
 
     /// Notes when a flush begins: change times from shortly before on are not trusted.
     pub fn begin_flush(&mut self) {
-        let ns = now_ns();
-        self.began = Time { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 };
+        self.began = wall_clock();
     }
 
     /// Files whose reading thread has not come back.

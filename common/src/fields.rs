@@ -49,6 +49,7 @@ macro_rules! kernel_fields {
             INODE_INO: Required Offset "inode" ["i_ino"];
             INODE_SIZE: Required Offset "inode" ["i_size"];
             INODE_BLKBITS: Required Offset "inode" ["i_blkbits"];
+            INODE_MAPPING: Optional Offset "inode" ["i_mapping"];
             INODE_COUNT: Required Offset "inode" ["i_count"];
             SB_DEV: Required Offset "super_block" ["s_dev"];
             SB_MAGIC: Required Offset "super_block" ["s_magic"];

@@ -2,7 +2,7 @@
 
 /// Version of everything in this crate that a pinned, still running kernel object shares with a newer daemon: map layout,
 /// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then replaced.
-pub const ABI_VERSION: u64 = 4;
+pub const ABI_VERSION: u64 = 5;
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -35,3 +35,11 @@ pub const WATCH_ENTRIES_MAX: u32 = 1 << 22;
 pub const INFLIGHT_ENTRIES: u32 = 1 << 13;
 /// Superblocks that can be tracked at once.
 pub const SUPERS_ENTRIES: u32 = 1024;
+
+/// Slots in which changes are counted: one for each volume, by a hash of its id, so two volumes can share one. That is harmless:
+/// a volume then seems to change when its neighbour does.
+pub const SLOTS: u32 = 4096;
+/// The slot of inodes that belong to several volumes, or to none that is known: it counts for every volume.
+pub const SLOT_OF_ALL: u32 = 0;
+/// The slot of files that belong to no volume.
+pub const SLOT_OF_NONE: u32 = SLOTS - 1;

@@ -11,7 +11,7 @@ use crate::{
     globals,
     kernel::{self, Address},
     maps::{self, INFLIGHT, count},
-    record::{self, Target},
+    record::{Marked, Target},
 };
 
 /// `iov_iter.data_source`: memory is the source, so the file is written.
@@ -31,8 +31,7 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     match kernel::folio_range(ctx.arg(0)) {
         Some((start, len)) => {
             target.range(start, len);
-            // `mapping_map_writable` counts mappings that are shared and may be written.
-            if kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).is_some_and(|count| count > 0) {
+            if is_writably_mapped(mapping) {
                 target.flags(flag::MAPPED);
             }
         }
@@ -80,8 +79,8 @@ pub(crate) fn dio_began(kiocb: Address, iter: Address) -> Option<()> {
     let (Some(start), Some(len)) = (start, len) else {
         count(counter::UNREADABLE);
         maps::set_control(ctrl::MARK_UNKNOWN_DIO, 1);
-        if target.is_marked() {
-            target.flags(flag::RESCAN);
+        if let Some(marked) = target.if_marked() {
+            marked.flags(flag::RESCAN);
         }
         return Some(());
     };
@@ -92,8 +91,8 @@ pub(crate) fn dio_began(kiocb: Address, iter: Address) -> Option<()> {
         count(counter::INFLIGHT_FULL);
         maps::set_control(ctrl::MARK_UNKNOWN_DIO, 1);
     }
-    if target.is_marked() {
-        target.range(start, len);
+    if let Some(marked) = target.if_marked() {
+        marked.range(start, len);
     }
     Some(())
 }
@@ -108,8 +107,8 @@ pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
     // SAFETY: copied at once; the entry is this request's own until it is removed below.
     if let Some(&entry) = unsafe { INFLIGHT.get(key) } {
         count(common::hooks::counter_cell(HookId::DioComplete));
-        if record::is_marked(entry.dev, entry.ino) {
-            record::range(entry.dev, entry.ino, entry.start, entry.len);
+        if let Some(marked) = Marked::by_number(entry.dev, entry.ino) {
+            marked.range(entry.start, entry.len);
         }
         let _ = INFLIGHT.remove(key);
         return Some(());
@@ -134,6 +133,20 @@ pub(crate) fn dio_unknown(kiocb: Address, done: Option<i64>) -> Option<()> {
     Some(())
 }
 
+/// `flag::MAPPED`, if the file can be stored to through a mapping now: stores to a page that is dirty already show in nothing
+/// but the change time that `page_mkwrite` sets before them.
+#[inline(always)]
+fn mapped(inode: Address) -> u64 {
+    let mapping = kernel::member::<Address>(inode, &globals::INODE_MAPPING);
+    if mapping.is_some_and(is_writably_mapped) { flag::MAPPED } else { 0 }
+}
+
+/// `mapping_map_writable` counts mappings that are shared and may be written.
+#[inline(always)]
+fn is_writably_mapped(mapping: Address) -> bool {
+    kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).is_some_and(|count| count > 0)
+}
+
 /// A timestamp of `inode` was set.
 #[inline(always)]
 fn tick(inode: Address, hook: HookId) -> Option<()> {
@@ -146,7 +159,7 @@ pub(crate) fn tick_cell(inode: Address, cell: u32) -> Option<()> {
     let target = Target::marked_cell(inode, cell)?;
     let flags = match kernel::file_type(inode) {
         Some(0o040_000) => flag::NAMES,
-        Some(0o100_000) => match target.magic() {
+        Some(0o100_000) => mapped(inode) | match target.magic() {
             TMPFS_MAGIC => flag::META | flag::WHOLE | flag::DATA_NO_RANGE,
             BTRFS_MAGIC => match kernel::cause() {
                 (Cause::Unknown, _) => flag::META | flag::WHOLE,
@@ -273,7 +286,7 @@ pub(crate) fn ext4_remap(ctx: RawTracePointContext) -> Option<()> {
 
 /// The target of an `xfs_inode`.
 #[inline(always)]
-fn xfs_target(inode: Address, hook: HookId) -> Option<Target> {
+fn xfs_target(inode: Address, hook: HookId) -> Option<Marked> {
     let Some(inode) = kernel::xfs_inode(inode) else {
         count(counter::LOST);
         return None;

@@ -14,7 +14,7 @@ use common::{
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{self, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, count},
+    maps::{self, CHANGES, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, count},
 };
 
 /// `BPF_NOEXIST`: insert, never replace.
@@ -58,26 +58,49 @@ impl Target {
 
     /// The inode at `inode`, if it is to be marked.
     #[inline(always)]
-    pub(crate) fn marked(inode: Address, hook: HookId) -> Option<Self> {
+    pub(crate) fn marked(inode: Address, hook: HookId) -> Option<Marked> {
         Self::marked_cell(inode, counter_cell(hook))
     }
 
     /// As `marked`, with the counter of the hook.
     #[inline(always)]
-    pub(crate) fn marked_cell(inode: Address, cell: u32) -> Option<Self> {
+    pub(crate) fn marked_cell(inode: Address, cell: u32) -> Option<Marked> {
         let target = Self::of_cell(inode, cell)?;
-        if !target.is_marked() {
-            return None;
-        }
+        let marked = target.if_marked()?;
         // The level is a read-only global, off by default: the verifier removes the line then.
         debug!(&(), "counter {} dev {} ino {}", cell, target.dev, target.ino);
-        Some(target)
+        Some(marked)
     }
 
-    /// Whether changes of this inode are to be marked.
+    /// This inode, if changes of it are to be marked.
     #[inline(always)]
-    pub(crate) fn is_marked(&self) -> bool {
-        (self.mode == mode::ALL || is_watched(self.dev, self.ino)) && lease_holds()
+    pub(crate) fn if_marked(&self) -> Option<Marked> {
+        let slot = slot(self.mode, self.dev, self.ino)?;
+        lease_holds().then_some(Marked { dev: self.dev, ino: self.ino, slot, sb: self.sb })
+    }
+}
+
+/// An inode whose changes are marked.
+#[derive(Clone, Copy)]
+pub(crate) struct Marked {
+    /// Superblock device.
+    pub(crate) dev: u32,
+    /// Inode number.
+    pub(crate) ino: u64,
+    /// Where its volume's changes are counted.
+    slot: u32,
+    /// Its superblock; null where the event has no inode at hand.
+    sb: Address,
+}
+
+impl Marked {
+    /// Inode `ino` of superblock `dev`, if it is to be marked: for events that have no inode at hand.
+    #[inline(always)]
+    pub(crate) fn by_number(dev: u32, ino: u64) -> Option<Self> {
+        // SAFETY: the value is only copied.
+        let of_super = *unsafe { SUPERS.get(dev) }?;
+        let slot = slot(of_super, dev, ino)?;
+        lease_holds().then_some(Self { dev, ino, slot, sb: core::ptr::null() })
     }
 
     /// Magic number of the file system, 0 when it cannot be read.
@@ -90,18 +113,30 @@ impl Target {
     #[inline(always)]
     pub(crate) fn range(&self, start: u64, len: u64) {
         range(self.dev, self.ino, start, len);
+        changed(self.slot);
     }
 
     /// Marks everything at and behind `start`.
     #[inline(always)]
     pub(crate) fn from(&self, start: u64) {
-        from(self.dev, self.ino, start);
+        inode_mark(generation(), self.dev, self.ino, flag::FROM, start, u64::MAX);
+        changed(self.slot);
     }
 
     /// Sets `flags`, which carry no range.
     #[inline(always)]
     pub(crate) fn flags(&self, flags: u64) {
-        self::flags(self.dev, self.ino, flags);
+        inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
+        changed(self.slot);
+    }
+}
+
+/// Counts a change, after its mark was made: whoever reads the marks after the counter has those of every change it counts.
+#[inline(always)]
+fn changed(slot: u32) {
+    if let Some(at) = CHANGES.get_ptr_mut(slot) {
+        // SAFETY: a pointer the map just gave.
+        unsafe { atomic::add(at, 1) };
     }
 }
 
@@ -110,16 +145,6 @@ impl Target {
 fn superblock(inode: Address) -> Option<(Address, u32)> {
     let sb: Address = kernel::member(inode, &globals::INODE_SB)?;
     Some((sb, kernel::member(sb, &globals::SB_DEV)?))
-}
-
-/// Whether inode `ino` of superblock `dev` is to be marked, for events that have no inode at hand.
-#[inline(always)]
-pub(crate) fn is_marked(dev: u32, ino: u64) -> bool {
-    // SAFETY: the value is only copied.
-    match unsafe { SUPERS.get(dev) } {
-        None => false,
-        Some(&mode) => (mode == mode::ALL || is_watched(dev, ino)) && lease_holds(),
-    }
 }
 
 /// Whether somebody is still expected to come for the marks. If not, it is noted that this one was not made: whoever comes
@@ -135,10 +160,15 @@ fn lease_holds() -> bool {
     false
 }
 
+/// Where changes of the inode are counted, if they are to be marked.
 #[inline(always)]
-fn is_watched(dev: u32, ino: u64) -> bool {
-    // SAFETY: only presence is asked.
-    unsafe { WATCH.get(InodeKey::new(dev, ino)) }.is_some()
+fn slot(of_super: u32, dev: u32, ino: u64) -> Option<u32> {
+    // SAFETY: the value is only copied.
+    match unsafe { WATCH.get(InodeKey::new(dev, ino)) } {
+        Some(&slot) => Some(slot),
+        None if of_super == mode::ALL => Some(limits::SLOT_OF_ALL),
+        None => None,
+    }
 }
 
 /// The generation, read once per mark: all of a mark's words go to the same set.
@@ -147,21 +177,9 @@ fn generation() -> u64 {
     maps::control(ctrl::GENERATION) & 1
 }
 
-/// Marks everything at and behind `start` of an inode.
-#[inline(always)]
-pub(crate) fn from(dev: u32, ino: u64, start: u64) {
-    inode_mark(generation(), dev, ino, flag::FROM, start, u64::MAX);
-}
-
-/// Sets flags of an inode, which carry no range.
-#[inline(always)]
-pub(crate) fn flags(dev: u32, ino: u64, flags: u64) {
-    inode_mark(generation(), dev, ino, flags, u64::MAX, 0);
-}
-
 /// Marks `len` bytes at `start` of an inode.
 #[inline(always)]
-pub(crate) fn range(dev: u32, ino: u64, start: u64, len: u64) {
+fn range(dev: u32, ino: u64, start: u64, len: u64) {
     let generation = generation();
     match ranges::place(start, len) {
         Place::Nothing => {}

@@ -10,6 +10,7 @@ mod attach;
 mod back_end;
 pub mod btf;
 mod btf_functions;
+pub mod changes;
 pub mod choose;
 mod config;
 pub mod cut;

@@ -3,7 +3,7 @@
 use super::limits::Limits;
 use super::max_delete::MaxDelete;
 use super::steps::Steps;
-use crate::model::{CommitId, Time, VolumeId, WriterId};
+use crate::model::{CommitId, NotInstant, Time, VolumeId, WriterId};
 
 /// What is fixed for one flush before it begins.
 #[derive(Clone, Debug)]
@@ -23,6 +23,10 @@ pub struct FlushFacts {
     /// The first pass was through before this flush. Else `taken` is all that is pending, and the pass is through if the flush
     /// leaves nothing over.
     pub baseline: bool,
+    /// Whether the commit is to be the state of one instant. `None`: not asked for; an error: why it cannot be.
+    pub instant: Option<Result<(), NotInstant>>,
+    /// The newest commit is not the state of one instant: one without any change says so if the tree is that now.
+    pub head_is_live: bool,
     pub steps: Steps,
     pub limits: Limits,
     pub max_delete: MaxDelete,

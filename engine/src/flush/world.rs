@@ -1,7 +1,7 @@
 //! What a flush needs from outside, in four parts: the protected tree, the committed state, the store, the watch set. The daemon
 //! implements them with system calls, the simulation with a model; the order of calls is `flush`'s alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::steps::Steps;
 use crate::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Record};
@@ -122,11 +122,38 @@ pub trait CommitStore: Fails {
     fn commit_damaged(&mut self, _seq: Seq, _cause: &str) {}
 }
 
-/// Whose changes the kernel marks.
+/// One look at the counter of a volume's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// How many changes the kernel has counted so far.
+    pub changes: u64,
+    /// When, in microseconds of a clock that never goes back.
+    pub at_us: u64,
+}
+
+/// What changed since the last drain. It stays with the kernel, and the next drain brings it again.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    pub marks: DirtySet,
+    /// Inodes of `marks` that could be stored to through a mapping when they were marked.
+    pub mapped: BTreeSet<u64>,
+    /// Direct writes are under way.
+    pub direct: bool,
+}
+
+/// Whose changes the kernel marks, and what it tells of them between two drains.
 pub trait WatchSet: Fails {
     /// Adds inodes to the watch set; after this returns every change of theirs is marked.
     fn watch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
     fn unwatch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
+    /// Counts the changes of the volume. Every change that is counted was marked before.
+    fn count(&mut self) -> Result<Count, Self::Error>;
+    /// Everything of the volume that is marked and not among what this flush has taken.
+    fn live(&mut self) -> Result<Live, Self::Error>;
+    /// Whether every change since the last drain was marked and counted, as far as the kernel can tell.
+    fn is_sure(&mut self) -> Result<bool, Self::Error>;
+    /// Waits a moment before the tree is looked at again. Returns false when the time for that is over.
+    fn try_again(&mut self, tries: u32) -> Result<bool, Self::Error>;
 }
 
 /// Everything a flush needs.

@@ -23,7 +23,6 @@ const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
-const MAP_UPDATE_BATCH: i32 = 26;
 const MAP_DELETE_BATCH: i32 = 27;
 
 /// Internal to the kernel, but batch calls let it out.
@@ -34,6 +33,8 @@ const TYPE_ARRAY: u32 = 2;
 const TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// `BPF_F_NO_PREALLOC`
 const NO_PREALLOC: u32 = 1;
+/// `BPF_NOEXIST`
+const NO_REPLACE: u64 = 1;
 
 /// Integers and `repr(C)` structs of integers without padding: every bit pattern is a value.
 ///
@@ -418,32 +419,19 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
     }
 
-    /// Inserts elements; the number done before the first that failed, and its error.
-    pub(super) fn insert_all(&self, keys: &[K], value: V) -> (usize, io::Result<()>) {
-        let mut done = 0;
-        for chunk in keys.chunks(BATCH) {
-            let values = vec![value; chunk.len()];
-            let (count, result) = self.batch(MAP_UPDATE_BATCH, chunk, Some(&values));
-            match result {
-                Ok(()) => done += chunk.len(),
-                Err(error) if is_unsupported(&error) && count == 0 => {
-                    for &key in chunk {
-                        if let Err(error) = self.set(key, value) {
-                            return (done, Err(error));
-                        }
-                        done += 1;
-                    }
-                }
-                Err(error) => return (done + count, Err(error)),
-            }
+    /// Adds an element. Returns false, and changes nothing, where its key is there already.
+    pub(super) fn add(&self, key: K, value: V) -> io::Result<bool> {
+        match bpf(MAP_UPDATE, &mut self.element(address(&raw const key), address(&raw const value), NO_REPLACE)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(error),
         }
-        (done, Ok(()))
     }
 
     /// Removes elements; those that are not there are no error.
     pub(super) fn remove_all(&self, keys: &[K]) -> io::Result<()> {
         for chunk in keys.chunks(BATCH) {
-            let (count, result) = self.batch(MAP_DELETE_BATCH, chunk, None);
+            let (count, result) = self.delete_batch(chunk);
             if result.is_err() {
                 // A batch stops at the first key that is not there; what is left goes one by one.
                 for &key in &chunk[count..] {
@@ -454,18 +442,19 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(())
     }
 
-    fn batch(&self, command: i32, keys: &[K], values: Option<&[V]>) -> (usize, io::Result<()>) {
+    /// How many of `keys` are removed, from the first on, and why no more.
+    fn delete_batch(&self, keys: &[K]) -> (usize, io::Result<()>) {
         let mut attr = BatchAttr {
             in_batch: 0,
             out_batch: 0,
             keys: address(keys.as_ptr()),
-            values: values.map_or(0, |values| address(values.as_ptr())),
+            values: 0,
             count: keys.len() as u32,
             map_fd: raw(self.fd()),
             element_flags: 0,
             flags: 0,
         };
-        let result = bpf(command, &mut attr).map(drop);
+        let result = bpf(MAP_DELETE_BATCH, &mut attr).map(drop);
         // On refusal before any work the kernel leaves the count as it was.
         let count = match &result {
             Err(error) if is_unsupported(error) => 0,

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Names of the maps that are pinned.
-pub(super) const MAPS: [&str; 11] = [
+pub(super) const MAPS: [&str; 12] = [
     "DIRTY0",
     "DIRTY1",
     "INODE0",
@@ -28,6 +28,7 @@ pub(super) const MAPS: [&str; 11] = [
     "SUPERS",
     "WATCH",
     "INFLIGHT",
+    "CHANGES",
 ];
 
 /// Those of them whose entries are made when they are needed, where the kernel can do so.
@@ -47,6 +48,7 @@ pub(super) struct Maps {
     pub(super) supers: Table<u32, u32>,
     pub(super) watch: Table<InodeKey, u32>,
     pub(super) inflight: Table<u64, Inflight>,
+    pub(super) changes: Table<u32, u64>,
 }
 
 impl Maps {
@@ -60,6 +62,7 @@ impl Maps {
             supers: table(pin_dir, "SUPERS")?,
             watch: table(pin_dir, "WATCH")?,
             inflight: table(pin_dir, "INFLIGHT")?,
+            changes: table(pin_dir, "CHANGES")?,
         })
     }
 
@@ -72,7 +75,7 @@ impl Maps {
         }
     }
 
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 11] {
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 12] {
         [
             self.dirty[0].fd(),
             self.dirty[1].fd(),
@@ -85,6 +88,7 @@ impl Maps {
             self.supers.fd(),
             self.watch.fd(),
             self.inflight.fd(),
+            self.changes.fd(),
         ]
     }
 }

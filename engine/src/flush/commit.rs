@@ -56,6 +56,7 @@ pub(super) fn commit<W: World>(
         standing: Some(Standing::after(head.standing, head.time, seq, facts.now, before || complete)),
         parent: head.hash,
         era: flush.world.era_before(seq)?,
+        consistency: flush.report.consistency,
     };
     let bytes = commit::encode(&header, &sealed.packs, &changes, &sealed.inline)?;
     change.names = changes.names;

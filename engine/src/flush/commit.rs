@@ -10,7 +10,7 @@ use crate::catalog::{CatalogChange, Intent};
 use crate::dirty::DirtySet;
 use crate::format::commit::{self, Header};
 use crate::format::seal::Span;
-use crate::model::{ChangeSet, Seq, Standing, Time};
+use crate::model::{ChangeSet, Consistency, Seq, Standing, Time};
 
 /// Puts the packs, writes the intent, creates the commit and settles it. `complete`: once this commit is made, every file that
 /// was there before the first pass is in the commits.
@@ -35,7 +35,8 @@ pub(super) fn commit<W: World>(
     let inodes: Vec<u64> = flush.taken.iter().map(|(ino, _)| ino).collect();
     // A tree in which nothing changes any more is complete all the same, and one commit says so.
     let before = head.standing.is_some_and(|head| head.baseline);
-    let says_so = complete && !before && head.seq > Seq::NONE;
+    let instant = flush.facts.head_is_live && flush.report.consistency.is_some_and(Consistency::is_instant);
+    let says_so = ((complete && !before) || instant) && head.seq > Seq::NONE;
     if changes.is_empty() && !says_so {
         flush.world.forget(change.records, names.plan.missing.clone(), &inodes, &flush.kept)?;
         return Ok(Outcome::Unchanged);

@@ -56,6 +56,32 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
 /// Reads what `job` asks for into memory.
 pub fn read_file(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<FileImage, FileError> {
     let (stat, xattrs) = prepare(ops, job, steps)?;
+    read_prepared(ops, job, stat, xattrs)
+}
+
+/// Reads what `job` asks for once more, after a count of changes: whatever changes from here on is counted. The `statx` makes the
+/// next change set a change time in any case (multigrain timestamps, since Linux 6.13: `inode_set_ctime_current`), and a writer
+/// that has set one already, and holds the inode lock, is waited for. `clean`: also stores through mappings are to fault again.
+pub fn read_again(ops: &mut impl FileOps, job: &ReadJob, steps: Steps, clean: bool) -> Result<FileImage, FileError> {
+    let mut stat = ops.statx()?;
+    if clean && steps.clean_mapped {
+        ops.clean()?;
+    }
+    if steps.barrier_always {
+        ops.barrier()?;
+    }
+    let xattrs = ops.xattrs()?;
+    let now = ops.statx()?;
+    stat = Stat { size: stat.size.max(now.size), ..now };
+    read_prepared(ops, job, stat, xattrs)
+}
+
+fn read_prepared(
+    ops: &mut impl FileOps,
+    job: &ReadJob,
+    stat: Stat,
+    xattrs: ReadXattrs,
+) -> Result<FileImage, FileError> {
     let whole_only = job.committed_size.is_none();
     let mut size = stat.size;
     for times in 0..SHORT_READS_MAX {

@@ -1,5 +1,6 @@
 //! One flush from begin to end: the order of its steps.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::builder::Builder;
@@ -13,8 +14,9 @@ use super::report::{Outcome, Report};
 use super::running::Flush;
 use super::settle::{Settled, settle_intent};
 use super::world::{CommittedState, WatchSet, World};
-use super::{attributes, few_names, few_removals, jobs, mass_delete};
+use super::{attributes, few_names, few_removals, instant, jobs, mass_delete};
 use crate::dirty::{DirtySet, Marks};
+use crate::model::{Consistency, NotInstant};
 
 /// Flushes `taken`. Returns how the flush ended, and the marks that must go on being pending.
 pub fn flush<W: World>(
@@ -28,6 +30,46 @@ pub fn flush<W: World>(
         Settled::Fenced { seq } => return Ok((Outcome::Fenced { seq }, taken.clone())),
         Settled::Unknown => return Ok((Outcome::Unsettled, taken.clone())),
     }
+    match facts.instant {
+        None => commit_tree(world, taken, facts, report, &Cell::new(false)),
+        Some(Err(why)) => {
+            report.consistency = Some(Consistency::Live(why));
+            commit_tree(world, taken, facts, report, &Cell::new(false))
+        }
+        Some(Ok(())) => commit_instant(world, taken, facts, report),
+    }
+}
+
+/// Commits the tree of one instant, if there is a gap between changes; else as it is read.
+fn commit_instant<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    facts: &FlushFacts,
+    report: &mut Report,
+) -> Result<(Outcome, DirtySet), W::Error> {
+    let asked = Cell::new(false);
+    let found = instant::find(world, taken, facts, &asked)?;
+    report.consistency = Some(found.consistency);
+    let Some(mut view) = found.view else {
+        return commit_tree(world, taken, facts, report, &Cell::new(false));
+    };
+    let ended = commit_tree(&mut view, &found.marks, facts, report, &asked)?;
+    if matches!(ended.0, Outcome::Committed(_)) {
+        let watched = view.watched.iter().copied().collect();
+        stop_watching(&mut view, watched)?;
+    }
+    Ok(ended)
+}
+
+/// Commits what `world` has of the tree. `asked`: the tree had to be asked again for a part of it, which ends the claim of
+/// `report.consistency` to be of one instant.
+fn commit_tree<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    facts: &FlushFacts,
+    report: &mut Report,
+    asked: &Cell<bool>,
+) -> Result<(Outcome, DirtySet), W::Error> {
     let mut flush = Flush { world, taken, facts, report, kept: DirtySet::default() };
     let mut names = gather(&mut flush)?;
     mass_delete::guard(&mut flush, &mut names)?;
@@ -49,6 +91,9 @@ pub fn flush<W: World>(
     names.forget_gone(&*flush.world, &mut flush.kept)?;
     mass_delete::keep_marks(&mut flush, &names)?;
     keep_missing(&mut flush, &names, held)?;
+    if flush.leaves_over(&names) || asked.get() {
+        flush.report.deny_instant(NotInstant::LeftOver);
+    }
     let outcome = end(&mut flush, builder, &names)?;
     Ok((outcome, flush.kept))
 }

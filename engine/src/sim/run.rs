@@ -53,6 +53,8 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
         drain: round,
         compare: false,
         baseline: false,
+        instant: None,
+        head_is_live: false,
         steps,
         limits: Limits {
             files,

@@ -72,6 +72,9 @@ macro_rules! kernel_fields {
             IATTR_VALID: Optional Offset "iattr" ["ia_valid"];
             IATTR_SIZE: Optional Offset "iattr" ["ia_size"];
             DIO_IOCB: Optional Offset "iomap_dio" ["iocb"];
+            TASK_FILES: Optional Offset "task_struct" ["files"];
+            FILES_TABLE: Optional Offset "files_struct" ["fdt"];
+            TABLE_FILES: Optional Offset "fdtable" ["fd"];
             REGS_SYSCALL: Optional Offset "pt_regs" ["orig_ax"];
             REGS_IP: Optional Offset "pt_regs" ["ip"];
             REGS_ARGUMENT_2: Optional Offset "pt_regs" ["si"];

@@ -1,10 +1,16 @@
 //! The programs: one per hook, named as in `common::hooks`.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_kernel},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 use common::{
     hooks::HookId,
-    maps::{Inflight, counter, ctrl, flag},
-    syscalls::{BTRFS_MAGIC, Cause, TMPFS_MAGIC},
+    maps::{Inflight, counter, ctrl, flag, mapped},
+    syscalls::{BTRFS_MAGIC, Cause, OVERLAY_MAGIC, TMPFS_MAGIC},
 };
 
 use crate::{
@@ -31,7 +37,7 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     match kernel::folio_range(ctx.arg(0)) {
         Some((start, len)) => {
             target.range(start, len);
-            if is_writably_mapped(mapping) {
+            if is_writably_mapped(mapping) == Some(true) {
                 target.flags(flag::MAPPED);
             }
         }
@@ -133,18 +139,47 @@ pub(crate) fn dio_unknown(kiocb: Address, done: Option<i64>) -> Option<()> {
     Some(())
 }
 
-/// `flag::MAPPED`, if the file can be stored to through a mapping now: stores to a page that is dirty already show in nothing
-/// but the change time that `page_mkwrite` sets before them.
-#[inline(always)]
-fn mapped(inode: Address) -> u64 {
-    let mapping = kernel::member::<Address>(inode, &globals::INODE_MAPPING);
-    if mapping.is_some_and(is_writably_mapped) { flag::MAPPED } else { 0 }
-}
-
 /// `mapping_map_writable` counts mappings that are shared and may be written.
 #[inline(always)]
-fn is_writably_mapped(mapping: Address) -> bool {
-    kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).is_some_and(|count| count > 0)
+fn is_writably_mapped(mapping: Address) -> Option<bool> {
+    kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).map(|count| count > 0)
+}
+
+/// Whether the file of a descriptor of the calling process, argument 0, can be stored to through a mapping (`common::maps::mapped`).
+/// Run by user space as a test run of a raw tracepoint (`bpf_prog_test_run_raw_tp`, since 5.10), and attached to nothing. Not by
+/// aya's macro, which drops what a program returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/writeback_dirty_folio")]
+extern "C" fn mapped_now(ctx: *mut c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    match descriptor_inode(ctx.arg(0)).and_then(of_page_cache) {
+        None => mapped::UNKNOWN,
+        Some(false) => mapped::NO,
+        Some(true) => mapped::YES,
+    }
+}
+
+#[inline(always)]
+fn descriptor_inode(descriptor: u64) -> Option<Address> {
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() } as Address;
+    let table: Address = kernel::member(kernel::member(task, &globals::TASK_FILES)?, &globals::FILES_TABLE)?;
+    let files: Address = kernel::member(table, &globals::TABLE_FILES)?;
+    // The descriptor is open, so the table has it; a wrong one reads nothing or another pointer, and no fault.
+    let at = files.wrapping_byte_add((descriptor & 0xffff_ffff) as usize * size_of::<Address>());
+    // SAFETY: the helper checks the address.
+    let file = unsafe { bpf_probe_read_kernel(at.cast::<Address>()) }.ok()?;
+    kernel::member(file, &globals::FILE_INODE)
+}
+
+/// Of an overlay's own inode nothing can be told: mappings are those of the inode below.
+#[inline(always)]
+fn of_page_cache(inode: Address) -> Option<bool> {
+    let sb: Address = kernel::member(inode, &globals::INODE_SB)?;
+    if kernel::member::<u64>(sb, &globals::SB_MAGIC)? == OVERLAY_MAGIC {
+        return None;
+    }
+    is_writably_mapped(kernel::member(inode, &globals::INODE_MAPPING)?)
 }
 
 /// A timestamp of `inode` was set.
@@ -159,7 +194,7 @@ pub(crate) fn tick_cell(inode: Address, cell: u32) -> Option<()> {
     let target = Target::marked_cell(inode, cell)?;
     let flags = match kernel::file_type(inode) {
         Some(0o040_000) => flag::NAMES,
-        Some(0o100_000) => mapped(inode) | match target.magic() {
+        Some(0o100_000) => match target.magic() {
             TMPFS_MAGIC => flag::META | flag::WHOLE | flag::DATA_NO_RANGE,
             BTRFS_MAGIC => match kernel::cause() {
                 (Cause::Unknown, _) => flag::META | flag::WHOLE,

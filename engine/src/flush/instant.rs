@@ -63,10 +63,10 @@ pub(super) fn find<'w, W: World>(
     if let Err(why) = look(&mut view, taken, facts)? {
         return Ok(Found { view: None, marks: taken.clone(), consistency: live(why) });
     }
-    let (mut tries, mut names_moved) = (0, false);
+    let (mut tries, mut decided_again) = (0, false);
     loop {
         let seen = try_once(&mut view, taken, facts)?;
-        names_moved |= seen.names;
+        decided_again |= seen.decided_again;
         match seen.result {
             Ok((marks, window_us)) => {
                 view.seal();
@@ -76,9 +76,10 @@ pub(super) fn find<'w, W: World>(
             Err(why) => {
                 tries += 1;
                 if why == NotInstant::TooMuch || !view.world.try_again(tries)? {
-                    // Each file is as it was at some moment since the drain; of names that moved meanwhile that is not said.
+                    // Each file is as it was at some moment since the drain, and was read by the name that was decided then.
                     view.seal();
-                    let view = (!names_moved && why != NotInstant::TooMuch).then_some(view);
+                    let steady = !decided_again && !view.unsteady && why != NotInstant::TooMuch;
+                    let view = steady.then_some(view);
                     return Ok(Found { view, marks: taken.clone(), consistency: live(why) });
                 }
             }
@@ -88,8 +89,8 @@ pub(super) fn find<'w, W: World>(
 
 /// What one look has seen.
 struct Seen {
-    /// Names had changed since the drain.
-    names: bool,
+    /// Names were decided about once more.
+    decided_again: bool,
     /// What the view answers for now, and for how many microseconds nothing changed.
     result: Result<(DirtySet, u32), NotInstant>,
 }
@@ -104,15 +105,14 @@ fn try_once<W: World>(view: &mut View<'_, W>, taken: &DirtySet, facts: &FlushFac
         let live = view.live()?;
         (view.count()?, live)
     };
-    let names = live.marks.iter().any(|(_, waiting)| waiting.marks.names);
-    let seen = |result| Ok(Seen { names, result });
+    let known = view.holds_all(&live.marks);
+    let seen = |result| Ok(Seen { decided_again: !known, result });
     if live.direct && steps.none_in_flight {
         return seen(Err(NotInstant::DirectIo));
     }
     let mut marks = taken.clone();
     marks.add_all(&live.marks);
     let watched = view.watched.len();
-    let known = view.holds_all(&live.marks);
     view.outdate(&live);
     if !known && let Err(why) = look(view, &marks, facts)? {
         return seen(Err(why));

@@ -59,12 +59,17 @@ pub fn read_file(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<
     read_prepared(ops, job, stat, xattrs)
 }
 
-/// Reads what `job` asks for once more, after a count of changes: whatever changes from here on is counted. The `statx` makes the
-/// next change set a change time in any case (multigrain timestamps, since Linux 6.13: `inode_set_ctime_current`), and a writer
-/// that has set one already, and holds the inode lock, is waited for. `clean`: also stores through mappings are to fault again.
-pub fn read_again(ops: &mut impl FileOps, job: &ReadJob, steps: Steps, clean: bool) -> Result<FileImage, FileError> {
-    let mut stat = ops.statx()?;
-    if clean && steps.clean_mapped {
+/// Reads what `job` asks for once more, after a count of changes and a `statx`, `before`: it made the next change set a change time
+/// in any case, which is counted (multigrain timestamps, since Linux 6.13: `inode_set_ctime_current`). A writer that has set
+/// one already, and holds the inode lock, is waited for. `clean`: also stores through mappings are to fault again.
+pub fn read_again(
+    ops: &mut impl FileOps,
+    job: &ReadJob,
+    before: Stat,
+    clean: bool,
+    steps: Steps,
+) -> Result<FileImage, FileError> {
+    if clean {
         ops.clean()?;
     }
     if steps.barrier_always {
@@ -72,8 +77,7 @@ pub fn read_again(ops: &mut impl FileOps, job: &ReadJob, steps: Steps, clean: bo
     }
     let xattrs = ops.xattrs()?;
     let now = ops.statx()?;
-    stat = Stat { size: stat.size.max(now.size), ..now };
-    read_prepared(ops, job, stat, xattrs)
+    read_prepared(ops, job, Stat { size: before.size.max(now.size), ..now }, xattrs)
 }
 
 fn read_prepared(

@@ -1,7 +1,7 @@
 //! What a flush needs from outside, in four parts: the protected tree, the committed state, the store, the watch set. The daemon
 //! implements them with system calls, the simulation with a model; the order of calls is `flush`'s alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::steps::Steps;
 use crate::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Record};
@@ -43,6 +43,8 @@ pub trait SourceTree: Fails {
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>>;
     /// Opens a file that is too large for `read_files`.
     fn open(&mut self, job: &ReadJob) -> Result<Self::File, FileError>;
+    /// Whether the file can be stored to through a mapping now. If that cannot be told: yes.
+    fn is_mapped(&mut self, file: &Self::File) -> bool;
 }
 
 /// What this host knows of the committed volume, and the transactions that change it.
@@ -135,8 +137,6 @@ pub struct Count {
 #[derive(Clone, Debug, Default)]
 pub struct Live {
     pub marks: DirtySet,
-    /// Inodes of `marks` that could be stored to through a mapping when they were marked.
-    pub mapped: BTreeSet<u64>,
     /// Direct writes are under way.
     pub direct: bool,
 }

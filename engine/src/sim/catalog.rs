@@ -8,7 +8,7 @@ use crate::catalog::{CatalogChange, Head, Intent, Missing, NodeKey, Record};
 use crate::dirty::DirtySet;
 use crate::flush::world::CommittedState;
 use crate::format::commit::{self, Expect};
-use crate::model::{FileId, InodeId, Kind, NameChange};
+use crate::model::{Consistency, FileId, InodeId, Kind, NameChange};
 
 impl CommittedState for SimWorld {
     fn record(&self, id: FileId) -> Result<Option<Record>, SimError> {
@@ -85,8 +85,13 @@ impl CommittedState for SimWorld {
         apply_names(&mut catalog.names, &change.names);
         let put = commit::decode(&intent.bytes, Expect { volume: VOLUME, seq: intent.seq });
         let put = put.map_err(|error| SimError::Tree(error.to_string()))?;
-        if let Some(id) = self.opened.borrow().elsewhere(&put.changes, &catalog.names) {
+        // Of one instant: that is held against the tree of that instant.
+        let instant = put.header.consistency.is_some_and(Consistency::is_instant);
+        if let Some(id) = self.opened.borrow().elsewhere(&put.changes, &catalog.names).filter(|_| !instant) {
             return Err(SimError::Elsewhere(id));
+        }
+        if let Some(files) = self.at_count.take().filter(|_| instant) {
+            self.claims.insert(intent.seq, files);
         }
         for id in &change.gone {
             catalog.records.remove(id);

@@ -26,8 +26,10 @@ pub(super) struct Inode {
     pub(super) data: Vec<u8>,
     pub(super) holes: BTreeSet<u64>,
     /// Pages that are dirty, and pages a mapping may store to without a fault.
-    dirty: BTreeSet<u64>,
-    writable: BTreeSet<u64>,
+    pub(super) dirty: BTreeSet<u64>,
+    pub(super) writable: BTreeSet<u64>,
+    /// A mapping exists through which it can be stored to.
+    pub(super) mapped: bool,
     pub(super) entries: Vec<(Vec<u8>, u64)>,
     /// Of a symlink.
     pub(super) target: Vec<u8>,
@@ -47,12 +49,26 @@ pub(super) enum Stalled {
         count: u64,
         fill: u8,
     },
+    /// A buffered write between its change time and its last byte.
+    Write {
+        ino: u64,
+        at: u64,
+        end: u64,
+        byte: u8,
+    },
     /// The fault is over (and marked), the store is not.
     Store {
         ino: u64,
         at: usize,
         byte: u8,
     },
+}
+
+impl Stalled {
+    /// Whether it holds the lock of this inode.
+    fn locks(&self, ino: u64) -> bool {
+        matches!(self, Stalled::Punch { ino: held, .. } | Stalled::Write { ino: held, .. } if *held == ino)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -66,6 +82,9 @@ pub(super) struct Files {
     pub(super) stalled: Vec<Stalled>,
     token: u64,
     pub(super) numbers: Numbers,
+    /// Inodes that were looked at since their change time was set: the next change sets another one. `None`: changes are not
+    /// modelled so finely.
+    pub(super) armed: Option<BTreeSet<u64>>,
     /// Symlinks are replaced by renames all the time.
     pub(super) symlinks: bool,
 }
@@ -84,6 +103,7 @@ impl Files {
             // Not in all runs, so that the others stay what they were before there were symlinks.
             symlinks: seed % 7 == 5,
             numbers: Numbers::Lasting,
+            armed: None,
         };
         for ino in [ROOT, OUTSIDE] {
             files.inodes.insert(ino, inode(Kind::Dir, ino));
@@ -118,9 +138,7 @@ impl Files {
 
     /// Whoever holds the inode lock ends first.
     pub(super) fn barrier(&mut self, ino: u64) {
-        let (mine, others) = std::mem::take(&mut self.stalled)
-            .into_iter()
-            .partition(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino));
+        let (mine, others) = std::mem::take(&mut self.stalled).into_iter().partition(|s| s.locks(ino));
         self.stalled = others;
         for stalled in mine {
             self.finish(stalled);
@@ -128,7 +146,7 @@ impl Files {
     }
 
     pub(super) fn locked(&self, ino: u64) -> bool {
-        self.stalled.iter().any(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino))
+        self.stalled.iter().any(|s| s.locks(ino))
     }
 
     /// Everything begun comes to its end.
@@ -139,7 +157,7 @@ impl Files {
         self.kernel.grace();
     }
 
-    fn finish(&mut self, stalled: Stalled) {
+    pub(super) fn finish(&mut self, stalled: Stalled) {
         match stalled {
             Stalled::Punch { ino, block } => {
                 if let Some(inode) = self.inodes.get_mut(&ino) {
@@ -161,7 +179,11 @@ impl Files {
                 marks.mark_bytes(block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
                 self.kernel.mark(&mut self.rng, ino, marks);
             }
+            Stalled::Write { ino, at, end, byte } => self.copy(ino, at, end, byte),
             Stalled::Store { ino, at, byte } => {
+                if self.armed.is_some() {
+                    self.fault(ino, (at / BLOCK) as u64);
+                }
                 if let Some(slot) = self.inodes.get_mut(&ino).and_then(|inode| inode.data.get_mut(at)) {
                     *slot = byte;
                 }
@@ -169,7 +191,7 @@ impl Files {
         }
     }
 
-    fn fill(&mut self, ino: u64, at: u64, len: u64, byte: u8) {
+    pub(super) fn fill(&mut self, ino: u64, at: u64, len: u64, byte: u8) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             let end = (at + len) as usize;
             let old = inode.data.len();
@@ -228,7 +250,9 @@ impl Files {
             let at = self.rng.below(self.stalled.len() as u64) as usize;
             // Long: a shorter stall ends before a read could overtake it.
             let long = matches!(self.stalled.get(at), Some(Stalled::Punch { .. })) && !self.rng.one_in(8);
-            if !long {
+            if self.armed.is_some() {
+                self.go_on(at);
+            } else if !long {
                 let stalled = self.stalled.swap_remove(at);
                 self.finish(stalled);
             }
@@ -264,6 +288,11 @@ impl Files {
         let at = self.numbers.rounded(self.rng.below(BLOCKS_MAX * BLOCK_BYTES / 2), 0);
         let len = self.numbers.rounded(1 + self.rng.below(2 * BLOCK_BYTES), 1);
         let byte = self.rng.below(250) as u8 + 1;
+        if self.armed.is_some() {
+            self.time_of_content(ino);
+            self.stalled.push(Stalled::Write { ino, at, end: at + len, byte });
+            return;
+        }
         let old = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
         self.fill(ino, at, len, byte);
         let mut marks = Marks::meta();
@@ -279,7 +308,7 @@ impl Files {
     }
 
     /// Marks only on the way from clean to dirty.
-    fn dirty_page(&mut self, ino: u64, block: u64, marks: &mut Marks) {
+    pub(super) fn dirty_page(&mut self, ino: u64, block: u64, marks: &mut Marks) {
         if let Some(inode) = self.inodes.get_mut(&ino)
             && inode.dirty.insert(block)
         {
@@ -296,6 +325,12 @@ impl Files {
         let at = self.rng.below(inode.data.len() as u64) as usize;
         let byte = self.rng.below(250) as u8 + 1;
         let block = (at / BLOCK) as u64;
+        inode.mapped = true;
+        if self.armed.is_some() {
+            self.fault(ino, block);
+            self.stalled.push(Stalled::Store { ino, at, byte });
+            return;
+        }
         if inode.writable.contains(&block) {
             inode.data[at] = byte;
             return;
@@ -456,9 +491,10 @@ impl Files {
         inode.nlink -= 1;
         if inode.nlink == 0 {
             self.stalled.retain(|s| match s {
-                Stalled::Punch { ino: i, .. } | Stalled::Direct { ino: i, .. } | Stalled::Store { ino: i, .. } => {
-                    *i != ino
-                }
+                Stalled::Punch { ino: i, .. }
+                | Stalled::Direct { ino: i, .. }
+                | Stalled::Write { ino: i, .. }
+                | Stalled::Store { ino: i, .. } => *i != ino,
             });
             self.kernel.in_flight.retain(|_, (i, _, _)| *i != ino);
             self.inodes.remove(&ino);
@@ -478,6 +514,7 @@ fn inode(kind: Kind, generation: u64) -> Inode {
         holes: BTreeSet::new(),
         dirty: BTreeSet::new(),
         writable: BTreeSet::new(),
+        mapped: false,
         entries: Vec::new(),
         target: Vec::new(),
     }

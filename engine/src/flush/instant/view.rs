@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::overlay::lay_over;
 use crate::dirty::{DirtySet, Marks};
+use crate::flush::read;
 use crate::flush::steps::Steps;
 use crate::flush::world::{Live, World};
 use crate::model::{FileId, InodeId};
-use crate::source::{Alive, Attributes, FileError, FileImage, Listed, Named, Part, ReadJob};
+use crate::source::{Alive, Attributes, FileError, FileImage, FileOps, Listed, Named, Part, ReadJob};
 
 /// Files that are kept open to be read once more. Others are opened each time.
 const OPEN_MAX: usize = 256;
@@ -20,8 +21,6 @@ pub(super) struct Held {
     pub(super) image: FileImage,
     /// What changed since, or may have.
     pub(super) stale: Marks,
-    /// It can be stored to through a mapping.
-    pub(super) mapped: bool,
 }
 
 /// A world whose tree is asked once about each thing. Everything is kept by inode: a new file can have another id in each look.
@@ -38,6 +37,8 @@ pub(in crate::flush) struct View<'w, W: World> {
     pub(super) placed: HashMap<FileId, InodeId>,
     /// All that was watched by this flush.
     pub(in crate::flush) watched: BTreeSet<u64>,
+    /// Some directory was not where it was looked for, or could not be read.
+    pub(super) unsteady: bool,
     /// Nothing is to be asked of the tree any more.
     sealed: bool,
     /// .. and something was.
@@ -58,6 +59,7 @@ impl<'w, W: World> View<'w, W> {
             open: BTreeMap::new(),
             placed: HashMap::new(),
             watched: BTreeSet::new(),
+            unsteady: false,
             sealed: false,
             asked,
         }
@@ -101,7 +103,6 @@ impl<'w, W: World> View<'w, W> {
         for (ino, waiting) in live.marks.iter() {
             self.attributes.retain(|inode, _| inode.ino != ino);
             for held in of_number(&mut self.held, ino) {
-                held.mapped |= live.mapped.contains(&ino);
                 let before = &held.job.marks;
                 // A page that is dirty since an earlier look is written to without another mark.
                 if self.steps.read_again || !covers(before, &waiting.marks) {
@@ -143,7 +144,9 @@ impl<'w, W: World> View<'w, W> {
             std::collections::btree_map::Entry::Occupied(file) => file.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => place.insert(self.world.open(&job)?),
         };
-        let newer = crate::flush::read::read_again(file, &job, self.steps, held.mapped)?;
+        let stat = file.statx()?;
+        let clean = self.steps.clean_mapped && self.world.is_mapped(file);
+        let newer = read::read_again(file, &job, stat, clean, self.steps)?;
         if newer.short {
             return Err(FileError::Unsteady { times: 1 });
         }
@@ -186,7 +189,7 @@ impl<'w, W: World> View<'w, W> {
 
     /// Keeps what was read for the first time.
     pub(super) fn hold(&mut self, job: &ReadJob, image: &FileImage) {
-        let held = Held { job: job.clone(), image: image.clone(), stale: Marks::default(), mapped: false };
+        let held = Held { job: job.clone(), image: image.clone(), stale: Marks::default() };
         self.held.insert(job.inode, held);
     }
 }

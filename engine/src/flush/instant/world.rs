@@ -29,8 +29,9 @@ impl<W: World> SourceTree for View<'_, W> {
         }
         self.ask();
         let found = self.world.list(dir)?;
-        if let (Some(inode), Listed::Entries(_)) = (inode, &found) {
-            self.listings.insert(inode, found.clone());
+        match (inode, &found) {
+            (Some(inode), Listed::Entries(_)) => _ = self.listings.insert(inode, found.clone()),
+            _ => self.unsteady = true,
         }
         Ok(found)
     }
@@ -114,6 +115,10 @@ impl<W: World> SourceTree for View<'_, W> {
     fn open(&mut self, job: &ReadJob) -> Result<W::File, FileError> {
         self.ask();
         self.world.open(job)
+    }
+
+    fn is_mapped(&mut self, file: &W::File) -> bool {
+        self.world.is_mapped(file)
     }
 }
 

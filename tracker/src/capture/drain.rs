@@ -8,12 +8,13 @@ use common::{
     functions::FUNCTIONS,
     hooks::HOOKS,
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
-    maps::{counter, ctrl, flag},
+    maps::{InodeKey, counter, ctrl, flag},
 };
 use roaring::RoaringBitmap;
 
 use super::error::CaptureError;
-use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Overflow, Retired};
+use super::quiet::QuietProbe;
+use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Live, Overflow, Retired};
 use super::running::Capture;
 use super::sys::Table;
 
@@ -24,6 +25,7 @@ impl Capture {
     /// When the control map fails; nothing changed then.
     pub fn swap(&mut self) -> Result<(), CaptureError> {
         let now = self.generation()?;
+        self.overflows = self.overflowed()?;
         self.maps.ctrl.set(ctrl::GENERATION, now.wrapping_add(1)).map_err(|source| CaptureError::Map {
             what: "swap",
             map: "CTRL",
@@ -47,11 +49,67 @@ impl Capture {
         let retired = self.generation()?.wrapping_add(1);
         let set = (retired & 1) as usize;
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
+        let (inodes, drained) = self.marks_of_set(set)?;
+        let words = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
+        let inflight = self.inflight()?;
+        let mut overflow = vec![0; OVERFLOW_WORDS as usize];
+        let mut set_words = Vec::new();
+        for (index, word) in words {
+            if word != 0
+                && let Some(slot) = overflow.get_mut(index as usize)
+            {
+                *slot = word;
+                set_words.push(index);
+            }
+        }
+        self.drained = Drained { generation: Some(retired & 1), overflow: set_words, ..drained };
+        Ok(Retired { inodes, overflow: Overflow(overflow), inflight, counters: self.counters()? })
+    }
+
+    /// Reads the marks that programs have made since the last swap, and goes on with them: nothing is retired. A mark that is made
+    /// meanwhile may or may not be among them.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn read_live(&self) -> Result<Live, CaptureError> {
+        let (inodes, _) = self.marks_of_set((self.generation()? & 1) as usize)?;
+        Ok(Live { inodes, inflight: self.inflight()? })
+    }
+
+    /// What tells whether a volume is quiet.
+    ///
+    /// # Errors
+    /// When the counters cannot be mapped into this process.
+    pub fn quiet_probe(&self) -> Result<QuietProbe, CaptureError> {
+        let failed = |source: std::io::Error| CaptureError::Map { what: "mapping", map: "CHANGES", source };
+        let program = self.mapped_now.try_clone().map_err(failed)?;
+        QuietProbe::new(self.maps.changes.fd(), program).map_err(|errno| failed(errno.into()))
+    }
+
+    /// In which slot changes of an inode are counted; `None`: it is not watched by itself.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn slot(&self, dev: u32, ino: u64) -> Result<Option<u32>, CaptureError> {
+        let found = self.maps.watch.get(InodeKey::new(dev, ino));
+        found.map_err(|source| CaptureError::Map { what: "reading", map: "WATCH", source })
+    }
+
+    /// How many marks have found no room at all.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(super) fn overflowed(&self) -> Result<u64, CaptureError> {
+        use std::os::fd::AsFd;
+        Table::<u32, u64>::sum(self.maps.counters.as_fd(), counter::OVERFLOW, self.cpus)
+            .map_err(|source| CaptureError::Map { what: "reading", map: "COUNTERS", source })
+    }
+
+    /// The marks in one of the two sets of maps, and their keys.
+    fn marks_of_set(&self, set: usize) -> Result<(HashMap<(u32, u64), InodeMarks>, Drained), CaptureError> {
+        let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
         let groups = self.maps.dirty[set].read_all().map_err(failed("DIRTY"))?;
         let flags = self.maps.inode[set].read_all().map_err(failed("INODE"))?;
-        let words = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
-        let inflight = self.maps.inflight.read_all().map_err(failed("INFLIGHT"))?;
-
         let mut inodes: HashMap<(u32, u64), InodeMarks> = HashMap::new();
         for (key, mark) in &flags {
             let marks = inodes.entry((key.dev, key.ino)).or_default();
@@ -71,17 +129,19 @@ impl Capture {
                 marks.flags |= flag::WHOLE;
             }
         }
-        let mut overflow = vec![0; OVERFLOW_WORDS as usize];
-        let mut set_words = Vec::new();
-        for (index, word) in words {
-            if word != 0
-                && let Some(slot) = overflow.get_mut(index as usize)
-            {
-                *slot = word;
-                set_words.push(index);
-            }
-        }
-        let inflight = inflight
+        let drained = Drained {
+            groups: groups.into_iter().map(|(key, _)| key).collect(),
+            inodes: flags.into_iter().map(|(key, _)| key).collect(),
+            ..Drained::default()
+        };
+        Ok((inodes, drained))
+    }
+
+    /// What is under way.
+    fn inflight(&self) -> Result<Vec<InflightWrite>, CaptureError> {
+        let failed = |source| CaptureError::Map { what: "reading", map: "INFLIGHT", source };
+        let inflight = self.maps.inflight.read_all().map_err(failed)?;
+        Ok(inflight
             .into_iter()
             .map(|(key, write)| InflightWrite {
                 key,
@@ -92,14 +152,7 @@ impl Capture {
                 flags: u64::from(write.flags),
                 began_ns: write.began_ns,
             })
-            .collect();
-        self.drained = Drained {
-            generation: Some(retired & 1),
-            groups: groups.into_iter().map(|(key, _)| key).collect(),
-            inodes: flags.into_iter().map(|(key, _)| key).collect(),
-            overflow: set_words,
-        };
-        Ok(Retired { inodes, overflow: Overflow(overflow), inflight, counters: self.counters()? })
+            .collect())
     }
 
     /// Removes what the last `read_retired` read. To be called when the marks are saved elsewhere.

@@ -49,12 +49,18 @@ impl Capture {
     /// Whether a change was not marked since the last call, because the lease was over. It is told once.
     pub(super) fn take_lapse(&self) -> Result<bool, CaptureError> {
         let failed = |source| CaptureError::Map { what: "reading", map: "CTRL", source };
-        let lapsed = self.maps.ctrl.get(ctrl::LAPSED).map_err(failed)?.unwrap_or(0) != 0;
+        let lapsed = self.has_lapsed()?;
         if lapsed {
             // A program that has not noted it yet does so after this, and the next look finds it.
             self.maps.ctrl.set(ctrl::LAPSED, 0).map_err(failed)?;
         }
         Ok(lapsed)
+    }
+
+    /// As `take_lapse`, which will tell it still.
+    pub(super) fn has_lapsed(&self) -> Result<bool, CaptureError> {
+        let failed = |source| CaptureError::Map { what: "reading", map: "CTRL", source };
+        Ok(self.maps.ctrl.get(ctrl::LAPSED).map_err(failed)?.unwrap_or(0) != 0)
     }
 }
 

@@ -45,6 +45,10 @@ pub struct Capture {
     pub(super) grace: Grace,
     /// Number of possible CPUs, which a per-CPU value has a copy for each of.
     pub(super) cpus: usize,
+    /// The program that tells whether a file is mapped.
+    pub(super) mapped_now: OwnedFd,
+    /// How many marks had found no room at all before the last swap.
+    pub(super) overflows: u64,
     /// Keys of the retired set that were read and not yet cleared.
     pub(super) drained: Drained,
     pub(super) seen: Seen,

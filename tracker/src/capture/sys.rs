@@ -21,6 +21,7 @@ const MAP_DELETE: i32 = 3;
 const MAP_NEXT_KEY: i32 = 4;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const PROG_TEST_RUN: i32 = 10;
 const INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
 const MAP_DELETE_BATCH: i32 = 27;
@@ -121,6 +122,25 @@ struct InfoAttr {
     info: u64,
 }
 
+/// The arguments of `BPF_PROG_TEST_RUN`.
+#[repr(C)]
+#[derive(Default)]
+struct RunAttr {
+    program: u32,
+    returned: u32,
+    data_bytes: [u32; 2],
+    data: [u64; 2],
+    repeat: u32,
+    duration: u32,
+    context_in_bytes: u32,
+    context_out_bytes: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch: u64,
+}
+
 /// What the kernel says about a program (the head of `struct bpf_prog_info`).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -204,6 +224,19 @@ pub(super) fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let len = size_of::<ProgramInfoRaw>() as u32;
     bpf(INFO_BY_FD, &mut InfoAttr { fd: raw(fd), len, info: address(&raw mut info) })?;
     Ok(ProgramInfo { id: info.id, misses: info.recursion_misses })
+}
+
+/// Runs a raw tracepoint's program on this CPU, with one argument, and gives what it returns.
+pub(super) fn run_once(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
+    let context = argument;
+    let mut attr = RunAttr {
+        program: raw(program),
+        context_in_bytes: size_of_val(&context) as u32,
+        context_in: address(&raw const context),
+        ..RunAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.returned)
 }
 
 /// Id of the program behind a link.

@@ -118,6 +118,11 @@ impl Pending {
         self.take_except(|_| false).0
     }
 
+    /// What waits for the next flush.
+    pub fn waiting(&self) -> DirtySet {
+        self.state().waiting.clone()
+    }
+
     /// Forgets `taken` but for `kept`, together with what `write` does, in one transaction of the catalog.
     fn forget_with(
         &self,

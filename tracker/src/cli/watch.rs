@@ -21,7 +21,7 @@ use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 use crate::source::SourceRoot;
 use crate::units::PathField;
-use crate::volume::marks::dispatcher::marks_of;
+use crate::volume::marks::retired::marks_by_superblock;
 use crate::volume::startup::eligibility::can_be_marked;
 
 /// Print changed paths, kinds and byte ranges as they happen. Needs no store.
@@ -120,30 +120,16 @@ impl Live {
     fn drain(&mut self, tree: &mut Tree) -> Result<Vec<Change>, CaptureError> {
         self.capture.swap()?;
         self.capture.grace()?;
-        let mut retired = self.capture.read_retired()?;
+        let retired = self.capture.read_retired()?;
         let lost = self.capture.health()?.problems.iter().any(|problem| match problem {
             Problem::Widened { counter, .. } => *counter == "lost",
             _ => true,
         });
-        for io in &retired.inflight {
-            let marks = retired.inodes.entry((io.dev, io.ino)).or_default();
-            if let (Ok(first), Ok(end)) =
-                (u32::try_from(io.start / 4096), u32::try_from(io.start.saturating_add(io.len).div_ceil(4096)))
-            {
-                marks.blocks.insert_range(first..end);
-            } else {
-                marks.flags |= crate::capture::flags::WHOLE;
-            }
-        }
         let dev = self.dev;
-        let overflow = retired.overflow;
+        let overflow = &retired.overflow;
         let reread = |ino: u64| lost || overflow.hit(dev, ino);
         let any = lost || overflow.any();
-        let mine = retired
-            .inodes
-            .into_iter()
-            .filter(|((of, _), _)| *of == dev)
-            .map(|((_, ino), marks)| (ino, marks_of(&marks)));
+        let mine = marks_by_superblock(&retired).remove(&dev).unwrap_or_default();
         let changes = tree.apply(mine, any.then_some(&reread as &dyn Fn(u64) -> bool), self)?;
         self.capture.clear_retired()?;
         Ok(changes)

@@ -11,16 +11,15 @@ use engine::dirty::Marks;
 use engine::flush::{self, DrainWorld, Steps};
 use engine::model::{FileId, Kind};
 
-use crate::volume::clock::now_ns;
-use crate::volume::marks::problems::{reread_causes, widened_by};
-use crate::volume::marks::restart::Restart;
-use crate::volume::marks::waiting::Pending;
-use common::maps::flag;
-
-use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, InodeMarks, Problem, Retired, WatchOutcome};
+use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
 use crate::test_switches::{self, DropMarks};
+use crate::volume::clock::now_ns;
 use crate::volume::marks::inflight;
+use crate::volume::marks::problems::{reread_causes, widened_by};
+use crate::volume::marks::restart::Restart;
+use crate::volume::marks::retired::{is_mapped, marks_by_superblock};
+use crate::volume::marks::waiting::Pending;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DispatcherError {
@@ -355,44 +354,6 @@ impl Inner {
         }
         self.lapses += u64::from(health.problems.contains(&Problem::Lapsed));
         Ok((reread_causes(&health.problems), widened_by(&health.problems)))
-    }
-}
-
-/// What a drain took out of the kernel's maps, as the engine takes it: marks of each inode, by superblock. An inode can stand
-/// there twice. Overflow is not among it.
-#[must_use]
-pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>> {
-    let mut by_dev: BTreeMap<u32, Vec<(u64, Marks)>> = BTreeMap::new();
-    for ((dev, ino), marks) in &retired.inodes {
-        by_dev.entry(*dev).or_default().push((*ino, marks_of(marks)));
-    }
-    for io in &retired.inflight {
-        // Begun and not completed: its range stays dirty at every drain.
-        let mut marks = marks_of(&InodeMarks { flags: io.flags, ..InodeMarks::default() });
-        match io.len {
-            u64::MAX => marks.from = Some(io.start),
-            len => marks.mark_bytes(io.start, io.start.saturating_add(len)),
-        }
-        by_dev.entry(io.dev).or_default().push((io.ino, marks));
-    }
-    by_dev
-}
-
-/// Whether the file could be stored to through a mapping when it was marked.
-fn is_mapped(retired: &Retired, dev: u32, ino: u64) -> bool {
-    retired.inodes.get(&(dev, ino)).is_some_and(|marks| marks.flags & flag::MAPPED != 0)
-}
-
-pub(crate) fn marks_of(marks: &InodeMarks) -> Marks {
-    let has = |flag: u64| marks.flags & flag != 0;
-    Marks {
-        blocks: marks.blocks.clone(),
-        from: has(flag::FROM).then_some(marks.from),
-        range: (has(flag::RANGE) && !has(flag::FROM)).then_some((marks.from, marks.end)),
-        meta: has(flag::META) || has(flag::NAMES),
-        names: has(flag::NAMES),
-        whole: has(flag::WHOLE) || has(flag::DATA_NO_RANGE),
-        rescan: has(flag::RESCAN),
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::capture::{Capture, CaptureError};
 use crate::source::{FsType, SourceRoot, store_mapped};
-use crate::volume::marks::dispatcher::marks_of;
+use crate::volume::marks::retired::marks_of;
 
 /// What the self-test came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use engine::model::InodeId;
+use engine::model::{Dev, Ino, InodeId};
 use engine::source::{Entry, FileOps, Stat};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,7 +79,7 @@ fn text(change: &Change) -> String {
 /// The opened tree and its capture.
 struct Live {
     root: SourceRoot,
-    dev: u32,
+    dev: Dev,
     capture: Capture,
 }
 
@@ -100,8 +100,8 @@ impl World for Live {
         self.root.stat(path).ok().map(|found| found.stat)
     }
 
-    fn watch(&mut self, inodes: &[u64]) -> Result<(), CaptureError> {
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (self.dev, *ino)).collect();
+    fn watch(&mut self, inodes: &[Ino]) -> Result<(), CaptureError> {
+        let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (self.dev, *ino)).collect();
         if let WatchOutcome::Full { .. } = self.capture.watch(&keys)? {
             tracing::warn!("too many inodes to watch each: the whole file system is marked");
         }
@@ -127,10 +127,10 @@ impl Live {
         });
         let dev = self.dev;
         let overflow = &retired.overflow;
-        let reread = |ino: u64| lost || overflow.hit(dev, ino);
+        let reread = |ino: Ino| lost || overflow.hit(dev, ino);
         let any = lost || overflow.any();
         let mine = marks_by_superblock(&retired).remove(&dev).unwrap_or_default();
-        let changes = tree.apply(mine, any.then_some(&reread as &dyn Fn(u64) -> bool), self)?;
+        let changes = tree.apply(mine, any.then_some(&reread as &dyn Fn(Ino) -> bool), self)?;
         self.capture.clear_retired()?;
         Ok(changes)
     }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use common::maps::flag;
 use engine::dirty::Marks;
+use engine::model::{Dev, Ino};
 
 use crate::capture::{InflightWrite, InodeMarks, Retired};
 
 /// Marks of each inode, by superblock. An inode can stand there twice. Overflow is not among it.
 #[must_use]
-pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>> {
-    let mut by_dev: BTreeMap<u32, Vec<(u64, Marks)>> = BTreeMap::new();
+pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<Dev, Vec<(Ino, Marks)>> {
+    let mut by_dev: BTreeMap<Dev, Vec<(Ino, Marks)>> = BTreeMap::new();
     for ((dev, ino), marks) in &retired.inodes {
         by_dev.entry(*dev).or_default().push((*ino, marks_of(marks)));
     }
@@ -21,7 +22,7 @@ pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>
 }
 
 /// Whether the file could be stored to through a mapping when it was marked.
-pub(crate) fn is_mapped(retired: &Retired, dev: u32, ino: u64) -> bool {
+pub(crate) fn is_mapped(retired: &Retired, dev: Dev, ino: Ino) -> bool {
     retired.inodes.get(&(dev, ino)).is_some_and(|marks| marks.flags & flag::MAPPED != 0)
 }
 
@@ -52,8 +53,11 @@ fn marks_under_way(io: &InflightWrite) -> Marks {
 mod tests {
     use super::*;
 
+    const A: Dev = Dev::of_kernel(1);
+    const B: Dev = Dev::of_kernel(9);
+
     fn io(start: u64, len: u64, flags: u64) -> InflightWrite {
-        InflightWrite { dev: 1, ino: 2, start, len, flags, began_ns: 0, key: 7 }
+        InflightWrite { dev: A, ino: Ino(2), start, len, flags, began_ns: 0, key: 7 }
     }
 
     #[test]
@@ -77,14 +81,14 @@ mod tests {
     #[test]
     fn marks_and_what_is_under_way_stand_side_by_side_by_superblock() {
         let retired = Retired {
-            inodes: [((1, 2), InodeMarks { flags: flag::META, ..InodeMarks::default() })].into(),
+            inodes: [((A, Ino(2)), InodeMarks { flags: flag::META, ..InodeMarks::default() })].into(),
             overflow: Default::default(),
-            inflight: vec![io(0, 1, 0), InflightWrite { dev: 9, ..io(0, 1, 0) }],
+            inflight: vec![io(0, 1, 0), InflightWrite { dev: B, ..io(0, 1, 0) }],
             counters: Default::default(),
         };
         let block = Marks { blocks: [0].into_iter().collect(), ..Marks::default() };
         let found = marks_by_superblock(&retired);
-        assert_eq!(found.get(&1), Some(&vec![(2, Marks::meta()), (2, block.clone())]));
-        assert_eq!(found.get(&9), Some(&vec![(2, block)]));
+        assert_eq!(found.get(&A), Some(&vec![(Ino(2), Marks::meta()), (Ino(2), block.clone())]));
+        assert_eq!(found.get(&B), Some(&vec![(Ino(2), block)]));
     }
 }

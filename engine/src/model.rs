@@ -4,12 +4,14 @@
 
 mod consistency;
 mod ids;
+mod numbers;
 mod seq;
 
 use std::fmt;
 
 pub use consistency::{Consistency, NotInstant};
 pub use ids::{CommitId, IdError, VolumeId, WriterId};
+pub use numbers::{Dev, Ino};
 pub use seq::Seq;
 
 /// Bytes of one block, the unit of a mark.
@@ -35,7 +37,7 @@ pub type Id = [u8; 16];
 /// `generation` is the birth time in nanoseconds (`statx` `stx_btime`), 0 where the file system keeps none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InodeId {
-    pub ino: u64,
+    pub ino: Ino,
     pub generation: u64,
 }
 

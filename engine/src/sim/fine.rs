@@ -11,11 +11,11 @@ use crate::dirty::Marks;
 use crate::flush::Steps;
 use crate::flush::world::Count;
 use crate::format::Key;
-use crate::model::{BLOCK_BYTES, Seq};
+use crate::model::{BLOCK_BYTES, Ino, Seq};
 
 impl Files {
     /// `statx`: the next change of content sets another change time, which an event tells.
-    pub(super) fn arm(&mut self, ino: u64) {
+    pub(super) fn arm(&mut self, ino: Ino) {
         if let Some(armed) = &mut self.armed {
             armed.insert(ino);
         }
@@ -23,7 +23,7 @@ impl Files {
 
     /// The change time of content, before the content: unless somebody has looked since, the same tick of the clock may show
     /// nothing (`file_update_time` of `fs/inode.c`).
-    pub(super) fn time_of_content(&mut self, ino: u64) {
+    pub(super) fn time_of_content(&mut self, ino: Ino) {
         let looked_at = self.armed.as_mut().is_some_and(|armed| armed.remove(&ino));
         if looked_at || self.rng.one_in(2) {
             self.meta_changed(ino);
@@ -31,7 +31,7 @@ impl Files {
     }
 
     /// A page becomes one that a mapping may store to without a fault.
-    pub(super) fn fault(&mut self, ino: u64, block: u64) {
+    pub(super) fn fault(&mut self, ino: Ino, block: u64) {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         // Behind the end there is no page to store to.
         if block * BLOCK_BYTES >= inode.data.len() as u64 || !inode.writable.insert(block) {
@@ -62,7 +62,7 @@ impl Files {
     }
 
     /// Copies bytes into the page cache, and marks the pages that were clean.
-    pub(super) fn copy(&mut self, ino: u64, at: u64, end: u64, byte: u8) {
+    pub(super) fn copy(&mut self, ino: Ino, at: u64, end: u64, byte: u8) {
         let old = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
         self.fill(ino, at, end - at, byte);
         let mut marks = Marks::default();

@@ -8,4 +8,5 @@ pub mod live;
 pub(crate) mod problems;
 pub(crate) mod release;
 pub mod restart;
+pub mod retired;
 pub mod waiting;

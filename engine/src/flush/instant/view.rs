@@ -8,7 +8,7 @@ use crate::dirty::{DirtySet, Marks};
 use crate::flush::read;
 use crate::flush::steps::Steps;
 use crate::flush::world::{Live, World};
-use crate::model::{FileId, InodeId};
+use crate::model::{FileId, Ino, InodeId};
 use crate::source::{Alive, Attributes, FileError, FileImage, FileOps, Listed, Named, Part, ReadJob};
 
 /// Files that are kept open to be read once more. Others are opened each time.
@@ -36,7 +36,7 @@ pub(in crate::flush) struct View<'w, W: World> {
     /// Inodes of files that the catalog does not have yet.
     pub(super) placed: HashMap<FileId, InodeId>,
     /// All that was watched by this flush.
-    pub(in crate::flush) watched: BTreeSet<u64>,
+    pub(in crate::flush) watched: BTreeSet<Ino>,
     /// Some directory was not where it was looked for, or could not be read.
     pub(super) unsteady: bool,
     /// Nothing is to be asked of the tree any more.
@@ -203,12 +203,12 @@ fn covers(read: &Marks, marks: &Marks) -> bool {
     both == *read
 }
 
-fn number(held: &BTreeMap<InodeId, Held>, ino: u64) -> impl Iterator<Item = &Held> {
+fn number(held: &BTreeMap<InodeId, Held>, ino: Ino) -> impl Iterator<Item = &Held> {
     let all = InodeId { ino, generation: 0 }..=InodeId { ino, generation: u64::MAX };
     held.range(all).map(|(_, held)| held)
 }
 
-fn of_number(held: &mut BTreeMap<InodeId, Held>, ino: u64) -> impl Iterator<Item = &mut Held> {
+fn of_number(held: &mut BTreeMap<InodeId, Held>, ino: Ino) -> impl Iterator<Item = &mut Held> {
     let all = InodeId { ino, generation: 0 }..=InodeId { ino, generation: u64::MAX };
     held.range_mut(all).map(|(_, held)| held)
 }

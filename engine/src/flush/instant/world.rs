@@ -8,7 +8,7 @@ use crate::flush::world::{
     CommitStore, CommittedState, Count, Created, Fails, Live, Moved, SourceTree, WatchSet, World,
 };
 use crate::image::ImageError;
-use crate::model::{FileId, Hash, InodeId, ObjectRef, Seq};
+use crate::model::{FileId, Hash, Ino, InodeId, ObjectRef, Seq};
 use crate::source::{Alive, Attributes, Entry, FileError, FileImage, Listed, Named, ReadJob};
 
 impl<W: World> Fails for View<'_, W> {
@@ -127,7 +127,7 @@ impl<W: World> CommittedState for View<'_, W> {
         self.world.record(id)
     }
 
-    fn by_inode(&self, ino: u64) -> Result<Vec<Record>, W::Error> {
+    fn by_inode(&self, ino: Ino) -> Result<Vec<Record>, W::Error> {
         self.world.by_inode(ino)
     }
 
@@ -183,7 +183,7 @@ impl<W: World> CommittedState for View<'_, W> {
         self.world.begin_commit(intent, change)
     }
 
-    fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), W::Error> {
+    fn settle(&mut self, head: Head, taken: &[Ino], kept: &DirtySet) -> Result<(), W::Error> {
         self.world.settle(head, taken, kept)
     }
 
@@ -191,7 +191,7 @@ impl<W: World> CommittedState for View<'_, W> {
         &mut self,
         records: Vec<Record>,
         missing: Vec<Missing>,
-        taken: &[u64],
+        taken: &[Ino],
         kept: &DirtySet,
     ) -> Result<(), W::Error> {
         self.world.forget(records, missing, taken, kept)
@@ -229,12 +229,12 @@ impl<W: World> CommitStore for View<'_, W> {
 }
 
 impl<W: World> WatchSet for View<'_, W> {
-    fn watch(&mut self, inodes: &[u64]) -> Result<(), W::Error> {
-        let fresh: Vec<u64> = inodes.iter().copied().filter(|ino| self.watched.insert(*ino)).collect();
+    fn watch(&mut self, inodes: &[Ino]) -> Result<(), W::Error> {
+        let fresh: Vec<Ino> = inodes.iter().copied().filter(|ino| self.watched.insert(*ino)).collect();
         self.world.watch(&fresh)
     }
 
-    fn unwatch(&mut self, inodes: &[u64]) -> Result<(), W::Error> {
+    fn unwatch(&mut self, inodes: &[Ino]) -> Result<(), W::Error> {
         self.world.unwatch(inodes)
     }
 

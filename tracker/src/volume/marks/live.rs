@@ -5,10 +5,12 @@ use std::sync::Arc;
 use common::limits::SLOT_OF_ALL;
 use engine::dirty::DirtySet;
 use engine::flush::world::Live;
+use engine::model::{Dev, Ino};
 
 use crate::capture::quiet::QuietProbe;
 use crate::volume::clock::now_ns;
-use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, marks_of};
+use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
+use crate::volume::marks::retired::marks_of;
 use crate::volume::marks::waiting::Pending;
 
 /// The probe of the capture in operation, and which of this process's captures that is.
@@ -19,14 +21,14 @@ pub struct Probe {
 }
 
 impl Dispatcher {
-    /// What tells whether a volume is quiet, as long as the capture stays the same.
+    /// What tells whether the volume of `pending` is quiet, as long as the capture stays the same, and the slot of its changes.
     ///
     /// # Errors
     /// When there is no capture, or its counters cannot be read.
-    pub fn probe(&self) -> Result<Probe, DispatcherError> {
+    pub fn quiet_probe(&self, pending: &Arc<Pending>) -> Result<(Probe, u32), DispatcherError> {
         let mut inner = self.inner();
-        let failovers = inner.failovers;
-        Ok(Probe { quiet: Arc::new(inner.capture()?.quiet_probe()?), failovers })
+        let (failovers, slot) = (inner.failovers, inner.slot_of(pending));
+        Ok((Probe { quiet: Arc::new(inner.capture()?.quiet_probe()?), failovers }, slot))
     }
 
     /// Everything that is marked of the volume of `pending`, and not taken: in the kernel, and by drains of other volumes. No
@@ -34,11 +36,12 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the kernel or the catalog cannot be asked.
-    pub fn live(&self, pending: &Pending, dev: u32, slot: u32) -> Result<Live, DispatcherError> {
+    pub fn live(&self, pending: &Arc<Pending>, dev: Dev) -> Result<Live, DispatcherError> {
         let mut inner = self.inner();
+        let slot = inner.slot_of(pending);
         let capture = inner.capture()?;
         let found = capture.read_live()?;
-        let is_ours = |ino: u64| -> Result<bool, DispatcherError> {
+        let is_ours = |ino: Ino| -> Result<bool, DispatcherError> {
             Ok(match capture.slot(dev, ino)? {
                 Some(of) if of == slot => true,
                 // Of several volumes, or of one whose watch set is full.

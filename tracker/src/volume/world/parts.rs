@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use engine::flush::world::{Fails, Moved};
 use engine::image::ImageError;
-use engine::model::{FileId, InodeId, Time};
+use engine::model::{Dev, FileId, InodeId, Time};
 
 use super::error::WorldError;
 use super::paths::Paths;
 use super::pool::Pool;
+use super::watched::Quiet;
 use crate::catalog::Catalog;
 use crate::repository::VolumeWriter;
 use crate::source::{Foreign, MountTable, OpenFile, SourceRoot};
@@ -27,7 +28,7 @@ pub struct VolumeWorld {
     /// Puts the volume's objects into the store.
     pub writer: VolumeWriter,
     /// `None` with the scan back end.
-    pub dispatcher: Option<(Arc<Dispatcher>, u32)>,
+    pub dispatcher: Option<(Arc<Dispatcher>, Dev)>,
     /// Files that the catalog does not have yet: parent and name, and inode.
     pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
     /// Files that the running flush has found elsewhere than the catalog has them.
@@ -45,6 +46,8 @@ pub struct VolumeWorld {
     pub watch_full: bool,
     /// The commit that this flush asked for came back damaged: why.
     pub damaged: Option<String>,
+    /// Looks for a quiet moment, once a flush has asked for one.
+    pub(super) quiet: Option<Quiet>,
     /// Wall clock before anything of this flush was read.
     pub(super) began: Time,
 }
@@ -55,7 +58,7 @@ impl VolumeWorld {
         catalog: Arc<Catalog>,
         pending: Arc<Pending>,
         writer: VolumeWriter,
-        dispatcher: Option<(Arc<Dispatcher>, u32)>,
+        dispatcher: Option<(Arc<Dispatcher>, Dev)>,
     ) -> VolumeWorld {
         let mounts = MountTable::open(root.path()).ok();
         VolumeWorld {
@@ -73,6 +76,7 @@ impl VolumeWorld {
             foreign_noted: None,
             watch_full: false,
             damaged: None,
+            quiet: None,
             began: Time::default(),
         }
     }
@@ -80,6 +84,7 @@ impl VolumeWorld {
     /// Notes when a flush begins: change times from shortly before on are not trusted.
     pub fn begin_flush(&mut self) {
         self.began = wall_clock();
+        self.quiet = None;
     }
 
     /// Files whose reading thread has not come back.

@@ -25,6 +25,8 @@ pub enum ReadError {
     /// The commits that lead there are gone, as prune leaves it.
     #[error("commit {seq} of volume `{volume}` cannot be rebuilt: {key} is pruned and no checkpoint stands in for it")]
     Pruned { volume: String, seq: Seq, key: String },
+    #[error("no commit of volume `{volume}` up to {seq} is of one instant ({looked} were looked at)")]
+    NoInstant { volume: String, seq: Seq, looked: u64 },
     #[error("volume `{volume}` has no commit as old as {when}")]
     TimeAbsent { volume: String, when: String },
     #[error(

@@ -1,5 +1,7 @@
 //! What a running volume shows of itself and what others may ask of it: phase, counters, full re-reads, stop, waiters of `sync`.
 
+mod instants;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use crate::volume::mass_delete::Held;
 use crate::volume::selftest::schedule::SelfTestState;
 use crate::volume::status::{Histogram, State};
 use crate::volume::world::write_back::WriteBack;
+
+pub use instants::Instants;
 
 /// What is said of the capture of a running volume.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,6 +67,7 @@ pub struct Progress {
     pub(crate) ended: u64,
     pub phase: Phase,
     pub totals: Totals,
+    pub instants: Instants,
     pub left_over: Vec<String>,
     pub last_error: Option<String>,
     /// What an operator can do about it.
@@ -164,12 +169,14 @@ impl Progress {
         !self.rereads.is_empty() || self.capture.failed.is_some()
     }
 
-    /// What one is told now who waits for a flush from number `wanted` on that leaves nothing over; `None`: to wait on.
-    fn answer(&self, wanted: u64) -> Option<Synced> {
+    /// What one is told now who waits for a flush from number `wanted` on that leaves nothing over, with `instant` also for all
+    /// of it to be in a commit of one instant; `None`: to wait on.
+    fn answer(&self, wanted: u64, instant: bool) -> Option<Synced> {
+        let done = if instant { self.instants.whole } else { self.clean };
         match (&self.lost, self.phase) {
             (_, Phase::Fenced | Phase::Stopped) => Some(Synced::Ended(self.phase)),
             (Some((why, at)), _) if *at >= wanted => Some(Synced::Partial(vec![why.clone()])),
-            (_, Phase::Protected) if self.clean >= wanted && self.fenced_at.is_none() => Some(Synced::Done),
+            (_, Phase::Protected) if done >= wanted && self.fenced_at.is_none() => Some(Synced::Done),
             _ => None,
         }
     }
@@ -303,8 +310,9 @@ impl Shared {
         self.progress().reopening
     }
 
-    /// Waits for a flush whose SWAP begins after this call and that leaves nothing over.
-    pub fn sync(&self, timeout: Duration) -> Synced {
+    /// Waits for a flush whose SWAP begins after this call and that leaves nothing over; with `instant` until all from before
+    /// this call is in a commit of one instant.
+    pub fn sync(&self, timeout: Duration, instant: bool) -> Synced {
         let deadline = Instant::now() + timeout;
         let mut progress = self.progress();
         let wanted = progress.begun + 1;
@@ -312,7 +320,7 @@ impl Shared {
         progress.asked += 1;
         self.changed.notify_all();
         let result = loop {
-            if let Some(answer) = progress.answer(wanted) {
+            if let Some(answer) = progress.answer(wanted, instant) {
                 break answer;
             }
             // Two flushes have left over what cannot be read and nothing else: a third will not do better.
@@ -324,6 +332,7 @@ impl Shared {
             if left.is_zero() {
                 let mut why = progress.left_over.clone();
                 why.extend(progress.last_error.clone());
+                why.extend((instant && progress.clean >= wanted).then(|| progress.instants.why_none()));
                 why.extend(progress.waiting.as_ref().map(|waiting| format!("the volume waits: {waiting}")));
                 if why.is_empty() {
                     why.push("the flush did not end in time".into());

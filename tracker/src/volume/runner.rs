@@ -60,8 +60,15 @@ impl Runner {
     pub fn run(mut self) -> Result<(), Obstacle> {
         let phase = self.opened.first_phase;
         let write_back = WriteBack::load(&self.opened.world.catalog);
-        let head = self.opened.world.catalog.head().ok().flatten().map(|head| head.seq);
+        let head = self.opened.world.catalog.head().ok().flatten();
+        let said =
+            head.as_ref().and_then(|head| self.opened.world.writer.reader(head.seq).consistency(head.seq).ok()?);
+        let wall = head.as_ref().map(|head| head.standing.map_or(head.time, |standing| standing.wall));
+        let head = head.map(|head| head.seq);
         self.shared.update(|progress| {
+            if let (Some(seq), Some(wall), Some((said, _))) = (head, wall, said) {
+                progress.instants.begin(seq, wall, said);
+            }
             progress.phase = phase;
             progress.write_back = write_back;
             progress.armed = true;
@@ -412,6 +419,7 @@ impl Runner {
             progress.watch_full = watch_full;
             progress.stalled = stalled;
             progress.foreign = foreign;
+            progress.instants.note(number, outcome, report.consistency, clean, head);
             if let Outcome::Fenced { seq } = outcome {
                 // In the same moment: nobody may be told in between that all is well.
                 (progress.fenced_at, progress.phase) = (Some(*seq), Phase::Fenced);

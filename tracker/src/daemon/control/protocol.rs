@@ -29,8 +29,9 @@ pub trait Control: Send + Sync {
     fn status(&self) -> Vec<VolumeStatus>;
 
     /// Waits until a flush whose SWAP began after this call has committed, of one volume or of all.
-    /// What is not done when `timeout` has passed is in the reply. A `timeout` of zero asks for a flush and returns.
-    fn sync(&self, volume: Option<&str>, timeout: Duration) -> Result<SyncReply, ControlError>;
+    /// What is not done when `timeout` has passed is in the reply. A `timeout` of zero asks for a flush and returns. `instant`:
+    /// until all from before the call is in a commit that is the state of one instant.
+    fn sync(&self, volume: Option<&str>, timeout: Duration, instant: bool) -> Result<SyncReply, ControlError>;
 
     /// Takes the write-back errors of a volume as seen by a person: they are no longer a reason to be degraded.
     fn acknowledge(&self, volume: &str) -> Result<(), ControlError>;
@@ -119,13 +120,33 @@ impl From<ControlError> for AppError {
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     Status,
-    Sync { volume: Option<String>, timeout_ms: u64 },
-    Acknowledge { volume: String },
-    Confirm { volume: String },
-    Adopt { volume: String, source: bool, store: bool },
-    Add { volume: Box<VolumeConfig> },
-    Change { volume: String, settings: Map<String, Value> },
-    Remove { volume: String },
+    Sync {
+        volume: Option<String>,
+        timeout_ms: u64,
+        #[serde(default)]
+        instant: bool,
+    },
+    Acknowledge {
+        volume: String,
+    },
+    Confirm {
+        volume: String,
+    },
+    Adopt {
+        volume: String,
+        source: bool,
+        store: bool,
+    },
+    Add {
+        volume: Box<VolumeConfig>,
+    },
+    Change {
+        volume: String,
+        settings: Map<String, Value>,
+    },
+    Remove {
+        volume: String,
+    },
     Reload,
     Stop,
 }
@@ -150,9 +171,9 @@ pub fn socket_path(state_dir: &Path) -> PathBuf {
 pub(super) fn answer(control: &dyn Control, request: &Request) -> Reply {
     let result = match request {
         Request::Status => Ok(Reply::Status { volumes: control.status() }),
-        Request::Sync { volume, timeout_ms } => {
-            control.sync(volume.as_deref(), Duration::from_millis(*timeout_ms)).map(|sync| Reply::Sync { sync })
-        }
+        Request::Sync { volume, timeout_ms, instant } => control
+            .sync(volume.as_deref(), Duration::from_millis(*timeout_ms), *instant)
+            .map(|sync| Reply::Sync { sync }),
         Request::Acknowledge { volume } => control.acknowledge(volume).map(|()| Reply::Done),
         Request::Confirm { volume } => control.confirm(volume).map(|()| Reply::Done),
         Request::Adopt { volume, source, store } => {

@@ -35,7 +35,7 @@ pub(super) fn commit<W: World>(
     let inodes: Vec<Ino> = flush.taken.iter().map(|(ino, _)| ino).collect();
     // A tree in which nothing changes any more is complete all the same, and one commit says so.
     let before = head.standing.is_some_and(|head| head.baseline);
-    let instant = flush.facts.head_is_live && flush.report.consistency.is_some_and(Consistency::is_instant);
+    let instant = flush.facts.prove_instant && flush.report.consistency.is_some_and(Consistency::is_instant);
     let says_so = ((complete && !before) || instant) && head.seq > Seq::NONE;
     if changes.is_empty() && !says_so {
         flush.world.forget(change.records, names.plan.missing.clone(), &inodes, &flush.kept)?;

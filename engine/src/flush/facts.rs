@@ -25,8 +25,8 @@ pub struct FlushFacts {
     pub baseline: bool,
     /// Whether the commit is to be the state of one instant. `None`: not asked for; an error: why it cannot be.
     pub instant: Option<Result<(), NotInstant>>,
-    /// The newest commit is not the state of one instant: one without any change says so if the tree is that now.
-    pub head_is_live: bool,
+    /// The newest commit is not the state of one instant: one without any change says so, if the flush finds the tree at one.
+    pub prove_instant: bool,
     pub steps: Steps,
     pub limits: Limits,
     pub max_delete: MaxDelete,

@@ -54,7 +54,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
         compare: false,
         baseline: false,
         instant: None,
-        head_is_live: false,
+        prove_instant: false,
         steps,
         limits: Limits {
             files,
@@ -97,8 +97,8 @@ pub(super) fn round(
     }
     let mut report = Report::default();
     let instant = world.inner.borrow().files.armed.is_some().then_some(Ok(()));
-    let head_is_live = round.is_multiple_of(3);
-    let facts = FlushFacts { compare: scans, instant, head_is_live, ..facts(round, seed, steps, files) };
+    let prove_instant = round.is_multiple_of(3);
+    let facts = FlushFacts { compare: scans, instant, prove_instant, ..facts(round, seed, steps, files) };
     let (outcome, kept) = flush::flush(world, &taken, &facts, &mut report)?;
     if kept.oldest_ns() == Some(0) {
         return Err(SimError::Tree("a mark waits since 1970".into()));

@@ -5,6 +5,7 @@
 //! ```
 
 pub(crate) mod checks;
+mod instant;
 pub mod pace;
 pub(crate) mod patience;
 
@@ -250,6 +251,8 @@ impl Runner {
                 drain,
                 compare: self.opened.compare,
                 baseline: self.trusted,
+                instant: self.instant(resting),
+                prove_instant: self.must_prove_instant(),
                 steps: Steps::ALL,
                 limits: Limits::DEFAULT,
                 max_delete: self.guard.rule(self.options.max_delete.0, began),
@@ -300,6 +303,11 @@ impl Runner {
     fn must_say_complete(&self) -> Result<bool, WorldError> {
         let head = self.opened.world.catalog.head()?;
         Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
+    }
+
+    /// The newest commit is of no instant: a flush that finds one says so though nothing has changed.
+    fn must_prove_instant(&self) -> bool {
+        self.trusted && self.shared.progress().instants.said.is_some_and(|said| !said.is_instant())
     }
 
     fn take_confirmation(&mut self) {

@@ -61,7 +61,7 @@ const LOOKED_FOR: Duration = Duration::from_millis(250);
 const GAP: Duration = Duration::from_micros(50);
 
 /// The search for a quiet moment of one flush.
-pub struct Quiet {
+pub(super) struct Quiet {
     pub(super) probe: Probe,
     slot: u32,
     began: Instant,

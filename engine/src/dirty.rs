@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use roaring::RoaringBitmap;
 
-use crate::model::BLOCK_BYTES;
+use crate::model::{BLOCK_BYTES, Ino};
 
 /// What may have changed in one inode.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -114,11 +114,11 @@ pub struct Waiting {
 /// The dirty set of one volume: inode number -> marks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DirtySet {
-    inodes: BTreeMap<u64, Waiting>,
+    inodes: BTreeMap<Ino, Waiting>,
 }
 
 impl DirtySet {
-    pub fn add(&mut self, ino: u64, marks: &Marks, since_ns: u64) {
+    pub fn add(&mut self, ino: Ino, marks: &Marks, since_ns: u64) {
         match self.inodes.get_mut(&ino) {
             Some(waiting) => {
                 waiting.marks.merge(marks);
@@ -137,15 +137,15 @@ impl DirtySet {
         }
     }
 
-    pub fn get(&self, ino: u64) -> Option<&Waiting> {
+    pub fn get(&self, ino: Ino) -> Option<&Waiting> {
         self.inodes.get(&ino)
     }
 
-    pub fn remove(&mut self, ino: u64) -> Option<Waiting> {
+    pub fn remove(&mut self, ino: Ino) -> Option<Waiting> {
         self.inodes.remove(&ino)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Waiting)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Ino, &Waiting)> {
         self.inodes.iter().map(|(ino, waiting)| (*ino, waiting))
     }
 
@@ -202,10 +202,10 @@ mod tests {
     #[test]
     fn the_oldest_wait_is_kept_when_marks_merge() {
         let mut set = DirtySet::default();
-        set.add(7, &Marks::names(), 20);
-        set.add(7, &Marks::rescan(), 30);
-        set.add(8, &Marks::rescan(), 25);
+        set.add(Ino(7), &Marks::names(), 20);
+        set.add(Ino(7), &Marks::rescan(), 30);
+        set.add(Ino(8), &Marks::rescan(), 25);
         assert_eq!(set.oldest_ns(), Some(20));
-        assert!(set.get(7).is_some_and(|w| w.marks.names && w.marks.rescan));
+        assert!(set.get(Ino(7)).is_some_and(|w| w.marks.names && w.marks.rescan));
     }
 }

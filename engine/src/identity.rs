@@ -85,13 +85,14 @@ pub fn may_be_claimed(seen: &Stat) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Ino;
     use proptest::prelude::*;
 
     const ROOT: FileId = FileId::ROOT;
 
     fn file(ino: u64, generation: u64) -> Stat {
         Stat {
-            inode: InodeId { ino, generation },
+            inode: InodeId { ino: Ino(ino), generation },
             kind: Kind::File,
             mode: 0o644,
             uid: 1,
@@ -110,10 +111,10 @@ mod tests {
 
     #[test]
     fn a_number_lasts_with_a_generation_alone() {
-        assert_eq!(Span::of(InodeId { ino: 7, generation: 1 }), Span::Always);
-        assert_eq!(Span::of(InodeId { ino: 7, generation: u64::MAX }), Span::Always);
-        assert_eq!(Span::of(InodeId { ino: 7, generation: 0 }), Span::Mount);
-        assert_eq!(Span::of(InodeId { ino: 0, generation: 0 }), Span::Mount);
+        assert_eq!(Span::of(InodeId { ino: Ino(7), generation: 1 }), Span::Always);
+        assert_eq!(Span::of(InodeId { ino: Ino(7), generation: u64::MAX }), Span::Always);
+        assert_eq!(Span::of(InodeId { ino: Ino(7), generation: 0 }), Span::Mount);
+        assert_eq!(Span::of(InodeId { ino: Ino(0), generation: 0 }), Span::Mount);
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(key(&seen, "a"), NewKey::of(&seen, FileId(5), b"b"));
         let later = Time { sec: 101, nsec: 3 };
         for other in [
-            Stat { inode: InodeId { ino: 8, generation: 0 }, ..seen.clone() },
+            Stat { inode: InodeId { ino: Ino(8), generation: 0 }, ..seen.clone() },
             Stat { nlink: 3, ..seen.clone() },
             Stat { size: 5001, ..seen.clone() },
             Stat { mtime: later, ..seen.clone() },

@@ -3,11 +3,13 @@
 //! Only plain values; no I/O, no encoding (that is `format`), no rules (those are `reconcile`, `image`, `flush`).
 
 mod ids;
+mod numbers;
 mod seq;
 
 use std::fmt;
 
 pub use ids::{CommitId, IdError, VolumeId, WriterId};
+pub use numbers::{Dev, Ino};
 pub use seq::Seq;
 
 /// Bytes of one block, the unit of a mark.
@@ -33,7 +35,7 @@ pub type Id = [u8; 16];
 /// `generation` is the birth time in nanoseconds (`statx` `stx_btime`), 0 where the file system keeps none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InodeId {
-    pub ino: u64,
+    pub ino: Ino,
     pub generation: u64,
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use engine::model::{Dev, Ino};
 use tracker::capture::choose::{KernelFacts, choose};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{BackEnd, Capture, CaptureConfig, InodeMarks, MapEntries, Retired, object};
@@ -59,7 +60,7 @@ pub struct Rig {
     /// The file system.
     pub mount: Mount,
     /// Its superblock (that of the upper directory, for an overlay).
-    pub dev: u32,
+    pub dev: Dev,
     pins: PathBuf,
 }
 
@@ -112,8 +113,8 @@ impl Rig {
 
     /// Inode number that the kernel's events have for `name`.
     #[must_use]
-    pub fn ino(&self, name: &str) -> u64 {
-        std::fs::symlink_metadata(self.mount.real().join(name)).unwrap().ino()
+    pub fn ino(&self, name: &str) -> Ino {
+        Ino(std::fs::symlink_metadata(self.mount.real().join(name)).unwrap().ino())
     }
 
     /// Watches these names, writes everything back, and forgets all marks.
@@ -138,7 +139,7 @@ impl Rig {
 
     /// Marks of an inode in a drain; empty when there are none.
     #[must_use]
-    pub fn marks(&self, retired: &Retired, ino: u64) -> InodeMarks {
+    pub fn marks(&self, retired: &Retired, ino: Ino) -> InodeMarks {
         retired.inodes.get(&(self.dev, ino)).cloned().unwrap_or_default()
     }
 }

@@ -15,7 +15,7 @@ use engine::source::{FileError, FileImage, FileOps, Part, ReadJob, Stat};
 use engine::xattrs::ReadXattrs;
 use tracker::capture::CaptureConfig;
 use tracker::source::{OpenFile, SourceRoot};
-use tracker::volume::marks::dispatcher::marks_by_superblock;
+use tracker::volume::marks::retired::marks_by_superblock;
 
 use crate::capture_mounts::{Kind, Mount};
 use crate::capture_rig::{Rig, config};

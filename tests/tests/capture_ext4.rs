@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use common::hooks::{HookId, counter_cell};
+use engine::model::Ino;
 use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, back_end, config};
 use tests::ext4_calls::{move_extents, swap_boot};
@@ -16,7 +17,7 @@ fn open(rig: &Rig, name: &str) -> File {
 }
 
 /// Exchanges 32 blocks of `f` and `donor`; the donor's inode number.
-fn moved(rig: &mut Rig) -> u64 {
+fn moved(rig: &mut Rig) -> Ino {
     for (name, byte) in [("f", b'f'), ("donor", b'd')] {
         fs::write(rig.path(name), vec![byte; SIZE as usize]).unwrap();
     }

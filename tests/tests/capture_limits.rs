@@ -5,13 +5,14 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::maps::{counter, flag};
+use engine::model::Ino;
 use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, config};
 use tests::raw_io::Pages;
 use tracker::capture::choose::{KernelFacts, choose};
 use tracker::capture::{BackEnd, Capture, InodeMarks, Problem, Started, WatchOutcome, Why, flags};
 
-fn files(rig: &mut Rig, count: u32) -> Vec<u64> {
+fn files(rig: &mut Rig, count: u32) -> Vec<Ino> {
     let names: Vec<_> = (0..count).map(|number| format!("f{number}")).collect();
     for name in &names {
         fs::write(rig.path(name), [0; 4096]).unwrap();
@@ -81,7 +82,7 @@ fn a_full_watch_map_widens_the_superblock_visibly() {
         return;
     };
     let dev = rig.dev;
-    let wanted: Vec<_> = (100..150).map(|ino| (dev, ino)).collect();
+    let wanted: Vec<_> = (100..150).map(|ino| (dev, Ino(ino))).collect();
     assert_eq!(rig.capture().watch(&wanted).unwrap(), WatchOutcome::Full { widened: vec![dev] });
     // A daemon that comes back tracks it again before it knows that the watch set is full.
     rig.capture().track(dev, false).unwrap();

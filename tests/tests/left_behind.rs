@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use engine::model::Ino;
 use rustix::process::{Pid, Signal, kill_process};
 use tests::capture_rig::{Rig, config};
 use tests::daemon::{Volume, pins, utf8};
@@ -312,7 +313,7 @@ fn an_idle_capture_is_small() {
     println!("{name}: {idle} bytes");
     assert!(idle <= 8 << 20, "{idle}");
     assert!(idle.abs_diff(said) < said / 20, "{idle} bytes, and {said} were reckoned");
-    let many: Vec<(u32, u64)> = (1..=50_000).map(|ino| (rig.dev, ino)).collect();
+    let many: Vec<_> = (1..=50_000).map(|ino| (rig.dev, Ino(ino))).collect();
     rig.capture().watch(&many).unwrap();
     let full = rig.capture().kernel_memory_bytes();
     assert!(full >= idle + 50_000 * 60, "{full} bytes with 50,000 inodes, {idle} without");

@@ -5,12 +5,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use engine::model::Dev;
+
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     pub id: u64,
-    /// The superblock's device as the kernel counts it: major << 20 | minor. On btrfs `st_dev` is another number.
-    pub kernel_dev: u32,
+    /// The superblock's device. On btrfs `st_dev` is another number.
+    pub kernel_dev: Dev,
     /// Which directory of the file system is the root of this mount.
     pub root: PathBuf,
     pub mount_point: PathBuf,
@@ -74,7 +76,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let fs_type = String::from_utf8(unescape(rest.next()?)).ok()?;
     rest.next()?;
     let options = rest.next().unwrap_or_default().split(|byte| *byte == b',').map(unescape).collect();
-    let kernel_dev = u32::try_from(major << 20 | minor).ok().filter(|_| major < 1 << 12 && minor < 1 << 20)?;
+    let kernel_dev = Dev::new(u32::try_from(major).ok()?, u32::try_from(minor).ok()?)?;
     Some(Mount { id, kernel_dev, root, mount_point, fs_type, options, listed: true })
 }
 
@@ -120,10 +122,10 @@ mod tests {
     #[test]
     fn a_mount_is_found_by_its_id() {
         let root = find(TEXT, 22).unwrap();
-        assert_eq!((root.kernel_dev, root.fs_type.as_str()), (8 << 20 | 1, "ext4"));
+        assert_eq!((root.kernel_dev, root.fs_type.as_str()), (Dev::new(8, 1).unwrap(), "ext4"));
         assert_eq!(root.option("data"), Some(&b"journal"[..]));
         assert!(find(TEXT, 23).is_none());
-        assert_eq!(find(TEXT, 37).unwrap().kernel_dev, u32::MAX);
+        assert_eq!(find(TEXT, 37).unwrap().kernel_dev.kernel(), u32::MAX);
         assert!(find(b"", 1).is_none());
     }
 

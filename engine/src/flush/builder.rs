@@ -7,7 +7,7 @@ use super::gathered::Gathered;
 use super::world::{CommitStore, CommittedState};
 use crate::catalog::{Head, Record};
 use crate::format::seal::{PackWriter, SealLimits, Span};
-use crate::model::{FileChange, FileId, Meta, Seq};
+use crate::model::{FileChange, FileId, Ino, Meta, Seq};
 use crate::signature::SignatureWrites;
 use crate::source::Stat;
 use crate::tree::NodeWrites;
@@ -31,7 +31,7 @@ pub(super) struct PlannedFile {
     /// Attributes of a new file that is no regular one, until the names are final.
     pub(super) attributes: Option<(Stat, Meta)>,
     /// Attributes that are not in this commit as they are on the disk, and the inode's number.
-    pub(super) left_out: Option<(u64, Vec<LeftOut>)>,
+    pub(super) left_out: Option<(Ino, Vec<LeftOut>)>,
 }
 
 /// Collects what a flush commits.
@@ -144,7 +144,7 @@ impl Builder {
 
     /// Drops files that were read by other names than the plan has for them now: content must never be committed under a name
     /// under which it may never have been. Returns their inodes, whose marks are to be kept.
-    pub(super) fn drop_read_elsewhere<W>(&mut self, world: &W, names: &Gathered) -> Result<Vec<u64>, W::Error>
+    pub(super) fn drop_read_elsewhere<W>(&mut self, world: &W, names: &Gathered) -> Result<Vec<Ino>, W::Error>
     where
         W: CommittedState,
     {

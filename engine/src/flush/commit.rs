@@ -10,7 +10,7 @@ use crate::catalog::{CatalogChange, Intent};
 use crate::dirty::DirtySet;
 use crate::format::commit::{self, Header};
 use crate::format::seal::Span;
-use crate::model::{ChangeSet, Seq, Standing, Time};
+use crate::model::{ChangeSet, Ino, Seq, Standing, Time};
 
 /// Puts the packs, writes the intent, creates the commit and settles it. `complete`: once this commit is made, every file that
 /// was there before the first pass is in the commits.
@@ -32,7 +32,7 @@ pub(super) fn commit<W: World>(
     }
     changes.names = names.plan.changes.clone();
     changes.gone = names.plan.gone.clone();
-    let inodes: Vec<u64> = flush.taken.iter().map(|(ino, _)| ino).collect();
+    let inodes: Vec<Ino> = flush.taken.iter().map(|(ino, _)| ino).collect();
     // A tree in which nothing changes any more is complete all the same, and one commit says so.
     let before = head.standing.is_some_and(|head| head.baseline);
     let says_so = complete && !before && head.seq > Seq::NONE;
@@ -71,7 +71,7 @@ fn put<W: World>(
     flush: &mut Flush<'_, W>,
     intent: &Intent,
     change: CatalogChange,
-    inodes: &[u64],
+    inodes: &[Ino],
 ) -> Result<Outcome, W::Error> {
     if !flush.facts.steps.commit_before_forget {
         flush.world.forget(Vec::new(), Vec::new(), inodes, &flush.kept)?;

@@ -10,7 +10,7 @@ use super::world::{CommittedState, Moved, World};
 use crate::catalog::Known;
 use crate::dirty::Marks;
 use crate::format::{is_entry_name, limits};
-use crate::model::{FileId, Kind};
+use crate::model::{FileId, Ino, Kind};
 use crate::reconcile::Listing;
 use crate::source::{Entry, Listed, Unknown};
 
@@ -40,7 +40,7 @@ pub(super) fn gather<W: World>(flush: &mut Flush<'_, W>) -> Result<Gathered, W::
 #[derive(Clone, Copy)]
 struct Due {
     dir: FileId,
-    ino: u64,
+    ino: Ino,
     /// Since when its mark waits.
     since_ns: u64,
 }
@@ -155,7 +155,7 @@ impl Search {
         // ARM before anything is read of a new file: what it holds now is read, what comes later is marked.
         let seen = gathered.plan.new.iter().chain(&gathered.plan.behind);
         let fresh: Vec<_> = seen.filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
-        let inodes: Vec<u64> = fresh.iter().map(|new| new.stat.inode.ino).collect();
+        let inodes: Vec<Ino> = fresh.iter().map(|new| new.stat.inode.ino).collect();
         flush.world.watch(&inodes)?;
         let elsewhere = gathered.look_where_decided(flush.world)?;
         let since_ns = flush.facts.now_ns();

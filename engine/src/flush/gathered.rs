@@ -7,7 +7,7 @@ use super::facts::FlushFacts;
 use super::world::{CommittedState, Moved, SourceTree};
 use crate::catalog::Missing;
 use crate::dirty::DirtySet;
-use crate::model::{FileId, InodeId, NameChange};
+use crate::model::{FileId, Ino, InodeId, NameChange};
 use crate::reconcile::{Assigned, Listing, NamePlan, reconcile};
 
 /// Listings of this flush and what follows from them.
@@ -53,23 +53,23 @@ impl Gathered {
     }
 
     /// Inode numbers under which new files were seen.
-    pub(super) fn new_numbers(&self) -> HashSet<u64> {
+    pub(super) fn new_numbers(&self) -> HashSet<Ino> {
         self.new_inodes.values().map(|inode| inode.ino).collect()
     }
 
     /// Inode numbers of new files that were watched and are not in the plan. They are watched again when they are seen again.
-    pub(super) fn left_out_numbers(&self) -> Vec<u64> {
+    pub(super) fn left_out_numbers(&self) -> Vec<Ino> {
         let planned: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
         let left_out = self.new_inodes.iter().filter(|(id, _)| !planned.contains(id));
         left_out.map(|(_, inode)| inode.ino).collect()
     }
 
-    /// Inode number of a directory, known or new in this flush; 0 when it is neither.
-    pub(super) fn inode_of<W: CommittedState>(&self, world: &W, id: FileId) -> Result<u64, W::Error> {
+    /// Inode number of a directory, known or new in this flush; none when it is neither.
+    pub(super) fn inode_of<W: CommittedState>(&self, world: &W, id: FileId) -> Result<Ino, W::Error> {
         if let Some(inode) = self.new_inodes.get(&id) {
             return Ok(inode.ino);
         }
-        Ok(world.record(id)?.map_or(0, |record| record.inode.ino))
+        Ok(world.record(id)?.map_or(Ino::NONE, |record| record.inode.ino))
     }
 
     /// Drops the kept marks of files that are gone, which would be pending for ever. Marks belong to inode numbers, so those of a

@@ -11,7 +11,7 @@ use super::world::World;
 use crate::catalog::Record;
 use crate::dirty::{Marks, Waiting};
 use crate::identity::Span;
-use crate::model::{BLOCK_BYTES, FileId, Kind};
+use crate::model::{BLOCK_BYTES, FileId, Ino, Kind};
 use crate::source::ReadJob;
 
 /// The files to read.
@@ -58,7 +58,7 @@ fn add_marked<W: World>(
     jobs: &mut Jobs,
 ) -> Result<(), W::Error> {
     let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
-    let mut waiting: Vec<(u64, &Waiting)> = flush.taken.iter().collect();
+    let mut waiting: Vec<(Ino, &Waiting)> = flush.taken.iter().collect();
     waiting.sort_by_key(|(ino, waiting)| (waiting.since_ns, *ino));
     // The oldest may be one that cannot be read and takes up the whole flush.
     let first = flush.facts.first_of(waiting.len());

@@ -7,7 +7,7 @@ use super::gathered::Gathered;
 use super::running::Flush;
 use super::world::{CommittedState, World};
 use crate::catalog::Missing;
-use crate::model::{FileId, Kind, NameChange};
+use crate::model::{FileId, Ino, Kind, NameChange};
 use crate::source::Alive;
 
 /// A file or directory that the names as they were decided do not have any more.
@@ -169,7 +169,7 @@ pub(super) fn keep_marks<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -
         return Ok(());
     }
     let again = names.new_numbers();
-    let pending: BTreeSet<u64> = flush.taken.iter().chain(flush.kept.iter()).map(|(ino, _)| ino).collect();
+    let pending: BTreeSet<Ino> = flush.taken.iter().chain(flush.kept.iter()).map(|(ino, _)| ino).collect();
     for ino in pending {
         let records = flush.world.by_inode(ino)?;
         if records.is_empty() || !records.iter().all(|record| names.held_back.contains(&record.id)) {

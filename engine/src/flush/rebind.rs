@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use super::world::{CommittedState, SourceTree};
 use crate::catalog::Record;
 use crate::identity::Span;
-use crate::model::{FileId, InodeId, Kind};
+use crate::model::{FileId, Ino, InodeId, Kind};
 use crate::source::Listed;
 
 /// How many are bound in one transaction.
@@ -17,12 +17,12 @@ const AT_ONCE: usize = 4096;
 
 /// The inode of a file of which none is known: no file has it.
 pub fn nowhere(id: FileId) -> InodeId {
-    InodeId { ino: 0, generation: id.0 }
+    InodeId { ino: Ino::NONE, generation: id.0 }
 }
 
 /// Whether a file's inode says nothing of what lies at its name after another mount.
 pub fn is_void(inode: InodeId) -> bool {
-    inode.ino == 0 || Span::of(inode) == Span::Mount
+    inode.ino == Ino::NONE || Span::of(inode) == Span::Mount
 }
 
 /// Binds every file for which `which` holds to what lies at its name, from the root down, the root itself excepted. One that

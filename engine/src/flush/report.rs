@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::steps::Steps;
 use crate::catalog::Head;
 use crate::dirty::DirtySet;
-use crate::model::{FileId, Seq};
+use crate::model::{FileId, Ino, Seq};
 use crate::source::{FileError, Unknown};
 
 /// How a flush ended.
@@ -51,7 +51,7 @@ pub struct Report {
     /// Files whose attributes are not in the commits as they are on the disk: which, and why.
     pub partial: Vec<(FileId, String)>,
     /// Inodes that go on being pending only because of something that lasts (`FileError::is_lasting`).
-    pub lasting: BTreeSet<u64>,
+    pub lasting: BTreeSet<Ino>,
     /// New files left out for another reason.
     pub put_off: u64,
     /// Directories that could not be listed.
@@ -72,7 +72,7 @@ pub struct Report {
 
 impl Report {
     /// A known file could not be read; its marks are kept.
-    pub(super) fn failed(&mut self, id: FileId, ino: u64, error: FileError) {
+    pub(super) fn failed(&mut self, id: FileId, ino: Ino, error: FileError) {
         if error.is_lasting() {
             self.lasting.insert(ino);
         }

@@ -15,6 +15,7 @@ use super::settle::{Settled, settle_intent};
 use super::world::{CommittedState, WatchSet, World};
 use super::{attributes, few_names, few_removals, jobs, mass_delete};
 use crate::dirty::{DirtySet, Marks};
+use crate::model::Ino;
 
 /// Flushes `taken`. Returns how the flush ended, and the marks that must go on being pending.
 pub fn flush<W: World>(
@@ -95,7 +96,7 @@ fn end<W: World>(flush: &mut Flush<'_, W>, builder: Builder, names: &Gathered) -
 
 /// Takes inodes that left the tree out of the watch set, which would fill up otherwise. A number that another file has by
 /// now is spared; one that is given to a file not seen yet is watched again when that is seen, before it is read.
-fn stop_watching<W: CommittedState + WatchSet>(world: &mut W, mut inodes: Vec<u64>) -> Result<(), W::Error> {
+fn stop_watching<W: CommittedState + WatchSet>(world: &mut W, mut inodes: Vec<Ino>) -> Result<(), W::Error> {
     let mut used = Vec::new();
     for ino in &inodes {
         used.push(!world.by_inode(*ino)?.is_empty());

@@ -3,6 +3,7 @@
 use super::facts::FlushFacts;
 use super::report::Report;
 use crate::dirty::{DirtySet, Marks};
+use crate::model::Ino;
 
 /// Handed from step to step of one flush.
 pub(super) struct Flush<'a, W> {
@@ -17,13 +18,13 @@ pub(super) struct Flush<'a, W> {
 
 impl<W> Flush<'_, W> {
     /// Keeps marks of an inode, waiting since its taken marks were made; since the begin of this flush if it had none.
-    pub(super) fn keep(&mut self, ino: u64, marks: &Marks) {
+    pub(super) fn keep(&mut self, ino: Ino, marks: &Marks) {
         let since_ns = self.taken.get(ino).map_or(self.facts.now_ns(), |waiting| waiting.since_ns);
         self.kept.add(ino, marks, since_ns);
     }
 
     /// Keeps the marks that were taken of an inode; `others` if none were.
-    pub(super) fn keep_taken_or(&mut self, ino: u64, others: &Marks) {
+    pub(super) fn keep_taken_or(&mut self, ino: Ino, others: &Marks) {
         match self.taken.get(ino) {
             Some(waiting) => self.kept.add(ino, &waiting.marks, waiting.since_ns),
             None => self.kept.add(ino, others, self.facts.now_ns()),

@@ -9,7 +9,7 @@ use super::world::{CommitStore, CommittedState, Created};
 use crate::catalog::{Head, Intent};
 use crate::dirty::DirtySet;
 use crate::format::commit::{self, Expect};
-use crate::model::{Seq, VolumeId};
+use crate::model::{Ino, Seq, VolumeId};
 
 /// What is known of an intent after asking the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(super) fn create<W>(
     world: &mut W,
     facts: &FlushFacts,
     intent: &Intent,
-    taken: &[u64],
+    taken: &[Ino],
     kept: &DirtySet,
 ) -> Result<Settled, W::Error>
 where

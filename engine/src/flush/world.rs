@@ -8,7 +8,7 @@ use crate::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Recor
 use crate::dirty::DirtySet;
 use crate::format::EncodeError;
 use crate::image::ImageError;
-use crate::model::{FileId, Hash, InodeId, ObjectRef, Seq};
+use crate::model::{FileId, Hash, Ino, InodeId, ObjectRef, Seq};
 use crate::source::{Alive, Attributes, Entry, FileError, FileImage, FileOps, Listed, Named, ReadJob};
 
 /// Parent and name of files that the running flush has found elsewhere than they are committed.
@@ -49,7 +49,7 @@ pub trait SourceTree: Fails {
 pub trait CommittedState: Fails {
     fn record(&self, id: FileId) -> Result<Option<Record>, Self::Error>;
     /// All files whose inode has this number: several where a number was given again.
-    fn by_inode(&self, ino: u64) -> Result<Vec<Record>, Self::Error>;
+    fn by_inode(&self, ino: Ino) -> Result<Vec<Record>, Self::Error>;
     fn children(&self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Self::Error>;
     /// As `children`, with what a listing can be compared to: of all entries of a directory, however many.
     fn known_in(&self, dir: FileId) -> Result<Vec<(Vec<u8>, Known)>, Self::Error> {
@@ -82,14 +82,14 @@ pub trait CommittedState: Fails {
     /// One transaction: the intent and all that the commit changes. The marks stay pending.
     fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), Self::Error>;
     /// One transaction: the intent is settled, the head moves, `taken` is forgotten and `kept` is pending.
-    fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), Self::Error>;
+    fn settle(&mut self, head: Head, taken: &[Ino], kept: &DirtySet) -> Result<(), Self::Error>;
     /// One transaction: `taken` is forgotten, `kept` is pending (also what was never taken), records are brought up to date.
     /// Called when nothing is committed, and with an empty `taken` before an intent that leaves more open than was taken.
     fn forget(
         &mut self,
         records: Vec<Record>,
         missing: Vec<Missing>,
-        taken: &[u64],
+        taken: &[Ino],
         kept: &DirtySet,
     ) -> Result<(), Self::Error>;
 }
@@ -125,8 +125,8 @@ pub trait CommitStore: Fails {
 /// Whose changes the kernel marks.
 pub trait WatchSet: Fails {
     /// Adds inodes to the watch set; after this returns every change of theirs is marked.
-    fn watch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
-    fn unwatch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
+    fn watch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
+    fn unwatch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
 }
 
 /// Everything a flush needs.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
 
 use super::*;
-use crate::model::{Meta, Time};
+use crate::model::{Ino, Meta, Time};
 
 const ROOT: FileId = FileId::ROOT;
 const DIR: FileId = FileId(3);
@@ -97,7 +97,7 @@ impl Lookup for Known {
 fn stat(id: FileId, kind: Kind) -> Stat {
     let time = Time { sec: 1, nsec: 0 };
     Stat {
-        inode: InodeId { ino: id.0 * 10, generation: 1 },
+        inode: InodeId { ino: Ino(id.0 * 10), generation: 1 },
         kind,
         mode: 0,
         uid: 0,
@@ -296,7 +296,7 @@ fn a_dead_directory_with_names_in_it_is_not_removed_at_once() {
 
 /// Another file with the inode number of file 2.
 fn again() -> Stat {
-    Stat { inode: InodeId { ino: 20, generation: 2 }, ..stat(FileId(2), Kind::File) }
+    Stat { inode: InodeId { ino: Ino(20), generation: 2 }, ..stat(FileId(2), Kind::File) }
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn chains(known: &mut Known, levels: u64, new: u64) -> Vec<Listing> {
     let mut listings = Vec::new();
     for level in 0..new {
         let id = FileId(100 + level);
-        let stat = Stat { inode: InodeId { ino: 1_000_000 + level, generation: 1 }, ..stat(id, Kind::Dir) };
+        let stat = Stat { inode: InodeId { ino: Ino(1_000_000 + level), generation: 1 }, ..stat(id, Kind::Dir) };
         listings.push(listing(known, at, vec![("d", stat)]));
         at = id;
     }

@@ -11,7 +11,7 @@ use crate::flush::world::CommittedState;
 use crate::flush::{self, FlushFacts, Limits, Report, Steps};
 use crate::format::Key;
 use crate::format::commit;
-use crate::model::{InodeId, Seq};
+use crate::model::{Ino, InodeId, Seq};
 
 const ROUNDS: u64 = 200;
 
@@ -20,7 +20,7 @@ type Before = BTreeMap<Vec<u8>, (InodeId, u64)>;
 
 fn tree(world: &SimWorld) -> Before {
     let inner = world.inner.borrow();
-    let at = |ino: u64| inner.files.inodes.get(&ino).map(|inode| (inode.generation, inode.time));
+    let at = |ino: Ino| inner.files.inodes.get(&ino).map(|inode| (inode.generation, inode.time));
     let paths = check::tree(world).into_iter();
     paths
         .filter_map(|(path, (ino, _))| at(ino).map(|(generation, time)| (path, (InodeId { ino, generation }, time))))

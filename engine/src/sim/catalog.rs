@@ -8,14 +8,14 @@ use crate::catalog::{CatalogChange, Head, Intent, Missing, NodeKey, Record};
 use crate::dirty::DirtySet;
 use crate::flush::world::CommittedState;
 use crate::format::commit::{self, Expect};
-use crate::model::{FileId, InodeId, Kind, NameChange};
+use crate::model::{FileId, Ino, InodeId, Kind, NameChange};
 
 impl CommittedState for SimWorld {
     fn record(&self, id: FileId) -> Result<Option<Record>, SimError> {
         Ok(self.catalog.records.get(&id).cloned())
     }
 
-    fn by_inode(&self, ino: u64) -> Result<Vec<Record>, SimError> {
+    fn by_inode(&self, ino: Ino) -> Result<Vec<Record>, SimError> {
         self.inner.borrow_mut().asked += 1;
         Ok(self.catalog.records.values().filter(|record| record.inode.ino == ino).cloned().collect())
     }
@@ -99,7 +99,7 @@ impl CommittedState for SimWorld {
         self.step()
     }
 
-    fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), SimError> {
+    fn settle(&mut self, head: Head, taken: &[Ino], kept: &DirtySet) -> Result<(), SimError> {
         self.step()?;
         self.catalog.head = head;
         self.catalog.intent = None;
@@ -111,7 +111,7 @@ impl CommittedState for SimWorld {
         &mut self,
         records: Vec<Record>,
         missing: Vec<Missing>,
-        taken: &[u64],
+        taken: &[Ino],
         kept: &DirtySet,
     ) -> Result<(), SimError> {
         self.step()?;
@@ -139,7 +139,7 @@ fn apply_names(names: &mut BTreeMap<(FileId, Vec<u8>), FileId>, changes: &[NameC
 }
 
 impl SimWorld {
-    pub(super) fn forget_pending(&mut self, taken: &[u64], kept: &DirtySet) {
+    pub(super) fn forget_pending(&mut self, taken: &[Ino], kept: &DirtySet) {
         for ino in taken {
             self.catalog.pending.remove(ino);
         }

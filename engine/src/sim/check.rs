@@ -9,7 +9,7 @@ use crate::extent_map::Source;
 use crate::format::commit::{self, Expect};
 use crate::format::{Key, frame};
 use crate::manifest::Manifest;
-use crate::model::{FileId, Kind, ObjectRef, Root, Seq, VolumeId, WriterId};
+use crate::model::{FileId, Ino, Kind, ObjectRef, Root, Seq, VolumeId, WriterId};
 
 pub(super) const VOLUME: VolumeId = VolumeId([5; 16]);
 
@@ -82,7 +82,7 @@ fn content(world: &SimWorld, manifest: &Manifest, id: FileId) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-pub(super) type Tree = BTreeMap<Vec<u8>, (u64, Kind)>;
+pub(super) type Tree = BTreeMap<Vec<u8>, (Ino, Kind)>;
 
 pub(super) fn tree(world: &SimWorld) -> Tree {
     let inner = world.inner.borrow();
@@ -126,7 +126,7 @@ pub(super) fn restored_equals(world: &SimWorld) -> Result<(), Failure> {
         return Err(Failure::Differs(format!("{} should not be there", show(path))));
     }
     let inner = world.inner.borrow();
-    let mut links: BTreeMap<FileId, u64> = BTreeMap::new();
+    let mut links: BTreeMap<FileId, Ino> = BTreeMap::new();
     for (path, (ino, kind)) in &expected {
         let id = restored[path];
         let Some(file) = manifest.get(id) else { return Err(Failure::Replay(format!("no file {id}"))) };

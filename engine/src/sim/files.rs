@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::kernel::{Kernel, Rng};
 use super::numbers::Numbers;
 use crate::dirty::Marks;
-use crate::model::{BLOCK_BYTES, InodeId, Kind, Time};
+use crate::model::{BLOCK_BYTES, Ino, InodeId, Kind, Time};
 use crate::source::Stat;
 
 /// Inode number of the protected directory, and of one beside it on the same file system.
-pub(super) const ROOT: u64 = 1;
-pub(super) const OUTSIDE: u64 = 2;
+pub(super) const ROOT: Ino = Ino(1);
+pub(super) const OUTSIDE: Ino = Ino(2);
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 pub(super) const BLOCKS_MAX: u64 = 6;
@@ -28,7 +28,7 @@ pub(super) struct Inode {
     /// Pages that are dirty, and pages a mapping may store to without a fault.
     dirty: BTreeSet<u64>,
     writable: BTreeSet<u64>,
-    pub(super) entries: Vec<(Vec<u8>, u64)>,
+    pub(super) entries: Vec<(Vec<u8>, Ino)>,
     /// Of a symlink.
     pub(super) target: Vec<u8>,
 }
@@ -37,19 +37,19 @@ pub(super) struct Inode {
 #[derive(Clone, Debug)]
 pub(super) enum Stalled {
     Punch {
-        ino: u64,
+        ino: Ino,
         block: u64,
     },
     Direct {
         token: u64,
-        ino: u64,
+        ino: Ino,
         block: u64,
         count: u64,
         fill: u8,
     },
     /// The fault is over (and marked), the store is not.
     Store {
-        ino: u64,
+        ino: Ino,
         at: usize,
         byte: u8,
     },
@@ -59,9 +59,9 @@ pub(super) enum Stalled {
 pub(super) struct Files {
     pub(super) rng: Rng,
     pub(super) kernel: Kernel,
-    pub(super) inodes: BTreeMap<u64, Inode>,
+    pub(super) inodes: BTreeMap<Ino, Inode>,
     pub(super) next_ino: u64,
-    pub(super) free: Vec<u64>,
+    pub(super) free: Vec<Ino>,
     pub(super) clock: u64,
     pub(super) stalled: Vec<Stalled>,
     token: u64,
@@ -86,12 +86,12 @@ impl Files {
             numbers: Numbers::Lasting,
         };
         for ino in [ROOT, OUTSIDE] {
-            files.inodes.insert(ino, inode(Kind::Dir, ino));
+            files.inodes.insert(ino, inode(Kind::Dir, ino.0));
         }
         files
     }
 
-    pub(super) fn stat(&self, ino: u64) -> Option<Stat> {
+    pub(super) fn stat(&self, ino: Ino) -> Option<Stat> {
         let inode = self.inodes.get(&ino)?;
         let time = Time { sec: inode.time as i64, nsec: 0 };
         Some(Stat {
@@ -109,7 +109,7 @@ impl Files {
     }
 
     /// Write-back: pages become clean, mappings fault again.
-    pub(super) fn clean(&mut self, ino: u64) {
+    pub(super) fn clean(&mut self, ino: Ino) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.dirty.clear();
             inode.writable.clear();
@@ -117,7 +117,7 @@ impl Files {
     }
 
     /// Whoever holds the inode lock ends first.
-    pub(super) fn barrier(&mut self, ino: u64) {
+    pub(super) fn barrier(&mut self, ino: Ino) {
         let (mine, others) = std::mem::take(&mut self.stalled)
             .into_iter()
             .partition(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino));
@@ -127,7 +127,7 @@ impl Files {
         }
     }
 
-    pub(super) fn locked(&self, ino: u64) -> bool {
+    pub(super) fn locked(&self, ino: Ino) -> bool {
         self.stalled.iter().any(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino))
     }
 
@@ -169,7 +169,7 @@ impl Files {
         }
     }
 
-    fn fill(&mut self, ino: u64, at: u64, len: u64, byte: u8) {
+    fn fill(&mut self, ino: Ino, at: u64, len: u64, byte: u8) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             let end = (at + len) as usize;
             let old = inode.data.len();
@@ -186,30 +186,30 @@ impl Files {
         }
     }
 
-    pub(super) fn tick(&mut self, ino: u64) {
+    pub(super) fn tick(&mut self, ino: Ino) {
         self.clock += 1;
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.time = self.numbers.changed(inode.time, self.clock);
         }
     }
 
-    pub(super) fn names_changed(&mut self, dir: u64) {
+    pub(super) fn names_changed(&mut self, dir: Ino) {
         self.tick(dir);
         self.kernel.mark(&mut self.rng, dir, Marks::names());
     }
 
-    pub(super) fn meta_changed(&mut self, ino: u64) {
+    pub(super) fn meta_changed(&mut self, ino: Ino) {
         self.tick(ino);
         self.kernel.mark(&mut self.rng, ino, Marks::meta());
     }
 
-    pub(super) fn pick(&mut self, kind: Kind) -> Option<u64> {
-        let all: Vec<u64> =
+    pub(super) fn pick(&mut self, kind: Kind) -> Option<Ino> {
+        let all: Vec<Ino> =
             self.inodes.iter().filter(|(_, i)| i.kind == kind && i.nlink > 0).map(|(n, _)| *n).collect();
         (!all.is_empty()).then(|| all[self.rng.below(all.len() as u64) as usize])
     }
 
-    pub(super) fn pick_entry(&mut self, kind: Option<Kind>) -> Option<(u64, usize)> {
+    pub(super) fn pick_entry(&mut self, kind: Option<Kind>) -> Option<(Ino, usize)> {
         let mut all = Vec::new();
         for (dir, inode) in &self.inodes {
             for (at, (_, ino)) in inode.entries.iter().enumerate() {
@@ -279,7 +279,7 @@ impl Files {
     }
 
     /// Marks only on the way from clean to dirty.
-    fn dirty_page(&mut self, ino: u64, block: u64, marks: &mut Marks) {
+    fn dirty_page(&mut self, ino: Ino, block: u64, marks: &mut Marks) {
         if let Some(inode) = self.inodes.get_mut(&ino)
             && inode.dirty.insert(block)
         {
@@ -367,11 +367,11 @@ impl Files {
         self.names_changed(dir);
     }
 
-    pub(super) fn new_inode(&mut self, kind: Kind) -> u64 {
+    pub(super) fn new_inode(&mut self, kind: Kind) -> Ino {
         // Inode numbers are used again, as ext4 does.
         let ino = self.free.pop().unwrap_or_else(|| {
             self.next_ino += 1;
-            self.next_ino
+            Ino(self.next_ino)
         });
         self.clock += 1;
         let mut inode = inode(kind, self.clock);
@@ -380,11 +380,11 @@ impl Files {
         ino
     }
 
-    pub(super) fn entry(&self, dir: u64, name: &[u8]) -> Option<u64> {
+    pub(super) fn entry(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
         self.inodes.get(&dir)?.entries.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)
     }
 
-    pub(super) fn insert(&mut self, dir: u64, name: Vec<u8>, ino: u64) {
+    pub(super) fn insert(&mut self, dir: Ino, name: Vec<u8>, ino: Ino) {
         // New entries land anywhere in the order of a listing, as hashed directories do.
         let len = self.inodes.get(&dir).map_or(0, |inode| inode.entries.len() as u64);
         let at = self.rng.below(len + 1) as usize;
@@ -394,7 +394,7 @@ impl Files {
         }
     }
 
-    fn below(&self, dir: u64, other: u64) -> bool {
+    fn below(&self, dir: Ino, other: Ino) -> bool {
         dir == other
             || self.inodes.get(&dir).is_some_and(|inode| inode.entries.iter().any(|(_, ino)| self.below(*ino, other)))
     }
@@ -435,7 +435,7 @@ impl Files {
         self.names_changed(to);
     }
 
-    pub(super) fn replace(&mut self, dir: u64, name: &[u8], ino: u64) {
+    pub(super) fn replace(&mut self, dir: Ino, name: &[u8], ino: Ino) {
         self.leaves(dir, name);
         self.arrives(name, ino);
         if let Some(slot) = self.inodes.get_mut(&dir).and_then(|d| d.entries.iter_mut().find(|(n, _)| n == name)) {
@@ -443,14 +443,14 @@ impl Files {
         }
     }
 
-    pub(super) fn remove(&mut self, dir: u64, name: &[u8]) {
+    pub(super) fn remove(&mut self, dir: Ino, name: &[u8]) {
         self.leaves(dir, name);
         if let Some(inode) = self.inodes.get_mut(&dir) {
             inode.entries.retain(|(n, _)| n != name);
         }
     }
 
-    pub(super) fn drop_link(&mut self, ino: u64) {
+    pub(super) fn drop_link(&mut self, ino: Ino) {
         self.meta_changed(ino);
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         inode.nlink -= 1;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dirty::Marks;
+use crate::model::Ino;
 
 /// Small generator (xorshift64*): the simulation must not depend on a crate's idea of a seed.
 #[derive(Clone, Debug)]
@@ -33,23 +34,23 @@ impl Rng {
 #[derive(Clone, Debug)]
 struct Running {
     generation: usize,
-    ino: u64,
+    ino: Ino,
     marks: Marks,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
     pub(super) generation: usize,
-    pub(super) maps: [BTreeMap<u64, Marks>; 2],
-    pub(super) watch: BTreeSet<u64>,
+    pub(super) maps: [BTreeMap<Ino, Marks>; 2],
+    pub(super) watch: BTreeSet<Ino>,
     /// Direct writes between begin and completion: token -> inode, first byte, first byte after.
-    pub(super) in_flight: BTreeMap<u64, (u64, u64, u64)>,
+    pub(super) in_flight: BTreeMap<u64, (Ino, u64, u64)>,
     running: Vec<Running>,
 }
 
 impl Kernel {
     /// A hook fires. One in four programs is interrupted between reading the generation and writing the mark.
-    pub(super) fn mark(&mut self, rng: &mut Rng, ino: u64, marks: Marks) {
+    pub(super) fn mark(&mut self, rng: &mut Rng, ino: Ino, marks: Marks) {
         if !self.watch.contains(&ino) {
             return;
         }
@@ -87,7 +88,7 @@ impl Kernel {
         self.generation ^= 1;
     }
 
-    pub(super) fn retired(&self) -> BTreeMap<u64, Marks> {
+    pub(super) fn retired(&self) -> BTreeMap<Ino, Marks> {
         let mut retired = self.maps.get(self.generation ^ 1).cloned().unwrap_or_default();
         for (ino, start, end) in self.in_flight.values() {
             retired.entry(*ino).or_default().mark_bytes(*start, *end);

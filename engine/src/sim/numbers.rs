@@ -8,7 +8,7 @@ use super::world::{SimError, SimWorld};
 use crate::dirty::{DirtySet, Marks};
 use crate::flush::Steps;
 use crate::flush::rebind::{is_void, rebind};
-use crate::model::{BLOCK_BYTES, FileId, InodeId, Kind};
+use crate::model::{BLOCK_BYTES, FileId, Ino, InodeId, Kind};
 
 /// What inode numbers and times are worth.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Numbers {
 
 impl Files {
     /// Before a name leads elsewhere.
-    pub(super) fn leaves(&mut self, dir: u64, name: &[u8]) {
+    pub(super) fn leaves(&mut self, dir: Ino, name: &[u8]) {
         let Some(time) = self.entry(dir, name).and_then(|ino| self.inodes.get(&ino)).map(|inode| inode.time) else {
             return;
         };
@@ -51,7 +51,7 @@ impl Files {
     }
 
     /// A name leads to another inode: with a time that no one had under this name.
-    pub(super) fn arrives(&mut self, name: &[u8], ino: u64) {
+    pub(super) fn arrives(&mut self, name: &[u8], ino: Ino) {
         if let Numbers::OfOneMount(times) = &self.numbers
             && let Some(inode) = self.inodes.get_mut(&ino)
         {
@@ -60,7 +60,7 @@ impl Files {
     }
 
     /// The end of a change that marks and sets no time: a scan needs one.
-    pub(super) fn seen_by_time_alone(&mut self, ino: u64) {
+    pub(super) fn seen_by_time_alone(&mut self, ino: Ino) {
         if let (Numbers::OfOneMount(_), Some(inode)) = (&self.numbers, self.inodes.get_mut(&ino)) {
             inode.time += 1;
         }
@@ -75,11 +75,11 @@ impl Files {
     /// Mounted again: all inodes but the roots are numbered in another order.
     fn renumber(&mut self) {
         self.quiesce();
-        let mut old: Vec<u64> = self.inodes.keys().copied().filter(|ino| *ino != ROOT && *ino != OUTSIDE).collect();
+        let mut old: Vec<Ino> = self.inodes.keys().copied().filter(|ino| *ino != ROOT && *ino != OUTSIDE).collect();
         let mut numbers = BTreeMap::from([(ROOT, ROOT), (OUTSIDE, OUTSIDE)]);
         while !old.is_empty() {
             let at = self.rng.below(old.len() as u64) as usize;
-            numbers.insert(old.swap_remove(at), 3 + numbers.len() as u64);
+            numbers.insert(old.swap_remove(at), Ino(3 + numbers.len() as u64));
         }
         self.next_ino = 3 + numbers.len() as u64;
         self.free.clear();
@@ -128,7 +128,7 @@ impl SimWorld {
     pub(super) fn scanned(&self, taken: &mut DirtySet, round: u64) {
         self.opened.take();
         let records = self.catalog.records.values();
-        for dir in records.filter(|record| record.meta.kind == Kind::Dir && record.inode.ino != 0) {
+        for dir in records.filter(|record| record.meta.kind == Kind::Dir && record.inode.ino != Ino::NONE) {
             taken.add(dir.inode.ino, &Marks::names(), round);
         }
     }

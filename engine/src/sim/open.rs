@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::files::Files;
+use crate::model::Ino;
 use crate::source::{FileError, FileOps, Stat};
 use crate::xattrs::ReadXattrs;
 
@@ -16,7 +17,7 @@ pub(super) struct Inner {
     pub(super) dead: bool,
     pub(super) quiet: bool,
     /// Inodes that cannot be opened for reading, as on a bad disk.
-    pub(super) unreadable: BTreeSet<u64>,
+    pub(super) unreadable: BTreeSet<Ino>,
     /// Questions to the catalog about an inode.
     pub(super) asked: u64,
 }
@@ -47,7 +48,7 @@ impl Inner {
 /// An open file: the inode, whatever happens to its name.
 pub(super) struct SimFile {
     pub(super) inner: Rc<RefCell<Inner>>,
-    pub(super) ino: u64,
+    pub(super) ino: Ino,
 }
 
 impl SimFile {

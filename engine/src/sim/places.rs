@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::files::{Files, ROOT};
-use crate::model::{ChangeSet, FileId};
+use crate::model::{ChangeSet, FileId, Ino};
 
 type Names = BTreeMap<(FileId, Vec<u8>), FileId>;
 /// From the root downwards.
@@ -44,8 +44,8 @@ fn paths_of(names: &Names, id: FileId, depth: usize) -> Vec<Path> {
 }
 
 /// Whether a name leads to the inode from the source's root.
-pub(super) fn is_in_tree(files: &Files, ino: u64) -> bool {
-    let holds = |ino: u64| files.inodes.iter().find(|(_, dir)| dir.entries.iter().any(|(_, at)| *at == ino));
+pub(super) fn is_in_tree(files: &Files, ino: Ino) -> bool {
+    let holds = |ino: Ino| files.inodes.iter().find(|(_, dir)| dir.entries.iter().any(|(_, at)| *at == ino));
     let up = std::iter::successors(Some(ino), |at| holds(*at).map(|(dir, _)| *dir));
     up.take(files.inodes.len() + 1).any(|at| at == ROOT)
 }

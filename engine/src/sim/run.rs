@@ -7,7 +7,7 @@ use super::files::ROOT;
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
 use crate::flush::{self, FlushFacts, Limits, MaxDelete, Outcome, Report, Steps};
-use crate::model::{CommitId, Kind, Time};
+use crate::model::{CommitId, Ino, Kind, Time};
 
 /// What a run found wrong.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +178,7 @@ pub(super) fn watched_for_nothing(seed: u64) -> Result<usize, Failure> {
         round(&mut world, number, seed, Steps::ALL, Limits::DEFAULT.files).map_err(Failure::Flush)?;
     }
     let inner = world.inner.borrow();
-    let known = |ino: &u64| world.catalog.records.values().any(|record| record.inode.ino == *ino);
+    let known = |ino: &Ino| world.catalog.records.values().any(|record| record.inode.ino == *ino);
     Ok(inner.files.kernel.watch.iter().filter(|ino| !known(ino)).count())
 }
 
@@ -201,7 +201,7 @@ pub(super) fn kept_out_by_unreadable(seed: u64) -> Result<(usize, usize), Failur
             );
             let files =
                 dir.entries.iter().map(|(_, ino)| *ino).filter(|ino| inner.files.inodes[ino].kind == Kind::File);
-            let files: Vec<u64> = files.collect();
+            let files: Vec<Ino> = files.collect();
             unreadable.extend(files.iter().take(NEW_FILES));
             behind.extend(files.into_iter().skip(NEW_FILES));
         }
@@ -212,6 +212,6 @@ pub(super) fn kept_out_by_unreadable(seed: u64) -> Result<(usize, usize), Failur
     for number in 1..=600 {
         round(&mut world, number, seed, Steps::ALL, NEW_FILES).map_err(Failure::Flush)?;
     }
-    let known: BTreeSet<u64> = world.catalog.records.values().map(|record| record.inode.ino).collect();
+    let known: BTreeSet<Ino> = world.catalog.records.values().map(|record| record.inode.ino).collect();
     Ok((behind.difference(&known).count(), behind.len()))
 }

@@ -3,15 +3,16 @@
 use super::world::{SimError, SimWorld};
 use crate::flush::DrainWorld;
 use crate::flush::world::WatchSet;
+use crate::model::Ino;
 
 impl WatchSet for SimWorld {
-    fn watch(&mut self, inodes: &[u64]) -> Result<(), SimError> {
+    fn watch(&mut self, inodes: &[Ino]) -> Result<(), SimError> {
         self.step()?;
         self.inner.borrow_mut().files.kernel.watch.extend(inodes);
         Ok(())
     }
 
-    fn unwatch(&mut self, inodes: &[u64]) -> Result<(), SimError> {
+    fn unwatch(&mut self, inodes: &[Ino]) -> Result<(), SimError> {
         for ino in inodes {
             self.inner.borrow_mut().files.kernel.watch.remove(ino);
         }

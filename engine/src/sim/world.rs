@@ -13,7 +13,7 @@ use crate::dirty::Marks;
 use crate::flush::world::{Fails, Moved};
 use crate::format::EncodeError;
 use crate::image::ImageError;
-use crate::model::{FileId, InodeId, Kind, Meta};
+use crate::model::{FileId, Ino, InodeId, Kind, Meta};
 use crate::source::{FileError, Stat};
 
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub(super) struct Catalog {
     pub(super) names: BTreeMap<(FileId, Vec<u8>), FileId>,
     pub(super) nodes: BTreeMap<NodeKey, Vec<u8>>,
     pub(super) signatures: BTreeMap<(FileId, u64), Vec<u8>>,
-    pub(super) pending: BTreeMap<u64, Marks>,
+    pub(super) pending: BTreeMap<Ino, Marks>,
     pub(super) missing: Vec<Missing>,
     pub(super) intent: Option<Intent>,
     pub(super) next_id: FileId,
@@ -136,7 +136,7 @@ impl SimWorld {
     }
 
     /// Follows names as a path walk does: through what is there now.
-    pub(super) fn resolve(&self, id: FileId) -> Option<u64> {
+    pub(super) fn resolve(&self, id: FileId) -> Option<Ino> {
         self.path_of(id).and_then(|path| self.walk(&path))
     }
 
@@ -161,7 +161,7 @@ impl SimWorld {
         Some(names)
     }
 
-    fn walk(&self, path: &[Vec<u8>]) -> Option<u64> {
+    fn walk(&self, path: &[Vec<u8>]) -> Option<Ino> {
         let inner = self.inner.borrow();
         let mut ino = ROOT;
         for name in path {
@@ -171,7 +171,7 @@ impl SimWorld {
     }
 
     /// The inode of a directory, if it still is what its path leads to.
-    pub(super) fn directory(&self, id: FileId) -> Option<u64> {
+    pub(super) fn directory(&self, id: FileId) -> Option<Ino> {
         let ino = self.resolve(id)?;
         let record = self.catalog.records.get(&id).map(|record| record.inode);
         let known = record.or(self.placed.get(&id).map(|(_, _, inode)| *inode));

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::hooks::HOOKS;
+use engine::model::Ino;
 use serde_json::{Value, json};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, CaptureConfig};
@@ -116,7 +117,7 @@ impl Bench {
                 }
                 if matches!(watching, Watching::Marked | Watching::NewMark) {
                     for path in [&self.file, &self.large, &self.mount.root().to_path_buf()] {
-                        capture.watch(&[(dev, fs::metadata(path)?.ino())])?;
+                        capture.watch(&[(dev, Ino(fs::metadata(path)?.ino()))])?;
                     }
                 }
                 guard.capture = Some(capture);

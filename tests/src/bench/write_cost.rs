@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use engine::model::Ino;
 use serde_json::json;
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, CaptureConfig};
@@ -92,7 +93,7 @@ fn captured(variant: usize, capture: &Capture, path: &Path, file: &File, round: 
         capture.track(dev, false)?;
     }
     if variant == 3 {
-        capture.watch(&[(dev, meta.ino())])?;
+        capture.watch(&[(dev, Ino(meta.ino()))])?;
     }
     write(file, round)
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use common::functions::FUNCTIONS;
 use common::hooks::HOOKS;
+use engine::model::Dev;
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, Retired};
 
@@ -23,7 +24,7 @@ pub struct Place {
     pub fs: Kind,
     pub mount: Mount,
     /// Superblock of its events.
-    pub dev: u32,
+    pub dev: Dev,
 }
 
 impl Place {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use engine::model::Dev;
 use tracker::capture::{InodeMarks, Retired, flags};
 
 use super::tree::{BLOCK, Entry, Key, Tree};
@@ -19,7 +20,7 @@ pub enum Class {
 }
 
 /// What is marked of an inode, direct writes under way included, which count as changed in every drain.
-fn marks(retired: &Retired, dev: u32, key: Key) -> InodeMarks {
+fn marks(retired: &Retired, dev: Dev, key: Key) -> InodeMarks {
     let Key::Real(ino) = key else { return InodeMarks::default() };
     let mut marks = retired.inodes.get(&(dev, ino)).cloned().unwrap_or_default();
     for write in retired.inflight.iter().filter(|write| (write.dev, write.ino) == (dev, ino)) {
@@ -36,7 +37,7 @@ fn marks(retired: &Retired, dev: u32, key: Key) -> InodeMarks {
 
 /// Compares a drain with the truth; `above` is the directory that the tree lies in. The texts say what was missed.
 #[must_use]
-pub fn judge(before: &Tree, after: &Tree, retired: &Retired, dev: u32, above: Key) -> (Class, Vec<String>) {
+pub fn judge(before: &Tree, after: &Tree, retired: &Retired, dev: Dev, above: Key) -> (Class, Vec<String>) {
     let known: BTreeMap<Key, &Entry> = before.values().map(|entry| (entry.key, entry)).collect();
     let mut missed = Vec::new();
     let mut whole = false;

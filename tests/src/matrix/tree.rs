@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use engine::model::Ino;
 use rustix::fs::SeekFrom;
 
 /// Unit of a mark, in bytes.
@@ -17,9 +18,9 @@ pub const BLOCK: u64 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// One that events of the tracked superblock name.
-    Real(u64),
+    Real(Ino),
     /// One of an overlay's lower layer, which has no events.
-    Lower(u64),
+    Lower(Ino),
 }
 
 /// One file or directory.
@@ -68,10 +69,10 @@ pub fn read(dir: &Path, real: &Path) -> io::Result<Tree> {
 
 fn key(path: &Path, real: &Path) -> io::Result<(Key, Metadata)> {
     match fs::symlink_metadata(real) {
-        Ok(meta) => Ok((Key::Real(meta.ino()), meta)),
+        Ok(meta) => Ok((Key::Real(Ino(meta.ino())), meta)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let meta = fs::symlink_metadata(path)?;
-            Ok((Key::Lower(meta.ino()), meta))
+            Ok((Key::Lower(Ino(meta.ino())), meta))
         }
         Err(error) => Err(error),
     }

@@ -10,6 +10,7 @@ use common::{
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
     maps::{counter, ctrl, flag},
 };
+use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
 use super::error::CaptureError;
@@ -52,9 +53,9 @@ impl Capture {
         let words = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
         let inflight = self.maps.inflight.read_all().map_err(failed("INFLIGHT"))?;
 
-        let mut inodes: HashMap<(u32, u64), InodeMarks> = HashMap::new();
+        let mut inodes: HashMap<(Dev, Ino), InodeMarks> = HashMap::new();
         for (key, mark) in &flags {
-            let marks = inodes.entry((key.dev, key.ino)).or_default();
+            let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             marks.flags = mark.flags;
             if mark.flags & (flag::FROM | flag::RANGE) != 0 {
                 marks.from = mark.from;
@@ -62,7 +63,7 @@ impl Capture {
             }
         }
         for (key, bits) in &groups {
-            let marks = inodes.entry((key.dev, key.ino)).or_default();
+            let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             let base = u64::from(key.group) * GROUP_BLOCKS;
             // Beyond 16 TiB block indexes no longer fit the bitmap.
             if let Ok(base) = u32::try_from(base + GROUP_BLOCKS - 1).map(|last| last - (GROUP_BLOCKS as u32 - 1)) {
@@ -85,8 +86,8 @@ impl Capture {
             .into_iter()
             .map(|(key, write)| InflightWrite {
                 key,
-                dev: write.dev,
-                ino: write.ino,
+                dev: Dev::of_kernel(write.dev),
+                ino: Ino(write.ino),
                 start: write.start,
                 len: write.len,
                 flags: u64::from(write.flags),
@@ -172,6 +173,7 @@ fn insert_bits(blocks: &mut RoaringBitmap, base: u32, bits: &[u64]) {
 #[cfg(test)]
 mod tests {
     use common::maps::flag;
+    use engine::model::{Dev, Ino};
     use roaring::RoaringBitmap;
 
     use super::{InodeMarks, Overflow, insert_bits};
@@ -210,10 +212,10 @@ mod tests {
     #[test]
     fn an_empty_overflow_hits_nothing() {
         assert!(!Overflow::default().any());
-        assert!(!Overflow(vec![0; 16384]).hit(1, 2));
+        assert!(!Overflow(vec![0; 16384]).hit(Dev::of_kernel(1), Ino(2)));
         let mut words = vec![0; 16384];
         let bit = common::maps::overflow_bit(7, 9);
         words[(bit / 64) as usize] = 1 << (bit % 64);
-        assert!(Overflow(words).hit(7, 9));
+        assert!(Overflow(words).hit(Dev::of_kernel(7), Ino(9)));
     }
 }

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use engine::model::Dev;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::error::CaptureError;
@@ -35,7 +36,7 @@ pub fn mount_of(path: &Path) -> Result<Mount, CaptureError> {
 ///
 /// # Errors
 /// As `mount_of`.
-pub fn kernel_dev(path: &Path) -> Result<u32, CaptureError> {
+pub fn kernel_dev(path: &Path) -> Result<Dev, CaptureError> {
     Ok(mount_of(path)?.kernel_dev)
 }
 

@@ -7,13 +7,14 @@ use common::{
     hooks::HOOKS,
     maps::{GroupKey, InodeKey, counter, flag, overflow_bit},
 };
+use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
 /// What a drain found.
 #[derive(Debug)]
 pub struct Retired {
     /// Marks by (superblock device, inode number).
-    pub inodes: HashMap<(u32, u64), InodeMarks>,
+    pub inodes: HashMap<(Dev, Ino), InodeMarks>,
     /// Inodes whose marks found no room.
     pub overflow: Overflow,
     /// Direct writes that began and have not completed: their ranges stay dirty, in this drain and in the next.
@@ -54,9 +55,9 @@ impl InodeMarks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InflightWrite {
     /// Superblock device.
-    pub dev: u32,
+    pub dev: Dev,
     /// Inode number.
-    pub ino: u64,
+    pub ino: Ino,
     /// First byte.
     pub start: u64,
     /// Bytes; 0: no range, `u64::MAX`: everything behind `start`.
@@ -85,8 +86,8 @@ pub struct Overflow(pub(super) Vec<u64>);
 impl Overflow {
     /// Whether this inode may be one of them.
     #[must_use]
-    pub fn hit(&self, dev: u32, ino: u64) -> bool {
-        let bit = overflow_bit(dev, ino);
+    pub fn hit(&self, dev: Dev, ino: Ino) -> bool {
+        let bit = overflow_bit(dev.kernel(), ino.0);
         self.0.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1)
     }
 

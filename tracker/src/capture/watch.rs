@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use common::maps::{InodeKey, ctrl, mode};
+use engine::model::{Dev, Ino};
 
 use super::error::CaptureError;
 use super::running::Capture;
@@ -18,8 +19,8 @@ pub enum WatchOutcome {
     Watching,
     /// The WATCH map is full: these superblocks now have every inode marked. To be shown as a degradation, not a loss.
     Full {
-        /// Their devices, in the kernel's encoding.
-        widened: Vec<u32>,
+        /// Their devices.
+        widened: Vec<Dev>,
     },
 }
 
@@ -32,14 +33,18 @@ impl Capture {
     ///
     /// # Errors
     /// When the map refuses, for instance because too many superblocks are tracked.
-    pub fn track(&self, dev: u32, all_inodes: bool) -> Result<(), CaptureError> {
+    pub fn track(&self, dev: Dev, all_inodes: bool) -> Result<(), CaptureError> {
         let all = all_inodes || self.is_widened(dev)?;
         let mode = if all { mode::ALL } else { mode::WATCHED };
-        let before = self.maps.supers.get(dev);
+        let before = self.maps.supers.get(dev.kernel());
         if before.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?.is_none() {
             self.mark_earlier_dio(1)?;
         }
-        self.maps.supers.set(dev, mode).map_err(|source| CaptureError::Map { what: "insert", map: "SUPERS", source })
+        self.maps.supers.set(dev.kernel(), mode).map_err(|source| CaptureError::Map {
+            what: "insert",
+            map: "SUPERS",
+            source,
+        })
     }
 
     /// Direct writes that were under way when their superblock was tracked first have ended.
@@ -59,16 +64,20 @@ impl Capture {
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn untrack(&self, dev: u32) -> Result<(), CaptureError> {
-        self.maps.supers.remove(dev).map_err(|source| CaptureError::Map { what: "delete", map: "SUPERS", source })
+    pub fn untrack(&self, dev: Dev) -> Result<(), CaptureError> {
+        self.maps.supers.remove(dev.kernel()).map_err(|source| CaptureError::Map {
+            what: "delete",
+            map: "SUPERS",
+            source,
+        })
     }
 
     /// Whether all inodes of superblock `dev` are marked.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn is_widened(&self, dev: u32) -> Result<bool, CaptureError> {
-        let found = self.maps.supers.get(dev);
+    pub fn is_widened(&self, dev: Dev) -> Result<bool, CaptureError> {
+        let found = self.maps.supers.get(dev.kernel());
         let found = found.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
         Ok(found == Some(mode::ALL))
     }
@@ -77,18 +86,18 @@ impl Capture {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn tracked(&self) -> Result<Vec<(u32, bool)>, CaptureError> {
+    pub fn tracked(&self) -> Result<Vec<(Dev, bool)>, CaptureError> {
         let all = self.maps.supers.read_all();
         let all = all.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
-        Ok(all.into_iter().map(|(dev, mode)| (dev, mode == mode::ALL)).collect())
+        Ok(all.into_iter().map(|(dev, mode)| (Dev::of_kernel(dev), mode == mode::ALL)).collect())
     }
 
     /// Marks changes of these inodes (superblock device, inode number) from now on.
     ///
     /// # Errors
     /// When the map fails in another way than by being full.
-    pub fn watch(&self, inodes: &[(u32, u64)]) -> Result<WatchOutcome, CaptureError> {
-        let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev, ino)).collect();
+    pub fn watch(&self, inodes: &[(Dev, Ino)]) -> Result<WatchOutcome, CaptureError> {
+        let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev.kernel(), ino.0)).collect();
         let mut rest = keys.as_slice();
         let mut widened = BTreeSet::new();
         let mut waits = 0;
@@ -110,7 +119,7 @@ impl Capture {
                     if let Some(key) = rest.get(done)
                         && widened.insert(key.dev)
                     {
-                        self.track(key.dev, true)?;
+                        self.track(Dev::of_kernel(key.dev), true)?;
                     }
                     rest = rest.get(done + 1..).unwrap_or(&[]);
                     rest = skip_widened(rest, &widened);
@@ -121,7 +130,7 @@ impl Capture {
         if widened.is_empty() {
             Ok(WatchOutcome::Watching)
         } else {
-            Ok(WatchOutcome::Full { widened: widened.into_iter().collect() })
+            Ok(WatchOutcome::Full { widened: widened.into_iter().map(Dev::of_kernel).collect() })
         }
     }
 
@@ -129,8 +138,8 @@ impl Capture {
     ///
     /// # Errors
     /// When the map fails.
-    pub fn unwatch(&self, inodes: &[(u32, u64)]) -> Result<(), CaptureError> {
-        let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev, ino)).collect();
+    pub fn unwatch(&self, inodes: &[(Dev, Ino)]) -> Result<(), CaptureError> {
+        let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev.kernel(), ino.0)).collect();
         self.maps.watch.remove_all(&keys).map_err(|source| CaptureError::Map { what: "delete", map: "WATCH", source })
     }
 }

@@ -6,7 +6,7 @@
 use engine::catalog::{CatalogChange, Head, Intent};
 use engine::dirty::DirtySet;
 use engine::format::commit;
-use engine::model::{CommitId, FileId, NameChange, Seq, Time};
+use engine::model::{CommitId, FileId, Ino, NameChange, Seq, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
@@ -40,7 +40,7 @@ impl Catalog {
     /// The commit is in the store: in one transaction the intent is cleared, head moves to it, the marks of `forget`
     /// are dropped, and the marks of `keep` take the place of what was stored for their inodes. `WrongIntent` unless the
     /// open intent is this seq's.
-    pub fn settle_commit(&self, head: &Head, forget: &[u64], keep: &DirtySet) -> Result<()> {
+    pub fn settle_commit(&self, head: &Head, forget: &[Ino], keep: &DirtySet) -> Result<()> {
         self.write(|conn| {
             let (found, seq) = (open_seq(conn)?, head.seq);
             if found != Some(seq) {
@@ -55,7 +55,7 @@ impl Catalog {
 
     /// A flush that had nothing to put: in one transaction `change` (facts of this host, such as ctimes) is applied
     /// and the marks are dealt with as in [`Catalog::settle_commit`]. Head does not move.
-    pub fn settle_without_commit(&self, change: &CatalogChange, forget: &[u64], keep: &DirtySet) -> Result<()> {
+    pub fn settle_without_commit(&self, change: &CatalogChange, forget: &[Ino], keep: &DirtySet) -> Result<()> {
         self.write_change(change, &Handles::new(), |conn| {
             pending::forget(conn, forget)?;
             pending::put_all(conn, keep)

@@ -22,7 +22,7 @@ pub(super) type Digest = [u64; 2];
 
 pub(super) fn digest(name: &[u8], inode: InodeId, kind: Kind) -> Digest {
     let mut bytes = Vec::with_capacity(name.len() + 24);
-    for word in [inode.ino, inode.generation, row::kind_code(kind) as u64] {
+    for word in [inode.ino.0, inode.generation, row::kind_code(kind) as u64] {
         bytes.extend_from_slice(&word.to_le_bytes());
     }
     bytes.extend_from_slice(name);

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use engine::catalog::Head;
-use engine::model::{FileId, Seq, Standing, Time, VolumeId, WriterId};
+use engine::model::{Dev, FileId, Ino, Seq, Standing, Time, VolumeId, WriterId};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
@@ -94,7 +94,8 @@ impl Catalog {
             word.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(word)
         };
-        Ok(Some(SourceFacts { device: word(0), ino: word(8), generation: word(16), ..SourceFacts::default() }))
+        let device = Dev::of_halves(word(0)).ok_or(CatalogError::Damaged { table: "meta", what: "source" })?;
+        Ok(Some(SourceFacts { device, ino: Ino(word(8)), generation: word(16), ..SourceFacts::default() }))
     }
 
     pub fn set_source_facts(&self, source: &SourceFacts) -> Result<()> {

@@ -70,7 +70,7 @@ mod tests {
 
     use engine::catalog::{CatalogChange, Known, Record};
     use engine::dirty::DirtySet;
-    use engine::model::{FileId, InodeId, Kind, NameChange, Seq, Time};
+    use engine::model::{FileId, Ino, InodeId, Kind, NameChange, Seq, Time};
     use engine::source::{Entry, Stat};
     use proptest::prelude::*;
 
@@ -190,7 +190,7 @@ mod tests {
                     Step::Set { name, id } => catalog.apply(&change(vec![tests::set(DIR.0, &name_of(name), id)])).unwrap(),
                     Step::Unset { name } => catalog.apply(&change(vec![tests::unset(DIR.0, &name_of(name))])).unwrap(),
                     Step::Renumber { id, ino } => {
-                        let row = Record { inode: InodeId { ino, generation: id }, ..tests::row(id, Kind::File) };
+                        let row = Record { inode: InodeId { ino: Ino(ino), generation: id }, ..tests::row(id, Kind::File) };
                         catalog.apply(&CatalogChange { records: vec![row], ..CatalogChange::default() }).unwrap();
                     }
                     Step::Gone { id } => {
@@ -206,7 +206,7 @@ mod tests {
                     }
                     Step::Seen { name, ino, dir } => {
                         let kind = if dir { Kind::Dir } else { Kind::File };
-                        others.insert(name, Some(entry(name_of(name), InodeId { ino, generation: u64::MAX - (ino - 1000) }, kind)));
+                        others.insert(name, Some(entry(name_of(name), InodeId { ino: Ino(ino), generation: u64::MAX - (ino - 1000) }, kind)));
                     }
                     Step::NotSeen { name } => drop(others.insert(name, None)),
                     Step::Listed { late } => {
@@ -238,7 +238,7 @@ mod tests {
         let first = catalog.others_in(DIR, &mut Vec::new()).unwrap();
         let mut second = seen(&first);
         let vanished = second.remove(7).name;
-        second.push(entry(b"new".to_vec(), InodeId { ino: 5000, generation: 0 }, Kind::File));
+        second.push(entry(b"new".to_vec(), InodeId { ino: Ino(5000), generation: 0 }, Kind::File));
         let answer = catalog.others_in(DIR, &mut second).unwrap();
         assert_eq!((first.len(), second.len(), answer.len()), (197, 1, 1));
         assert_eq!((second[0].name.as_slice(), answer[0].0.clone()), (b"new".as_slice(), vanished));

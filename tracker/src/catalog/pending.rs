@@ -2,12 +2,13 @@
 
 use engine::catalog::Missing;
 use engine::dirty::{DirtySet, Marks, Waiting};
-use engine::model::FileId;
+use engine::model::{FileId, Ino};
 use roaring::RoaringBitmap;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::database::Catalog;
 use super::error::{CatalogError, Result};
+use super::row::{ino_column, ino_of};
 
 /// Bits of the column `flags`.
 const META: u32 = 1;
@@ -40,7 +41,7 @@ impl Catalog {
             let mut out = DirtySet::default();
             while let Some(row) = rows.next()? {
                 let Waiting { marks, since_ns } = read(row)?;
-                out.add(row.get::<_, i64>(0)? as u64, &marks, since_ns);
+                out.add(ino_of(row.get(0)?), &marks, since_ns);
             }
             Ok(out)
         })
@@ -64,9 +65,9 @@ impl Catalog {
 
 const SELECT: &str = "SELECT ino, flags, from_, end_, blocks, since_ns FROM pending";
 
-fn get(conn: &Connection, ino: u64) -> Result<Option<Waiting>> {
+fn get(conn: &Connection, ino: Ino) -> Result<Option<Waiting>> {
     conn.prepare_cached(&format!("{SELECT} WHERE ino = ?1"))?
-        .query_row([ino as i64], |row| Ok(read(row)))
+        .query_row([ino_column(ino)], |row| Ok(read(row)))
         .optional()?
         .transpose()
 }
@@ -76,7 +77,7 @@ pub(super) fn put_all(conn: &Connection, marks: &DirtySet) -> Result<()> {
     marks.iter().try_for_each(|(ino, waiting)| put(conn, ino, waiting))
 }
 
-fn put(conn: &Connection, ino: u64, waiting: &Waiting) -> Result<()> {
+fn put(conn: &Connection, ino: Ino, waiting: &Waiting) -> Result<()> {
     let mut marks = waiting.marks.clone();
     // A range with an end has no column of its own.
     if let Some((start, end)) = marks.range.take() {
@@ -96,7 +97,7 @@ fn put(conn: &Connection, ino: u64, waiting: &Waiting) -> Result<()> {
         "INSERT OR REPLACE INTO pending(ino, flags, from_, end_, blocks, since_ns) VALUES(?1,?2,?3,?4,?5,?6)",
     )?
     .execute(params![
-        ino as i64,
+        ino_column(ino),
         flags,
         marks.from.map(|from| from as i64),
         marks.from.map(|_| u64::MAX as i64),
@@ -106,10 +107,10 @@ fn put(conn: &Connection, ino: u64, waiting: &Waiting) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn forget(conn: &Connection, inos: &[u64]) -> Result<()> {
+pub(super) fn forget(conn: &Connection, inos: &[Ino]) -> Result<()> {
     let mut statement = conn.prepare_cached("DELETE FROM pending WHERE ino = ?1")?;
     for ino in inos {
-        statement.execute([*ino as i64])?;
+        statement.execute([ino_column(*ino)])?;
     }
     Ok(())
 }
@@ -201,6 +202,6 @@ mod tests {
         catalog.save_pending(&set_of([(1, marks(&[]))])).unwrap();
         let bytes: Vec<u8> = catalog.lock().query_row("SELECT blocks FROM pending", [], |row| row.get(0)).unwrap();
         assert!(bytes.is_empty());
-        assert_eq!(catalog.load_pending().unwrap().get(1).unwrap().marks.blocks, RoaringBitmap::new());
+        assert_eq!(catalog.load_pending().unwrap().get(Ino(1)).unwrap().marks.blocks, RoaringBitmap::new());
     }
 }

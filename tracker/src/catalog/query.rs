@@ -1,7 +1,7 @@
 //! Questions about the committed image.
 
 use engine::catalog::{Known, Record};
-use engine::model::{FileId, Kind};
+use engine::model::{FileId, Ino, Kind};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
@@ -34,11 +34,11 @@ impl Catalog {
 
     /// All files whose inode had this number; more than one where a number was used again and the old file is not
     /// committed as gone yet.
-    pub fn by_ino(&self, ino: u64) -> Result<Vec<Record>> {
+    pub fn by_ino(&self, ino: Ino) -> Result<Vec<Record>> {
         self.read(|conn| {
             let sql = select_files("WHERE ino = ?1 ORDER BY id");
             let mut statement = conn.prepare_cached(&sql)?;
-            let mut rows = statement.query([ino as i64])?;
+            let mut rows = statement.query([row::ino_column(ino)])?;
             let mut out = Vec::new();
             while let Some(found) = rows.next()? {
                 out.push(row::read(found)?);
@@ -146,7 +146,7 @@ impl Catalog {
     /// The catalog's, and what `each` gives.
     pub fn each_inodes<E: From<CatalogError>>(
         &self,
-        mut each: impl FnMut(&[u64]) -> std::result::Result<(), E>,
+        mut each: impl FnMut(&[Ino]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         const AT_ONCE: i64 = 65_536;
         let mut after = 0;
@@ -159,18 +159,19 @@ impl Catalog {
             let Some((last, _)) = rows.last() else { return Ok(()) };
             after = *last;
             // A file of a rebuilt catalog has none yet.
-            let inodes: Vec<u64> = rows.iter().map(|(_, ino)| *ino as u64).filter(|ino| *ino != 0).collect();
+            let inodes: Vec<Ino> =
+                rows.iter().map(|(_, ino)| row::ino_of(*ino)).filter(|ino| *ino != Ino::NONE).collect();
             each(&inodes)?;
         }
     }
 
     /// Inode numbers of files whose ctime, as their committed image was read, is of this second (since 1970) or later.
-    pub fn files_changed_since(&self, second: i64) -> Result<Vec<u64>> {
+    pub fn files_changed_since(&self, second: i64) -> Result<Vec<Ino>> {
         self.read(|conn| {
             let mut some =
                 conn.prepare_cached("SELECT ino FROM files WHERE ctime_sec >= ?1 AND kind = ?2 AND ino != 0")?;
             let rows = some.query_map(params![second, row::kind_code(Kind::File)], |row| row.get::<_, i64>(0))?;
-            Ok(rows.map(|ino| ino.map(|ino| ino as u64)).collect::<rusqlite::Result<_>>()?)
+            Ok(rows.map(|ino| ino.map(row::ino_of)).collect::<rusqlite::Result<_>>()?)
         })
     }
 

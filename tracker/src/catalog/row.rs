@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::catalog::Record;
-use engine::model::{FileId, Hash, InodeId, Kind, Meta, Root, Time, Xattrs};
+use engine::model::{FileId, Hash, Ino, InodeId, Kind, Meta, Root, Time, Xattrs};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{CatalogError, Result};
@@ -38,7 +38,7 @@ pub(super) fn upsert(conn: &Connection, file: &Record, handle: Option<&Vec<u8>>)
     .execute(params![
         file.id.0 as i64,
         kind_code(file.meta.kind),
-        file.inode.ino as i64,
+        ino_column(file.inode.ino),
         file.inode.generation as i64,
         handle,
         file.size as i64,
@@ -114,8 +114,18 @@ pub(super) fn read(row: &Row<'_>) -> Result<Record> {
     })
 }
 
+/// An inode number from its column.
+pub(super) fn ino_of(column: i64) -> Ino {
+    Ino(column as u64)
+}
+
+/// An inode number as its column holds it.
+pub(super) fn ino_column(ino: Ino) -> i64 {
+    ino.0 as i64
+}
+
 pub(super) fn inode(ino: i64, generation: i64) -> InodeId {
-    InodeId { ino: ino as u64, generation: generation as u64 }
+    InodeId { ino: ino_of(ino), generation: generation as u64 }
 }
 
 pub(super) fn kind_of(code: i64) -> Result<Kind> {

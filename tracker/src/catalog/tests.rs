@@ -6,8 +6,8 @@ use engine::catalog::{CatalogChange, Head, Intent, Missing, Record};
 use engine::dirty::{DirtySet, Marks, Waiting};
 use engine::format::commit::{self, Header};
 use engine::model::{
-    ChangeSet, CommitId, FileId, InodeFlags, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time, VolumeId,
-    WriterId,
+    ChangeSet, CommitId, Dev, FileId, Ino, InodeFlags, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time,
+    VolumeId, WriterId,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ pub(super) fn fresh() -> (TempDir, PathBuf, Catalog) {
 pub(super) fn row(id: u64, kind: Kind) -> Record {
     Record {
         id: FileId(id),
-        inode: InodeId { ino: 1000 + id, generation: u64::MAX - id },
+        inode: InodeId { ino: Ino(1000 + id), generation: u64::MAX - id },
         meta: Meta {
             kind,
             mode: 0o4755,
@@ -73,7 +73,7 @@ pub(super) fn marks(blocks: &[u32]) -> Waiting {
 
 pub(super) fn set_of(marks: impl IntoIterator<Item = (u64, Waiting)>) -> DirtySet {
     let mut set = DirtySet::default();
-    marks.into_iter().for_each(|(ino, waiting)| set.add(ino, &waiting.marks, waiting.since_ns));
+    marks.into_iter().for_each(|(ino, waiting)| set.add(Ino(ino), &waiting.marks, waiting.since_ns));
     set
 }
 
@@ -117,7 +117,7 @@ fn rows_come_back_as_they_were_after_reopening() {
     assert_eq!(catalog.file(FileId(5)).unwrap(), Some(bare));
     assert_eq!(catalog.file(FileId(6)).unwrap(), Some(standard));
     assert_eq!(catalog.file(FileId(77)).unwrap(), None);
-    assert_eq!(catalog.by_ino(1004).unwrap(), vec![row(4, Kind::File)]);
+    assert_eq!(catalog.by_ino(Ino(1004)).unwrap(), vec![row(4, Kind::File)]);
     assert_eq!(catalog.next_id().unwrap(), FileId(7));
     assert_eq!(catalog.node(FileId(3), 0, 5).unwrap(), Some(vec![1; 16384]));
     assert_eq!(catalog.node(FileId(3), 1, 5).unwrap(), None);
@@ -250,7 +250,7 @@ fn a_commit_survives_a_death_between_begin_and_settle() {
     let time = Time { sec: 10, nsec: 11 };
     let standing = Some(Standing { wall: Time { sec: -9, nsec: 11 }, steady_since: Seq(1), baseline: true });
     let head = Head { seq: Seq(1), hash: [8; 32], time, standing };
-    catalog.settle_commit(&head, &[1003], &set_of([(1004, marks(&[9]))])).unwrap();
+    catalog.settle_commit(&head, &[Ino(1003)], &set_of([(1004, marks(&[9]))])).unwrap();
     assert_eq!(catalog.intent().unwrap(), None);
     assert_eq!(catalog.head().unwrap(), Some(head));
     assert_eq!(catalog.load_pending().unwrap(), set_of([(1004, marks(&[9]))]), "keep replaces");
@@ -280,8 +280,8 @@ fn identity_comes_back_and_damage_is_seen() {
     assert_eq!(catalog.writer().unwrap(), None);
     assert_eq!(catalog.next_id().unwrap(), FileId(2));
     let source = crate::source::SourceFacts {
-        device: 1,
-        ino: 2,
+        device: Dev::of_kernel(1),
+        ino: Ino(2),
         generation: u64::MAX,
         fs_type: 0xef53,
         fs_id: Some("ab".into()),
@@ -336,7 +336,7 @@ fn files_without_inodes_keep_content_names_and_marks() {
     let (root, file) = (catalog.file(FileId::ROOT).unwrap().unwrap(), catalog.file(FileId(4)).unwrap().unwrap());
     assert_eq!(root.inode, row(1, Kind::Dir).inode, "the root is bound when it is armed");
     let known = row(4, Kind::File);
-    let inode = InodeId { ino: 0, generation: 4 };
+    let inode = InodeId { ino: Ino::NONE, generation: 4 };
     assert_eq!(file, Record { inode, ctime: None, ..known });
     assert!(catalog.node(FileId(3), 0, 5).unwrap().is_some() && catalog.sig(FileId(3), 0).unwrap().is_some());
 }
@@ -383,7 +383,7 @@ fn a_flush_without_a_commit_forgets_what_it_read() {
     let (_dir, _path, catalog) = fresh();
     catalog.save_pending(&set_of([(5, marks(&[1])), (6, marks(&[1, 2]))])).unwrap();
     let change = CatalogChange { records: vec![row(2, Kind::File)], ..Default::default() };
-    catalog.settle_without_commit(&change, &[5, 6], &set_of([(6, marks(&[2]))])).unwrap();
+    catalog.settle_without_commit(&change, &[Ino(5), Ino(6)], &set_of([(6, marks(&[2]))])).unwrap();
     assert_eq!(catalog.load_pending().unwrap(), set_of([(6, marks(&[2]))]));
     assert!(catalog.file(FileId(2)).unwrap().is_some() && catalog.head().unwrap().is_none());
 }
@@ -441,14 +441,14 @@ fn a_transaction_of_many_files_is_fast() {
     let begin = started.elapsed();
     let started = std::time::Instant::now();
     for id in 0..10_000 {
-        assert_eq!(catalog.by_ino(1002 + id * 7 % FILES).unwrap().len(), 1);
+        assert_eq!(catalog.by_ino(Ino(1002 + id * 7 % FILES)).unwrap().len(), 1);
     }
     let lookups = started.elapsed();
     let rows = set_of((0..FILES).map(|ino| (ino, marks(&[1, 5, 900]))));
     let started = std::time::Instant::now();
     catalog.save_pending(&rows).unwrap();
     let save = started.elapsed();
-    let inos: Vec<u64> = (0..FILES).collect();
+    let inos: Vec<Ino> = (0..FILES).map(Ino).collect();
     let started = std::time::Instant::now();
     catalog.settle_commit(&head(1), &inos, &DirtySet::default()).unwrap();
     let settle = started.elapsed();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use engine::model::InodeId;
+use engine::model::{Dev, Ino, InodeId};
 use engine::source::{Entry, FileOps, Stat};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 use crate::source::SourceRoot;
 use crate::units::PathField;
-use crate::volume::marks::dispatcher::marks_of;
+use crate::volume::marks::retired::marks_by_superblock;
 use crate::volume::startup::eligibility::can_be_marked;
 
 /// Print changed paths, kinds and byte ranges as they happen. Needs no store.
@@ -79,7 +79,7 @@ fn text(change: &Change) -> String {
 /// The opened tree and its capture.
 struct Live {
     root: SourceRoot,
-    dev: u32,
+    dev: Dev,
     capture: Capture,
 }
 
@@ -100,8 +100,8 @@ impl World for Live {
         self.root.stat(path).ok().map(|found| found.stat)
     }
 
-    fn watch(&mut self, inodes: &[u64]) -> Result<(), CaptureError> {
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (self.dev, *ino)).collect();
+    fn watch(&mut self, inodes: &[Ino]) -> Result<(), CaptureError> {
+        let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (self.dev, *ino)).collect();
         if let WatchOutcome::Full { .. } = self.capture.watch(&keys)? {
             tracing::warn!("too many inodes to watch each: the whole file system is marked");
         }
@@ -120,31 +120,17 @@ impl Live {
     fn drain(&mut self, tree: &mut Tree) -> Result<Vec<Change>, CaptureError> {
         self.capture.swap()?;
         self.capture.grace()?;
-        let mut retired = self.capture.read_retired()?;
+        let retired = self.capture.read_retired()?;
         let lost = self.capture.health()?.problems.iter().any(|problem| match problem {
             Problem::Widened { counter, .. } => *counter == "lost",
             _ => true,
         });
-        for io in &retired.inflight {
-            let marks = retired.inodes.entry((io.dev, io.ino)).or_default();
-            if let (Ok(first), Ok(end)) =
-                (u32::try_from(io.start / 4096), u32::try_from(io.start.saturating_add(io.len).div_ceil(4096)))
-            {
-                marks.blocks.insert_range(first..end);
-            } else {
-                marks.flags |= crate::capture::flags::WHOLE;
-            }
-        }
         let dev = self.dev;
-        let overflow = retired.overflow;
-        let reread = |ino: u64| lost || overflow.hit(dev, ino);
+        let overflow = &retired.overflow;
+        let reread = |ino: Ino| lost || overflow.hit(dev, ino);
         let any = lost || overflow.any();
-        let mine = retired
-            .inodes
-            .into_iter()
-            .filter(|((of, _), _)| *of == dev)
-            .map(|((_, ino), marks)| (ino, marks_of(&marks)));
-        let changes = tree.apply(mine, any.then_some(&reread as &dyn Fn(u64) -> bool), self)?;
+        let mine = marks_by_superblock(&retired).remove(&dev).unwrap_or_default();
+        let changes = tree.apply(mine, any.then_some(&reread as &dyn Fn(Ino) -> bool), self)?;
         self.capture.clear_retired()?;
         Ok(changes)
     }

@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use engine::model::{Dev, Ino};
+
 use crate::error::{AppError, ExitCode};
 use crate::mountinfo::{self, MOUNTINFO, Mount};
 
@@ -207,11 +209,11 @@ fn source_place(source: &Path, mounts: &[Mount]) -> Result<Place, GuardKind> {
 #[derive(Debug)]
 struct Place {
     /// {superblock device, inode} of the path, when it exists.
-    own: Option<(u64, u64)>,
+    own: Option<(Dev, Ino)>,
     /// The same of every existing ancestor and of the path itself.
-    chain: HashSet<(u64, u64)>,
+    chain: HashSet<(Dev, Ino)>,
     /// {mounted device, path inside that file system}: the same directory through a bind mount has the same one.
-    inside_fs: Option<(u32, PathBuf)>,
+    inside_fs: Option<(Dev, PathBuf)>,
 }
 
 impl Place {
@@ -233,10 +235,10 @@ impl Place {
         let mut chain = HashSet::new();
         for ancestor in resolved.ancestors() {
             let meta = fs::metadata(ancestor).map_err(look)?;
-            chain.insert((meta.dev(), meta.ino()));
+            chain.insert(inode_of(&meta));
         }
         let meta = fs::metadata(&resolved).map_err(look)?;
-        let own = missing.as_os_str().is_empty().then_some((meta.dev(), meta.ino()));
+        let own = missing.as_os_str().is_empty().then_some(inode_of(&meta));
         let full = if own.is_some() { resolved } else { resolved.join(missing) };
         Ok(Place { own, chain, inside_fs: inside_fs(mounts, &full) })
     }
@@ -253,13 +255,18 @@ impl Place {
     }
 }
 
+/// What the file is, whatever its path.
+fn inode_of(meta: &fs::Metadata) -> (Dev, Ino) {
+    (Dev::of_stat(meta.dev()), Ino(meta.ino()))
+}
+
 /// The mount table; without /proc it is empty, and only the inode walk is left.
 fn read_mounts() -> Vec<Mount> {
     mountinfo::mounts(&fs::read(MOUNTINFO).unwrap_or_default()).collect()
 }
 
 /// Superblock and place in it of an absolute path without symlinks.
-fn inside_fs(mounts: &[Mount], path: &Path) -> Option<(u32, PathBuf)> {
+fn inside_fs(mounts: &[Mount], path: &Path) -> Option<(Dev, PathBuf)> {
     // A later line with the same mount point lies on top of the earlier one, and max_by_key takes the last.
     let covering = mounts.iter().filter(|mount| path.starts_with(&mount.mount_point));
     let mount = covering.max_by_key(|mount| mount.mount_point.components().count())?;

@@ -7,8 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use engine::model::Dev;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
+
+use super::stat::device_of;
 
 /// Bytes of a path that the kernel takes, its final zero among them.
 const PATH_MAX: usize = 4096;
@@ -125,13 +128,21 @@ fn is_symlink(dir: BorrowedFd<'_>, name: &OsStr) -> bool {
         .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink())
 }
 
+/// What tells the mount of a file from others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MountKey {
+    Id(u64),
+    /// Of a kernel that tells no id.
+    Device(Dev),
+}
+
 /// The mount an open file lies on: its id where the kernel tells (5.8), else the device.
-fn mount_of(fd: BorrowedFd<'_>) -> Result<(bool, u64), Errno> {
+fn mount_of(fd: BorrowedFd<'_>) -> Result<MountKey, Errno> {
     let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
-        return Ok((true, stat.stx_mnt_id));
+        return Ok(MountKey::Id(stat.stx_mnt_id));
     }
-    Ok((false, u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)))
+    device_of(&stat).map(MountKey::Device)
 }
 
 /// Opens a directory as the root of a `Beneath`. Symlinks in `dir` itself are followed: it is the operator's word.

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use engine::model::Ino;
+
 /// How long writing files back took since this was last asked, by inode number; those that took less than a millisecond are
 /// left out.
 #[derive(Debug, Default)]
-pub(super) struct CleanTimes(pub(super) Mutex<HashMap<u64, Duration>>);
+pub(super) struct CleanTimes(pub(super) Mutex<HashMap<Ino, Duration>>);
 
 impl CleanTimes {
-    pub(super) fn add(&self, ino: u64, took: Duration) {
+    pub(super) fn add(&self, ino: Ino, took: Duration) {
         if took >= Duration::from_millis(1) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(ino).or_default() += took;
         }

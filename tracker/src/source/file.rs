@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::model::{InodeId, Kind};
+use engine::model::{Ino, InodeId, Kind};
 use engine::source::{FileError, FileOps, Stat};
 use engine::xattrs::ReadXattrs;
 use rustix::fs::{Mode, OFlags, SeekFrom};
@@ -37,7 +37,7 @@ pub struct OpenFile {
     layer: Layer,
     fs: FsType,
     births: Births,
-    ino: u64,
+    ino: Ino,
     cleans: Arc<CleanTimes>,
 }
 
@@ -63,7 +63,7 @@ impl SourceRoot {
     }
 
     /// How long writing files back took since the last call, by inode number.
-    pub fn take_cleans(&self) -> HashMap<u64, Duration> {
+    pub fn take_cleans(&self) -> HashMap<Ino, Duration> {
         std::mem::take(&mut *self.cleans.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use engine::identity::Span;
-use engine::model::InodeId;
+use engine::model::{Dev, Ino, InodeId};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +20,11 @@ use super::sys;
 /// What is known of a source directory at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFacts {
-    /// `st_dev` as major << 32 | minor.
-    pub device: u64,
-    pub ino: u64,
+    /// `st_dev`; in the note as major << 32 | minor.
+    #[serde(with = "numbers::dev")]
+    pub device: Dev,
+    #[serde(with = "numbers::ino")]
+    pub ino: Ino,
     /// Birth of the directory (see `InodeId`); 0 where nothing tells.
     pub generation: u64,
     /// `f_type` of `statfs`; 0 in a note of an older version, which knew device, inode and birth alone.
@@ -154,6 +156,40 @@ impl SourceRoot {
     }
 }
 
+/// The numbers of a note, as every version has written them.
+mod numbers {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) mod ino {
+        use engine::model::Ino;
+
+        use super::*;
+
+        pub(in super::super) fn serialize<S: Serializer>(ino: &Ino, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_u64(ino.0)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Ino, D::Error> {
+            u64::deserialize(from).map(Ino)
+        }
+    }
+
+    pub(super) mod dev {
+        use engine::model::Dev;
+        use serde::de::Error;
+
+        use super::*;
+
+        pub(in super::super) fn serialize<S: Serializer>(dev: &Dev, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_u64(dev.halves())
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Dev, D::Error> {
+            Dev::of_halves(u64::deserialize(from)?).ok_or_else(|| D::Error::custom("no device number"))
+        }
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -172,8 +208,8 @@ mod tests {
     /// ext4 with birth times.
     fn ext4() -> SourceFacts {
         SourceFacts {
-            device: 7,
-            ino: 12,
+            device: Dev::of_kernel(7),
+            ino: Ino(12),
             generation: 1_700_000_000_123_456_789,
             fs_type: 0xef53,
             fs_id: text("a1"),
@@ -186,13 +222,22 @@ mod tests {
     /// The root of any FUSE file system.
     fn fuse(mount: &str) -> SourceFacts {
         SourceFacts {
-            device: 50,
-            ino: 1,
+            device: Dev::of_kernel(50),
+            ino: Ino(1),
             fs_type: FUSE,
             mount: text(mount),
             mount_root: true,
             ..SourceFacts::default()
         }
+    }
+
+    /// Notes of earlier versions are read, and those of this one look the same.
+    #[test]
+    fn the_numbers_of_a_note_are_written_as_ever() {
+        let facts = SourceFacts { device: Dev::new(254, 3).unwrap(), ..ext4() };
+        let text = serde_json::to_string(&facts).unwrap();
+        assert!(text.starts_with(r#"{"device":1090921693187,"ino":12,"generation":"#), "{text}");
+        assert_eq!(serde_json::from_str::<SourceFacts>(&text).unwrap(), facts);
     }
 
     fn names(known: &[&str], now: &[&str]) -> RootNames {
@@ -230,7 +275,7 @@ mod tests {
             (
                 "another device and mount",
                 ext4(),
-                SourceFacts { device: 9, mount: text("boot 41"), ..ext4() },
+                SourceFacts { device: Dev::of_kernel(9), mount: text("boot 41"), ..ext4() },
                 &empty,
                 Same,
             ),
@@ -238,10 +283,16 @@ mod tests {
             ("another UUID", ext4(), SourceFacts { fs_id: text("b2"), ..ext4() }, &kept, Other),
             ("another handle", ext4(), SourceFacts { handle: text("0d"), ..ext4() }, &kept, Other),
             ("another birth", ext4(), SourceFacts { generation: 5, ..ext4() }, &kept, Other),
-            ("another inode", ext4(), SourceFacts { ino: 13, ..ext4() }, &kept, Other),
+            ("another inode", ext4(), SourceFacts { ino: Ino(13), ..ext4() }, &kept, Other),
             ("a note of an older version", old.clone(), ext4(), &empty, Same),
             ("the same, replaced", old, SourceFacts { generation: 5, ..ext4() }, &empty, Other),
-            ("no birth was noted, another inode", no_birth.clone(), SourceFacts { ino: 13, ..ext4() }, &kept, Other),
+            (
+                "no birth was noted, another inode",
+                no_birth.clone(),
+                SourceFacts { ino: Ino(13), ..ext4() },
+                &kept,
+                Other,
+            ),
             ("no birth was noted, the same names", no_birth.clone(), ext4(), &kept, Same),
             ("no birth was noted, an empty root", no_birth, ext4(), &empty, CannotTell),
             ("the same FUSE mount, emptied", fuse("boot 40"), fuse("boot 40"), &empty, Same),
@@ -251,8 +302,8 @@ mod tests {
             ("mounted again, nothing was there", fuse("boot 40"), fuse("boot 41"), &none, Same),
             (
                 "a directory of the same FUSE mount, emptied",
-                SourceFacts { ino: 9, mount_root: false, ..fuse("boot 40") },
-                SourceFacts { ino: 9, mount_root: false, ..fuse("boot 40") },
+                SourceFacts { ino: Ino(9), mount_root: false, ..fuse("boot 40") },
+                SourceFacts { ino: Ino(9), mount_root: false, ..fuse("boot 40") },
                 &empty,
                 CannotTell,
             ),
@@ -265,10 +316,10 @@ mod tests {
         let some =
             |words: &'static [&'static str]| prop::option::of(prop::sample::select(words).prop_map(String::from));
         let ids = (some(&["a", "b"]), some(&["h", "i"]), some(&["boot 1", "boot 2"]));
-        (0..2u64, 1..3u64, 0..3u64, prop::sample::select(vec![0, FUSE, 0xef53]), ids, any::<bool>()).prop_map(
+        (0..2u32, 1..3u64, 0..3u64, prop::sample::select(vec![0, FUSE, 0xef53]), ids, any::<bool>()).prop_map(
             |(device, ino, generation, fs_type, (fs_id, handle, mount), mount_root)| SourceFacts {
-                device,
-                ino,
+                device: Dev::of_kernel(device),
+                ino: Ino(ino),
                 generation,
                 fs_type,
                 fs_id,

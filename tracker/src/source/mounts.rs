@@ -2,23 +2,23 @@
 
 use std::path::PathBuf;
 
+use engine::model::Dev;
+
 use super::fs_type::FsType;
 use crate::mountinfo::Mount;
 
 /// What can be said without mountinfo: the device, where the file system numbers its inodes once per superblock, so that
-/// `st_dev` (major << 32 | minor here) is the superblock's.
-pub(super) fn unlisted(id: u64, fs: FsType, device: u64) -> Option<Mount> {
+/// `st_dev` is the superblock's.
+pub(super) fn unlisted(id: u64, fs: FsType, device: Dev) -> Option<Mount> {
     let fs_type = match fs {
         FsType::Ext4 => "ext4",
         FsType::Xfs => "xfs",
         FsType::Tmpfs => "tmpfs",
         FsType::Btrfs | FsType::Overlay | FsType::Other(_) => return None,
     };
-    let (major, minor) = (device >> 32, device & 0xffff_ffff);
-    let kernel_dev = u32::try_from(major << 20 | minor).ok().filter(|_| major < 1 << 12 && minor < 1 << 20)?;
     let nowhere = PathBuf::new();
     let (root, mount_point, options) = (nowhere.clone(), nowhere, Vec::new());
-    Some(Mount { id, kernel_dev, root, mount_point, fs_type: fs_type.into(), options, listed: false })
+    Some(Mount { id, kernel_dev: device, root, mount_point, fs_type: fs_type.into(), options, listed: false })
 }
 
 #[cfg(test)]
@@ -27,11 +27,10 @@ mod tests {
 
     #[test]
     fn without_a_line_the_device_is_known_where_it_is_the_superblocks() {
-        let mount = unlisted(7, FsType::Ext4, 254 << 32 | 3).unwrap();
-        assert_eq!((mount.id, mount.kernel_dev, mount.listed), (7, 254 << 20 | 3, false));
-        for (fs, device) in [(FsType::Btrfs, 45), (FsType::Overlay, 45), (FsType::Xfs, 1 << 44), (FsType::Xfs, 1 << 20)]
-        {
-            assert_eq!(unlisted(7, fs, device), None, "{fs:?} {device}");
+        let mount = unlisted(7, FsType::Ext4, Dev::new(254, 3).unwrap()).unwrap();
+        assert_eq!((mount.id, mount.kernel_dev, mount.listed), (7, Dev::new(254, 3).unwrap(), false));
+        for fs in [FsType::Btrfs, FsType::Overlay] {
+            assert_eq!(unlisted(7, fs, Dev::of_kernel(45)), None, "{fs:?}");
         }
     }
 }

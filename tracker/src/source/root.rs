@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::model::Xattrs;
-use engine::model::{InodeId, Kind};
+use engine::model::{Dev, Ino, InodeId, Kind};
 use engine::source::{Alive, Attributes, Stat};
 use rustix::fs::{Dir, FileType, OFlags, fstatfs};
 use rustix::io::Errno;
@@ -25,8 +25,8 @@ use crate::mountinfo::{MOUNTINFO, Mount, find};
 /// What tells a source directory from another one at the same path, while this host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootIdentity {
-    /// `st_dev` as major << 32 | minor.
-    pub device: u64,
+    /// `st_dev`.
+    pub device: Dev,
     pub inode: InodeId,
 }
 
@@ -75,7 +75,7 @@ impl Upper {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawEntry {
     pub name: Vec<u8>,
-    pub ino: u64,
+    pub ino: Ino,
     /// `None` where the file system does not tell.
     pub kind: Option<Kind>,
 }
@@ -141,7 +141,7 @@ impl SourceRoot {
     }
 
     /// The device whose inode numbers kernel marks carry: the superblock of the upper layer on overlayfs.
-    pub fn marks_dev(&self) -> u32 {
+    pub fn marks_dev(&self) -> Dev {
         let upper = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref());
         let upper = upper.and_then(|upper| mount_of(upper.root()).ok());
         upper.map_or(self.mount.kernel_dev, |mount| mount.kernel_dev)
@@ -312,7 +312,7 @@ pub(super) fn names(fd: OwnedFd) -> Result<Vec<RawEntry>, Errno> {
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             let kind = Some(entry.file_type()).filter(|kind| *kind != FileType::Unknown).and_then(stat::kind_of);
-            out.push(RawEntry { name: name.to_vec(), ino: entry.ino(), kind });
+            out.push(RawEntry { name: name.to_vec(), ino: Ino(entry.ino()), kind });
         }
     }
     Ok(out)

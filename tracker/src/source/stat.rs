@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use engine::model::{InodeId, Kind, Time};
+use engine::model::{Dev, Ino, InodeId, Kind, Time};
 use engine::source::Stat;
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
@@ -17,8 +17,8 @@ pub struct SourceStat {
     pub stat: Stat,
     /// Allocated units of 512 bytes.
     pub blocks: u64,
-    /// `st_dev` as major << 32 | minor; on btrfs the subvolume's, on overlayfs perhaps a layer's.
-    pub device: u64,
+    /// `st_dev`; on btrfs the subvolume's, on overlayfs perhaps a layer's.
+    pub device: Dev,
     /// The root of a mount: what lies here is not the directory below.
     pub mount_root: bool,
 }
@@ -32,7 +32,7 @@ pub(crate) enum Births {
     OfOneMount,
     /// An overlay with this device: what has another one has the number of a layer, and another layer may give the same, to
     /// a file that was born in the same tick of the clock (fs/overlayfs/inode.c, `ovl_map_dev_ino`, 6.18).
-    OfLayers(u64),
+    OfLayers(Dev),
 }
 
 impl Births {
@@ -98,7 +98,10 @@ fn from_statx(found: &Statx) -> Result<SourceStat, Errno> {
     };
     Ok(SourceStat {
         stat: Stat {
-            inode: InodeId { ino: found.stx_ino, generation: if born { nanoseconds(&found.stx_btime) } else { 0 } },
+            inode: InodeId {
+                ino: Ino(found.stx_ino),
+                generation: if born { nanoseconds(&found.stx_btime) } else { 0 },
+            },
             kind,
             mode: mode & 0o7777,
             uid: found.stx_uid,
@@ -110,9 +113,14 @@ fn from_statx(found: &Statx) -> Result<SourceStat, Errno> {
             ctime: time(&found.stx_ctime),
         },
         blocks: found.stx_blocks,
-        device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+        device: device_of(found)?,
         mount_root: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
     })
+}
+
+/// `st_dev`.
+pub(crate) fn device_of(found: &Statx) -> Result<Dev, Errno> {
+    Dev::new(found.stx_dev_major, found.stx_dev_minor).ok_or(Errno::OVERFLOW)
 }
 
 pub(crate) fn kind_of(found: FileType) -> Option<Kind> {

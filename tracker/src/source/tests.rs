@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use engine::model::{Kind, Time};
+use engine::model::{Dev, Ino, Kind, Time};
 use engine::source::{Alive, FileError, FileOps};
 use rustix::fs::{FileType, Mode, XattrFlags};
 use tempfile::TempDir;
@@ -40,8 +40,8 @@ fn the_mount_of_the_source_is_known() {
     assert!(dir.path().canonicalize().unwrap().starts_with(&root.mount().mount_point));
     let dev = fs::metadata(dir.path()).unwrap().dev();
     if !matches!(root.fs(), FsType::Btrfs | FsType::Overlay) {
-        let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
-        assert_eq!(root.marks_dev(), major << 20 | minor);
+        assert_eq!(root.marks_dev(), Dev::new(rustix::fs::major(dev), rustix::fs::minor(dev)).unwrap());
+        assert_eq!(root.marks_dev(), Dev::of_stat(dev));
     }
     assert_eq!(root.upper().is_some(), root.fs() == FsType::Overlay);
 }
@@ -82,7 +82,7 @@ fn stat_tells_what_the_file_is() {
     fs::hard_link(&path, dir.path().join("g")).unwrap();
     let plain = fs::metadata(&path).unwrap();
     let found = root.stat(rel("f")).unwrap();
-    assert_eq!((found.stat.inode.ino, found.stat.size, found.stat.nlink), (plain.ino(), 5, 2));
+    assert_eq!((found.stat.inode.ino, found.stat.size, found.stat.nlink), (Ino(plain.ino()), 5, 2));
     assert_eq!((found.stat.kind, found.stat.mode), (Kind::File, 0o2751));
     assert_eq!((found.stat.uid, found.stat.gid), (plain.uid(), plain.gid()));
     assert_eq!(found.stat.mtime, Time { sec: plain.mtime(), nsec: plain.mtime_nsec() as u32 });
@@ -351,7 +351,7 @@ fn files_of_an_overlay_are_read_through_its_upper_layer() {
     let layer = SourceRoot::open(&at("up, per")).unwrap();
     assert_eq!(root.marks_dev(), layer.mount().kernel_dev);
     let above = root.stat(rel("above")).unwrap().stat;
-    assert_eq!(above.inode.ino, fs::metadata(at("up, per/src/above")).unwrap().ino());
+    assert_eq!(above.inode.ino, Ino(fs::metadata(at("up, per/src/above")).unwrap().ino()));
     let mut names: Vec<_> = root.entries(rel("")).unwrap().entries;
     names.sort_by(|one, other| one.name.cmp(&other.name));
     assert_eq!(names.iter().map(|entry| &entry.name[..]).collect::<Vec<_>>(), [&b"above"[..], b"below"]);
@@ -369,7 +369,7 @@ fn files_of_an_overlay_are_read_through_its_upper_layer() {
     fs::write(at("merged/src/below"), "copied").unwrap();
     let after = root.stat(rel("below")).unwrap().stat.inode;
     assert_ne!(before, after);
-    assert_eq!(after.ino, fs::metadata(at("up, per/src/below")).unwrap().ino());
+    assert_eq!(after.ino, Ino(fs::metadata(at("up, per/src/below")).unwrap().ino()));
 }
 
 #[test]

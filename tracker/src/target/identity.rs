@@ -2,16 +2,19 @@
 
 use std::os::fd::AsFd;
 
+use engine::model::{Dev, Ino};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
+
+use crate::source::stat::device_of;
 
 /// Which directory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    device: u64,
+    device: Dev,
     /// 0 before Linux 5.8.
     mount: u64,
-    ino: u64,
+    ino: Ino,
     born: (i64, u32),
 }
 
@@ -22,15 +25,15 @@ impl Identity {
         let has = |flag: StatxFlags| found.stx_mask & flag.bits() != 0;
         let born = (found.stx_btime.tv_sec, found.stx_btime.tv_nsec);
         Ok(Identity {
-            device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+            device: device_of(&found)?,
             mount: if has(StatxFlags::MNT_ID) { found.stx_mnt_id } else { 0 },
-            ino: found.stx_ino,
+            ino: Ino(found.stx_ino),
             born: if has(StatxFlags::BTIME) { born } else { (0, 0) },
         })
     }
 
     /// Between two of the same a rename is possible.
-    pub(crate) fn file_system(self) -> (u64, u64) {
+    pub(crate) fn file_system(self) -> (Dev, u64) {
         (self.device, self.mount)
     }
 }

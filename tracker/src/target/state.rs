@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use engine::model::Dev;
+
 use crate::source::beneath::{Beneath, open_root};
 use crate::target::area::Area;
 use crate::target::error::TargetError;
@@ -33,7 +35,7 @@ pub struct Target {
     /// The directories that were made or found, by path. The target itself is one of them after `prepare`.
     pub(crate) dirs: Mutex<HashMap<PathBuf, Identity>>,
     /// One for each mount and device beneath the target.
-    pub(crate) areas: Mutex<HashMap<(u64, u64), Arc<Area>>>,
+    pub(crate) areas: Mutex<HashMap<(Dev, u64), Arc<Area>>>,
     pub(crate) warnings: Mutex<(Bounded<Warning>, Bounded<Warning>)>,
 }
 

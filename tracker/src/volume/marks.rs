@@ -7,4 +7,5 @@ pub(crate) mod inflight;
 pub(crate) mod problems;
 pub(crate) mod release;
 pub mod restart;
+pub mod retired;
 pub mod waiting;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
 use engine::flush::{MaxDelete, Report};
+use engine::model::Ino;
 
 /// For how long the guard remembers how many files there were: a large tree takes a while to be removed.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -74,7 +75,7 @@ impl Guard {
 }
 
 /// Inodes of what is left over while removals wait.
-pub fn resting(report: &Report, kept: &DirtySet) -> Vec<u64> {
+pub fn resting(report: &Report, kept: &DirtySet) -> Vec<Ino> {
     if report.removals_held == 0 {
         return Vec::new();
     }

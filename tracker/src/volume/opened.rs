@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engine::catalog::Record;
 use engine::dirty::Marks;
 use engine::format::era::VolumeFormat;
-use engine::model::{FileId, Kind, VolumeId};
+use engine::model::{FileId, Ino, Kind, VolumeId};
 
 use crate::capture::BackEnd;
 use crate::catalog::Writer;
@@ -115,8 +115,8 @@ impl Opened {
             let rows = self.world.catalog.files_after(after, 4096)?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
-            let with_inode = rows.iter().filter(|row| row.inode.ino != 0);
-            let marked: Vec<(u64, Marks)> =
+            let with_inode = rows.iter().filter(|row| row.inode.ino != Ino::NONE);
+            let marked: Vec<(Ino, Marks)> =
                 with_inode.filter_map(|row| marks(row).map(|marks| (row.inode.ino, marks))).collect();
             self.world.pending.add(&marked, now)?;
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use engine::dirty::DirtySet;
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
-use engine::model::{CommitId, Seq};
+use engine::model::{CommitId, Ino, Seq};
 use engine::source::FileError;
 
 use crate::config::VolumeOptions;
@@ -43,7 +43,7 @@ pub struct Runner {
     pub pace: Pace,
     pub guard: Guard,
     /// Inodes that are looked at less often while removals wait.
-    pub waits: HashSet<u64>,
+    pub waits: HashSet<Ino>,
 }
 
 /// What a flush left for the next one.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::dirty::Marks;
-use crate::model::{FileId, InodeId, Kind, Time};
+use crate::model::{FileId, Ino, InodeId, Kind, Time};
 
-const INODE: InodeId = InodeId { ino: 7, generation: 1 };
+const INODE: InodeId = InodeId { ino: Ino(7), generation: 1 };
 
 /// A file that records what is asked of it.
 struct Fake {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use engine::dirty::Marks;
-use engine::model::{BLOCK_BYTES, InodeId, Kind};
+use engine::model::{BLOCK_BYTES, Ino, InodeId, Kind};
 use engine::source::{Entry, Stat};
 use serde::Serialize;
 
@@ -42,7 +42,7 @@ pub trait World {
     fn list(&mut self, dir: &Path) -> Option<Vec<Entry>>;
     fn stat(&mut self, path: &Path) -> Option<Stat>;
     /// Changes of these inodes are marked from now on.
-    fn watch(&mut self, inodes: &[u64]) -> Result<(), Self::Error>;
+    fn watch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
     /// Writes dirty pages of a file back, so that later stores through mappings mark again.
     fn clean(&mut self, path: &Path, inode: InodeId);
 }
@@ -52,20 +52,20 @@ struct Node {
     inode: InodeId,
     size: u64,
     /// Names: parent's inode number and name.
-    links: BTreeSet<(u64, Vec<u8>)>,
+    links: BTreeSet<(Ino, Vec<u8>)>,
     /// Of a directory.
-    children: BTreeMap<Vec<u8>, u64>,
+    children: BTreeMap<Vec<u8>, Ino>,
 }
 
 /// Every inode below the watched directory with its names.
 #[derive(Debug)]
 pub struct Tree {
-    root: u64,
-    nodes: HashMap<u64, Node>,
+    root: Ino,
+    nodes: HashMap<Ino, Node>,
     /// Without a name since the last drain: its new directory may be listed by the next one only.
-    orphans: BTreeSet<u64>,
+    orphans: BTreeSet<Ino>,
     /// Marks of inodes whose path was not where it should be; they are looked for again at the next drain.
-    held: HashMap<u64, Marks>,
+    held: HashMap<Ino, Marks>,
 }
 
 impl Tree {
@@ -101,8 +101,8 @@ impl Tree {
     /// When inodes cannot be watched.
     pub fn apply<W: World>(
         &mut self,
-        found: impl IntoIterator<Item = (u64, Marks)>,
-        reread: Option<&dyn Fn(u64) -> bool>,
+        found: impl IntoIterator<Item = (Ino, Marks)>,
+        reread: Option<&dyn Fn(Ino) -> bool>,
         world: &mut W,
     ) -> Result<Vec<Change>, W::Error> {
         let mut dirty = std::mem::take(&mut self.held);
@@ -117,13 +117,13 @@ impl Tree {
                 dirty.entry(*ino).or_default().merge(&Marks { rescan: true, names: true, ..Marks::default() });
             }
         }
-        let mut dirs: Vec<u64> = dirty.iter().filter(|(_, marks)| marks.names).map(|(ino, _)| *ino).collect();
+        let mut dirs: Vec<Ino> = dirty.iter().filter(|(_, marks)| marks.names).map(|(ino, _)| *ino).collect();
         dirs.sort_by_key(|ino| self.paths(*ino).first().map_or(0, |path| path.components().count()));
         let (mut news, mut lost) = (BTreeSet::new(), BTreeSet::new());
         self.list(dirs, world, &mut news, &mut lost)?;
 
         let mut changes = Vec::new();
-        let reported: BTreeSet<u64> = dirty.keys().copied().chain(news.iter().copied()).collect();
+        let reported: BTreeSet<Ino> = dirty.keys().copied().chain(news.iter().copied()).collect();
         for ino in reported {
             let marks = dirty.remove(&ino).unwrap_or_default();
             // Of the file, whatever its names: each of them tells the same change.
@@ -173,10 +173,10 @@ impl Tree {
     /// Lists these directories, and every new one below them, each after it is watched.
     fn list<W: World>(
         &mut self,
-        mut queue: Vec<u64>,
+        mut queue: Vec<Ino>,
         world: &mut W,
-        news: &mut BTreeSet<u64>,
-        lost: &mut BTreeSet<u64>,
+        news: &mut BTreeSet<Ino>,
+        lost: &mut BTreeSet<Ino>,
     ) -> Result<(), W::Error> {
         queue.reverse();
         while let Some(dir) = queue.pop() {
@@ -224,7 +224,7 @@ impl Tree {
         Ok(())
     }
 
-    fn link(&mut self, dir: u64, name: &[u8], ino: u64, single: bool) {
+    fn link(&mut self, dir: Ino, name: &[u8], ino: Ino, single: bool) {
         let link = (dir, name.to_vec());
         if single {
             // A directory has one name: it was moved here.
@@ -241,7 +241,7 @@ impl Tree {
         }
     }
 
-    fn unlink(&mut self, dir: u64, name: &[u8], ino: u64) {
+    fn unlink(&mut self, dir: Ino, name: &[u8], ino: Ino) {
         if let Some(node) = self.nodes.get_mut(&dir) {
             node.children.remove(name);
         }
@@ -251,7 +251,7 @@ impl Tree {
     }
 
     /// Drops an inode, its names, and what has no name without it.
-    fn forget(&mut self, ino: u64) {
+    fn forget(&mut self, ino: Ino) {
         let mut queue = vec![ino];
         while let Some(ino) = queue.pop() {
             self.held.remove(&ino);
@@ -273,7 +273,7 @@ impl Tree {
     }
 
     /// Every path of an inode; none while it, or a directory above it, has no name.
-    fn paths(&self, ino: u64) -> Vec<PathBuf> {
+    fn paths(&self, ino: Ino) -> Vec<PathBuf> {
         if ino == self.root {
             return vec![PathBuf::new()];
         }
@@ -281,7 +281,7 @@ impl Tree {
         links.filter_map(|(parent, name)| self.path_in(*parent, name)).collect()
     }
 
-    fn path_in(&self, mut dir: u64, name: &[u8]) -> Option<PathBuf> {
+    fn path_in(&self, mut dir: Ino, name: &[u8]) -> Option<PathBuf> {
         let mut names = vec![name];
         while dir != self.root {
             // Directories that change places while listed could point at each other.

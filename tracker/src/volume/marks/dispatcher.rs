@@ -9,18 +9,17 @@ use std::time::{Duration, Instant};
 
 use engine::dirty::Marks;
 use engine::flush::{self, DrainWorld, Steps};
-use engine::model::{FileId, Kind};
+use engine::model::{Dev, FileId, Ino, Kind};
 
-use crate::volume::clock::now_ns;
-use crate::volume::marks::problems::{reread_causes, widened_by};
-use crate::volume::marks::restart::Restart;
-use crate::volume::marks::waiting::Pending;
-use common::maps::flag;
-
-use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, InodeMarks, Problem, Retired, WatchOutcome};
+use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
 use crate::test_switches::{self, DropMarks};
+use crate::volume::clock::now_ns;
 use crate::volume::marks::inflight;
+use crate::volume::marks::problems::{reread_causes, widened_by};
+use crate::volume::marks::restart::Restart;
+use crate::volume::marks::retired::{is_mapped, marks_by_superblock};
+use crate::volume::marks::waiting::Pending;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DispatcherError {
@@ -36,8 +35,8 @@ pub enum DispatcherError {
 #[derive(Debug)]
 pub struct Subscriber {
     pub volume: String,
-    /// Superblock in the kernel's encoding.
-    pub dev: u32,
+    /// Superblock that the marks are of.
+    pub dev: Dev,
     pub catalog: Arc<Catalog>,
     pub pending: Arc<Pending>,
     /// Doubts since last asked: cause -> how often.
@@ -45,7 +44,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    pub fn new(volume: &str, dev: u32, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Subscriber {
+    pub fn new(volume: &str, dev: Dev, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Subscriber {
         Subscriber { volume: volume.to_owned(), dev, catalog, pending, rereads: Mutex::default() }
     }
 
@@ -56,17 +55,17 @@ impl Subscriber {
 
     /// A full re-read of the volume: each file is read again and compared, each directory listed. Also what a flush
     /// of this moment is about to commit.
-    pub fn widen(&self, cause: &str, only: impl Fn(u64) -> bool) -> Result<u64, CatalogError> {
+    pub fn widen(&self, cause: &str, only: impl Fn(Ino) -> bool) -> Result<u64, CatalogError> {
         self.note_reread(cause);
         let fresh = self.pending.fresh().into_iter().filter(|ino| only(*ino));
-        let fresh: Vec<(u64, Marks)> = fresh.map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
+        let fresh: Vec<(Ino, Marks)> = fresh.map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
         self.pending.add(&fresh, now_ns())?;
         let (mut after, mut count) = (FileId(0), fresh.len() as u64);
         loop {
             let rows = self.catalog.files_after(after, 4096)?;
             let Some(last) = rows.last() else { return Ok(count) };
             after = last.id;
-            let marks: Vec<(u64, Marks)> = rows
+            let marks: Vec<(Ino, Marks)> = rows
                 .iter()
                 .filter(|row| only(row.inode.ino))
                 .map(|row| (row.inode.ino, if row.meta.kind == Kind::Dir { Marks::names() } else { Marks::rescan() }))
@@ -119,7 +118,7 @@ pub(crate) struct Inner {
     /// Since when completions of direct writes are marked whose begin is not known.
     pub(crate) earlier_dio: Option<Instant>,
     /// Files of the self-tests: their marks since `forget_probes`.
-    probes: BTreeMap<(u32, u64), Marks>,
+    probes: BTreeMap<(Dev, Ino), Marks>,
     /// Counts the back ends that this process has had.
     pub(crate) failovers: u64,
     /// What speaks against back ends since this process began.
@@ -193,18 +192,18 @@ impl Dispatcher {
     }
 
     /// Watches files of a self-test, and keeps their marks for it.
-    pub fn add_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), DispatcherError> {
+    pub fn add_probes(&self, dev: Dev, inodes: &[Ino]) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         inner.watch(dev, &keys)?;
         inner.probes.extend(keys.into_iter().map(|key| (key, Marks::default())));
         Ok(())
     }
 
     /// Ends what `add_probes` began; the files must still be open.
-    pub fn remove_probes(&self, dev: u32, inodes: &[u64]) -> Result<(), DispatcherError> {
+    pub fn remove_probes(&self, dev: Dev, inodes: &[Ino]) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+        let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         inner.probes.retain(|key, _| !keys.contains(key));
         if inner.capture.is_none() {
             return Ok(());
@@ -214,7 +213,7 @@ impl Dispatcher {
     }
 
     /// Marks of these files that were drained so far count no more.
-    pub fn forget_probes(&self, dev: u32, inodes: &[u64]) {
+    pub fn forget_probes(&self, dev: Dev, inodes: &[Ino]) {
         let mut inner = self.inner();
         for ino in inodes {
             if let Some(marks) = inner.probes.get_mut(&(dev, *ino)) {
@@ -224,7 +223,7 @@ impl Dispatcher {
     }
 
     /// Marks of a file of a self-test in all drains since `forget_probes`, whoever drained.
-    pub fn probe(&self, dev: u32, ino: u64) -> Marks {
+    pub fn probe(&self, dev: Dev, ino: Ino) -> Marks {
         self.inner().probes.get(&(dev, ino)).cloned().unwrap_or_default()
     }
 
@@ -269,18 +268,18 @@ impl Dispatcher {
     }
 
     /// Whether the watch set was full once, so that all inodes of the superblock are marked.
-    pub fn is_widened(&self, dev: u32) -> Result<bool, DispatcherError> {
+    pub fn is_widened(&self, dev: Dev) -> Result<bool, DispatcherError> {
         Ok(self.inner().capture()?.is_widened(dev)?)
     }
 
-    pub fn watch(&self, dev: u32, inodes: &[u64]) -> Result<WatchOutcome, DispatcherError> {
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+    pub fn watch(&self, dev: Dev, inodes: &[Ino]) -> Result<WatchOutcome, DispatcherError> {
+        let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
         self.inner().watch(dev, &keys)
     }
 
     /// For the volume of `pending`, which has no more use for them. A number that a file of another volume or of a self-test
     /// has by now stays watched.
-    pub fn unwatch(&self, pending: &Arc<Pending>, dev: u32, inodes: &[u64]) -> Result<(), DispatcherError> {
+    pub fn unwatch(&self, pending: &Arc<Pending>, dev: Dev, inodes: &[Ino]) -> Result<(), DispatcherError> {
         // Drains of all volumes wait meanwhile: in pieces.
         for some in inodes.chunks(UNWATCHED_AT_ONCE) {
             let mut inner = self.inner();
@@ -310,7 +309,7 @@ impl Inner {
         ended
     }
 
-    fn watch(&mut self, dev: u32, keys: &[(u32, u64)]) -> Result<WatchOutcome, DispatcherError> {
+    fn watch(&mut self, dev: Dev, keys: &[(Dev, Ino)]) -> Result<WatchOutcome, DispatcherError> {
         let capture = self.capture()?;
         let before = capture.tracked()?;
         let outcome = capture.watch(keys)?;
@@ -326,7 +325,7 @@ impl Inner {
 
     /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. A volume tells `pending`
     /// of an inode before it has it watched, so whichever of the two comes first here, it ends up watched.
-    fn unwatch(&mut self, keys: Vec<(u32, u64)>, own: Option<&Arc<Pending>>) -> Result<(), DispatcherError> {
+    fn unwatch(&mut self, keys: Vec<(Dev, Ino)>, own: Option<&Arc<Pending>>) -> Result<(), DispatcherError> {
         let mut free = Vec::new();
         'keys: for (dev, ino) in keys {
             for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.dev == dev) {
@@ -355,44 +354,6 @@ impl Inner {
         }
         self.lapses += u64::from(health.problems.contains(&Problem::Lapsed));
         Ok((reread_causes(&health.problems), widened_by(&health.problems)))
-    }
-}
-
-/// What a drain took out of the kernel's maps, as the engine takes it: marks of each inode, by superblock. An inode can stand
-/// there twice. Overflow is not among it.
-#[must_use]
-pub fn marks_by_superblock(retired: &Retired) -> BTreeMap<u32, Vec<(u64, Marks)>> {
-    let mut by_dev: BTreeMap<u32, Vec<(u64, Marks)>> = BTreeMap::new();
-    for ((dev, ino), marks) in &retired.inodes {
-        by_dev.entry(*dev).or_default().push((*ino, marks_of(marks)));
-    }
-    for io in &retired.inflight {
-        // Begun and not completed: its range stays dirty at every drain.
-        let mut marks = marks_of(&InodeMarks { flags: io.flags, ..InodeMarks::default() });
-        match io.len {
-            u64::MAX => marks.from = Some(io.start),
-            len => marks.mark_bytes(io.start, io.start.saturating_add(len)),
-        }
-        by_dev.entry(io.dev).or_default().push((io.ino, marks));
-    }
-    by_dev
-}
-
-/// Whether the file could be stored to through a mapping when it was marked.
-fn is_mapped(retired: &Retired, dev: u32, ino: u64) -> bool {
-    retired.inodes.get(&(dev, ino)).is_some_and(|marks| marks.flags & flag::MAPPED != 0)
-}
-
-pub(crate) fn marks_of(marks: &InodeMarks) -> Marks {
-    let has = |flag: u64| marks.flags & flag != 0;
-    Marks {
-        blocks: marks.blocks.clone(),
-        from: has(flag::FROM).then_some(marks.from),
-        range: (has(flag::RANGE) && !has(flag::FROM)).then_some((marks.from, marks.end)),
-        meta: has(flag::META) || has(flag::NAMES),
-        names: has(flag::NAMES),
-        whole: has(flag::WHOLE) || has(flag::DATA_NO_RANGE),
-        rescan: has(flag::RESCAN),
     }
 }
 
@@ -486,10 +447,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
-        let subscriber = Subscriber::new("v", 1, catalog, pending);
-        subscriber.pending.add_fresh(&[7, 8]);
-        assert_eq!(subscriber.widen("kernel map full", |ino| ino == 7).unwrap(), 1);
-        assert!(subscriber.pending.marks(7).is_some_and(|marks| marks.rescan && marks.names));
-        assert_eq!(subscriber.pending.marks(8), None);
+        let subscriber = Subscriber::new("v", Dev::of_kernel(1), catalog, pending);
+        subscriber.pending.add_fresh(&[Ino(7), Ino(8)]);
+        assert_eq!(subscriber.widen("kernel map full", |ino| ino == Ino(7)).unwrap(), 1);
+        assert!(subscriber.pending.marks(Ino(7)).is_some_and(|marks| marks.rescan && marks.names));
+        assert_eq!(subscriber.pending.marks(Ino(8)), None);
     }
 }

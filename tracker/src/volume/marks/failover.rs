@@ -10,6 +10,7 @@ use crate::error::chain;
 use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Inner, Subscriber};
 use crate::volume::marks::restart::Failure;
+use engine::model::{Dev, Ino};
 
 impl Dispatcher {
     /// Ends the back end in operation, starts the next one that works, and has everything read again. Does nothing if
@@ -70,7 +71,7 @@ impl Inner {
     pub(crate) fn reread_everything(&mut self) -> Result<(), DispatcherError> {
         let Some(cause) = self.reread_all else { return Ok(()) };
         for subscriber in &self.subscribers {
-            subscriber.widen(cause, |ino| ino != 0)?;
+            subscriber.widen(cause, |ino| ino != Ino::NONE)?;
             // They are pending now, and outlive this process.
             subscriber.catalog.set_note(COMPARE, Compare::Listings.word())?;
         }
@@ -82,10 +83,10 @@ impl Inner {
 /// Everything of a volume that a capture must know before anything is compared.
 fn watch_all(capture: &Capture, subscriber: &Subscriber) -> Result<(), DispatcherError> {
     capture.track(subscriber.dev, false)?;
-    let fresh: Vec<(u32, u64)> = subscriber.pending.fresh().into_iter().map(|ino| (subscriber.dev, ino)).collect();
+    let fresh: Vec<(Dev, Ino)> = subscriber.pending.fresh().into_iter().map(|ino| (subscriber.dev, ino)).collect();
     capture.watch(&fresh)?;
     subscriber.catalog.each_inodes(|inodes| {
-        let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (subscriber.dev, *ino)).collect();
+        let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (subscriber.dev, *ino)).collect();
         capture.watch(&keys)?;
         Ok(())
     })

@@ -42,11 +42,12 @@ fn sees_all_tasks() -> bool {
 mod tests {
     use super::*;
     use common::maps::call_key;
+    use engine::model::{Dev, Ino};
 
     const SECOND: u64 = 1_000_000_000;
 
     fn write(key: u64) -> InflightWrite {
-        InflightWrite { dev: 1, ino: 2, start: 0, len: 4096, flags: 0, began_ns: 5 * SECOND, key }
+        InflightWrite { dev: Dev::of_kernel(1), ino: Ino(2), start: 0, len: 4096, flags: 0, began_ns: 5 * SECOND, key }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::dirty::Marks;
+use engine::model::Ino;
 
 use crate::error::chain;
 use crate::volume::clock::now_ns;
@@ -82,7 +83,7 @@ fn read_again(subscriber: &Arc<Subscriber>) -> Result<(), DispatcherError> {
     let now = Duration::from_nanos(now_ns());
     let since = i64::try_from(now.saturating_sub(LONG_WRITE).as_secs()).unwrap_or(0);
     let recent = subscriber.catalog.files_changed_since(since)?;
-    let marks: Vec<(u64, Marks)> = recent.into_iter().map(|ino| (ino, Marks::rescan())).collect();
+    let marks: Vec<(Ino, Marks)> = recent.into_iter().map(|ino| (ino, Marks::rescan())).collect();
     Ok(subscriber.pending.add(&marks, now_ns())?)
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::catalog::{CatalogChange, Head};
 use engine::dirty::{DirtySet, Marks};
+use engine::model::Ino;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::volume::clock::now_ns;
@@ -29,14 +30,14 @@ struct State {
     /// has marked since is not known here.
     unsaved: DirtySet,
     /// Inodes watched for files that the catalog does not have yet.
-    fresh: HashSet<u64>,
+    fresh: HashSet<Ino>,
     /// Inodes that were marked while some program could store to the file through a mapping.
-    mapped: HashSet<u64>,
+    mapped: HashSet<Ino>,
 }
 
 impl State {
     /// Adds all marks of an inode that wait or are taken, and those of `more`, to `all`.
-    fn collect(&self, ino: u64, more: &DirtySet, all: &mut DirtySet) {
+    fn collect(&self, ino: Ino, more: &DirtySet, all: &mut DirtySet) {
         for set in [&self.waiting, &self.taken, &self.aside, more] {
             if let Some(waiting) = set.get(ino) {
                 all.add(ino, &waiting.marks, waiting.since_ns);
@@ -58,12 +59,12 @@ impl Pending {
     }
 
     /// These inodes, whose marks were just added, could be stored to through a mapping. Not kept over a restart.
-    pub fn note_mapped(&self, inodes: impl Iterator<Item = u64>) {
+    pub fn note_mapped(&self, inodes: impl Iterator<Item = Ino>) {
         self.state().mapped.extend(inodes);
     }
 
     /// Returns the inodes of `taken` that were mapped, and forgets that they were.
-    pub fn take_mapped(&self, taken: &DirtySet) -> HashSet<u64> {
+    pub fn take_mapped(&self, taken: &DirtySet) -> HashSet<Ino> {
         let mut state = self.state();
         taken.iter().map(|(ino, _)| ino).filter(|ino| state.mapped.remove(ino)).collect()
     }
@@ -73,7 +74,7 @@ impl Pending {
     }
 
     /// Adds marks, in the catalog first.
-    pub fn add(&self, marks: &[(u64, Marks)], since_ns: u64) -> Result<(), CatalogError> {
+    pub fn add(&self, marks: &[(Ino, Marks)], since_ns: u64) -> Result<(), CatalogError> {
         if marks.is_empty() {
             return Ok(());
         }
@@ -100,10 +101,10 @@ impl Pending {
 
     /// Takes all waiting marks except those of inodes for which `rests` is true. Returns the marks taken and how many were left.
     /// The marks count as taken until `settle` or `give_back`.
-    pub fn take_except(&self, rests: impl Fn(u64) -> bool) -> (DirtySet, usize) {
+    pub fn take_except(&self, rests: impl Fn(Ino) -> bool) -> (DirtySet, usize) {
         let mut state = self.state();
         let mut taken = std::mem::take(&mut state.waiting);
-        let held: Vec<u64> = taken.iter().map(|(ino, _)| ino).filter(|ino| rests(*ino)).collect();
+        let held: Vec<Ino> = taken.iter().map(|(ino, _)| ino).filter(|ino| rests(*ino)).collect();
         for ino in &held {
             if let Some(waiting) = taken.remove(*ino) {
                 state.waiting.add(*ino, &waiting.marks, waiting.since_ns);
@@ -121,9 +122,9 @@ impl Pending {
     /// Forgets `taken` but for `kept`, together with what `write` does, in one transaction of the catalog.
     fn forget_with(
         &self,
-        taken: &[u64],
+        taken: &[Ino],
         kept: &DirtySet,
-        write: impl FnOnce(&[u64], &DirtySet) -> Result<(), CatalogError>,
+        write: impl FnOnce(&[Ino], &DirtySet) -> Result<(), CatalogError>,
     ) -> Result<(), CatalogError> {
         let mut state = self.state();
         let in_flight = std::mem::take(&mut state.taken);
@@ -137,7 +138,7 @@ impl Pending {
     }
 
     /// The commit is in the store: head moves, `taken` but for `kept` is forgotten.
-    pub fn settle(&self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
+    pub fn settle(&self, head: Head, taken: &[Ino], kept: &DirtySet) -> Result<(), CatalogError> {
         self.forget_with(taken, kept, |forget, keep| self.catalog.settle_commit(&head, forget, keep))
     }
 
@@ -145,7 +146,7 @@ impl Pending {
     ///
     /// With nothing `taken`, `kept` is what the commit about to be made will leave open: it waits from now on, whatever
     /// becomes of that commit.
-    pub fn forget(&self, change: &CatalogChange, taken: &[u64], kept: &DirtySet) -> Result<(), CatalogError> {
+    pub fn forget(&self, change: &CatalogChange, taken: &[Ino], kept: &DirtySet) -> Result<(), CatalogError> {
         self.forget_with(taken, kept, |forget, keep| self.catalog.settle_without_commit(change, forget, keep))?;
         if taken.is_empty() {
             self.state().waiting.add_all(kept);
@@ -177,12 +178,12 @@ impl Pending {
     }
 
     /// Inodes that are watched before the catalog knows them.
-    pub fn add_fresh(&self, inodes: &[u64]) {
+    pub fn add_fresh(&self, inodes: &[Ino]) {
         self.state().fresh.extend(inodes);
     }
 
     /// Inodes that are watched, and that the catalog may not know.
-    pub fn fresh(&self) -> Vec<u64> {
+    pub fn fresh(&self) -> Vec<Ino> {
         self.state().fresh.iter().copied().collect()
     }
 
@@ -192,7 +193,7 @@ impl Pending {
     }
 
     /// Whether a mark of this inode is this volume's business.
-    pub fn knows(&self, ino: u64) -> Result<bool, CatalogError> {
+    pub fn knows(&self, ino: Ino) -> Result<bool, CatalogError> {
         if self.state().fresh.contains(&ino) {
             return Ok(true);
         }
@@ -200,7 +201,7 @@ impl Pending {
     }
 
     /// Everything that is marked of an inode and not committed.
-    pub fn marks(&self, ino: u64) -> Option<Marks> {
+    pub fn marks(&self, ino: Ino) -> Option<Marks> {
         let state = self.state();
         let mut all: Option<Marks> = None;
         for found in [state.waiting.get(ino), state.taken.get(ino)].into_iter().flatten() {
@@ -215,7 +216,7 @@ impl Pending {
         let state = self.state();
         let all = [&state.waiting, &state.taken, &state.aside, &state.unsaved];
         let oldest = all.iter().filter_map(|set| set.oldest_ns()).min();
-        let inodes: HashSet<u64> = all.iter().flat_map(|set| set.iter().map(|(ino, _)| ino)).collect();
+        let inodes: HashSet<Ino> = all.iter().flat_map(|set| set.iter().map(|(ino, _)| ino)).collect();
         (oldest, inodes.len(), all.iter().map(|set| set.marked_bytes()).sum())
     }
 }
@@ -229,13 +230,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Pending::load(open()).unwrap();
-        pending.add(&[(5, Marks::meta()), (6, Marks::meta())], 10).unwrap();
-        let (taken, held) = pending.take_except(|ino| ino == 5);
-        assert_eq!((taken.len(), taken.get(5).is_some(), held), (1, false, 1));
-        pending.forget(&CatalogChange::default(), &[6], &DirtySet::default()).unwrap();
+        pending.add(&[(Ino(5), Marks::meta()), (Ino(6), Marks::meta())], 10).unwrap();
+        let (taken, held) = pending.take_except(|ino| ino == Ino(5));
+        assert_eq!((taken.len(), taken.get(Ino(5)).is_some(), held), (1, false, 1));
+        pending.forget(&CatalogChange::default(), &[Ino(6)], &DirtySet::default()).unwrap();
         pending.give_back_except(&DirtySet::default(), &DirtySet::default());
         assert_eq!(Pending::load(open()).unwrap().take().len(), 1, "saved");
-        assert!(pending.take().get(5).is_some());
+        assert!(pending.take().get(Ino(5)).is_some());
     }
 
     /// A catalog that refuses every row stands for a full disk: what a drain brought counts from its first mark all the same.
@@ -250,13 +251,13 @@ mod tests {
             .unwrap();
         let block = Marks { blocks: [1].into_iter().collect(), ..Marks::default() };
         for _ in 0..2 {
-            assert!(pending.add(&[(5, block.clone()), (6, Marks::meta())], 10).is_err());
+            assert!(pending.add(&[(Ino(5), block.clone()), (Ino(6), Marks::meta())], 10).is_err());
         }
         assert_eq!(pending.summary(), (Some(10), 2, 4096));
         assert_eq!(pending.unsaved(), 2);
         assert!(pending.take().is_empty(), "what is in the kernel alone is not flushed");
         other.execute_batch("DROP TRIGGER full").unwrap();
-        pending.add(&[(5, block), (6, Marks::meta())], 10).unwrap();
+        pending.add(&[(Ino(5), block), (Ino(6), Marks::meta())], 10).unwrap();
         assert_eq!((pending.unsaved(), pending.summary()), (0, (Some(10), 2, 4096)));
         assert_eq!(pending.take().len(), 2);
     }
@@ -267,19 +268,19 @@ mod tests {
         let open = || Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Pending::load(open()).unwrap();
         let block = |at: u64| Marks { blocks: [at as u32].into_iter().collect(), ..Marks::default() };
-        pending.add(&[(5, block(1)), (6, block(1))], 10).unwrap();
+        pending.add(&[(Ino(5), block(1)), (Ino(6), block(1))], 10).unwrap();
         let mut covered = pending.take();
-        covered.remove(6);
+        covered.remove(Ino(6));
         pending.give_back_except(&DirtySet::default(), &covered);
         // A later mark of the same file is saved with the one that waits apart.
-        pending.add(&[(5, block(2))], 20).unwrap();
+        pending.add(&[(Ino(5), block(2))], 20).unwrap();
         assert_eq!(pending.summary().0, Some(10));
         let saved = Pending::load(open()).unwrap().take();
-        assert_eq!(saved.get(5).unwrap().marks.blocks.len(), 2);
+        assert_eq!(saved.get(Ino(5)).unwrap().marks.blocks.len(), 2);
         let taken = pending.take();
-        assert_eq!((taken.len(), taken.get(5).unwrap().marks.blocks.len()), (1, 1), "only the later one");
+        assert_eq!((taken.len(), taken.get(Ino(5)).unwrap().marks.blocks.len()), (1, 1), "only the later one");
         pending.give_back_except(&taken, &DirtySet::default());
         pending.uncover();
-        assert_eq!(pending.take().get(5).unwrap().marks.blocks.len(), 2);
+        assert_eq!(pending.take().get(Ino(5)).unwrap().marks.blocks.len(), 2);
     }
 }

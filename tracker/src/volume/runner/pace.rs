@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use engine::model::Ino;
+
 /// Write-back may take one part in this many of the time.
 const SHARE: u32 = 20;
 /// Longest rest, and so the most that pacing adds to a file's loss window.
@@ -21,17 +23,17 @@ pub fn rest_after(clean: Duration, interval: Duration) -> Duration {
 /// The files of one volume that rest now: not more than were flushed in the last 5 s.
 #[derive(Debug, Default)]
 pub struct Pace {
-    until: HashMap<u64, Instant>,
+    until: HashMap<Ino, Instant>,
 }
 
 impl Pace {
     /// Whether the marks of an inode wait at `now`.
-    pub fn rests(&self, ino: u64, now: Instant) -> bool {
+    pub fn rests(&self, ino: Ino, now: Instant) -> bool {
         self.until.get(&ino).is_some_and(|until| *until > now)
     }
 
     /// After a flush that ended at `now`: which inodes were written back, how long that took, and which were mapped.
-    pub fn note(&mut self, cleans: HashMap<u64, Duration>, mapped: &HashSet<u64>, interval: Duration, now: Instant) {
+    pub fn note(&mut self, cleans: HashMap<Ino, Duration>, mapped: &HashSet<Ino>, interval: Duration, now: Instant) {
         self.until.retain(|_, until| *until > now);
         for (ino, clean) in cleans.into_iter().filter(|(ino, _)| mapped.contains(ino)) {
             let rest = rest_after(clean, interval);
@@ -64,10 +66,10 @@ mod tests {
     #[test]
     fn a_file_rests_until_its_time_and_the_others_do_not() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        let mapped = HashSet::from([1, 2]);
-        pace.note(HashMap::from([(1, ms(100)), (2, ms(1)), (3, ms(100))]), &mapped, ms(250), now);
-        assert!(pace.rests(1, now + ms(1999)) && !pace.rests(1, now + ms(2000)));
-        assert!(!pace.rests(2, now) && !pace.rests(3, now));
+        let mapped = HashSet::from([Ino(1), Ino(2)]);
+        pace.note(HashMap::from([(Ino(1), ms(100)), (Ino(2), ms(1)), (Ino(3), ms(100))]), &mapped, ms(250), now);
+        assert!(pace.rests(Ino(1), now + ms(1999)) && !pace.rests(Ino(1), now + ms(2000)));
+        assert!(!pace.rests(Ino(2), now) && !pace.rests(Ino(3), now));
         // What is over is forgotten, and the next flush decides anew.
         pace.note(HashMap::new(), &mapped, ms(250), now + ms(2000));
         assert!(pace.until.is_empty());

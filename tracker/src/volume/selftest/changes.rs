@@ -11,11 +11,12 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use engine::dirty::Marks;
+use engine::model::{Dev, Ino};
 use rustix::fs::FallocateFlags;
 
 use crate::capture::{Capture, CaptureError};
 use crate::source::{FsType, SourceRoot, store_mapped};
-use crate::volume::marks::dispatcher::marks_of;
+use crate::volume::marks::retired::marks_of;
 
 /// What the self-test came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +93,8 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// The files to which changes are made, open and watched by whoever asked for [`SelfTest::inodes`].
 pub struct SelfTest {
-    dev: u32,
-    files: Vec<(&'static Kind, File, u64)>,
+    dev: Dev,
+    files: Vec<(&'static Kind, File, Ino)>,
     folder: Option<Folder>,
     untried: Vec<String>,
     /// Kinds whose change was made and not yet judged.
@@ -103,7 +104,7 @@ pub struct SelfTest {
 /// A directory whose entries may be renamed.
 struct Folder {
     path: PathBuf,
-    ino: u64,
+    ino: Ino,
     /// Goes with the self_test.
     passing: bool,
 }
@@ -136,7 +137,7 @@ impl SelfTest {
                 continue;
             }
             let made = File::options().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
-            let found = made.and_then(|file| Ok((file.metadata()?.ino(), file)));
+            let found = made.and_then(|file| Ok((Ino(file.metadata()?.ino()), file)));
             let (ino, file) = found.map_err(|error| format!("no file can be made in it: {error}"))?;
             files.push((kind, file, ino));
         }
@@ -155,7 +156,7 @@ impl SelfTest {
     }
 
     /// Superblock and inodes that must be watched.
-    pub fn inodes(&self) -> (u32, Vec<u64>) {
+    pub fn inodes(&self) -> (Dev, Vec<Ino>) {
         let folder = self.folder.as_ref().map(|folder| folder.ino);
         (self.dev, self.files.iter().map(|(_, _, ino)| *ino).chain(folder).collect())
     }
@@ -190,7 +191,7 @@ impl SelfTest {
     }
 
     /// What the marks since [`SelfTest::change`] say of it.
-    pub fn judge(&self, marks: impl Fn(u64) -> Marks) -> SelfTestOutcome {
+    pub fn judge(&self, marks: impl Fn(Ino) -> Marks) -> SelfTestOutcome {
         let folder = self.folder.iter().map(|folder| (RENAME, marks(folder.ino).names));
         let files = self.files.iter().map(|(kind, _, ino)| (kind.name, (kind.seen)(&marks(*ino))));
         let missed = files.chain(folder).find(|(kind, seen)| !seen && self.made.contains(kind));
@@ -217,8 +218,9 @@ impl Folder {
             _ => {}
         }
         // Marks carry the inode of the upper layer.
-        let ino = fs::symlink_metadata(real_dir(place).join(name))
-            .and_then(|meta| if meta.is_dir() { Ok(meta.ino()) } else { Err(io::ErrorKind::NotADirectory.into()) })?;
+        let ino = fs::symlink_metadata(real_dir(place).join(name)).and_then(|meta| {
+            if meta.is_dir() { Ok(Ino(meta.ino())) } else { Err(io::ErrorKind::NotADirectory.into()) }
+        })?;
         let folder = Folder { path, ino, passing };
         File::create(folder.path.join("a"))?;
         Ok(folder)
@@ -269,7 +271,7 @@ pub fn prove(
         Err(why) => return Ok(SelfTestOutcome::NotPossible { why }),
     };
     let (dev, inodes) = self_test.inodes();
-    let keys: Vec<(u32, u64)> = inodes.iter().map(|ino| (dev, *ino)).collect();
+    let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
     capture.track(dev, false)?;
     capture.watch(&keys)?;
     let mut outcome = || -> Result<SelfTestOutcome, CaptureError> {

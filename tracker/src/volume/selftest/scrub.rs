@@ -12,7 +12,7 @@ use engine::catalog::Record;
 use engine::dirty::Marks;
 use engine::flush::Steps;
 use engine::flush::world::SourceTree;
-use engine::model::{FileId, InodeId, Kind};
+use engine::model::{FileId, Ino, InodeId, Kind};
 use engine::scrub::{Chunk, Cursor, Pace, Rate, differing, unexcused};
 use engine::source::{FileError, FileImage, Part, ReadJob};
 use engine::tree::{HOLE, Value, ZERO, block_value};
@@ -137,7 +137,7 @@ impl Scrub {
 
     /// Reads what is left of a file as far as the pace allows. False: it does not allow the next chunk now.
     fn pass(&mut self, world: &mut VolumeWorld, row: &Record, cursor: &mut Cursor) -> Result<bool, WorldError> {
-        if row.meta.kind != Kind::File || row.inode.ino == 0 {
+        if row.meta.kind != Kind::File || row.inode.ino == Ino::NONE {
             cursor.pass_file(row.id);
             return Ok(true);
         }

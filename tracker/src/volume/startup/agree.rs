@@ -2,7 +2,7 @@
 
 use engine::catalog::{CatalogChange, Head, Record};
 use engine::format::{Key, commit};
-use engine::model::{FileId, InodeId, NameChange, Seq};
+use engine::model::{FileId, Ino, InodeId, NameChange, Seq};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
@@ -58,7 +58,7 @@ impl Opened {
         let mut highest = FileId::ROOT;
         for (id, file) in manifest.files() {
             // An inode that no file has: what lies at a name now is new, with this file as the base it is compared to.
-            let inode = InodeId { ino: 0, generation: id.0 };
+            let inode = InodeId { ino: Ino::NONE, generation: id.0 };
             change.records.push(Record {
                 id,
                 inode,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use engine::catalog::{CatalogChange, Record};
 use engine::dirty::Marks;
-use engine::model::{FileId, Kind, Meta, Time};
+use engine::model::{Dev, FileId, Ino, Kind, Meta, Time};
 
 use crate::volume::clock::boot_id;
 use crate::volume::marks::compare::{COMPARE, Compare};
@@ -32,7 +32,7 @@ impl Opened {
         let renumbered = world.renumber(anew.is_some())?;
         let boot = boot_id();
         let last_boot = world.catalog.boot_id()?;
-        let dev = world.dispatcher.as_ref().map_or(0, |(_, dev)| *dev);
+        let dev = world.dispatcher.as_ref().map_or(Dev::NONE, |(_, dev)| *dev);
         let last_run = world.catalog.note(RUN)?.and_then(|text| run_on(&text, dev));
         let facts = StartFacts {
             boot: Boot::of(last_boot.as_deref(), boot.as_deref(), world.catalog.head()?.is_some()),
@@ -49,7 +49,7 @@ impl Opened {
         // Before the notes by which the next process would trust this one: it may end before the comparison does.
         world.catalog.set_note(COMPARE, compare.word())?;
         let run = if world.dispatcher.is_some() { capture.run } else { 0 };
-        world.catalog.set_note(RUN, &format!("{run} {dev}"))?;
+        world.catalog.set_note(RUN, &format!("{run} {}", dev.kernel()))?;
         if let (Some((dispatcher, dev)), Some(prepared)) = (&world.dispatcher, prepared) {
             self.subscriber = Some(Arc::clone(&prepared.subscriber));
             world.watch_full |= dispatcher.is_widened(*dev)?;
@@ -79,10 +79,11 @@ impl Opened {
         self.compare_once = world.dispatcher.is_some();
         if compare == Compare::Everything {
             let (catalog, pending) = (Arc::clone(&world.catalog), Arc::clone(&world.pending));
-            let subscriber =
-                self.subscriber.get_or_insert_with(|| Arc::new(Subscriber::new(&self.name, 0, catalog, pending)));
+            let subscriber = self
+                .subscriber
+                .get_or_insert_with(|| Arc::new(Subscriber::new(&self.name, Dev::NONE, catalog, pending)));
             // A file without an inode is found by its name.
-            subscriber.widen(anew.unwrap_or("reboot"), |ino| ino != 0)?;
+            subscriber.widen(anew.unwrap_or("reboot"), |ino| ino != Ino::NONE)?;
             // They are pending now and outlive this process.
             world.catalog.set_note(COMPARE, Compare::Listings.word())?;
         } else {

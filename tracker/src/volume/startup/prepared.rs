@@ -10,6 +10,7 @@ use crate::source::SourceRoot;
 use crate::volume::marks::dispatcher::{Dispatcher, Subscriber};
 use crate::volume::marks::waiting::Pending;
 use crate::volume::world::WorldError;
+use engine::model::Dev;
 
 /// Name of the note that the baseline is committed.
 pub(crate) const BASELINE: &str = "baseline";
@@ -42,7 +43,7 @@ impl Prepared {
     /// Registers a volume with a catalog for its marks.
     pub(crate) fn new(
         name: &str,
-        dev: u32,
+        dev: Dev,
         catalog: Arc<Catalog>,
         dispatcher: &Dispatcher,
     ) -> Result<Prepared, WorldError> {
@@ -78,19 +79,21 @@ pub(crate) const RUN: &str = "capture run";
 
 /// The run that a note names, if it was on superblock `dev`: a file system that is mounted again may have another number, under
 /// which nothing was marked or watched.
-pub(crate) fn run_on(note: &str, dev: u32) -> Option<u64> {
+pub(crate) fn run_on(note: &str, dev: Dev) -> Option<u64> {
     let (run, on) = note.split_once(' ')?;
-    run.parse().ok().filter(|_| on.parse() == Ok(dev))
+    run.parse().ok().filter(|_| on.parse() == Ok(dev.kernel()))
 }
 
 #[cfg(test)]
 mod tests {
+    use engine::model::Dev;
+
     /// Mounted again under another number, nothing was marked: the run before does not count.
     #[test]
     fn a_run_on_another_superblock_does_not_count() {
-        assert_eq!(super::run_on("7 9", 9), Some(7));
+        assert_eq!(super::run_on("7 9", Dev::of_kernel(9)), Some(7));
         for note in ["7 8", "7", "", "x 9", "7 9 9"] {
-            assert_eq!(super::run_on(note, 9), None, "{note}");
+            assert_eq!(super::run_on(note, Dev::of_kernel(9)), None, "{note}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! After another mount: whether the inode numbers in the catalog still say anything, and finding the files by name if not.
 
 use engine::flush::rebind::{is_void, rebind};
-use engine::model::Kind;
+use engine::model::{Ino, Kind};
 
 use crate::volume::clock::boot_id;
 use crate::volume::world::{VolumeWorld, WorldError};
@@ -28,7 +28,7 @@ impl VolumeWorld {
             // A file of a rebuilt catalog stays without an inode: what lies at its name is new, with this file as its base.
             let found = rebind(self, |record| match record.meta.kind {
                 Kind::Dir => is_void(record.inode),
-                _ => is_void(record.inode) && record.inode.ino != 0,
+                _ => is_void(record.inode) && record.inode.ino != Ino::NONE,
             })?;
             tracing::debug!(found, "files were found by name");
             bound = true;

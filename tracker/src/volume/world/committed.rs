@@ -3,7 +3,7 @@
 use engine::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Record};
 use engine::dirty::DirtySet;
 use engine::flush::world::CommittedState;
-use engine::model::{FileId, InodeId};
+use engine::model::{FileId, Ino, InodeId};
 use engine::source::Entry;
 
 use super::error::WorldError;
@@ -17,7 +17,7 @@ impl CommittedState for VolumeWorld {
         Ok(self.catalog.file(id)?)
     }
 
-    fn by_inode(&self, ino: u64) -> Result<Vec<Record>, WorldError> {
+    fn by_inode(&self, ino: Ino) -> Result<Vec<Record>, WorldError> {
         Ok(self.catalog.by_ino(ino)?)
     }
 
@@ -81,7 +81,7 @@ impl CommittedState for VolumeWorld {
         Ok(())
     }
 
-    fn settle(&mut self, head: Head, taken: &[u64], kept: &DirtySet) -> Result<(), WorldError> {
+    fn settle(&mut self, head: Head, taken: &[Ino], kept: &DirtySet) -> Result<(), WorldError> {
         test_switches::hit("before-settle");
         self.pending.settle(head, taken, kept)?;
         test_switches::hit("settle");
@@ -92,7 +92,7 @@ impl CommittedState for VolumeWorld {
         &mut self,
         mut records: Vec<Record>,
         missing: Vec<Missing>,
-        taken: &[u64],
+        taken: &[Ino],
         kept: &DirtySet,
     ) -> Result<(), WorldError> {
         records.iter_mut().for_each(|record| self.doubt_recent(record));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use engine::dirty::{DirtySet, Marks};
-use engine::model::{FileId, Kind};
+use engine::model::{FileId, Ino, Kind};
 use engine::source::Stat;
 
 use super::error::WorldError;
@@ -94,8 +94,8 @@ impl VolumeWorld {
     /// Has the directories listed that held names of other file systems when this was last written down.
     pub fn recall_foreign(&self) -> Result<(), WorldError> {
         let text = self.catalog.note(FOREIGN_IN)?.unwrap_or_default();
-        let marks: Vec<(u64, Marks)> =
-            text.split(',').filter_map(|ino| ino.parse().ok()).map(|ino: u64| (ino, Marks::names())).collect();
+        let marks: Vec<(Ino, Marks)> =
+            text.split(',').filter_map(|ino| ino.parse().ok()).map(|ino: Ino| (ino, Marks::names())).collect();
         Ok(self.pending.add(&marks, now_ns())?)
     }
 

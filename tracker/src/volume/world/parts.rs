@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use engine::flush::world::{Fails, Moved};
 use engine::image::ImageError;
-use engine::model::{FileId, InodeId, Time};
+use engine::model::{Dev, FileId, InodeId, Time};
 
 use super::error::WorldError;
 use super::paths::Paths;
@@ -27,7 +27,7 @@ pub struct VolumeWorld {
     /// Puts the volume's objects into the store.
     pub writer: VolumeWriter,
     /// `None` with the scan back end.
-    pub dispatcher: Option<(Arc<Dispatcher>, u32)>,
+    pub dispatcher: Option<(Arc<Dispatcher>, Dev)>,
     /// Files that the catalog does not have yet: parent and name, and inode.
     pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
     /// Files that the running flush has found elsewhere than the catalog has them.
@@ -55,7 +55,7 @@ impl VolumeWorld {
         catalog: Arc<Catalog>,
         pending: Arc<Pending>,
         writer: VolumeWriter,
-        dispatcher: Option<(Arc<Dispatcher>, u32)>,
+        dispatcher: Option<(Arc<Dispatcher>, Dev)>,
     ) -> VolumeWorld {
         let mounts = MountTable::open(root.path()).ok();
         VolumeWorld {

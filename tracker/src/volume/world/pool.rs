@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use engine::flush::Steps;
 use engine::flush::read::read_file;
+use engine::model::Ino;
 use engine::source::{FileError, FileImage, FileOps, ReadJob};
 
 /// Threads that may be reading at once, stalled ones not counted.
@@ -44,8 +45,8 @@ pub struct Pool<F> {
     source: Arc<Mutex<Receiver<Task<F>>>>,
     threads: usize,
     /// Inodes being read by some thread; whether that one is late.
-    running: Arc<Mutex<HashMap<u64, bool>>>,
-    late: HashMap<u64, u32>,
+    running: Arc<Mutex<HashMap<Ino, bool>>>,
+    late: HashMap<Ino, u32>,
     deadline: Duration,
 }
 
@@ -185,7 +186,7 @@ mod tests {
     impl FileOps for Stalling {
         fn statx(&mut self) -> Result<Stat, FileError> {
             Ok(Stat {
-                inode: InodeId { ino: 1, generation: 0 },
+                inode: InodeId { ino: Ino(1), generation: 0 },
                 kind: Kind::File,
                 mode: 0o644,
                 uid: 0,
@@ -219,7 +220,7 @@ mod tests {
     }
 
     fn job(ino: u64) -> ReadJob {
-        let inode = InodeId { ino, generation: 0 };
+        let inode = InodeId { ino: Ino(ino), generation: 0 };
         ReadJob { id: FileId(ino), inode, marks: Marks::default(), committed_size: None }
     }
 
@@ -227,7 +228,7 @@ mod tests {
         let (go, gate) = std::sync::mpsc::sync_channel(8);
         let gate = Arc::new(Mutex::new(gate));
         let open: Opener<Stalling> =
-            Arc::new(move |job| Ok(Stalling { gate: (job.inode.ino == stalled).then(|| Arc::clone(&gate)) }));
+            Arc::new(move |job| Ok(Stalling { gate: (job.inode.ino == Ino(stalled)).then(|| Arc::clone(&gate)) }));
         (open, go)
     }
 

@@ -1,13 +1,14 @@
 //! Whose changes the kernel marks.
 
 use engine::flush::world::WatchSet;
+use engine::model::Ino;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
 use crate::capture::WatchOutcome;
 
 impl WatchSet for VolumeWorld {
-    fn watch(&mut self, inodes: &[u64]) -> Result<(), WorldError> {
+    fn watch(&mut self, inodes: &[Ino]) -> Result<(), WorldError> {
         if inodes.is_empty() {
             return Ok(());
         }
@@ -18,7 +19,7 @@ impl WatchSet for VolumeWorld {
         Ok(())
     }
 
-    fn unwatch(&mut self, inodes: &[u64]) -> Result<(), WorldError> {
+    fn unwatch(&mut self, inodes: &[Ino]) -> Result<(), WorldError> {
         if let Some((dispatcher, dev)) = &self.dispatcher {
             dispatcher.unwatch(&self.pending, *dev, inodes)?;
         }

@@ -142,6 +142,7 @@ fn protects_and_restores_on_every_file_system() {
         let mut volume = Volume::new(&source);
         volume.name = mount.kind.name().to_owned();
         volume.extra.extend(["--capture".into(), asked()]);
+        volume.keep_tracking();
         if let Some(first) = volumes.first() {
             volume.state.clone_from(&first.state);
         }

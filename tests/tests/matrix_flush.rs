@@ -42,6 +42,7 @@ fn every_operation_is_restored_on_every_file_system() {
         let mut bed = Bed::new(place, 0, &wanted);
         let mut volume = bed.volume();
         volume.name = fs.name().to_owned();
+        volume.keep_tracking();
         if let Some(first) = volumes.first() {
             volume.state.clone_from(&first.state);
         }

@@ -126,7 +126,8 @@ fn tracepoints() -> Option<Vec<String>> {
 }
 
 /// On every file system: changes of each sort, `sync --wait`, `restore`, comparison, twice. The daemons follow each other on
-/// one state directory, so that the programs are loaded once: an emulated processor takes most of a minute to verify them.
+/// one state directory and go on tracking when they stop, so that the programs are loaded once: an emulated processor takes most
+/// of a minute to verify them.
 #[test]
 fn protects_and_restores_on_every_file_system() {
     let test = "protects_and_restores_on_every_file_system";
@@ -142,6 +143,7 @@ fn protects_and_restores_on_every_file_system() {
         let mut volume = Volume::new(&source);
         volume.name = mount.kind.name().to_owned();
         volume.extra.extend(["--capture".into(), asked()]);
+        volume.keep_tracking();
         if let Some(first) = volumes.first() {
             volume.state.clone_from(&first.state);
         }

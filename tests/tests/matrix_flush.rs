@@ -25,8 +25,8 @@ fn place(test: &str, fs: Kind) -> Option<Place> {
 }
 
 /// All cells of a file system share one daemon and the flush of each round. No rescan of the volume may have happened,
-/// which would have covered what was missed. The daemons follow each other on one state directory, so that the programs are
-/// loaded once, which takes an emulated processor most of a minute.
+/// which would have covered what was missed. The daemons follow each other on one state directory and go on tracking when they
+/// stop, so that the programs are loaded once, which takes an emulated processor most of a minute.
 #[test]
 fn every_operation_is_restored_on_every_file_system() {
     let test = "every_operation_is_restored_on_every_file_system";
@@ -42,12 +42,15 @@ fn every_operation_is_restored_on_every_file_system() {
         let mut bed = Bed::new(place, 0, &wanted);
         let mut volume = bed.volume();
         volume.name = fs.name().to_owned();
+        volume.keep_tracking();
         if let Some(first) = volumes.first() {
             volume.state.clone_from(&first.state);
         }
         let began = Instant::now();
         let daemon = protect(&volume);
         let start = began.elapsed();
+        let log = volume.log_tail();
+        assert!(volumes.is_empty() || log.contains("started=Resumed"), "the programs were loaded anew: {log}");
         let (before, cells, compared) = (volume.status(), bed.len(), bed.compared());
         let found = bed.rounds(&volume);
         let after = volume.status();

@@ -4,14 +4,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::thread;
+use std::time::Duration;
 
-use common::hooks::{HOOKS, Serves};
+use common::hooks::{HOOKS, Role, Serves};
 use tests::capture_rig::{back_end, config, obstacle};
 use tests::matrix::bed::{Found, Outcome, Place, run};
 use tests::matrix::marks::Class;
 use tests::matrix::{Kind, Op, ops};
 use tests::mounts::{root_or_skip, skip};
 use tracker::capture::{BackEnd, Capture};
+
+/// Until a program that was taken off runs no more.
+const TAKEN_OFF: Duration = Duration::from_millis(500);
 
 /// Hooks on which no cell depends alone: name, who covers it, why it is there all the same. Without both of them some cell
 /// must be missed that is not missed without the second alone; without names it is no hook that covers, and none is left out.
@@ -74,7 +79,6 @@ fn a_hook_that_is_left_out_is_missed() {
             }
         }
     }
-    capture.detach().unwrap();
     let (mut wrong, mut pairs, mut reds) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (number, hook) in (1..).zip(HOOKS) {
         let of = |place: &&Place| match hook.serves {
@@ -83,7 +87,7 @@ fn a_hook_that_is_left_out_is_missed() {
         };
         let there: Vec<&Place> = places.iter().filter(of).collect();
         let wanted = |place: &Place| seen.get(&(hook.program, place.fs)).cloned().unwrap_or_default();
-        let red_of = |without: &[&'static str]| red(&there, without, &wanted, number);
+        let mut red_of = |without: &[&'static str]| red(&mut capture, &there, without, &wanted, number);
         let red = red_of(&[hook.program]);
         println!("MUTANT {}: missed: {}", hook.program, red.join(", "));
         match COVERED.iter().find(|(program, ..)| *program == hook.program) {
@@ -99,7 +103,13 @@ fn a_hook_that_is_left_out_is_missed() {
             _ => {}
         }
         reds.insert(hook.program, red);
+        if hook.role == Role::Direct {
+            // A write whose end was not told stays in the list, which is not to help the hooks that come.
+            capture.detach().unwrap();
+            (capture, _) = Capture::start(&config()).unwrap();
+        }
     }
+    capture.detach().unwrap();
     for (program, by, both) in pairs {
         // What the others miss alone they miss without this one as well.
         let alone = |cell: &String| by.iter().any(|by| reds.get(by).is_some_and(|red| red.contains(cell)));
@@ -110,19 +120,24 @@ fn a_hook_that_is_left_out_is_missed() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The cells that are missed without these hooks; those of the first file system that misses any.
+/// The cells that are missed without these hooks; those of the first file system that misses any. The programs are taken off and
+/// put on again: to have all loaded anew each time took three quarters of the test.
 fn red(
+    capture: &mut Capture,
     places: &[&Place],
     without: &[&'static str],
     wanted: &dyn Fn(&Place) -> Vec<&'static Op>,
     number: usize,
 ) -> Vec<String> {
-    let mut config = config();
-    config.without = without.to_vec();
-    let (mut capture, _) = Capture::start(&config).unwrap();
+    let off = capture.take_off(without).unwrap();
+    thread::sleep(TAKEN_OFF);
     let mut red = Vec::new();
     for place in places.iter().filter(|place| !wanted(place).is_empty()) {
-        let found = cells(place, &mut capture, &wanted(place), number).unwrap();
+        let found = cells(place, capture, &wanted(place), number).unwrap();
+        for outcome in &found {
+            let ran = outcome.hooks.iter().find(|hook| without.contains(hook));
+            assert_eq!(ran, None, "taken off, and ran: {} {}", place.fs.name(), outcome.op.id);
+        }
         red.extend(
             found
                 .iter()
@@ -133,6 +148,6 @@ fn red(
             break;
         }
     }
-    capture.detach().unwrap();
+    capture.put_on(&off).unwrap();
     red
 }

@@ -1,8 +1,9 @@
 //! Tier 3: the program from end to end under other kernels, one guest per kernel, all at once: most of a run is the kernel's
-//! verifier, which takes one processor. Then cuts of a guest's power.
+//! verifier, which takes one processor. Cuts of a guest's power, as soon as one of them is done.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::step::{Gate, Outcome, absent};
@@ -100,32 +101,44 @@ pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     let kernels: Vec<(Series, Kernel)> =
         Series::ALL.into_iter().filter_map(|series| Some((series, kernel(gate, series)?))).collect();
     let missing = kernels.len() < Series::ALL.len();
+    let logs = gate.logs.clone();
+    let of = |prefix: String| Gate { logs: logs.clone(), tally: Tally::default(), prefix };
+    let mut cuts = of(gate.prefix.clone());
     let parts: Vec<Gate> = std::thread::scope(|scope| {
+        let (ended, first) = channel();
         let started: Vec<_> = kernels
             .iter()
             .map(|(series, kernel)| {
-                let prefix = format!("{}{}: ", gate.prefix, series.name());
-                let mut part = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix };
+                let (mut part, ended) = (of(format!("{}{}: ", gate.prefix, series.name())), ended.clone());
                 let script = script(*series, &runs, seed, filter);
                 scope.spawn(move || {
                     guest(&mut part, *series, kernel, &script);
+                    // Nobody may wait for it any more.
+                    let _ = ended.send(());
                     part
                 })
             })
             .collect();
+        drop(ended);
+        // One guest alone does not fill two processors. An error is a panic of all, which is seen below.
+        if !missing && filter.is_none() && first.recv().is_ok() {
+            power_cuts(&mut cuts);
+        }
         // A panic of a part is one of the gate.
         started.into_iter().map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    for part in parts {
+    for part in parts.into_iter().chain([cuts]) {
         gate.tally.add(part.tally);
     }
-    if !missing && filter.is_none() {
-        gate.check("tier 3: power cuts", |gate| {
-            let campaign = Campaign::by_the_clock(CUTS);
-            powercut::run(&campaign, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
-            Ok(Outcome::Passed)
-        });
-    }
+}
+
+/// A few cuts.
+fn power_cuts(gate: &mut Gate) {
+    gate.check("tier 3: power cuts", |gate| {
+        let campaign = Campaign::by_the_clock(CUTS);
+        powercut::run(&campaign, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
+        Ok(Outcome::Passed)
+    });
 }
 
 /// Whether some case matches.

@@ -54,9 +54,7 @@ impl Crate {
     }
 
     fn add_file(&mut self, files: &[File], file: &File, path: Vec<String>, folder: &str) -> Result<(), Fault> {
-        let syntax = syn::parse_file(&file.text)
-            .map_err(|error| file.fault(error.span().start().line, format!("no Rust: {error}")))?;
-        self.add(files, file, path, folder, &syntax.items)
+        self.add(files, file, path, folder, &source::items(file)?)
     }
 
     /// Modules below this one lie in `folder`.
@@ -125,12 +123,9 @@ impl Crate {
             "crate" => return self.walk(&[], rest, depth),
             "self" => return self.walk(path, rest, depth),
             "super" => {
-                let mut up = path.split_last()?.1;
-                let mut rest = rest;
-                while let Some((_, after)) = rest.split_first().filter(|(next, _)| *next == "super") {
-                    (up, rest) = (up.split_last()?.1, after);
-                }
-                return self.walk(up, rest, depth);
+                let up = path.split_last()?.1;
+                let again = rest.first().is_some_and(|next| next == "super");
+                return if again { self.resolve(up, rest, depth) } else { self.walk(up, rest, depth) };
             }
             _ => {}
         }
@@ -183,7 +178,6 @@ fn definition(item: &syn::Item) -> Option<&syn::Ident> {
         syn::Item::Static(item) => Some(&item.ident),
         syn::Item::Struct(item) => Some(&item.ident),
         syn::Item::Trait(item) => Some(&item.ident),
-        syn::Item::TraitAlias(item) => Some(&item.ident),
         syn::Item::Type(item) => Some(&item.ident),
         syn::Item::Union(item) => Some(&item.ident),
         _ => None,

@@ -1,8 +1,6 @@
 //! `cargo xtask VERB`: everything that is done to this repository, from installing tools to the whole test gate.
 //! Each verb is one module. Nothing here is part of the product, and the product never depends on it.
 
-mod apt;
-mod docker;
 mod ebpf;
 mod gate;
 mod matrix;

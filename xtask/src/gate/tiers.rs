@@ -13,7 +13,7 @@ use super::step::{Gate, Outcome, absent};
 use super::tally::Tally;
 use crate::programs::{self, Program};
 use crate::stream::{failure, stream};
-use crate::{docker, setup, sh};
+use crate::{setup, sh};
 
 /// Builds all test programs and what they start, in one call: parts would be built again with other features. `all`: also those
 /// that need root. None if that failed.
@@ -119,7 +119,7 @@ fn tier(
         command.arg("--show-output").args(options).args(filter);
         // Where the things are that were built for the tests.
         command.env("TRACKER_TEST_BIN", sh::target_dir().join("debug/tracker"));
-        command.env("TRACKER_TEST_VENV", setup::venv()).env("TRACKER_TEST_DOCKER", docker::folder());
+        command.env("TRACKER_TEST_VENV", setup::venv()).env("TRACKER_TEST_DOCKER", setup::docker());
         let step = format!("{name}: {}", program.name);
         follow(gate, &step, Some(&program.name), |log, each| {
             let status = stream(&mut command, log, |line: &str| {

@@ -27,15 +27,21 @@ pub(crate) fn of<T>(command: &Command, result: std::io::Result<T>) -> Result<T> 
 
 /// The command as a user would type it, with the variables that were set for it.
 pub(crate) fn show(command: &Command) -> String {
-    let mut words = Vec::new();
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            words.push(format!("{}={}", name.to_string_lossy(), quote(&value.to_string_lossy())));
-        }
-    }
-    words.push(quote(&command.get_program().to_string_lossy()));
-    words.extend(command.get_args().map(|arg| quote(&arg.to_string_lossy())));
-    words.join(" ")
+    let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let set = set.map(|(name, value)| format!("{}={} ", name.to_string_lossy(), quote(&value.to_string_lossy())));
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    set.collect::<String>() + &line(words.map(|word| word.to_string_lossy()))
+}
+
+/// `words` as a shell reads them.
+pub(crate) fn line(words: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    words.into_iter().map(|word| quote(word.as_ref())).collect::<Vec<_>>().join(" ")
+}
+
+/// Lines of a shell that run all of these, and fail if one does.
+pub(crate) fn each_of(lines: impl IntoIterator<Item = String>) -> String {
+    let lines: String = lines.into_iter().map(|line| format!("{line} || code=1\n")).collect();
+    format!("code=0\n{lines}exit $code\n")
 }
 
 /// `word` as a shell reads it as one word.

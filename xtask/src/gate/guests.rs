@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::step::{Gate, Outcome, absent};
 use super::tally::Tally;
 use super::tiers;
-use crate::powercut::{self, Campaign};
+use crate::powercut;
 use crate::programs::Program;
 use crate::vm::{self, Kernel, Request, Series};
 use crate::{matrix, sh};
@@ -121,8 +121,8 @@ pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     }
     if !missing && filter.is_none() {
         gate.check("tier 3: power cuts", |gate| {
-            let campaign = Campaign::by_the_clock(CUTS);
-            powercut::run(&campaign, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
+            let options = powercut::Options::of_the_gate(CUTS);
+            powercut::run(&options, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
             Ok(Outcome::Passed)
         });
     }
@@ -147,17 +147,16 @@ fn kernel(gate: &mut Gate, series: Series) -> Option<Kernel> {
 
 fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, script: &str) {
     let step = format!("tier 3: Linux {}", series.name());
-    let words = ["sh".into(), "-c".into(), script.to_owned()];
-    let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
+    let request = Request { script, limit: LIMIT, disks: &[], cut: None };
     let prefix = gate.prefix.clone();
     tiers::follow(gate, &step, None, |log, each| {
-        let code = vm::run(kernel, &request, log, |line| {
+        let code = vm::run(kernel, request, log, |line| {
             if line.starts_with("BACK END ") {
                 println!("{prefix}   {line}");
             }
             each(line);
         })?;
-        Ok((code != 0).then(|| format!("exit code {code}")))
+        Ok((code != Some(0)).then(|| format!("exit code {code:?}")))
     });
 }
 

@@ -118,8 +118,10 @@ fn tier(
         command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
         command.arg("--show-output").args(options).args(filter);
         // Where the things are that were built for the tests.
-        command.env("TRACKER_TEST_BIN", sh::target_dir().join("debug/tracker"));
-        command.env("TRACKER_TEST_VENV", setup::venv()).env("TRACKER_TEST_DOCKER", setup::docker());
+        command
+            .envs(programs::variables())
+            .env("TRACKER_TEST_VENV", setup::venv())
+            .env("TRACKER_TEST_DOCKER", setup::docker());
         let step = format!("{name}: {}", program.name);
         follow(gate, &step, Some(&program.name), |log, each| {
             let status = stream(&mut command, log, |line: &str| {

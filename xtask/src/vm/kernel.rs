@@ -29,6 +29,12 @@ impl Series {
     }
 }
 
+impl std::fmt::Display for Series {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// An unpacked kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {

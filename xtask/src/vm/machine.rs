@@ -5,49 +5,39 @@ use std::io::Cursor;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use cpio::newc::ModeFileType;
 use fs_err as fs;
+use tempfile::TempDir;
 
 use super::counter;
 use super::disk::Disk;
-use super::guest::{self, DISKS, Files, WANTED};
+use super::guest::{self, DISKS, WANTED};
 use super::kernel::{self, Kernel};
+use crate::programs;
 use crate::sh;
-use crate::stream;
+use crate::stream::{self, Chosen, Limits};
 
 const QEMU: &str = "qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
-const CPUS: u32 = 2;
-/// The guest's memory holds all that it writes: images of file systems as well.
-const MEMORY: &str = "2G";
 /// Folders that are named by a process: of a run, of a fetch, of disks.
 const KINDS: [&str; 3] = ["run", "new", "disks"];
 /// Lines of the kernel's log that are shown when the guest gave no answer.
 const CONSOLE_LINES: usize = 30;
 
 /// What is to be run in a guest.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
-    pub(crate) words: &'a [String],
-    /// Beside the variables of the host that are passed on.
-    pub(crate) variables: &'a [(String, String)],
+    /// Of a shell.
+    pub(crate) script: &'a str,
     /// From the start of QEMU to its end.
     pub(crate) limit: Duration,
     /// Disks of the guest, `/dev/vda` and on.
     pub(crate) disks: &'a [Disk],
-}
-
-/// How a guest ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// With the exit code of its command.
-    Code(u8),
-    /// Its power was cut, as a line asked.
-    Cut,
+    /// The guest loses its power at this moment.
+    pub(crate) cut: Option<&'a Chosen>,
 }
 
 /// Why no guest can run here, if so: what setup installs and what no setup can.
@@ -65,80 +55,46 @@ pub(crate) fn obstacle() -> Option<String> {
     None
 }
 
-/// Boots `kernel`, runs the request, hands on each line of its output (all are in `log`), and returns its exit code.
-pub(crate) fn run(kernel: &Kernel, request: &Request<'_>, log: &Path, mut each: impl FnMut(&str)) -> Result<u8> {
-    let mut each = |line: &str| {
-        each(line);
-        None
-    };
-    match boot(kernel, request, log, &mut each)? {
-        End::Code(code) => Ok(code),
-        // Nothing asked for it.
-        End::Cut => Ok(u8::MAX),
-    }
-}
-
-/// Like [`run`]; the first line for which `each` gives a duration has the guest's power cut so long after it.
-pub(crate) fn boot(
-    kernel: &Kernel,
-    request: &Request<'_>,
-    log: &Path,
-    each: &mut dyn FnMut(&str) -> Option<Duration>,
-) -> Result<End> {
-    let folder = Folder::new("run")?;
-    let shared = folder.path.join("shared");
+/// Boots `kernel`, runs the request, hands on each line of its output (all are in `log`), and returns its exit code; none
+/// where the power was cut.
+pub(crate) fn run(kernel: &Kernel, request: Request<'_>, log: &Path, mut each: impl FnMut(&str)) -> Result<Option<u8>> {
+    let folder = folder("run")?;
+    let (path, shared) = (folder.path(), folder.path().join(guest::SHARED));
     fs::create_dir(&shared)?;
-    let mut variables: Vec<(String, String)> = std::env::vars().filter(|(name, _)| guest::is_passed_on(name)).collect();
-    variables.extend_from_slice(request.variables);
-    fs::write(shared.join(guest::BOOT), guest::boot())?;
-    fs::write(shared.join(guest::COMMAND), guest::command(sh::root(), &variables, request.words))?;
-    let (initramfs, console) = (folder.path.join("initramfs"), folder.path.join(guest::CONSOLE));
-    fs::write(&initramfs, archive(kernel, request)?)?;
-
-    let (image, code) = (unpacked_image(kernel, &folder.path)?, shared.join(guest::CODE));
-    let files = Files {
-        image: &image,
-        initramfs: &initramfs,
-        shared: &shared,
-        console: &console,
-        disks: request.disks,
-        counter_khz: counter::khz(),
-    };
+    fs::write(shared.join("boot"), include_str!("boot.sh"))?;
+    let variables = std::env::vars().chain(programs::variables());
+    fs::write(shared.join("command"), guest::command(sh::root(), variables, request.script))?;
+    fs::write(path.join(guest::INITRAMFS), archive(kernel, request)?)?;
+    let (image, console) = (unpacked_image(kernel, path)?, path.join(guest::CONSOLE));
     let mut start = || {
         // QEMU dies with us: the kernel sees to it.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(&files, CPUS, MEMORY));
-        let mut silent = true;
-        let end = stream::limited(&mut command, log, request.limit, &mut |line: &str| {
+        command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(path, &image, request.disks, counter::khz()));
+        let (mut silent, limits) = (true, Limits::guest(request.limit, request.cut));
+        let end = stream::limited(&mut command, log, limits, |line| {
             silent = false;
-            each(line)
+            each(line);
         })?;
-        Ok::<_, anyhow::Error>((end, silent))
+        Ok::<_, anyhow::Error>((end, silent && fs::metadata(&console).map_or(0, |meta| meta.len()) == 0))
     };
-    let (mut end, silent) = start()?;
-    let unbooted = silent && fs::metadata(&console).map_or(0, |meta| meta.len()) == 0;
+    let (mut end, unbooted) = start()?;
     if unbooted && !end.cut && crashed(end.status) {
         // Seen twice, on busy machines; nothing of the guest has run.
         println!("vm: QEMU crashed before the guest said anything ({}): started once more", end.status);
         end = start()?.0;
     }
-    if end.cut {
-        return Ok(End::Cut);
+    let code = fs::read_to_string(shared.join("code")).ok().and_then(|text| text.trim().parse().ok());
+    if end.cut || code.is_some() {
+        return Ok(code.filter(|_| !end.cut));
     }
-    let status = end.status;
-    match fs::read_to_string(&code).ok().and_then(|text| guest::exit_code(&text)) {
-        Some(code) => Ok(End::Code(code)),
-        None => {
-            let text = fs::read(&console).unwrap_or_default();
-            let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-            let tail = lines.get(lines.len().saturating_sub(CONSOLE_LINES)..).unwrap_or_default().join("\n");
-            let output = format!(
-                "no exit code came from the guest within {} s; the end of its kernel's log:\n{tail}",
-                request.limit.as_secs()
-            );
-            Err(sh::failed(format!("{QEMU} ({})", kernel.release), status, &output))
-        }
-    }
+    let text = fs::read(&console).unwrap_or_default();
+    let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+    let output = format!(
+        "no exit code came from the guest within {} s; the end of its kernel's log:\n{}",
+        request.limit.as_secs(),
+        stream::tail(&lines, CONSOLE_LINES)
+    );
+    Err(sh::failed(format!("{QEMU} ({})", kernel.release), end.status, &output))
 }
 
 /// Whether a process ended by a fault of its own.
@@ -166,7 +122,7 @@ fn unpacked_image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
 }
 
 /// The initramfs: busybox, the modules that a guest needs, and its first program.
-fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>> {
+fn archive(kernel: &Kernel, request: Request<'_>) -> Result<Vec<u8>> {
     let wanted: Vec<&str> = WANTED.into_iter().chain(DISKS.into_iter().filter(|_| !request.disks.is_empty())).collect();
     let mut entries = Vec::new();
     // Directories come before what lies in them: the kernel makes no parents.
@@ -175,7 +131,7 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>> {
     }
     entries.push(entry("bin/busybox", ModeFileType::Regular, fs::read(BUSYBOX)?));
     entries.push(entry("bin/sh", ModeFileType::Symlink, b"busybox".to_vec()));
-    let mut names = Vec::new();
+    let mut order = String::new();
     for path in kernel.load_order(&wanted)? {
         let bytes = if path.extension() == Some("xz".as_ref()) {
             sh::bytes(Command::new("xz").arg("-dc").arg(&path))?
@@ -184,9 +140,11 @@ fn archive(kernel: &Kernel, request: &Request<'_>) -> Result<Vec<u8>> {
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".xz").to_owned();
         entries.push(entry(&format!("modules/{name}"), ModeFileType::Regular, guest::unsigned(bytes)));
-        names.push(name);
+        order.push_str(&format!("{name}\n"));
     }
-    entries.push(entry("init", ModeFileType::Regular, guest::init(&names, &kernel.modules()).into()));
+    entries.push(entry("modules/order", ModeFileType::Regular, order.into()));
+    entries.push(entry("modules/tree", ModeFileType::Regular, kernel.modules().display().to_string().into()));
+    entries.push(entry("init", ModeFileType::Regular, include_bytes!("init.sh").into()));
     Ok(cpio::write_cpio(entries.into_iter(), Vec::new())?)
 }
 
@@ -194,43 +152,19 @@ fn entry(name: &str, kind: ModeFileType, content: Vec<u8>) -> (cpio::NewcBuilder
     (cpio::NewcBuilder::new(name).mode(0o755).set_mode_file_type(kind), Cursor::new(content))
 }
 
-/// A folder of this process, removed when dropped.
-#[derive(Debug)]
-pub(crate) struct Folder {
-    pub(crate) path: PathBuf,
-}
-
-impl Folder {
-    /// `kind` is one of [`KINDS`].
-    pub(crate) fn new(kind: &str) -> Result<Self> {
-        let base = kernel::folder();
-        sweep(&base);
-        // Several guests of this process run at once.
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let path = base.join(format!("{kind}-{}.{number}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            eprintln!("xtask: cannot remove {}: {error}", self.path.display());
-        }
-    }
+/// A folder of this process, removed when dropped. `kind` is one of [`KINDS`].
+pub(crate) fn folder(kind: &str) -> Result<TempDir> {
+    let base = kernel::folder();
+    sweep(&base);
+    Ok(tempfile::Builder::new().prefix(&format!("{kind}-{}.", std::process::id())).tempdir_in(base)?)
 }
 
 /// Removes what processes that are gone have left.
 fn sweep(base: &Path) {
-    let Ok(entries) = fs::read_dir(base) else { return };
-    for entry in entries.flatten() {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = KINDS
-            .iter()
-            .find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-')?.split('.').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        let of = |kind: &&str| name.strip_prefix(*kind)?.strip_prefix('-')?.split('.').next()?.parse::<u32>().ok();
+        if KINDS.iter().find_map(of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // Another run may be at it; what is left then is its affair.
             let _ = fs::remove_dir_all(entry.path());
         }

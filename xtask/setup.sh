@@ -28,40 +28,45 @@ absent() {
         sed -n 's/^installed //p' | grep -vxFf - <(printf '%s\n' "$@") || true
 }
 
-install() {
-    local packages
-    mapfile -t packages < <(absent "$@")
-    [ ${#packages[@]} != 0 ] || return 0
-    say "installing with apt-get: ${packages[*]}"
+# Installs those of the Debian packages $@ that are missing.
+packages() {
+    local missing
+    mapfile -t missing < <(absent "$@")
+    [ ${#missing[@]} != 0 ] || return 0
+    say "installing with apt-get: ${missing[*]}"
     as_root true 2>/dev/null || fail "packages are missing, and only root can install them
-run: sudo apt-get update && sudo apt-get install --no-install-recommends ${packages[*]}"
+run: sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}"
     apt_get update -q
-    apt_get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}"
+    apt_get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}"
+}
+
+# Makes the folder $work below $1. xtask/src/vm/machine.rs removes such a one when this process was killed.
+temporary() {
+    work=$1/new-$$
+    trap 'rm -rf "$work"' EXIT
+    rm -rf "$work"
+    mkdir -p "$work/root"
 }
 
 # Fetches the packages $3... without installing them, and has $2 unpack each into the folder $1. It gets its name last, so that
 # half of it is never used.
 unpack() {
-    local to=$1 fill=$2
-    # xtask/src/vm/machine.rs removes such a folder when this process is gone.
-    work=${to%/*}/new-$$
-    trap 'rm -rf "$work"' EXIT
-    mkdir -p "$work/root"
-    # The index may be empty, or name a package that was replaced since.
+    temporary "${1%/*}"
     pushd "$work" >/dev/null
+    # The index may be empty, or name a package that was replaced since.
     apt-get download -qq "${@:3}" >/dev/null 2>&1 || { apt_get update -q && quietly apt-get download -q "${@:3}"; }
     popd >/dev/null
     local package
-    for package in "$work"/*.deb; do "$fill" "$package" "$work/root"; done
-    rm -rf "$to"
-    mv -T "$work/root" "$to"
+    for package in "$work"/*.deb; do "$2" "$package" "$work/root"; done
+    rm -rf "$1"
+    mv -T "$work/root" "$1"
 }
 
 # A compiler that can build the kernel object. `llvm-MAJOR-dev` is added once rustc is there.
 compiler() {
     is_debian || fail 'no compiler that can build the kernel object, and this is not a Debian
 run: rustup toolchain install nightly --component rust-src'
-    install rustc-web rust-web-src cargo-web gcc libc6-dev
+    packages rustc-web rust-web-src cargo-web gcc libc6-dev
 }
 
 # bpf-linker $1, which has to be linked with the LLVM of the compiler whose output it reads: of Debian's $2, or of rustup's nightly.
@@ -71,7 +76,7 @@ linker() {
     if [ "${2-}" ]; then
         llvm=$("$2" -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
         [ "$llvm" ] || fail "$2 -vV names no LLVM version"
-        install "llvm-$llvm-dev" zlib1g-dev libzstd-dev g++
+        packages "llvm-$llvm-dev" zlib1g-dev libzstd-dev g++
         PATH=/usr/lib/llvm-$llvm/bin:$PATH
         how=("${CARGO-cargo}" install --no-default-features --features "llvm-$llvm")
     fi
@@ -82,7 +87,7 @@ linker() {
 # The programs of the test gate, and the packages $@.
 programs() {
     is_debian || { say 'not a Debian: the programs of the gate are not installed, tests that miss one say so'; return; }
-    local packages=(
+    local wanted=(
         acl                 # POSIX ACLs in restore tests
         attr                # extended attributes in restore tests
         b3sum               # an independent BLAKE3 to compare roots with
@@ -112,17 +117,17 @@ programs() {
         xfsprogs            # loop-mounted xfs
         xz-utils            # kernel modules for guests
     )
-    # Guests with other kernels are x86-64 only: depmod, the machine, disks that lose power.
-    [ "$(uname -m)" != x86_64 ] || packages+=(kmod qemu-system-x86 qemu-utils)
+    # Guests with other kernels are x86-64 only: strip, depmod, the machine, disks that lose power.
+    [ "$(uname -m)" != x86_64 ] || wanted+=(binutils kmod qemu-system-x86 qemu-utils)
     [ -z "$(absent postgresql)" ] || no_database_server
-    install "${packages[@]}" "$@"
+    packages "${wanted[@]}" "$@"
 }
 
 # Debian's package makes and starts a server; the tests start their own, and the user did not ask for one.
 no_database_server() {
     # An administrator's own choice stands.
     [ "$(absent postgresql-common)" ] || return 0
-    install postgresql-common
+    packages postgresql-common
     local file=/etc/postgresql-common/createcluster.conf
     say "no database server is to be started: create_main_cluster = false in $file"
     as_root sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' "$file"
@@ -163,17 +168,64 @@ newest() {
     grep -xE "${releases[$1]}" | sort -V | tail -n 1
 }
 
-# The release of an unpacked kernel of the series $1. One that is there is used, so only the first call needs a network.
+# The release of an unpacked kernel of the series $1. One that is there is used, so only the first call needs a network. Beside its
+# modules in lib/modules it has `kernel`, the image that QEMU starts, and two initramfs: of every guest, and of one with disks.
 kernel() {
-    mkdir -p target/vm
-    local release
-    if ! release=$(ls target/vm | newest "$1"); then
+    local release folder vm=$PWD/target/vm
+    mkdir -p "$vm"
+    if ! release=$(ls "$vm" | newest "$1"); then
         release=$(offered "$1") || { apt_get update -q && release=$(offered "$1"); } || fail "apt knows no kernel $1
 Debian 12 has it; its package sources must include bookworm-security"
         say "fetching and unpacking Linux $release into target/vm (about 100 MB)"
-        unpack "$PWD/target/vm/$release" kernel_parts "linux-image-$release-unsigned"
+        unpack "$vm/$release" kernel_parts "linux-image-$release-unsigned"
     fi
+    # What its root is made of, and loop devices. Other file systems are loaded by their first mount, from the kernel's tree.
+    local wanted=(virtio_pci 9pnet_virtio 9p overlay loop)
+    # What is on disks is known, and a mount would unpack the module and check its signature in translated code. The checksum is
+    # not among what they are said to need: they ask for it by its name.
+    local disks=(virtio_blk crc32c_intel ext4 xfs btrfs)
+    [ -f "$vm/$release/kernel" ] || image "$vm/$release" "$release"
+    initramfs "$vm/$release" "$release" initramfs "${wanted[@]}"
+    initramfs "$vm/$release" "$release" initramfs-disks "${wanted[@]}" "${disks[@]}"
     echo "$release"
+}
+
+# An image unpacks itself, and one that xz has packed takes translated code longer for that than all the rest of its boot; QEMU
+# starts an unpacked kernel as well (by its PVH entry). Other packers are fast enough.
+image() {
+    local packed=$1/boot/vmlinuz-$2 mark
+    temporary "${1%/*}"
+    # As the kernel's own `extract-vmlinux`: by the mark of the packer. What stands behind the kernel was not written by xz.
+    if mark=$(LC_ALL=C grep -obUaPm 1 '\xfd7zXZ\x00' "$packed" | head -n 1); then
+        xz -dc --single-stream < <(tail -c "+$((${mark%%:*} + 1))" "$packed") >"$work/kernel"
+    else
+        cp "$packed" "$work/kernel"
+    fi
+    mv "$work/kernel" "$1/kernel"
+}
+
+# Makes $3 anew in the folder $1 of the release $2 if it is older than its sources: busybox, the modules $4... with all they need,
+# and the first program of a guest.
+initramfs() {
+    local to=$1/$3 init=xtask/src/vm/init.sh path name
+    [ "$to" -ot xtask/setup.sh ] || [ "$to" -ot $init ] || return 0
+    temporary "${1%/*}"
+    mkdir "$work"/root/{bin,modules,proc,sys,dev,new,lower,upper}
+    cp /bin/busybox "$work/root/bin"
+    ln -s busybox "$work/root/bin/sh"
+    install -m 755 $init "$work/root/init"
+    echo "$1/lib/modules" >"$work/root/modules/tree"
+    PATH=$PATH:/sbin modprobe --config=/dev/null --show-depends -S "$2" -d "$1" -a "${@:4}" >"$work/needed"
+    # The others say `builtin`. This order is one in which they can be loaded.
+    sed -n 's/^insmod \(.*[^ ]\) *$/\1/p' "$work/needed" | awk '!seen[$0]++' | while read -r path; do
+        name=$(basename "$path" .xz)
+        xz -dcf "$path" >"$work/module"
+        # This takes the signature off, whose check takes translated code most of a second. No kernel of ours insists on one.
+        strip --strip-debug -o "$work/root/modules/$name" "$work/module"
+        echo "$name" >>"$work/root/modules/order"
+    done
+    (cd "$work/root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initramfs"
+    mv "$work/initramfs" "$to"
 }
 
 offered() { apt-cache search --names-only '^linux-image-.*-amd64-unsigned$' | sed 's/^linux-image-\(.*\)-unsigned .*/\1/' | newest "$1"; }

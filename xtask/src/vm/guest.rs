@@ -3,33 +3,8 @@
 use std::path::Path;
 
 use super::disk::{self, Disk};
+use super::kernel::Kernel;
 use crate::sh;
-
-/// Loaded by every guest: what its root is made of, and loop devices. Other file systems are loaded by their first mount, from
-/// the kernel's tree.
-pub(super) const WANTED: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "loop"];
-
-/// Loaded by a guest that has disks: what is on them is known, and a mount would unpack the module and check its signature in
-/// translated code. The checksum is not among what they are said to need: they ask for it by its name.
-pub(super) const DISKS: [&str; 5] = ["virtio_blk", "crc32c_intel", "ext4", "xfs", "btrfs"];
-
-/// Ends a module that is signed; before it stand twelve bytes, of which the last four are the signature's length, and before
-/// them the signature.
-const SIGNED: &[u8] = b"~Module signature appended~\n";
-
-/// A module without its signature, whose check takes translated code most of a second. No kernel of ours insists on one.
-pub(super) fn unsigned(mut module: Vec<u8>) -> Vec<u8> {
-    let Some((length, rest)) = module.strip_suffix(SIGNED).and_then(|signed| {
-        let (rest, length) = signed.split_last_chunk::<4>()?;
-        Some((u32::from_be_bytes(*length) as usize, rest.len()))
-    }) else {
-        return module;
-    };
-    if let Some(end) = rest.checked_sub(8 + length) {
-        module.truncate(end);
-    }
-    module
-}
 
 /// The script of the command: where, with what of the host's variables and of those of the tests, and the request itself.
 pub(super) fn command(directory: &Path, variables: impl Iterator<Item = (String, String)>, script: &str) -> String {
@@ -45,7 +20,6 @@ fn is_passed_on(name: &str) -> bool {
 
 /// Files of one run, in its folder on the host. The first is a folder that is shared with the guest.
 pub(super) const SHARED: &str = "shared";
-pub(super) const INITRAMFS: &str = "initramfs";
 pub(super) const CONSOLE: &str = "console";
 
 const CPUS: u32 = 2;
@@ -65,7 +39,7 @@ const LINE_DISKS: &str = " rcupdate.rcu_expedited=1 init_on_alloc=0";
 
 /// Arguments of `qemu-system-x86_64`: translation only (so that it works where there is no /dev/kvm, and the same
 /// everywhere), no network; the command's output on stdout. `counter_khz`: how fast the time stamp counter runs, if that is known.
-pub(super) fn qemu(folder: &Path, image: &Path, disks: &[Disk], counter_khz: Option<u128>) -> Vec<String> {
+pub(super) fn qemu(folder: &Path, kernel: &Kernel, disks: &[Disk], counter_khz: Option<u128>) -> Vec<String> {
     // A comma ends a value; doubled it stands for itself.
     let value = |path: &Path| path.display().to_string().replace(',', ",,");
     let console = value(&folder.join(CONSOLE));
@@ -86,8 +60,8 @@ pub(super) fn qemu(folder: &Path, image: &Path, disks: &[Disk], counter_khz: Opt
         add(&format!("-device virtio-blk-pci,drive=d{number}"));
     }
     let mut set = |option: &str, value: String| all.extend([option.to_owned(), value]);
-    set("-kernel", image.display().to_string());
-    set("-initrd", folder.join(INITRAMFS).display().to_string());
+    set("-kernel", kernel.image().display().to_string());
+    set("-initrd", kernel.initramfs(!disks.is_empty()).display().to_string());
     set("-append", line);
     set("-chardev", format!("file,id=console,path={console}"));
     set("-fsdev", "local,id=r,path=/,security_model=none,readonly=on,multidevs=remap".into());
@@ -103,16 +77,6 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-
-    #[test]
-    fn a_signature_is_cut_off_and_nothing_else() {
-        let signed = [b"module+", &b"signature"[..], &[0; 8], &9u32.to_be_bytes(), SIGNED].concat();
-        assert_eq!(unsigned(signed), b"module+");
-        let longer_than_all = [b"module", &[0; 8][..], &900u32.to_be_bytes(), SIGNED].concat();
-        for module in [&b""[..], b"module", SIGNED, &longer_than_all] {
-            assert_eq!(unsigned(module.to_vec()), module);
-        }
-    }
 
     #[test]
     fn the_command_has_variables_of_the_tests_and_no_secrets() {
@@ -133,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_root_is_shared_read_only_and_commas_in_paths_survive() {
-        let all = qemu(Path::new("/a,b"), Path::new("/image"), &[], Some(5));
+        let all = qemu(Path::new("/a,b"), &Kernel::default(), &[], Some(5));
         let root = all.iter().find(|word| word.contains("path=/,")).expect("the root");
         assert!(root.contains("readonly=on"), "{root}");
         assert!(all.iter().any(|word| word == "local,id=s,path=/a,,b/shared,security_model=none"), "{all:?}");

@@ -1,7 +1,6 @@
 //! The kernels of guests: Debian's packages, which `setup.sh` unpacks below `target/vm` and nowhere else.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::Result;
 
@@ -36,9 +35,9 @@ impl std::fmt::Display for Series {
 }
 
 /// An unpacked kernel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Kernel {
-    pub(super) release: String,
+    release: String,
     root: PathBuf,
 }
 
@@ -47,30 +46,13 @@ impl Kernel {
         &self.release
     }
 
+    /// What QEMU starts.
     pub(super) fn image(&self) -> PathBuf {
-        self.root.join(format!("boot/vmlinuz-{}", self.release))
+        self.root.join("kernel")
     }
 
-    /// The folder that holds the modules of each release in a folder of its own.
-    pub(super) fn modules(&self) -> PathBuf {
-        self.root.join("lib/modules")
-    }
-
-    /// The files of the modules `wanted` and of all they need, in an order in which they can be loaded.
-    pub(super) fn load_order(&self, wanted: &[&str]) -> Result<Vec<PathBuf>> {
-        let modprobe = sh::which("modprobe").unwrap_or_else(|| "/sbin/modprobe".into());
-        let mut command = Command::new(modprobe);
-        command.args(["--config=/dev/null", "--show-depends", "-S", &self.release, "-d"]).arg(&self.root);
-        let mut order = Vec::new();
-        for line in sh::output(command.arg("-a").args(wanted))?.lines() {
-            // The others say `builtin`.
-            if let Some(file) = line.strip_prefix("insmod ").and_then(|words| words.split_whitespace().next())
-                && !order.contains(&PathBuf::from(file))
-            {
-                order.push(file.into());
-            }
-        }
-        Ok(order)
+    pub(super) fn initramfs(&self, disks: bool) -> PathBuf {
+        self.root.join(if disks { "initramfs-disks" } else { "initramfs" })
     }
 }
 

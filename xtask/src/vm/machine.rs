@@ -1,20 +1,18 @@
 //! One run of one guest: its files in a folder of its own, QEMU, the answer. The folder goes with the run, and so does QEMU,
 //! also when this process is killed; a folder that a killed one left is removed by the next run.
 
-use std::io::Cursor;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::Result;
-use cpio::newc::ModeFileType;
 use fs_err as fs;
 use tempfile::TempDir;
 
 use super::counter;
 use super::disk::Disk;
-use super::guest::{self, DISKS, WANTED};
+use super::guest;
 use super::kernel::{self, Kernel};
 use crate::programs;
 use crate::sh;
@@ -45,7 +43,7 @@ pub(crate) fn obstacle() -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("guests are x86-64, and this machine is not".into());
     }
-    let programs = [QEMU, "setpriv", "dpkg-deb", "apt-get", "tar"];
+    let programs = [QEMU, "setpriv", "dpkg-deb", "apt-get", "tar", "strip"];
     if let Some(name) = programs.iter().find(|name| sh::which(name).is_none()) {
         return Some(format!("no {name} (cargo xtask setup installs it on Debian)"));
     }
@@ -64,12 +62,11 @@ pub(crate) fn run(kernel: &Kernel, request: Request<'_>, log: &Path, mut each: i
     fs::write(shared.join("boot"), include_str!("boot.sh"))?;
     let variables = std::env::vars().chain(programs::variables());
     fs::write(shared.join("command"), guest::command(sh::root(), variables, request.script))?;
-    fs::write(path.join(guest::INITRAMFS), archive(kernel, request)?)?;
-    let (image, console) = (unpacked_image(kernel, path)?, path.join(guest::CONSOLE));
+    let console = path.join(guest::CONSOLE);
     let mut start = || {
         // QEMU dies with us: the kernel sees to it.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(path, &image, request.disks, counter::khz()));
+        command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(path, kernel, request.disks, counter::khz()));
         let (mut silent, limits) = (true, Limits::guest(request.limit, request.cut));
         let end = stream::limited(&mut command, log, limits, |line| {
             silent = false;
@@ -102,54 +99,6 @@ fn crashed(status: ExitStatus) -> bool {
     const SIGABRT: i32 = 6;
     const SIGSEGV: i32 = 11;
     matches!(status.signal(), Some(SIGABRT | SIGSEGV))
-}
-
-/// What QEMU is to start. An image unpacks itself, and one that xz has packed takes translated code longer for that than all
-/// the rest of its boot; QEMU starts an unpacked kernel as well (by its PVH entry), which is put into `folder`. Other packers are
-/// fast enough.
-fn unpacked_image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
-    const XZ: &[u8] = b"\xfd7zXZ\0";
-    let path = kernel.image();
-    let image = fs::read(&path)?;
-    // As the kernel's own `extract-vmlinux`: by the mark of the packer, soon behind the code that sets up.
-    let begin = image.windows(XZ.len()).take(1 << 20).position(|window| window == XZ);
-    let Some(packed) = begin.and_then(|begin| image.get(begin..)) else { return Ok(path) };
-    let (from, to) = (folder.join("kernel.xz"), folder.join("kernel"));
-    fs::write(&from, packed)?;
-    // What stands behind the kernel was not written by xz.
-    fs::write(&to, sh::bytes(Command::new("xz").args(["-dc", "--single-stream"]).arg(&from))?)?;
-    Ok(to)
-}
-
-/// The initramfs: busybox, the modules that a guest needs, and its first program.
-fn archive(kernel: &Kernel, request: Request<'_>) -> Result<Vec<u8>> {
-    let wanted: Vec<&str> = WANTED.into_iter().chain(DISKS.into_iter().filter(|_| !request.disks.is_empty())).collect();
-    let mut entries = Vec::new();
-    // Directories come before what lies in them: the kernel makes no parents.
-    for name in ["bin", "modules", "proc", "sys", "dev", "new", "lower", "upper"] {
-        entries.push(entry(name, ModeFileType::Directory, Vec::new()));
-    }
-    entries.push(entry("bin/busybox", ModeFileType::Regular, fs::read(BUSYBOX)?));
-    entries.push(entry("bin/sh", ModeFileType::Symlink, b"busybox".to_vec()));
-    let mut order = String::new();
-    for path in kernel.load_order(&wanted)? {
-        let bytes = if path.extension() == Some("xz".as_ref()) {
-            sh::bytes(Command::new("xz").arg("-dc").arg(&path))?
-        } else {
-            fs::read(&path)?
-        };
-        let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".xz").to_owned();
-        entries.push(entry(&format!("modules/{name}"), ModeFileType::Regular, guest::unsigned(bytes)));
-        order.push_str(&format!("{name}\n"));
-    }
-    entries.push(entry("modules/order", ModeFileType::Regular, order.into()));
-    entries.push(entry("modules/tree", ModeFileType::Regular, kernel.modules().display().to_string().into()));
-    entries.push(entry("init", ModeFileType::Regular, include_bytes!("init.sh").into()));
-    Ok(cpio::write_cpio(entries.into_iter(), Vec::new())?)
-}
-
-fn entry(name: &str, kind: ModeFileType, content: Vec<u8>) -> (cpio::NewcBuilder, Cursor<Vec<u8>>) {
-    (cpio::NewcBuilder::new(name).mode(0o755).set_mode_file_type(kind), Cursor::new(content))
 }
 
 /// A folder of this process, removed when dropped. `kind` is one of [`KINDS`].

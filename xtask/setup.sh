@@ -45,7 +45,7 @@ temporary() {
     work=$1/new-$$
     trap 'rm -rf "$work"' EXIT
     rm -rf "$work"
-    mkdir -p "$work/root"
+    mkdir -p "$work/tree"
 }
 
 # Fetches the packages $3... without installing them, and has $2 unpack each into the folder $1. It gets its name last, so that
@@ -57,9 +57,9 @@ unpack() {
     apt-get download -qq "${@:3}" >/dev/null 2>&1 || { apt_get update -q && quietly apt-get download -q "${@:3}"; }
     popd >/dev/null
     local package
-    for package in "$work"/*.deb; do "$2" "$package" "$work/root"; done
+    for package in "$work"/*.deb; do "$2" "$package" "$work/tree"; done
     rm -rf "$1"
-    mv -T "$work/root" "$1"
+    mv -T "$work/tree" "$1"
 }
 
 # A compiler that can build the kernel object. `llvm-MAJOR-dev` is added once rustc is there.
@@ -210,21 +210,21 @@ initramfs() {
     local to=$1/$3 init=xtask/src/vm/init.sh path name
     [ "$to" -ot xtask/setup.sh ] || [ "$to" -ot $init ] || return 0
     temporary "${1%/*}"
-    mkdir "$work"/root/{bin,modules,proc,sys,dev,new,lower,upper}
-    cp /bin/busybox "$work/root/bin"
-    ln -s busybox "$work/root/bin/sh"
-    install -m 755 $init "$work/root/init"
-    echo "$1/lib/modules" >"$work/root/modules/tree"
+    mkdir "$work/tree"/{bin,modules,proc,sys,dev,new,lower,upper}
+    cp /bin/busybox "$work/tree/bin"
+    ln -s busybox "$work/tree/bin/sh"
+    install -m 755 $init "$work/tree/init"
+    echo "$1/lib/modules" >"$work/tree/modules/tree"
     PATH=$PATH:/sbin modprobe --config=/dev/null --show-depends -S "$2" -d "$1" -a "${@:4}" >"$work/needed"
     # The others say `builtin`. This order is one in which they can be loaded.
     sed -n 's/^insmod \(.*[^ ]\) *$/\1/p' "$work/needed" | awk '!seen[$0]++' | while read -r path; do
         name=$(basename "$path" .xz)
         xz -dcf "$path" >"$work/module"
         # This takes the signature off, whose check takes translated code most of a second. No kernel of ours insists on one.
-        strip --strip-debug -o "$work/root/modules/$name" "$work/module"
-        echo "$name" >>"$work/root/modules/order"
+        strip --strip-debug -o "$work/tree/modules/$name" "$work/module"
+        echo "$name" >>"$work/tree/modules/order"
     done
-    (cd "$work/root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initramfs"
+    (cd "$work/tree" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initramfs"
     mv "$work/initramfs" "$to"
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = by_the_clock(), hide_default_value = true)]
     seed: u64,
     /// Without it the two take turns, one a boot
-    #[arg(long = "kernel", value_name = "KERNEL", default_values_t = Series::ALL)]
+    #[arg(long = "kernel", value_name = "KERNEL", default_values = Series::ALL.map(Series::name))]
     kernels: Vec<Series>,
     #[arg(long, value_enum, default_value = "release")]
     build: Build,
@@ -122,10 +122,10 @@ pub(crate) fn main(options: &Options) -> Result<()> {
 }
 
 /// What all boots have come to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tally {
     /// The end of the last step.
-    begun: Instant,
+    begun: Option<Instant>,
     /// Cuts while the load ran.
     loaded: u64,
     /// What the guests counted, by its name.
@@ -135,10 +135,6 @@ struct Tally {
 }
 
 impl Tally {
-    fn new() -> Self {
-        Tally { begun: Instant::now(), loaded: 0, counts: BTreeMap::new(), steps: Vec::new() }
-    }
-
     /// Of a line `COUNT N what`.
     fn count(&mut self, line: &str) {
         if let Some((Ok(count), what)) = line.split_once(' ').map(|(count, what)| (count.parse::<u64>(), what)) {
@@ -148,8 +144,7 @@ impl Tally {
 
     /// The end of this step.
     fn step(&mut self, name: &str) {
-        let took = self.begun.elapsed();
-        self.begun += took;
+        let took = self.begun.replace(Instant::now()).map_or(Duration::ZERO, |begun| begun.elapsed());
         match self.steps.iter_mut().find(|(known, _)| known == name) {
             Some((_, all)) => *all += took,
             None => self.steps.push((name.to_owned(), took)),
@@ -218,7 +213,7 @@ pub(crate) fn run(options: &Options, log: &Path, mut say: impl FnMut(&str)) -> R
     }
     let Options { cuts, seed, .. } = options;
     say(&format!("seed {seed}, {cuts} cuts"));
-    let (mut tally, mut before) = (Tally::new(), Boot::default());
+    let (mut tally, mut before) = (Tally::default(), Boot::default());
     for boot in 0..=*cuts {
         let (moment, last) = (options.moment(boot), boot == *cuts);
         let kernel = &kernels[options.turn(boot)];
@@ -232,7 +227,7 @@ pub(crate) fn run(options: &Options, log: &Path, mut say: impl FnMut(&str)) -> R
         let request = Request { script: &script, limit: LIMIT, disks: &disks, cut: Some(&cut) };
 
         disks.iter().try_for_each(Disk::power_on)?;
-        tally.begun = started;
+        tally.begun = Some(started);
         let code = vm::run(kernel, request, &log.with_extension(format!("{boot}.log")), |line| {
             let after = this.line(line, moment, &mut tally, |found| say(&format!("boot {boot}: {found}")));
             // The first decision stands.
@@ -249,7 +244,7 @@ pub(crate) fn run(options: &Options, log: &Path, mut say: impl FnMut(&str)) -> R
         }
         let number = this.acknowledged.map_or_else(|| "nothing".into(), |number| number.to_string());
         let what = if last { "ended".into() } else { format!("cut at {moment:?}, {number} acknowledged") };
-        say(&format!("boot {boot}: {} {what}; {:.0} s", kernel.release(), started.elapsed().as_secs_f64()));
+        say(&format!("boot {boot}: {} {what}; {:.0} s", kernel.release, started.elapsed().as_secs_f64()));
         before = this;
     }
     tally.lines(cuts + 1).iter().for_each(|line| say(line));
@@ -262,10 +257,10 @@ mod tests {
 
     #[test]
     fn what_the_boots_say_is_added_up() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         ["7 files", "2 others", "4 files", "x files", "5"].into_iter().for_each(|line| tally.count(line));
         for (name, seconds) in [("kernel", 3), ("load", 1), ("kernel", 4)] {
-            tally.begun = Instant::now() - Duration::from_secs(seconds);
+            tally.begun = Some(Instant::now() - Duration::from_secs(seconds));
             tally.step(name);
         }
         let mean = "seconds a boot, in the mean: kernel 3.5, load 0.5";
@@ -295,7 +290,7 @@ mod tests {
             (Moment::Acknowledged(after), &["LOAD", "not yet", "not yet"], 2),
             (Moment::Comparison(after), &["COMPARING", "LOAD"], 0),
         ] {
-            let (mut boot, mut tally) = (Boot::default(), Tally::new());
+            let (mut boot, mut tally) = (Boot::default(), Tally::default());
             let cuts = lines.iter().map(|line| boot.line(line, moment, &mut tally, |_| ()));
             assert_eq!(cuts.collect::<Vec<_>>().iter().position(Option::is_some), Some(decided), "{lines:?}");
         }

@@ -45,14 +45,10 @@ pub(crate) fn test_programs() -> Result<()> {
     part(&["programs"].into_iter().chain(clippy).collect::<Vec<_>>()).map(drop)
 }
 
-/// The folder of the Python tools.
-pub(crate) fn venv() -> PathBuf {
-    sh::root().join("target/tools/venv")
-}
-
-/// The folder in which the packages of a Docker daemon are unpacked: programs in `usr/bin` and `usr/sbin`.
-pub(crate) fn docker() -> PathBuf {
-    sh::root().join("target/tools/docker")
+/// Where what is not installed for the whole machine lies: Python's tools in `venv`, the programs of a Docker daemon in `usr/bin`
+/// and `usr/sbin` of `docker`.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    sh::root().join("target/tools").join(name)
 }
 
 /// cargo-deny of the right version.

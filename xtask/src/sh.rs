@@ -62,23 +62,18 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Runs `command` silently and returns its stdout; on failure the error holds both streams.
-pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output();
     let Output { status, stdout, stderr } = of(command, output)?;
     if status.success() {
-        return Ok(stdout);
+        return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }
     Err(failed(show(command), status, &String::from_utf8_lossy(&[stdout, stderr].concat())))
 }
 
-/// Like [`bytes`], as text.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
-    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
-}
-
 /// True if `command` starts and succeeds; its output is dropped.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
-    bytes(command).is_ok()
+    output(command).is_ok()
 }
 
 /// The first executable called `name` on PATH.
@@ -127,15 +122,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_names_the_command_and_its_output() {
-        let error = output(Command::new("sh").args(["-c", "echo seen; exit 3"])).expect_err("exit 3 is a failure");
-        let text = error.to_string();
-        assert!(text.contains("sh -c 'echo seen; exit 3'") && text.contains("seen") && text.contains('3'), "{text}");
-    }
-
-    #[test]
-    fn a_missing_program_is_named() {
-        let error = run(&mut Command::new("no-such-program-here")).expect_err("it does not exist");
-        assert!(error.to_string().contains("no-such-program-here"));
+    fn an_error_names_the_command_and_its_output() {
+        for (words, told) in [
+            (&["sh", "-c", "echo seen; exit 3"][..], &["sh -c 'echo seen; exit 3'", "seen\n", "status: 3"][..]),
+            (&["no-such-program-here"], &["cannot run `no-such-program-here`"]),
+        ] {
+            let text = format!("{:#}\n", output(Command::new(words[0]).args(&words[1..])).unwrap_err());
+            assert!(told.iter().all(|told| text.contains(told)), "{text}");
+        }
     }
 }

@@ -46,18 +46,10 @@ impl Limits<'_> {
     }
 }
 
-/// How a command ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct End {
-    pub(crate) status: ExitStatus,
-    /// It was ended at the chosen moment.
-    pub(crate) cut: bool,
-}
-
 /// Runs `command`, writes both its streams to `log`, calls `each` per line. An error means that it could not be run;
 /// a failing status is the caller's to judge.
 pub(crate) fn stream(command: &mut Command, log: &Path, each: impl FnMut(&str)) -> Result<ExitStatus> {
-    limited(command, log, Limits::STEP, each).map(|end| end.status)
+    limited(command, log, Limits::STEP, each).map(|(status, _)| status)
 }
 
 /// Like [`stream`], and a failing status is an error that carries the end of the output.
@@ -77,13 +69,13 @@ pub(crate) fn tail(lines: &[String], count: usize) -> String {
     lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n")
 }
 
-/// Like [`stream`], with other limits.
+/// Like [`stream`], with other limits. True if it was ended at the chosen moment.
 pub(crate) fn limited(
     command: &mut Command,
     log: &Path,
     limits: Limits<'_>,
     mut each: impl FnMut(&str),
-) -> Result<End> {
+) -> Result<(ExitStatus, bool)> {
     let mut log_file = File::create(log)?;
     let (mut child, lines) = spawn(command)?;
     let (begun, mut ended, mut last, mut cut) = (Instant::now(), None, Instant::now(), false);
@@ -118,7 +110,7 @@ pub(crate) fn limited(
             kill_tree(&mut child);
         }
     }
-    Ok(End { status: child.wait()?, cut })
+    Ok((child.wait()?, cut))
 }
 
 /// Starts `command` with both streams in one pipe, so that their order is kept, and a thread that reads its lines.
@@ -163,60 +155,60 @@ fn kill_tree(child: &mut Child) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     use super::*;
 
     /// Runs a script of the shell within 15 seconds: its end, its lines, how long it took.
-    fn shell(script: &str, limits: Limits<'_>, mut each: impl FnMut(&str)) -> (End, Vec<String>, Duration) {
-        static LOGS: AtomicU32 = AtomicU32::new(0);
-        let number = LOGS.fetch_add(1, Ordering::Relaxed);
-        let log = std::env::temp_dir().join(format!("xtask-stream-{}-{number}.log", std::process::id()));
+    fn shell(
+        script: &str,
+        limits: Limits<'_>,
+        mut each: impl FnMut(&str),
+    ) -> (ExitStatus, bool, Vec<String>, Duration) {
+        let log = tempfile::NamedTempFile::new().unwrap();
         let (started, mut lines) = (Instant::now(), Vec::new());
-        let end = limited(Command::new("sh").args(["-c", script]), &log, limits, |line| {
+        let end = limited(Command::new("sh").args(["-c", script]), log.path(), limits, |line| {
             lines.push(line.to_owned());
             each(line);
         });
         assert!(started.elapsed() < Duration::from_secs(15));
-        let logged = fs_err::read_to_string(&log).unwrap();
-        fs_err::remove_file(log).unwrap();
+        let logged = fs_err::read_to_string(log.path()).unwrap();
         // What xtask itself has to say is for people alone.
         assert!(logged.lines().eq(lines.iter().filter(|line| !line.starts_with("xtask: "))), "{logged}");
-        (end.unwrap(), lines, started.elapsed())
+        let (status, cut) = end.unwrap();
+        (status, cut, lines, started.elapsed())
     }
 
     #[test]
     fn both_streams_are_logged_in_order() {
-        let (end, lines, _) = shell("echo a; echo b >&2; echo c; exit 4", Limits::STEP, |_| ());
-        assert_eq!(end.status.code(), Some(4));
+        let (status, _, lines, _) = shell("echo a; echo b >&2; echo c; exit 4", Limits::STEP, |_| ());
+        assert_eq!(status.code(), Some(4));
         assert_eq!(lines, ["a", "b", "c"]);
     }
 
     #[test]
     fn a_silent_command_is_ended_with_its_children() {
         let limits = Limits { silence: Duration::from_millis(300), ..Limits::STEP };
-        let (end, lines, _) = shell("sleep 60 & sleep 60", limits, |_| ());
-        assert!(!end.status.success() && lines[0] == "xtask: no output for 0 s: ended", "{lines:?}");
+        let (status, _, lines, _) = shell("sleep 60 & sleep 60", limits, |_| ());
+        assert!(!status.success() && lines[0] == "xtask: no output for 0 s: ended", "{lines:?}");
     }
 
     #[test]
     fn a_command_that_goes_on_printing_is_ended_too() {
         let limits = Limits { whole: Duration::from_millis(300), ..Limits::STEP };
-        let (end, ..) = shell("while :; do echo on; sleep 0.05; done", limits, |_| ());
-        assert!(!end.status.success() && !end.cut);
+        let (status, cut, ..) = shell("while :; do echo on; sleep 0.05; done", limits, |_| ());
+        assert!(!status.success() && !cut);
     }
 
     #[test]
     fn a_command_is_killed_at_the_moment_that_a_line_has_chosen() {
-        let (cut, after) = (Cell::new(None), Duration::from_millis(200));
-        let limits = Limits::guest(Duration::from_secs(60), Some(&cut));
-        let choose = |line: &str| cut.set((line == "now").then(|| Instant::now() + after));
-        let (end, _, took) = shell("echo now; exec sleep 60", limits, choose);
-        assert!(end.cut && !end.status.success() && took >= after);
+        let (moment, after) = (Cell::new(None), Duration::from_millis(200));
+        let limits = Limits::guest(Duration::from_secs(60), Some(&moment));
+        let choose = |line: &str| moment.set((line == "now").then(|| Instant::now() + after));
+        let (status, cut, _, took) = shell("echo now; exec sleep 60", limits, choose);
+        assert!(cut && !status.success() && took >= after);
     }
 
     #[test]
     fn a_background_process_does_not_hold_the_gate() {
-        assert!(shell("sleep 20 & echo done", Limits::STEP, |_| ()).0.status.success());
+        assert!(shell("sleep 20 & echo done", Limits::STEP, |_| ()).0.success());
     }
 }

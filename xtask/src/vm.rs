@@ -51,7 +51,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     let started = Instant::now();
     // Nothing cuts its power.
     let code = run(&kernel, request, &log, |line| println!("{line}"))?.unwrap_or(u8::MAX);
-    eprintln!("vm: {}: exit code {code} after {:.1} s", kernel.release(), started.elapsed().as_secs_f64());
+    eprintln!("vm: {}: exit code {code} after {:.1} s", kernel.release, started.elapsed().as_secs_f64());
     if code == 0 {
         return Ok(());
     }

@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::step::{Gate, Outcome, absent};
-use super::tally::Tally;
 use super::tiers;
 use crate::powercut;
 use crate::programs::Program;
@@ -105,7 +104,7 @@ pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
             .iter()
             .map(|(series, kernel)| {
                 let prefix = format!("{}{}: ", gate.prefix, series.name());
-                let mut part = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix };
+                let mut part = gate.part(prefix);
                 let script = script(*series, &runs, seed, filter);
                 scope.spawn(move || {
                     guest(&mut part, *series, kernel, &script);
@@ -163,7 +162,7 @@ fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, script: &str) {
 /// The runs of this kernel one after the other. Before each stands what cargo would say, so that kernel and back end stand in
 /// front of each name.
 fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&str>) -> String {
-    let mut script = String::from("code=0\n");
+    let mut lines = Vec::new();
     for (run, program) in runs.iter().filter(|(run, _)| run.series.is_none_or(|only| only == series)) {
         let Run { series: _, test, back_end, cases, threads, part } = run;
         let mut variables = String::new();
@@ -173,16 +172,15 @@ fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&st
         if let Some(part) = part {
             variables.push_str(&format!("{}={part} {}={seed} ", matrix::PART, matrix::SEED));
         }
-        script.push_str(&format!(
+        lines.push(format!(
             "echo '     Running tests/{test}.rs ({test} under {}, {back_end}-0)'\n\
-             {variables}{} --show-output --test-threads={threads} {} || code=1\n",
+             {variables}{} --show-output --test-threads={threads} {}",
             series.name(),
             sh::quote(&program.display().to_string()),
             sh::quote(filter.unwrap_or(cases)),
         ));
     }
-    script.push_str("exit $code\n");
-    script
+    sh::each_of(lines)
 }
 
 #[cfg(test)]

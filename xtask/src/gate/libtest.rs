@@ -111,10 +111,7 @@ pub(super) fn ended(line: &str) -> Option<&str> {
 }
 
 fn counts(text: &str) -> Option<(usize, usize, usize)> {
-    let count = |what: &str| {
-        let (before, _) = text.split_once(&format!(" {what}"))?;
-        before.rsplit(' ').next()?.parse().ok()
-    };
+    let count = |what: &str| text.split_once(what)?.0.trim_end().rsplit(' ').next()?.parse().ok();
     Some((count("passed")?, count("failed")?, count("ignored")?))
 }
 

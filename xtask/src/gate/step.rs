@@ -1,12 +1,14 @@
 //! One step of the gate: what it may come to, how it is told and counted.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use super::tally::{self, Tally};
 use crate::sh;
+use crate::stream::checked;
 
 /// What a check found out, when it could run at all.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,14 +26,12 @@ pub(super) struct Gate {
     pub(super) prefix: String,
 }
 
-/// Has the calling thread, and all that it starts, take processors from others less by `nice`.
-pub(super) fn lower_priority(nice: i32) {
-    if let Err(error) = rustix::process::nice(nice) {
-        println!("xtask: the priority stays as it is: {error}");
-    }
-}
-
 impl Gate {
+    /// A part that goes on beside this one; its tally is added in the end.
+    pub(super) fn part(&self, prefix: String) -> Gate {
+        Gate { logs: self.logs.clone(), tally: Tally::default(), prefix }
+    }
+
     /// Runs one check, which counts as one test, between two header lines.
     pub(super) fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome>) -> bool {
         self.say(&format!("== {name}"));
@@ -55,6 +55,11 @@ impl Gate {
             }
         }
         false
+    }
+
+    /// A command that has to succeed, with its output in the log of this name.
+    pub(super) fn passed(&self, command: &mut Command, log: &str) -> Result<Outcome> {
+        checked(command, &self.log(log)).map(|()| Outcome::Passed)
     }
 
     /// Prints what a person is to see now, each line behind the prefix.

@@ -10,7 +10,6 @@ use anyhow::Result;
 use super::leftovers;
 use super::libtest::{self, Reader};
 use super::step::{Gate, Outcome, absent};
-use super::tally::Tally;
 use crate::programs::{self, Program};
 use crate::stream::{failure, stream};
 use crate::{setup, sh};
@@ -89,7 +88,7 @@ pub(super) fn privileged(gate: &mut Gate, programs: &[Program], filter: Option<&
     };
     let one_by_one = ["--test-threads=1"];
     tier(gate, "tier 2, alone", &alone, &one_by_one, filter, &mut { look });
-    let mut other = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix: "  ".into() };
+    let mut other = gate.part("  ".into());
     std::thread::scope(|scope| {
         let lane = scope.spawn(|| tier(&mut other, "tier 2, beside", &beside, &one_by_one, filter, &mut { look }));
         tier(gate, "tier 2", &rest, &one_by_one, filter, &mut { look });
@@ -120,8 +119,8 @@ fn tier(
         // Where the things are that were built for the tests.
         command
             .envs(programs::variables())
-            .env("TRACKER_TEST_VENV", setup::venv())
-            .env("TRACKER_TEST_DOCKER", setup::docker());
+            .env("TRACKER_TEST_VENV", setup::folder("venv"))
+            .env("TRACKER_TEST_DOCKER", setup::folder("docker"));
         let step = format!("{name}: {}", program.name);
         follow(gate, &step, Some(&program.name), |log, each| {
             let status = stream(&mut command, log, |line: &str| {

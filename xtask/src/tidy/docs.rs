@@ -1,6 +1,7 @@
 //! Checks on the documents: nothing is orphaned, no link is dead, and a test that a document leans on exists.
 
 use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
 
 use regex_lite::Regex;
 
@@ -81,18 +82,16 @@ fn targets(file: &File) -> impl Iterator<Item = (usize, &str)> {
 
 /// `target` as seen from the folder of `from`.
 fn resolve(from: &str, target: &str) -> String {
-    let mut parts: Vec<&str> = from.split('/').collect();
-    parts.pop();
-    for part in target.split('/') {
+    let mut path = PathBuf::from(from);
+    path.pop();
+    for part in Path::new(target).components() {
         match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir => drop(path.pop()),
+            _ => {}
         }
     }
-    parts.join("/")
+    path.display().to_string()
 }
 
 /// Anchors of a page's headings, as code hosting sites make them: lower case, blanks to `-`, punctuation dropped.

@@ -48,13 +48,9 @@ impl Crate {
         let mut all = Crate::default();
         let folder = root.rsplit_once('/').map_or("", |(folder, _)| folder);
         if let Some(file) = files.iter().find(|file| file.path == root) {
-            all.add_file(files, file, Vec::new(), folder)?;
+            all.add(files, file, Vec::new(), folder, &source::items(file)?)?;
         }
         Ok(all)
-    }
-
-    fn add_file(&mut self, files: &[File], file: &File, path: Vec<String>, folder: &str) -> Result<(), Fault> {
-        self.add(files, file, path, folder, &source::items(file)?)
     }
 
     /// Modules below this one lie in `folder`.
@@ -73,15 +69,11 @@ impl Crate {
                 continue;
             }
             let name = item.ident.to_string();
-            let (mut below, inside) = (path.clone(), format!("{folder}/{name}"));
-            below.push(name.clone());
+            let (below, inside) = (below(&path, &name), format!("{folder}/{name}"));
             if let Some((_, items)) = &item.content {
                 self.add(files, file, below, &inside, items)?;
-            } else if let Some(child) = files
-                .iter()
-                .find(|child| child.path == format!("{inside}.rs") || child.path == format!("{inside}/mod.rs"))
-            {
-                self.add_file(files, child, below, &inside)?;
+            } else if let Some(child) = files.iter().find(|child| child.path == format!("{inside}.rs")) {
+                self.add(files, child, below, &inside, &source::items(child)?)?;
             }
             children.insert(name);
         }
@@ -144,8 +136,7 @@ impl Crate {
         let module = self.modules.get(path)?;
         let Some((name, after)) = rest.split_first() else { return Some(End::Module) };
         if module.children.contains(name) && (!after.is_empty() || !module.items.contains(name)) {
-            let below: Vec<String> = path.iter().chain([name]).cloned().collect();
-            return self.walk(&below, after, depth);
+            return self.walk(&below(path, name), after, depth);
         }
         if module.items.contains(name) {
             return Some(End::Item(module.file.clone()));
@@ -166,6 +157,11 @@ impl Crate {
         }
         Some(End::Unknown(module.file.clone()))
     }
+}
+
+/// The module `name` in the module `path`.
+fn below(path: &[String], name: &String) -> Vec<String> {
+    path.iter().chain([name]).cloned().collect()
 }
 
 /// The name that `item` defines.

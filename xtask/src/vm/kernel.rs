@@ -28,24 +28,14 @@ impl Series {
     }
 }
 
-impl std::fmt::Display for Series {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// An unpacked kernel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kernel {
-    release: String,
+    pub(crate) release: String,
     root: PathBuf,
 }
 
 impl Kernel {
-    pub(crate) fn release(&self) -> &str {
-        &self.release
-    }
-
     /// What QEMU starts.
     pub(super) fn image(&self) -> PathBuf {
         self.root.join("kernel")

@@ -2,8 +2,8 @@
 //! also when this process is killed; a folder that a killed one left is removed by the next run.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -22,6 +22,9 @@ const QEMU: &str = "qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
 /// Folders that are named by a process: of a run, of a fetch, of disks.
 const KINDS: [&str; 3] = ["run", "new", "disks"];
+/// The signals of a process that ended by a fault of its own.
+const SIGABRT: i32 = 6;
+const SIGSEGV: i32 = 11;
 /// Lines of the kernel's log that are shown when the guest gave no answer.
 const CONSOLE_LINES: usize = 30;
 
@@ -68,21 +71,21 @@ pub(crate) fn run(kernel: &Kernel, request: Request<'_>, log: &Path, mut each: i
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", QEMU]).args(guest::qemu(path, kernel, request.disks, counter::khz()));
         let (mut silent, limits) = (true, Limits::guest(request.limit, request.cut));
-        let end = stream::limited(&mut command, log, limits, |line| {
+        let (status, cut) = stream::limited(&mut command, log, limits, |line| {
             silent = false;
             each(line);
         })?;
-        Ok::<_, anyhow::Error>((end, silent && fs::metadata(&console).map_or(0, |meta| meta.len()) == 0))
+        Ok::<_, anyhow::Error>((status, cut, silent && fs::metadata(&console).map_or(0, |meta| meta.len()) == 0))
     };
-    let (mut end, unbooted) = start()?;
-    if unbooted && !end.cut && crashed(end.status) {
+    let (mut status, mut cut, unbooted) = start()?;
+    if unbooted && matches!(status.signal(), Some(SIGABRT | SIGSEGV)) {
         // Seen twice, on busy machines; nothing of the guest has run.
-        println!("vm: QEMU crashed before the guest said anything ({}): started once more", end.status);
-        end = start()?.0;
+        println!("vm: QEMU crashed before the guest said anything ({status}): started once more");
+        (status, cut, _) = start()?;
     }
     let code = fs::read_to_string(shared.join("code")).ok().and_then(|text| text.trim().parse().ok());
-    if end.cut || code.is_some() {
-        return Ok(code.filter(|_| !end.cut));
+    if cut || code.is_some() {
+        return Ok(code.filter(|_| !cut));
     }
     let text = fs::read(&console).unwrap_or_default();
     let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
@@ -91,14 +94,7 @@ pub(crate) fn run(kernel: &Kernel, request: Request<'_>, log: &Path, mut each: i
         request.limit.as_secs(),
         stream::tail(&lines, CONSOLE_LINES)
     );
-    Err(sh::failed(format!("{QEMU} ({})", kernel.release), end.status, &output))
-}
-
-/// Whether a process ended by a fault of its own.
-fn crashed(status: ExitStatus) -> bool {
-    const SIGABRT: i32 = 6;
-    const SIGSEGV: i32 = 11;
-    matches!(status.signal(), Some(SIGABRT | SIGSEGV))
+    Err(sh::failed(format!("{QEMU} ({})", kernel.release), status, &output))
 }
 
 /// A folder of this process, removed when dropped. `kind` is one of [`KINDS`].
@@ -116,20 +112,6 @@ fn sweep(base: &Path) {
         if KINDS.iter().find_map(of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // Another run may be at it; what is left then is its affair.
             let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::crashed;
-
-    #[test]
-    fn a_crash_is_neither_an_exit_nor_a_kill() {
-        for (script, expected) in [("kill -SEGV $$", true), ("kill -KILL $$", false), ("exit 11", false)] {
-            assert_eq!(crashed(Command::new("sh").args(["-c", script]).status().unwrap()), expected, "{script}");
         }
     }
 }

@@ -80,33 +80,24 @@ pub(crate) fn find() -> Option<Toolchain> {
     })
 }
 
-/// True if the toolchain `nightly` of rustup is there with the sources of the standard library.
-pub(crate) fn nightly_has_sources() -> bool {
-    nightly("nightly").is_some()
-}
-
 /// Debian's compiler, with cargo and the sources of `core`.
 pub(crate) fn debian() -> Option<Toolchain> {
     let bin = PathBuf::from("/usr/bin");
-    let complete = bin.join("cargo").is_file() && has_core_sources(&sysroot(Path::new(DEBIAN_RUSTC))?);
+    let complete = bin.join("cargo").is_file() && has_core_sources(Path::new(DEBIAN_RUSTC));
     complete.then_some(Toolchain { bin, bootstrap: true })
 }
 
-fn nightly(name: &str) -> Option<Toolchain> {
+/// The toolchain `name` of rustup.
+pub(crate) fn nightly(name: &str) -> Option<Toolchain> {
     let rustc = sh::output(Command::new("rustup").args(["which", "--toolchain", name, "rustc"])).ok()?;
-    let rustc = PathBuf::from(rustc.trim());
-    let complete = has_core_sources(&sysroot(&rustc)?);
-    complete.then_some(Toolchain { bin: rustc.parent()?.to_owned(), bootstrap: false })
+    let rustc = Path::new(rustc.trim());
+    has_core_sources(rustc).then_some(Toolchain { bin: rustc.parent()?.to_owned(), bootstrap: false })
 }
 
-/// rustup lists a nightly whether or not its sources were installed, so the folder itself is looked for.
-fn has_core_sources(sysroot: &Path) -> bool {
-    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
-}
-
-fn sysroot(rustc: &Path) -> Option<PathBuf> {
-    let output = sh::output(clean(Command::new(rustc).args(["--print", "sysroot"]))).ok()?;
-    Some(PathBuf::from(output.trim()))
+/// rustup lists a nightly whether or not its sources were installed, so the file itself is looked for.
+fn has_core_sources(rustc: &Path) -> bool {
+    let sysroot = sh::output(clean(Command::new(rustc).args(["--print", "sysroot"])));
+    sysroot.is_ok_and(|path| Path::new(path.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file())
 }
 
 fn cargo(toolchain: &Toolchain, program: &str) -> Command {

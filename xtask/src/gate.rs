@@ -10,7 +10,6 @@ mod leftovers;
 mod libtest;
 mod packaging;
 mod step;
-mod tally;
 mod tiers;
 
 use std::time::Instant;
@@ -19,8 +18,7 @@ use anyhow::Result;
 use fs_err as fs;
 
 use crate::sh;
-use step::{Gate, Outcome};
-use tally::Tally;
+use step::{Gate, Outcome, Tally};
 
 /// Which part of the gate to run.
 #[derive(Debug, PartialEq, Eq, clap::Args)]

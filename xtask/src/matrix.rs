@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
 use crate::programs;
 use crate::sh;
@@ -70,10 +70,8 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     for (program, oracle) in programs.iter().rev().filter(|_| !options.functions) {
         failed += usize::from(!here(program, *oracle, part, &logs.join(":"))?);
     }
-    if failed == 0 {
-        return Ok(());
-    }
-    bail!("{failed} of the runs failed; their output is in target/vm/matrix*")
+    ensure!(failed == 0, "{failed} of the runs failed; their output is in target/vm/matrix*");
+    Ok(())
 }
 
 /// Runs the cells on this machine; true if none was wrong. Without a part the marks write the page, with the `cells` of

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use file::{Fault, File};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::sh;
@@ -38,11 +38,9 @@ pub(crate) fn main() -> Result<()> {
     for fault in &faults {
         println!("{fault}");
     }
-    if faults.is_empty() {
-        println!("tidy: {} checks, no fault", CHECKS.len());
-        return Ok(());
-    }
-    bail!("{} tidy faults", faults.len())
+    ensure!(faults.is_empty(), "{} tidy faults", faults.len());
+    println!("tidy: {} checks, no fault", CHECKS.len());
+    Ok(())
 }
 
 fn check_all(files: &[File]) -> Vec<Fault> {
@@ -54,12 +52,11 @@ fn check_all(files: &[File]) -> Vec<Fault> {
         .collect()
 }
 
-/// Folders of the root that hold no sources of ours: what was built, and the version control itself.
-const SKIPPED: [&str; 2] = ["target", ".git"];
-
 /// Reads every UTF-8 file below `root`, in order of path; other files (test data) are left out.
 fn read_tree(root: &Path) -> Result<Vec<File>> {
-    let skipped = |entry: &DirEntry| entry.depth() == 1 && SKIPPED.iter().any(|skipped| entry.file_name() == *skipped);
+    // Folders of the root that hold no sources of ours: what was built, and the version control itself.
+    let skipped =
+        |entry: &DirEntry| entry.depth() == 1 && (entry.file_name() == "target" || entry.file_name() == ".git");
     let mut files = Vec::new();
     for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(|entry| !skipped(entry)) {
         let entry = entry?;

@@ -58,7 +58,7 @@ fn miri(gate: &Gate) -> Result<Outcome> {
         command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(sh::root()).args(["+nightly", "miri"]);
         command
     };
-    if !sh::succeeds(nightly().arg("--version")) || !ebpf::nightly_has_sources() {
+    if !sh::succeeds(nightly().arg("--version")) || ebpf::nightly("nightly").is_none() {
         return absent("miri", "no rustup nightly with the components miri and rust-src");
     }
     gate.passed(nightly().args(["test", "-p", "common"]), "miri")

@@ -1,7 +1,7 @@
 //! Reads what test programs print with `--show-output`: per test binary its counts, the names of failed tests, and the lines
 //! `SKIP name: reason` of our tests. Pure: lines in, numbers out.
 
-use super::tally::Tally;
+use super::step::Tally;
 
 /// What one test binary reported.
 #[derive(Debug, Default)]

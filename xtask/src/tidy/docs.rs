@@ -46,21 +46,15 @@ pub(super) fn links(files: &[File]) -> Vec<Fault> {
 pub(super) fn named_tests(files: &[File]) -> Vec<Fault> {
     // At the beginning of a line, so that what a comment says is none.
     let function = Regex::new(r"(?m)^[\w() ]*\bfn (\w+)").expect("a pattern of ours");
-    let code = files.iter().filter(|file| file.is_rust());
-    let functions: HashSet<&str> = code
-        .flat_map(|file| function.captures_iter(&file.text))
-        .filter_map(|found| Some(found.get(1)?.as_str()))
-        .collect();
+    let found = files.iter().filter(|file| file.is_rust()).flat_map(|file| function.captures_iter(&file.text));
+    let functions: HashSet<&str> = found.map(|found| found.extract::<1>().1[0]).collect();
+    let named = Regex::new(r"`test: ((?:[^`]*::)?([^`]*))`").expect("a pattern of ours");
     let mut faults = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
         for (number, line) in file.lines() {
-            for after in line.split("`test: ").skip(1) {
-                let name = after.split('`').next().unwrap_or_default().trim();
-                let function = name.rsplit("::").next().unwrap_or_default();
-                if !functions.contains(function) {
-                    faults.push(file.fault(number, format!("there is no test `{name}`")));
-                }
-            }
+            let names = named.captures_iter(line).map(|found| found.extract::<2>().1);
+            let missing = names.filter(|[_, function]| !functions.contains(function));
+            faults.extend(missing.map(|[name, _]| file.fault(number, format!("there is no test `{name}`"))));
         }
     }
     faults

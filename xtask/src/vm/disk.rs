@@ -37,8 +37,7 @@ impl Disk {
     }
 
     /// Makes a file system on it, with a tool that takes the image as its last argument.
-    pub(crate) fn format(&self, tool: &[&str]) -> Result<()> {
-        let Some((program, options)) = tool.split_first() else { return Ok(()) };
+    pub(crate) fn format(&self, [program, options @ ..]: [&str; 3]) -> Result<()> {
         // They are not in the path of every user.
         let program = sh::which(program).unwrap_or_else(|| Path::new("/sbin").join(program));
         sh::output(Command::new(program).args(options).arg(&self.path)).map(drop)

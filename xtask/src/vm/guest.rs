@@ -8,23 +8,16 @@ use crate::sh;
 
 /// The script of the command: where, with what of the host's variables and of those of the tests, and the request itself.
 pub(super) fn command(directory: &Path, variables: impl Iterator<Item = (String, String)>, script: &str) -> String {
-    let passed = variables.filter(|(name, _)| is_passed_on(name));
+    // How much of a panic is shown, too.
+    let is_passed = |name: &str| name.starts_with("TRACKER_") || name == "RUST_BACKTRACE" || name == "RUST_LOG";
+    let passed = variables.filter(|(name, _)| is_passed(name));
     let exports: String = passed.map(|(name, value)| format!("export {name}={}\n", sh::quote(&value))).collect();
     format!("cd {}\n{exports}{script}\n", sh::quote(&directory.display().to_string()))
-}
-
-/// Variables that a command in the guest sees: those of the tests, and how much of a panic is shown.
-fn is_passed_on(name: &str) -> bool {
-    name.starts_with("TRACKER_") || name == "RUST_BACKTRACE" || name == "RUST_LOG"
 }
 
 /// Files of one run, in its folder on the host. The first is a folder that is shared with the guest.
 pub(super) const SHARED: &str = "shared";
 pub(super) const CONSOLE: &str = "console";
-
-const CPUS: u32 = 2;
-/// The guest's memory holds all that it writes: images of file systems as well.
-const MEMORY: &str = "2G";
 
 /// All that translation can do, but for what it does slowly: string instructions are translated into a loop over single bytes,
 /// and kernels that see `erms` or `fsrm` copy and clear with nothing else (a tenth of the speed). A fifth level of page tables
@@ -53,7 +46,8 @@ pub(super) fn qemu(folder: &Path, kernel: &Kernel, disks: &[Disk], counter_khz: 
     let mut all = Vec::new();
     let mut add = |words: &str| all.extend(words.split(' ').map(str::to_owned));
     add("-machine q35 -accel tcg,thread=multi -nodefaults -no-user-config -display none");
-    add(&format!("-cpu {CPU} -no-reboot -smp {CPUS} -m {MEMORY}"));
+    // The memory holds all that the guest writes: images of file systems as well.
+    add(&format!("-cpu {CPU} -no-reboot -smp 2 -m 2G"));
     add("-serial chardev:console -chardev stdio,id=output,signal=off -serial chardev:output");
     add("-device virtio-9p-pci,fsdev=r,mount_tag=root -device virtio-9p-pci,fsdev=s,mount_tag=shared");
     for (number, _) in disks.iter().enumerate() {

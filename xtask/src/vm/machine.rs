@@ -20,8 +20,6 @@ use crate::stream::{self, Chosen, Limits};
 
 const QEMU: &str = "qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
-/// Folders that are named by a process: of a run, of a fetch, of disks.
-const KINDS: [&str; 3] = ["run", "new", "disks"];
 /// The signals of a process that ended by a fault of its own.
 const SIGABRT: i32 = 6;
 const SIGSEGV: i32 = 11;
@@ -97,7 +95,7 @@ pub(crate) fn run(kernel: &Kernel, request: Request<'_>, log: &Path, mut each: i
     Err(sh::failed(format!("{QEMU} ({})", kernel.release), status, &output))
 }
 
-/// A folder of this process, removed when dropped. `kind` is one of [`KINDS`].
+/// A folder of this process, removed when dropped.
 pub(crate) fn folder(kind: &str) -> Result<TempDir> {
     let base = kernel::folder();
     sweep(&base);
@@ -109,7 +107,8 @@ fn sweep(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let of = |kind: &&str| name.strip_prefix(*kind)?.strip_prefix('-')?.split('.').next()?.parse::<u32>().ok();
-        if KINDS.iter().find_map(of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        // Of a run, of a fetch (`setup.sh`), of disks.
+        if ["run", "new", "disks"].iter().find_map(of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // Another run may be at it; what is left then is its affair.
             let _ = fs::remove_dir_all(entry.path());
         }

@@ -7,9 +7,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::step::{Gate, Outcome, absent};
-use super::tally::Tally;
 use super::tiers;
-use crate::powercut::{self, Campaign};
+use crate::powercut;
 use crate::programs::Program;
 use crate::vm::{self, Kernel, Request, Series};
 use crate::{matrix, sh};
@@ -101,15 +100,13 @@ pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     let kernels: Vec<(Series, Kernel)> =
         Series::ALL.into_iter().filter_map(|series| Some((series, kernel(gate, series)?))).collect();
     let missing = kernels.len() < Series::ALL.len();
-    let logs = gate.logs.clone();
-    let of = |prefix: String| Gate { logs: logs.clone(), tally: Tally::default(), prefix };
-    let mut cuts = of(gate.prefix.clone());
+    let mut cuts = gate.part(gate.prefix.clone());
     let parts: Vec<Gate> = std::thread::scope(|scope| {
         let (ended, first) = channel();
         let started: Vec<_> = kernels
             .iter()
             .map(|(series, kernel)| {
-                let (mut part, ended) = (of(format!("{}{}: ", gate.prefix, series.name())), ended.clone());
+                let (mut part, ended) = (gate.part(format!("{}{}: ", gate.prefix, series.name())), ended.clone());
                 let script = script(*series, &runs, seed, filter);
                 scope.spawn(move || {
                     guest(&mut part, *series, kernel, &script);
@@ -135,8 +132,8 @@ pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
 /// A few cuts.
 fn power_cuts(gate: &mut Gate) {
     gate.check("tier 3: power cuts", |gate| {
-        let campaign = Campaign::by_the_clock(CUTS);
-        powercut::run(&campaign, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
+        let options = powercut::Options::of_the_gate(CUTS);
+        powercut::run(&options, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
         Ok(Outcome::Passed)
     });
 }
@@ -160,24 +157,23 @@ fn kernel(gate: &mut Gate, series: Series) -> Option<Kernel> {
 
 fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, script: &str) {
     let step = format!("tier 3: Linux {}", series.name());
-    let words = ["sh".into(), "-c".into(), script.to_owned()];
-    let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
+    let request = Request { script, limit: LIMIT, disks: &[], cut: None };
     let prefix = gate.prefix.clone();
     tiers::follow(gate, &step, None, |log, each| {
-        let code = vm::run(kernel, &request, log, |line| {
+        let code = vm::run(kernel, request, log, |line| {
             if line.starts_with("BACK END ") {
                 println!("{prefix}   {line}");
             }
             each(line);
         })?;
-        Ok((code != 0).then(|| format!("exit code {code}")))
+        Ok((code != Some(0)).then(|| format!("exit code {code:?}")))
     });
 }
 
 /// The runs of this kernel one after the other. Before each stands what cargo would say, so that kernel and back end stand in
 /// front of each name.
 fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&str>) -> String {
-    let mut script = String::from("code=0\n");
+    let mut lines = Vec::new();
     for (run, program) in runs.iter().filter(|(run, _)| run.series.is_none_or(|only| only == series)) {
         let Run { series: _, test, back_end, cases, threads, part } = run;
         let mut variables = String::new();
@@ -187,16 +183,15 @@ fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&st
         if let Some(part) = part {
             variables.push_str(&format!("{}={part} {}={seed} ", matrix::PART, matrix::SEED));
         }
-        script.push_str(&format!(
+        lines.push(format!(
             "echo '     Running tests/{test}.rs ({test} under {}, {back_end}-0)'\n\
-             {variables}{} --show-output --test-threads={threads} {} || code=1\n",
+             {variables}{} --show-output --test-threads={threads} {}",
             series.name(),
             sh::quote(&program.display().to_string()),
             sh::quote(filter.unwrap_or(cases)),
         ));
     }
-    script.push_str("exit $code\n");
-    script
+    sh::each_of(lines)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The committed state as a flush sees it: the catalog, with the marks that wait for it.
+//! The committed state as a flush sees it: the catalog, with the pending marks.
 
 use engine::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Record};
 use engine::dirty::DirtySet;
@@ -102,7 +102,7 @@ impl CommittedState for VolumeWorld {
 }
 
 impl VolumeWorld {
-    /// Forgets a change time that a later change could have too: the file is compared by its content then.
+    /// Forgets a change time that a later change could also get: the file is then compared by its content.
     fn doubt_recent(&self, record: &mut Record) {
         record.ctime = record.ctime.and_then(|ctime| timestamp_granularity::settled(ctime, self.began));
     }

@@ -77,9 +77,9 @@ pub struct NamePlan {
 
 type Place = (FileId, Vec<u8>);
 
-/// Decides the names. `missing` are the names that waited before, `drain` is the number of this drain, `assigned` has the
-/// ids given to new inodes in this flush (and is extended here). `excluded` files keep their committed names: new ones that
-/// could not be read, and directories for which no consistent place was seen.
+/// Decides the names. `missing`: names that waited before. `drain`: the number of this drain. `assigned`: ids given to new
+/// inodes in this flush, extended here. `excluded` files keep their committed names: new ones that could not be read, and
+/// directories for which no consistent place was seen.
 pub fn reconcile<L: Lookup>(
     listings: &[Listing],
     missing: &[Missing],
@@ -252,8 +252,7 @@ impl Names {
             .collect();
         // A committed place that does not change leads to the root, unless a directory above it moves.
         let committed_holds = !changed.iter().any(|(_, id)| self.known.get(id) == Some(&true));
-        // Directories whose way up was already followed to the end. So a long chain is followed once, not once per
-        // directory.
+        // Directories whose way up was followed to the end: a long chain is followed once, not once per directory.
         let mut ended: HashSet<FileId> = HashSet::new();
         for (place, id) in changed {
             let (mut at, mut passed) = (place.0, HashSet::new());
@@ -287,8 +286,7 @@ impl Names {
 
     /// Finds a file whose only name now leads to another file, although it is still in the tree: it moved to a place that
     /// no listing of this flush showed. Both wait for a later SWAP; otherwise it would be committed as removed. They wait
-    /// only once, because its new place may be below a directory that waits here and is listed only after that has its
-    /// place.
+    /// only once: its new place may be below a directory that waits here, and is listed only when that has its place.
     fn taken_over_inside<L: Lookup>(
         &self,
         missing: &[Missing],

@@ -29,7 +29,7 @@ use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Why the upper layer is not watched, in `status`.
 const METACOPY_HIDDEN: &str =
-    "overlay: mounted with metacopy=on: which files of its upper layer have no data there shows to CAP_SYS_ADMIN only";
+    "overlay: mounted with metacopy=on: only CAP_SYS_ADMIN can tell which files of its upper layer have no data there";
 
 /// Chooses the capture that a volume can use, and why it is not a better one.
 fn capture_for(

@@ -1,11 +1,11 @@
-//! How long the write-back of files took lately.
+//! How long recent write-backs of files took.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long writing files back took since this was last asked, by inode number; those that took less than a millisecond are
-/// left out.
+/// How long writing files back took since the last call of `take`, by inode number. Files that took less than a millisecond
+/// are left out.
 #[derive(Debug, Default)]
 pub(super) struct CleanTimes(pub(super) Mutex<HashMap<u64, Duration>>);
 

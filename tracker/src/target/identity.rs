@@ -1,11 +1,11 @@
-//! Which directory it is: known again by device, mount, inode and birth.
+//! The identity of a directory: device, mount, inode and birth.
 
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 
-/// Which directory it is.
+/// The identity of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
@@ -29,7 +29,7 @@ impl Identity {
         })
     }
 
-    /// Between two of the same a rename is possible.
+    /// A rename is possible between two directories for which this is equal.
     pub(crate) fn file_system(self) -> (u64, u64) {
         (self.device, self.mount)
     }

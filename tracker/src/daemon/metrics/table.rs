@@ -1,6 +1,6 @@
 //! The one table of all metrics: name, type, unit, labels, stability, meaning, and how each is read from a status.
 //!
-//! A name that is `stable` keeps its meaning; changing one is a change of the interface.
+//! A `stable` name keeps its meaning; changing one changes the interface.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use crate::volume::status::{Histogram, State, VolumeStatus};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stability {
-    /// Alerts and dashboards may rest on it.
+    /// Alerts and dashboards may rely on it.
     Stable,
-    /// Bound to how tracker works inside; may change with it.
+    /// Depends on the internals of tracker, and may change with them.
     Internal,
 }
 
@@ -26,7 +26,7 @@ impl Stability {
     }
 }
 
-/// Where the samples of a metric come from.
+/// How the samples of a metric are read.
 #[derive(Clone, Copy, Debug)]
 pub enum Read {
     BuildInfo,
@@ -35,7 +35,7 @@ pub enum Read {
     Gauge(fn(&VolumeStatus) -> f64),
     /// Absent for volumes that have no such value.
     GaugeIf(fn(&VolumeStatus) -> Option<f64>),
-    /// 1 for the word that holds now, 0 for the others: label, all words, reader.
+    /// 1 for the present word, 0 for the others: label, all words, reader.
     OneOf(&'static str, &'static [&'static str], fn(&VolumeStatus) -> &'static str),
     Counter(fn(&VolumeStatus) -> u64),
     /// By one more label, whose values are a closed set of words.
@@ -45,7 +45,7 @@ pub enum Read {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// As it is exposed, with unit and `_total`.
+    /// As exposed, with unit and `_total`.
     pub name: &'static str,
     pub unit: Option<&'static str>,
     pub labels: &'static [&'static str],
@@ -64,7 +64,7 @@ impl Metric {
         }
     }
 
-    /// The name without what the encoder appends by itself (`_total`, the unit).
+    /// The name without what the encoder appends (`_total`, the unit).
     pub fn stem(&self) -> &'static str {
         let name = self.name.strip_suffix("_total").unwrap_or(self.name);
         let unit = self.unit.and_then(|unit| name.strip_suffix(unit)).and_then(|name| name.strip_suffix('_'));

@@ -117,7 +117,7 @@ fn wrong_usage_is_refused() {
     }
 }
 
-/// All that is missing or wrong, and clap's own advice: in one message and one hint.
+/// Everything that is missing or wrong, and clap's own advice, in one message and one hint.
 #[test]
 fn wrong_usage_in_json_loses_nothing() {
     let told = |args: &[&str]| {

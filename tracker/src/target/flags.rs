@@ -67,7 +67,7 @@ impl Target {
             let names = flags::flag_names(clear);
             self.warn(rel, Shortfall::Flags { names, cause: format!("not taken away: {errno}") });
         }
-        // What seals the file comes last: the others could not be set behind it.
+        // Flags that seal the file come last: after them the others could not be set.
         let refused = [set & !SEALS, set & SEALS].into_iter().flat_map(|bits| refused(fd, bits)).collect::<Vec<_>>();
         let named = refused.iter().fold(0, |named, (bit, _)| named | bit);
         for (bit, errno) in refused {

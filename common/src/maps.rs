@@ -185,7 +185,8 @@ pub mod counter {
         "inodes_new",
     ];
     /// Cells of which any increase means that marks were widened or lost: the caller must check.
-    pub const DOUBTS: [u32; 7] = [DIRTY_FULL, INODE_FULL, OVERFLOW, INFLIGHT_FULL, UNREADABLE, CAS_BOUND, LOST];
+    pub const WIDENED_OR_LOST: [u32; 7] =
+        [DIRTY_FULL, INODE_FULL, OVERFLOW, INFLIGHT_FULL, UNREADABLE, CAS_BOUND, LOST];
 }
 
 /// The OVERFLOW bit of an inode.

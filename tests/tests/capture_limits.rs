@@ -50,7 +50,7 @@ fn full_maps_widen_and_count_but_lose_nothing() {
         problems.iter().any(|problem| matches!(problem, Problem::Widened { counter: "overflow", .. })),
         "{problems:?}"
     );
-    assert!(rig.capture().health().unwrap().problems.is_empty(), "an old doubt was told twice");
+    assert!(rig.capture().health().unwrap().problems.is_empty(), "an old problem was reported twice");
     let after = rig.drain();
     assert!(!after.overflow.any(), "cleared overflow bits came back");
 }

@@ -36,7 +36,7 @@ fn says(status: &Value, cause: &str) -> bool {
 /// Asserts that the cause is counted and named, and that the volume is degraded until the full re-read is complete, and
 /// protected afterwards.
 #[track_caller]
-fn doubted(volume: &Volume, cause: &str, held: Held) -> Value {
+fn reread(volume: &Volume, cause: &str, held: Held) -> Value {
     let degraded = |status: &Value| {
         assert_eq!(status["state"], "degraded", "{status}");
         assert!(says(status, cause), "{cause} is not among the reasons: {status}");
@@ -104,7 +104,7 @@ fn missed_program_runs_read_everything_again() {
     assert!(lost.len() >= 200, "nothing was missed that could be found: {lost:?}");
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     File::create(&missed).unwrap();
-    let status = doubted(&volume, "missed program run", held);
+    let status = reread(&volume, "missed program run", held);
     // The held file is counted more than once, since it could not be read.
     assert!(number(&status, "rescans") >= 201, "{status}");
     assert_eq!(status["rescan_reasons"]["missed program run"], 1, "{status}");
@@ -125,7 +125,7 @@ fn full_maps_rescan_what_found_no_room() {
     signal(&daemon, Signal::STOP);
     overwrite(&source, 200, 2);
     signal(&daemon, Signal::CONT);
-    let status = doubted(&volume, "kernel map full", held);
+    let status = reread(&volume, "kernel map full", held);
     assert!(number(&status["kernel_counters"], "overflow") > 0, "{status}");
     let read = number(&status, "files_read") - number(&before, "files_read");
     assert!((150..1000).contains(&read), "{read} files read for 200 that were written, of 2,000");
@@ -142,8 +142,8 @@ fn default_maps(case: &str) -> Value {
 
 /// A removed pin causes a full re-read although the program still runs: once, since the pin is made again.
 #[test]
-fn removed_pins_are_made_again_and_doubted_once() {
-    let case = "removed_pins_are_made_again_and_doubted_once";
+fn removed_pins_are_made_again_after_one_full_reread() {
+    let case = "removed_pins_are_made_again_after_one_full_reread";
     let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
     let source = mount.dir("source");
     fill(&source, 50);
@@ -152,14 +152,14 @@ fn removed_pins_are_made_again_and_doubted_once() {
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     let pin = pins(&volume.state).unwrap().join("link_dirty_folio");
     fs::remove_file(&pin).unwrap();
-    doubted(&volume, "link gone", held);
+    reread(&volume, "link gone", held);
     assert!(pin.exists());
     fs::remove_dir_all(pins(&volume.state).unwrap()).unwrap();
     volume.status_when("all pins again", SOON, |_| pin.exists());
     green(&volume);
     thread::sleep(A_WHILE);
     let status = green(&volume);
-    assert_eq!(status["rescan_reasons"]["link gone"], 2, "doubted again and again");
+    assert_eq!(status["rescan_reasons"]["link gone"], 2, "read again and again");
     // The new pins work as well as the first ones.
     overwrite(&source, 50, 3);
     daemon.kill9();
@@ -220,7 +220,7 @@ fn a_full_watch_set_marks_everything_and_goes_on_doing_so() {
     let daemon = volume.start_ready();
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     fill_more(&source);
-    let status = doubted(&volume, "watch set full", held);
+    let status = reread(&volume, "watch set full", held);
     assert!(says(&status, "the watch set is full"), "{status}");
     overwrite(&source, 100, 2);
     green(&volume);

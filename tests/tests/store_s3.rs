@@ -121,7 +121,11 @@ fn a_lost_reply_is_unknown_and_settled_by_reading_back() {
     proxy.lose_replies(true);
     let error = store.create("k", mine.clone()).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unknown, "{error}");
-    assert_eq!(proxy.lost(), 1, "a create in doubt is not repeated: its own 412 would look like a foreign writer's");
+    assert_eq!(
+        proxy.lost(),
+        1,
+        "a create of unknown outcome is not repeated: its own 412 would look like a foreign writer's"
+    );
     assert_eq!(direct.get("k").unwrap(), mine, "it took effect");
     assert_eq!(store.get("k").unwrap_err().kind, ErrorKind::Transient);
     assert_eq!(store.delete("other").unwrap_err().kind, ErrorKind::Unknown);

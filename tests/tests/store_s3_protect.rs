@@ -196,8 +196,8 @@ fn a_commit_whose_reply_is_lost_is_settled() {
             thread::sleep(Duration::from_millis(20));
         }
         let bytes = direct.get(&next).unwrap();
-        let doubt = volume.status_when("the doubt", SOON, |status| status["state"] == "degraded");
-        assert_eq!(number(&doubt, "head_seq"), head, "not acknowledged: {doubt}");
+        let unknown = volume.status_when("the unknown outcome", SOON, |status| status["state"] == "degraded");
+        assert_eq!(number(&unknown, "head_seq"), head, "not acknowledged: {unknown}");
         volume.sync(Duration::from_secs(1)).expect(3);
         fs::write(source.join("later"), format!("after it {kill}")).unwrap();
         if kill {

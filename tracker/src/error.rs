@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_are_the_designs_and_travel_through_json() {
+    fn the_numbers_are_fixed_and_travel_through_json() {
         let numbers: Vec<i32> = ExitCode::ALL.into_iter().map(ExitCode::number).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 10, 11, 12, 20, 21, 22, 130, 141]);
         for code in ExitCode::ALL {

@@ -87,7 +87,7 @@ impl Capture {
             problems.push(Problem::Lapsed);
         }
         let counters = self.counters()?;
-        for cell in counter::DOUBTS {
+        for cell in counter::WIDENED_OR_LOST {
             let now = counters.get(cell);
             let before = seen.counted.insert(cell, now).unwrap_or(0);
             if now > before {

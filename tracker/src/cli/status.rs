@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_shows_the_loss_window_and_every_doubt() {
+    fn the_table_shows_the_loss_window_and_everything_uncertain() {
         let status = VolumeStatus {
             backend: BackEnd::Tracepoint,
             loss_window_seconds: Some(0.12),
@@ -167,10 +167,10 @@ db: unreadable: 2 more
     }
 
     #[test]
-    fn the_code_is_zero_only_without_doubt() {
+    fn the_code_is_zero_only_when_nothing_is_uncertain() {
         assert_eq!(code(&[volume(State::Protected), volume(State::Baseline)]), ExitCode::Ok);
-        for doubtful in [State::Degraded, State::Waiting, State::Stopped] {
-            assert_eq!(code(&[volume(State::Protected), volume(doubtful)]), ExitCode::Degraded);
+        for uncertain in [State::Degraded, State::Waiting, State::Stopped] {
+            assert_eq!(code(&[volume(State::Protected), volume(uncertain)]), ExitCode::Degraded);
         }
         assert_eq!(code(&[volume(State::Degraded), volume(State::Fenced)]), ExitCode::Locked);
     }

@@ -18,7 +18,7 @@ fn the_description_is_consistent() {
 }
 
 #[test]
-fn the_verbs_are_the_designs() {
+fn the_verbs_are_fixed() {
     let names: Vec<String> = command().get_subcommands().map(|c| c.get_name().to_string()).collect();
     let expected = [
         "protect",

@@ -227,7 +227,7 @@ mod tests {
     use crate::cli::watch::tree::ChangeKind;
 
     #[test]
-    fn a_change_reads_as_the_design_says() {
+    fn a_change_is_printed_in_its_form() {
         let change = Change {
             path: PathField::new(b"a/b"),
             kinds: vec![ChangeKind::Data, ChangeKind::Size],

@@ -346,10 +346,10 @@ impl Runner {
         let unsettled = *outcome == Outcome::Unsettled;
         let damaged = self.opened.world.damaged.take();
         // Includes causes from another volume's drain or a new file: their marks came after those of this flush.
-        let doubted = self.note_rereads();
-        let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !doubted;
+        let reread = self.note_rereads();
+        let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !reread;
         // What cannot be read is reported and waits; nothing else waits for it.
-        let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !doubted;
+        let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !reread;
         // A file that comes back to a place not compared yet has to be compared: until then the first pass is not complete.
         let held = self.shared.progress().held.clone();
         let passed = held.is_none() || !self.opened.compare_once;

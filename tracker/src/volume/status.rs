@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_never_exits_with_zero() {
+    fn an_uncertain_volume_never_exits_with_zero() {
         let volume = |partial: &[&str], degraded: &[&str]| VolumeSync {
             volume: "v".into(),
             seq: 1,

@@ -86,7 +86,7 @@ fn at(sec: i64) -> Option<At> {
     Some(At::Time(jiff::Timestamp::from_second(START + sec).unwrap()))
 }
 
-/// Case 26: the clock is two days ahead for a while, then right again.
+/// The clock is two days ahead for a while, then right again.
 #[test]
 fn a_time_is_what_the_wall_clock_said() {
     let clocks = [1, 2, 2 * DAY + 3, 2 * DAY + 4, 2 * DAY + 5, 6, 7, 8, 9, 10];

@@ -483,7 +483,7 @@ mod tests {
 
     /// A flush may have read the file already and commit it only afterwards.
     #[test]
-    fn a_doubt_reaches_files_that_are_not_in_the_catalog_yet() {
+    fn a_full_reread_reaches_files_that_are_not_in_the_catalog_yet() {
         let folder = tempfile::tempdir().unwrap();
         let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());

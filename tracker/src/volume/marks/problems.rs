@@ -41,7 +41,7 @@ mod tests {
 
     /// A missed run cannot be provoked at will; this tests what follows from the kernel's count of them.
     #[test]
-    fn each_problem_of_the_capture_is_a_doubt_by_name() {
+    fn each_problem_of_the_capture_is_a_named_cause() {
         let found = [
             Problem::Missed { program: "dio_complete", runs: 3 },
             Problem::Missed { program: "dirty_folio", runs: 1 },

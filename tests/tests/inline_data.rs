@@ -47,7 +47,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Its volume uses no back end and says why, and the change is committed all the same.
+/// Its volume uses no back end and says why, and the change is still committed.
 #[test]
 fn small_files_in_their_inodes_are_scanned() {
     let Some(mounted) = Mounted::or_skip("small_files_in_their_inodes_are_scanned") else { return };

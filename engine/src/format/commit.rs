@@ -6,7 +6,7 @@
 //!       | packs | frames, files | names | gone
 //! ```
 //!
-//! The payload stands first, so that places in it are known before the body is.
+//! The payload comes first, so that places in it are known before the body is written.
 
 use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_number, same_volume};
 use super::content::{self, Context};

@@ -19,7 +19,7 @@ use crate::raw_io::{Mapping, Pages, uring_write};
 /// Names in each directory: few, so that threads meet.
 const FILES: u64 = 12;
 const DIRS: u64 = 5;
-/// Largest file made anew, in bytes.
+/// Largest new file, in bytes.
 const SIZE: u64 = 150_000;
 /// Pause after each change.
 const PAUSE: Duration = Duration::from_millis(1);

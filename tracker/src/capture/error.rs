@@ -12,7 +12,7 @@ pub enum CaptureError {
     #[error("this binary was built without the eBPF object; build it with `cargo xtask build-ebpf` first")]
     NoObject,
     /// No back end can be used.
-    #[error("no capture back end can be had: {reasons}")]
+    #[error("no capture back end can be used: {reasons}")]
     NoBackEnd {
         /// One reason for each that was considered.
         reasons: String,

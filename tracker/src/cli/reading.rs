@@ -30,7 +30,7 @@ pub(super) fn choose(reader: &Reader, at: Option<At>, out: &mut Out) -> Result<S
 }
 
 /// The message for a state without a complete baseline.
-pub(super) const INCOMPLETE: &str = "no complete baseline stands behind it: files of the first copy are missing";
+pub(super) const INCOMPLETE: &str = "the baseline is not complete at this commit: files of the first copy are missing";
 
 /// The exit code and the hint for a failed read.
 pub(super) fn app_error(error: &ReadError) -> AppError {

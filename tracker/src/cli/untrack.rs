@@ -56,7 +56,7 @@ pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<
         return Ok(ExitCode::Ok);
     }
     Err(AppError::new(ExitCode::Guard, format_args!("not removed: {}", refused.join(", ")))
-        .hint("stop the daemon first; --force removes what is named all the same"))
+        .hint("stop the daemon first; --force removes it anyway"))
 }
 
 /// Whether keeping a capture is an error: with --all live ones are meant to stay, by name they were to be removed.

@@ -69,7 +69,7 @@ fn text(report: &VerifyReport) -> String {
         Some(false) => text.push_str(&format!("\n{INCOMPLETE}")),
         Some(true) => {}
         None if mismatches.is_empty() => {
-            text.push_str("\nnot recorded: whether a complete baseline stands behind it");
+            text.push_str("\nnot recorded: whether the baseline is complete");
         }
         None => {}
     }

@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(of(tracking), ["stop_timeout", "tracking.keep", "tracking.lease", "tracking.memory"]);
         let by_command = Config { listen_by_command: true, ..was.clone() };
         assert!(of_process(&by_command, &parse("[metrics]\nlisten = \"off\"")).is_empty());
-        // What is applied differs no more.
+        // After it is applied, nothing differs.
         let (mut now, new) = (was.clone(), parse(tracking));
         of_process(&was, &new).iter().for_each(|differs| (differs.apply)(&mut now, &new));
         assert_eq!(now.process, new.process);

@@ -24,13 +24,13 @@ pub enum ReadError {
     #[error("there is no commit {seq}: the newest one of volume `{volume}` is {head}")]
     SeqAbsent { volume: String, seq: Seq, head: Seq },
     /// The commits that lead there were pruned.
-    #[error("commit {seq} of volume `{volume}` cannot be rebuilt: {key} is pruned and no checkpoint stands in for it")]
+    #[error(
+        "commit {seq} of volume `{volume}` cannot be rebuilt: {key} is pruned and there is no checkpoint in its place"
+    )]
     Pruned { volume: String, seq: Seq, key: String },
     #[error("volume `{volume}` has no commit as old as {when}")]
     TimeAbsent { volume: String, when: String },
-    #[error(
-        "no complete baseline stands behind commit {seq} of volume `{volume}`: the first copy had not ended, files are missing"
-    )]
+    #[error("the baseline is not complete at commit {seq} of volume `{volume}`: files of the first copy are missing")]
     Incomplete { volume: String, seq: Seq },
     #[error("{key} was not written by tracker: {source}")]
     Foreign { key: String, source: DecodeError },

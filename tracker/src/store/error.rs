@@ -256,7 +256,7 @@ impl StoreError {
                 "the directory above the store is not there either: is a disk not mounted? --create (in the configuration: create = true) makes the whole path"
             }
             (ErrorKind::StoreAbsent, AWAY) => {
-                "mount the disk or share it lies on; where the store was removed on purpose, --create makes it anew for a volume of another name"
+                "mount the disk or share it lies on; if the store was removed on purpose, --create makes a new one for a volume of another name"
             }
             (ErrorKind::StoreAbsent, OTHER_STORE) => {
                 "mount the disk or share that the store lies on at this path; nothing was read from or written to the one that is there"

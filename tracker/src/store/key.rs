@@ -10,7 +10,7 @@ pub const MAX_NAME_BYTES: usize = 200;
 pub const TEMP_PREFIX: &str = ".tmp-";
 
 /// Accepts `a/b/c`: names of 1 to 200 bytes, none of them `.` or `..` or a temporary name, no control characters
-/// (they cannot stand in an S3 listing), no backslash (SeaweedFS takes it for a slash, so two keys would be one object),
+/// (they cannot occur in an S3 listing), no backslash (SeaweedFS takes it for a slash, so two keys would be one object),
 /// at most 1024 bytes in all.
 ///
 /// # Errors

@@ -150,7 +150,7 @@ fn once(
     });
     if let Some(waited) = waited.filter(|_| volume.shared.progress().waiting.is_some()) {
         let (volume, after) = (&volume.name, units::show_seconds(waited.as_secs_f64()));
-        tracing::info!(volume, after, "what the volume waited for is there: it goes on");
+        tracing::info!(volume, after, "what the volume waited for is there: it continues");
     }
     volume.shared.update(|progress| progress.waiting = None);
     let (shared, options) = (Arc::clone(&volume.shared), config.options.clone());

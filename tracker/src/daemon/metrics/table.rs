@@ -106,7 +106,7 @@ pub const METRICS: &[Metric] = &[
     metric("tracker_volume_self_tests_total", None, VOLUME, Internal, "Self-tests of the capture", Counter(|v| v.self_tests)),
     metric("tracker_volume_capture_failures_total", None, &["volume", "cause"], Stable, "Times capture was found to have missed a change, by what found it", CounterBy("cause", |v| &v.capture_failures)),
     metric("tracker_volume_scrubbed_bytes_total", BYTES, VOLUME, Stable, "Bytes that the scrub has looked at", Counter(|v| v.scrubbed_bytes)),
-    metric("tracker_volume_scrub_differences_total", None, VOLUME, Stable, "Blocks in which the scrub found a change that no mark told of", Counter(|v| v.scrub_differences)),
+    metric("tracker_volume_scrub_differences_total", None, VOLUME, Stable, "Blocks in which the scrub found a change without a mark", Counter(|v| v.scrub_differences)),
     metric("tracker_volume_ready", None, VOLUME, Stable, "1 when /readyz would say yes for the volume", Gauge(|v| flag(v.not_ready().is_empty()))),
     metric("tracker_volume_unfenced", None, VOLUME, Stable, "1 when the store does not refuse a second writer (single_writer)", Gauge(|v| flag(v.fenced_store == Some(false)))),
     metric("tracker_volume_head_seq", None, VOLUME, Stable, "Seq of the last commit", Gauge(|v| v.head_seq as f64)),

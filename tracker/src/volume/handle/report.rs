@@ -79,7 +79,7 @@ fn of_history(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     status.clock_behind_seconds = clock_behind(wall.unix_ns(), now_ns());
     if status.clock_behind_seconds > 0.0 {
         status.reasons.push(format!(
-            "the clock is {:.0} s behind that of the last commit: one of the two is wrong, and --at finds by the clocks of the commits",
+            "the clock is {:.0} s behind that of the last commit: one of the two is wrong, and --at searches by the clocks of the commits",
             status.clock_behind_seconds
         ));
     }

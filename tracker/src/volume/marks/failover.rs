@@ -47,7 +47,7 @@ impl Dispatcher {
         let (capture, _) = match Capture::start_best(&self.restart.wanted, facts, &self.restart.prove) {
             Ok(started) => started,
             Err(choice) => {
-                tracing::error!(reasons = ?choice.reasons, "no other back end can be had: volumes scan from now on");
+                tracing::error!(reasons = ?choice.reasons, "no other back end can be used: volumes scan from now on");
                 return;
             }
         };

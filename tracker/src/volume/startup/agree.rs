@@ -27,7 +27,7 @@ impl Opened {
                 ExitCode::Mismatch,
                 format_args!("the store's head is {theirs}, but this host has committed {ours}: commits were lost"),
             )
-            .hint("bring the store's lost objects back; to go on without them, start anew under another --name")
+            .hint("bring the store's lost objects back; to go on without them, start over under another --name")
             .into());
         }
         let key = Key::Commit(theirs).to_string();

@@ -84,7 +84,11 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
     match Capture::take_over(&CaptureConfig { back_end, ..wanted.clone() }) {
         Ok(capture) if choice(&capture) == chosen => {
             let started = Started::Resumed;
-            tracing::debug!(back_end = back_end.name(), ?started, "capture goes on, as it was chosen last time");
+            tracing::debug!(
+                back_end = back_end.name(),
+                ?started,
+                "capture continues with the back end chosen last time"
+            );
             Some(capture)
         }
         Ok(capture) => {

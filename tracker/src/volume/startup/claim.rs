@@ -162,7 +162,7 @@ pub(crate) fn claim(
                     ExitCode::Absent,
                     format_args!("the volume is no longer in {url}, though this host has committed to it"),
                 );
-                let hint = "bring the store back, or start anew with another --state-dir";
+                let hint = "bring the store back, or start over with another --state-dir";
                 return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
             }
             None => {

@@ -37,7 +37,7 @@ pub struct StartFacts {
     pub in_order: bool,
     /// The first pass over the tree was once complete.
     pub baseline: bool,
-    /// The catalog was made anew from the store.
+    /// The catalog was rebuilt from the store.
     pub rebuilt: bool,
     /// Files were found by name, since their inode numbers were from another mount: they count as changed.
     pub renumbered: bool,

@@ -1,7 +1,7 @@
-//! What a restore will do, before it does any of it: what to make, what to read, in which order.
+//! What a restore will do, before it does any of it: what to create, what to read, in which order.
 //!
-//! A plan is a value: `--dry-run` prints it, execution decides nothing new. It holds no bytes of files and reads none.
-//! `find` has the other half: which commits there are and which are needed, as functions over callbacks.
+//! A plan is a value: `--dry-run` prints it, and execution makes no further decisions. It holds no bytes of files and reads
+//! none. `find` has the other half: which commits exist and which are needed, as functions over callbacks.
 
 mod find;
 
@@ -19,7 +19,7 @@ use thiserror::Error;
 pub struct PlanLimits {
     /// Bytes of one ranged read (a single frame is never split).
     pub read: u64,
-    /// Bytes that are read for nothing rather than beginning another read.
+    /// Largest gap that is read and discarded to avoid another read.
     pub gap: u64,
 }
 
@@ -37,7 +37,7 @@ pub enum PlanError {
     TooManyFiles { found: u64 },
 }
 
-/// A directory to make; parents stand before their children.
+/// A directory to create; parents precede their children.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanDir {
     pub path: Vec<u8>,
@@ -45,7 +45,7 @@ pub struct PlanDir {
     pub meta: Meta,
 }
 
-/// Anything but a directory, to make at `paths[0]` and to link at the others.
+/// Anything but a directory, to create at `paths[0]` and link at the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFile {
     pub id: FileId,
@@ -55,11 +55,11 @@ pub struct PlanFile {
     pub size: u64,
     /// For regular files.
     pub root: Option<Root>,
-    /// (offset, length) of the holes, in order. Whatever is no hole comes by the reads.
+    /// (offset, length) of the holes, in order. The reads supply everything else.
     pub holes: Vec<(u64, u64)>,
 }
 
-/// Where bytes of a frame go.
+/// Where a part of a frame's bytes is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Index in [`RestorePlan::files`].
@@ -71,7 +71,7 @@ pub struct Run {
     pub len: u64,
 }
 
-/// One frame inside a read, and all the places its bytes go to.
+/// One frame inside a read, and all the places that its bytes are written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFrame {
     /// Offset in the object (not in the read).
@@ -119,8 +119,8 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// Plans all of the manifest, or only `select`: paths relative to the source directory, each with all below it and
-    /// the directories above it.
+    /// Plans all of the manifest, or only `select`: paths relative to the source directory, each with everything below it
+    /// and the directories above it.
     pub fn new(
         manifest: &Manifest,
         select: Option<&BTreeSet<Vec<u8>>>,
@@ -198,7 +198,7 @@ impl RestorePlan {
     }
 }
 
-/// Does a frame at `offset..end` go into the read before it?
+/// Whether a frame at `offset..end` joins the previous read.
 fn joins(read: &PlanRead, offset: u64, end: u64, limits: PlanLimits) -> bool {
     let read_end = read.offset.saturating_add(read.bytes);
     offset <= read_end.saturating_add(limits.gap) && end.saturating_sub(read.offset) <= limits.read

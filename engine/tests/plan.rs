@@ -1,4 +1,4 @@
-//! Restore plans, carried out against objects in memory: the files come out as they went in.
+//! Restore plans, executed against objects in memory: the files come out as they went in.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 
 type Objects = HashMap<ObjectRef, Vec<u8>>;
 
-/// Reads as the plan says and nothing else; gives each file's bytes.
+/// Makes only the reads of the plan; returns each file's bytes.
 fn carry_out(plan: &RestorePlan, objects: &Objects) -> Vec<Vec<u8>> {
     let mut files: Vec<Vec<u8>> = plan.files.iter().map(|f| vec![0xee; f.size as usize]).collect();
     for (out, file) in files.iter_mut().zip(&plan.files) {

@@ -1,6 +1,6 @@
-//! The configuration of a daemon: a TOML file, or what `protect` was given on its command line.
+//! The configuration of a daemon: a TOML file, or the command line of `protect`.
 //!
-//! Reading and checking what is written; whether the paths make a cycle is `guard`'s to say.
+//! Reads and checks values; `guard` checks that the paths do not form a cycle.
 
 mod capture;
 mod file;

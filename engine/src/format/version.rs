@@ -1,10 +1,10 @@
-//! Versions, magic numbers and what the writer does unless it is told otherwise.
+//! Versions, magic numbers, and the writer's defaults.
 
 /// Newest version; the version is the fourth byte of every object.
 ///
-/// 1: the first one. 2: commits, ends of eras and checkpoints say how the clock stood and whether a complete baseline
-/// stands behind them; attributes may have inode flags and a project. An object is written in the oldest version that
-/// holds it, so kinds that did not change, and pages without anything new, stay what they were.
+/// 1: the first one. 2: commits, ends of eras and checkpoints record the clock and whether the baseline is complete;
+/// attributes may have inode flags and a project. An object is written in the oldest version that can hold it, so kinds
+/// that did not change, and pages without anything new, keep their old bytes.
 pub const VERSION: u8 = 2;
 /// Oldest version.
 pub const FIRST_VERSION: u8 = 1;

@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 
 /// The highest commit of the unbroken sequence, [`Seq::NONE`] if there is none.
 ///
-/// Gallops over `eras/` (closed eras have no gap: they are closed in order and never deleted), then over the commits of
-/// the open era (which are never pruned). About 2 log2(n) questions each.
+/// Searches `eras/` with growing steps (closed eras have no gap: they are closed in order and never deleted), then the
+/// commits of the open era (which are never pruned). About 2 log2(n) questions each.
 pub fn find_head<E>(era_len: u64, mut exists: impl FnMut(Key) -> Result<bool, E>) -> Result<Seq, E> {
     let open = first_absent(0, u64::MAX, |era| exists(Key::Era(era)))?;
     let (first, last) = (first_seq(open, era_len), last_seq(open, era_len));
@@ -49,7 +49,7 @@ fn first_absent<E>(start: u64, last: u64, mut exists: impl FnMut(u64) -> Result<
 
 /// The last seq in `seqs` whose commit is not later than `when`; `None` if all are later.
 ///
-/// `time_of` reads a commit's header. Times rise with seqs whatever the clocks did, so halving finds it.
+/// `time_of` reads a commit's header. Times rise with seqs whatever the clocks did, so bisection works.
 pub fn commit_at_time<E>(
     seqs: RangeInclusive<Seq>,
     when: Time,
@@ -59,7 +59,7 @@ pub fn commit_at_time<E>(
     Ok(last_not_later(low.0..=high.0, when, |seq| time_of(Seq(seq)))?.map(Seq))
 }
 
-/// The last of `numbers` whose time, which rises with them, is not later than `when`; `None` if all are later.
+/// The last of `numbers` whose time is not later than `when`; `None` if all are later. Times must rise with the numbers.
 pub fn last_not_later<E>(
     numbers: RangeInclusive<u64>,
     when: Time,
@@ -88,7 +88,7 @@ pub fn last_not_later<E>(
 /// What to read for the state at a seq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needed {
-    /// To start from; `None`: from the empty state.
+    /// The checkpoint to start from; `None`: the empty state.
     pub checkpoint: Option<CheckpointRef>,
     /// First and last commit to apply; `None`: the checkpoint is the state.
     pub commits: Option<(Seq, Seq)>,
@@ -129,7 +129,7 @@ mod tests {
     proptest! {
         #[test]
         fn head_is_found_whatever_is_pruned(era_len in 1..40u64, true_head in 0..2_000u64, lag: bool) {
-            // An era is closed when its last commit is there, at the latest before the next commit.
+            // An era is closed once its last commit exists, at the latest before the next commit.
             let full = if true_head == 0 { 0 } else { era_of(Seq(true_head + 1), era_len) };
             let closed = full - u64::from(lag && full > 0 && last_seq(full - 1, era_len) == Seq(true_head) && true_head > 0);
             // All commits of closed eras are pruned.

@@ -1,4 +1,4 @@
-//! Renews the lease of a pinned capture, by a thread of the living process.
+//! Renews the lease of a pinned capture, by a thread of the running process.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -29,7 +29,7 @@ impl Renewal {
 
 type Stop = (Mutex<bool>, Condvar);
 
-/// Renews until it is dropped.
+/// Renews the lease until it is dropped.
 #[derive(Debug)]
 pub(super) struct Keeper {
     stop: Arc<Stop>,
@@ -37,7 +37,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Renews at once, and from then on by a thread.
+    /// Renews at once, and from then on in a thread.
     ///
     /// # Errors
     /// When the maps refuse or the thread cannot be started.
@@ -57,7 +57,7 @@ impl Keeper {
             while !*stopped {
                 stopped = changed.wait_timeout(stopped, every).unwrap_or_else(PoisonError::into_inner).0;
                 if !*stopped && let Err(error) = renewal.make() {
-                    // What follows from a lease that is over is noticed at the next drain.
+                    // The next drain notices a lease that is over.
                     tracing::warn!(%error, "the lease of the kernel's programs cannot be renewed");
                 }
             }
@@ -72,7 +72,7 @@ impl Drop for Keeper {
         *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
         changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A panic in there was printed by the panic hook.
+            // The panic hook has already printed a panic of that thread.
             let _ = thread.join();
         }
     }

@@ -8,16 +8,16 @@ use engine::model::{Dev, Ino};
 use super::error::CaptureError;
 use super::running::Capture;
 
-/// How often and how long memory for an entry is waited for before the watch set counts as full.
+/// How often and how long to wait for memory for an entry before the watch set counts as full.
 const MEMORY_WAITS: u32 = 100;
 const MEMORY_WAIT: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// What became of a request to watch inodes.
+/// The result of a request to watch inodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchOutcome {
     /// All are watched.
     Watching,
-    /// The WATCH map is full: these superblocks now have every inode marked. To be shown as a degradation, not a loss.
+    /// The WATCH map is full: every inode of these superblocks is marked now. A degradation, not a loss.
     Full {
         /// Their devices.
         widened: Vec<Dev>,
@@ -25,11 +25,11 @@ pub enum WatchOutcome {
 }
 
 impl Capture {
-    /// Marks changes on superblock `dev` from now on: of watched inodes, or of all. One of which all are marked stays so: its
-    /// watch set was full, and what found no room in it would be marked no more.
+    /// Marks changes on superblock `dev` from now on, of watched inodes or of all. If all its inodes are already marked,
+    /// that stays so: its watch set was full, and inodes that did not fit would no longer be marked.
     ///
-    /// Of a superblock that was not tracked before, a direct write may be under way whose begin nothing has told of. From now
-    /// on completions without a known begin are marked, those of reads among them, until `forget_earlier_dio`.
+    /// On a superblock that was not tracked before, a direct write may be in flight whose begin no hook saw. From now on
+    /// completions without a known begin are marked, including those of reads, until `forget_earlier_dio`.
     ///
     /// # Errors
     /// When the map refuses, for instance because too many superblocks are tracked.
@@ -47,7 +47,7 @@ impl Capture {
         })
     }
 
-    /// Direct writes that were under way when their superblock was tracked first have ended.
+    /// Called when the direct writes that were under way when their superblock was first tracked have ended.
     ///
     /// # Errors
     /// When the map refuses.
@@ -82,7 +82,7 @@ impl Capture {
         Ok(found == Some(mode::ALL))
     }
 
-    /// Superblocks tracked, each with whether all its inodes are marked.
+    /// Tracked superblocks, each with whether all its inodes are marked.
     ///
     /// # Errors
     /// When the map cannot be read.
@@ -95,7 +95,7 @@ impl Capture {
     /// Marks changes of these inodes (superblock device, inode number) from now on.
     ///
     /// # Errors
-    /// When the map fails in another way than by being full.
+    /// When the map fails for another reason than being full.
     pub fn watch(&self, inodes: &[(Dev, Ino)]) -> Result<WatchOutcome, CaptureError> {
         let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev.kernel(), ino.0)).collect();
         let mut rest = keys.as_slice();
@@ -108,14 +108,14 @@ impl Capture {
             }
             match result {
                 Ok(()) => break,
-                // The kernel fetches memory for more entries meanwhile.
+                // Meanwhile the kernel allocates memory for more entries.
                 Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && waits < MEMORY_WAITS => {
                     waits += 1;
                     rest = rest.get(done..).unwrap_or(&[]);
                     std::thread::sleep(MEMORY_WAIT);
                 }
                 Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) => {
-                    // The one that found no room; later ones of other superblocks may still be there already.
+                    // The inode that did not fit. Later ones of other superblocks may be in the map already.
                     if let Some(key) = rest.get(done)
                         && widened.insert(key.dev)
                     {
@@ -134,7 +134,7 @@ impl Capture {
         }
     }
 
-    /// Stops marking these inodes, unless their superblock has all its inodes marked.
+    /// Stops marking these inodes, unless all inodes of their superblock are marked.
     ///
     /// # Errors
     /// When the map fails.
@@ -144,7 +144,7 @@ impl Capture {
     }
 }
 
-/// Leaves out the leading inodes of superblocks that need no watching any more.
+/// Skips the leading inodes whose superblock needs no watching any more.
 fn skip_widened<'a>(mut rest: &'a [InodeKey], widened: &BTreeSet<u32>) -> &'a [InodeKey] {
     while let Some((first, tail)) = rest.split_first()
         && widened.contains(&first.dev)

@@ -1,5 +1,5 @@
-//! Values that are written as text: each type reads and prints the one form that the file, the command line and the control
-//! interface share, and holds its bounds and its default.
+//! Values that are written as text: each type parses and prints the one form that the file, the command line and the
+//! control interface share, and holds its limits and its default.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::config::capture::CaptureMode;
 use crate::store::StoreUrl;
 use crate::units::{self, parse_duration, show_duration};
 
-/// Serde for types whose written form is that of `FromStr` and `Display`.
+/// Serde for types that are written with `FromStr` and `Display`.
 macro_rules! written_as_text {
     ($($name:ty),*) => {$(
         impl Serialize for $name {
@@ -54,7 +54,7 @@ fn within(text: &str, range: &RangeInclusive<Duration>, what: &str) -> Result<Du
     Err(format!("{what} must lie between {} and {}", show_duration(*range.start()), show_duration(*range.end())))
 }
 
-/// A duration with bounds and a default.
+/// A duration with limits and a default.
 macro_rules! duration {
     ($(#[$meta:meta])* $name:ident, $default:expr, $range:expr, $what:literal) => {
         $(#[$meta])*
@@ -88,24 +88,24 @@ const fn seconds(seconds: u64) -> Duration {
 }
 
 duration! {
-    /// Gap between two flushes. Below the range a flush would find nothing but its own overhead, above it "incremental" means
-    /// nothing.
+    /// Time between two flushes. Below the range a flush would find only its own overhead; above it, "incremental" has no
+    /// meaning.
     Interval, Duration::from_millis(250), Duration::from_millis(10)..=seconds(3600), "the interval"
 }
 
 duration! {
-    /// How long a stop tries to make the last flush. It needs some time for one flush; a service manager ends what takes too
-    /// long by force.
+    /// How long a stop tries to make the last flush. One flush needs some time; a service manager kills what takes too
+    /// long.
     StopTimeout, seconds(30), seconds(1)..=seconds(3600), "the time for a stop"
 }
 
 duration! {
-    /// How long the kernel's programs go on marking after the last daemon was seen. A running daemon renews the lease once a
-    /// minute or more often; longer than a month nobody plans.
+    /// How long the kernel's programs go on marking after the last daemon was seen. A running daemon renews the lease at
+    /// least once a minute; nobody plans for longer than a month.
     Lease, seconds(24 * 3600), seconds(5)..=seconds(31 * 24 * 3600), "the lease of tracking"
 }
 
-/// Kernel memory of all captures on this host together above which no further one is attached, in bytes.
+/// Bytes of kernel memory of all captures on this host together, above which no further one is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory(pub u64);
 
@@ -139,7 +139,8 @@ impl Default for ScrubRate {
     }
 }
 
-/// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that: `TRACKER_SCRUB_MAX` is another one.
+/// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that: `TRACKER_SCRUB_MAX` sets another
+/// one.
 fn scrub_percent_max() -> f64 {
     crate::test_switches::value("TRACKER_SCRUB_MAX").unwrap_or(100.0)
 }
@@ -173,7 +174,7 @@ impl fmt::Display for ScrubRate {
     }
 }
 
-/// Removals of more than this share of the files in one flush wait for a person, in percent; `None`: none do.
+/// If one flush would remove more than this percentage of the files, the removals wait for confirmation; `None`: none wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxDelete(pub Option<u8>);
 
@@ -219,7 +220,7 @@ pub enum Consistency {
 impl FromStr for Consistency {
     type Err = String;
 
-    /// `cut` (all files at one instant) is a word of the configuration that this version refuses.
+    /// The configuration knows the word `cut` (all files at one instant), which this version refuses.
     fn from_str(text: &str) -> Result<Consistency, String> {
         match text {
             "live" => Ok(Consistency::Live),
@@ -247,7 +248,7 @@ impl Listen {
     pub const OFF: Listen = Listen(None);
 }
 
-/// A daemon's: on the loopback interface.
+/// The default of a daemon: the loopback interface.
 impl Default for Listen {
     fn default() -> Listen {
         Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9750))))
@@ -286,13 +287,13 @@ mod tests {
         assert_eq!(read("50%"), Ok(Some(50)));
         assert_eq!(read("0 %"), Ok(Some(0)));
         assert_eq!(read("off"), Ok(None));
-        // 100% would be a guard that never holds, and say that there is one.
+        // 100% would be a guard that never holds anything but seems to exist.
         for wrong in ["", "50", "100%", "-1%", "0.5%", "none", "300%"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 
-    /// The control interface sends what is printed here, and the other end reads it.
+    /// The control interface sends the printed form, and the other end parses it.
     #[test]
     fn what_is_printed_reads_back() {
         fn same<T: FromStr<Err: fmt::Debug> + fmt::Display + PartialEq + fmt::Debug>(texts: &[&str]) {

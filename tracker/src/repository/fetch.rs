@@ -1,5 +1,5 @@
-//! Getting the bytes of files out of the store: ranged reads, frames checked and decoded, work cut into groups of files
-//! so that open files and memory stay bounded whatever the plan's size.
+//! Reads the bytes of files from the store: ranged reads, frames checked and decoded. Work is cut into groups of files, so
+//! that open files and memory stay bounded whatever the plan's size.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -13,36 +13,36 @@ use crate::repository::error::ReadError;
 use crate::repository::reader::Reader;
 use crate::store::ErrorKind;
 
-/// Files up to this size are put together in memory and written at once.
+/// Files up to this size are assembled in memory and written at once.
 pub(crate) const SMALL: u64 = 256 * 1024;
-/// Bounds of one group: bytes of small files, small files, large files (each is two descriptors).
+/// Limits of one group: bytes of small files, small files, large files (each uses two descriptors).
 const GROUP_BYTES: u64 = 8 << 20;
 const GROUP_SMALL: usize = 4096;
 const GROUP_LARGE: usize = 16;
-/// How reads are merged: bytes of one read, bytes read for nothing.
+/// How reads are merged: most bytes of one read, and of a gap that is read in vain.
 const READ_BYTES: u64 = 4 << 20;
 const READ_GAP: u64 = 128 * 1024;
 
 /// Takes the bytes of a run.
 pub(crate) type Put<'a> = dyn FnMut(&Run, &[u8]) -> Result<(), ReadError> + 'a;
 
-/// Some files of a plan, and the reads that bring all their bytes.
+/// Some files of a plan, and the reads that contain all their bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    /// Indexes in the plan's files, rising.
+    /// Indexes in the plan's files, ascending.
     pub(crate) files: Vec<u32>,
     pub(crate) reads: Vec<PlanRead>,
 }
 
 impl Group {
-    /// Where a file stands in `files`.
+    /// The index of a file in `files`.
     pub(crate) fn place(&self, file: u32) -> Option<usize> {
         self.files.binary_search(&file).ok()
     }
 }
 
-/// Cuts the regular files of a plan, but for `kept`, into groups: in the order in which the reads first meet them, so
-/// that few frames are needed by two groups.
+/// Cuts the regular files of a plan, except `kept`, into groups, in the order in which the reads first reach them, so that
+/// few frames are needed by two groups.
 pub(crate) fn groups(files: &[PlanFile], reads: Vec<PlanRead>, kept: &HashSet<u32>) -> Vec<Group> {
     let mut cutter = Cutter { files, groups: Vec::new(), of: HashMap::new(), bytes: 0, small: 0, large: 0 };
     let mut frames: Vec<BTreeMap<(ObjectRef, u64, u32), Vec<Run>>> = Vec::new();
@@ -59,7 +59,7 @@ pub(crate) fn groups(files: &[PlanFile], reads: Vec<PlanRead>, kept: &HashSet<u3
             }
         }
     }
-    // What no read meets: empty files, and those that are all hole.
+    // Files that no read reaches: empty ones, and those that are all hole.
     for (n, file) in (0u32..).zip(files) {
         if file.root.is_some() && !kept.contains(&n) {
             cutter.group(n);
@@ -83,7 +83,7 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
-    /// The group of a file, a new place in the last one if it has none yet.
+    /// The group of a file; adds it to the last group if it has none yet.
     fn group(&mut self, file: u32) -> Option<usize> {
         if let Some(group) = self.of.get(&file) {
             return Some(*group);
@@ -104,7 +104,7 @@ impl Cutter<'_> {
     }
 }
 
-/// Frames that lie near each other become one read.
+/// Merges frames that are close together into one read.
 fn merge(frames: BTreeMap<(ObjectRef, u64, u32), Vec<Run>>) -> Vec<PlanRead> {
     let mut reads: Vec<PlanRead> = Vec::new();
     for ((object, offset, bytes), runs) in frames {
@@ -138,8 +138,8 @@ pub(crate) fn cost(groups: &[Group]) -> (u64, u64, u64) {
 }
 
 impl Reader {
-    /// Does one read, and gives every run its bytes, or to `lost` the frames that cannot be had. An error is the store's
-    /// or `put`'s.
+    /// Makes one read, and passes each run its bytes, or passes to `lost` the frames that cannot be read. Returns errors of
+    /// the store or of `put`.
     pub(crate) fn carry_out(
         &self,
         read: &PlanRead,
@@ -158,7 +158,7 @@ impl Reader {
             Err(error) if !self.concerns_object(&error) => return Err(error),
             Err(error) => tracing::debug!("reading frame by frame: {error}"),
         }
-        // What spoils a read of many frames may concern only one of them.
+        // The cause of a failed read of many frames may concern only one of them.
         read.frames.iter().try_for_each(|frame| {
             match self.get_range(key, frame.offset, u64::from(frame.bytes)) {
                 Ok(stored) => self.deliver(read.object, frame, &stored, put, lost)?,
@@ -196,7 +196,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether an error is about one object, and the store answers otherwise.
+    /// Whether an error concerns one object, while the store answers otherwise.
     fn concerns_object(&self, error: &ReadError) -> bool {
         error.is_about_object()
             || matches!(error, ReadError::Store(error) if error.kind != ErrorKind::StoreAbsent)
@@ -225,7 +225,7 @@ impl Reader {
     }
 }
 
-/// The parts of a file that are no holes.
+/// The parts of a file that are not holes.
 pub(crate) fn data_ranges(size: u64, holes: &[(u64, u64)]) -> Vec<Range<u64>> {
     let mut out = Vec::new();
     let mut at = 0;
@@ -241,7 +241,7 @@ pub(crate) fn data_ranges(size: u64, holes: &[(u64, u64)]) -> Vec<Range<u64>> {
     out
 }
 
-/// The root of a file of which `read` gives the parts that are no holes, in order.
+/// The root of a file. `read` returns the parts that are not holes, in order.
 pub(crate) fn root_of<E>(
     kind: RootKind,
     size: u64,

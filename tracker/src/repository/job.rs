@@ -17,7 +17,7 @@ use crate::repository::reader::{Reader, THREADS};
 use crate::repository::report::Failure;
 use crate::target::{Bounded, Target, TargetError, TargetFile, Unplaced};
 
-/// A group with more reads than this is fetched by all threads, one group at a time.
+/// A group with more reads than this is fetched by all threads together, one group at a time.
 const MANY_READS: usize = 8;
 /// Bytes read back at a time.
 const PIECE: u64 = 256 * 1024;
@@ -57,26 +57,26 @@ pub(crate) struct Job<'a> {
     pub(crate) plan: &'a RestorePlan,
     pub(crate) failures: &'a Failures,
     stop: Option<&'static AtomicBool>,
-    /// Directories that could not be made.
+    /// Directories that could not be created.
     unmade: Mutex<HashSet<PathBuf>>,
     /// Regular files that are in place.
     done: AtomicU64,
 }
 
-/// A file on its way.
+/// A file being restored.
 struct Entry<'a> {
     file: &'a PlanFile,
     slot: Slot<'a>,
-    /// Its bytes could not be had; the first reason.
+    /// Why its bytes could not be read: the first reason.
     damaged: Mutex<Option<String>>,
-    /// They could not be written.
+    /// Why they could not be written.
     refused: Mutex<Option<TargetError>>,
 }
 
 enum Slot<'a> {
     Small(Mutex<Vec<u8>>),
     Large(TargetFile<'a>),
-    /// It could not be begun.
+    /// It could not be created.
     None,
 }
 
@@ -91,18 +91,18 @@ impl<'a> Job<'a> {
         Job { reader, target, plan, failures, stop, unmade: Mutex::default(), done: AtomicU64::new(0) }
     }
 
-    /// The same with another plan.
+    /// The same job with another plan.
     pub(crate) fn with<'b>(&'b self, plan: &'b RestorePlan) -> Job<'b> {
         Job::new(self.reader, self.target, plan, self.failures, self.stop)
     }
 
-    /// Why the restore ended before its end, with how far it got.
+    /// The error that a restore ended early, with how far it got.
     pub(crate) fn stopped(&self, cause: ReadError) -> ReadError {
         let restored = self.done.load(Ordering::Relaxed);
         ReadError::Stopped { restored, files: self.plan.stats.files, cause: Box::new(cause) }
     }
 
-    /// Regular files that are in place without having been fetched.
+    /// Counts regular files that were in place already.
     pub(crate) fn count_kept(&self, kept: usize) {
         self.done.fetch_add(kept as u64, Ordering::Relaxed);
     }
@@ -114,7 +114,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Notes that an entry failed; what ends the restore is passed on.
+    /// Records that an entry failed; returns errors that end the restore.
     fn other<T>(&self, path: &Path, done: Result<T, TargetError>) -> Result<Option<T>, ReadError> {
         match done {
             Ok(done) => Ok(Some(done)),
@@ -143,7 +143,8 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Of restores by older versions, in directories of the plan. What cannot be listed or removed stays.
+    /// Removes temporary files of restores by older versions, in directories of the plan. What cannot be listed or removed
+    /// stays.
     pub(crate) fn remove_leftovers(&self) -> u64 {
         let named = |path: &[u8]| path.rsplit(|b| *b == b'/').next().is_some_and(|name| name.starts_with(b".tracker-"));
         let all = self.plan.files.iter().flat_map(|file| &file.paths);
@@ -164,7 +165,7 @@ impl<'a> Job<'a> {
         many.into_iter().try_for_each(|group| self.group(group, THREADS))
     }
 
-    /// What is no regular file.
+    /// Restores everything but directories and regular files.
     pub(crate) fn specials(&self) -> Result<(), ReadError> {
         for file in self.plan.files.iter().filter(|file| file.root.is_none()) {
             self.check()?;
@@ -184,7 +185,8 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Parents stand before their children, and what is made in a directory changes its times; the target is the last.
+    /// Backwards: parents precede their children in the plan, and creating an entry changes its directory's times. The
+    /// target is last.
     pub(crate) fn finish_dirs(&self) -> Result<(), ReadError> {
         self.target.remove_own_areas();
         for dir in self.plan.dirs.iter().rev() {
@@ -230,7 +232,7 @@ impl<'a> Job<'a> {
             match &entry.slot {
                 Slot::Small(buffer) => {
                     let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
-                    // The extent_map's extents lie inside its size.
+                    // The extents of an extent map are inside its size.
                     if let Some(part) = lock(buffer).get_mut(start..start.saturating_add(bytes.len())) {
                         part.copy_from_slice(bytes);
                     }
@@ -254,7 +256,7 @@ impl<'a> Job<'a> {
         self.reader.carry_out(read, &mut put, &mut lost)
     }
 
-    /// Verifies a file, then gives it its attributes and its names.
+    /// Verifies a file, then sets its attributes and gives it its names.
     fn finish(&self, entry: Entry<'_>) -> Result<(), ReadError> {
         let file = entry.file;
         let Some(expected) = file.root else { return Ok(()) };

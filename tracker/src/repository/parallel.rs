@@ -22,7 +22,7 @@ pub(crate) fn try_each<T: Sync, E: Send>(
     };
     std::thread::scope(|scope| {
         for _ in 1..threads.min(items.len()) {
-            // Where no thread is to be had, fewer do the work.
+            // If no thread can be started, fewer threads do the work.
             if std::thread::Builder::new().name("tracker-read".into()).spawn_scoped(scope, work).is_err() {
                 break;
             }
@@ -32,7 +32,7 @@ pub(crate) fn try_each<T: Sync, E: Send>(
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// What `f` makes of every item, in the order of the items.
+/// The results of `f` for every item, in the order of the items.
 pub(crate) fn map<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let numbered: Vec<(usize, &T)> = items.iter().enumerate().collect();
     let out = Mutex::new(Vec::with_capacity(items.len()));

@@ -1,4 +1,4 @@
-//! How long the write-back of files took lately.
+//! How long recent write-backs of files took.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use engine::model::Ino;
 
-/// How long writing files back took since this was last asked, by inode number; those that took less than a millisecond are
-/// left out.
+/// How long writing files back took since the last call of `take`, by inode number. Files that took less than a millisecond
+/// are left out.
 #[derive(Debug, Default)]
 pub(super) struct CleanTimes(pub(super) Mutex<HashMap<Ino, Duration>>);
 

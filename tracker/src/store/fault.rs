@@ -1,8 +1,8 @@
 //! A store that fails on purpose: by script (the nth call of a kind) or by seed. For tests and simulations.
 //!
-//! Fault model. A call may be slow. It may fail before it has any effect. It may take effect and lose its reply. A body
-//! that is read may come back shorter, or with one bit changed, under an answer that looks well (a server that serves
-//! damaged data; the real stores catch damage on the way). The store never invents or loses an object.
+//! Fault model. A call may be slow. It may fail before it has any effect. It may take effect and lose its reply. A body may
+//! be returned truncated, or with one bit changed, in an otherwise good answer (a server that serves damaged data; the real
+//! stores detect damage in transfer). The store never invents or loses an object.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub enum Fault {
     Before(ErrorKind),
     /// Takes effect, then fails with `Unknown` (a change) or `Transient` (a read).
     LostReply,
-    /// `get` returns only so many bytes; `get_range` fails with `Corrupt`, as its contract has it.
+    /// `get` returns only so many bytes; `get_range` fails with `Corrupt`, as its contract requires.
     ShortBody(usize),
     /// One bit of the body read is flipped; the number is taken modulo its bits.
     FlipBit(usize),
@@ -138,7 +138,7 @@ impl<S: Store> Faulty<S> {
             Some(Fault::Before(kind)) => Err(StoreError::new(op, key, kind).code("Injected")),
             Some(Fault::LostReply) => {
                 let kind = if op.reads() { ErrorKind::Transient } else { ErrorKind::Unknown };
-                // An error of the call itself is as lost as its success.
+                // An error of the call itself is lost like its success.
                 drop(call());
                 Err(StoreError::new(op, key, kind).code("InjectedLostReply"))
             }
@@ -152,7 +152,7 @@ impl<S: Store> Faulty<S> {
     }
 }
 
-/// An outcome, and the fault that may still have to be done to its body.
+/// A result, and the fault that is still to be applied to its body.
 type Struckable<T> = (Result<T, StoreError>, Option<Fault>);
 
 fn seeded(state: &mut u64, chances: &Chances, op: Op) -> Option<Fault> {

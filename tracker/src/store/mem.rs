@@ -1,4 +1,4 @@
-//! A store in memory, for tests and simulations. It keeps nothing over the process's end.
+//! A store in memory, for tests and simulations. Nothing outlives the process.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -27,7 +27,7 @@ impl Mem {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces an object behind the contract's back: for tests that damage a store.
+    /// Replaces an object in violation of the contract: for tests that damage a store.
     pub fn overwrite(&self, key: &str, bytes: Bytes) {
         self.objects().insert(key.to_owned(), bytes);
     }

@@ -1,4 +1,5 @@
-//! Every file's root, from the bytes in the store: small files in groups, as a restore fetches them, large ones in order.
+//! Checks every file's root from the bytes in the store: small files in groups, as a restore fetches them, large ones in
+//! order.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,7 +35,7 @@ pub(crate) fn files(reader: &Reader, manifest: &Manifest, report: &mut VerifyRep
 fn group(reader: &Reader, files: &[PlanFile], group: &Group, report: &Shared<'_>) -> Result<(), ReadError> {
     let sizes = group.files.iter().map(|n| files.get(*n as usize).map_or(0, |file| file.size));
     let mut buffers: Vec<Vec<u8>> = sizes.map(|size| vec![0; usize::try_from(size).unwrap_or_default()]).collect();
-    // A file whose bytes could not be read is named by that; its root would only repeat it.
+    // A file whose bytes could not be read is already reported; its root would only repeat it.
     let mut broken: HashSet<u32> = HashSet::new();
     for read in &group.reads {
         let mut put = |run: &Run, bytes: &[u8]| {

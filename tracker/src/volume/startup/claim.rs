@@ -1,4 +1,4 @@
-//! Whose volume it is: the source, the store and the catalog must name the same one, and nobody else may write it.
+//! Whose volume it is: source, store and catalog must name the same one, and nobody else may write it.
 
 use bytes::Bytes;
 use engine::format::era::VolumeFormat;
@@ -18,8 +18,8 @@ use crate::volume::startup::rebind::rebind;
 use crate::volume::startup::ways_on;
 use crate::volume::startup::ways_on::Obstacle;
 
-/// Name of the note that another directory is being taken for the source: from before inodes are forgotten until the new
-/// directory is noted.
+/// Name of the note that another directory is being adopted as the source. It is set before the old inodes are forgotten,
+/// and cleared when the new directory is noted.
 const ADOPTING: &str = "adopting";
 
 /// Name of the note with what an operator allows the next start to do.
@@ -38,7 +38,7 @@ pub(crate) fn allowed(catalog: &Catalog, config: &VolumeConfig) -> Result<Allow,
     Ok(Allow::of_words(&noted).or(config.allow))
 }
 
-/// A start has succeeded: what was allowed is used up.
+/// Called when a start succeeded: what was allowed is used up.
 pub(crate) fn use_up(catalog: &Catalog) -> Result<(), AppError> {
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     match catalog.note(ALLOWED).map_err(broken)? {
@@ -47,12 +47,12 @@ pub(crate) fn use_up(catalog: &Catalog) -> Result<(), AppError> {
     }
 }
 
-/// Makes sure that the source is the directory that the catalog describes, or makes it so where that is allowed: for this
-/// once, or by `replaced = "adopt"`. True: it was another directory, and everything is to be compared.
+/// Makes sure that the source is the directory that the catalog describes. Adopts another directory if that is allowed,
+/// once or by `replaced = "adopt"`. True: it was another directory, and everything must be compared.
 ///
 /// # Errors
-/// `SourceAway` where the directory may be a mount point whose file system is away, which only a person can tell from an
-/// empty source. A replaced source is not mirrored as a deletion of everything, and neither is one that cannot be told apart.
+/// `SourceAway` if the directory may be a mount point whose file system is away, which only a person can tell from an empty
+/// source. Neither a replaced source nor one that cannot be identified is committed as a removal of everything.
 pub(crate) fn agree_on_source(
     catalog: &Catalog,
     root: &SourceRoot,
@@ -60,7 +60,7 @@ pub(crate) fn agree_on_source(
     allow: Allow,
 ) -> Result<bool, Obstacle> {
     let broken = |error: catalog::CatalogError| failed("catalog", error);
-    // A death in the middle of it leaves files without inodes, whatever directory is there now.
+    // If a process died in the middle of it, files are without inodes, whatever directory is there now.
     let unfinished = catalog.note(ADOPTING).map_err(broken)?.is_some_and(|note| note == "yes");
     match compare_source(catalog, root)? {
         SameSource::Same if !unfinished => {
@@ -89,20 +89,20 @@ pub(crate) fn agree_on_source(
         "another directory is taken for the source: its files are compared with the newest commit"
     );
     remember_source(catalog, root)?;
-    // Also what a death before the comparison is through leaves to the next process.
+    // The next process must do it too if this one dies before the comparison is complete.
     catalog.set_note(COMPARE, Compare::Everything.word()).map_err(broken)?;
     catalog.set_note(ADOPTING, "no").map_err(broken)?;
     Ok(true)
 }
 
-/// Whether the source was the root of a mount and is a plain directory now.
+/// Whether the source was the root of a mount and is now a plain directory.
 fn is_unmounted(catalog: &Catalog, root: &SourceRoot) -> Result<bool, AppError> {
     let known = catalog.source_facts().map_err(|error| failed("catalog", error))?;
     let now = root.facts(None).map_err(|error| failed("cannot look at the source", error))?;
     Ok(known.is_some_and(|known| known.mount_root) && !now.mount_root)
 }
 
-/// Holds the source against what the catalog has of it. A new volume's is the same.
+/// Compares the source with what the catalog says of it. A new volume has the same source by definition.
 pub(crate) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<SameSource, AppError> {
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     let Some(known) = catalog.source_facts().map_err(broken)? else { return Ok(SameSource::Same) };
@@ -113,13 +113,13 @@ pub(crate) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<Sam
     Ok(source::same_source(&known, &now, &names))
 }
 
-/// From now on the catalog describes this directory.
+/// Makes the catalog describe this directory from now on.
 pub(crate) fn remember_source(catalog: &Catalog, root: &SourceRoot) -> Result<(), AppError> {
     let facts = root.facts(boot_id().as_deref()).map_err(|error| failed("cannot look at the source", error))?;
     catalog.set_source_facts(&facts).map_err(|error| failed("catalog", error))
 }
 
-/// A store at another address than before: it must hold our newest commit, the very one.
+/// Checks that a store at a new address holds exactly our newest commit.
 fn same_history(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(), Obstacle> {
     let Some(head) = catalog.head().map_err(|error| failed("catalog", error))? else { return Ok(()) };
     let differs = |what: &str| {
@@ -137,7 +137,7 @@ fn same_history(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(), O
     }
 }
 
-/// Who we are in this store: makes the volume, or finds it as ours, or refuses. `moved`: the store may have another address
+/// Claims the volume in this store: creates it, finds it as ours, or refuses. `moved`: the store may have another address
 /// than before, if it holds the same volume with our newest commit.
 pub(crate) fn claim(
     catalog: &Catalog,
@@ -162,14 +162,14 @@ pub(crate) fn claim(
                     ExitCode::Absent,
                     format_args!("the volume is no longer in {url}, though this host has committed to it"),
                 );
-                let hint = "bring the store back, or start anew with another --state-dir";
+                let hint = "bring the store back, or start over with another --state-dir";
                 return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
             }
             None => {
                 let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
                 let mut format = VolumeFormat::new(id, wall_clock());
                 if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
-                    // For tests of what happens at the end of an era; stands in the volume's format from then on.
+                    // For tests of the end of an era. The volume's format keeps the value.
                     format.era_len = length;
                 }
                 let bytes = format.encode().map_err(|error| failed("format", error))?;
@@ -197,7 +197,7 @@ pub(crate) fn claim(
     let writer = match catalog.writer().map_err(broken)? {
         Some(writer) => writer,
         None => {
-            // No catalog: whoever has committed here is somebody else, even if it was this host once.
+            // Without a catalog, whoever committed here counts as another writer, even if it was once this host.
             let (head, _) = head_of(store, format.era_len)?;
             if head > Seq::NONE {
                 return Err(AppError::new(

@@ -1,4 +1,4 @@
-//! Whose changes the kernel marks.
+//! The watch set of a volume: the inodes whose changes the kernel marks.
 
 use engine::flush::world::WatchSet;
 use engine::model::Ino;
@@ -28,7 +28,7 @@ impl WatchSet for VolumeWorld {
 }
 
 impl VolumeWorld {
-    /// Watches all that the catalog knows.
+    /// Watches all inodes of the catalog.
     pub fn watch_all(&mut self) -> Result<(), WorldError> {
         let Some((dispatcher, dev)) = &self.dispatcher else { return Ok(()) };
         let full = &mut self.watch_full;

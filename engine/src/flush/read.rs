@@ -1,4 +1,4 @@
-//! Reading one file, exactly (design 4.1): STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
+//! Reading one file, exactly: STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
 //!
 //! The generation that holds the marks was retired before; so whatever changes the file from here on marks the other
 //! one, or is seen by the read. Why CLEAN: `writeback_dirty_folio` fires only when a page goes from clean to dirty.

@@ -224,7 +224,7 @@ impl FromStr for Consistency {
         match text {
             "live" => Ok(Consistency::Live),
             "cut" => {
-                Err("consistency `cut` is not available in this version, only `live`: docs/semantics.md says what \
+                Err("consistency `cut` is not available in this version, only `live`: docs/guarantees.md says what \
                           that promises to databases"
                     .to_owned())
             }

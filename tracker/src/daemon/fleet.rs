@@ -178,7 +178,7 @@ impl Control for Fleet {
 
     fn adopt(&self, name: &str, word: Allow) -> Result<(), ControlError> {
         let volume = self.find(name)?;
-        // It would hold for a later start that nobody has looked at.
+        // Permission is refused while the volume runs: it would silently apply to some later start.
         let waits = volume.shared.progress().phase == Phase::Waiting;
         if !waits && !volume.has_failed() {
             return Err(ControlError::Running { volume: name.to_owned() });

@@ -98,7 +98,7 @@ fn serve(
     let code = match ended {
         Ok(code) => stop(&runtime, control, notify).and_then(|left| verdict(code, &left)),
         Err(error) => {
-            // What failed is the news; an interrupted stop is not.
+            // Report the first error, not the interrupted stop.
             let _ = stop(&runtime, control, notify);
             Err(error)
         }

@@ -22,8 +22,8 @@ impl Reader {
         }
         let header = match self.commit_header(next) {
             Ok(header) => header,
-            // What is pruned was closed long ago: only then could nobody add the end of this era any more, since one was
-            // there. That this is so is the word of the last era that a commit names.
+            // A pruned commit proves its era was closed while this end lay there. We rely on the newest era that a
+            // commit names.
             Err(ReadError::Missing { .. }) if self.may_be_pruned(next) && era + 1 < self.closed => {
                 return Ok(self.named_era(self.closed - 1)?.map(|_| found));
             }

@@ -30,7 +30,7 @@ const DRAIN_GAP: Duration = Duration::from_secs(1);
 
 /// What the volumes of one process share.
 pub(crate) struct Surroundings {
-    /// What the capture of the process came to; it may come to something later, when a volume asks for it.
+    /// The process's capture, or none; may be replaced when a volume asks for one.
     pub capture: Mutex<Arc<ChosenCapture>>,
     pub state_dir: std::path::PathBuf,
     /// It is a daemon: a volume whose source or store is away waits for it.

@@ -324,8 +324,8 @@ impl Inner {
         Ok(outcome)
     }
 
-    /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. A volume tells `pending`
-    /// of an inode before it has it watched, so whichever of the two comes first here, it ends up watched.
+    /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. An inode is added to
+    /// `pending` before it is watched, so either order leaves it watched.
     fn unwatch(&mut self, keys: Vec<(u32, u64)>, own: Option<&Arc<Pending>>) -> Result<(), DispatcherError> {
         let mut free = Vec::new();
         'keys: for (dev, ino) in keys {
@@ -343,8 +343,8 @@ impl Inner {
         self.capture.as_mut().ok_or(DispatcherError::Ended)
     }
 
-    /// Why the capture may have missed changes since the last drain, in a closed set of words. What a mark or an
-    /// overflow bit stands for already is not among it.
+    /// Why the capture may have missed changes since the last drain, in a closed set of words. Causes already covered by
+    /// a mark or overflow bit are left out.
     fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), DispatcherError> {
         let health = self.capture()?.health()?;
         if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))

@@ -22,7 +22,7 @@ const SCRUB: &str = "scrub";
 impl Runner {
     /// Before a drain.
     pub(crate) fn before_drain(&mut self) -> Result<(), WorldError> {
-        self.adopt()?;
+        self.follow_failover()?;
         if let Some((dispatcher, _)) = &self.opened.world.dispatcher {
             self.opened.self_tests.change(dispatcher);
         }
@@ -41,13 +41,13 @@ impl Runner {
         if let Some(failure) = failure {
             tracing::error!(volume = %self.opened.name, what = failure.what, "a change was missed");
             self.opened.self_tests.fail(&dispatcher, &failure)?;
-            self.adopt()?;
+            self.follow_failover()?;
             self.shared.update(|progress| {
                 *progress.capture.failures.entry(failure.cause.to_owned()).or_default() += 1;
             });
         }
         // What another volume has found is pending by now, and this round takes it.
-        self.adopt()
+        self.follow_failover()
     }
 
     /// What was missed, in words. On tmpfs it is nothing new, and another back end would miss it too: that file is read.
@@ -120,7 +120,7 @@ impl Runner {
     }
 
     /// Goes over to the back end that the process has now.
-    fn adopt(&mut self) -> Result<(), WorldError> {
+    fn follow_failover(&mut self) -> Result<(), WorldError> {
         let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() else { return Ok(()) };
         if dispatcher.failovers() == self.opened.self_tests.failovers {
             return Ok(());

@@ -1,5 +1,5 @@
 //! Reads files in parallel, each under a deadline, so that one stalled writer or slow write-back does not hold up the
-//! volume (design 4.1, step 7).
+//! volume.
 //!
 //! A thread inside a system call cannot be called back. So a file that is late keeps its thread, is not tried again before
 //! that thread returns, and has twice the time at its next try; other files go on with other threads.

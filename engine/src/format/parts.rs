@@ -165,7 +165,8 @@ pub(crate) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, D
     let mtime = time(r, base)?;
     let (flags, project) = if first & known & HAS_FLAGS != 0 { flags(r)? } else { (0, 0) };
     let rdev = if is_device(kind) { r.varint("rdev")? } else { 0 };
-    let target = if kind == Kind::Symlink { r.bytes("symlink target", limits::SYMLINK_TARGET)?.to_vec() } else { Vec::new() };
+    let target =
+        if kind == Kind::Symlink { r.bytes("symlink target", limits::SYMLINK_TARGET)?.to_vec() } else { Vec::new() };
     let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     if first & HAS_XATTRS != 0 {
         let count = r.count("xattrs", limits::XATTRS, 2)?;

@@ -1,8 +1,9 @@
 //! How long the write-back of files took lately.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// How long writing files back took since this was last asked, by inode number; those that took less than a millisecond are
 /// left out.
@@ -12,7 +13,7 @@ pub(super) struct CleanTimes(pub(super) Mutex<HashMap<u64, Duration>>);
 impl CleanTimes {
     pub(super) fn add(&self, ino: u64, took: Duration) {
         if took >= Duration::from_millis(1) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(ino).or_default() += took;
+            *self.0.lock().entry(ino).or_default() += took;
         }
     }
 }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 
 use crate::capture::BackEnd;
 use crate::catalog::Catalog;
-use crate::config::guard::{self, GuardedVolume};
 use crate::config::Nice;
+use crate::config::guard::{self, GuardedVolume};
 use crate::error::{AppError, ExitCode};
 use crate::units;
 use crate::volume::handle::{Volume, VolumeFacts};

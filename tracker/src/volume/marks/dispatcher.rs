@@ -4,12 +4,13 @@
 //! catalog, before the maps are cleared.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::dirty::Marks;
 use engine::flush::{self, DrainWorld, Steps};
 use engine::model::{FileId, Kind};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::volume::clock::now_ns;
 use crate::volume::marks::problems::{reread_causes, widened_by};
@@ -50,7 +51,7 @@ impl Subscriber {
     }
 
     pub(crate) fn note_reread(&self, cause: &str) {
-        let mut rereads = self.rereads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rereads = self.rereads.lock();
         *rereads.entry(cause.to_owned()).or_default() += 1;
     }
 
@@ -161,7 +162,7 @@ impl Dispatcher {
     }
 
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     pub fn add(&self, subscriber: Arc<Subscriber>) -> Result<(), DispatcherError> {

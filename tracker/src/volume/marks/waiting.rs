@@ -5,10 +5,11 @@
 //! meanwhile are kept apart from them, so that settling forgets exactly what was read.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use engine::catalog::{CatalogChange, Head};
 use engine::dirty::{DirtySet, Marks};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::volume::clock::now_ns;
@@ -69,7 +70,7 @@ impl Pending {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Adds marks, in the catalog first.

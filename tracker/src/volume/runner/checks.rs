@@ -2,7 +2,6 @@
 //! them finds a change that no mark told of. All of it lies around the ordinary drain of a round and makes none of its own.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use engine::flush::world::CommittedState;
 
@@ -104,7 +103,7 @@ impl Runner {
     /// Takes over why files are read again in full since the last drain. True: there was a cause.
     pub(crate) fn note_rereads(&self) -> bool {
         let rereads = match &self.opened.subscriber {
-            Some(subscriber) => std::mem::take(&mut *subscriber.rereads.lock().unwrap_or_else(PoisonError::into_inner)),
+            Some(subscriber) => std::mem::take(&mut *subscriber.rereads.lock()),
             None => BTreeMap::new(),
         };
         let any = !rereads.is_empty();

@@ -109,11 +109,18 @@ fn every_error_names_its_line() {
         ("[[volume]]\nsource = \"/s\"\nstore = \"ftp://b\"".into(), "line 3: `ftp://` is no kind of store"),
         ("[[volume]]\nname = \"a/b\"\nsource = \"/s\"\nstore = \"/b\"".into(), "line 2: `a/b` is no volume name"),
         ("[[volume]]\nsource = ".into(), "line 2: "),
-        (String::new(), "there is no [[volume]] in it"),
+        (String::new(), "there is no [[volume]] in it, and no `state_dir`"),
+        ("[defaults]\nstore = \"/b\"".into(), "there is no [[volume]] in it, and no `state_dir`"),
     ] {
         let found = problems(&text);
         assert!(found.iter().any(|p| p.starts_with(expected)), "{text}\n{found:?}\nexpected {expected}");
     }
+}
+
+#[test]
+fn a_file_without_volumes_names_a_state_directory() {
+    let (config, lines) = parse("state_dir = \"/var/lib/t\"").unwrap();
+    assert!(config.volumes.is_empty() && lines.is_empty());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! Only values. The catalog, and the simulation's model of it, store these types as they are.
 
+use crate::format::DecodeError;
+use crate::format::commit;
 use crate::model::{CommitId, FileId, Hash, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time};
 
 /// What the catalog keeps of one file.
@@ -62,6 +64,20 @@ pub struct Intent {
     pub standing: Option<Standing>,
     /// The exact bytes: while the outcome is unknown, only these may be put at `seq` (invariant I5).
     pub bytes: Vec<u8>,
+}
+
+impl Intent {
+    /// As it was stored; the standing is taken from the bytes.
+    pub fn of_bytes(
+        seq: Seq,
+        commit_id: CommitId,
+        hash: Hash,
+        time: Time,
+        bytes: Vec<u8>,
+    ) -> Result<Intent, DecodeError> {
+        let standing = commit::peek(&bytes)?.standing;
+        Ok(Intent { seq, commit_id, hash, time, standing, bytes })
+    }
 }
 
 /// A node of a file's block tree (`tree`): file, level, index.

@@ -21,7 +21,7 @@ use engine::format::era::{self, Era, VolumeFormat};
 use engine::format::{Key, frame, pack};
 use engine::manifest::Manifest;
 use engine::model::*;
-use engine::plan::{PlanLimits, RestorePlan};
+use engine::plan::{self, ReadLimits, RestorePlan};
 use engine::signature::BaseSignature;
 
 const MEMORY_MAX: usize = 256 << 20;
@@ -180,7 +180,9 @@ fn commits() -> Subject {
 }
 
 fn plan(manifest: &Manifest) {
-    let _ = RestorePlan::new(manifest, None, PlanLimits::default());
+    if let Ok(plan) = RestorePlan::new(manifest) {
+        plan::merge(plan.frames, ReadLimits::default());
+    }
 }
 
 fn checkpoints() -> Subject {

@@ -1,11 +1,11 @@
 //! Faults and limits that tests request by environment variables. Compiled in only by the feature `test-switches`: in a
 //! binary without it every function here is empty, and none of the names can be found.
 //!
-//! `TRACKER_FAILPOINT=NAME[:N]`: the process ends when it passes that point for the N-th time, as by `kill -9`: nothing is
-//! flushed, no destructor runs. `TRACKER_DROP_MARKS=N`: every N-th block mark from the kernel is lost.
-//! `TRACKER_MISSED_RUN=PATH`: if that file is created, it is removed, and one skipped run of a program is counted.
-//! `TRACKER_ERA_LENGTH`, `TRACKER_SELF_TEST_GAP` (milliseconds), `TRACKER_SCRUB_MAX` (percent per day),
-//! `TRACKER_EBPF_OBJECT` (a file): replace built-in values.
+//! `TRACKER_FAILPOINT=NAME[:N]`: the process ends at the N-th passing of that point, as by `kill -9`: nothing is flushed,
+//! no destructor runs. `TRACKER_DROP_MARKS=N`: of the block marks that come out of the kernel every N-th is lost.
+//! `TRACKER_MISSED_RUN=PATH`: where that file is made, it goes, and the kernel counts as having skipped one run of a program.
+//! `TRACKER_ERA_LENGTH`, `TRACKER_SELF_TEST_GAP` (milliseconds), `TRACKER_SCRUB_MAX` (percent an hour), `TRACKER_EBPF_OBJECT`
+//! (a file): other values than the built-in ones.
 
 use engine::dirty::Marks;
 

@@ -225,9 +225,14 @@ fn a_target_with_something_in_it_is_refused_or_merged() {
     fs::write(bed.path("out/mine"), "mine").unwrap();
     // Different content with equal size and time is found too.
     fs::write(bed.path("out/d/middle"), vec![0; 20_000]).unwrap();
+    let dry = bed.restore("out", &["--merge", "--dry-run", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
     let merged = bed.restore("out", &["--merge", "--json"]);
     assert_eq!(code(&merged), 0, "{}", text(&merged));
     let part: serde_json::Value = serde_json::from_slice(&merged.stdout).unwrap();
+    for key in ["objects", "requests", "fetched_bytes", "kept"] {
+        assert_eq!(said[key], part[key], "{key}: {said} {part}");
+    }
     assert!(part["kept"].as_u64() > Some(5), "{part}");
     // The file removed between the two states and the user's own file are not touched.
     assert_eq!(fs::read(bed.path("out/mine")).unwrap(), b"mine");

@@ -141,7 +141,7 @@ fn base_of<W: CommittedState>(
     let Some((base, image)) = base.and_then(|base| image_of(&base).map(|image| (base, image))) else {
         return Ok(None);
     };
-    // An uncertain range is compared block by block. A delta pays off only where the content was written anew.
+    // An uncertain file is compared by block; signatures only help rewritten content.
     let wanted = base.id != job.id || job.marks.whole;
     let signature = if image.signed && wanted && image.size > 0 {
         BaseSignature::load(image.size, &Stored { world, id: base.id })?

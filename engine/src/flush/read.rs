@@ -1,4 +1,4 @@
-//! Reads one file exactly: STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
+//! Reading one file, exactly: STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
 //!
 //! The generation that holds the marks was retired before. So a later change either marks the other generation or is seen
 //! by the read. CLEAN is needed because `writeback_dirty_folio` fires only when a page goes from clean to dirty. BARRIER is

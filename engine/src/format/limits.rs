@@ -23,7 +23,7 @@ pub const SIZE: u64 = i64::MAX as u64;
 /// Bytes of one name.
 pub const NAME: usize = 255;
 /// Bytes of a symlink's target.
-pub const TARGET: usize = 4096;
+pub const SYMLINK_TARGET: usize = 4096;
 /// Extended attributes of one file; bytes of an attribute's name; bytes of a value.
 pub const XATTRS: usize = 4096;
 pub const XATTR_NAME: usize = 255;

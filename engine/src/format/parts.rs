@@ -135,7 +135,7 @@ pub(crate) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> R
         return Err(EncodeError::Number { field: "rdev", found: meta.rdev, expected: 0 });
     }
     if meta.kind == Kind::Symlink {
-        w.bytes("symlink target", limits::TARGET, &meta.target)?;
+        w.bytes("symlink target", limits::SYMLINK_TARGET, &meta.target)?;
     } else if !meta.target.is_empty() {
         return Err(EncodeError::Number { field: "target length", found: meta.target.len() as u64, expected: 0 });
     }
@@ -165,7 +165,8 @@ pub(crate) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, D
     let mtime = time(r, base)?;
     let (flags, project) = if first & known & HAS_FLAGS != 0 { flags(r)? } else { (0, 0) };
     let rdev = if is_device(kind) { r.varint("rdev")? } else { 0 };
-    let target = if kind == Kind::Symlink { r.bytes("symlink target", limits::TARGET)?.to_vec() } else { Vec::new() };
+    let target =
+        if kind == Kind::Symlink { r.bytes("symlink target", limits::SYMLINK_TARGET)?.to_vec() } else { Vec::new() };
     let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     if first & HAS_XATTRS != 0 {
         let count = r.count("xattrs", limits::XATTRS, 2)?;

@@ -1,9 +1,9 @@
-//! Finding head, a commit by its time, and what a restore needs: pure searches over questions to the store.
+//! Finding head, and a commit by its time: pure searches over questions to the store.
 //!
 //! No LIST (a listing proves presence, never absence: I10) and no clock: only "does this object exist?".
 
 use crate::format::Key;
-use crate::format::era::{CheckpointRef, first_seq, last_seq};
+use crate::format::era::{first_seq, last_seq};
 use crate::model::{Seq, Time};
 use std::ops::RangeInclusive;
 
@@ -85,27 +85,6 @@ pub fn last_not_later<E>(
     Ok(found)
 }
 
-/// What to read for the state at a seq.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needed {
-    /// The checkpoint to start from; `None`: the empty state.
-    pub checkpoint: Option<CheckpointRef>,
-    /// First and last commit to apply; `None`: the checkpoint is the state.
-    pub commits: Option<(Seq, Seq)>,
-}
-
-/// `checkpoints` are those known (from `eras/` or a listing), in any order; the newest not after `seq` is taken.
-pub fn needed(seq: Seq, checkpoints: impl IntoIterator<Item = CheckpointRef>) -> Needed {
-    let checkpoint = checkpoints.into_iter().filter(|c| c.seq <= seq).max_by_key(|c| c.seq);
-    let first = checkpoint.map_or(Seq::NONE, |c| c.seq) + 1;
-    Needed { checkpoint, commits: (first <= seq).then_some((first, seq)) }
-}
-
-/// The commits of [`Needed`], in the order in which to apply them.
-pub fn commits_of(needed: &Needed) -> impl Iterator<Item = Key> {
-    needed.commits.into_iter().flat_map(|(first, last)| first.to(last)).map(Key::Commit)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,17 +136,5 @@ mod tests {
         assert_eq!(head(4096, 0, 1..=4095).0, 4095);
         assert_eq!(head(4096, 1, 4096..=4096).0, 4096);
         assert_eq!(head(1, 1, 0..=0).0, 0, "era 0 of length 1 holds no seq");
-    }
-
-    #[test]
-    fn a_restore_starts_from_the_newest_checkpoint_before() {
-        let at = |seq| CheckpointRef { seq, hash: [0; 32] };
-        let all = [at(Seq(10)), at(Seq(30)), at(Seq(20))];
-        assert_eq!(needed(Seq(25), all), Needed { checkpoint: Some(at(Seq(20))), commits: Some((Seq(21), Seq(25))) });
-        assert_eq!(needed(Seq(20), all), Needed { checkpoint: Some(at(Seq(20))), commits: None });
-        assert_eq!(needed(Seq(5), all), Needed { checkpoint: None, commits: Some((Seq(1), Seq(5))) });
-        assert_eq!(needed(Seq(0), []), Needed { checkpoint: None, commits: None });
-        let keys: Vec<Key> = commits_of(&needed(Seq(22), all)).collect();
-        assert_eq!(keys, [Key::Commit(Seq(21)), Key::Commit(Seq(22))]);
     }
 }

@@ -1,10 +1,11 @@
 //! Renews the lease of a pinned capture, by a thread of the running process.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::maps::ctrl;
+use parking_lot::{Condvar, Mutex};
 
 use super::lease::{gap, monotonic_ns, until};
 use super::owner::{self, Owner, Words};
@@ -53,9 +54,9 @@ impl Keeper {
         let (asked, every) = (Arc::clone(&stop), gap(lease));
         let thread = std::thread::Builder::new().name("lease".into()).spawn(move || {
             let (flag, changed) = &*asked;
-            let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stopped = flag.lock();
             while !*stopped {
-                stopped = changed.wait_timeout(stopped, every).unwrap_or_else(PoisonError::into_inner).0;
+                changed.wait_for(&mut stopped, every);
                 if !*stopped && let Err(error) = renewal.make() {
                     // The next drain notices a lease that is over.
                     tracing::warn!(%error, "the lease of the kernel's programs cannot be renewed");
@@ -69,7 +70,7 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         let (flag, changed) = &*self.stop;
-        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *flag.lock() = true;
         changed.notify_all();
         if let Some(thread) = self.thread.take() {
             // The panic hook has already printed a panic of that thread.

@@ -5,7 +5,6 @@
 
 use engine::catalog::{CatalogChange, Head, Intent};
 use engine::dirty::DirtySet;
-use engine::format::commit;
 use engine::model::{CommitId, FileId, Ino, NameChange, Seq, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -121,9 +120,9 @@ impl Catalog {
             let Some((seq, commit_id, hash, bytes, time)) = found else { return Ok(None) };
             let damaged = |_| CatalogError::Damaged { table: "intent", what: "commit id" };
             let commit_id = CommitId(commit_id.try_into().map_err(damaged)?);
-            let header = commit::peek(&bytes).map_err(|_| CatalogError::Damaged { table: "intent", what: "commit" })?;
-            let (hash, standing) = (row::hash_of("intent", &hash)?, header.standing);
-            Ok(Some(Intent { seq: Seq(seq), commit_id, hash, time, standing, bytes }))
+            let hash = row::hash_of("intent", &hash)?;
+            let intent = Intent::of_bytes(Seq(seq), commit_id, hash, time, bytes);
+            Ok(Some(intent.map_err(|_| CatalogError::Damaged { table: "intent", what: "commit" })?))
         })
     }
 

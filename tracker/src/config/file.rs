@@ -146,7 +146,14 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
     let state_dir = process.as_ref().and_then(|process| process.state_dir.as_ref());
     let state_dir = state_dir.map(|dir| reading.absolute(dir, "state_dir"));
     let defaults = reading.defaults(defaults);
+    let none = volumes.as_ref().is_none_or(|v| matches!(v.get_ref(), DeValue::Array(entries) if entries.is_empty()));
     let (volumes, lines) = reading.volumes(volumes, &defaults);
+    // An empty file is a mistake. Whoever adds all volumes by requests names the state directory, where requests arrive.
+    if none && state_dir.is_none() {
+        let what =
+            "there is no [[volume]] in it, and no `state_dir` for volumes that are added by `tracker volume add`";
+        reading.problems.push(Problem { line: None, what: what.to_owned() });
+    }
     let (Some(process), true) = (process, reading.problems.is_empty()) else {
         reading.problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
         return Err(reading.problems);
@@ -267,9 +274,6 @@ impl<'t> Reading<'t> {
                 return (Vec::new(), Vec::new());
             }
         };
-        if entries.is_empty() {
-            self.problems.push(Problem { line: None, what: "there is no [[volume]] in it".to_owned() });
-        }
         let (mut volumes, mut lines) = (Vec::new(), Vec::new());
         let mut seen = Seen::default();
         for entry in entries {

@@ -95,6 +95,9 @@ fn every_error_names_its_line() {
         (volume("scrub = \"NaN%\""), "line 5: `NaN%` is no share of the volume per hour"),
         (volume("scrub = \"-1%\""), "line 5: `-1%` is no share of the volume per hour"),
         (volume("single_writer = 1"), "line 5: invalid type"),
+        (volume("nice = 20"), "line 5: `20` is no nice value: 0 (as the process) to 19"),
+        (volume("nice = -1"), "line 5: `-1` is no nice value"),
+        (volume("nice = \"5\""), "line 5: invalid type"),
         (format!("[defaults]\ninterval = \"x\"\n{}", volume("")), "line 2: `x` is no duration"),
         (format!("[metrics]\nlisten = \"9750\"\n{}", volume("")), "line 2: `9750` is no ADDRESS:PORT"),
         (format!("state_dir = \"state\"\n{}", volume("")), "line 1: `state_dir` must be an absolute path"),
@@ -106,11 +109,18 @@ fn every_error_names_its_line() {
         ("[[volume]]\nsource = \"/s\"\nstore = \"ftp://b\"".into(), "line 3: `ftp://` is no kind of store"),
         ("[[volume]]\nname = \"a/b\"\nsource = \"/s\"\nstore = \"/b\"".into(), "line 2: `a/b` is no volume name"),
         ("[[volume]]\nsource = ".into(), "line 2: "),
-        (String::new(), "there is no [[volume]] in it"),
+        (String::new(), "there is no [[volume]] in it, and no `state_dir`"),
+        ("[defaults]\nstore = \"/b\"".into(), "there is no [[volume]] in it, and no `state_dir`"),
     ] {
         let found = problems(&text);
         assert!(found.iter().any(|p| p.starts_with(expected)), "{text}\n{found:?}\nexpected {expected}");
     }
+}
+
+#[test]
+fn a_file_without_volumes_names_a_state_directory() {
+    let (config, lines) = parse("state_dir = \"/var/lib/t\"").unwrap();
+    assert!(config.volumes.is_empty() && lines.is_empty());
 }
 
 #[test]

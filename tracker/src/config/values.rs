@@ -105,7 +105,55 @@ duration! {
     Lease, seconds(24 * 3600), seconds(5)..=seconds(31 * 24 * 3600), "the lease of tracking"
 }
 
-/// Bytes of kernel memory of all captures on this host together, above which no further one is attached.
+/// A nice value that does not raise a priority. Unlike the other values it is written as a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "u8")]
+pub struct Nice(u8);
+
+impl Nice {
+    const MAX: u8 = 19;
+
+    /// The nice value to set where `current` is in force, if there is one to set: a process that was started with a higher one
+    /// keeps it.
+    pub fn above(self, current: i32) -> Option<i32> {
+        let wanted = i32::from(self.0);
+        (wanted > 0 && wanted > current).then_some(wanted)
+    }
+}
+
+impl TryFrom<i64> for Nice {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Nice, String> {
+        match u8::try_from(number) {
+            Ok(nice) if nice <= Nice::MAX => Ok(Nice(nice)),
+            _ => Err(format!("`{number}` is no nice value: 0 (as the process) to {}", Nice::MAX)),
+        }
+    }
+}
+
+impl From<Nice> for u8 {
+    fn from(nice: Nice) -> u8 {
+        nice.0
+    }
+}
+
+impl FromStr for Nice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Nice, String> {
+        let number = text.parse::<i64>();
+        number.map_err(|_| format!("`{text}` is no nice value: 0 (as the process) to {}", Nice::MAX))?.try_into()
+    }
+}
+
+impl fmt::Display for Nice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Kernel memory of all captures on this host together above which no further one is attached, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory(pub u64);
 
@@ -225,7 +273,7 @@ impl FromStr for Consistency {
         match text {
             "live" => Ok(Consistency::Live),
             "cut" => {
-                Err("consistency `cut` is not available in this version, only `live`: docs/semantics.md says what \
+                Err("consistency `cut` is not available in this version, only `live`: docs/guarantees.md says what \
                           that promises to databases"
                     .to_owned())
             }
@@ -293,7 +341,22 @@ mod tests {
         }
     }
 
-    /// The control interface sends the printed form, and the other end parses it.
+    #[test]
+    fn a_nice_value_gives_way_and_never_raises_a_priority() {
+        let nice = |text: &str| text.parse::<Nice>().unwrap();
+        assert_eq!(nice("0").above(0), None, "as the process");
+        assert_eq!(nice("5").above(0), Some(5));
+        assert_eq!(nice("5").above(-10), Some(5), "it is absolute");
+        for current in [5, 10, 19] {
+            assert_eq!(nice("5").above(current), None, "{current}");
+        }
+        assert_eq!(nice("0").above(-10), None);
+        for wrong in ["", "20", "-1", "300", "5.0", "low"] {
+            assert!(wrong.parse::<Nice>().is_err(), "{wrong}");
+        }
+    }
+
+    /// The control interface sends what is printed here, and the other end reads it.
     #[test]
     fn what_is_printed_reads_back() {
         fn same<T: FromStr<Err: fmt::Debug> + fmt::Display + PartialEq + fmt::Debug>(texts: &[&str]) {
@@ -308,5 +371,6 @@ mod tests {
         same::<Memory>(&["0", "4096", "1GiB", "1.5GiB", "1000001"]);
         same::<Listen>(&["off", "127.0.0.1:9750", "[::1]:1"]);
         same::<Lease>(&["5s", "36h"]);
+        same::<Nice>(&["0", "19"]);
     }
 }

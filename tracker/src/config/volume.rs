@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::capture::CaptureMode;
 use crate::config::guard::GuardedVolume;
 use crate::config::replaced::{Allow, Replaced};
-use crate::config::values::{Consistency, Interval, MaxDelete, ScrubRate};
+use crate::config::values::{Consistency, Interval, MaxDelete, Nice, ScrubRate};
 use crate::repository::location;
 use crate::store::StoreUrl;
 
@@ -94,9 +94,10 @@ volume_options! {
     /// percentage, or off.
     #[arg(long, value_name = "PERCENT", default_value_t)]
     AtOnce max_delete: MaxDelete,
-    /// Nice value of the volume's threads, 0 to 19, as for nice(1); 0 is that of the process.
+    /// The nice value of the volume's threads, 0 to 19: the higher, the more they give way to others. It never raises their
+    /// priority above the process's.
     #[arg(long, value_name = "N", default_value_t)]
-    Reopening nice: u8,
+    Reopening nice: Nice,
 }
 
 /// One volume to protect.

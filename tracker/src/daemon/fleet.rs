@@ -179,7 +179,7 @@ impl Control for Fleet {
 
     fn adopt(&self, name: &str, word: Allow) -> Result<(), ControlError> {
         let volume = self.find(name)?;
-        // It would otherwise apply to a later start that nobody has checked.
+        // Permission is refused while the volume runs: it would silently apply to some later start.
         let waits = volume.shared.progress().phase == Phase::Waiting;
         if !waits && !volume.has_failed() {
             return Err(ControlError::Running { volume: name.to_owned() });

@@ -1,5 +1,5 @@
-//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`, `/debug/kernel-counters`. Read only, and off unless a listen
-//! address is given.
+//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`, `/debug/kernel-counters`. Read only. A daemon serves them on the loopback
+//! address unless they are switched off, `protect` only where a listen address is given.
 //!
 //! Runs in its own thread with its own event loop, so that a busy volume delays no scrape and a scrape delays no volume.
 

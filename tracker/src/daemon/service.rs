@@ -99,7 +99,7 @@ fn serve(
     let code = match ended {
         Ok(code) => stop(&runtime, control, notify).and_then(|left| verdict(code, &left)),
         Err(error) => {
-            // Report the failure; an interrupted stop adds nothing.
+            // Report the first error, not the interrupted stop.
             let _ = stop(&runtime, control, notify);
             Err(error)
         }

@@ -1,12 +1,12 @@
 //! Reads the bytes of files from the store: ranged reads, frames checked and decoded. Work is cut into groups of files, so
 //! that open files and memory stay bounded whatever the plan's size.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use engine::format::{DecodeError, Key, frame};
 use engine::model::{ObjectRef, Root};
-use engine::plan::{PlanFile, PlanFrame, PlanRead, Run};
+use engine::plan::{self, Frames, PlanFile, PlanFrame, PlanRead, ReadLimits, Run};
 use engine::tree::{RootHasher, RootKind};
 
 use crate::repository::error::ReadError;
@@ -19,9 +19,6 @@ pub(crate) const SMALL: u64 = 256 * 1024;
 const GROUP_BYTES: u64 = 8 << 20;
 const GROUP_SMALL: usize = 4096;
 const GROUP_LARGE: usize = 16;
-/// How reads are merged: most bytes of one read, and of a gap that is read in vain.
-const READ_BYTES: u64 = 4 << 20;
-const READ_GAP: u64 = 128 * 1024;
 
 /// Takes the bytes of a run.
 pub(crate) type Put<'a> = dyn FnMut(&Run, &[u8]) -> Result<(), ReadError> + 'a;
@@ -41,33 +38,31 @@ impl Group {
     }
 }
 
-/// Cuts the regular files of a plan, except `kept`, into groups, in the order in which the reads first reach them, so that
-/// few frames are needed by two groups.
-pub(crate) fn groups(files: &[PlanFile], reads: Vec<PlanRead>, kept: &HashSet<u32>) -> Vec<Group> {
+/// Cuts the regular files of a plan, but for `kept`, into groups: in the order in which the frames first meet them, so
+/// that few frames are needed by two groups. What these reads are is what a restore does and a dry run shows.
+pub(crate) fn groups(files: &[PlanFile], frames: Frames, kept: &HashSet<u32>) -> Vec<Group> {
     let mut cutter = Cutter { files, groups: Vec::new(), of: HashMap::new(), bytes: 0, small: 0, large: 0 };
-    let mut frames: Vec<BTreeMap<(ObjectRef, u64, u32), Vec<Run>>> = Vec::new();
-    for read in reads {
-        for frame in read.frames {
-            for run in frame.runs.into_iter().filter(|run| !kept.contains(&run.file)) {
-                let Some(group) = cutter.group(run.file) else { continue };
-                if frames.len() <= group {
-                    frames.resize_with(group + 1, BTreeMap::new);
-                }
-                if let Some(frames) = frames.get_mut(group) {
-                    frames.entry((read.object, frame.offset, frame.bytes)).or_default().push(run);
-                }
+    let mut of_groups: Vec<Frames> = Vec::new();
+    for (frame, runs) in frames {
+        for run in runs.into_iter().filter(|run| !kept.contains(&run.file)) {
+            let Some(group) = cutter.group(run.file) else { continue };
+            if of_groups.len() <= group {
+                of_groups.resize_with(group + 1, Frames::new);
+            }
+            if let Some(frames) = of_groups.get_mut(group) {
+                frames.entry(frame).or_default().push(run);
             }
         }
     }
-    // Files that no read reaches: empty ones, and those that are all hole.
+    // What no frame meets: empty files, and those that are all hole.
     for (n, file) in (0u32..).zip(files) {
         if file.root.is_some() && !kept.contains(&n) {
             cutter.group(n);
         }
     }
     let mut groups = cutter.groups;
-    for (group, frames) in groups.iter_mut().zip(frames) {
-        group.reads = merge(frames);
+    for (group, frames) in groups.iter_mut().zip(of_groups) {
+        group.reads = plan::merge(frames, ReadLimits::default());
     }
     groups.iter_mut().for_each(|group| group.files.sort_unstable());
     groups
@@ -102,27 +97,6 @@ impl Cutter<'_> {
         self.of.insert(file, last);
         Some(last)
     }
-}
-
-/// Merges frames that are close together into one read.
-fn merge(frames: BTreeMap<(ObjectRef, u64, u32), Vec<Run>>) -> Vec<PlanRead> {
-    let mut reads: Vec<PlanRead> = Vec::new();
-    for ((object, offset, bytes), runs) in frames {
-        let frame = PlanFrame { offset, bytes, runs };
-        let end = offset.saturating_add(u64::from(bytes));
-        match reads.last_mut() {
-            Some(read)
-                if read.object == object
-                    && offset <= read.offset.saturating_add(read.bytes).saturating_add(READ_GAP)
-                    && end.saturating_sub(read.offset) <= READ_BYTES =>
-            {
-                read.bytes = end.max(read.offset.saturating_add(read.bytes)) - read.offset;
-                read.frames.push(frame);
-            }
-            _ => reads.push(PlanRead { object, offset, bytes: u64::from(bytes), frames: vec![frame] }),
-        }
-    }
-    reads
 }
 
 /// Requests and bytes of groups, as a dry run shows them.

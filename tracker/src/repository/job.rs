@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engine::model::FileId;
 use engine::plan::{PlanFile, PlanFrame, PlanRead, RestorePlan, Run};
+use parking_lot::Mutex;
 
 use crate::quoting::quote_path;
 use crate::repository::error::ReadError;
@@ -32,22 +32,22 @@ pub(crate) struct Failures {
 
 impl Failures {
     pub(crate) fn take_damaged(&self) -> BTreeMap<FileId, Failure> {
-        std::mem::take(&mut lock(&self.damaged))
+        std::mem::take(&mut self.damaged.lock())
     }
 
     pub(crate) fn take_others(&self) -> Bounded<Failure> {
-        std::mem::take(&mut lock(&self.others))
+        std::mem::take(&mut self.others.lock())
     }
 
     fn other(&self, path: &Path, cause: &TargetError) {
         use std::os::unix::ffi::OsStrExt;
         let path = path.as_os_str().as_bytes().to_vec();
-        lock(&self.others).push(Failure { path, cause: cause.to_string(), older: None });
+        self.others.lock().push(Failure { path, cause: cause.to_string(), older: None });
     }
 
     fn damaged(&self, file: &PlanFile, cause: String) {
         let failure = Failure { path: first(file).to_vec(), cause, older: None };
-        lock(&self.damaged).insert(file.id, failure);
+        self.damaged.lock().insert(file.id, failure);
     }
 }
 
@@ -137,7 +137,7 @@ impl<'a> Job<'a> {
             if dir.path.is_empty() {
                 self.target.prepare(&dir.meta)?;
             } else if self.other(rel, self.target.make_dir(rel, &dir.meta))?.is_none() {
-                lock(&self.unmade).insert(rel.to_path_buf());
+                self.unmade.lock().insert(rel.to_path_buf());
             }
         }
         Ok(())
@@ -191,7 +191,7 @@ impl<'a> Job<'a> {
         self.target.remove_own_areas();
         for dir in self.plan.dirs.iter().rev() {
             let rel = path(&dir.path);
-            if !lock(&self.unmade).contains(rel) {
+            if !self.unmade.lock().contains(rel) {
                 self.other(rel, self.target.finish_dir(rel, &dir.meta))?;
             }
         }
@@ -232,15 +232,15 @@ impl<'a> Job<'a> {
             match &entry.slot {
                 Slot::Small(buffer) => {
                     let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
-                    // The extents of an extent map are inside its size.
-                    if let Some(part) = lock(buffer).get_mut(start..start.saturating_add(bytes.len())) {
+                    // The extent_map's extents lie inside its size.
+                    if let Some(part) = buffer.lock().get_mut(start..start.saturating_add(bytes.len())) {
                         part.copy_from_slice(bytes);
                     }
                     Ok(())
                 }
                 Slot::Large(file) => match file.write_at(run.offset, bytes) {
                     Err(error) if !error.is_fatal() => {
-                        lock(&entry.refused).get_or_insert(error);
+                        entry.refused.lock().get_or_insert(error);
                         Ok(())
                     }
                     other => Ok(other?),
@@ -250,7 +250,7 @@ impl<'a> Job<'a> {
         };
         let mut lost = |frame: &PlanFrame, cause: ReadError| {
             for entry in frame.runs.iter().filter_map(entry) {
-                lock(&entry.damaged).get_or_insert_with(|| cause.to_string());
+                entry.damaged.lock().get_or_insert_with(|| cause.to_string());
             }
         };
         self.reader.carry_out(read, &mut put, &mut lost)
@@ -260,11 +260,11 @@ impl<'a> Job<'a> {
     fn finish(&self, entry: Entry<'_>) -> Result<(), ReadError> {
         let file = entry.file;
         let Some(expected) = file.root else { return Ok(()) };
-        if let Some(cause) = into_inner(entry.damaged) {
+        if let Some(cause) = entry.damaged.into_inner() {
             self.failures.damaged(file, cause);
             return Ok(());
         }
-        if let Some(error) = into_inner(entry.refused) {
+        if let Some(error) = entry.refused.into_inner() {
             names(file).iter().for_each(|name| self.failures.other(name, &error));
             return Ok(());
         }
@@ -295,7 +295,7 @@ impl<'a> Job<'a> {
         match slot {
             Slot::None => Ok(Vec::new()),
             Slot::Small(buffer) => {
-                let buffer = into_inner(buffer);
+                let buffer = buffer.into_inner();
                 let part = |range: &std::ops::Range<u64>| {
                     buffer.get(range.start as usize..range.end as usize).unwrap_or_default()
                 };
@@ -340,12 +340,4 @@ fn first(file: &PlanFile) -> &[u8] {
 
 fn names(file: &PlanFile) -> Vec<&Path> {
     file.paths.iter().map(|bytes| path(bytes)).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn into_inner<T>(mutex: Mutex<T>) -> T {
-    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

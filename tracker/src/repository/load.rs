@@ -166,8 +166,8 @@ impl Reader {
         }
     }
 
-    /// Checkpoints not after `seq` that the chain names, newest first. `settled`: only of eras that have ended by `seq`, so
-    /// that whoever adds later commits and ends their era cannot affect earlier states.
+    /// Checkpoints not after `seq` that the chain names, the newest first. `settled`: only eras closed at or before `seq`,
+    /// so later forged eras cannot affect earlier states.
     fn candidates(&self, seq: Seq, settled: bool) -> Result<Vec<Candidate>, ReadError> {
         let mut found: Vec<Candidate> = Vec::new();
         let last = self.closed.min(era_of(seq, self.format.era_len) + 1);

@@ -22,8 +22,8 @@ impl Reader {
         }
         let header = match self.commit_header(next) {
             Ok(header) => header,
-            // A pruned era was closed long ago. Its end existed before the prune, so nobody could add another one. The last
-            // era that a commit names vouches for that.
+            // A pruned commit proves its era was closed while this end lay there. We rely on the newest era that a
+            // commit names.
             Err(ReadError::Missing { .. }) if self.may_be_pruned(next) && era + 1 < self.closed => {
                 return Ok(self.named_era(self.closed - 1)?.map(|_| found));
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use engine::manifest::Manifest;
 use engine::model::{FileId, Seq};
-use engine::plan::{PlanLimits, RestorePlan};
+use engine::plan::RestorePlan;
 
 use crate::repository::error::ReadError;
 use crate::repository::fetch::{cost, groups};
@@ -46,7 +46,7 @@ pub fn restore(reader: &Reader, seq: Seq, target: &Path, options: &RestoreOption
     let manifest = complete(reader, reader.manifest(seq)?, options.partial)?;
     let flags_known = manifest.position().standing.is_some();
     let run = Run { reader, seq, dir: target, options, existing: options.merge && !empty, flags_known };
-    let plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+    let plan = RestorePlan::new(&manifest)?;
     if options.dry_run { run.plan_only(&manifest, plan) } else { run.write(&manifest, plan) }
 }
 
@@ -114,7 +114,7 @@ impl Run<'_> {
             false => HashSet::new(),
         };
         report.kept = kept.len() as u64;
-        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &kept);
+        let groups = groups(&plan.files, std::mem::take(&mut plan.frames), &kept);
         (report.objects, report.requests, report.fetched_bytes) = cost(&groups);
         Ok(report)
     }
@@ -158,7 +158,7 @@ impl Run<'_> {
         };
         report.kept = kept.len() as u64;
         job.count_kept(kept.len());
-        let first = groups(&plan.files, plan.reads.clone(), &kept);
+        let first = groups(&plan.files, plan.frames.clone(), &kept);
         (report.objects, report.requests, report.fetched_bytes) = cost(&first);
         job.files(&first)?;
         drop(first);
@@ -175,10 +175,10 @@ impl Run<'_> {
     fn again(&self, first: &Job<'_>, damaged: &BTreeSet<FileId>) -> Result<(), ReadError> {
         tracing::info!("{} files are damaged: reading them again", damaged.len());
         let manifest = self.reader.manifest(self.seq)?;
-        let mut plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+        let mut plan = RestorePlan::new(&manifest)?;
         let others =
             (0u32..).zip(&plan.files).filter(|(_, file)| !damaged.contains(&file.id)).map(|(n, _)| n).collect();
-        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &others);
+        let groups = groups(&plan.files, std::mem::take(&mut plan.frames), &others);
         first.with(&plan).files(&groups)
     }
 

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use engine::catalog::Head;
 use engine::checkpoint;
 use engine::flush::world::Created;
+use engine::format::commit::{self, Expect};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat, era_of, first_seq, last_seq};
 use engine::format::{EncodeError, Key};
 use engine::manifest::Manifest;
-use engine::model::{Hash, ObjectRef, Seq};
+use engine::model::{Hash, ObjectRef, Seq, WriterId};
 
 use crate::repository::error::ReadError;
 use crate::repository::presence;
@@ -21,7 +22,7 @@ use crate::store::{self, CreateOutcome, ErrorKind, Store, StoreError};
 use crate::test_switches;
 
 /// Tries of an object whose outcome stays unknown.
-const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;
 
 /// Why something could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    fn object(key: &Key, cause: impl std::fmt::Display) -> WriteError {
+    pub(super) fn object(key: &Key, cause: impl std::fmt::Display) -> WriteError {
         WriteError::Object { key: key.to_string(), cause: cause.to_string() }
     }
 }
@@ -127,7 +128,21 @@ impl VolumeWriter {
         }
     }
 
-    /// Fails with `Lost` if the store lacks the volume, or its newest commit `head` (0: nothing was committed yet).
+    /// Who has made commit `seq`.
+    ///
+    /// # Errors
+    /// `Object` where what the store gives is no commit of this place.
+    pub fn writer_of(&self, seq: Seq) -> Result<WriterId, WriteError> {
+        let key = Key::Commit(seq);
+        let expect = Expect { volume: self.format.volume, seq };
+        let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
+        match store::get_checked(self.store(), &key.to_string(), decode)? {
+            Ok((_, header)) => Ok(header.writer),
+            Err((_, error)) => Err(WriteError::object(&key, error)),
+        }
+    }
+
+    /// Fails with `Lost` where the store lacks the volume, or its newest commit `head` (0: nothing was committed yet).
     pub fn must_have(&self, head: Seq) -> Result<(), WriteError> {
         match presence::lost(self.store(), self.format.era_len, head)? {
             None => Ok(()),

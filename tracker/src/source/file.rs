@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::model::{Ino, InodeId, Kind};
@@ -65,7 +65,7 @@ impl SourceRoot {
 
     /// How long writing files back took since the last call, by inode number.
     pub fn take_cleans(&self) -> HashMap<Ino, Duration> {
-        std::mem::take(&mut *self.cleans.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.cleans.0.lock())
     }
 }
 

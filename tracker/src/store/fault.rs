@@ -4,10 +4,10 @@
 //! be returned truncated, or with one bit changed, in an otherwise good answer (a server that serves damaged data; the real
 //! stores detect damage in transfer). The store never invents or loses an object.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError};
 
@@ -90,7 +90,7 @@ impl<S: Store> Faulty<S> {
 
     /// Adds a rule while running; in seeded mode it replaces the seed.
     pub fn add(&self, rule: Rule) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         match &mut state.0 {
             Plan::Script(rules) => rules.push((rule, 0)),
             plan => *plan = Plan::Script(vec![(rule, 0)]),
@@ -99,12 +99,12 @@ impl<S: Store> Faulty<S> {
 
     /// Ends all faults.
     pub fn heal(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = Plan::Script(Vec::new());
+        self.state.lock().0 = Plan::Script(Vec::new());
     }
 
     /// What struck so far.
     pub fn struck(&self) -> Vec<Struck> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.state.lock().1.clone()
     }
 
     pub fn inner(&self) -> &S {
@@ -112,7 +112,7 @@ impl<S: Store> Faulty<S> {
     }
 
     fn draw(&self, op: Op, key: &str) -> Option<Fault> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let fault = match &mut state.0 {
             Plan::Script(rules) => {
                 let mut hit = None;

@@ -10,9 +10,10 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -66,13 +67,13 @@ impl Local {
     /// # Errors
     /// If there is none, or it is not known to be this store: nothing is read or created there.
     fn root(&self, op: Op, key: &str) -> Result<Arc<Root>, StoreError> {
-        let held = self.root.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.root.read().clone();
         if let Some(held) = held {
             if held.is_at(&self.path) {
                 return Ok(held);
             }
             if self.marks.are_known() {
-                *self.root.write().unwrap_or_else(PoisonError::into_inner) = None;
+                *self.root.write() = None;
             }
         }
         let shown = self.path.to_string_lossy();
@@ -95,7 +96,7 @@ impl Local {
         }
         tracing::debug!(store = %shown, "the directory was mounted anew and is the same store");
         let found = Arc::new(found);
-        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
+        *self.root.write() = Some(Arc::clone(&found));
         Ok(found)
     }
 

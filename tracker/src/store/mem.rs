@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::contract::{check_size, range_end};
 use super::{Created, Entry, ErrorKind, Op, Page, Properties, Store, StoreError, key};
@@ -23,8 +23,7 @@ impl Mem {
     }
 
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        // Each change is one map call, so a panic elsewhere cannot leave it half done.
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock()
     }
 
     /// Replaces an object in violation of the contract: for tests that damage a store.

@@ -9,8 +9,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -63,7 +64,7 @@ impl Area {
             };
             let (next, removed) = (AtomicU64::new(0), AtomicBool::new(false));
             let area = Arc::new(Area { above, name, dir, next, removed });
-            LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&area));
+            LIVE.lock().push(Arc::downgrade(&area));
             return Ok(area);
         }
         Err(Errno::EXIST)
@@ -101,7 +102,7 @@ impl Drop for Area {
 
 /// Removes all areas of this process: for an exit that does not wait for the threads that use them.
 pub fn remove_all() {
-    let live = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
+    let live = std::mem::take(&mut *LIVE.lock());
     live.iter().filter_map(Weak::upgrade).for_each(|area| area.remove());
 }
 

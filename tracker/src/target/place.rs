@@ -17,7 +17,7 @@ use crate::target::error::{TargetError, io};
 use crate::target::flags::early;
 use crate::target::identity::Identity;
 use crate::target::nodes::make_in;
-use crate::target::state::{Target, lock};
+use crate::target::state::Target;
 use crate::target::warning::Shortfall;
 
 /// How often another directory may be found at a path before it is an error.
@@ -69,7 +69,7 @@ impl Target {
                 }
                 Err(errno) => Err(errno),
             };
-            lock(&self.dirs).insert(rel.to_path_buf(), at.map_err(io("make directory", rel))?);
+            self.dirs.lock().insert(rel.to_path_buf(), at.map_err(io("make directory", rel))?);
             return Ok(());
         }
         Err(io("make directory", rel)(Errno::EXIST))
@@ -269,7 +269,7 @@ impl Target {
 
     fn own_dir(&self, rel: &Path) -> Result<(OwnedFd, Identity), TargetError> {
         let not_ours = || TargetError::NotOurs { path: rel.to_path_buf() };
-        let known = lock(&self.dirs).get(rel).copied();
+        let known = self.dirs.lock().get(rel).copied();
         let dir = self.beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| match errno {
             Errno::INVAL => TargetError::BadPath { path: rel.to_path_buf() },
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => not_ours(),
@@ -297,7 +297,7 @@ impl Target {
     /// The area on the file system of the directory at `rel`, in the highest directory of that file system in the target in
     /// which an area can be made.
     pub(crate) fn area(&self, rel: &Path, at: Identity) -> Result<Arc<Area>, Errno> {
-        let mut areas = lock(&self.areas);
+        let mut areas = self.areas.lock();
         if let Some(area) = areas.get(&at.file_system()) {
             return Ok(area.clone());
         }

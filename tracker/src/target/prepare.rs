@@ -13,7 +13,7 @@ use crate::source::restore_area::{self, is_area};
 use crate::source::stat::{SourceStat, stat_fd};
 use crate::target::error::{TargetError, io};
 use crate::target::identity::Identity;
-use crate::target::state::{Target, lock};
+use crate::target::state::Target;
 
 impl Target {
     /// Closes the target to others, until its `finish_dir`, and makes its area. `meta` is what it will have.
@@ -21,7 +21,7 @@ impl Target {
         let rel = Path::new("");
         self.close_to_others(rel, self.beneath.root(), meta)?;
         let at = Identity::of(self.beneath.root()).map_err(io("stat", rel))?;
-        lock(&self.dirs).insert(PathBuf::new(), at);
+        self.dirs.lock().insert(PathBuf::new(), at);
         if is_sealed(self.beneath.root()) {
             // Everything may be there already; otherwise each entry that cannot be made is reported.
             return Ok(());
@@ -31,7 +31,7 @@ impl Target {
 
     /// Removes the areas, since nothing more is made. Before directories are finished, because it changes their times.
     pub fn remove_own_areas(&self) {
-        lock(&self.areas).clear();
+        self.areas.lock().clear();
     }
 
     /// Whether the target is empty, apart from the area of an interrupted restore.

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use engine::model::Dev;
 
@@ -54,16 +56,12 @@ impl Target {
 
     /// What could not be restored so far, and what `untrusted` left out.
     pub fn warnings(&self) -> (Bounded<Warning>, Bounded<Warning>) {
-        lock(&self.warnings).clone()
+        self.warnings.lock().clone()
     }
 
     pub(crate) fn warn(&self, rel: &Path, what: Shortfall) {
-        let mut warnings = lock(&self.warnings);
+        let mut warnings = self.warnings.lock();
         let list = if what.by_wish() { &mut warnings.1 } else { &mut warnings.0 };
         list.push(Warning { path: rel.to_path_buf(), what });
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! A volume as the rest of the process sees it: what others may ask of it, what it shows, and how it ended. Its thread is
-//! `life`.
+//! A volume as the rest of the process has it: what it is asked for, what it shows, and how it ended. Its thread is
+//! `volume::life`.
 
 mod report;
 

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::capture::BackEnd;
 use crate::catalog::Catalog;
-use crate::config::guard;
-use crate::config::guard::GuardedVolume;
+use crate::config::Nice;
+use crate::config::guard::{self, GuardedVolume};
 use crate::error::{AppError, ExitCode};
 use crate::units;
 use crate::volume::handle::{Volume, VolumeFacts};
@@ -31,7 +31,7 @@ const DRAIN_GAP: Duration = Duration::from_secs(1);
 
 /// What the volumes of one process share.
 pub(crate) struct Surroundings {
-    /// The capture that was chosen for the process; replaced when a volume requests a capture later.
+    /// The process's capture, or none; may be replaced when a volume asks for one.
     pub capture: Mutex<Arc<ChosenCapture>>,
     pub state_dir: std::path::PathBuf,
     /// Whether this is a daemon: a daemon's volume waits for a source or store that is away.
@@ -46,16 +46,20 @@ impl Surroundings {
     }
 }
 
-/// Starts the thread of a volume.
+/// Lowers the priority of this thread, and of those that it starts, to `nice`, if it is not as low already.
+fn give_way(nice: Nice) -> rustix::io::Result<()> {
+    match nice.above(rustix::process::getpriority_process(None)?) {
+        Some(nice) => rustix::process::setpriority_process(None, nice),
+        None => Ok(()),
+    }
+}
+
+/// Starts the thread of a volume that has none.
 pub(crate) fn spawn(volume: &Arc<Volume>, around: &Arc<Surroundings>) {
     let (mine, around) = (Arc::clone(volume), Arc::clone(around));
     let spawned = std::thread::Builder::new().name("volume".into()).spawn(move || {
-        // Applies to this thread and those that it starts.
-        let nice = i32::from(mine.config().options.nice);
-        if nice > 0
-            && let Err(error) = rustix::process::setpriority_process(None, nice)
-        {
-            tracing::warn!(volume = mine.name, nice, %error, "the priority cannot be lowered");
+        if let Err(error) = give_way(mine.config().options.nice) {
+            tracing::warn!(volume = mine.name, %error, "the priority cannot be lowered");
         }
         if let Err(error) = live(&mine, &around) {
             *mine.failure.lock() = Some(error);

@@ -34,7 +34,7 @@ pub struct Opened {
     pub first_phase: Phase,
     /// Listings are compared with the records.
     pub compare: bool,
-    /// .. only until the first pass is complete.
+    /// `compare` holds only until the first pass is through.
     pub compare_once: bool,
     pub backend: BackEnd,
     pub reasons: Vec<String>,

@@ -107,7 +107,7 @@ impl From<ControlError> for AppError {
             ControlError::Unsupported => AppError::new(ExitCode::Error, error)
                 .hint("`tracker daemon --config FILE` serves volumes that come and go"),
             ControlError::BadRequest { .. } => {
-                AppError::new(ExitCode::Usage, error).hint("docs/operation.md lists the keys of a volume")
+                AppError::new(ExitCode::Usage, error).hint("docs/configuration.md lists the keys of a volume")
             }
             ControlError::Running { .. } => AppError::new(ExitCode::Error, error)
                 .hint("`tracker status` says whether a volume waits for a word, and for which"),

@@ -204,8 +204,8 @@ impl Fleet {
         }
         volume.shared.apply(new);
         *self.around.guarded.lock() = self.running().guarded();
-        if again && let Err(error) = self.take_up(volume) {
-            // All other settings stay applied.
+        if again && let Err(error) = self.run_again(volume) {
+            // Everything else stays applied.
             volume.shared.apply(VolumeConfig {
                 options: VolumeOptions { capture: old.options.capture, ..volume.config().options.clone() },
                 ..VolumeConfig::clone(&volume.config())
@@ -219,8 +219,8 @@ impl Fleet {
         changes
     }
 
-    /// Opens a volume again, with a capture if it wants one and the process had none.
-    fn take_up(&self, volume: &Arc<Volume>) -> Result<(), AppError> {
+    /// Opens a volume again, with a capture if it asks for one and the process had none.
+    fn run_again(&self, volume: &Arc<Volume>) -> Result<(), AppError> {
         let opened = self.gain_capture()?.iter().any(|opened| Arc::ptr_eq(opened, volume));
         if volume.has_failed() {
             self.try_again(volume);

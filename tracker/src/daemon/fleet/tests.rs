@@ -13,8 +13,13 @@ struct Bed {
 }
 
 impl Bed {
-    /// A daemon with the configuration `text`.
+    /// A daemon whose file says `text`, after what all these files have in common.
     fn new(text: &str) -> Bed {
+        Bed::whole(&format!("{COMMON}{text}"))
+    }
+
+    /// A daemon whose file says `text`.
+    fn whole(text: &str) -> Bed {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = Endpoint::bind(None, Arc::new(Process::new())).unwrap();
         let mut bed = Bed { dir, endpoint: Arc::new(endpoint), fleet: None };
@@ -34,7 +39,6 @@ impl Bed {
     }
 
     fn write(&self, text: &str) {
-        let text = format!("[defaults]\ncapture = \"scan\"\ninterval = \"20ms\"\nstore = \"@/store\"\n{text}");
         std::fs::write(self.at("tracker.toml"), text.replace('@', self.dir.path().to_str().unwrap())).unwrap();
     }
 
@@ -44,6 +48,10 @@ impl Bed {
 
     /// Each change in words.
     fn reload(&self, text: &str) -> Vec<String> {
+        self.reload_whole(&format!("{COMMON}{text}"))
+    }
+
+    fn reload_whole(&self, text: &str) -> Vec<String> {
         self.write(text);
         self.words(self.fleet().reload().unwrap())
     }
@@ -90,6 +98,7 @@ fn volume(name: &str, more: &str) -> String {
     format!("[[volume]]\nname = \"{name}\"\nsource = \"@/{name}\"\n{more}\n")
 }
 
+const COMMON: &str = "[defaults]\ncapture = \"scan\"\ninterval = \"20ms\"\nstore = \"@/store\"\n";
 const QUIET: &str = "[metrics]\nlisten = \"off\"\n";
 
 #[test]
@@ -175,4 +184,20 @@ fn a_request_adds_changes_and_removes_what_no_file_names() {
     // It comes back as it was: nothing is uploaded again.
     bed.fleet().add(&bed.config("b")).unwrap();
     assert_eq!(bed.is_when("b", "protected").head_seq, 1);
+}
+
+#[test]
+fn a_daemon_can_begin_without_volumes() {
+    let nothing = format!("state_dir = \"@/state\"\n{COMMON}{QUIET}");
+    let bed = Bed::whole(&nothing);
+    assert_eq!(bed.fleet().status(), []);
+    bed.fleet().add(&bed.config("b")).unwrap();
+    bed.is_when("b", "protected");
+    // It is in no file.
+    assert_eq!(bed.reload_whole(&nothing), [""; 0]);
+    assert_eq!(bed.words(bed.fleet().remove("b").unwrap()), ["volume b: removed"]);
+    let changes = bed.reload_whole(&format!("{nothing}{}", volume("a", "")));
+    assert_eq!(changes, ["volume a: added"]);
+    bed.is_when("a", "protected");
+    assert_eq!(bed.reload_whole(&nothing), ["volume a: removed"]);
 }

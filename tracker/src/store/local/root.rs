@@ -11,9 +11,9 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use engine::format::Key;
+use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -99,7 +99,7 @@ impl Root {
         if folder.is_empty() {
             return self.beneath(".", flags);
         }
-        if self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder) {
+        if self.durable.lock().contains(folder) {
             match self.beneath(folder, flags) {
                 Err(Errno::NOENT) => {}
                 done => return done,
@@ -120,7 +120,7 @@ impl Root {
             upto.push_str(name);
             parent = self.beneath(&upto, flags)?;
         }
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut durable = self.durable.lock();
         if durable.len() >= DURABLE_FOLDERS {
             durable.clear();
         }
@@ -152,19 +152,19 @@ impl Marks {
         if key.rsplit('/').next() != Some(Key::Format.to_string().as_str()) {
             return;
         }
-        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut marks = self.0.lock();
         if marks.len() < MARKS || marks.contains_key(key) {
             marks.insert(key.to_owned(), blake3::hash(bytes));
         }
     }
 
     pub(super) fn are_known(&self) -> bool {
-        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.0.lock().is_empty()
     }
 
     /// Compares a directory with what is known of the store.
     pub(super) fn compare(&self, root: &Root) -> Result<Verdict, Errno> {
-        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let marks = self.0.lock().clone();
         if marks.is_empty() {
             return Ok(Verdict::Unmarked);
         }

@@ -4,12 +4,13 @@
 //! its own catalog, before the maps are cleared.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::dirty::Marks;
 use engine::flush::{self, DrainWorld, Steps};
 use engine::model::{Dev, FileId, Ino, Kind};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
@@ -49,7 +50,7 @@ impl Subscriber {
     }
 
     pub(crate) fn note_reread(&self, cause: &str) {
-        let mut rereads = self.rereads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rereads = self.rereads.lock();
         *rereads.entry(cause.to_owned()).or_default() += 1;
     }
 
@@ -160,7 +161,7 @@ impl Dispatcher {
     }
 
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     pub fn add(&self, subscriber: Arc<Subscriber>) -> Result<(), DispatcherError> {
@@ -324,8 +325,8 @@ impl Inner {
         Ok(outcome)
     }
 
-    /// The watch set is shared by all volumes of a superblock: inodes that another volume than `own` knows stay in it. A
-    /// volume registers an inode with `pending` before it watches it, so in either order it ends up watched.
+    /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. An inode is added to
+    /// `pending` before it is watched, so either order leaves it watched.
     fn unwatch(&mut self, keys: Vec<(Dev, Ino)>, own: Option<&Arc<Pending>>) -> Result<(), DispatcherError> {
         let mut free = Vec::new();
         'keys: for (dev, ino) in keys {
@@ -343,8 +344,8 @@ impl Inner {
         self.capture.as_mut().ok_or(DispatcherError::Ended)
     }
 
-    /// Causes for which capture may have missed changes since the last drain, in a closed set of words, and why marks were
-    /// widened. The causes leave out what a mark or an overflow bit already covers.
+    /// Why the capture may have missed changes since the last drain, in a closed set of words. Causes already covered by
+    /// a mark or overflow bit are left out.
     fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), DispatcherError> {
         let health = self.capture()?.health()?;
         if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))

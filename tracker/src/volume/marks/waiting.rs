@@ -5,11 +5,12 @@
 //! are kept apart, so that settling forgets exactly what was read.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use engine::catalog::{CatalogChange, Head};
 use engine::dirty::{DirtySet, Marks};
 use engine::model::Ino;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::volume::clock::now_ns;
@@ -71,7 +72,7 @@ impl Pending {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Adds marks, to the catalog first.

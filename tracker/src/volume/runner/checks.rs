@@ -2,7 +2,6 @@
 //! change without a mark. They use the ordinary drain of a round and make none of their own.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use engine::flush::world::CommittedState;
 
@@ -22,7 +21,7 @@ const SCRUB: &str = "scrub";
 impl Runner {
     /// Called before a drain.
     pub(crate) fn before_drain(&mut self) -> Result<(), WorldError> {
-        self.adopt()?;
+        self.follow_failover()?;
         if let Some((dispatcher, _)) = &self.opened.world.dispatcher {
             self.opened.self_tests.change(dispatcher);
         }
@@ -41,13 +40,13 @@ impl Runner {
         if let Some(failure) = failure {
             tracing::error!(volume = %self.opened.name, what = failure.what, "a change was missed");
             self.opened.self_tests.fail(&dispatcher, &failure)?;
-            self.adopt()?;
+            self.follow_failover()?;
             self.shared.update(|progress| {
                 *progress.capture.failures.entry(failure.cause.to_owned()).or_default() += 1;
             });
         }
-        // What another volume found is pending by now, and this round takes it.
-        self.adopt()
+        // What another volume has found is pending by now, and this round takes it.
+        self.follow_failover()
     }
 
     /// What the scrub missed, in words. On tmpfs such a miss is expected, and another back end would miss it too: only that
@@ -105,7 +104,7 @@ impl Runner {
     /// Takes over the causes of full re-reads since the last drain. True: there was one.
     pub(crate) fn note_rereads(&self) -> bool {
         let rereads = match &self.opened.subscriber {
-            Some(subscriber) => std::mem::take(&mut *subscriber.rereads.lock().unwrap_or_else(PoisonError::into_inner)),
+            Some(subscriber) => std::mem::take(&mut *subscriber.rereads.lock()),
             None => BTreeMap::new(),
         };
         let any = !rereads.is_empty();
@@ -120,8 +119,8 @@ impl Runner {
         any
     }
 
-    /// Switches to the present back end of the process.
-    fn adopt(&mut self) -> Result<(), WorldError> {
+    /// Goes over to the back end that the process has now.
+    fn follow_failover(&mut self) -> Result<(), WorldError> {
         let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() else { return Ok(()) };
         if dispatcher.failovers() == self.opened.self_tests.failovers {
             return Ok(());

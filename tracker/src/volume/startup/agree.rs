@@ -1,12 +1,10 @@
 //! Compares the store's head with the catalog's: which commits are ours, and whether the catalog must be rebuilt.
 
 use engine::catalog::{CatalogChange, Head, Record};
-use engine::format::{Key, commit};
 use engine::model::{FileId, Ino, InodeId, NameChange, Seq};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
-use crate::store;
 use crate::volume::opened::Opened;
 use crate::volume::startup::errors::failed;
 use crate::volume::startup::ways_on::Obstacle;
@@ -30,12 +28,7 @@ impl Opened {
             .hint("bring the store's lost objects back; to go on without them, start over under another --name")
             .into());
         }
-        let key = Key::Commit(theirs).to_string();
-        let expect = commit::Expect { volume: self.volume_id, seq: theirs };
-        let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
-        let (_, header) = store::get_checked(world.writer.store(), &key, decode)?
-            .map_err(|(_, error)| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
-        if header.writer != self.writer.id {
+        if world.writer.writer_of(theirs).map_err(WorldError::from)? != self.writer.id {
             return Err(AppError::new(
                 ExitCode::Locked,
                 format_args!("another writer has committed: the store's head is {theirs}, ours was {ours}"),

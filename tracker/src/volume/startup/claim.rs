@@ -1,22 +1,21 @@
 //! Whose volume it is: source, store and catalog must name the same one, and nobody else may write it.
 
-use bytes::Bytes;
 use engine::format::era::VolumeFormat;
-use engine::format::{Key, commit};
 use engine::model::{FileId, Seq, VolumeId, WriterId};
 
 use crate::catalog::{self, Catalog, Writer};
 use crate::config::{Allow, Replaced, VolumeConfig};
 use crate::error::{AppError, ExitCode};
-use crate::repository::head_of;
+use crate::repository::{self, WriteError, head_of};
 use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
-use crate::store::{self, ErrorKind, Store};
+use crate::store::{ErrorKind, Store};
 use crate::volume::clock::{boot_id, wall_clock};
 use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::startup::errors::{failed, world_error};
 use crate::volume::startup::rebind::rebind;
 use crate::volume::startup::ways_on;
 use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::world::WorldError;
 
 /// Name of the note that another directory is being adopted as the source. It is set before the old inodes are forgotten,
 /// and cleared when the new directory is noted.
@@ -129,11 +128,10 @@ fn same_history(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(), O
         )
         .hint("name the store as it was when this host last committed; an older copy of it cannot be gone on with")
     };
-    match store.get(&Key::Commit(head.seq).to_string()) {
-        Ok(bytes) if commit::hash(&bytes) == head.hash => Ok(()),
-        Ok(_) => Err(differs("is another one").into()),
-        Err(error) if error.kind == ErrorKind::NotFound => Err(differs("is not").into()),
-        Err(error) => Err(error.into()),
+    match repository::is_commit(store, head.seq, head.hash)? {
+        Some(true) => Ok(()),
+        Some(false) => Err(differs("is another one").into()),
+        None => Err(differs("is not").into()),
     }
 }
 
@@ -147,45 +145,40 @@ pub(crate) fn claim(
 ) -> Result<(VolumeId, Writer, VolumeFormat), Obstacle> {
     let url = &config.store.to_string();
     let broken = |error: catalog::CatalogError| failed("catalog", error);
-    let key = Key::Format.to_string();
     let known = catalog.volume_id().map_err(broken)?;
     let elsewhere = catalog.store().map_err(broken)?.filter(|there| there != url);
     if let Some(there) = elsewhere.as_ref().filter(|_| !moved) {
         return Err(ways_on::other_store(there, url, &config.name).into());
     }
-    let bytes = match store::get_checked(store, &key, VolumeFormat::decode) {
-        Ok(Ok((bytes, _)) | Err((bytes, _))) => bytes,
-        Err(error) if error.kind == ErrorKind::NotFound => match known {
-            Some(_) => {
-                // A mount point whose file system is away looks like this.
-                let told = AppError::new(
-                    ExitCode::Absent,
-                    format_args!("the volume is no longer in {url}, though this host has committed to it"),
-                );
-                let hint = "bring the store back, or start over with another --state-dir";
-                return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
-            }
-            None => {
-                let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
-                let mut format = VolumeFormat::new(id, wall_clock());
-                if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
-                    // For tests of the end of an era. The volume's format keeps the value.
-                    format.era_len = length;
-                }
-                let bytes = format.encode().map_err(|error| failed("format", error))?;
-                match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
-                    Ok(store::CreateOutcome::Own) => bytes,
-                    Ok(store::CreateOutcome::Other(bytes)) => bytes,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        },
-        Err(error) => return Err(error.into()),
+    let no_format = |error: WriteError| match error {
+        WriteError::Object { cause, .. } => {
+            AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {cause}"))
+                .hint("this may not be a tracker store, or one of a newer version")
+                .into()
+        }
+        error => Obstacle::from(WorldError::from(error)),
     };
-    let format = VolumeFormat::decode(&bytes).map_err(|error| {
-        AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {error}"))
-            .hint("this may not be a tracker store, or one of a newer version")
-    })?;
+    let format = match repository::find_format(store).map_err(no_format)? {
+        Some(format) => format,
+        None if known.is_some() => {
+            // A mount point whose file system is away looks like this.
+            let told = AppError::new(
+                ExitCode::Absent,
+                format_args!("the volume is no longer in {url}, though this host has committed to it"),
+            );
+            let hint = "bring the store back, or start over with another --state-dir";
+            return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
+        }
+        None => {
+            let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
+            let mut format = VolumeFormat::new(id, wall_clock());
+            if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
+                // For tests of what happens at the end of an era; stands in the volume's format from then on.
+                format.era_len = length;
+            }
+            repository::make_format(store, &format).map_err(no_format)?
+        }
+    };
     if known.is_some_and(|known| known != format.volume) {
         return Err(AppError::new(ExitCode::Locked, "the store holds another volume under this name")
             .hint("use another --name; this one belongs to another host or another state directory")

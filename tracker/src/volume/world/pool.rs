@@ -5,14 +5,15 @@
 //! thread returns, and gets twice the time at its next try. Other files are read by other threads.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::flush::Steps;
 use engine::flush::read::read_file;
 use engine::model::Ino;
 use engine::source::{FileError, FileImage, FileOps, ReadJob};
+use parking_lot::Mutex;
 
 /// Threads that may be reading at once, stalled ones not counted.
 const THREADS: usize = 4;
@@ -50,10 +51,6 @@ pub struct Pool<F> {
     deadline: Duration,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<F: FileOps + 'static> Pool<F> {
     pub fn new() -> Pool<F> {
         let (queue, source) = channel();
@@ -74,7 +71,7 @@ impl<F: FileOps + 'static> Pool<F> {
 
     /// Files whose thread has not returned.
     pub fn stalled(&self) -> usize {
-        lock(&self.running).values().filter(|late| **late).count()
+        self.running.lock().values().filter(|late| **late).count()
     }
 
     fn add_threads(&mut self) {
@@ -84,12 +81,12 @@ impl<F: FileOps + 'static> Pool<F> {
             let work = move || {
                 loop {
                     // The lock is held while waiting: one idle thread waits in `recv`, the others for the lock.
-                    let Ok(task) = lock(&source).recv() else { return };
-                    lock(&running).insert(task.job.inode.ino, false);
-                    // If nobody waits for the reply any more, it is dropped: the file was late.
+                    let Ok(task) = source.lock().recv() else { return };
+                    running.lock().insert(task.job.inode.ino, false);
+                    // A reply nobody waits for any more is dropped: the file was late.
                     let _ = task.reply.send(Reply::Started(task.index, Instant::now()));
                     let image = (task.open)(&task.job).and_then(|mut file| read_file(&mut file, &task.job, task.steps));
-                    lock(&running).remove(&task.job.inode.ino);
+                    running.lock().remove(&task.job.inode.ino);
                     let _ = task.reply.send(Reply::Done(task.index, image));
                 }
             };
@@ -107,7 +104,7 @@ impl<F: FileOps + 'static> Pool<F> {
         let mut results: Vec<Option<Result<FileImage, FileError>>> = vec![None; jobs.len()];
         let mut waiting = 0;
         for (index, job) in jobs.iter().enumerate() {
-            let busy = lock(&self.running).contains_key(&job.inode.ino);
+            let busy = self.running.lock().contains_key(&job.inode.ino);
             let task = Task { index, job: job.clone(), steps, open: Arc::clone(open), reply: reply.clone() };
             if busy || self.threads == 0 || self.queue.send(task).is_err() {
                 if let Some(result) = results.get_mut(index) {
@@ -145,8 +142,8 @@ impl<F: FileOps + 'static> Pool<F> {
                     for index in over {
                         due.remove(&index);
                         let (Some(job), Some(slot)) = (jobs.get(index), results.get_mut(index)) else { continue };
-                        // Not running any more: it has just finished, and its reply is on the way.
-                        let mut running = lock(&self.running);
+                        // Not running any more: it has just returned, and its reply is on the way.
+                        let mut running = self.running.lock();
                         let Some(late) = running.get_mut(&job.inode.ino) else { continue };
                         *late = true;
                         *slot = Some(Err(FileError::Late));
@@ -206,7 +203,7 @@ mod tests {
         }
         fn barrier(&mut self) -> Result<(), FileError> {
             if let Some(gate) = &self.gate {
-                lock(gate).recv().unwrap();
+                gate.lock().recv().unwrap();
             }
             Ok(())
         }

@@ -1,12 +1,12 @@
-//! Embeds the eBPF object if one was built; without it the crate builds all the same, and capture says that it is missing.
+//! Embeds the eBPF object if one was built. Without it the crate still builds, and capture reports that it is missing.
 
 use std::{env, fs, path::PathBuf};
 
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
     let object = manifest.join("../target/ebpf/bpfel-unknown-none/release/tracker-ebpf");
-    // An empty stand-in, because cargo would run this script (and rebuild the crate) every time if the file were missing.
-    // The real build replaces it. If it cannot be made, that costs only time.
+    // An empty stand-in: if the file were missing, cargo would run this script (and rebuild the crate) every time. The real
+    // build replaces it. If it cannot be created, that only costs time.
     if !object.exists()
         && let Some(directory) = object.parent()
         && fs::create_dir_all(directory).is_ok()

@@ -1,7 +1,7 @@
-//! The kernel struct members that the programs read: one list, expanded to read-only globals of the kernel object and to a
+//! The kernel struct members that the programs read. One list, expanded to read-only globals of the kernel object and to a
 //! table for user space, which resolves each in the running kernel's BTF. No offset is written anywhere in code.
 
-/// Value of an offset global whose member the running kernel does not have. Only optional fields can be absent.
+/// Value of an offset global if the running kernel lacks the member. Only optional fields can be absent.
 pub const ABSENT: u32 = u32::MAX;
 
 /// One member of a kernel struct, or one constant of a kernel enum.
@@ -11,11 +11,11 @@ pub struct Field {
     pub global: &'static str,
     /// Name of the struct (or enum).
     pub container: &'static str,
-    /// Names of the member (or constant), newest kernel first; the first one found is taken.
+    /// Names of the member (or constant), newest kernel first; the first one found is used.
     pub members: &'static [&'static str],
     /// What is looked up.
     pub kind: Kind,
-    /// Whether capture can do without it.
+    /// Whether capture works without it.
     pub need: Need,
 }
 
@@ -37,7 +37,7 @@ pub enum Need {
     Optional,
 }
 
-/// Hands the list of fields to the macro `$then`.
+/// Passes the list of fields to the macro `$then`.
 ///
 /// A line is `GLOBAL: need kind container [member, alternate...];`
 #[macro_export]

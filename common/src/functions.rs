@@ -1,13 +1,13 @@
-//! Kernel functions that the fentry and the kprobe back end hook beside the tracepoints: one list, used to attach, to check
-//! prototypes against BTF, and to explain. What each hook marks stands in the kernel object under the same name.
+//! Kernel functions that the fentry and kprobe back ends hook in addition to the tracepoints. One list, used to attach, to
+//! check prototypes against BTF, and to explain. The kernel object has the marks of each hook under the same name.
 
 /// At which end of a function its hook marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// On entry only: the change is done already, or whoever reads it waits for a lock that the caller holds.
+    /// On entry only: the change is done already, or a reader waits for a lock that the caller holds.
     Entry,
-    /// After the change. By kprobe also on entry, and in between the change stays in INFLIGHT: a return that is missed
-    /// leaves it dirty instead of losing it.
+    /// After the change. By kprobe also on entry; in between the change stays in INFLIGHT, so that a missed return leaves
+    /// it marked instead of losing it.
     Exit,
 }
 
@@ -16,16 +16,16 @@ pub enum When {
 pub enum By {
     /// By fentry or fexit, else by kprobe.
     Either,
-    /// By kprobe only: it lies in a module, or has more arguments than trampolines of old kernels carry.
+    /// By kprobe only: it is in a module, or has more arguments than trampolines of old kernels support.
     Probe,
 }
 
-/// Whether capture can do without a hook.
+/// Whether capture works without a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// No volume can be protected without it.
     Required,
-    /// It is attached where the kernel has it.
+    /// It is attached if the kernel has it.
     Optional,
 }
 
@@ -40,7 +40,7 @@ pub struct Function {
     pub by: By,
     /// Whether it must be there.
     pub need: Need,
-    /// A tracepoint that makes it superfluous where the kernel has it; empty: none.
+    /// A tracepoint that replaces it if the kernel has it; empty: none.
     pub unless: &'static str,
     /// Position and struct of the pointer arguments that are read; checked against BTF.
     pub arguments: &'static [(usize, &'static str)],
@@ -147,7 +147,7 @@ pub const fn counter_cell(function: FunctionId) -> u32 {
     crate::maps::counter::HOOK_BASE + crate::hooks::HOOKS.len() as u32 + function as u32
 }
 
-// Every hook has a cell of its own among the counters.
+// Every hook has its own cell among the counters.
 const _: () = {
     let hooks = crate::hooks::HOOKS.len() + FUNCTIONS.len();
     assert!(crate::maps::counter::HOOK_BASE as usize + hooks <= crate::maps::counter::CELLS as usize);

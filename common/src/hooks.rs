@@ -1,6 +1,6 @@
 //! The hooks of the tracepoint back end: one list, used to attach, to decide which file systems can be protected, and to explain.
 
-/// What a hook tells.
+/// What a hook reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// A folio of a file became dirty: range of the folio.
@@ -9,7 +9,7 @@ pub enum Role {
     Direct,
     /// A range operation that needs no dirty folio.
     Range,
-    /// A change time was set: the catch-all for names, attributes and everything without a hook of its own.
+    /// A change time was set: covers names, attributes and everything without a hook of its own.
     Tick,
 }
 
@@ -22,7 +22,7 @@ pub enum Serves {
     One(Fs),
 }
 
-/// File systems whose changes the tracepoint back end knows how to see.
+/// File systems whose changes the tracepoint back end can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fs {
     /// ext4 (and its driver's ext2 and ext3).
@@ -67,9 +67,9 @@ pub struct Hook {
     pub program: &'static str,
     /// Name of the raw tracepoint.
     pub tracepoint: &'static str,
-    /// What it tells.
+    /// What it reports.
     pub role: Role,
-    /// Who cannot do without it.
+    /// Which file systems need it.
     pub serves: Serves,
     /// Why it is needed.
     pub why: &'static str,

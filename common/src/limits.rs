@@ -1,7 +1,8 @@
-//! Bounds of the kernel side: sizes of maps that user space does not set, and of every loop in a program.
+//! Limits of the kernel side: sizes of maps that user space does not set, and of every loop in a program.
 
 /// Version of everything in this crate that a pinned, still running kernel object shares with a newer daemon: map layout,
-/// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then replaced.
+/// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then
+/// replaced.
 pub const ABI_VERSION: u64 = 5;
 
 /// Bytes of one block, the unit of a mark.
@@ -22,8 +23,8 @@ pub const OVERFLOW_BITS: u32 = 1 << 20;
 /// 64-bit words of one OVERFLOW map.
 pub const OVERFLOW_WORDS: u32 = OVERFLOW_BITS / 64;
 
-/// Default entries of each DIRTY map; user space sets the real number at load. Of these maps an entry costs memory only while
-/// it is there, and 16 bytes of the table in any case: the defaults keep what an idle capture holds below 8 MiB.
+/// Default entries of each DIRTY map; user space sets the real number at load. An entry of these maps costs memory only
+/// while it exists, plus 16 bytes of the table in any case: with the defaults an idle capture uses less than 8 MiB.
 pub const DIRTY_ENTRIES: u32 = 1 << 16;
 /// Default entries of each INODE map.
 pub const INODE_ENTRIES: u32 = 1 << 16;
@@ -31,7 +32,7 @@ pub const INODE_ENTRIES: u32 = 1 << 16;
 pub const WATCH_ENTRIES: u32 = 1 << 17;
 /// Most entries of the WATCH map, some 400 MiB of kernel memory.
 pub const WATCH_ENTRIES_MAX: u32 = 1 << 22;
-/// Default entries of the INFLIGHT map: direct I/O requests under way in tracked superblocks. They are allocated beforehand.
+/// Default entries of the INFLIGHT map: direct I/O requests in flight on tracked superblocks. They are preallocated.
 pub const INFLIGHT_ENTRIES: u32 = 1 << 13;
 /// Superblocks that can be tracked at once.
 pub const SUPERS_ENTRIES: u32 = 1024;

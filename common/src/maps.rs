@@ -60,7 +60,7 @@ pub struct Inflight {
     pub ino: u64,
     /// First byte.
     pub start: u64,
-    /// Bytes; 0: no range, `u64::MAX`: everything behind `start`.
+    /// Bytes; 0: no range, `u64::MAX`: everything from `start` on.
     pub len: u64,
     /// `CLOCK_MONOTONIC` at the begin, ns.
     pub began_ns: u64,
@@ -70,7 +70,7 @@ pub struct Inflight {
     pub flags: u32,
 }
 
-/// The INFLIGHT key of a task in a hooked function: below every kernel address, where the keys of direct writes are.
+/// The INFLIGHT key of a task in a hooked function: below every kernel address, so never the key of a direct write.
 #[must_use]
 #[inline(always)]
 pub const fn call_key(task: u32, function: u32) -> u64 {
@@ -84,24 +84,25 @@ pub const fn call_task(key: u64) -> Option<u32> {
     if key >> 40 == 0 { Some((key >> 8) as u32) } else { None }
 }
 
-/// What happened to an inode beside exact block marks.
+/// What happened to an inode in addition to exact block marks.
 pub mod flag {
-    /// A timestamp tick on something that is no directory: size, mode, owner, times, attributes or content changed.
+    /// A timestamp tick on anything but a directory: size, mode, owner, times, attributes or content changed.
     pub const META: u64 = 1 << 0;
     /// A timestamp tick on a directory: list it.
     pub const NAMES: u64 = 1 << 1;
-    /// Everything at and behind `from` may have changed.
+    /// Everything from `from` on may have changed.
     pub const FROM: u64 = 1 << 2;
     /// Everything in `from..end` may have changed.
     pub const RANGE: u64 = 1 << 3;
     /// The whole content may have changed: a range operation whose range the hook does not give.
     pub const WHOLE: u64 = 1 << 4;
-    /// Doubt: a mark could not be made exactly. Compare the whole content.
+    /// A mark could not be made exactly: full re-read.
     pub const RESCAN: u64 = 1 << 5;
-    /// Beside `WHOLE`: it is the file system that gives no ranges (tmpfs).
+    /// In addition to `WHOLE`: the file system gives no ranges (tmpfs).
     pub const DATA_NO_RANGE: u64 = 1 << 6;
 
-    /// Beside block bits: when they were set, some mapping of the file could be stored through. Says nothing of what changed.
+    /// In addition to block bits: when they were set, a mapping of the file allowed stores. Says nothing about what
+    /// changed.
     pub const MAPPED: u64 = 1 << 7;
 
     /// Any of the flags that mean "compare the whole content".
@@ -144,9 +145,9 @@ pub mod ctrl {
     pub const BACK_END: u32 = 5;
     /// Hash of the kernel object that made the set.
     pub const OBJECT: u32 = 6;
-    /// Not 0: as `MARK_UNKNOWN_DIO`, because direct writes may have begun before anything was attached to tell.
+    /// Not 0: as `MARK_UNKNOWN_DIO`, because direct writes may have begun before anything was attached to see them.
     pub const MARK_EARLIER_DIO: u32 = 7;
-    /// Until when programs mark, in ns of `CLOCK_MONOTONIC`; `u64::MAX`: for ever. A living daemon moves it on.
+    /// Until when programs mark, in ns of `CLOCK_MONOTONIC`; `u64::MAX`: forever. A live daemon renews it.
     pub const LEASE: u32 = 8;
     /// Not 0: a change was not marked because the lease was over.
     pub const LAPSED: u32 = 9;
@@ -164,17 +165,17 @@ pub mod counter {
     pub const OVERFLOW: u32 = 2;
     /// A direct write could not be inserted into INFLIGHT.
     pub const INFLIGHT_FULL: u32 = 3;
-    /// A folio's size or a field on the way to the inode could not be read.
+    /// A folio's size, or a field needed to find the inode, could not be read.
     pub const UNREADABLE: u32 = 4;
-    /// A compare-and-exchange did not succeed within its bound; the inode was widened.
+    /// A compare-and-exchange did not succeed within its limit; the inode was widened.
     pub const CAS_BOUND: u32 = 5;
     /// A direct completion without INFLIGHT entry was marked.
     pub const UNKNOWN_DIO: u32 = 6;
-    /// An event whose inode could not be learnt at all (no mark is possible).
+    /// An event whose inode could not be determined at all (no mark is possible).
     pub const LOST: u32 = 7;
-    /// Entries newly made in DIRTY.
+    /// Entries inserted into DIRTY.
     pub const GROUPS_NEW: u32 = 8;
-    /// Entries newly made in INODE.
+    /// Entries inserted into INODE.
     pub const INODES_NEW: u32 = 9;
     /// First of one cell per hook, in the order of `hooks::HOOKS` and then `functions::FUNCTIONS`: events on tracked
     /// superblocks.
@@ -195,8 +196,9 @@ pub mod counter {
         "groups_new",
         "inodes_new",
     ];
-    /// Cells of which any increase means that marks were widened or lost: the caller must look.
-    pub const DOUBTS: [u32; 7] = [DIRTY_FULL, INODE_FULL, OVERFLOW, INFLIGHT_FULL, UNREADABLE, CAS_BOUND, LOST];
+    /// Cells of which any increase means that marks were widened or lost: the caller must check.
+    pub const WIDENED_OR_LOST: [u32; 7] =
+        [DIRTY_FULL, INODE_FULL, OVERFLOW, INFLIGHT_FULL, UNREADABLE, CAS_BOUND, LOST];
 }
 
 /// The OVERFLOW bit of an inode.

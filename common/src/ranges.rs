@@ -1,4 +1,4 @@
-//! Byte ranges to groups and bits: the arithmetic of a mark, shared so that it can be tested outside the kernel.
+//! Byte ranges to groups and bits: the arithmetic of a mark, in this crate so that it can be tested outside the kernel.
 
 use crate::limits::{BLOCK_BYTES, GROUP_BLOCKS, RANGE_GROUPS_MAX};
 
@@ -32,7 +32,7 @@ pub const fn place(start: u64, len: u64) -> Place {
     let end = start.saturating_add(len);
     let first = start / BLOCK_BYTES;
     let last = (end - 1) / BLOCK_BYTES;
-    // A group number must fit the 32 bits of the key: files beyond 8 PiB are not marked by block.
+    // A group number must fit into the 32 bits of the key: files are not marked by block beyond 8 PiB.
     if last / GROUP_BLOCKS - first / GROUP_BLOCKS >= RANGE_GROUPS_MAX || last / GROUP_BLOCKS > u32::MAX as u64 {
         return Place::Span(start, end);
     }

@@ -1,8 +1,8 @@
 //! Which x86-64 system calls explain a timestamp tick on btrfs, where truncate, punch and clone have no tracepoint.
 //!
-//! Only what is certain stands here; a tick from anything else widens the file. Numbers are looked at without knowing whether
-//! the task runs in 32-bit mode, so a number may stand here only if its 32-bit meaning changes no file content either:
-//! 92 and 93 (`chown`, `fchown`) are `truncate` and `ftruncate` there, and therefore do not.
+//! Only certain cases are listed; a tick from anything else widens the file. It is not known whether the task runs in
+//! 32-bit mode, so a number may be listed only if its 32-bit meaning changes no file content either: 92 and 93 (`chown`,
+//! `fchown`) mean `truncate` and `ftruncate` there, and are therefore not listed.
 
 /// What a tick means, seen from the system call that was under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,13 +11,13 @@ pub enum Cause {
     Data,
     /// Names, attributes or times only.
     Metadata,
-    /// The size was set, to the second argument of the call: what lies behind it may have changed.
+    /// The size was set to the second argument of the call: everything after it may have changed.
     Truncate,
     /// Anything else: the whole content may have changed.
     Unknown,
 }
 
-/// `pt_regs.orig_ax` of an exception, which for a tick is a page fault.
+/// `pt_regs.orig_ax` of an exception; if a tick follows, it is a page fault.
 pub const FAULT: u64 = u64::MAX;
 
 /// The cause behind system call number `number` of the x86-64 table.
@@ -68,8 +68,8 @@ mod tests {
 
     #[test]
     fn calls_that_can_change_content_without_a_dirty_page_are_never_excused() {
-        // open, creat, openat, openat2 (O_TRUNC), ioctl (clone), fallocate, copy_file_range,
-        // io_uring_enter, and what a kernel thread shows (0), and 32-bit numbers of truncate, ftruncate, truncate64, ftruncate64.
+        // open, creat, openat, openat2 (O_TRUNC), ioctl (clone), fallocate, copy_file_range, io_uring_enter, the value of a
+        // kernel thread (0), and the 32-bit numbers of truncate, ftruncate, truncate64, ftruncate64.
         for number in [2, 85, 257, 437, 16, 285, 326, 426, 0, 92, 93, 193, 194] {
             assert_eq!(cause(number), Cause::Unknown, "{number}");
         }

@@ -1,6 +1,7 @@
 //! Arithmetic of blocks (4 KiB), groups (512 blocks, 2 MiB) and the 512-ary levels above them.
 //!
-//! Only numbers: no bytes, no hashes. Sizes and offsets are bytes; every function is total (no overflow, no panic).
+//! Only numbers: no bytes, no hashes. Sizes and offsets are in bytes. No function overflows or panics, whatever its
+//! arguments.
 
 use crate::model::BLOCK_BYTES;
 
@@ -25,7 +26,7 @@ pub fn groups(size: u64) -> u64 {
     size.div_ceil(GROUP_BYTES)
 }
 
-/// First byte of block `index`; `u64::MAX` when that cannot be counted.
+/// First byte of block `index`; `u64::MAX` if it does not fit into 64 bits.
 pub fn offset(index: u64) -> u64 {
     index.saturating_mul(BLOCK_BYTES)
 }
@@ -40,9 +41,9 @@ pub fn last(size: u64) -> Option<u64> {
     count(size).checked_sub(1)
 }
 
-/// The blocks that a change of size marks, ascending: the old tail where it still exists, and the new tail.
+/// The blocks that a change of size marks, ascending: the old tail if it still exists, and the new tail.
 ///
-/// Both are `None` when the size is unchanged; one is when they are the same block or the new size is 0.
+/// Both are `None` if the size is unchanged. One is `None` if both are the same block, or the new size is 0.
 pub fn tails(old_size: u64, new_size: u64) -> [Option<u64>; 2] {
     if old_size == new_size {
         return [None, None];
@@ -62,7 +63,7 @@ pub fn nodes_at(blocks: u64, level: u8) -> u64 {
     if blocks == 0 || level > top_level(blocks) { 0 } else { children(blocks, level.saturating_add(1)) }
 }
 
-/// Level of the one node that stands for the whole file.
+/// Level of the one node that covers the whole file.
 pub fn top_level(blocks: u64) -> u8 {
     let mut level = 0;
     while children(blocks, level) > GROUP_BLOCKS {

@@ -1,7 +1,9 @@
 //! What a host keeps of a volume between two flushes: the committed state, the intent, and the names that are missing.
 //!
-//! Only values. The catalog (and the simulation's model of it) stores these types as they are.
+//! Only values. The catalog, and the simulation's model of it, store these types as they are.
 
+use crate::format::DecodeError;
+use crate::format::commit;
 use crate::model::{CommitId, FileId, Hash, InodeId, Kind, Meta, NameChange, Root, Seq, Standing, Time};
 
 /// What the catalog keeps of one file.
@@ -18,11 +20,11 @@ pub struct Record {
     pub hole_bytes: u64,
     /// Whether the catalog holds a signature of the whole image.
     pub signed: bool,
-    /// Change time of the inode when all of it was known to be committed; `None` is "unknown" (invariant I3).
+    /// Change time of the inode at which all of it was known to be committed; `None` is "unknown" (invariant I3).
     pub ctime: Option<Time>,
 }
 
-/// What the catalog has under one name, as far as a listing shows it.
+/// What the catalog has under one name, as far as it can be compared with a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub id: FileId,
@@ -34,7 +36,7 @@ pub struct Known {
     pub ctime: Option<Time>,
 }
 
-/// A name that vanished without proof, and the drain in which that was first seen.
+/// A name that vanished without proof, and the drain in which it was first missed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
     pub parent: FileId,
@@ -64,6 +66,20 @@ pub struct Intent {
     pub bytes: Vec<u8>,
 }
 
+impl Intent {
+    /// As it was stored; the standing is taken from the bytes.
+    pub fn of_bytes(
+        seq: Seq,
+        commit_id: CommitId,
+        hash: Hash,
+        time: Time,
+        bytes: Vec<u8>,
+    ) -> Result<Intent, DecodeError> {
+        let standing = commit::peek(&bytes)?.standing;
+        Ok(Intent { seq, commit_id, hash, time, standing, bytes })
+    }
+}
+
 /// A node of a file's block tree (`tree`): file, level, index.
 pub type NodeKey = (FileId, u8, u64);
 
@@ -73,8 +89,8 @@ pub type NodeChanges = Vec<(NodeKey, Option<Vec<u8>>)>;
 /// Signatures to keep, by file and group; `None` deletes.
 pub type SignatureChanges = Vec<((FileId, u64), Option<Vec<u8>>)>;
 
-/// One change of the catalog, made in one transaction. Whatever the order inside each list, it is applied in this order: `gone`,
-/// `records`, names (all `Unset`, then all `Set`), nodes, signatures, missing names, next id.
+/// One change of the catalog, made in one transaction. It is always applied in this order: `gone`, `records`, names (all
+/// `Unset`, then all `Set`), nodes, signatures, missing names, next id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CatalogChange {
     /// New or changed files.
@@ -84,8 +100,8 @@ pub struct CatalogChange {
     pub gone: Vec<FileId>,
     pub nodes: NodeChanges,
     pub signatures: SignatureChanges,
-    /// All names that wait for proof of their removal, in place of the former list; `None` leaves that as it is.
+    /// Replaces the list of names that wait for proof of their removal; `None` keeps the list as it is.
     pub missing: Option<Vec<Missing>>,
-    /// Raises the next file id; a lower value than the known one is ignored, and it is always above `records`.
+    /// Raises the next file id. A value below the current one is ignored; the next id is always above those of `records`.
     pub next_id: Option<FileId>,
 }

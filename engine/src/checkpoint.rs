@@ -1,8 +1,9 @@
 //! Checkpoints: the whole manifest as of a seq, as a root object and immutable pages named by their hash.
 //!
-//! Pages are cut where later changes elsewhere do not move the cuts: files by fixed id ranges, names after entries whose
+//! Page borders are chosen so that a change moves no border elsewhere: files by fixed id ranges, names after entries whose
 //! own hash says so, extents of big files at fixed offsets. So two checkpoints share the pages that did not change, and
-//! `create if absent` uploads only the others. Pages come and go one at a time: memory is one page beside the manifest.
+//! `create if absent` uploads only the others. Pages are written and read one at a time, so memory is one page beside the
+//! manifest.
 
 pub mod page;
 
@@ -36,7 +37,7 @@ pub const FILES_A_PAGE: u64 = 1024;
 pub const NAME_CUT_BITS: u32 = 10;
 /// ... or after this many entries.
 pub const NAMES_A_PAGE: usize = 8192;
-/// Extents that stand with their file; a file with more has pages of its own.
+/// Most extents that are stored with their file; a file with more has pages of its own.
 pub const EXTENTS_WITH_FILE: usize = 512;
 /// Extents that a page of extents has on average.
 pub const EXTENTS_A_PAGE: u64 = 1024;
@@ -62,8 +63,8 @@ pub struct CheckpointRoot {
     pub extents: Vec<(FileId, u64, Hash)>,
 }
 
-/// Gives every object of a checkpoint to `put`, pages first, the root last. A page that is in the store already is the
-/// same page.
+/// Passes every object of a checkpoint to `put`, pages first, the root last. If the store already has a page of that name,
+/// it has the same bytes.
 pub fn write<E: From<EncodeError>>(
     manifest: &Manifest,
     mut put: impl FnMut(Key, Vec<u8>) -> Result<(), E>,
@@ -122,7 +123,7 @@ fn ends_page(parent: FileId, name: &[u8]) -> bool {
     u32::from_le_bytes([a, b, c, d]).trailing_zeros() >= NAME_CUT_BITS
 }
 
-/// Cuts a extent_map at multiples of a width that changes only when size or extent count double.
+/// Cuts an extent map at multiples of a width that changes only when the size or the number of extents doubles.
 fn cut(extent_map: &ExtentMap) -> impl Iterator<Item = (u64, Vec<crate::extent_map::Extent>)> + '_ {
     let pages = (extent_map.extent_count() as u64).div_ceil(EXTENTS_A_PAGE).next_power_of_two();
     let width = (extent_map.size() / pages).checked_next_power_of_two().unwrap_or(u64::MAX).max(1);
@@ -212,7 +213,7 @@ fn position(r: &mut Reader<'_>, version: u8) -> Result<Position, DecodeError> {
     Ok(Position { volume, seq, head, time, standing, epoch: r.varint("writer epoch")? })
 }
 
-/// Builds the manifest of a checkpoint; `fetch` reads one page by its hash.
+/// Builds the manifest of a checkpoint. `fetch` reads one page by its hash.
 pub fn load<E: From<LoadError>>(
     root: &CheckpointRoot,
     mut fetch: impl FnMut(&Hash) -> Result<Vec<u8>, E>,
@@ -263,7 +264,7 @@ fn decoded(hash: &Hash, bytes: &[u8]) -> Result<Page, LoadError> {
     Ok(page::decode(hash, bytes)?)
 }
 
-/// A page that is what its hash says, but not what the root says.
+/// The error for a page that matches its hash but not what the root says of it.
 fn wrong<E: From<LoadError>>(field: &'static str) -> E {
     LoadError::from(DecodeError::Tag { field, found: 0 }).into()
 }

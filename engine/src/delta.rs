@@ -1,7 +1,7 @@
 //! New bytes against an old signature: copies, literals and holes; and librsync's own delta format.
 //!
-//! `fast_rsync` finds the matches in windows; this module reads the commands it makes, confirms each copy block by block, and
-//! puts the steps of all windows together. It must not read a file nor know what the bytes are for.
+//! `fast_rsync` finds the matches in windows. This module reads its commands, confirms each copy block by block, and joins
+//! the steps of all windows. It must not read a file nor know what the bytes are for.
 
 mod differ;
 mod error;

@@ -1,6 +1,6 @@
 //! Marks: what may have changed since the last commit, per inode, as roaring bitmaps of 4 KiB block indexes.
 //!
-//! Merging only ever widens (invariant I4). Nothing here knows paths, files' sizes or what the store holds.
+//! Merging only ever widens (invariant I4). Nothing here knows paths, file sizes or what the store holds.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::model::{BLOCK_BYTES, Ino};
 /// What may have changed in one inode.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Marks {
-    /// Blocks that may hold other bytes. Indexes beyond 2^32 (16 TiB) cannot stand here: `whole` is set instead.
+    /// Blocks that may hold other bytes. Indexes of 2^32 and above (16 TiB) do not fit: `whole` is set instead.
     pub blocks: RoaringBitmap,
-    /// Every byte from here on may be another one (truncate, collapse, insert).
+    /// Every byte from here on may differ (truncate, collapse, insert).
     pub from: Option<u64>,
-    /// One large range, first byte and first byte after it; several are merged into the range that holds them all.
+    /// One large range: first byte, and first byte after it. Several are merged into one range that covers all of them.
     pub range: Option<(u64, u64)>,
     /// Attributes, or the size, may have changed.
     pub meta: bool,
@@ -23,7 +23,7 @@ pub struct Marks {
     pub names: bool,
     /// The whole content may have changed: an operation whose range the kernel does not tell.
     pub whole: bool,
-    /// The whole content is in doubt: something was lost (map full, missed program run, unclean stop). Counted.
+    /// The file needs a full re-read: marks were lost (map full, missed program run, unclean stop). Counted.
     pub rescan: bool,
 }
 
@@ -49,7 +49,7 @@ impl Marks {
         self.all_content() || !self.blocks.is_empty() || self.from.is_some() || self.range.is_some()
     }
 
-    /// Whether the file has to be read from the first to the last byte.
+    /// Whether the file has to be read from first to last byte.
     pub fn all_content(&self) -> bool {
         self.whole || self.rescan
     }
@@ -85,7 +85,7 @@ impl Marks {
         }
     }
 
-    /// The marked blocks of a file of `size` bytes; `all_content` is the caller's to ask first.
+    /// The marked blocks of a file of `size` bytes. Callers check `all_content` first.
     pub fn blocks_within(&self, size: u64) -> RoaringBitmap {
         let count = size.div_ceil(BLOCK_BYTES).min(1 << 32);
         let mut blocks = self.blocks.clone();
@@ -104,7 +104,7 @@ impl Marks {
     }
 }
 
-/// A mark set with the moment (nanoseconds of the caller's clock) from which on it has waited.
+/// Marks of an inode, and since when they have been waiting (nanoseconds of the caller's clock).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Waiting {
     pub marks: Marks,
@@ -157,12 +157,12 @@ impl DirtySet {
         self.inodes.is_empty()
     }
 
-    /// The moment from which on the oldest mark has waited; `None` when nothing waits.
+    /// Since when the oldest mark has been waiting; `None` if nothing waits.
     pub fn oldest_ns(&self) -> Option<u64> {
         self.inodes.values().map(|waiting| waiting.since_ns).min()
     }
 
-    /// Bytes that marked blocks stand for (whole files not counted: their size is not known here).
+    /// Bytes of the marked blocks, without whole files, whose size is not known here.
     pub fn marked_bytes(&self) -> u64 {
         self.inodes.values().map(|waiting| waiting.marks.blocks.len() * BLOCK_BYTES).sum()
     }

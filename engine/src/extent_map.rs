@@ -1,7 +1,7 @@
-//! A file's content as extents: which stored run, or which hole, each part of the file is.
+//! A file's content as extents: for each part of the file, the stored run or the hole that it consists of.
 //!
-//! An offset-ordered map that commits edit in place: what a commit copies to where it already is costs nothing, so a
-//! flush of few blocks costs O(changed log n) whatever the file's size. Holds places, never bytes.
+//! Ordered by offset; commits edit it in place. A commit's copy of a range onto itself costs nothing, so a flush of a few
+//! blocks costs O(changed log n) whatever the file's size. Holds places, never bytes.
 
 use crate::model::{DataRef, Op, Stored};
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub enum Source {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Plain bytes; never 0 in a extent_map.
+    /// Plain bytes; never 0 in an extent map.
     pub len: u64,
     pub source: Source,
 }
@@ -31,7 +31,7 @@ pub enum RopeError {
     Empty { offset: u64 },
 }
 
-/// The extents of one file, end to end from 0 to its size; neighbours that could be one are one.
+/// The extents of one file, without gaps from 0 to its size. Adjacent extents are joined where possible.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtentMap {
     map: BTreeMap<u64, Extent>,
@@ -43,13 +43,13 @@ impl Extent {
     fn after(self, by: u64) -> Extent {
         let source = match self.source {
             Source::Hole => Source::Hole,
-            // A run ends inside its frame (checked when decoded), so its parts begin below 4 GiB.
+            // Decoding checked that a run ends inside its frame, so its parts begin below 4 GiB.
             Source::Data(at) => Source::Data(DataRef { skip: at.skip.saturating_add(by as u32), ..at }),
         };
         Extent { len: self.len - by, source }
     }
 
-    /// `self` and `next` as one, if they are one run.
+    /// `self` and `next` joined, if they are one run.
     fn joined(self, next: Extent) -> Option<Extent> {
         let one = match (self.source, next.source) {
             (Source::Hole, Source::Hole) => true,
@@ -108,7 +108,7 @@ impl ExtentMap {
         out
     }
 
-    /// Checks that `ops` fill `size` and read a base of `base` bytes only inside it.
+    /// Checks that `ops` fill `size`, and that copies stay inside a base of `base` bytes.
     pub fn check(ops: &[Op<Stored>], size: u64, base: u64) -> Result<(), RopeError> {
         let mut filled = 0u64;
         for op in ops {
@@ -130,7 +130,7 @@ impl ExtentMap {
         if filled != size { Err(RopeError::Unfilled { filled, size }) } else { Ok(()) }
     }
 
-    /// A new extent_map from the content of another (or of nothing).
+    /// Builds a new extent map from the content of another (or of none).
     pub fn build(base: Option<&ExtentMap>, ops: &[Op<Stored>], size: u64) -> Result<ExtentMap, RopeError> {
         ExtentMap::check(ops, size, base.map_or(0, ExtentMap::size))?;
         let mut extent_map = ExtentMap::default();
@@ -146,10 +146,10 @@ impl ExtentMap {
         Ok(extent_map)
     }
 
-    /// Edits the extent_map by ops whose copies read the extent_map itself as it was before. On an error nothing has changed.
+    /// Edits the extent map. Copies in `ops` read it as it was before. On an error nothing has changed.
     pub fn edit(&mut self, ops: &[Op<Stored>], size: u64) -> Result<(), RopeError> {
         ExtentMap::check(ops, size, self.size)?;
-        // All that moves is looked up before anything is written: moves may overlap.
+        // Look up everything that moves before writing: moves may overlap.
         let mut writes: Vec<(u64, Extent)> = Vec::new();
         let mut offset = 0;
         for op in ops {
@@ -192,7 +192,7 @@ impl ExtentMap {
         }
     }
 
-    /// Makes `at` a border between extents, if it lies in the extent_map.
+    /// Splits the extent at `at`, if `at` is inside the extent map.
     fn split(&mut self, at: u64) {
         let Some((&offset, extent)) = self.map.range_mut(..at).next_back() else { return };
         let head = at - offset;

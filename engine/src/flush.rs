@@ -6,8 +6,9 @@
 //!         put packs -> catalog: intent and new values, one transaction -> create commit -> settle -> forget pending
 //! ```
 //!
-//! Every step is a call on `DrainWorld` or one of the four traits of `World`; an error of theirs ends the flush at once, and whatever was taken is
-//! still pending in the catalog. A file that cannot be read now is no error of the flush: its marks are kept.
+//! Every step is a call on `DrainWorld` or one of the four traits of `World`. An error from one of them ends the flush at
+//! once, and all taken marks are still pending in the catalog. A file that cannot be read now does not fail the flush: its
+//! marks are kept.
 
 mod asked;
 mod attributes;

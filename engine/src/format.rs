@@ -1,8 +1,8 @@
-//! Bytes of the store: what each object looks like, how it is written, how it is believed.
+//! Bytes of the store: the layout of each object, how it is written, and how it is checked.
 //!
-//! `docs/format.md` is the authority on layouts; a test compares its constants with the ones here. Every decoder takes
-//! its input as hostile: lengths are checked against what is left and against a limit before anything is allocated,
-//! and nothing is believed before version, position and checksum were checked (I7). Nothing here touches a store.
+//! `docs/format.md` is the authority on layouts; a test compares its constants with the ones here. Every decoder treats its
+//! input as hostile: it checks lengths against the bytes left and against a limit before it allocates, and uses nothing
+//! before version, position and checksum are checked (I7). Nothing here touches a store.
 
 pub mod codec;
 pub mod commit;

@@ -1,9 +1,9 @@
-//! How long an inode number stands for one file. Pure; the only place that decides it.
+//! How long an inode number identifies one file. Pure; the only place that decides it.
 //!
-//! A number alone is given again: at once by ext4, and from the start by a FUSE file system that is mounted again (sshfs
-//! counts its files in the order in which they are looked up). Some give one number to two files at the same time (bindfs
-//! over several file systems). Only the generation, where there is one, tells two holders of a number apart. Without it the
-//! name is what a file is known by, the number is a hint where a file may have moved to, and what lies there is read.
+//! Numbers are reused: at once by ext4, and from the start by a FUSE file system that is mounted again (sshfs numbers files
+//! in the order in which they are looked up). Some file systems give one number to two files at the same time (bindfs over
+//! several file systems). Only the generation, where there is one, tells two holders of a number apart. Without it a file
+//! is identified by its name; its number is only a hint where it may have moved, and what is found there is read.
 
 use crate::model::{FileId, InodeId, Kind, Time};
 use crate::source::Stat;
@@ -11,7 +11,7 @@ use crate::source::Stat;
 /// For how long an inode's number and generation name the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
-    /// While the file lives, across mounts and boots: the generation tells.
+    /// As long as the file exists, across mounts and boots: the generation identifies it.
     Always,
     /// At most until the file system is mounted again, and not even then for certain: there is no generation.
     Mount,
@@ -23,21 +23,21 @@ impl Span {
     }
 }
 
-/// What two entries of one flush must have in common to be one new file.
+/// What two entries of one flush must share to be the same new file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NewKey {
     Inode {
         inode: InodeId,
         dir: bool,
     },
-    /// Without a generation: names of an inode that says itself that it has several.
+    /// Without a generation: names of an inode whose link count says that it has several.
     Links {
         inode: InodeId,
         nlink: u32,
         size: u64,
         mtime: Time,
-        /// Two files may have the number at the same time, and be as large and old as each other: a copy of one. When each was
-        /// changed last is no program's to set.
+        /// Two files may have the same number at the same time, and the same size and mtime: one is a copy of the other.
+        /// The change time still differs, since no program can set it.
         ctime: Time,
     },
     /// Without a generation, and with one link: the name.
@@ -66,9 +66,9 @@ fn has_links(stat: &Stat) -> bool {
     stat.kind == Kind::File && stat.nlink > 1
 }
 
-/// Whether `seen` may be another name of the file that `other`, with the same inode number and no generation, was seen as at
-/// about the same time. Of names that are committed as links, sizes and times are not asked for: they move while the file is
-/// written.
+/// Whether `seen` may be another name of the file `other`, which was seen at about the same time with the same inode number
+/// and no generation. For names that are committed as links, sizes and times are not compared: they change while the file
+/// is written.
 pub fn may_be_links(seen: &Stat, other: &Stat, committed: bool) -> bool {
     let attributes = |stat: &Stat| (stat.inode, stat.mode, stat.uid, stat.gid, stat.nlink);
     let times = |stat: &Stat| (stat.size, stat.mtime, stat.ctime);
@@ -76,8 +76,8 @@ pub fn may_be_links(seen: &Stat, other: &Stat, committed: bool) -> bool {
     has_links(seen) && has_links(other) && alike
 }
 
-/// Whether an inode that is seen under a name which the catalog does not have for it may be taken for a known file by its
-/// number alone. What is taken so must be read under its new name before that is committed.
+/// Whether an inode that is seen under a new name may be taken for a known file by its number alone. Such a file must be
+/// read under its new name before that name is committed.
 pub fn may_be_claimed(seen: &Stat) -> bool {
     seen.kind == Kind::File
 }
@@ -123,7 +123,7 @@ mod tests {
         let written = Stat { size: 1, nlink: 3, mtime: Time::default(), ctime: Time::default(), ..seen.clone() };
         assert_eq!(key(&seen, "a"), NewKey::of(&written, FileId(5), b"b"));
         assert_ne!(key(&seen, "a"), key(&file(7, 10), "a"), "the number was given again");
-        // btrfs numbers a file and a directory of two subvolumes alike.
+        // btrfs can give the same number to a file and a directory in two subvolumes.
         assert_ne!(key(&seen, "a"), key(&Stat { kind: Kind::Dir, ..seen.clone() }, "a"));
     }
 
@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    /// Each of them alone tells two files of one number apart.
+    /// Each of these alone tells two files with one number apart.
     #[test]
     fn without_one_links_are_names_that_agree_in_all_that_links_share() {
         let seen = Stat { nlink: 2, ..file(7, 0) };
@@ -158,7 +158,7 @@ mod tests {
         }
     }
 
-    /// A file that is written while its names are listed has other times at each of them. Its owner is one all the same.
+    /// A file that is written while its names are listed shows other times at each of them. Its owner stays the same.
     #[test]
     fn committed_links_may_be_written_meanwhile() {
         let seen = Stat { nlink: 2, ..file(7, 0) };
@@ -202,8 +202,8 @@ mod tests {
     }
 
     proptest! {
-        /// Two entries are one new file only by one number and generation, and without a generation only if they have one
-        /// name, or say themselves that they are links and agree in size and times.
+        /// Two entries are one new file only if they share number and generation. Without a generation they must share the
+        /// name, or have several links and agree in size and times.
         #[test]
         fn one_new_file_has_one_number(a in stats(), b in stats(), same_name in any::<bool>()) {
             let one = key(&a, "a") == key(&b, if same_name { "a" } else { "b" });
@@ -220,8 +220,8 @@ mod tests {
             }
         }
 
-        /// It does not matter which of two names was seen first, and what holds of names that are not committed holds of
-        /// committed ones too.
+        /// The order in which two names are seen does not matter, and names that may be links uncommitted may be links
+        /// committed.
         #[test]
         fn links_are_mutual(a in stats(), b in stats()) {
             for committed in [false, true] {

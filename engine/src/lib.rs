@@ -1,7 +1,7 @@
 //! The core of tracker, without I/O: what changed, what to upload, how it is written, how it is restored.
 //!
-//! Nothing here opens a file, reads a clock, draws a random number or starts a thread (invariant I6): effects come in
-//! through traits that the daemon and the simulation implement.
+//! Nothing here opens a file, reads a clock, draws a random number or starts a thread (invariant I6): effects go through
+//! traits that the daemon and the simulation implement.
 
 #![forbid(unsafe_code)]
 

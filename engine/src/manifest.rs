@@ -1,7 +1,7 @@
 //! The state of a volume at one seq: files, names, extents; built by applying commits in order.
 //!
-//! `apply` believes nothing: sequence, chain, copies, names and the tree's shape are checked before anything changes, so
-//! a refused commit leaves the manifest as it was. Holds no bytes of files and reads none.
+//! `apply` trusts nothing: it checks sequence, chain, copies, names and the tree's shape before anything changes, so a
+//! refused commit leaves the manifest as it was. Holds no bytes of files and reads none.
 
 mod apply;
 mod error;
@@ -13,7 +13,7 @@ use crate::model::{FileId, Hash, Kind, Meta, Root, Seq, Standing, Time, VolumeId
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// One entry of a directory, as its file sees it.
+/// One directory entry that leads to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     pub parent: FileId,
@@ -23,7 +23,7 @@ pub struct Link {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
     pub meta: Meta,
-    /// For regular files alone.
+    /// Only for regular files.
     pub root: Option<Root>,
     /// Empty for every other kind.
     pub extent_map: ExtentMap,
@@ -41,7 +41,7 @@ impl File {
     }
 }
 
-/// A file without its names, as a checkpoint has it.
+/// A file without its names, as stored in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileParts {
     pub meta: Meta,
@@ -51,7 +51,7 @@ pub struct FileParts {
 
 type Entries = BTreeMap<Arc<[u8]>, FileId>;
 
-/// Which commit a manifest stands at.
+/// The commit that a manifest represents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     pub volume: VolumeId,
@@ -109,7 +109,7 @@ impl Manifest {
         self.dirs.iter().flat_map(|(dir, entries)| entries.iter().map(|(name, id)| (*dir, &**name, *id)))
     }
 
-    /// Entries of a directory, by name; nothing for what is no directory.
+    /// Entries of a directory, by name; none if `dir` is not a directory.
     pub fn children(&self, dir: FileId) -> impl Iterator<Item = (&[u8], FileId)> {
         self.dirs.get(&dir).into_iter().flatten().map(|(name, id)| (&**name, *id))
     }
@@ -150,7 +150,7 @@ impl Manifest {
         self.files.get(&id).is_some_and(|f| f.meta.kind == Kind::Dir)
     }
 
-    /// Sets or removes one entry, in both directions; gives back what was there.
+    /// Sets or removes one entry, in both directions. Returns the file that had the name.
     fn set_name(&mut self, parent: FileId, name: &[u8], id: Option<FileId>) -> Option<FileId> {
         let entries = self.dirs.entry(parent).or_default();
         let old = match id {
@@ -160,7 +160,7 @@ impl Manifest {
                 if old != Some(id)
                     && let Some(file) = self.files.get_mut(&id)
                 {
-                    // In order, so that equal states are equal values whatever led to them.
+                    // Sorted, so that equal states are equal values however they came about.
                     let place = file.links.partition_point(|l| (l.parent, &*l.name) < (parent, name));
                     file.links.insert(place, Link { parent, name: shared });
                 }
@@ -201,7 +201,7 @@ impl<'a> Iterator for Walk<'a> {
             below.extend_from_slice(name);
             self.pending.push((below, child));
         }
-        // The stack gives back the last first.
+        // Reversed: the stack returns the last entry first.
         self.pending.get_mut(before..).unwrap_or_default().reverse();
         Some((path, id, file))
     }

@@ -17,7 +17,7 @@ pub use seq::Seq;
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// A file's number in one volume. Given by the writer, never used again for another file.
+/// A file's number in one volume. Assigned by the writer, never reused for another file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
 
@@ -32,7 +32,7 @@ pub type Hash = [u8; 32];
 /// A random 128-bit identifier of something that has no type of its own yet.
 pub type Id = [u8; 16];
 
-/// What the kernel calls a file while it exists: its number, and the birth that tells two users of one number apart.
+/// The kernel's identity of an existing file: its inode number, and a generation that tells two users of one number apart.
 ///
 /// `generation` is the birth time in nanoseconds (`statx` `stx_btime`), 0 where the file system keeps none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,7 +87,7 @@ pub enum Kind {
 /// Extended attributes: names and values, sorted by name.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Everything of a file that is neither its name nor its content.
+/// All of a file except its names and content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     pub kind: Kind,
@@ -109,13 +109,13 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Whether there is anything that objects of version 1 cannot hold.
+    /// Whether the attributes include some that objects of version 1 cannot hold.
     pub fn has_flags(&self) -> bool {
         (self.flags, self.project) != (0, 0)
     }
 }
 
-/// Inode flags as the store has them: bits of our own, so that no kernel's numbers are part of the format.
+/// Inode flags in the store. The bits are our own, so that no kernel's numbers are part of the format.
 pub struct InodeFlags;
 
 impl InodeFlags {
@@ -141,11 +141,11 @@ impl InodeFlags {
     pub const JOURNAL_DATA: u32 = 1 << 9;
     /// The last block is not shared (`+t`).
     pub const NOTAIL: u32 = 1 << 10;
-    /// What is made in the directory is spread over the disk (`+T`).
+    /// Files made in the directory are spread over the disk (`+T`).
     pub const TOPDIR: u32 = 1 << 11;
     /// Mapped without page cache where the device can (`+x`).
     pub const DAX: u32 = 1 << 12;
-    /// What is made in the directory gets its project (`+P`).
+    /// Files made in the directory get its project (`+P`).
     pub const PROJECT_INHERIT: u32 = 1 << 13;
     /// Names of the directory are compared without case (`+F`).
     pub const CASEFOLD: u32 = 1 << 14;
@@ -153,17 +153,17 @@ impl InodeFlags {
     pub const ALL: u32 = (1 << 15) - 1;
 }
 
-/// What a commit says of its clock and its baseline; commits of version 1 say nothing of it.
+/// What a commit records of its clock and its baseline; commits of version 1 record neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The wall clock from before the swap of the flush, as it was: it may lie before the parent's.
+    /// The wall clock, unadjusted, from before the swap of the flush; it may be before the parent's.
     pub wall: Time,
-    /// The newest commit, up to this one, whose wall clock lies before that of the commit in front of it; 0 if there is
-    /// none. From there on wall clocks never fall, so they can be searched by halves.
+    /// The newest commit, up to this one, whose wall clock is before that of its parent; 0 if there is none. From there on
+    /// wall clocks never fall, so they can be searched by bisection.
     pub steady_since: Seq,
-    /// A complete baseline stands behind the commit: at this one, or one before it, the first pass over the tree had left
-    /// nothing over, so that every file that was there before the swap of that flush is in the commits up to it, but those
-    /// whose reading failed and was said. Once true, it stays.
+    /// Whether the baseline is complete: at this commit or an earlier one, the first pass over the tree left nothing. Then
+    /// every file that existed before the swap of that flush is committed, except those that could not be read and were
+    /// reported. Once true, it stays true.
     pub baseline: bool,
 }
 
@@ -176,12 +176,12 @@ impl Standing {
     }
 }
 
-/// Most bytes of a symlink's target that Linux makes (`PATH_MAX` less its NUL).
+/// Longest symlink target that Linux allows (`PATH_MAX` minus its NUL).
 const TARGET_MAX: usize = 4095;
 
 impl Meta {
-    /// Why no restore could make a file with these attributes; `None` if one can. Such attributes are never committed, but a
-    /// store of before that rule can hold them.
+    /// Why a restore could not create a file with these attributes; `None` if it can. Such attributes are never committed,
+    /// but a store from before that rule can hold them.
     pub fn unmakeable(&self) -> Option<&'static str> {
         if self.kind != Kind::Symlink {
             return None;
@@ -200,8 +200,8 @@ impl Meta {
 pub enum Root {
     /// Standard BLAKE3 of the bytes: what `b3sum` prints.
     Blake3(Hash),
-    /// BLAKE3 tree in which every all-hole subtree has a fixed value per level (`tree`): for files with more than
-    /// 1 GiB of holes, so that hashing follows the data and not the size.
+    /// BLAKE3 tree in which every all-hole subtree has a fixed value per level (`tree`): for files with more than 1 GiB of
+    /// holes, so that the cost of hashing grows with the data and not with the size.
     Sparse(Hash),
 }
 
@@ -214,7 +214,7 @@ pub enum ObjectRef {
     Pack { seq: Seq, epoch: u64, n: u32 },
 }
 
-/// A run of literal bytes: one frame of one object, and where in the frame's plain bytes the run begins.
+/// A run of literal bytes: one frame of one object, and the run's offset in the frame's plain bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DataRef {
     pub object: ObjectRef,
@@ -226,14 +226,15 @@ pub struct DataRef {
     pub skip: u32,
 }
 
-/// One step of rebuilding a file: librsync's model plus holes. The steps lie end to end and fill the file's size.
+/// One step of rebuilding a file: librsync's model plus holes. The steps follow each other without gaps and fill the file's
+/// size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op<L> {
     /// Bytes `from..from + len` of the base's content as committed before this commit.
     Copy { from: u64, len: u64 },
     /// New bytes. While planning `L` is `Vec<u8>`; in a commit it is `Stored`.
     Literal(L),
-    /// `len` bytes that were never written, or punched: zeros that take no space.
+    /// `len` bytes that were never written, or were punched: zeros that take no space.
     Hole { len: u64 },
 }
 
@@ -254,7 +255,7 @@ pub struct Content<L> {
     pub ops: Vec<Op<L>>,
 }
 
-/// What one flush says of one file. A new file has both parts (a directory, symlink, .. only `meta`).
+/// What one flush changes of one file. A new file has both parts; a directory, symlink and so on only `meta`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileChange<L> {
     pub id: FileId,
@@ -265,9 +266,9 @@ pub struct FileChange<L> {
 /// A change of one directory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameChange {
-    /// `parent/name` is `id` from now on (added, or another file than before).
+    /// `parent/name` is now `id` (added, or another file than before).
     Set { parent: FileId, name: Vec<u8>, id: FileId },
-    /// `parent/name` is no more.
+    /// `parent/name` is removed.
     Unset { parent: FileId, name: Vec<u8> },
 }
 
@@ -276,7 +277,7 @@ pub enum NameChange {
 pub struct ChangeSet<L> {
     pub files: Vec<FileChange<L>>,
     pub names: Vec<NameChange>,
-    /// Files that have no name any more.
+    /// Files that have lost all their names.
     pub gone: Vec<FileId>,
 }
 

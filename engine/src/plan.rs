@@ -1,31 +1,32 @@
-//! What a restore will do, before it does any of it: what to make, what to read, in which order.
+//! What a restore will do, before it does any of it: what to create, what to read, in which order.
 //!
-//! A plan is a value: `--dry-run` prints it, execution decides nothing new. It holds no bytes of files and reads none.
-//! `find` has the other half: which commits there are and which are needed, as functions over callbacks.
+//! A plan is a value that holds no bytes of files and reads none. Its frames are in no order of reading yet: whoever
+//! executes it chooses which of them belong together, and [`merge`] alone makes requests of them. `find` has the other
+//! half: which commits there are, as functions over callbacks.
 
 mod find;
 
-pub use find::{Needed, commit_at_time, commits_of, find_head, last_not_later, needed};
+pub use find::{commit_at_time, find_head, last_not_later};
 
 use crate::extent_map::Source;
 use crate::format::limits;
 use crate::manifest::Manifest;
 use crate::model::{FileId, Kind, Meta, ObjectRef, Root};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use thiserror::Error;
 
-/// How reads are merged.
+/// How frames are merged to reads.
 #[derive(Clone, Copy, Debug)]
-pub struct PlanLimits {
+pub struct ReadLimits {
     /// Bytes of one ranged read (a single frame is never split).
     pub read: u64,
-    /// Bytes that are read for nothing rather than beginning another read.
+    /// Largest gap that is read and discarded to avoid another read.
     pub gap: u64,
 }
 
-impl Default for PlanLimits {
+impl Default for ReadLimits {
     fn default() -> Self {
-        PlanLimits { read: 8 << 20, gap: limits::FRAME_PLAIN as u64 }
+        ReadLimits { read: 4 << 20, gap: limits::FRAME_PLAIN as u64 }
     }
 }
 
@@ -37,7 +38,7 @@ pub enum PlanError {
     TooManyFiles { found: u64 },
 }
 
-/// A directory to make; parents stand before their children.
+/// A directory to create; parents precede their children.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanDir {
     pub path: Vec<u8>,
@@ -45,7 +46,7 @@ pub struct PlanDir {
     pub meta: Meta,
 }
 
-/// Anything but a directory, to make at `paths[0]` and to link at the others.
+/// Anything but a directory, to create at `paths[0]` and link at the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFile {
     pub id: FileId,
@@ -55,11 +56,11 @@ pub struct PlanFile {
     pub size: u64,
     /// For regular files.
     pub root: Option<Root>,
-    /// (offset, length) of the holes, in order. Whatever is no hole comes by the reads.
+    /// (offset, length) of the holes, in order. The reads supply everything else.
     pub holes: Vec<(u64, u64)>,
 }
 
-/// Where bytes of a frame go.
+/// Where a part of a frame's bytes is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Index in [`RestorePlan::files`].
@@ -70,6 +71,18 @@ pub struct Run {
     pub skip: u32,
     pub len: u64,
 }
+
+/// Which frame of the store it is; ordered as frames lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FrameAt {
+    pub object: ObjectRef,
+    /// Offset in the object.
+    pub offset: u64,
+    pub bytes: u32,
+}
+
+/// Frames to read, each once, and where their bytes go.
+pub type Frames = BTreeMap<FrameAt, Vec<Run>>;
 
 /// One frame inside a read, and all the places its bytes go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +103,7 @@ pub struct PlanRead {
     pub frames: Vec<PlanFrame>,
 }
 
-/// What `--dry-run` says.
+/// What there is to make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlanStats {
     pub dirs: u64,
@@ -103,36 +116,22 @@ pub struct PlanStats {
     /// Sum of the sizes of regular files, hard links counted once.
     pub bytes: u64,
     pub hole_bytes: u64,
-    pub reads: u64,
-    pub read_bytes: u64,
-    /// Distinct objects that are read.
-    pub objects: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestorePlan {
     pub dirs: Vec<PlanDir>,
     pub files: Vec<PlanFile>,
-    /// By object and offset.
-    pub reads: Vec<PlanRead>,
+    pub frames: Frames,
     pub stats: PlanStats,
 }
 
 impl RestorePlan {
-    /// Plans all of the manifest, or only `select`: paths relative to the source directory, each with all below it and
-    /// the directories above it.
-    pub fn new(
-        manifest: &Manifest,
-        select: Option<&BTreeSet<Vec<u8>>>,
-        limits: PlanLimits,
-    ) -> Result<RestorePlan, PlanError> {
-        let select = select.map(|paths| Selection::new(manifest, paths)).transpose()?;
+    /// Plans all of the manifest.
+    pub fn new(manifest: &Manifest) -> Result<RestorePlan, PlanError> {
         let mut plan = RestorePlan::default();
         let mut index: HashMap<FileId, usize> = HashMap::new();
         for (path, id, file) in manifest.walk() {
-            if select.as_ref().is_some_and(|s| !s.has(&path)) {
-                continue;
-            }
             if file.meta.kind == Kind::Dir {
                 plan.stats.dirs += 1;
                 plan.dirs.push(PlanDir { path, id, meta: file.meta.clone() });
@@ -153,12 +152,11 @@ impl RestorePlan {
             plan.stats.bytes = plan.stats.bytes.saturating_add(size);
             plan.files.push(PlanFile { id, paths: vec![path], meta, size, root, holes: Vec::new() });
         }
-        plan.add_reads(manifest, limits)?;
+        plan.add_frames(manifest)?;
         Ok(plan)
     }
 
-    fn add_reads(&mut self, manifest: &Manifest, limits: PlanLimits) -> Result<(), PlanError> {
-        let mut frames: BTreeMap<(ObjectRef, u64, u32), Vec<Run>> = BTreeMap::new();
+    fn add_frames(&mut self, manifest: &Manifest) -> Result<(), PlanError> {
         let found = self.files.len() as u64;
         for (n, file) in self.files.iter_mut().enumerate() {
             let n = u32::try_from(n).map_err(|_| PlanError::TooManyFiles { found })?;
@@ -171,63 +169,35 @@ impl RestorePlan {
                     }
                     Source::Data(at) => {
                         let run = Run { file: n, offset, skip: at.skip, len: extent.len };
-                        frames.entry((at.object, at.frame_offset, at.frame_bytes)).or_default().push(run);
+                        let frame = FrameAt { object: at.object, offset: at.frame_offset, bytes: at.frame_bytes };
+                        self.frames.entry(frame).or_default().push(run);
                     }
                 }
             }
         }
-        let mut last_object = None;
-        for ((object, offset, bytes), runs) in frames {
-            if last_object != Some(object) {
-                self.stats.objects += 1;
-                last_object = Some(object);
-            }
-            let frame = PlanFrame { offset, bytes, runs };
-            let end = offset.saturating_add(u64::from(bytes));
-            match self.reads.last_mut() {
-                Some(read) if read.object == object && joins(read, offset, end, limits) => {
-                    read.bytes = end.max(read.offset + read.bytes) - read.offset;
-                    read.frames.push(frame);
-                }
-                _ => self.reads.push(PlanRead { object, offset, bytes: u64::from(bytes), frames: vec![frame] }),
-            }
-        }
-        self.stats.reads = self.reads.len() as u64;
-        self.stats.read_bytes = self.reads.iter().map(|r| r.bytes).fold(0, u64::saturating_add);
         Ok(())
     }
 }
 
+/// Frames that lie near each other become one read.
+pub fn merge(frames: Frames, limits: ReadLimits) -> Vec<PlanRead> {
+    let mut reads: Vec<PlanRead> = Vec::new();
+    for (FrameAt { object, offset, bytes }, runs) in frames {
+        let frame = PlanFrame { offset, bytes, runs };
+        let end = offset.saturating_add(u64::from(bytes));
+        match reads.last_mut() {
+            Some(read) if read.object == object && joins(read, offset, end, limits) => {
+                read.bytes = end.max(read.offset.saturating_add(read.bytes)) - read.offset;
+                read.frames.push(frame);
+            }
+            _ => reads.push(PlanRead { object, offset, bytes: u64::from(bytes), frames: vec![frame] }),
+        }
+    }
+    reads
+}
+
 /// Does a frame at `offset..end` go into the read before it?
-fn joins(read: &PlanRead, offset: u64, end: u64, limits: PlanLimits) -> bool {
+fn joins(read: &PlanRead, offset: u64, end: u64, limits: ReadLimits) -> bool {
     let read_end = read.offset.saturating_add(read.bytes);
     offset <= read_end.saturating_add(limits.gap) && end.saturating_sub(read.offset) <= limits.read
-}
-
-struct Selection {
-    wanted: BTreeSet<Vec<u8>>,
-    above: BTreeSet<Vec<u8>>,
-}
-
-impl Selection {
-    fn new(manifest: &Manifest, paths: &BTreeSet<Vec<u8>>) -> Result<Selection, PlanError> {
-        let mut selection = Selection { wanted: BTreeSet::new(), above: BTreeSet::new() };
-        for path in paths {
-            manifest.resolve(path).ok_or_else(|| PlanError::NoSuchPath { path: path.clone() })?;
-            let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
-            for n in 0..parts.len() {
-                selection.above.insert(parts.get(..n).unwrap_or_default().join(&b'/'));
-            }
-            selection.wanted.insert(parts.join(&b'/'));
-        }
-        Ok(selection)
-    }
-
-    fn has(&self, path: &[u8]) -> bool {
-        if self.above.contains(path) || self.wanted.contains(path) || self.wanted.contains(&b""[..]) {
-            return true;
-        }
-        let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(n, _)| n);
-        slashes.into_iter().any(|n| self.wanted.contains(path.get(..n).unwrap_or_default()))
-    }
 }

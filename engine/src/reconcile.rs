@@ -1,8 +1,8 @@
 //! From listings of changed directories to names: what is new, what moved, what is gone.
 //!
 //! A listing proves presence, never absence (invariant I10): while names move, one pass over a directory can miss an entry
-//! that was always there, or show it twice. So a vanished name is removed only with proof, else it waits. Pure: it sees
-//! listings and the catalog's view, and reads nothing itself.
+//! that was always there, or show it twice. So a vanished name is removed only with proof, and waits otherwise. Pure: it
+//! sees listings and the catalog's view, and reads nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -11,22 +11,22 @@ use crate::identity::{NewKey, Span, may_be_claimed, may_be_links};
 use crate::model::{FileId, InodeId, Kind, NameChange};
 use crate::source::{Alive, Entry, Named, Stat};
 
-/// One listed directory: what the catalog has and what was seen.
+/// One listed directory: what the catalog has in it, and what was seen.
 #[derive(Clone, Debug)]
 pub struct Listing {
     pub dir: FileId,
     pub committed: Vec<(Vec<u8>, FileId)>,
     pub seen: Vec<Entry>,
-    /// Names that are there and of which nothing is known: what the catalog has under them stays.
+    /// Names that exist but could not be looked up: their committed files stay.
     pub unknown: Vec<Vec<u8>>,
 }
 
-/// Questions that arise on the way, answered by catalog and file system.
+/// Questions to the catalog and the file system.
 pub trait Lookup {
     type Error;
     /// The file the catalog knows under this inode.
     fn by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Option<FileId>, Self::Error>;
-    /// All of them, where several files may have had the number.
+    /// All of them, if several files may have had the number.
     fn all_by_inode(&mut self, inode: InodeId, kind: Kind) -> Result<Vec<FileId>, Self::Error> {
         Ok(self.by_inode(inode, kind)?.into_iter().collect())
     }
@@ -38,48 +38,48 @@ pub trait Lookup {
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
 }
 
-/// A file the catalog does not have yet.
+/// A file that the catalog does not have yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewFile {
     pub id: FileId,
     pub stat: Stat,
     pub parent: FileId,
     pub name: Vec<u8>,
-    /// The regular file whose name it took: its content is the base of the delta.
+    /// The regular file whose name it took; its content is the base of the delta.
     pub replaces: Option<FileId>,
 }
 
-/// The outcome.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamePlan {
     pub changes: Vec<NameChange>,
     pub new: Vec<NewFile>,
     pub gone: Vec<FileId>,
-    /// Known files that were taken for what lies under another name by their number alone: they must be read there, or
-    /// keep the names that they have.
+    /// Known files that were recognised under another name by their number alone: they must be read there, or keep their
+    /// committed names.
     pub claimed: BTreeSet<FileId>,
-    /// Files that lost a name and have another one.
+    /// Files that lost a name and have others left.
     pub fewer_names: BTreeSet<FileId>,
-    /// Names that wait for proof; their directories must be listed again after a later swap.
+    /// Names that wait for proof of their removal; their directories must be listed again after a later swap.
     pub missing: Vec<Missing>,
-    /// Attributes as the listing saw them, of known files whose record differs (directories and special files count on it).
+    /// Attributes from the listing, of known files whose record differs (directories and special files rely on it).
     pub seen: Vec<(FileId, Stat)>,
-    /// Directories in which an excluded file has a name: all its links are to be listed again.
+    /// Directories in which an excluded file has a name: the next flush lists all its links again.
     pub held: BTreeSet<FileId>,
-    /// New directories whose name is held by another one: to be listed too, since what is in them may say where that one
-    /// went.
+    /// New directories that cannot have their name yet, because another directory holds it. They are listed too, since
+    /// their entries may show where that other one went.
     pub behind: Vec<NewFile>,
-    /// Listed directories whose listing was not used; those that are in the tree after all are to be listed again.
+    /// Listed directories whose listing was not used; those that turn out to be in the tree are listed again.
     pub unused: BTreeSet<FileId>,
-    /// Directories that a moved file came from and that were not among the listings.
+    /// Directories that a moved file came from and that were not listed.
     pub also_list: BTreeSet<FileId>,
 }
 
 type Place = (FileId, Vec<u8>);
 
-/// Decides. `missing` is what waited before, `drain` the number of this drain, `assigned` the ids given to new inodes so
-/// far in this flush (extended here), `excluded` files whose names stay as they are: new ones that could not be read,
-/// and directories of which no consistent place was seen.
+/// Decides the names. `missing`: names that waited before. `drain`: the number of this drain. `assigned`: ids given to new
+/// inodes in this flush, extended here. `excluded` files keep their committed names: new ones that could not be read, and
+/// directories for which no consistent place was seen.
 pub fn reconcile<L: Lookup>(
     listings: &[Listing],
     missing: &[Missing],
@@ -103,7 +103,7 @@ pub fn reconcile<L: Lookup>(
     }
     names.drop_earlier_sightings();
     names.vanish(missing, drain, assigned, excluded, lookup)?;
-    // Direct questions are sightings too, and later ones.
+    // Direct lookups are sightings too, and later ones.
     names.drop_earlier_sightings();
     if let Some(dir) = names.inside_itself(lookup)? {
         let mut excluded = excluded.clone();
@@ -125,14 +125,14 @@ pub fn reconcile<L: Lookup>(
     if nowhere.is_empty() {
         return Ok(plan);
     }
-    // What was listed in a directory that turned out to be in the tree no more says nothing of the tree.
+    // The listing of a directory that turned out to be outside the tree proves nothing about the tree.
     let rest: Vec<Listing> = listings.iter().filter(|listing| !nowhere.contains(&listing.dir)).cloned().collect();
     let mut plan = reconcile(&rest, missing, drain, assigned, excluded, lookup)?;
     plan.unused.extend(nowhere);
     Ok(plan)
 }
 
-/// Ids given to inodes in the flush that is running.
+/// Ids given to inodes in the current flush.
 #[derive(Clone, Debug, Default)]
 pub struct Assigned {
     pub next_id: FileId,
@@ -158,9 +158,9 @@ impl Assigned {
 struct Names {
     listed: HashSet<FileId>,
     committed: BTreeMap<Place, FileId>,
-    /// What the tree looks like where it was listed.
+    /// The tree as seen, where it was listed.
     present: BTreeMap<Place, FileId>,
-    /// Names that may not be touched in this flush: their file is excluded.
+    /// Names that must not change in this flush, because their file is excluded.
     held: HashSet<Place>,
     places: HashMap<FileId, Vec<Place>>,
     stats: HashMap<FileId, Stat>,
@@ -207,8 +207,8 @@ impl Names {
         Ok(())
     }
 
-    /// The known file that lies at `place` where a number alone is no proof: the one that has this name, or a file with that
-    /// number whose own names lead to it no more, or are links to the same inode.
+    /// The known file at `place`, where an inode number alone proves nothing: the file that is committed under this name,
+    /// or a file with that number whose own names no longer lead to it or are links to the same inode.
     fn known_by_name<L: Lookup>(&self, place: &Place, seen: &Stat, lookup: &mut L) -> Result<Option<FileId>, L::Error> {
         let here = self.committed.get(place).copied();
         let mut candidates = Vec::new();
@@ -240,8 +240,8 @@ impl Names {
         Ok(None)
     }
 
-    /// A directory that the plan would put below itself: two directories changed places while they were listed, and what was
-    /// seen is of two times. It stays where the catalog has it until all of it is listed again.
+    /// Finds a directory that the plan would put below itself: two directories swapped places during the listings, which
+    /// show different moments. It keeps its committed place until everything is listed again.
     fn inside_itself<L: Lookup>(&self, lookup: &mut L) -> Result<Option<FileId>, L::Error> {
         let is_dir = |id: &FileId| self.stats.get(id).is_some_and(|stat| stat.kind == Kind::Dir);
         let changed: Vec<(&Place, FileId)> = self
@@ -250,9 +250,9 @@ impl Names {
             .filter(|(place, id)| is_dir(id) && self.committed.get(*place) != Some(*id))
             .map(|(place, id)| (place, *id))
             .collect();
-        // What is committed and stays where it is leads to the root, unless one of those above it moves.
+        // A committed place that does not change leads to the root, unless a directory above it moves.
         let committed_holds = !changed.iter().any(|(_, id)| self.known.get(id) == Some(&true));
-        // Directories from which the way up was gone already, and ended: a chain of many is gone once, not once for each.
+        // Directories whose way up was followed to the end: a long chain is followed once, not once per directory.
         let mut ended: HashSet<FileId> = HashSet::new();
         for (place, id) in changed {
             let (mut at, mut passed) = (place.0, HashSet::new());
@@ -284,9 +284,9 @@ impl Names {
         Ok(None)
     }
 
-    /// A file whose only name now leads to another one, and that is in the tree all the same: it moved to where no listing of
-    /// this flush saw it. Both wait for a later SWAP, or it would be committed as gone. Not longer: where it is now may be
-    /// below what waits here, and is listed only when that has its place.
+    /// Finds a file whose only name now leads to another file, although it is still in the tree: it moved to a place that
+    /// no listing of this flush showed. Both wait for a later SWAP; otherwise it would be committed as removed. They wait
+    /// only once: its new place may be below a directory that waits here, and is listed only when that has its place.
     fn taken_over_inside<L: Lookup>(
         &self,
         missing: &[Missing],
@@ -319,7 +319,7 @@ impl Names {
         Ok(unseen)
     }
 
-    /// A file with one link that was seen twice was moved between the two sightings: the later one holds.
+    /// A file with one link that was seen twice was moved between the two sightings: the later one counts.
     fn drop_earlier_sightings(&mut self) {
         for (id, places) in &mut self.places {
             let single = self.stats.get(id).is_some_and(|stat| stat.nlink <= 1 || stat.kind == Kind::Dir);
@@ -361,7 +361,7 @@ impl Names {
             }
             let direct = lookup.direct(place.0, &place.1)?;
             if let Named::Entry(stat) = direct {
-                // The listing missed it, or another file has come to stand there.
+                // The listing missed it, or another file has the name by now.
                 let entry = Entry { name: place.1.clone(), stat };
                 self.see(place.0, &entry, assigned, excluded, lookup)?;
                 continue;
@@ -373,7 +373,7 @@ impl Names {
             if proven || (alive != Alive::Inside && waited) {
                 self.unset.insert(place);
             } else {
-                // Drains are counted from one in each process: what waited in a former one waits since now.
+                // Each process counts drains from one: a name that waited in an earlier process waits since now.
                 let known = missing.iter().find(|m| m.parent == place.0 && m.name == place.1);
                 let since = known.map_or(drain, |m| m.drain.min(drain));
                 self.waiting.push(Missing { parent: place.0, name: place.1, drain: since });
@@ -390,7 +390,7 @@ impl Names {
                 sets.insert(place.clone(), *id);
             }
         }
-        // Who lost a name here: by removal, or because another file took it.
+        // Files that lost a name here, by removal or because another file took it.
         let taken_over = sets.keys().filter_map(|place| self.committed.get(place));
         let removed = self.unset.iter().filter_map(|place| self.committed.get(place));
         let losers: BTreeSet<FileId> = taken_over.chain(removed).copied().collect();
@@ -401,7 +401,7 @@ impl Names {
         }
         self.leave_former_names(&sets, &mut plan, lookup)?;
         let gone = self.gone(losers, &mut plan, lookup)?;
-        // What waited in a directory that was not listed now goes on waiting.
+        // Names that waited in a directory that was not listed now keep waiting.
         for m in missing {
             if !self.listed.contains(&m.parent) && !gone.contains(&m.parent) {
                 self.waiting.push(m.clone());
@@ -417,7 +417,7 @@ impl Names {
                 plan.new.push(NewFile { id: *id, stat, parent: *parent, name: name.clone(), replaces });
             }
         }
-        // A name that is set again needs no removal first: setting replaces.
+        // A name that is set again needs no removal first: setting it replaces the old file.
         let unset = self.unset.into_iter().filter(|place| !sets.contains_key(place));
         plan.changes.extend(unset.map(|(parent, name)| NameChange::Unset { parent, name }));
         plan.changes.extend(sets.into_iter().map(|((parent, name), id)| NameChange::Set { parent, name, id }));
@@ -429,7 +429,7 @@ impl Names {
         Ok(plan)
     }
 
-    /// Whether a file that was seen is one that the catalog has.
+    /// Whether a file that was seen is in the catalog.
     fn is_known(&self, id: FileId) -> bool {
         self.known.get(&id).copied().unwrap_or(false)
     }
@@ -460,7 +460,7 @@ impl Names {
         Ok(())
     }
 
-    /// Which of `losers` have no name any more, with all that is below them.
+    /// Which of `losers` have no name left, with everything below them.
     fn gone<L: Lookup>(
         &mut self,
         losers: BTreeSet<FileId>,
@@ -483,7 +483,7 @@ impl Names {
                 continue;
             }
             for (name, child) in lookup.children(id)? {
-                // The directory is gone, so every name in it is; a child seen elsewhere keeps living there.
+                // The directory is gone, so every name in it is gone. A child that was seen elsewhere stays.
                 let place = (id, name);
                 if !self.present.contains_key(&place) {
                     self.unset.insert(place);

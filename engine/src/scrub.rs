@@ -1,5 +1,5 @@
-//! The scrub: which blocks to look at next, how fast, and whether what was found is what was committed. A difference in a
-//! block without a mark means that capture has missed a change.
+//! The scrub: which blocks to check next, how fast, and whether they are as committed. A difference in a block without a
+//! mark means that capture missed a change.
 //!
 //! Numbers only: the caller reads files, drains marks and knows the time.
 
@@ -10,15 +10,15 @@ use crate::dirty::Marks;
 use crate::model::{BLOCK_BYTES, FileId};
 use crate::tree::{HOLE, VALUE_BYTES, Value, ZERO};
 
-/// Blocks looked at together; lies in one group, whose values are one node.
+/// Blocks that are checked together; they are in one group, whose values are one node.
 pub const CHUNK_BLOCKS: u64 = 256;
 
-/// Bytes that may be saved up: after a pause the scrub does not catch up at once.
+/// Most bytes that may accumulate: after a pause the scrub does not catch up at once.
 pub const SAVED_BYTES_MAX: u64 = 4 << 20;
 
 const HOUR_NS: f64 = 3.6e12;
 
-/// How much of a volume is looked at in an hour, in millionths.
+/// How much of a volume is checked in an hour, in millionths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     pub millionths: u64,
@@ -30,7 +30,7 @@ impl Rate {
     pub const DEFAULT: Rate = Rate { millionths: 10_000 };
 }
 
-/// Bytes that may be read by now.
+/// How many bytes may be read by now.
 #[derive(Clone, Debug)]
 pub struct Pace {
     rate: Rate,
@@ -43,12 +43,12 @@ impl Pace {
         Pace { rate, bytes: 0.0, last_ns: None }
     }
 
-    /// From now on at another rate; what was saved up stays.
+    /// Changes the rate; what has accumulated stays.
     pub fn set_rate(&mut self, rate: Rate) {
         self.rate = rate;
     }
 
-    /// Time has come to `now_ns` (of any clock that does not run backwards), in a volume of so many bytes.
+    /// Advances the time to `now_ns` (of any clock that does not run backwards), for a volume of so many bytes.
     pub fn tick(&mut self, now_ns: u64, volume_bytes: u64) {
         let passed = now_ns.saturating_sub(self.last_ns.unwrap_or(now_ns));
         self.last_ns = Some(now_ns);
@@ -57,7 +57,7 @@ impl Pace {
         self.bytes = self.bytes.min(SAVED_BYTES_MAX as f64);
     }
 
-    /// Takes `bytes` if they have been saved up.
+    /// Takes `bytes` if that many have accumulated.
     pub fn take(&mut self, bytes: u64) -> bool {
         let enough = self.bytes >= bytes as f64;
         if enough {
@@ -67,12 +67,12 @@ impl Pace {
     }
 }
 
-/// Where the scrub is: it goes through all files in the order of their ids, and begins again.
+/// The position of the scrub: it goes through all files in the order of their ids, and then starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The file before the next one.
     pub after: FileId,
-    /// First block of the next file that was not looked at.
+    /// First block of the next file that was not checked.
     pub block: u64,
 }
 
@@ -102,7 +102,7 @@ impl Cursor {
         format!("{} {}", self.after.0, self.block)
     }
 
-    /// From text; what it does not understand is the beginning.
+    /// Parses the text; a text that it does not understand is the beginning.
     pub fn read(text: &str) -> Cursor {
         let mut numbers = text.split(' ').map(str::parse::<u64>);
         match (numbers.next(), numbers.next()) {
@@ -111,16 +111,16 @@ impl Cursor {
         }
     }
 
-    /// The next blocks of file `id`, the first one behind `after`, whose size is `size`; `None` when it has no more.
+    /// The next blocks of the first file after `after`, whose size is `size`; `None` if it has no more.
     pub fn chunk(&self, size: u64) -> Option<Chunk> {
         let blocks = block::count(size);
-        // Up to the next border, so that a chunk never spans two groups wherever it begins.
+        // Up to the next chunk border, so that a chunk never spans two groups.
         let border = (self.block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
         let count = border.min(blocks).checked_sub(self.block)?;
         (count > 0).then_some(Chunk { first: self.block, count })
     }
 
-    /// `chunk` of file `id` was looked at, or skipped.
+    /// Records that `chunk` of file `id` was checked, or skipped.
     pub fn pass(&mut self, id: FileId, size: u64, chunk: Chunk) {
         self.block = chunk.first + chunk.count;
         if self.block >= block::count(size) {
@@ -133,13 +133,13 @@ impl Cursor {
     }
 }
 
-/// Zeros are zeros, whether they take space or not: reading alone can turn preallocated space from hole to data.
+/// Zeros are equal whether they take space or not: reading alone can turn preallocated space from hole to data.
 fn content(value: Value) -> Value {
     if value == HOLE { ZERO } else { value }
 }
 
-/// Blocks, beginning with `first`, whose committed value is not the one that was found. `node` is the stored node of their
-/// group, values that it does not have are holes.
+/// The blocks, starting with `first`, whose committed value differs from `found`. `node` is the stored node of their group;
+/// values that it does not have are holes.
 pub fn differing(node: Option<&[u8]>, first: u64, found: &[Value]) -> RoaringBitmap {
     let (values, _) = node.unwrap_or_default().as_chunks::<VALUE_BYTES>();
     let mut out = RoaringBitmap::new();
@@ -154,11 +154,12 @@ pub fn differing(node: Option<&[u8]>, first: u64, found: &[Value]) -> RoaringBit
     out
 }
 
-/// What of `blocks` no mark excuses. `size_now` is what the file had when it was looked at, `size` what was committed.
+/// The blocks of `blocks` that no mark explains. `size_now` is the file's size when it was checked, `size` the committed
+/// one.
 pub fn unexcused(mut blocks: RoaringBitmap, marks: Option<&Marks>, size: u64, size_now: u64) -> RoaringBitmap {
     if size_now != size {
-        // A mark of any kind tells of the new size, and which blocks it changes is then the flush's to find out. Without
-        // one the change of the size was missed.
+        // A mark of any kind explains a new size; the flush then finds out which blocks it changes. Without a mark, the
+        // change of the size was missed.
         let end = u32::try_from(size.min(size_now) / BLOCK_BYTES).unwrap_or(u32::MAX);
         match marks {
             Some(_) => drop(blocks.remove_range(end..)),
@@ -224,7 +225,7 @@ mod tests {
             files.iter().flat_map(|(id, size)| (0..block::count(*size)).map(move |block| (*id, block))).collect();
         assert_eq!(seen, all);
         assert_eq!(Cursor::read("what is this"), Cursor::default());
-        // A file that has shrunk behind the cursor.
+        // A file that became shorter than the cursor's position.
         assert_eq!(Cursor { after: FileId(3), block: 9 }.chunk(4096), None);
     }
 
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(left(Some(&Marks { from: Some(6 * 4096), ..Marks::default() }), size), [1, 5]);
         assert!(left(Some(&Marks::rescan()), size).is_empty());
         assert!(left(Some(&Marks { whole: true, ..Marks::default() }), size).is_empty());
-        // An append that was marked changes the last block; one that was not is no excuse.
+        // An append with a mark explains the last block; one without does not.
         assert_eq!(left(Some(&Marks::meta()), 9 * 4096 + 1), [1, 5]);
         assert_eq!(left(None, 9 * 4096 + 1), [1, 5, 9]);
     }

@@ -1,8 +1,8 @@
-//! Signatures: what is kept of a committed image so that new bytes can be matched against it when it is gone.
+//! Signatures: what is kept of a committed image so that new bytes can be matched against it without its bytes.
 //!
 //! 28 bytes for each 4 KiB block: librsync's rolling sum (4, big endian), MD4 cut to 8, and the first 16 bytes of the
-//! block's BLAKE3. The first two make a librsync signature (`rdiff -R rollsum -H md4 -b 4096 -S 8`), the third confirms a match:
-//! MD4 proves nothing, and the tree's values depend on the position. They are stored in groups of 512 blocks.
+//! block's BLAKE3. The first two make a librsync signature (`rdiff -R rollsum -H md4 -b 4096 -S 8`). The third confirms a
+//! match: MD4 proves nothing, and the tree's values depend on the position. They are stored in groups of 512 blocks.
 //!
 //! This module must not decide what is copied (`delta` does), nor read a file.
 
@@ -30,10 +30,10 @@ const FOREIGN_BLOCK_MAX: u32 = 1 << 24;
 pub type Entry = [u8; ENTRY_BYTES];
 /// Entry of a hole block. Nothing matches it: written zeros copied from a hole would be restored as a hole.
 pub const HOLE_ENTRY: Entry = [0; ENTRY_BYTES];
-/// First half of the BLAKE3 of a block's bytes, wherever the block lies.
+/// First half of the BLAKE3 of a block's bytes, independent of its position.
 pub type Strong = [u8; 16];
 
-/// Where the signature groups of one file's committed image are read from: 28 bytes for each block of the group.
+/// Reads the signature groups of one file's committed image: 28 bytes for each block of the group.
 pub trait Signatures {
     type Error;
     /// The stored group, or `None` if there is none.
@@ -43,7 +43,7 @@ pub trait Signatures {
 /// Signature changes to store together with a commit: group -> new bytes, `None` = delete if it is there.
 pub type SignatureWrites = BTreeMap<u64, Option<Vec<u8>>>;
 
-/// Collected writes are signatures too.
+/// Collected writes can be read as signatures.
 impl Signatures for SignatureWrites {
     type Error = std::convert::Infallible;
     fn get(&self, group: u64) -> Result<Option<Vec<u8>>, Self::Error> {
@@ -103,14 +103,14 @@ pub struct BaseSignature {
 }
 
 impl BaseSignature {
-    /// Puts the stored groups of an image of `size` bytes together, in order.
+    /// Joins the stored groups of an image of `size` bytes, in order.
     pub fn assemble<G: AsRef<[u8]>>(
         size: u64,
         groups: impl IntoIterator<Item = G>,
     ) -> Result<BaseSignature, SignatureError> {
         let blocks = usize::try_from(block::count(size)).map_err(|_| SignatureError::TooLarge { size })?;
         let expected = block::count(size).saturating_mul(ENTRY_BYTES as u64);
-        // Nothing is reserved by the claimed size alone: the groups that are really there decide.
+        // Reserve no memory for the claimed size: only the groups that exist count.
         let mut weak = header(BLOCK_LEN as u32, MD4_BYTES);
         let mut strongs = Vec::new();
         let mut bytes = 0;
@@ -135,8 +135,8 @@ impl BaseSignature {
         Ok(BaseSignature { size, block_len: BLOCK_BYTES, librsync, strong: Some(strongs) })
     }
 
-    /// Reads all groups of an image of `size` bytes; `None` when they are not (all) there or are damaged: the file is
-    /// then one without a signature.
+    /// Reads all groups of an image of `size` bytes. `None` if some are missing or damaged: the file then counts as having
+    /// no signature.
     pub fn load<S: Signatures>(size: u64, signatures: &S) -> Result<Option<BaseSignature>, S::Error> {
         let mut groups = Vec::new();
         for group in 0..block::groups(size) {
@@ -150,7 +150,7 @@ impl BaseSignature {
 
     /// Takes a signature made by librsync (`rdiff -R rollsum -H md4 signature`) of a file of `size` bytes.
     ///
-    /// It has no hash that confirms matches: a delta made with it is as good as its MD4.
+    /// It has no hash to confirm matches: a delta made with it is as reliable as MD4.
     pub fn from_librsync(size: u64, signature: Vec<u8>) -> Result<BaseSignature, SignatureError> {
         let word = |at: usize| {
             let bytes = signature.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
@@ -178,7 +178,7 @@ impl BaseSignature {
         self.librsync.serialized()
     }
 
-    /// Ready to be searched. Costs about 50 bytes a block.
+    /// Builds the index for searching. Costs about 50 bytes per block.
     pub fn index(&self) -> Index<'_> {
         let mut seen = HashMap::new();
         let strong = self.strong.as_deref().unwrap_or_default();
@@ -226,7 +226,7 @@ impl Index<'_> {
         full && self.strong_at(from) == Some(hash)
     }
 
-    /// Offset of the first block that equals the one at `from`: where a run of equal blocks is best copied from.
+    /// Offset of the first block that equals the one at `from`: the best place to copy a run of equal blocks from.
     pub(crate) fn first_equal(&self, from: u64) -> u64 {
         let first = usize::try_from(from / self.block_len).ok().and_then(|at| self.first.get(at));
         first.map_or(from, |first| *first as u64 * self.block_len)

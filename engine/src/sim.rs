@@ -1,26 +1,27 @@
 //! Deterministic simulation: the production flush against a model of kernel, files, catalog, store and sudden death.
 //!
-//! One seed decides everything. What is modelled, because losing data hangs on it:
-//! - a page marks when it goes from clean to dirty and not again while it is dirty; a mapped page stays silently
-//!   writable until it is cleaned (`writeback_dirty_folio`, kernel 6.18);
+//! One seed decides everything. Modelled, because losing data depends on it:
+//! - a page marks when it goes from clean to dirty, and not again while it is dirty; a mapped page stays silently writable
+//!   until it is cleaned (`writeback_dirty_folio`, kernel 6.18);
 //! - punch-like operations mark first and change bytes later, holding the inode lock;
 //! - direct writes mark at begin and at completion, and are in flight between;
-//! - a hook's program reads the generation, and may write its mark later, until a grace period ends;
+//! - a hook's program reads the generation and may write its mark later, until a grace period ends;
 //! - in one run of four some files cannot be read;
-//! - in one run of seven symlinks are replaced by renames, also between a look at one and the reading of its target;
+//! - in one run of seven symlinks are replaced by renames, also between the listing of one and the reading of its target;
 //! - a listing is made in two halves between which names move;
 //! - the daemon may die at every call it makes; the kernel maps, the catalog and the store live on;
-//! - a commit's creation may fail before, succeed with a lost reply, or take effect much later;
+//! - a commit's creation may fail, succeed with a lost reply, or take effect much later;
 //! - a commit that is read back may be damaged on the way: a bit, its end, another object's bytes;
-//! - in runs of their own another writer commits at the next number;
-//! - in runs of their own, a file system without generations gives its inode numbers again, and all anew when it is mounted
-//!   again.
+//! - in separate runs another writer commits at the next number;
+//! - in separate runs a file system without generations reuses inode numbers, and renumbers all files when mounted again.
 //!
-//! Not modelled: bit rot in the store, loss of the catalog, reboot, a second volume of the file system (the rules for
-//! these have tests of their own).
-//! After each run writers stop, faults stop, and the fold of all commits must equal the tree: names, kinds, modes,
-//! bytes. The first commit that says it has the whole first tree must have it. And no commit may hold content of a file that was read by a name which it does not have in that commit.
-//! A seed that fails is repeated with `TRACKER_SIM_SEED=<seed> cargo test -p engine --lib sim_one_seed`.
+//! Not modelled: bit rot in the store, loss of the catalog, reboot, a second volume of the file system (these rules have
+//! tests of their own).
+//!
+//! After each run writers stop, faults stop, and the fold of all commits must equal the tree: names, kinds, modes, bytes.
+//! The first commit that claims a complete baseline must have the whole first tree. No commit may hold content of a file
+//! that was read under a name which it does not have in that commit. To repeat a seed that failed: `TRACKER_SIM_SEED=<seed>
+//! cargo test -p engine --lib sim_one_seed`.
 
 mod baseline;
 mod catalog;
@@ -75,7 +76,7 @@ fn sim_one_seed() {
     }
 }
 
-/// Seeds beyond the ordinary ones that once found something.
+/// Seeds outside the ordinary range that once found a mistake.
 #[test]
 fn sim_seeds_that_found_something_converge() {
     for seed in [3467, 4928, 4952, 5432, 10_970, 14_575, 30_158, 35_667, 38_014] {
@@ -85,7 +86,8 @@ fn sim_seeds_that_found_something_converge() {
     }
 }
 
-/// Each step of the protocol, switched off, must show in the model: else the simulation would not notice a mistake.
+/// Each step of the protocol, switched off, must cause a failure in the model. Otherwise the simulation would not notice a
+/// mistake.
 fn must_be_found(name: &str, steps: Steps) {
     match first_failure(steps) {
         Some((seed, failure)) => println!("without {name}: found by seed {seed}: {failure}"),
@@ -151,13 +153,13 @@ fn false_acknowledgement(steps: Steps) -> (u64, Option<(u64, Failure)>) {
     (met, None)
 }
 
-/// One's own commit comes back damaged now and then: without asking again the writer takes it for another's.
+/// The writer's own commit sometimes comes back damaged. Without reading it again the writer takes it for another's.
 #[test]
 fn sim_finds_damage_that_is_taken_for_another_writer() {
     must_be_found("asking again", Steps { ask_again: false, ..Steps::ALL });
 }
 
-/// Another writer commits at the next number: nobody is told that his changes are in the store when they are not.
+/// Another writer commits at the next number: nobody may be told that changes are in the store when they are not.
 #[test]
 fn sim_acknowledges_nothing_that_another_writer_kept_out() {
     let (met, failure) = false_acknowledgement(Steps::ALL);
@@ -183,7 +185,7 @@ fn a_commit_that_says_it_is_complete_lacks_nothing() {
         }
     }
     assert!(checked > 500, "{checked} files were checked");
-    // And the check would notice a bit that is set too early.
+    // The check must also notice a bit that is set too early.
     assert!((1..=20).any(|seed| baseline::complete_when_said(seed, true).is_err()));
 }
 
@@ -194,7 +196,7 @@ fn sim_without_generations_converges() {
     }
 }
 
-/// By number alone a file would be committed with the content of the one that had its number before.
+/// If numbers were trusted, a file would be committed with the content of the file that had its number before.
 #[test]
 fn sim_finds_a_number_that_is_believed() {
     let steps = Steps { read_claimed: false, rebind: false, ..Steps::ALL };

@@ -1,12 +1,12 @@
-//! What is seen of the protected tree: attributes, listings, answers about one name, and what was read of one file.
+//! What is seen of the protected tree: attributes, listings, lookups of one name, and what was read of one file.
 //!
-//! Only values, and the trait of one open file; which of them are asked for, and in which order, is the flush's.
+//! Only values, and the trait of one open file. `flush` decides what is called, and in which order.
 
 use crate::dirty::Marks;
 use crate::model::{FileId, InodeId, Kind, Time};
 use crate::xattrs::ReadXattrs;
 
-/// What `statx` says of one inode, as far as a flush needs it.
+/// The `statx` values of one inode that a flush needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
     pub inode: InodeId,
@@ -28,14 +28,14 @@ pub struct Entry {
     pub stat: Stat,
 }
 
-/// What became of an inode whose name vanished.
+/// What is known of an inode whose name vanished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alive {
     /// The handle is stale, or the link count is 0.
     Gone,
     /// It exists somewhere, inside or outside the tree.
     Yes,
-    /// It exists inside the tree, by the one name it has: a listing that did not see it was overtaken by its move, however
+    /// It exists inside the tree, under its only name. A listing that did not see it was overtaken by its move, however
     /// often that happens.
     Inside,
     /// No handle, or no right to use it.
@@ -47,18 +47,18 @@ pub enum Alive {
 pub enum Named {
     Entry(Stat),
     Nothing,
-    /// The directory itself is not at its path, or does not tell: nothing is known of the name.
+    /// The directory itself is not at its path, or cannot be searched: the name may or may not exist.
     NoDirectory,
 }
 
-/// Names of a directory of which nothing can be learned, each with the cause.
+/// Names of a directory that could not be looked up, each with the cause.
 pub type Unknown = Vec<(Vec<u8>, String)>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
     Entries(Vec<Entry>),
     Partly(Vec<Entry>, Unknown),
-    /// The directory is not at its path any more (moved, removed); its parent's marks tell.
+    /// The directory is not at its path any more (moved or removed); its parent has a mark.
     NotThere,
     /// It is there but may not be read.
     Unreadable(String),
@@ -75,7 +75,7 @@ pub enum FileError {
     WriteBack { cause: String },
     #[error("cannot be read: {cause}")]
     Unreadable { cause: String },
-    /// Nothing of it is read: what is in the commits stays.
+    /// The file is not read at all; its committed state stays.
     #[error("cannot be committed: {cause}")]
     Beyond { cause: String },
     #[error("no room in this commit")]
@@ -85,14 +85,14 @@ pub enum FileError {
 }
 
 impl FileError {
-    /// Whether trying again is likely to end the same way until somebody acts. Nothing waits for such a file: the rest of the
-    /// volume is protected without it, and it is named.
+    /// Whether trying again will probably fail the same way until somebody acts. Nothing waits for such a file: the rest of
+    /// the volume is protected without it, and the file is reported by name.
     pub fn is_lasting(&self) -> bool {
         matches!(self, FileError::Unreadable { .. } | FileError::Beyond { .. } | FileError::WriteBack { .. })
     }
 }
 
-/// What was read of something that is no regular file, all of one inode.
+/// What was read of something that is not a regular file, all from one inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
     pub stat: Stat,
@@ -108,12 +108,12 @@ pub enum Piece<'a> {
     Hole { offset: u64, len: u64 },
 }
 
-/// The thin steps on one open file. Their order is `read::read_file`'s.
+/// The primitive steps on one open file. `read::read_file` decides their order.
 pub trait FileOps {
     fn statx(&mut self) -> Result<Stat, FileError>;
-    /// Extended attributes and inode flags. One that cannot be read is no error.
+    /// Reads extended attributes and inode flags. One that cannot be read is not an error.
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError>;
-    /// Writes dirty pages back and waits: later stores through mappings fault, and mark, again.
+    /// Writes dirty pages back and waits, so that later stores through mappings fault, and mark, again.
     fn clean(&mut self) -> Result<(), FileError>;
     /// Waits for a writer that holds the inode lock.
     fn barrier(&mut self) -> Result<(), FileError>;
@@ -129,7 +129,7 @@ pub struct ReadJob {
     pub id: FileId,
     pub inode: InodeId,
     pub marks: Marks,
-    /// Size of the committed image; `None` when there is none, and all of the file is read.
+    /// Size of the committed image; `None` if there is none, and the whole file is read.
     pub committed_size: Option<u64>,
 }
 
@@ -139,13 +139,13 @@ pub struct FileImage {
     /// The `statx` from before CLEAN, with the size that BARRIER found if that is larger.
     pub stat: Stat,
     pub xattrs: ReadXattrs,
-    /// Size of the image: `stat.size`, or less when the file shrank meanwhile.
+    /// Size of the image: `stat.size`, or less if the file shrank meanwhile.
     pub size: u64,
     /// Whether the read ended before `stat.size`: the file stays pending.
     pub short: bool,
-    /// Whether every byte was read, so that nothing of the committed image is relied on.
+    /// Whether every byte was read, so that nothing of the committed image is used.
     pub whole: bool,
-    /// What was read, in order, block-aligned at the start; blocks lie in exactly one part.
+    /// What was read, in order; parts start at block boundaries, and each block is in exactly one part.
     pub parts: Vec<Part>,
 }
 

@@ -10,15 +10,16 @@
 //! empty node is not stored, so an absent node is all hole. Level 0 is the same for both kinds of root; the levels
 //! above are not.
 //!
-//! Kinds. A file is [`Root::Sparse`](crate::model::Root::Sparse) exactly when `hole blocks * 4096 > rules.sparse_bytes`, where a hole block is one
-//! whose value is [`HOLE`] (the tail block counts whole); else it is [`Root::Blake3`](crate::model::Root::Blake3). There is no hysteresis: the
-//! kind, like the root, is a function of the image alone, however it came to be. When an update changes the kind, all
-//! nodes above level 0 are made anew: from the stored level 0 nodes, and towards `Blake3` also by hashing the zeros of
-//! the holes, which by then are at most `rules.sparse_bytes`. That is the one update whose cost follows the file's data
-//! (32 bytes read and one parent hashed per block): about 80 MB of nodes for 10 GiB.
+//! Kinds. A file is [`Root::Sparse`](crate::model::Root::Sparse) exactly if `hole blocks * 4096 > rules.sparse_bytes`.
+//! A hole block is one whose value is [`HOLE`] (the tail block counts as a whole one). All other files are
+//! [`Root::Blake3`](crate::model::Root::Blake3). There is no hysteresis: the kind, like the root, is a function of the
+//! image alone. When an update changes the kind, all nodes above level 0 are computed again from the stored level 0
+//! nodes; towards `Blake3` that also hashes the zeros of the holes, at most `rules.sparse_bytes`. Only the cost of such
+//! an update grows with the file's data (32 bytes read and one parent hashed per block): about 80 MB of nodes for
+//! 10 GiB.
 //!
-//! - `Blake3`: marks stand for the chaining values of that many zero bytes at that offset; the root is `blake3::hash`
-//!   of the content. A file of at most one block has no parent to finalise: its root is made from its bytes.
+//! - `Blake3`: a mark represents the chaining value of that many zero bytes at that offset; the root is `blake3::hash`
+//!   of the content. A file of at most one block has no parent to finalise: its root is computed from its bytes.
 //! - `Sparse`: the tree has the same shape, but the value of a subtree of zeros is 32 zero bytes, at every level and
 //!   position; the root is BLAKE3 in key derivation mode over the size (8 bytes, little endian) and the value of the
 //!   top. The size fixes the shape, so no two contents share a root unless BLAKE3 collides.

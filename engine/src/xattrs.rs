@@ -1,37 +1,37 @@
-//! Extended attributes and inode flags: which of a file's are committed when some cannot be read, or are more than the
-//! format holds.
+//! Extended attributes and inode flags: which are committed when some of a file's cannot be read, or exceed the format's
+//! limits.
 //!
-//! Nothing about attributes keeps a file's content out of a commit. One that cannot be read keeps its last committed value;
-//! one beyond a limit is left out. Both are told by name.
+//! Attributes never keep a file's content out of a commit. One that cannot be read keeps its last committed value; one
+//! beyond a limit is left out. Both are reported by name.
 
 use std::fmt;
 
 use crate::format::limits;
 use crate::model::{InodeFlags, Meta, Xattrs};
 
-/// Bytes of names and values that are taken of one file: a tenant can give a file as many attributes as he likes, and all of
-/// them stand in one commit object.
+/// Most bytes of names and values that are taken of one file: a user can give a file as many attributes as he likes, and
+/// all of them must fit into one commit object.
 pub const BYTES_MAX: usize = 1 << 20;
-/// Names told of one file.
+/// Names reported per file.
 const TOLD: usize = 3;
 
-/// What of a file's attributes is left out.
+/// Which of a file's attributes is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
     /// The extended attribute of this name.
     Attribute(Vec<u8>),
-    /// Extended attributes: which there are could not be listed.
+    /// All extended attributes: the list of names could not be read.
     Names,
     /// The inode flags and the project.
     Flags,
 }
 
-/// Why an attribute is not in the commit as it is on the disk.
+/// Why an attribute is not committed as it is on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     pub what: Left,
     pub cause: String,
-    /// It is beyond a limit, so no older value stands for it.
+    /// It exceeds a limit, so its older value is not kept either.
     pub beyond: bool,
 }
 
@@ -56,7 +56,7 @@ pub struct ReadXattrs {
     /// Sorted by name.
     pub found: Xattrs,
     pub left_out: Vec<LeftOut>,
-    /// `None`: they could not be read, which `left_out` tells, or this kind of file has none.
+    /// `None`: they could not be read (see `left_out`), or this kind of file has none.
     pub flags: Option<Flags>,
 }
 
@@ -66,12 +66,12 @@ impl From<Xattrs> for ReadXattrs {
     }
 }
 
-/// The order in which a file's attributes are read: those that anybody may set come last, so that they push out no others.
+/// Sorts a file's attributes into reading order: those that anybody may set come last, so that they cannot push out others.
 pub fn reading_order(names: &mut [Vec<u8>]) {
     names.sort_by(|a, b| (a.starts_with(b"user."), a).cmp(&(b.starts_with(b"user."), b)));
 }
 
-/// Takes attributes as they are read, as many as the format and a commit hold.
+/// Collects attributes as they are read, as many as the format and a commit hold.
 #[derive(Debug, Default)]
 pub struct Taker {
     read: ReadXattrs,
@@ -79,7 +79,7 @@ pub struct Taker {
 }
 
 impl Taker {
-    /// Whether one more is read at all; if not, it is left out by its name.
+    /// Whether another attribute should be read; if not, it is recorded as left out.
     pub fn wants(&mut self, name: &[u8]) -> bool {
         let cause = if name.is_empty() || name.len() > limits::XATTR_NAME {
             "its name is longer than the format holds"
@@ -103,22 +103,22 @@ impl Taker {
         self.read.found.push((name, value));
     }
 
-    /// It is there and cannot be read.
+    /// Records an attribute that exists and cannot be read.
     pub fn unreadable(&mut self, name: &[u8], cause: String) {
         self.leave(name, cause, false);
     }
 
-    /// Inode flags as they are.
+    /// Records the inode flags.
     pub fn flags(&mut self, flags: Flags) {
         self.read.flags = Some(Flags { bits: flags.bits & InodeFlags::ALL, ..flags });
     }
 
-    /// The file may have inode flags, and which cannot be read.
+    /// Records that the inode flags cannot be read, though the file may have some.
     pub fn flags_unread(&mut self, cause: String) {
         self.read.left_out.push(LeftOut { what: Left::Flags, cause, beyond: false });
     }
 
-    /// Which attributes there are cannot be read.
+    /// Records that the attributes cannot be listed.
     pub fn unlisted(&mut self, cause: String) {
         self.read.left_out.push(LeftOut { what: Left::Names, cause, beyond: false });
     }
@@ -133,7 +133,7 @@ impl Taker {
     }
 }
 
-/// What is committed: what was read, and the last committed values of what could not be.
+/// The attributes to commit: what was read, and the last committed values of what could not be read.
 pub(crate) fn settle(read: ReadXattrs, before: Option<&Meta>) -> (Xattrs, Flags, Vec<LeftOut>) {
     let ReadXattrs { mut found, left_out, flags } = read;
     let unread = |name: &[u8]| {
@@ -152,12 +152,12 @@ pub(crate) fn settle(read: ReadXattrs, before: Option<&Meta>) -> (Xattrs, Flags,
     (found, flags.or_else(|| before.map(Flags::from)).unwrap_or_default(), left_out)
 }
 
-/// Bytes that a file's attributes take in a commit, about.
+/// About how many bytes a file's attributes take in a commit.
 pub(crate) fn bytes_of(xattrs: &Xattrs) -> usize {
     xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum()
 }
 
-/// One file's, in one line.
+/// The attributes left out of one file, in one line.
 pub(crate) struct Told<'a>(pub &'a [LeftOut]);
 
 impl fmt::Display for Told<'_> {

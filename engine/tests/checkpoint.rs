@@ -127,7 +127,7 @@ fn hostile_pages_are_refused() {
     let objects = objects(&big());
     let pages = objects.iter().filter(|(key, _)| matches!(key, Key::Page(_)));
     for (_, bytes) in pages.take(6) {
-        // Damage that keeps the hash right, as whoever wrote the root could make it: decoded or refused, no panic.
+        // Damage under a correct hash, as whoever wrote the root could produce: it is decoded or refused, without a panic.
         for n in (0..bytes.len()).step_by(1 + bytes.len() / 300) {
             let mut bad = bytes.clone();
             bad[n] ^= 0x81;

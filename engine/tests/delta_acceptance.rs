@@ -42,7 +42,7 @@ fn apply(base: &[u8], ops: &[Op<Vec<u8>>]) -> Vec<u8> {
     out
 }
 
-/// A directory of this test, removed at the end.
+/// A directory of this test, removed at its end.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -61,7 +61,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Left behind in the temporary directory at worst.
+        // At worst it stays in the temporary directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -114,7 +114,7 @@ fn scattered_thousand_blocks_upload_at_most_1_05() {
     for (seed, block) in marks.iter().enumerate() {
         content[block * BLOCK..(block + 1) * BLOCK].copy_from_slice(&noise(seed as u64 + 9, BLOCK));
     }
-    // As large folios do, each mark takes its 16 neighbours along.
+    // Each mark includes its 16 neighbours, as with large folios.
     let mut given: Vec<usize> = marks.iter().flat_map(|block| block / 16 * 16..(block / 16 + 1) * 16).collect();
     given.sort_unstable();
     given.dedup();
@@ -123,7 +123,7 @@ fn scattered_thousand_blocks_upload_at_most_1_05() {
     let size = content.len() as u64;
     let (nodes, signatures) = (&first.node_writes, &first.signature_writes);
     let plan = plan_in_place(ID, Some(&first.image), nodes, signatures, size, data, Rules::default()).unwrap().unwrap();
-    // A step costs at most 20 bytes in a commit besides its literal.
+    // A step costs at most 20 bytes in a commit, plus its literal.
     let upload = plan.literal_bytes + 20 * plan.content.ops.len() as u64;
     let dirty = (marks.len() * BLOCK) as f64;
     println!("{} bytes for {dirty} dirty: {:.4}", upload, upload as f64 / dirty);

@@ -1,4 +1,4 @@
-//! Ropes against the simplest model there is: a vector of bytes per file.
+//! Extent maps against the simplest model: a vector of bytes per file.
 
 use engine::extent_map::{Extent, ExtentMap, RopeError, Source};
 use engine::model::*;
@@ -49,7 +49,7 @@ fn whole(extent_map: &ExtentMap) -> Vec<u8> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Keep what stands there.
+    /// Keeps the present bytes.
     Keep(u64),
     Move {
         from: u64,
@@ -73,7 +73,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..8)
 }
 
-/// Makes valid ops of steps, and the bytes they give.
+/// Makes valid ops from steps, and the bytes that they result in.
 fn apply(steps: &[Step], base: &[u8]) -> (Vec<Op<Stored>>, Vec<u8>) {
     let mut ops = Vec::new();
     let mut out: Vec<u8> = Vec::new();
@@ -131,7 +131,7 @@ proptest! {
 fn a_small_edit_of_a_big_file_is_cheap() {
     let mut extent_map: ExtentMap = (0..2_000_000).map(|n| Extent::from(stored(n, 0, 4096))).collect();
     let size = extent_map.size();
-    // 20,000 edits of a extent_map of 2 million extents: far below a second each way if none of them walks the extent_map.
+    // 20,000 edits of an extent map of 2 million extents: far below a second each way if none of them walks the whole map.
     let started = std::time::Instant::now();
     for n in 0..20_000u64 {
         let at = n * 409_600;

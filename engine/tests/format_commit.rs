@@ -1,4 +1,4 @@
-//! Commits and packs: what is sealed comes back, costs little, and damage is refused.
+//! Commits and packs: sealed content can be read back, costs little, and damage is refused.
 
 use engine::checkpoint::{self, CheckpointRoot, page};
 use engine::format::commit::{self, Commit, Expect, Header};
@@ -313,7 +313,7 @@ fn what_a_commit_may_not_say_of_its_instant_is_refused() {
     assert!(old.encode().is_err(), "version 1 has no place for it");
 }
 
-/// A commit with a bit of everything, for damage under a right checksum.
+/// A commit with a bit of everything, to be damaged under a correct checksum.
 fn mixed() -> Vec<u8> {
     let ops = vec![Op::Copy { from: 9, len: 70 }, Op::Literal(noise(900, 1)), Op::Hole { len: 4096 }];
     let mut changes = one_file(70 + 900 + 4096, Some(meta()), ops);
@@ -325,7 +325,7 @@ fn mixed() -> Vec<u8> {
     commit.encode().unwrap()
 }
 
-/// Replaces the checksum by the right one, as an attacker would.
+/// Corrects the checksum, as an attacker would.
 fn reseal(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.truncate(bytes.len().saturating_sub(16));
     let sum = engine::format::codec::checksum(commit::CONTEXT, &bytes);
@@ -340,7 +340,7 @@ proptest! {
     fn damage_under_a_right_checksum_does_no_harm(edits in prop::collection::vec(any::<(u16, u8)>(), 1..5), cut in 0usize..40) {
         let mut bytes = mixed();
         for (at, value) in edits {
-            // Not the head, which is refused before all else.
+            // Not the head, which is checked before everything else.
             let at = 4 + usize::from(at) % (bytes.len() - 4);
             bytes[at] = value;
         }
@@ -394,7 +394,7 @@ proptest! {
     #[test]
     fn any_bytes_under_a_right_checksum_do_no_harm(body in prop::collection::vec(any::<u8>(), 0..300), small: bool) {
         use engine::format::codec::checksum;
-        // Small values make counts and tags that are taken, so that decoding goes deeper.
+        // Small values produce valid counts and tags, so that decoding gets further.
         let body: Vec<u8> = body.into_iter().map(|b| if small { b % 8 } else { b }).collect();
         let sealed = |magic: [u8; 3], newest: u8, context: &str| {
             let mut bytes = [&magic[..], &[newest], &body].concat();

@@ -31,7 +31,7 @@ fn in_code() -> BTreeMap<&'static str, String> {
         "limits::COMMIT" = limits::COMMIT, "limits::PACK" = limits::PACK, "limits::PAGE" = limits::PAGE,
         "limits::PACKS" = limits::PACKS, "limits::FRAMES" = limits::FRAMES, "limits::CHANGES" = limits::CHANGES,
         "limits::OPS" = limits::OPS, "limits::SIZE" = limits::SIZE, "limits::NAME" = limits::NAME,
-        "limits::TARGET" = limits::TARGET, "limits::XATTRS" = limits::XATTRS,
+        "limits::SYMLINK_TARGET" = limits::SYMLINK_TARGET, "limits::XATTRS" = limits::XATTRS,
         "limits::XATTR_NAME" = limits::XATTR_NAME, "limits::XATTR_VALUE" = limits::XATTR_VALUE,
         "limits::EXTENTS" = limits::EXTENTS, "limits::PAGES" = limits::PAGES, "limits::ERA_LEN" = limits::ERA_LEN,
         "DEFAULT_ERA_LEN" = format::DEFAULT_ERA_LEN, "DEFAULT_LEVEL" = format::DEFAULT_LEVEL,

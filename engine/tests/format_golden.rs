@@ -1,8 +1,8 @@
-//! Objects of each format version as they were written when the version was new: they must decode for ever, encode to
-//! the same bytes, and be refused with any bit flipped or any byte missing.
+//! Objects of each format version as they were written when the version was new. They must decode forever, encode to the
+//! same bytes, and be refused with any bit flipped or any byte missing.
 //!
-//! `BLESS=1 cargo test -p engine --test format_golden` writes the files of the newest version anew. That is right only while a version is not
-//! released; after that, a change of layout is a new version with files of its own.
+//! `BLESS=1 cargo test -p engine --test format_golden` rewrites the files of the newest version. That is allowed only while
+//! a version is not released; after that, a change of layout is a new version with its own files.
 
 mod common;
 
@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 const PACK: ObjectRef = ObjectRef::Pack { seq: Seq(2), epoch: 3, n: 4096 };
 
-/// Versions of which there are golden files; those of kinds that did not change lie with the version they came with.
+/// Versions with golden files. Kinds that did not change have their files with the version that introduced them.
 const COMMITS: [u8; 3] = [1, 2, 3];
 /// Those of ends of eras, checkpoints and pages.
 const VERSIONS: [u8; 2] = [1, 2];
@@ -28,7 +28,7 @@ const VERSIONS: [u8; 2] = [1, 2];
 fn golden(version: u8, name: &str, make: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     let folder = format!("testdata/format/v{version}");
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder).join(name);
-    // Those of older versions are never written again.
+    // Files of older versions are never rewritten.
     if std::env::var_os("BLESS").is_some() && version == VERSION {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, make()).unwrap();
@@ -121,7 +121,7 @@ fn literals(commit: &Commit, object: impl Fn(ObjectRef) -> Vec<u8>) -> Vec<u8> {
     out
 }
 
-/// The changes with the literals' places taken out, so that they compare whatever zstd made of them.
+/// The changes without the places of literals, so that they compare equal whatever zstd produced.
 fn shape(changes: &ChangeSet<Stored>) -> ChangeSet<u64> {
     let mut out = ChangeSet { files: vec![], names: changes.names.clone(), gone: changes.gone.clone() };
     for file in &changes.files {
@@ -220,7 +220,7 @@ fn checkpoint_objects(manifest: &Manifest) -> BTreeMap<Key, Vec<u8>> {
     out
 }
 
-/// Stored with no compression, so that the places in it are the same whatever zstd does.
+/// Stored without compression, so that places are the same with any version of zstd.
 fn golden_manifest(version: u8) -> Manifest {
     let mut manifest = Manifest::new(VOLUME);
     let ops = (0..1_400u64).flat_map(|n| [Op::Hole { len: 4096 }, Op::Literal(vec![n as u8; 10])]).collect();
@@ -273,7 +273,7 @@ fn checkpoints(version: u8) {
     for (n, hash) in root.pages().enumerate() {
         let bytes = golden(version, &format!("page-{n}.bin"), || objects[&Key::Page(hash)].clone());
         page::decode(&hash, &bytes).unwrap();
-        // Pages are large; the hash covers each byte alike.
+        // Pages are large, and the hash covers every byte alike: a sample is enough.
         let sample = bytes.len() > 2000;
         for at in (0..bytes.len()).step_by(if sample { 37 } else { 1 }) {
             let mut bad = bytes.clone();

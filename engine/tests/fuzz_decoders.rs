@@ -1,8 +1,8 @@
-//! Mutated objects of every kind: no decoder may panic, nor take more than 256 MiB for any of them.
+//! Mutated objects of every kind: no decoder may panic, nor use more than 256 MiB for any of them.
 //!
-//! `cargo xtask fuzz-decoders` makes 20,000 of each kind; the gate makes fewer. `TRACKER_FUZZ_COUNT` and `TRACKER_FUZZ_SEED` are what
-//! that command sets. Most mutants get a right checksum again, as somebody with write access to a store would give them: else
-//! they would be refused before anything is decoded.
+//! `cargo xtask fuzz-decoders` makes 20,000 of each kind; the gate makes fewer. That command sets `TRACKER_FUZZ_COUNT` and
+//! `TRACKER_FUZZ_SEED`. Most mutants get a correct checksum, as somebody with write access to a store could give them;
+//! otherwise they would be refused before anything is decoded.
 #![expect(unsafe_code, reason = "an allocator that counts what decoders take")]
 
 mod common;
@@ -21,7 +21,7 @@ use engine::format::era::{self, Era, VolumeFormat};
 use engine::format::{Key, frame, pack};
 use engine::manifest::Manifest;
 use engine::model::*;
-use engine::plan::{PlanLimits, RestorePlan};
+use engine::plan::{self, ReadLimits, RestorePlan};
 use engine::signature::BaseSignature;
 
 const MEMORY_MAX: usize = 256 << 20;
@@ -34,7 +34,7 @@ struct Counting;
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call goes on to the system's allocator as it came; only numbers are kept beside.
+// SAFETY: every call is passed on unchanged to the system's allocator; only counters are added.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         PEAK.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
@@ -72,7 +72,7 @@ impl Rng {
     }
 }
 
-/// Numbers that end a count, a length or an offset somewhere else: zero, ones, the largest of each width, as varints.
+/// Numbers that change where a count, a length or an offset ends: zero, ones, the largest of each width, as varints.
 const VALUES: [&[u8]; 8] = [
     &[0],
     &[1],
@@ -115,7 +115,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>, keep: usize) {
     }
 }
 
-/// The checksum over all before it, right again.
+/// Corrects the checksum over everything before it.
 fn reseal(bytes: &mut Vec<u8>, context: &str) {
     bytes.truncate(bytes.len().saturating_sub(16));
     let sum = checksum(context, bytes);
@@ -127,7 +127,7 @@ fn golden(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Takes a mutant; true: it was taken for a whole object.
+/// Decodes a mutant; true if it was accepted as a whole object.
 type Decode = Box<dyn Fn(&mut Rng, Vec<u8>) -> bool>;
 
 /// Objects of one kind and what decodes a mutant of them.
@@ -157,7 +157,7 @@ fn commits() -> Subject {
     }
     let decode = move |rng: &mut Rng, mut bytes: Vec<u8>| {
         if !rng.one_in(8) {
-            // The length of the body is right again in most, too.
+            // In most of these the length of the body is corrected too.
             if bytes.len() > 40 && rng.one_in(2) {
                 let body = (bytes.len() - 24 - rng.below(bytes.len() - 24)) as u32;
                 let at = bytes.len() - 20;
@@ -180,7 +180,9 @@ fn commits() -> Subject {
 }
 
 fn plan(manifest: &Manifest) {
-    let _ = RestorePlan::new(manifest, None, PlanLimits::default());
+    if let Ok(plan) = RestorePlan::new(manifest) {
+        plan::merge(plan.frames, ReadLimits::default());
+    }
 }
 
 fn checkpoints() -> Subject {
@@ -265,7 +267,7 @@ fn packs() -> Subject {
     Subject { name: "pack", objects: vec![golden("v1/pack.bin")], decode: Box::new(decode) }
 }
 
-/// Stored bytes under a right frame checksum, with any plain length: bombs among them.
+/// Stored bytes under a correct frame checksum, with any plain length: decompression bombs among them.
 fn frames() -> Subject {
     let bomb = zstd_of(&vec![0; 64 << 20]);
     let objects = vec![zstd_of(&noise(3000)), zstd_of(&vec![7; 131_072]), bomb, noise(500)];
@@ -330,7 +332,7 @@ fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// One test in this file alone: the allocator counts what the whole process takes.
+/// The only test in this file: the allocator counts what the whole process uses.
 #[test]
 fn mutated_objects_neither_panic_nor_take_much_memory() {
     let (count, seed) = (from_env("TRACKER_FUZZ_COUNT", COUNT), from_env("TRACKER_FUZZ_SEED", 1));
@@ -339,7 +341,7 @@ fn mutated_objects_neither_panic_nor_take_much_memory() {
         for number in 0..count {
             let mut rng = Rng((seed << 32 | number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
             let mut bytes = kind.objects[rng.below(kind.objects.len())].clone();
-            // The head is refused before all else, so it stays in most.
+            // The head is checked before everything else, so most mutants keep it.
             let keep = if rng.one_in(16) { 0 } else { 4 };
             mutate(&mut rng, &mut bytes, keep);
             let before = NOW.load(Relaxed);
@@ -353,7 +355,7 @@ fn mutated_objects_neither_panic_nor_take_much_memory() {
             most = most.max(taken);
         }
         println!("{}: {count} mutants, {accepted} taken, at most {} KiB for one", kind.name, most >> 10);
-        // Else all were refused at the door, and nothing behind it was tried.
+        // Otherwise all were refused by the first checks, and no later code was tested.
         assert!(accepted > 0, "no mutant of {} gets past the first checks", kind.name);
     }
 }

@@ -1,4 +1,4 @@
-//! The manifest: what commits make of it, and which commits it refuses without changing.
+//! The manifest: what it becomes by commits, and which commits it refuses without changing.
 
 mod common;
 
@@ -48,7 +48,7 @@ fn two_names_are_swapped_in_one_commit() {
 #[test]
 fn content_comes_from_a_base_as_it_was_before() {
     let mut m = small();
-    // 3 becomes a part of 4, while 4 becomes 3: both read what was before; a new file reads one that goes.
+    // 3 becomes a part of 4 while 4 becomes 3: both read the previous content. A new file reads one that is removed.
     let files = vec![
         write(3, Some(4), vec![Op::Copy { from: 8_000, len: 2_000 }]),
         write(4, Some(3), vec![Op::Copy { from: 0, len: 10 }]),
@@ -149,7 +149,7 @@ fn what_a_commit_says_of_its_clock_is_checked() {
         Commit { header, ..commit.clone() }
     };
     assert_eq!(m.clone().apply(&at(&good, None), hash), Err(ManifestError::Older { seq: Seq(2) }));
-    // The clock fell by an hour: the commit must say so, and those after it must go on saying it.
+    // The clock went back by an hour: the commit must say so, and later commits must keep saying it.
     let wall = Time { sec: standing.wall.sec - 3600, nsec: 0 };
     let fell = at(&good, Some(Standing { wall, ..standing }));
     assert_eq!(
@@ -180,7 +180,7 @@ fn a_volume_of_version_1_goes_on_in_version_2() {
     assert_eq!(commit::decode(&bytes, commit::Expect { volume: VOLUME, seq: Seq(1) }), Ok(old.clone()));
     assert_eq!((old.header.baseline(), old.header.wall()), (None, old.header.time));
     m.apply(&old, commit::hash(&bytes)).unwrap();
-    // What came before has its time as its wall clock.
+    // Commits of version 1 count their time as their wall clock.
     let wall = Time { sec: m.position().time.sec - 1, nsec: 0 };
     let (_, mut second) = next(&m, changes(vec![make(2, Kind::Dir)], vec![set(1, "d", 2)], &[]));
     second.header.standing = Some(Standing::after(None, m.position().time, Seq(2), wall, false));

@@ -1,7 +1,7 @@
-//! Benchmarks: each prints a small table and then one line of JSON. They measure, they judge nothing.
+//! Benchmarks: each prints a small table and then one line of JSON. They measure and judge nothing.
 //!
-//! Ratios are only made inside one run, because the machine differs from run to run; what is compared takes turns
-//! (A B A B) and is shown as a median. Everything is made in a temporary folder (`TMPDIR` names its place) and removed.
+//! Ratios are made only inside one run, because the machine differs from run to run; variants take turns (A B A B), and the
+//! median is shown. Everything is created in a temporary folder (`TMPDIR` sets its place) and removed.
 
 mod bytes;
 mod harm;
@@ -29,7 +29,7 @@ usage: bench NAME [ARGS]
 /// Runs the benchmark that `args` name.
 ///
 /// # Errors
-/// Wrong arguments, and whatever kept the benchmark from its end.
+/// Wrong arguments, or whatever stopped the benchmark.
 pub fn main(args: &[String]) -> Outcome<()> {
     let (name, rest) = args.split_first().ok_or(USAGE)?;
     let number = |at: usize| rest.get(at).map(|text| text.parse::<u64>()).transpose();
@@ -43,7 +43,7 @@ pub fn main(args: &[String]) -> Outcome<()> {
     }
 }
 
-/// All of `ways`, beginning with another one in each round.
+/// All of `ways`, starting with another one in each round.
 fn in_turn<T>(ways: impl Iterator<Item = T>, round: u64) -> Vec<T> {
     let mut all: Vec<T> = ways.collect();
     let first = round as usize % all.len().max(1);
@@ -81,7 +81,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) {
     rows.iter().for_each(|row| line(row));
 }
 
-/// Says what the machine was like, so that the figures are not read as more than they are.
+/// Describes the machine, so that the figures are not over-interpreted.
 fn machine() -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -93,7 +93,7 @@ fn machine() -> String {
     text
 }
 
-/// CPU time of this thread in nanoseconds: it does not count what other processes took.
+/// CPU time of this thread in nanoseconds, which excludes that of other processes.
 fn thread_cpu_ns() -> u64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -105,7 +105,7 @@ fn now_ns() -> i128 {
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
 }
 
-/// Numbers that only have to be different and the same in every run (splitmix64).
+/// Numbers that are different from each other and the same in every run (splitmix64).
 struct Numbers(u64);
 
 impl Numbers {

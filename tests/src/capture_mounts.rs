@@ -22,7 +22,7 @@ pub enum Kind {
     Tmpfs,
 }
 
-/// The kinds of which each has its own way of being captured.
+/// The kinds that are captured in different ways.
 pub const ALL: [Kind; 5] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Overlay, Kind::Tmpfs];
 
 impl Kind {
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// Whether it lies over another one.
+    /// Whether it is an overlay over another one.
     #[must_use]
     pub const fn is_overlay(self) -> bool {
         matches!(self, Kind::Overlay | Kind::OverlayXfs | Kind::OverlayVolatile)
@@ -62,10 +62,10 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Makes and mounts a file system of 400 MiB; an error text when a tool or the kernel does not have it.
+    /// Creates and mounts a file system of 400 MiB.
     ///
     /// # Errors
-    /// The output of the tool that failed.
+    /// The output of the tool that failed, or that a tool or the kernel lacks it.
     pub fn new(kind: Kind) -> Result<Self, String> {
         Self::make(kind, &std::env::temp_dir(), |_| Ok(()))
     }
@@ -86,7 +86,7 @@ impl Mount {
         Self::make(kind, &std::env::temp_dir(), fill)
     }
 
-    /// ext4 that knows projects, which its defaults do not.
+    /// ext4 with projects, which it lacks by default.
     ///
     /// # Errors
     /// As `new`.
@@ -113,7 +113,7 @@ impl Mount {
             Kind::Ext4 => mount.image(&base, "mkfs.ext4", &["-q", "-F"], &point)?,
             Kind::Xfs => {
                 let image = make(&base, "mkfs.xfs", &["-q", "-f", "-m", "reflink=1"])?;
-                // Which knows how to exchange ranges.
+                // With support for exchanging ranges.
                 if kernel_is_from(6, 10) {
                     exchange_ranges(Path::new(&image)).map_err(|error| error.to_string())?;
                 }
@@ -149,7 +149,7 @@ impl Mount {
         &self.root
     }
 
-    /// Where the inodes of the kernel's events are found under the same relative paths.
+    /// Where the inodes of the kernel's events are, under the same relative paths.
     #[must_use]
     pub fn real(&self) -> &Path {
         &self.real
@@ -170,7 +170,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         while let Some(point) = self.mounted.pop() {
             let text = point.display().to_string();
-            // Lazily if something still holds a file: a leaked mount would outlive the test run.
+            // Lazily, if a file is still open: a leaked mount would outlive the test run.
             if run("umount", &[&text]).is_err() {
                 let _ = run("umount", &["-l", &text]);
             }
@@ -188,7 +188,7 @@ fn make(base: &Path, tool: &str, options: &[&str]) -> Result<String, String> {
     Ok(text)
 }
 
-/// Whether this kernel is of that version or a later one.
+/// Whether this kernel is of that version or later.
 #[must_use]
 pub fn kernel_is_from(major: u32, minor: u32) -> bool {
     let uname = rustix::system::uname();

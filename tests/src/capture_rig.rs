@@ -1,4 +1,4 @@
-//! A capture of its own for one case: own pins, one mounted file system, drains.
+//! A separate capture for one case: its own pins, one mounted file system, drains.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -30,7 +30,7 @@ pub fn obstacle() -> Option<&'static str> {
     None
 }
 
-/// The back end under test: the one that the environment names, else the best one here.
+/// The back end under test: the one named by the environment, or the best one here.
 #[must_use]
 pub fn back_end() -> BackEnd {
     // Asking the kernel takes half a second.
@@ -65,7 +65,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A fresh capture that tracks a fresh file system of this kind, watched inodes only. `None`, aloud, when that cannot be.
+    /// A fresh capture that tracks a fresh file system of this kind, watched inodes only. `None`, with a message, if that
+    /// is not possible.
     #[must_use]
     pub fn new(case: &str, kind: Kind) -> Option<Self> {
         Self::with(case, kind, &config())
@@ -127,7 +128,7 @@ impl Rig {
         }
     }
 
-    /// One whole drain.
+    /// One complete drain.
     pub fn drain(&mut self) -> Retired {
         let capture = self.capture();
         capture.swap().unwrap();
@@ -149,7 +150,7 @@ impl Drop for Rig {
         if let Some(capture) = self.capture.take() {
             let _ = capture.detach();
         }
-        // A capture that was taken is not known to be detached by who took it.
+        // After the capture was taken, it is unknown whether it was detached.
         if let Err(error) = std::fs::remove_dir_all(&self.pins)
             && error.kind() != std::io::ErrorKind::NotFound
         {

@@ -1,10 +1,10 @@
-//! The oracle: what differs between two directory trees, in words. Uses nothing of the product, so that it cannot share
-//! a mistake with it; other crates' tests take it in by `#[path]`.
+//! The oracle: what differs between two directory trees, in words. Uses nothing of the product, so that it cannot share a
+//! mistake with it; tests of other crates include it by `#[path]`.
 //!
-//! Compared: names (as bytes), kinds, content (streamed), holes, modes, owners, extended attributes (POSIX ACLs are
-//! among them), inode flags that somebody can set and projects, mtimes to the nanosecond, which names are one file, symlink
-//! targets, device numbers. Not compared:
-//! atime, ctime, birth, inode numbers, sizes of directories, link counts (a link from outside the tree is not its copy's).
+//! Compared: names (as bytes), kinds, content (streamed), holes, modes, owners, extended attributes (including POSIX ACLs),
+//! inode flags that can be set and projects, mtimes to the nanosecond, which names are the same file, symlink targets,
+//! device numbers. Not compared: atime, ctime, birth, inode numbers, sizes of directories, link counts (a link from outside
+//! the tree does not exist for the copy).
 //!
 //! The rule for holes: cut to whole 4 KiB blocks, every hole of the source of at least 64 KiB must hold no data in the
 //! copy. Smaller ones may be filled (file systems allocate in larger units), and the copy may have more holes than the
@@ -22,24 +22,24 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::ioctl;
 
-/// Differences listed; a tree that is all wrong does not fill the log.
+/// Most differences listed, so that a tree that is all wrong does not fill the log.
 const LISTED: usize = 200;
 /// Unit of the comparison of holes, in bytes.
 const BLOCK: u64 = 4096;
-/// Holes of the source from this size on must be holes of the copy.
+/// Holes of the source of at least this size must be holes in the copy.
 const HOLE: u64 = 65_536;
 
-/// What not to compare, for a copy that could not be given it.
+/// What not to compare, for a copy that could not get it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The restore ran without the right to give files away.
     pub ignore_owners: bool,
-    /// The restore ran without the right to make devices, or was told to leave them out.
+    /// The restore ran without the right to create devices, or was told to leave them out.
     pub ignore_devices: bool,
 }
 
-/// Every difference between `source` and `copy` (their own attributes included); empty when they are equal. An error is
-/// one of reading: then nothing is known.
+/// Every difference between `source` and `copy` (including their own attributes); empty if they are equal. After an error
+/// of reading, nothing is known.
 pub fn compare(source: &Path, copy: &Path, options: Options) -> io::Result<Vec<String>> {
     let mut run = Run::new(source, copy, options);
     run.both(Path::new(""))?;
@@ -49,7 +49,7 @@ pub fn compare(source: &Path, copy: &Path, options: Options) -> io::Result<Vec<S
     Ok(run.found)
 }
 
-/// [`compare`] with everything, as an assertion that prints what differs.
+/// [`compare`] with all options, as an assertion that prints the differences.
 #[track_caller]
 pub fn assert_same(source: &Path, copy: &Path) {
     match compare(source, copy, Options::default()) {
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Names that are one file on one side are one file on the other.
+    /// Names that are one file on one side must be one file on the other.
     fn links(&mut self, rel: &Path, ours: &Metadata, theirs: &Metadata) {
         let (ours, theirs) = ((ours.dev(), ours.ino()), (theirs.dev(), theirs.ino()));
         let first = self.of_source.entry(ours).or_insert_with(|| (theirs, rel.to_path_buf())).clone();
@@ -274,9 +274,9 @@ fn data_in(file: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Without `security.evm` (a seal over the inode number), void on any copy, and without the second names under which xfs lists
-/// ACLs, which another file system does not have. The marks of overlays are compared: an upper layer is nothing without them,
-/// and where the source is an overlay itself, its users do not see its own.
+/// Without `security.evm` (a seal over the inode number, invalid on any copy), and without the second names under which xfs
+/// lists ACLs, which other file systems lack. Attributes of overlays are compared: an upper layer is useless without them;
+/// if the source itself is an overlay, its users do not see its own.
 fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut buffer = vec![0; 65_536];
     let list = match rustix::fs::llistxattr(path, &mut buffer[..]) {
@@ -296,8 +296,8 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     Ok(out)
 }
 
-/// What `chattr` can set (include/uapi/linux/fs.h): all but `s` and `u`, which nothing heeds, and what file systems set themselves.
-/// With the project; both 0 where there are none.
+/// The flags that `chattr` can set (include/uapi/linux/fs.h), except `s` and `u`, which nothing implements, and those that
+/// file systems set themselves. With the project; both are 0 if there are none.
 fn inode_flags(path: &Path) -> io::Result<(u32, u32)> {
     const SETTABLE: u32 = 0x10
         | 0x20

@@ -1,5 +1,5 @@
-//! The program under test as a process: started, killed, asked, stopped. It knows the command line of the product and
-//! nothing of its inside.
+//! The program under test as a process: started, killed, queried, stopped. Knows the command line of the product and
+//! nothing of its internals.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -17,13 +17,13 @@ use tempfile::TempDir;
 
 /// Longest start: a full machine with a debug build.
 pub const READY: Duration = Duration::from_secs(60);
-/// Longest polite stop. The daemon itself gives a last flush 30 s, and then detaches: the kernel waits for a grace period for each
-/// function that it hooked, which takes a minute in all in an emulated guest beside other work.
+/// Longest orderly stop. The daemon allows 30 s for a last flush, and then detaches: the kernel waits for a grace period
+/// for each hooked function, which takes a minute in total in an emulated guest on a busy machine.
 const STOP: Duration = Duration::from_secs(120);
-/// End of the log that a failed test prints.
+/// How much of the log's end a failed test prints.
 const LOG_SHOWN: u64 = 16 << 10;
 
-/// The program: `$TRACKER_BIN`, `$TRACKER_TEST_BIN`, or the one beside this test, built if cargo has not yet.
+/// The program: `$TRACKER_BIN`, `$TRACKER_TEST_BIN`, or the one beside this test, which is built if needed.
 ///
 /// # Panics
 /// When there is none and none can be built.
@@ -46,7 +46,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// One volume: what is protected, where to, and the state directory. Its folder goes when it is dropped.
+/// One volume: source, store and state directory. Its folder is removed when dropped.
 pub struct Volume {
     pub source: PathBuf,
     /// A directory, or an URL.
@@ -55,7 +55,7 @@ pub struct Volume {
     pub name: String,
     /// More arguments of `protect`.
     pub extra: Vec<String>,
-    /// Program and arguments in front of `protect`'s, to run it with other rights.
+    /// Program and arguments that are put before `protect`, to run it with other rights.
     pub wrapper: Vec<String>,
     /// Environment of every command.
     pub environment: Vec<(String, String)>,
@@ -63,7 +63,7 @@ pub struct Volume {
     folder: TempDir,
 }
 
-/// What a command of the product answered.
+/// The result of a command of the product.
 #[derive(Debug)]
 pub struct Answer {
     pub code: Option<i32>,
@@ -75,21 +75,21 @@ impl Answer {
     /// The last line of stdout as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it is not JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         let last = self.stdout.lines().last().unwrap_or_default();
         serde_json::from_str(last).unwrap_or_else(|error| panic!("no JSON: {error}: {self:?}"))
     }
 
-    /// That the command ended with `code`.
+    /// Asserts that the command ended with `code`.
     #[track_caller]
     pub fn expect(&self, code: i32) -> &Answer {
         assert_eq!(self.code, Some(code), "exit code, after {self:?}");
         self
     }
 
-    /// That it ended with `code`, one error that says `word`, and one hint.
+    /// Asserts that it ended with `code`, with one error that contains `word`, and one hint.
     #[track_caller]
     pub fn refuses(&self, code: i32, word: &str) {
         self.expect(code);
@@ -114,7 +114,7 @@ impl Volume {
     /// When there is no temporary folder.
     pub fn new(source: &Path) -> Volume {
         let folder = tempfile::Builder::new().prefix("tracker-volume-").tempdir().expect("a temporary folder");
-        // Servers under test start from what was restored below it, as other users.
+        // Servers under test start from what was restored here, as other users.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         let at = |name: &str| folder.path().join(name);
         Volume {
@@ -130,7 +130,7 @@ impl Volume {
         }
     }
 
-    /// Marks go on being made after a clean stop too, as of a volume that is meant to come back.
+    /// Keeps tracking after a clean stop, as for a volume that is meant to come back.
     pub fn keep_tracking(&mut self) {
         self.extra.push("--keep-tracking".into());
     }
@@ -148,7 +148,7 @@ impl Volume {
     fn protect(&self) -> Command {
         let mut command = self.command(&self.wrapper);
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).arg("--name").arg(&self.name);
-        // What capture was chosen and how it began is told to those only who ask for it.
+        // Which capture was chosen and how it started is logged only on request.
         command.args(["--log", "info,tracker::capture::pins=debug,tracker::volume::startup::capture=debug"]);
         command.arg("--state-dir").arg(&self.state).args(&self.extra);
         command
@@ -167,7 +167,7 @@ impl Volume {
         command
     }
 
-    /// Starts `protect`; its `ready` is not waited for. Log lines of several starts follow each other in one file.
+    /// Starts `protect` without waiting for `ready`. Log lines of several starts are appended to one file.
     ///
     /// # Panics
     /// When the program does not start at all.
@@ -197,7 +197,7 @@ impl Volume {
         daemon
     }
 
-    /// Runs `protect` where it must refuse by itself.
+    /// Runs `protect` when it must refuse and end by itself.
     ///
     /// # Panics
     /// When it has not ended after [`READY`].
@@ -214,14 +214,14 @@ impl Volume {
         limited(command, Duration::from_secs(180))
     }
 
-    /// The volume's part of `status --json`; `None` when no daemon answers.
+    /// The volume's part of `status --json`; `None` if no daemon answers.
     pub fn try_status(&self) -> Option<Value> {
         let answer = self.tracker(&["status", "--json"]);
         let line: Value = serde_json::from_str(answer.stdout.lines().last()?).ok()?;
         line["volumes"].as_array()?.first().cloned()
     }
 
-    /// As [`Volume::try_status`], of a daemon that must answer.
+    /// As [`Volume::try_status`], when a daemon must answer.
     ///
     /// # Panics
     /// When it does not.
@@ -230,10 +230,10 @@ impl Volume {
         self.try_status().expect("a status")
     }
 
-    /// The status, once it is as `wanted`, which `what` names.
+    /// Waits for a status that is `wanted`; `what` names it.
     ///
     /// # Panics
-    /// When it is not so within `limit`.
+    /// When that does not happen within `limit`.
     #[track_caller]
     pub fn status_when(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + limit;
@@ -281,7 +281,7 @@ impl Volume {
         self.tracker(&args)
     }
 
-    /// Ends tracking, as of a daemon that is not running: what changes from now on is marked nowhere.
+    /// Ends tracking while no daemon runs: changes from now on are marked nowhere.
     ///
     /// # Panics
     /// When it was not tracked.
@@ -290,7 +290,7 @@ impl Volume {
         fs::remove_dir_all(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
     }
 
-    /// The end of what the daemons of this volume logged.
+    /// The end of the log of this volume's daemons.
     pub fn log_tail(&self) -> String {
         let read = || -> std::io::Result<Vec<u8>> {
             let mut file = File::open(&self.log)?;
@@ -313,7 +313,7 @@ impl Drop for Volume {
                 eprintln!("kept: {}", self.folder.path().display());
             }
         }
-        // Tracking goes on after a kill by design; without a daemon to come it would only cost.
+        // Tracking continues after a kill by design; if no daemon follows, it would only cost.
         if let Some(pins) = pins(&self.state)
             && let Err(error) = fs::remove_dir_all(&pins)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -323,7 +323,7 @@ impl Drop for Volume {
     }
 }
 
-/// Where the pins of a state directory are: its device and inode name them.
+/// The pins of a state directory, named by its device and inode.
 pub fn pins(state: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(state).ok()?;
@@ -348,7 +348,7 @@ fn limited(mut command: Command, limit: Duration) -> Answer {
     match ended.recv_timeout(limit) {
         Ok(output) => output.expect("its output").into(),
         Err(_) => {
-            // Not waited for yet, so the id is still its.
+            // Not waited for yet, so the id is still valid.
             let _ = kill_process(pid, Signal::KILL);
             let output = ended.recv().expect("its end").map(Answer::from);
             panic!("{command:?} did not end within {limit:?}: {output:?}");
@@ -443,7 +443,7 @@ impl Daemon<'_> {
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // Gone already is as good.
+            // It may have ended already.
             let _ = child.kill();
             let _ = child.wait();
         }

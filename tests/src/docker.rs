@@ -1,4 +1,4 @@
-//! A Docker daemon of its own for one case: no network, no rules of the host's firewall, all data in a folder of the test.
+//! A separate Docker daemon for one case: no network, no rules in the host's firewall, all data in a folder of the test.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -20,7 +20,7 @@ const APPLETS: [&str; 16] = [
     "rmdir",
 ];
 
-/// A running daemon; dropped, it is ended with all its containers.
+/// A running daemon; when dropped, it ends with all its containers.
 pub struct Docker {
     child: Child,
     /// Sockets, logs, state.
@@ -29,11 +29,11 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts one with its data in `data`, or says why `test` skips. That its programs are missing is a failure where
-    /// `TRACKER_TEST_REQUIRE` has `docker`; that the machine lets no daemon start is not.
+    /// Starts one with its data in `data`, or prints why `test` is skipped. If its programs are missing and
+    /// `TRACKER_TEST_REQUIRE` has `docker`, that is a failure; if the machine allows no daemon, it is not.
     ///
     /// # Panics
-    /// Then.
+    /// In that case.
     pub fn start_or_skip(test: &str, data: &Path) -> Option<Docker> {
         let system = std::env::var("PATH").unwrap_or_default();
         let own = std::env::var("TRACKER_TEST_DOCKER").unwrap_or_default();
@@ -80,7 +80,7 @@ impl Docker {
         command
     }
 
-    /// Runs the client to its end and gives what it printed.
+    /// Runs the client to its end and returns its output.
     ///
     /// # Panics
     /// When it fails.
@@ -89,7 +89,7 @@ impl Docker {
         run(&mut self.command(args))
     }
 
-    /// Makes an image of one program with many names, and of the files of `more` below `/lower`.
+    /// Creates an image of one program with many names, and of the files of `more` below `/lower`.
     ///
     /// # Panics
     /// When that fails.
@@ -118,7 +118,7 @@ impl Drop for Docker {
         if !ids.trim().is_empty() {
             let _ = self.command(&["rm", "-f"]).args(ids.split_whitespace()).stdout(Stdio::null()).status();
         }
-        // It ends containerd by itself when it is asked politely.
+        // When asked to end, it ends containerd itself.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {

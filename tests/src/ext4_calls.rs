@@ -21,8 +21,8 @@ const MOVE_EXT: u64 = 0xc028_660f;
 /// `EXT4_IOC_SWAP_BOOT`: `_IO('f', 17)`.
 const SWAP_BOOT: u64 = 0x6611;
 
-/// Gives `file` the donor's disk blocks for `len` blocks at `start`, with its own content in them, and the donor those of
-/// `file`. Both starts must be equal. How many blocks were moved.
+/// Exchanges the disk blocks of `file` and `donor` for `len` blocks at `start`; `file` keeps its content in its new blocks,
+/// and the donor gets the old ones. Both starts must be equal. Returns how many blocks were moved.
 ///
 /// # Errors
 /// The kernel's.

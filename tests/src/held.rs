@@ -1,4 +1,4 @@
-//! A file that no flush gets to read.
+//! A file that no flush can read to its end.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use crate::mounts::skip;
 use crate::raw_io::SlowSource;
 
-/// A write into the file holds its lock and waits for memory. So no pass over the volume can come to its end before this is
+/// A write into the file holds its lock and waits for memory. So no pass over the volume can complete before this is
 /// dropped.
 #[derive(Debug)]
 pub struct Held {
@@ -18,7 +18,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Begins the write. `None`, aloud, where memory cannot be held back.
+    /// Begins the write. `None`, with a message, if memory cannot be held back.
     ///
     /// # Panics
     /// When the file cannot be opened.

@@ -1,5 +1,5 @@
-//! A forward proxy for HTTP: `CONNECT` makes a tunnel, any other request is passed on to the host that its URL names. It may ask
-//! for a user and a password, and counts what it does.
+//! A forward proxy for HTTP: `CONNECT` opens a tunnel, any other request is forwarded to the host in its URL. It can
+//! require a user and a password, and counts connections.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ const HEAD: usize = 16 << 10;
 
 #[derive(Default, Debug)]
 struct State {
-    /// What `Proxy-Authorization` has to be.
+    /// The required value of `Proxy-Authorization`.
     authorization: Option<String>,
     tunnels: AtomicU64,
     forwarded: AtomicU64,
@@ -25,8 +25,8 @@ pub struct HttpProxy {
 }
 
 impl HttpProxy {
-    /// A proxy on a free port. With `authorization`, such as `Basic dXNlcjpwdw==`, it refuses what does not send it. Its threads
-    /// end with the process.
+    /// A proxy on a free port. With `authorization`, such as `Basic dXNlcjpwdw==`, it refuses requests without it. Its
+    /// threads end with the process.
     ///
     /// # Panics
     /// When no port is free.
@@ -48,7 +48,7 @@ impl HttpProxy {
         self.port
     }
 
-    /// Tunnels made, connections forwarded, connections refused, so far.
+    /// Numbers so far: tunnels, forwarded connections, refused connections.
     pub fn counts(&self) -> (u64, u64, u64) {
         (self.state.tunnels.load(SeqCst), self.state.forwarded.load(SeqCst), self.state.refused.load(SeqCst))
     }

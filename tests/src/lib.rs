@@ -1,4 +1,4 @@
-//! What the cases in `tests/` share: real servers, proxies, suites, file systems, daemons, loads.
+//! Shared by the cases in `tests/`: real servers, proxies, suites, file systems, daemons, loads.
 
 pub mod bench;
 pub mod capture_mounts;

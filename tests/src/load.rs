@@ -1,5 +1,5 @@
-//! One real load against one protected directory, from the baseline to the verified restore. What the load is, its file
-//! says; what must hold for every load, this one.
+//! One real load against one protected directory, from the baseline to the verified restore. A load's own file defines it;
+//! this file checks what must hold for every load.
 
 use std::fs;
 use std::io;
@@ -18,28 +18,28 @@ use crate::mounts::Mount;
 
 /// Commits that each run must see at least.
 const COMMITS: u64 = 100;
-/// Times that the daemon is killed in a run with kills.
+/// How often the daemon is killed in a run with kills.
 const KILLS: u32 = 20;
-/// A load that has not come to its commits by then has failed.
+/// A load that has not reached its commits by then has failed.
 const LIMIT: Duration = Duration::from_secs(120);
 const SYNC: Duration = Duration::from_secs(60);
-/// How much more than the dirty bytes may be read.
+/// How many times the dirty bytes may be read.
 const READ_FACTOR: f64 = 1.5;
-/// What a run may read beyond: the file that is dirty for the first time when the load begins, directories as bytes, ..
+/// What a run may read in addition: the file that is first dirtied when the load begins, directories as bytes, ..
 const READ_SLACK: u64 = 256 << 10;
 
-/// Something that writes to a directory by itself until it is stopped.
+/// Something that writes to a directory on its own until it is stopped.
 pub trait Load {
-    /// Fills the directory, before it is protected. What it starts may run on.
+    /// Fills the directory before it is protected. What it starts may keep running.
     fn prepare(&mut self, dir: &Path);
 
-    /// Begins to write.
+    /// Starts writing.
     fn start(&mut self);
 
-    /// Stops writing and gives what was written since `start`. Fails when the load itself has failed.
+    /// Stops writing and returns what was written since `start`. Fails if the load itself has failed.
     fn stop(&mut self, how: Stop) -> Written;
 
-    /// That `copy`, a restored one that may be changed now, is usable.
+    /// Checks that `copy`, a restored directory that may be changed now, is usable.
     fn check(&mut self, copy: &Path);
 }
 
@@ -48,17 +48,17 @@ pub trait Load {
 pub enum Stop {
     /// It closes its files.
     Clean,
-    /// As by a crash: it leaves journals and sockets as they are.
+    /// As by a crash: it leaves journals and sockets in place.
     Abrupt,
 }
 
-/// What a load knows of its own writing. Nothing here is told by the daemon.
+/// What a load knows of its own writing, independent of the daemon.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
-    /// Bytes of its writes; each rounded to 4 KiB blocks where the load makes the writes itself, else as the kernel counts
-    /// the bytes its processes gave to `write` and its kin. A block written in two flushes counts twice.
+    /// Bytes of its writes: rounded to 4 KiB blocks if the load makes the writes itself, else the bytes that its processes
+    /// passed to `write` and similar calls, by the kernel's count. A block written in two flushes counts twice.
     pub bytes: u64,
-    /// Bytes that stores to mappings, which nobody counts, can dirty in one flush.
+    /// Bytes that stores through mappings can dirty in one flush; nothing counts these stores.
     pub mapped: u64,
 }
 
@@ -101,7 +101,7 @@ pub fn seed() -> u64 {
     set.map_or(1, |text| text.parse().expect("TRACKER_TEST_SEED is a number"))
 }
 
-/// A file nobody touches after the baseline, and a watch on every opening of it.
+/// A file that nobody touches after the baseline, and a watch on every open of it.
 struct Untouched {
     watch: OwnedFd,
 }
@@ -147,10 +147,10 @@ struct Run<'a> {
     untouched: PathBuf,
 }
 
-/// The load runs for at least 100 commits without a fault.
+/// Runs the load for at least 100 commits without a fault.
 ///
 /// # Panics
-/// When anything does not hold.
+/// When any check fails.
 #[track_caller]
 pub fn steady(name: &str, mount: &Mount, load: &mut dyn Load) {
     let run = Run::prepare(name, mount, "steady", load);
@@ -190,10 +190,10 @@ pub fn steady(name: &str, mount: &Mount, load: &mut dyn Load) {
     assert!(daemon.stop().success(), "{name}: a polite stop\n{}", run.volume.log_tail());
 }
 
-/// The load runs on while the daemon is killed 20 times.
+/// Runs the load while the daemon is killed 20 times.
 ///
 /// # Panics
-/// When anything does not hold.
+/// When any check fails.
 #[track_caller]
 pub fn killed(name: &str, mount: &Mount, load: &mut dyn Load) {
     let seed = seed();
@@ -259,7 +259,7 @@ impl<'a> Run<'a> {
         Run { name, volume: Volume::new(&source), untouched }
     }
 
-    /// That the kernel tells what changes.
+    /// Asserts that the kernel marks changes.
     #[track_caller]
     fn expect_capture(&self) -> Value {
         let status = self.volume.status();
@@ -289,7 +289,7 @@ impl<'a> Run<'a> {
         status
     }
 
-    /// The newest commit, restored, equals the source, and the application can use it.
+    /// Asserts that the newest commit, restored, equals the source, and that the application can use it.
     #[track_caller]
     fn restored(&self, load: &mut dyn Load) {
         let copy = self.volume.scratch("copy");
@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What the kernel counts of a process and of its children that have ended.
+/// The kernel's counters of a process and of its ended children.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Io {
     pub read: u64,
@@ -324,12 +324,12 @@ impl Io {
         Ok(Io { read: field("rchar")?, written: field("wchar")? })
     }
 
-    /// The same, with its living children's.
+    /// The same, including its living children.
     pub fn of_tree(pid: u32) -> Io {
         let mut sum = Io::of(pid);
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            // One that has just ended is in its parent's counters next time.
+            // A child that has just ended is included in its parent's counters next time.
             if let Ok(io) = Io::try_of(child) {
                 sum.read += io.read;
                 sum.written += io.written;

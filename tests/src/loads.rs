@@ -1,4 +1,4 @@
-//! Real loads: each writes as its application does, and knows whether what was restored is usable.
+//! Real loads: each writes as its application does, and checks whether what was restored is usable.
 
 pub mod build;
 pub mod download;
@@ -23,12 +23,12 @@ const BLOCK: u64 = 4096;
 /// A thread that works until it is told to stop, or dropped.
 struct Worker<T> {
     stop: Arc<AtomicBool>,
-    /// `Some` until it was waited for.
+    /// `None` once it was waited for.
     thread: Option<JoinHandle<T>>,
 }
 
 impl<T: Send + 'static> Worker<T> {
-    /// Runs `step` over and over on `state`.
+    /// Calls `step` on `state` repeatedly.
     fn start(mut state: T, mut step: impl FnMut(&mut T) + Send + 'static) -> Worker<T> {
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
@@ -41,7 +41,7 @@ impl<T: Send + 'static> Worker<T> {
         Worker { stop, thread: Some(thread) }
     }
 
-    /// Waits for the step it is in. Fails as the step did.
+    /// Waits for the current step. Panics if a step panicked.
     fn stop(mut self) -> T {
         self.stop.store(true, SeqCst);
         let thread = self.thread.take().expect("waited for only here and when dropped");

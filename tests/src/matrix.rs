@@ -1,8 +1,9 @@
 //! The matrix: every way in which a file system's content, names and attributes can change, on every file system.
 //!
-//! Operations are plain data (`ops`): how a cell is prepared, what changes, and what is promised. Two oracles use them. `marks`
-//! compares the marks of a capture in this process with what changed in truth (`tree`), which gives the word for the page of
-//! kernels (`page`). `flush` runs the program under test, and compares restores and uploaded bytes. Nothing here knows of hooks.
+//! Operations are plain data (`ops`): how a cell is prepared, what changes, and what is promised. Two oracles use them.
+//! `marks` compares the marks of a capture in this process with what really changed (`tree`), which gives the word for the
+//! page of kernels (`page`). `flush` runs the program under test, and compares restores and uploaded bytes. Nothing here
+//! knows of hooks.
 
 pub mod bed;
 pub mod flush;
@@ -32,13 +33,13 @@ pub const COLUMNS: [Kind; 7] =
 /// The overlays.
 pub const OVERLAYS: &[Kind] = &[Kind::Overlay, Kind::OverlayXfs, Kind::OverlayVolatile];
 
-/// The column with this name.
+/// The file system of the column with this name.
 #[must_use]
 pub fn column_of(name: &str) -> Option<Kind> {
     COLUMNS.into_iter().find(|kind| kind.name() == name)
 }
 
-/// Which back ends a rule is about.
+/// The back ends that a rule applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     Any,
@@ -58,8 +59,8 @@ impl By {
     }
 }
 
-/// What is said of a cell beforehand. Whether one that is captured is captured exactly or by reading the file whole
-/// stands on the page of kernels, which the tests hold.
+/// What is promised of a cell. Whether a captured cell is captured exactly or by a full re-read is on the page of kernels,
+/// which the tests check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
     /// The change is never missed.
@@ -87,14 +88,14 @@ pub struct Op {
     pub title: &'static str,
     /// Fills an overlay's lower directory before it is mounted.
     pub below: Option<fn(&Path) -> io::Result<()>>,
-    /// Makes the files that it changes, before the baseline.
+    /// Creates the files that it changes, before the baseline.
     pub setup: fn(&mut Cell) -> io::Result<()>,
     /// The change, once per round; between two rounds there is a flush.
     pub run: fn(&mut Cell, usize) -> io::Result<()>,
     pub rounds: usize,
-    /// First match wins.
+    /// The first match wins.
     pub rules: &'static [Rule],
-    /// Left out of flushes: it holds a reader up, or ends in a state that a restore does not carry.
+    /// Why it is left out of flushes: it holds up a reader, or ends in a state that a restore does not include.
     pub marks_only: Option<&'static str>,
 }
 
@@ -124,7 +125,7 @@ impl Op {
         Op { marks_only: Some(why), ..self }
     }
 
-    /// What is said of it on `fs`.
+    /// The promise on `fs`.
     #[must_use]
     pub fn promise(&self, fs: Kind, back_end: BackEnd) -> Promise {
         let rule = self.rules.iter().find(|rule| rule.on.contains(&fs) && rule.by.is(back_end));
@@ -136,7 +137,8 @@ impl Op {
     }
 }
 
-/// Part `part` of `parts`, by a seed. Every part has each operation on at least one file system, and each file system.
+/// Part `part` of `parts`, chosen by a seed. Every part has each operation on at least one file system, and uses each file
+/// system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selection {
     pub seed: usize,
@@ -148,7 +150,7 @@ impl Selection {
     /// From `TRACKER_MATRIX_SEED` (0) and `TRACKER_MATRIX_PART` (`1/1`: everything).
     ///
     /// # Panics
-    /// When they say something else.
+    /// When their values are invalid.
     #[must_use]
     pub fn from_environment() -> Selection {
         let read = |name: &str| std::env::var(name).ok();
@@ -171,13 +173,13 @@ impl Selection {
     }
 }
 
-/// One operation on one file system: its places, and what it keeps open between its rounds.
+/// One operation on one file system: its directories, and what it keeps open between its rounds.
 #[derive(Debug)]
 pub struct Cell {
     pub fs: Kind,
     /// Its directory in the protected tree.
     pub dir: PathBuf,
-    /// Its directory outside of the tree, on the same file system.
+    /// Its directory outside the tree, on the same file system.
     pub outside: PathBuf,
     pub file: Option<File>,
     pub mapping: Option<Mapping>,
@@ -214,7 +216,7 @@ impl Cell {
         OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(self.path("f"))
     }
 
-    /// A new mapping of the file `f`, which stays.
+    /// A new mapping of the file `f`, which is kept.
     pub(crate) fn map(&mut self) -> io::Result<&Mapping> {
         let mapping = Mapping::new(&self.open()?, SIZE as usize)?;
         Ok(self.mapping.insert(mapping))
@@ -230,7 +232,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// Bytes that are unlike those of any other `seed`, without blocks that are equal.
+/// Bytes that differ from those of any other `seed`, without equal blocks.
 #[must_use]
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

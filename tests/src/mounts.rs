@@ -1,5 +1,5 @@
-//! File systems as the loads need them, made by [`crate::capture_mounts`]: open to other users, with small ones and
-//! remounts beside, and skips that say why.
+//! File systems for the loads, made by [`crate::capture_mounts`]: accessible to other users, with small ones and remounts
+//! in addition, and skips that give a reason.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,16 +18,16 @@ pub struct Mount {
     mount: capture_mounts::Mount,
 }
 
-/// Says why `test` does not run. Where `TRACKER_TEST_REQUIRE` names `what`, that is a failure.
+/// Prints why `test` is skipped. If `TRACKER_TEST_REQUIRE` names `what`, that is a failure.
 ///
 /// # Panics
-/// Then.
+/// In that case.
 pub fn skip(test: &str, what: &str, reason: &str) {
     assert!(!crate::s3_server::required(what), "{test}: {reason}");
     println!("SKIP {test}: {reason}");
 }
 
-/// True as root; else says why `test` skips.
+/// True as root; else prints why `test` is skipped.
 pub fn root_or_skip(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -36,7 +36,7 @@ pub fn root_or_skip(test: &str) -> bool {
     root
 }
 
-/// True if all `programs` are in the path; else says why `test`, which needs them for `what`, skips.
+/// True if all `programs` are in the path; else prints why `test`, which needs them for `what`, is skipped.
 pub fn programs_or_skip(test: &str, what: &str, programs: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -48,15 +48,15 @@ pub fn programs_or_skip(test: &str, what: &str, programs: &[&str]) -> bool {
 }
 
 impl Mount {
-    /// Makes and mounts one for the program to capture, or says why `test` skips.
+    /// Creates and mounts one that the program can capture, or prints why `test` is skipped.
     ///
     /// # Panics
-    /// When root cannot mount it though its tools are there.
+    /// When root cannot mount it although its tools are there.
     pub fn new_or_skip(test: &str, kind: Kind) -> Option<Mount> {
         Self::made_or_skip(test, kind, || capture_mounts::Mount::new(kind))
     }
 
-    /// As [`Mount::new_or_skip`]; ext4 is made with projects where the kernel has them.
+    /// As [`Mount::new_or_skip`]; ext4 is created with projects if the kernel supports them.
     ///
     /// # Panics
     /// As there.
@@ -95,16 +95,16 @@ impl Mount {
             return None;
         }
         let mount = make().unwrap_or_else(|error| panic!("{test}: {error}"));
-        // Servers under test run as other users and must get through.
+        // Servers under test run as other users and must be able to pass through.
         let folder = mount.root().parent().expect("a mount point lies in a folder");
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");
         Some(Mount { mount })
     }
 
-    /// A new directory in it: the root of ext4 has `lost+found`, which no restore could make.
+    /// A new directory in it: the root of ext4 has `lost+found`, which no restore could create.
     ///
     /// # Panics
-    /// When it is there already.
+    /// When it exists already.
     pub fn dir(&self, name: &str) -> PathBuf {
         let dir = self.mount.root().join(name);
         fs::create_dir(&dir).expect("mkdir on the mount");
@@ -142,17 +142,17 @@ impl SmallStore {
 
 impl Drop for SmallStore {
     fn drop(&mut self) {
-        // Detached where a process that was just killed still holds a file: it goes with that process.
+        // Detached, if a process that was just killed still has a file open: the mount ends with that process.
         if let Err(error) = unmount(self.point.path(), UnmountFlags::DETACH) {
             eprintln!("cannot unmount {}: {error}", self.point.path().display());
         }
     }
 }
 
-/// Runs a command that must succeed and gives what it printed.
+/// Runs a command that must succeed and returns its output.
 ///
 /// # Panics
-/// With what it said, when it does not.
+/// With its output, when it fails.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));

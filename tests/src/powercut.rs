@@ -1,16 +1,16 @@
-//! One boot of a machine whose power is cut again and again: what survived the last cut is compared, then a load runs until the
-//! next one. Three volumes, on ext4, xfs and btrfs, one daemon; store and state on a disk of their own. All disks have a
-//! volatile cache, which `xtask/src/vm/disk.rs` describes.
+//! One boot of a machine whose power is cut again and again: what survived the last cut is compared, then a load runs until
+//! the next one. Three volumes, on ext4, xfs and btrfs, in one daemon; store and state are on a separate disk. All disks
+//! have a volatile cache, which `xtask/src/vm/disk.rs` describes.
 //!
-//! What is held at each boot, of each volume:
-//! - before any daemon runs: the store verifies, and its newest commit has everything that `sync --wait` acknowledged
-//!   with 0 before the cut. The host remembers what that was, by the lines `ACKNOWLEDGED N`;
+//! Checked at each boot, for each volume:
+//! - before any daemon runs: the store verifies, and its newest commit has everything that `sync --wait` acknowledged with
+//!   0 before the cut. The host remembers that from the lines `ACKNOWLEDGED N`;
 //! - the daemon reads every file again, whatever its times say, and `sync --wait` returns 0;
-//! - then the restored tree is the source, by the oracle of [`crate::compare`].
+//! - then the restored tree equals the source, by the oracle of [`crate::compare`].
 //!
 //! A line `FOUND ..` is for people; it counts the files that the cut left with new data under the size, inode and times
-//! that they had before the load: those that a comparison of times would have missed. `COUNT N what` is added up over all boots,
-//! and `STEP` tells what has ended. `COMPARING` and `LOAD` tell the host when to cut.
+//! from before the load: those that a comparison of times would have missed. `COUNT N what` is added up over all boots, and
+//! `STEP` tells which step has ended. `COMPARING` and `LOAD` tell the host when to cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -32,38 +32,38 @@ use crate::load::Random;
 use crate::loads::mixed::Mixed;
 use crate::mounts::run;
 
-/// Volumes by the file systems they lie on, in the order of the disks behind the first, which has store and state.
+/// Volumes by their file systems, in the order of the disks after the first, which has store and state.
 const VOLUMES: [&str; 3] = ["ext4", "xfs", "btrfs"];
 const BASE: &str = "/run/cut";
-/// Longest start, with the programs verified by an emulated processor on a busy machine.
+/// Longest start, when an emulated processor on a busy machine verifies the programs.
 const READY: Duration = Duration::from_secs(600);
-/// A load that is not cut by then never will be.
+/// If the power is not cut by then, it never will be.
 const UNCUT: Duration = Duration::from_secs(300);
-/// Files that are overwritten in place, one after the other, with `fdatasync` after each: their data is on the disk at once,
-/// and their times only with the next commit of the file system's own log.
+/// Files that are overwritten in place, one after the other, with `fdatasync` after each: their data is on disk at once,
+/// and their times only with the next commit of the file system's own journal.
 const IN_PLACE: u64 = 64;
-/// Pause behind each: one round takes about as long as a load, so that at every moment there are files whose first overwrite no
-/// log has seen.
+/// Pause after each: one round takes about as long as a load, so that at every moment there are files whose first overwrite
+/// is not in the journal yet.
 const IN_PLACE_PAUSE: Duration = Duration::from_millis(150);
 const IN_PLACE_SIZE: usize = 12_288;
-/// Acknowledgements of one boot are numbered from its own base.
+/// Acknowledgements of a boot are numbered from a base of its own.
 const PER_BOOT: u64 = 1_000_000;
-/// Places that acknowledged numbers are written to in turn.
+/// Places to which acknowledged numbers are written in turn.
 const PLACES: u64 = 16;
 
-/// What the host says of a boot.
+/// What the host tells of a boot.
 struct Boot {
     number: u64,
     seed: u64,
-    /// The last number that was acknowledged in the boot before.
+    /// The last number that was acknowledged in the previous boot.
     acknowledged: Option<u64>,
-    /// The boot before was cut under load.
+    /// Whether the previous boot was cut under load.
     loaded: bool,
-    /// Under one of which its daemon, which was stopped, had seen nothing.
+    /// Whether that load ran after its daemon was stopped, so that no daemon saw any of it.
     still: bool,
-    /// No cut follows.
+    /// Whether no cut follows.
     last: bool,
-    /// The daemon is stopped before the load.
+    /// Whether the daemon is stopped before the load.
     stops: bool,
 }
 
@@ -90,10 +90,10 @@ impl Boot {
 /// One boot, from the mounts to the cut or the end.
 ///
 /// # Panics
-/// When something does not hold; the exit code says so to the host.
+/// When a check fails; the exit code tells the host.
 pub fn main(args: &[String]) {
     let boot = Boot::parse(args);
-    // A thread that fails ends the boot, and the host sees that nothing was cut.
+    // If a thread fails the boot ends, and the host sees that nothing was cut.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         hook(info);
@@ -116,7 +116,7 @@ pub fn main(args: &[String]) {
     daemon.ready(boot.number > 0);
     step("comparison");
     if boot.number > 0 {
-        // The others were made anew from the store, which reads every file whatever the rule for another boot is.
+        // The others were rebuilt from the store, which reads every file whatever the rule for another boot is.
         let kept = VOLUMES.len() - daemon.log().matches("the catalog is older than the store").count();
         println!("FOUND {kept} catalogs are as new as their stores");
         println!("COUNT {kept} catalogs as new as their stores");
@@ -152,7 +152,7 @@ pub fn main(args: &[String]) {
     load(&boot);
 }
 
-/// All volumes at once: the machine has two processors. A volume that fails ends the boot.
+/// All volumes in parallel: the machine has two processors. A volume that fails ends the boot.
 fn each_volume(work: impl Fn(&'static str) + Sync) {
     thread::scope(|scope| {
         for name in VOLUMES {
@@ -162,7 +162,7 @@ fn each_volume(work: impl Fn(&'static str) + Sync) {
     });
 }
 
-/// Tells the host what has come to its end, which is all that it knows of where a boot's time goes.
+/// Tells the host which step has ended; it has no other way to know where a boot spends its time.
 fn step(ended: &str) {
     println!("STEP {ended}");
 }
@@ -182,7 +182,7 @@ fn tracker(args: &[&str]) -> Answer {
     command.output().expect("tracker starts").into()
 }
 
-/// The newest commit, in memory.
+/// Restores the newest commit, in memory.
 fn restored(name: &str, to: &str) -> PathBuf {
     let target = std::env::temp_dir().join(format!("{to}-{name}"));
     tracker(&["restore", utf8(&reference(name)), utf8(&target)]).expect(0);
@@ -204,7 +204,7 @@ fn in_place(source: &Path, number: u64) -> PathBuf {
     source.join(format!("in-place/{number}"))
 }
 
-/// What must have outlived the cut, before a daemon runs.
+/// Checks what must have survived the cut, before a daemon runs.
 fn survived(name: &str, boot: &Boot) {
     tracker(&["verify", utf8(&reference(name))]).expect(0);
     if let Some(last) = boot.acknowledged {
@@ -219,7 +219,7 @@ fn survived(name: &str, boot: &Boot) {
             let at = (number % PLACES * 4096) as usize;
             let bytes = places.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).expect("a place");
             let found = u64::from_le_bytes(bytes);
-            // Written over by one that was not acknowledged any more.
+            // Overwritten by a number that was never acknowledged.
             assert!(found >= number, "{name}: {found} where {number} was acknowledged");
         }
         println!("FOUND {name}: {} acknowledged changes are in the store", last + 1 - first);
@@ -242,14 +242,14 @@ fn survived(name: &str, boot: &Boot) {
     }
 }
 
-/// What a comparison of times looks at, and what is in the file.
+/// What a comparison of times uses, and the file's content.
 #[derive(Debug)]
 struct Facts {
     times: Value,
     hash: String,
 }
 
-/// Of every regular file below `dir`.
+/// The facts of every regular file below `dir`.
 fn facts(dir: &Path) -> BTreeMap<PathBuf, Facts> {
     let mut all = BTreeMap::new();
     let mut dirs = vec![dir.to_path_buf()];
@@ -270,7 +270,7 @@ fn facts(dir: &Path) -> BTreeMap<PathBuf, Facts> {
     all
 }
 
-/// Notes facts beside the store, durably.
+/// Saves facts beside the store, durably.
 fn remember(name: &str, facts: &BTreeMap<PathBuf, Facts>) {
     let rows: Vec<Value> = facts.iter().map(|(path, one)| json!([utf8(path), one.times, one.hash])).collect();
     let mut file = File::create(format!("{BASE}/store/facts-{name}")).expect("the notes");
@@ -303,7 +303,7 @@ impl Daemon {
         }
         fs::write(&config, text).expect("the configuration");
         let mut command = Command::new(binary());
-        // When capture is attached is told to those only who ask for it.
+        // When capture is attached is logged only on request.
         command.args(["--log", "info,tracker::capture::pins=debug"]);
         command.args(["daemon", "--config", utf8(&config)]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.stderr(File::create(&log).expect("the log")).spawn().expect("tracker starts");
@@ -319,13 +319,14 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Asked without the command, which takes an emulated machine longer to start than the daemon to answer.
+    /// Asked without the command, which an emulated machine takes longer to start than the daemon takes to answer.
     fn status(&self) -> Option<Vec<Value>> {
         let volumes = Client::new(Path::new(&format!("{BASE}/store/state"))).status().ok()?;
         volumes.iter().map(|volume| serde_json::to_value(volume).ok()).collect()
     }
 
-    /// Waits for `ready` of all volumes. With `compares` some volume must be seen to say `verifying` before, and so is the host told.
+    /// Waits for `ready` of all volumes. With `compares`, some volume must have shown `verifying` before, which is also
+    /// told to the host.
     fn ready(&self, compares: bool) {
         let deadline = Instant::now() + READY;
         let (mut ready, mut attached, mut seen) = (0, false, BTreeSet::new());
@@ -336,7 +337,7 @@ impl Daemon {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => panic!("the daemon ended; {}", self.log()),
             }
-            // To ask before would take time from the kernel's verifier.
+            // Asking earlier would take time from the kernel's verifier.
             if !attached && self.log().contains("capture is attached") {
                 attached = true;
                 step("programs");
@@ -364,18 +365,18 @@ impl Daemon {
     }
 }
 
-/// Writes to all volumes until the power goes.
+/// Writes to all volumes until the power is cut.
 fn load(boot: &Boot) {
     println!("LOAD");
     for (index, name) in VOLUMES.into_iter().enumerate() {
         let source = source(name);
         let mut random = Random::new(boot.seed ^ (boot.number * 8 + index as u64 + 1));
-        // What the boot before last left is removed under load as well.
+        // What the boot before the previous one left is removed, under load as well.
         let (dir, old) = (source.join(format!("mixed-{}", boot.number)), boot.number.checked_sub(2));
         let seed = random.below(u64::MAX);
         thread::spawn(move || {
             if let Some(old) = old {
-                // A cut in this very step may have done it.
+                // A cut in this very step may have removed it already.
                 let _ = fs::remove_dir_all(dir.with_file_name(format!("mixed-{old}")));
             }
             fs::create_dir_all(&dir).expect("mkdir");
@@ -394,7 +395,7 @@ fn load(boot: &Boot) {
         File::create(source(name).join("numbers")).expect("the numbers of this boot");
     }
     while boot.stops && Instant::now() < until {
-        // Nobody is there to acknowledge anything.
+        // No daemon runs that could acknowledge anything.
         thread::sleep(Duration::from_secs(1));
     }
     while Instant::now() < until {

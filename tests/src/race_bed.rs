@@ -1,7 +1,7 @@
-//! Drain and flush of one file, step by step, with something done between any two of them. The steps are the product's:
-//! capture, marks, `engine::flush::read` over the real file. Store and catalog are left out: what would be committed is an
-//! image in memory. Nothing is retried and nothing is read without a mark, so that a change which is neither in the image
-//! nor marked stays missing, and shows.
+//! Drains and flushes one file, step by step, with an action between any two steps. The steps are the product's: capture,
+//! marks, `engine::flush::read` over the real file. Store and catalog are left out: what would be committed is an image in
+//! memory. Nothing is retried and nothing is read without a mark, so a change that is neither in the image nor marked stays
+//! missing, and is noticed.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,7 +26,7 @@ pub const SIZE: u64 = 1 << 20;
 /// The file, from the root of its file system.
 const NAME: &str = "d/f";
 
-/// Moments of a drain and the read that follows. Each is the one after the step of its name.
+/// Moments of a drain and of the read that follows. Each is after the step of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Point {
     Begin,
@@ -59,22 +59,22 @@ pub const POINTS: [Point; 12] = [
     Point::Read,
 ];
 
-/// One file on a file system of its own, a capture, and what would be committed of the file.
+/// One file on its own file system, a capture, and what would be committed of the file.
 pub struct Bed {
     pub rig: Rig,
     pub steps: Steps,
-    /// Whether data and holes are told apart. Asking for that waits for a writer too, on some file systems.
+    /// Whether to distinguish data and holes. On some file systems, asking for them waits for a writer too.
     pub holes: bool,
-    /// What the last drain found of the file.
+    /// What the last drain found for the file.
     pub marks: Marks,
     root: SourceRoot,
     image: Vec<u8>,
-    /// Of a read that has to be made again.
+    /// Marks of a read that has to be repeated.
     kept: Marks,
 }
 
 impl Bed {
-    /// A file of random bytes that is committed, on a fresh file system. `None`, aloud, where that cannot be.
+    /// A committed file of random bytes on a fresh file system. `None`, with a message, if that is not possible.
     #[must_use]
     pub fn new(case: &str, kind: Kind) -> Option<Bed> {
         Some(Bed::of(Rig::new(case, kind)?))
@@ -124,7 +124,7 @@ impl Bed {
         options.write(true).custom_flags(libc::O_DIRECT).open(self.rig.path(NAME)).expect("direct I/O")
     }
 
-    /// One drain, and one read of what it marked. `at` is called at each moment that comes: a file without marks of content
+    /// One drain, and one read of what it marked. Calls `at` at each moment that occurs: a file without marks of content
     /// and with its old size is not read.
     ///
     /// # Panics
@@ -182,7 +182,7 @@ impl Bed {
         self.image[offset as usize]
     }
 
-    /// First byte at which image and file differ, or the end of the shorter; `None` when they are equal.
+    /// First byte at which image and file differ, or the end of the shorter; `None` if they are equal.
     ///
     /// # Panics
     /// When the file cannot be read.
@@ -194,7 +194,7 @@ impl Bed {
     }
 }
 
-/// The real file, telling of its steps.
+/// The real file, reporting its steps.
 struct Watched<'a> {
     file: OpenFile,
     at: &'a mut dyn FnMut(Point),

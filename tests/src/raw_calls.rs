@@ -1,5 +1,5 @@
-//! Calls of the matrix that no safe crate offers: ioctls, splices, writes into another address, accounting, io_uring.
-//! Each does one thing and waits for its end; what is written where is the matrix's business.
+//! Calls of the matrix that no safe crate offers: ioctls, splices, writes into another address space, accounting, io_uring.
+//! Each does one thing and waits for its end; the matrix decides what is written where.
 #![expect(unsafe_code, reason = "ioctls, splices, accounting and io_uring of the matrix, which no safe crate offers")]
 
 use std::ffi::{CStr, CString};
@@ -13,7 +13,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::raw_io::Mapping;
 
-/// One ioctl whose argument is a struct, given as its words; what the kernel writes back is in them afterwards.
+/// One ioctl whose argument is a struct, given as words; afterwards they hold what the kernel wrote back.
 ///
 /// # Errors
 /// The kernel's.
@@ -74,7 +74,7 @@ pub fn read_into(file: &File, mapping: &Mapping, at: usize, len: usize) -> io::R
     whole(read as i64, len)
 }
 
-/// Stores `bytes` at `at` of the mapping by `process_vm_writev` on this very process.
+/// Stores `bytes` at `at` of the mapping by `process_vm_writev` on this process itself.
 ///
 /// # Errors
 /// The kernel's.
@@ -105,7 +105,7 @@ pub fn accounting(path: Option<&Path>) -> io::Result<()> {
     check(unsafe { libc::acct(path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr())) }.into()).map(drop)
 }
 
-/// How a ring is driven.
+/// How a ring is operated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// By the submitter, as far as it does not block.
@@ -146,7 +146,7 @@ pub fn uring_write(file: &File, bytes: &[u8], offset: u64, way: Way) -> io::Resu
     whole(push(&mut ring, &entry.flags(flags))?.into(), bytes.len())
 }
 
-/// A request of io_uring that is about names, attributes or ranges.
+/// A request of io_uring for names, attributes or ranges.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
     Rename(&'a Path, &'a Path),
@@ -164,13 +164,13 @@ pub enum Request<'a> {
     Open(&'a Path, i32),
 }
 
-/// Has io_uring do it, and waits.
+/// Executes it through io_uring, and waits.
 ///
 /// # Errors
 /// The kernel's.
 pub fn uring(request: Request<'_>) -> io::Result<()> {
     let here = types::Fd(libc::AT_FDCWD);
-    // What the entry points to, until the end.
+    // Data that the entry points to; kept until the end.
     let mut kept: Vec<CString> = Vec::new();
     let mut keep = |text: CString| {
         let pointer = text.as_ptr();
@@ -206,7 +206,7 @@ pub fn uring(request: Request<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The result of one request, which has ended then.
+/// Submits one request, waits for it, and returns its result.
 fn push(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<i32> {
     // SAFETY: callers keep what the entry points to until this returns.
     unsafe { ring.submission().push(entry) }.map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! Ways to write a file that the standard library does not have: mappings, kernel AIO, io_uring, faults that wait.
+//! Ways to write a file that the standard library lacks: mappings, kernel AIO, io_uring, faults that wait.
 #![expect(
     unsafe_code,
     reason = "mappings, kernel AIO, io_uring and userfaultfd of the cases, which no safe crate offers"
@@ -13,11 +13,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[derive(Debug)]
 pub struct Pages<const N: usize>(pub [u8; N]);
 
-/// Writes two pages at `offset`, of which the second one cannot be read: a direct write fails part of the way. Gives what the
-/// call gave.
+/// Writes two pages at `offset`, of which the second cannot be read, so that a direct write fails partway. Returns the
+/// result of the call.
 ///
 /// # Errors
-/// The kernel's, of the write too.
+/// The kernel's, including those of the write.
 pub fn torn_write(file: &File, byte: u8, offset: u64) -> io::Result<usize> {
     const PAGE: usize = 4096;
     let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -72,7 +72,7 @@ pub fn aio_write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes through io_uring; `worker` has a kernel worker do it.
+/// Writes through io_uring; with `worker` a kernel worker does it.
 ///
 /// # Errors
 /// The kernel's.
@@ -107,7 +107,7 @@ fn submit(ring: &mut io_uring::IoUring, entry: &io_uring::squeue::Entry, expecte
 /// Makes `len` bytes at `to` share the blocks of those at `from`, in the same file.
 ///
 /// # Errors
-/// The kernel's; `EOPNOTSUPP` where the file system has no clones.
+/// The kernel's; `EOPNOTSUPP` if the file system has no clones.
 pub fn clone_range(file: &File, from: u64, len: u64, to: u64) -> io::Result<()> {
     // _IOW(0x94, 13, struct file_clone_range): source descriptor, source offset, length, offset.
     const CLONE_RANGE: u64 = 0x4020_940d;
@@ -116,7 +116,7 @@ pub fn clone_range(file: &File, from: u64, len: u64, to: u64) -> io::Result<()> 
     check(unsafe { libc::ioctl(file.as_raw_fd(), CLONE_RANGE, argument.as_ptr()) }.into()).map(drop)
 }
 
-/// Starts the write-back of all dirty pages and does not wait for it.
+/// Starts the write-back of all dirty pages without waiting for it.
 ///
 /// # Errors
 /// The kernel's.
@@ -125,7 +125,7 @@ pub fn start_write_back(file: &File) -> io::Result<()> {
     check(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) }.into()).map(drop)
 }
 
-/// A file system whose writes wait, until this is dropped.
+/// A file system whose writes wait until this is dropped.
 #[derive(Debug)]
 pub struct Frozen<'a>(&'a File);
 
@@ -170,13 +170,13 @@ impl Mapping {
         if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { at: at.cast(), len }) }
     }
 
-    /// Where byte `offset` of the mapping is, with `len` bytes behind it.
+    /// The address of byte `offset` of the mapping, which has `len` bytes from there.
     pub(crate) fn address(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset + len <= self.len);
         self.at.wrapping_add(offset)
     }
 
-    /// One byte as it is in memory; a read fault where the page is not mapped yet.
+    /// One byte as it is in memory; causes a read fault if the page is not mapped yet.
     #[must_use]
     pub fn load(&self, offset: usize) -> u8 {
         assert!(offset < self.len);
@@ -202,7 +202,7 @@ impl Drop for Mapping {
     }
 }
 
-/// Two pages of memory of which the second is not there: whoever reads it waits until `fill`.
+/// Two pages of memory of which the second is missing: a reader of it waits until `fill`.
 #[derive(Debug)]
 pub struct SlowSource {
     at: *mut u8,
@@ -251,7 +251,7 @@ impl SlowSource {
         unsafe { std::slice::from_raw_parts(self.at, 2 * PAGE) }
     }
 
-    /// Waits until somebody has run into the second page.
+    /// Waits until a thread has reached the second page.
     ///
     /// # Errors
     /// The kernel's.

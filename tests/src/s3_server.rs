@@ -1,7 +1,7 @@
-//! A real S3 server for tests: SeaweedFS, one process per [`S3Server`], on free ports, its data in a temporary folder.
+//! A real S3 server for tests: SeaweedFS, one process per [`S3Server`], on free ports, with its data in a temporary folder.
 //!
 //! Found at `$TRACKER_WEED`, in `target/tools/venv/bin/weed`, or in the path. Killed by its process id when dropped: it
-//! takes up to half a minute to obey a polite signal, and its data is thrown away.
+//! takes up to half a minute to obey SIGTERM, and its data is discarded.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -23,10 +23,10 @@ pub struct S3Server {
     weed: PathBuf,
     /// `None` while it is stopped.
     child: Option<Child>,
-    /// Of its parts; the same after a stop.
+    /// Ports of its parts; the same after a stop.
     ports: Ports,
     folder: tempfile::TempDir,
-    /// Those that were made.
+    /// The buckets that were created.
     buckets: Mutex<Vec<String>>,
 }
 
@@ -54,8 +54,8 @@ pub fn required(what: &str) -> bool {
 }
 
 impl S3Server {
-    /// Like [`S3Server::start_or_skip`], but joins a server that another test of this program is using. Each test then
-    /// keeps to a prefix of its own. The last user's drop ends it, since a static would never be dropped.
+    /// Like [`S3Server::start_or_skip`], but shares a server that another test of this program uses. Each test then uses
+    /// its own prefix. The last user's drop ends it, since a static would never be dropped.
     ///
     /// # Panics
     /// As [`S3Server::start_or_skip`].
@@ -70,10 +70,10 @@ impl S3Server {
         Some(server)
     }
 
-    /// Starts a server with one bucket, or says why the test `name` skips.
+    /// Starts a server with one bucket, or prints why the test `name` is skipped.
     ///
     /// # Panics
-    /// When the server is there and does not start; when it is not there and `TRACKER_TEST_REQUIRE` names `s3`.
+    /// When the server is installed and does not start; when it is not installed and `TRACKER_TEST_REQUIRE` names `s3`.
     pub fn start_or_skip(name: &str, bucket: &str) -> Option<S3Server> {
         let Some(weed) = weed() else {
             let reason = "no weed (SeaweedFS): run `cargo xtask setup`, or set TRACKER_WEED";
@@ -81,7 +81,7 @@ impl S3Server {
             println!("SKIP {name}: {reason}");
             return None;
         };
-        // Another process can take a port between our look and the server's: then once more, with others.
+        // Another process may take a port between our check and the server's start: then try again with others.
         for _ in 0..3 {
             if let Some(server) = S3Server::start(&weed) {
                 server.create_bucket(bucket);
@@ -101,7 +101,7 @@ impl S3Server {
         server.run().then_some(server)
     }
 
-    /// Starts the process on its ports and data, and waits until it answers. `false` when it ends or does not.
+    /// Starts the process on its ports and data, and waits until it answers. `false` if it ends or does not answer.
     fn run(&mut self) -> bool {
         let log = self.folder.path().join("weed.log");
         let log = File::options().create(true).append(true).open(log).expect("log");
@@ -139,7 +139,7 @@ impl S3Server {
         answers
     }
 
-    /// Writes down the keys, access and secret, that the server takes from its next start on.
+    /// Writes down the keys, access and secret, that the server accepts from its next start on.
     fn know(&self, keys: &[(&str, &str)]) {
         let credential =
             |(access, secret): &(&str, &str)| format!(r#"{{"accessKey":"{access}","secretKey":"{secret}"}}"#);
@@ -151,7 +151,7 @@ impl S3Server {
         std::fs::write(self.folder.path().join("s3.json"), identity).expect("s3.json");
     }
 
-    /// Starts it again with other keys, with the same address and data.
+    /// Restarts it with other keys, at the same address and with the same data.
     ///
     /// # Panics
     /// When it does not come up.
@@ -172,8 +172,8 @@ impl S3Server {
         }
     }
 
-    /// Starts it again after a stop, with the same address and data, and waits until it takes and gives objects: for the
-    /// first moments it says 500 to whoever asks for one.
+    /// Restarts it after a stop, at the same address and with the same data, and waits until it stores and returns objects:
+    /// at first it answers requests with 500.
     ///
     /// # Panics
     /// When it does not come up.
@@ -185,7 +185,7 @@ impl S3Server {
         }
     }
 
-    /// Until an object can be written into a bucket and read from it. A refusal of the keys is an answer too.
+    /// Waits until an object can be written to a bucket and read back. A rejection of the keys counts as an answer too.
     fn wait_for(&self, bucket: &str, begun: Instant) {
         let url = StoreUrl::S3 { bucket: bucket.to_owned(), prefix: String::new() };
         let store = open(&url, &self.options()).expect("the client opens");
@@ -207,7 +207,7 @@ impl S3Server {
         self.ports.s3
     }
 
-    /// Its process; 0 while it is stopped.
+    /// Its process id; 0 while it is stopped.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
@@ -216,7 +216,7 @@ impl S3Server {
         format!("http://127.0.0.1:{}", self.port())
     }
 
-    /// Options that reach this server, independent of the environment.
+    /// Options to reach this server, independent of the environment.
     pub fn options(&self) -> StoreOptions {
         options(self.port())
     }
@@ -235,11 +235,11 @@ impl S3Server {
         request(self.port(), "GET /status HTTP/1.0\r\n\r\n").is_some_and(|answer| answer.contains(" 200 "))
     }
 
-    /// Makes a bucket: in this server, a folder of the filer. The filer answers before the parts behind it are all up,
-    /// so this is tried for a while.
+    /// Creates a bucket: in this server, a folder of the filer. The filer answers before all parts behind it are up, so
+    /// this is retried for a while.
     ///
     /// # Panics
-    /// When that does not come about.
+    /// When that does not succeed.
     pub fn create_bucket(&self, bucket: &str) {
         let text = format!("POST /buckets/{bucket}/ HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
         let begun = Instant::now();
@@ -247,7 +247,7 @@ impl S3Server {
             assert!(begun.elapsed() < START, "bucket {bucket} cannot be made:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(200));
         }
-        // Objects go through when the volume server has joined too.
+        // Objects can be stored once the volume server has joined too.
         self.wait_for(bucket, begun);
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner).push(bucket.to_owned());
     }
@@ -263,7 +263,7 @@ impl Drop for S3Server {
     }
 }
 
-/// The environment for a program under test that finds a server (or a proxy before it) by the standard variables.
+/// The environment for a program under test to find a server (or a proxy in front of it) by the standard variables.
 pub fn env(port: u16) -> Vec<(&'static str, String)> {
     vec![
         ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")),
@@ -274,7 +274,7 @@ pub fn env(port: u16) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Options for a server (or a proxy before it) on a local port.
+/// Options for a server (or a proxy in front of it) on a local port.
 pub fn options(port: u16) -> StoreOptions {
     StoreOptions {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
@@ -298,7 +298,7 @@ fn request(port: u16, text: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Ports that are free, and whose sisters 10,000 above are (the server's gRPC ports).
+/// Free ports whose counterparts 10,000 above (the server's gRPC ports) are free too.
 fn free_ports<const N: usize>() -> [u16; N] {
     // Held until all are found, so that none is found twice.
     let mut held = Vec::new();
@@ -306,7 +306,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
         loop {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
             let given = listener.local_addr().expect("its number").port();
-            // The kernel gives from 32768 up; below is more room, and its sister stays in range.
+            // The kernel returns ports from 32768 up; below there is more room, and the counterpart stays in range.
             let port = 11_000 + given % 20_000;
             let pair = [port, port + 10_000].map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, p)));
             if let [Ok(a), Ok(b)] = pair {

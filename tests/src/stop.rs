@@ -1,8 +1,8 @@
-//! The end of threads that a test has started.
+//! Ends threads that a test has started.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-/// Ends the threads that look at it, also when a test fails.
+/// Ends the threads that check it, also if a test fails.
 pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {

@@ -1,5 +1,5 @@
-//! What every store must do, as code: each case gets a fresh part of the store and panics where the contract of
-//! `tracker::store::Store` is broken. A new case reaches every store at once.
+//! What every store must do, as code: each case gets a fresh part of the store and panics if the contract of
+//! `tracker::store::Store` is violated. A new case applies to every store at once.
 //!
 //! Included by path in `tracker`'s own tests, so it uses nothing but `tracker::store` and std.
 
@@ -28,7 +28,7 @@ const CASES: &[(&str, Case)] = &[
     ("exact", exact),
 ];
 
-/// Runs all cases against one store, each under a prefix of its own. Prints each case's name and time.
+/// Runs all cases against one store, each under its own prefix. Prints each case's name and time.
 pub fn run(store: Arc<dyn Store>) {
     for (name, case) in CASES {
         let begun = std::time::Instant::now();
@@ -52,7 +52,7 @@ fn create_get(store: &Arc<dyn Store>, at: &str) {
     assert!(store.exists(&key).unwrap());
 }
 
-/// Absence is `NotFound` for each way of reading, also where no folder is, and a prefix of a key is no object.
+/// Absence is `NotFound` for each way of reading, also without a folder, and a prefix of a key is not an object.
 fn absent(store: &Arc<dyn Store>, at: &str) {
     put(store, &format!("{at}/folder/object"), &b"x"[..]);
     for key in
@@ -73,7 +73,7 @@ fn overwrite_impossible(store: &Arc<dyn Store>, at: &str) {
     }
 }
 
-/// Sixteen writers, one key, five times: one `Yes`, and the winner's bytes, whole.
+/// Sixteen writers, one key, five times: one `Yes`, and the winner's complete bytes.
 fn race_one_winner(store: &Arc<dyn Store>, at: &str) {
     for round in 0..5 {
         let key = format!("{at}/{round}/contended");
@@ -106,7 +106,7 @@ fn range_edges(store: &Arc<dyn Store>, at: &str) {
         let want = &bytes[offset as usize..(offset + len) as usize];
         assert!(store.get_range(&key, offset, len).unwrap() == want, "{offset}+{len}");
     }
-    // A short answer must never pass for the range.
+    // A truncated answer must never count as the range.
     for (offset, len) in [(0, 10_001), (9_999, 2), (10_000, 1), (20_000, 5), (u64::MAX, 2), (1, u64::MAX)] {
         assert_eq!(kind(store.get_range(&key, offset, len)), ErrorKind::Corrupt, "{offset}+{len}");
     }
@@ -196,7 +196,7 @@ fn illegal_keys(store: &Arc<dyn Store>, at: &str) {
 
 fn large_object(store: &Arc<dyn Store>, at: &str) {
     let key = format!("{at}/k");
-    // Not compressible and not periodic, so that swapped parts are seen.
+    // Neither compressible nor periodic, so that swapped parts are noticed.
     let mut x = 1u64;
     let bytes: Vec<u8> = (0..20 << 20)
         .map(|_| {
@@ -210,7 +210,7 @@ fn large_object(store: &Arc<dyn Store>, at: &str) {
     assert!(store.get_range(&key, from as u64, len as u64).unwrap() == bytes[from..from + len]);
 }
 
-/// Sorted although written in another order; a plain string prefix; `after` exclusive.
+/// Sorted although written in another order; a plain string prefix; `after` is exclusive.
 fn listing(store: &Arc<dyn Store>, at: &str) {
     for (i, name) in ["b", "a/z", "a/y", "a/b/c", "a/b/d", "c/1", "c/10", "c/2", "aa"].iter().enumerate() {
         put(store, &format!("{at}/{name}"), vec![0; i]);
@@ -232,8 +232,8 @@ fn listing(store: &Arc<dyn Store>, at: &str) {
     assert_eq!(sizes, [5, 6, 7]);
 }
 
-/// Names that sort differently by whole keys and by folders: any order will do, but each entry must be followed by
-/// exactly those that a listing after it gives, or pages would lose or repeat some.
+/// Names that sort differently by whole keys and by folders. Any order is allowed, but a listing after an entry must return
+/// exactly the entries that follow it, or pages would lose or repeat some.
 fn listing_goes_on(store: &Arc<dyn Store>, at: &str) {
     for name in ["a/z", "a.b", "a/b/c", "a-b", "a b/c", "a/b-c", "a!/x", "b"] {
         put(store, &format!("{at}/{name}"), Bytes::new());
@@ -248,7 +248,7 @@ fn listing_goes_on(store: &Arc<dyn Store>, at: &str) {
     }
 }
 
-/// More than one of S3's pages.
+/// More than one page of S3.
 fn listing_pages(store: &Arc<dyn Store>, at: &str) {
     std::thread::scope(|scope| {
         for part in 0..4 {

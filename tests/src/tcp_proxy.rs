@@ -1,5 +1,5 @@
-//! A TCP proxy that loses replies: it passes a request on, waits until the server has answered, and cuts the client's
-//! connection without passing the answer on.
+//! A TCP proxy that loses replies: it forwards a request, waits until the server has answered, and closes the client's
+//! connection without forwarding the answer.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-/// What the proxy does with connections that it takes from now on, and with answers on those it has.
+/// What the proxy does with new connections, and with answers on existing ones.
 #[derive(Default, Debug)]
 struct State {
-    /// Cut instead of passing an answer on.
+    /// Close the connection instead of forwarding an answer.
     lose_replies: AtomicBool,
-    /// Pass nothing on, in neither direction, and keep the connection.
+    /// Forward nothing in either direction, but keep the connection.
     stall: AtomicBool,
     lost: AtomicU64,
 }
@@ -24,7 +24,7 @@ pub struct TcpProxy {
 }
 
 impl TcpProxy {
-    /// A proxy before a local port. Its threads end with the process.
+    /// A proxy in front of a local port. Its threads end with the process.
     pub fn before(server: u16) -> TcpProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("its number").port();

@@ -1,4 +1,5 @@
-//! One daemon with two volumes on one file system: `tenant`, in which somebody means harm, and `other`, which must not mind.
+//! One daemon with two volumes on one file system: `tenant`, in which a user does harm, and `other`, which must not be
+//! affected.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -14,15 +15,15 @@ use tempfile::TempDir;
 use crate::daemon::{Answer, binary, pins};
 use crate::mounts::{Kind, Mount};
 
-/// For `other` to commit one small file: what a machine under load takes, and far below what a tenant could hold up.
+/// Time for `other` to commit one small file: enough for a machine under load, and far less than a tenant could cause.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Most memory that the daemon may have used at any moment, of a debug build.
+/// Most memory that the daemon, in a debug build, may ever use.
 const MEMORY_KIB: u64 = 512 << 10;
 
-/// The user who does harm: he has his directory and no right beyond it.
+/// The user who does harm: he has his directory and no rights outside it.
 const NOBODY: u32 = 65534;
 
-/// Runs `harm` as a user without rights, in a thread of its own: the kernel's users are those of threads.
+/// Runs `harm` as a user without rights, in a thread of its own, because the kernel's users belong to threads.
 ///
 /// # Panics
 /// When the rights cannot be given up, and when `harm` panics.
@@ -30,7 +31,7 @@ pub fn as_nobody<T: Send>(harm: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(|| nobody(harm)).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// As [`as_nobody`], in the thread that calls it, which stays so.
+/// As [`as_nobody`], in the calling thread, which stays without rights.
 ///
 /// # Panics
 /// When the rights cannot be given up.
@@ -38,13 +39,13 @@ pub fn nobody<T>(harm: impl FnOnce() -> T) -> T {
     let (uid, gid) = (rustix::fs::Uid::from_raw(NOBODY), rustix::fs::Gid::from_raw(NOBODY));
     rustix::thread::set_thread_groups(&[]).expect("no groups");
     rustix::thread::set_thread_gid(gid).expect("another group");
-    // Capabilities go with the user.
+    // Changing the user drops the capabilities.
     rustix::thread::set_thread_uid(uid).expect("another user");
     assert!(File::open("/proc/1/environ").is_err(), "rights are left");
     harm()
 }
 
-/// The daemon; ended and its pins removed when dropped.
+/// The daemon; it ends and its pins are removed when dropped.
 pub struct Tenants {
     pub tenant: PathBuf,
     pub other: PathBuf,
@@ -55,7 +56,8 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// `before`: what the tenant, or somebody for him, has done before the start. `None`: it cannot run here, which was said.
+    /// `before`: what the tenant, or somebody for him, does before the start. `None`: it cannot run here, and a message
+    /// says so.
     ///
     /// # Panics
     /// When the daemon is not ready in time.
@@ -84,7 +86,7 @@ impl Tenants {
         let mut child = command.stderr(log).spawn().expect("tracker starts");
         let stdout = child.stdout.take().expect("piped");
         let all = Tenants { tenant, other, folder, child, written: 0, _mount: mount };
-        // The other is ready, whatever the tenant's volume makes of what it finds.
+        // The other volume must be ready, whatever the tenant's volume finds.
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
@@ -123,7 +125,8 @@ impl Tenants {
         answer.json()["volumes"][0].clone()
     }
 
-    /// That the other's changes are committed as ever, the daemon lives, and has not grown without a bound.
+    /// Asserts that the other volume's changes are still committed, and that the daemon lives and has not grown without
+    /// bound.
     ///
     /// # Panics
     /// When not.
@@ -139,7 +142,7 @@ impl Tenants {
         assert!(peak < MEMORY_KIB, "{peak} KiB at some moment");
     }
 
-    /// That the tenant's own volume answers too: in doubt or not, within the time that was asked for.
+    /// Asserts that the tenant's own volume answers too within the requested time, degraded or not.
     ///
     /// # Panics
     /// When not.
@@ -152,7 +155,7 @@ impl Tenants {
         answer
     }
 
-    /// Most memory that the daemon has had in use at once, in KiB.
+    /// Most memory that the daemon has used at once, in KiB.
     ///
     /// # Panics
     /// When it has ended.

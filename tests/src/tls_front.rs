@@ -1,4 +1,4 @@
-//! TLS before a server that has none, with a certificate that `openssl` makes.
+//! TLS in front of a server that has none, with a certificate that `openssl` makes.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ impl Certificate {
 }
 
 impl Certificate {
-    /// One for 127.0.0.1 that signed itself, calls itself an authority, and is over.
+    /// A self-signed certificate for 127.0.0.1 that claims to be an authority and has expired.
     ///
     /// # Panics
     /// When openssl refuses.
@@ -52,13 +52,13 @@ impl Certificate {
         let mut command = Command::new("openssl");
         command.args(["x509", "-req", "-days", "0", "-copy_extensions", "copy", "-in"]).arg(&request);
         run(command.arg("-signkey").arg(&made.key).arg("-out").arg(&made.certificate));
-        // It is valid for the second that it was made in.
+        // It is valid only for the second in which it was made.
         std::thread::sleep(std::time::Duration::from_millis(1100));
         made
     }
 }
 
-/// A server that ends TLS and passes the rest on to a local port.
+/// A server that ends TLS and forwards the rest to a local port.
 pub struct TlsFront {
     port: u16,
     /// Ends its tasks when dropped.
@@ -84,7 +84,7 @@ impl TlsFront {
             while let Ok((client, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
-                    // A client that refuses the certificate is what is tested.
+                    // A client that rejects the certificate is part of the test.
                     let Ok(mut client) = acceptor.accept(client).await else { return };
                     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else { return };
                     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;

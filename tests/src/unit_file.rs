@@ -1,12 +1,12 @@
-//! The systemd unit's restrictions, applied to a process without systemd: what is written in `packaging/tracker.service` is
-//! what the cases run under, so that the two cannot drift apart.
+//! Applies the systemd unit's restrictions to a process without systemd: the cases run under what
+//! `packaging/tracker.service` says, so that the two cannot drift apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// How a restriction of the unit is held by the cases.
+/// How the cases apply a restriction of the unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
     /// By the wrapper's script, in a mount namespace of its own.
@@ -17,19 +17,20 @@ enum Held {
     Calls,
     /// Not at all.
     No,
-    /// It restricts nothing.
+    /// It is not a restriction.
     Other,
 }
 
 const READ_ONLY: &str = "ro() { for d; do if [ -d \"$d\" ]; then mount --bind \"$d\" \"$d\"; mount -o remount,bind,ro \"$d\"; fi; done; }; ";
 
-/// Every option of `[Service]` that the unit uses. One that is not here makes the cases fail, until someone decides.
+/// Every option of `[Service]` that the unit uses. An option that is missing here makes the cases fail, until someone
+/// decides about it.
 const OPTIONS: &[(&str, Held)] = &[
     ("CapabilityBoundingSet", Held::Privileges),
     ("NoNewPrivileges", Held::Privileges),
     ("UMask", Held::Script("umask \"$UMask\"")),
     ("LimitNOFILE", Held::Script("[ \"$(ulimit -Hn)\" -lt \"$LimitNOFILE\" ] || ulimit -n \"$LimitNOFILE\"")),
-    // It gives more than a test may take.
+    // It grants more than a test may take.
     ("LimitMEMLOCK", Held::No),
     ("ProtectProc", Held::Script("mount -t proc -o hidepid=invisible proc /proc")),
     ("ProtectSystem", Held::Script("ro /usr /boot /efi /etc")),
@@ -78,7 +79,7 @@ const OPTIONS: &[(&str, Held)] = &[
     ("StateDirectoryMode", Held::Other),
 ];
 
-/// Names and numbers of the capabilities that a unit of ours may name.
+/// Names and numbers of the capabilities that our unit may name.
 const CAPABILITIES: [(&str, u32); 4] =
     [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_DAC_READ_SEARCH", 2), ("CAP_SYS_ADMIN", 21)];
 
@@ -117,7 +118,7 @@ impl Unit {
         self.words("CapabilityBoundingSet")
     }
 
-    /// A command that starts what follows it as root with the unit's capabilities, but `without`, and no other.
+    /// A command that starts what follows it as root with the unit's capabilities except `without`, and no others.
     ///
     /// # Panics
     /// When the unit names one that is not known here.
@@ -143,7 +144,7 @@ impl Unit {
         self.capabilities().iter().map(|name| bit(name).expect("a capability that the cases know")).sum()
     }
 
-    /// As [`Unit::privileges`], and in a mount namespace in which the unit's paths are as it says.
+    /// As [`Unit::privileges`], and in a mount namespace with the unit's restrictions on paths.
     #[must_use]
     pub fn sandbox(&self) -> Vec<String> {
         let mut script = format!("set -e; {READ_ONLY}");
@@ -157,7 +158,7 @@ impl Unit {
         unshare.into_iter().map(str::to_owned).chain(self.privileges(None)).collect()
     }
 
-    /// Names of the system calls that the filter lets through, as systemd expands its groups.
+    /// Names of the system calls that the filter allows, as systemd expands its groups.
     ///
     /// # Panics
     /// When systemd-analyze does not list them.
@@ -174,7 +175,7 @@ impl Unit {
             }
         }
         let mut allowed = BTreeSet::new();
-        // systemd.exec(5): @default is let through whatever the filter says.
+        // systemd.exec(5): @default is allowed whatever the filter says.
         let mut wanted = self.words("SystemCallFilter");
         wanted.push("@default");
         while let Some(name) = wanted.pop() {
@@ -189,11 +190,11 @@ impl Unit {
         allowed
     }
 
-    /// What in a record of `strace -f` the unit would not have allowed, one line each. Looked at is what follows the start
-    /// of `program`.
+    /// Calls in a record of `strace -f` that the unit would not have allowed, one line each. Only calls after the start of
+    /// `program` count.
     ///
     /// # Panics
-    /// When the record does not have that start.
+    /// When the record lacks that start.
     #[must_use]
     pub fn refused(&self, record: &str, program: &Path) -> Vec<String> {
         let start = format!("execve(\"{}\"", program.display());
@@ -204,7 +205,7 @@ impl Unit {
             let call = line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
             let (name, rest) = call.split_once('(')?;
             if name.contains(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-                // A signal, an end, or the rest of a call that was interrupted.
+                // A signal, an exit, or the rest of an interrupted call.
                 return None;
             }
             let has = |words: &[&str]| words.iter().any(|word| rest.contains(word));

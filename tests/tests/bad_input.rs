@@ -1,5 +1,5 @@
-//! Sources and stores that are not as they should be: one clear error with a hint and its exit code, nothing lost,
-//! nothing false written.
+//! Sources and stores that are not as they should be: one clear error with a hint and its exit code, no data lost, no wrong
+//! data written.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,7 +17,7 @@ use tests::mounts::{SmallStore, root_or_skip};
 const SOON: Duration = Duration::from_secs(20);
 const SYNC: Duration = Duration::from_secs(30);
 
-/// A source with a few files, and what it is protected as.
+/// A source with a few files, and the volume that protects it.
 struct Tree {
     folder: tempfile::TempDir,
 }
@@ -53,7 +53,7 @@ fn with_store(source: &Path, store: &Path) -> Volume {
     volume
 }
 
-/// All that is written under a directory, with names and bytes.
+/// Everything below a directory, with names and bytes.
 fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let (mut found, mut dirs) = (Vec::new(), vec![dir.to_path_buf()]);
     while let Some(dir) = dirs.pop() {
@@ -66,7 +66,7 @@ fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// The newest commit restores to what `expected` holds.
+/// Asserts that the newest commit restores to what `expected` holds.
 #[track_caller]
 fn restores(volume: &Volume, expected: &Path, scratch: &str) {
     let copy = volume.scratch(scratch);
@@ -106,7 +106,7 @@ fn a_store_inside_the_source() {
     assert!(!volume.store.exists(), "nothing is written");
 }
 
-/// As after `mv` or `rm -r` of the directory itself: the last whole state stays what a restore gives.
+/// As after `mv` or `rm -r` of the directory itself: a restore must still give the last complete state.
 #[track_caller]
 fn goes_away(name: &str, go: impl Fn(&Tree)) {
     let tree = Tree::new();
@@ -242,7 +242,7 @@ fn a_store_with_other_things_in_it() {
     let before = contents(&volume.store);
     volume.protect_ends().refuses(21, "format");
     assert!(contents(&volume.store) == before, "others' files are left alone");
-    // What is not in our way is not our business.
+    // A store that is not in the way of ours is ignored.
     fs::remove_file(volume.reference().join("format")).unwrap();
     let daemon = volume.start_ready();
     synced(&volume);
@@ -342,8 +342,8 @@ fn a_truncated_newest_commit() {
     restores(&volume, &tree.source(), "copy");
 }
 
-/// `verify` ends with 21, `restore` with `code` (21 where there is no state, 3 where only files are damaged), and nothing
-/// false stands in the target.
+/// Asserts that `verify` ends with 21 and `restore` with `code` (21 if there is no state, 3 if only files are damaged), and
+/// that the target has nothing wrong.
 #[track_caller]
 fn damaged(volume: &Volume, code: i32, what: &str) {
     let verified = volume.verify(true);
@@ -354,7 +354,7 @@ fn damaged(volume: &Volume, code: i32, what: &str) {
     let told = if code == 3 { &restored.stdout } else { &restored.stderr };
     assert!(told.contains(if code == 3 { "not restored: " } else { "hint" }), "{what}: {restored:?}");
     let left = if target.exists() { contents(&target) } else { Vec::new() };
-    // What is whole and verified may be there; what is damaged may not.
+    // Undamaged, verified files may be there; damaged ones may not.
     for (path, bytes) in &left {
         let source = volume.source.join(path.strip_prefix(&target).unwrap());
         assert!(fs::read(&source).is_ok_and(|own| own == *bytes), "{what}: {} is false", path.display());
@@ -389,7 +389,7 @@ fn a_corrupted_commit_or_pack() {
         if packs.contains(object) {
             damaged(&volume, 3, &without);
         } else if object == commits.last().unwrap() {
-            // A cut tail leaves a whole store; only who remembers a later head can tell.
+            // A store with its end cut off looks complete; only a caller that remembers a later head can tell.
             volume.protect_ends().refuses(21, "commits were lost");
         } else {
             assert_ne!(volume.verify(true).code, Some(0), "{without}");
@@ -423,7 +423,7 @@ fn a_target_with_something_in_it() {
     assert_eq!(contents(&target), [(target.join("precious"), b"mine".to_vec())]);
 }
 
-/// Not UTF-8, 255 bytes, 40 levels deep: made before the baseline and after it.
+/// Not UTF-8, 255 bytes, 40 levels deep: created before the baseline and after it.
 #[test]
 fn odd_names_come_back() {
     let tree = Tree::new();
@@ -454,7 +454,7 @@ fn odd_names_come_back() {
     odd("after");
     synced(&volume);
     restores(&volume, &source, "first");
-    // And they change like others.
+    // And they can change like other files.
     fs::write(source.join("before").join("n".repeat(255)), b"longer than before").unwrap();
     fs::rename(source.join("before/deep"), source.join(OsStr::from_bytes(b"\xff moved"))).unwrap();
     fs::remove_dir_all(source.join("after")).unwrap();

@@ -1,18 +1,18 @@
-//! A first copy that is cut off in the middle: what of it is in the store is never taken for the whole.
+//! A baseline that is interrupted in the middle: what is in the store is never taken for the whole.
 
 use std::fs;
 
 use tests::compare::{Options, compare};
 use tests::daemon::{READY, Volume};
 
-/// More than one flush carries.
+/// More than fits into one flush.
 const FILES: usize = 10_400;
 
 #[test]
 fn a_first_copy_that_was_cut_off_is_not_restored_as_the_whole() {
     let source = tempfile::tempdir().unwrap();
     for n in 0..FILES {
-        // Without content: blocks would be given back, and a file system that discards them takes a minute for it.
+        // Without content: freeing blocks takes a minute on a file system that discards them.
         fs::File::create(source.path().join(format!("file-{n}"))).unwrap();
     }
     let mut volume = Volume::new(source.path());

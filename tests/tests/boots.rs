@@ -1,5 +1,5 @@
-//! What is believed after another boot. A boot is one to the daemon when the kernel's boot id is another one: a file mounted
-//! over it in a mount namespace of the daemon's own makes it so.
+//! What is trusted after another boot. To the daemon it is another boot if the kernel's boot id differs: the tests mount a
+//! file over it in the daemon's own mount namespace.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -50,8 +50,8 @@ impl Image {
         self.mounted = false;
     }
 
-    /// What a power cut after an overwrite and an `fdatasync` leaves (measured on ext4 and xfs): other bytes, and every time as it
-    /// was before. `file` is a path in the image, `block` one of its blocks.
+    /// Produces what a power cut after an overwrite and an `fdatasync` leaves (measured on ext4 and xfs): other bytes, and
+    /// all times as before. `file` is a path in the image, `block` one of its blocks.
     fn overwrite_behind_the_times(&self, file: &str, block: u64, bytes: &[u8]) {
         assert!(!self.mounted);
         let answer = run(Command::new("debugfs").args(["-R", &format!("bmap {file} {block}")]).arg(self.path()));
@@ -87,8 +87,8 @@ fn ctime(path: &Path) -> (i64, i64, u64) {
     (meta.ctime(), meta.ctime_nsec(), meta.size())
 }
 
-/// Bytes that changed under the old times are found by another boot, which reads everything and says `verifying` meanwhile.
-/// The same boot believes the times, and would have missed them: so it is the boot that decides.
+/// Bytes that changed under the old times are found in another boot, which reads everything and meanwhile shows
+/// `verifying`. The same boot trusts the times, and would have missed them: so the boot decides.
 #[test]
 fn another_boot_reads_everything_again() {
     let name = "another_boot_reads_everything_again";
@@ -109,12 +109,12 @@ fn another_boot_reads_everything_again() {
         volume.keep_tracking();
         volume.wrapper = boot(image.folder.path(), 1);
         let daemon = volume.start_ready();
-        // Change times that are younger than a step of the clock are not believed, and not what this is about.
+        // Change times younger than one clock step are not trusted, and are not tested here.
         thread::sleep(Duration::from_millis(100));
         fs::write(source.join("last"), "last").unwrap();
         volume.sync(SYNC).expect(0);
         assert!(daemon.stop().success());
-        // Else the same boot would find a file system that it goes on marking.
+        // Otherwise the same boot would find a file system that is still marked.
         volume.lose_marks();
 
         let times = [ctime(&source.join("large")), ctime(&source.join("small7"))];
@@ -136,7 +136,7 @@ fn another_boot_reads_everything_again() {
             }
             assert!(states.len() < 4000, "{states:?}");
         }
-        // Changes are taken up meanwhile and afterwards as ever.
+        // Changes are committed meanwhile and afterwards as always.
         fs::write(source.join("live"), "live").unwrap();
         volume.sync(SYNC).expect(0);
         let status = volume.status();
@@ -149,7 +149,7 @@ fn another_boot_reads_everything_again() {
             assert_same(&source, &copy);
             drop(daemon);
 
-            // Once is enough: in this boot marks are believed from now on.
+            // Once is enough: in this boot marks are trusted from now on.
             let daemon = volume.start_ready();
             volume.sync(SYNC).expect(0);
             assert_eq!(number(&volume.status(), "rescans"), 0);

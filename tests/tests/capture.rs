@@ -1,5 +1,5 @@
-//! How changes are marked by the programs in the running kernel, and the order that makes marks sound. Which ways to change
-//! a file are seen at all is the matrix (`matrix.rs`).
+//! How the programs in the running kernel mark changes, and the order of steps that makes marks reliable. The matrix
+//! (`matrix.rs`) tests which ways to change a file are seen at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -63,7 +63,7 @@ fn the_self_test_passes_and_finds_a_missing_hook() {
     }
 }
 
-/// The proof that offsets, device and inode number are right: one block written, one key marked, with one bit.
+/// Proves that offsets, device and inode number are right: one block written, one key marked, with one bit.
 #[test]
 fn one_written_block_is_exactly_one_mark() {
     let Some(mut rig) = Rig::new("one_written_block_is_exactly_one_mark", Kind::Btrfs) else { return };
@@ -79,7 +79,7 @@ fn one_written_block_is_exactly_one_mark() {
     assert!(rig.drain().inodes.is_empty(), "cleared marks came back");
 }
 
-/// What was submitted counts, not what came of it: the first page may be on the disk, whatever the call answers.
+/// What was submitted counts, not what succeeded: the first page may be on disk, whatever the call returns.
 #[test]
 fn a_direct_write_that_fails_part_of_the_way_is_marked() {
     let case = "a_direct_write_that_fails_part_of_the_way_is_marked";
@@ -134,7 +134,7 @@ fn a_second_mapped_store_is_marked_after_write_back() {
     }
 }
 
-/// A tick of the truncation must not hide behind one of the write in the same generation.
+/// A tick of the truncation must not be hidden by one of the write in the same generation.
 #[test]
 fn btrfs_truncation_after_a_write_widens() {
     let Some(mut rig) = Rig::new("btrfs_truncation_after_a_write_widens", Kind::Btrfs) else { return };
@@ -151,7 +151,8 @@ fn btrfs_truncation_after_a_write_widens() {
     assert!(marks.covers(500_000, 1 << 20), "{marks:?}");
 }
 
-/// A direct write that a drain overtakes half way must be in that drain's list of writes under way, and in a later drain.
+/// If a drain happens in the middle of a direct write, the write must be in that drain's list of in-flight writes, and in a
+/// later drain.
 #[test]
 fn a_direct_write_under_way_stays_dirty_until_it_is_complete() {
     let case = "a_direct_write_under_way_stays_dirty_until_it_is_complete";

@@ -1,4 +1,4 @@
-//! ext4's own ways to change a file without a dirty page: extents that move, content that changes places with the boot loader.
+//! ext4's own ways to change a file without a dirty page: moving extents, and swapping content with the boot loader.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -16,7 +16,7 @@ fn open(rig: &Rig, name: &str) -> File {
     OpenOptions::new().read(true).write(true).open(rig.path(name)).unwrap()
 }
 
-/// Exchanges 32 blocks of `f` and `donor`; the donor's inode number.
+/// Exchanges 32 blocks of `f` and `donor`; returns the donor's inode number.
 fn moved(rig: &mut Rig) -> Ino {
     for (name, byte) in [("f", b'f'), ("donor", b'd')] {
         fs::write(rig.path(name), vec![byte; SIZE as usize]).unwrap();
@@ -27,14 +27,14 @@ fn moved(rig: &mut Rig) -> Ino {
     rig.ino("donor")
 }
 
-/// The donor gets other content, without a change time, a dirty page or a word to anybody.
+/// The donor gets other content, without a change time, a dirty page or a notification.
 #[test]
 fn moved_extents_mark_both_files() {
     let Some(mut rig) = Rig::new("moved_extents_mark_both_files", Kind::Ext4) else { return };
     let donor = moved(&mut rig);
     let retired = rig.drain();
     let marks = [rig.ino("f"), donor].map(|ino| rig.marks(&retired, ino));
-    // Of the file system's own blocks, which may be smaller than those of marks.
+    // In the file system's own blocks, which may be smaller than those of marks.
     let block = fs::metadata(rig.path("f")).unwrap().blksize();
     assert!(marks[0].covers(16 * block, 48 * block), "{marks:?}");
     assert!(marks[1].covers(16 * block, 48 * block), "{marks:?}");
@@ -43,7 +43,7 @@ fn moved_extents_mark_both_files() {
     }
 }
 
-/// Shows what the hook is for: without it nothing tells of the donor.
+/// Shows why the hook is needed: without it nothing reports the donor.
 #[test]
 fn without_its_hook_a_donor_is_missed() {
     let case = "without_its_hook_a_donor_is_missed";
@@ -76,7 +76,7 @@ fn a_swapped_boot_loader_marks_the_file() {
     assert!(marks.covers(0, SIZE), "{marks:?}");
 }
 
-/// An inode that leaves memory forgets its mapping by the same tracepoint, and nothing has changed.
+/// Removing an inode from memory drops its mapping through the same tracepoint, although nothing has changed.
 #[test]
 fn an_inode_that_leaves_memory_is_not_marked() {
     let Some(mut rig) = Rig::new("an_inode_that_leaves_memory_is_not_marked", Kind::Ext4) else { return };

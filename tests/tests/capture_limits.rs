@@ -1,4 +1,4 @@
-//! What capture does at its limits: full maps, a daemon that goes away and comes back, pins that are taken away, races.
+//! Capture at its limits: full maps, a daemon that goes away and comes back, pins that are removed, races.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -21,7 +21,7 @@ fn files(rig: &mut Rig, count: u32) -> Vec<Ino> {
     names.iter().map(|name| rig.ino(name)).collect()
 }
 
-/// With maps of 16 entries and 200 files, every file must be marked, widened, or hit by the overflow bits.
+/// With maps of 16 entries and 200 files, every file must be marked, widened, or covered by the overflow bits.
 #[test]
 fn full_maps_widen_and_count_but_lose_nothing() {
     let mut config = config();
@@ -51,7 +51,7 @@ fn full_maps_widen_and_count_but_lose_nothing() {
         problems.iter().any(|problem| matches!(problem, Problem::Widened { counter: "overflow", .. })),
         "{problems:?}"
     );
-    assert!(rig.capture().health().unwrap().problems.is_empty(), "an old doubt was told twice");
+    assert!(rig.capture().health().unwrap().problems.is_empty(), "an old problem was reported twice");
     let after = rig.drain();
     assert!(!after.overflow.any(), "cleared overflow bits came back");
 }
@@ -84,7 +84,7 @@ fn a_full_watch_map_widens_the_superblock_visibly() {
     let dev = rig.dev;
     let wanted: Vec<_> = (100..150).map(|ino| (dev, Ino(ino))).collect();
     assert_eq!(rig.capture().watch(&wanted).unwrap(), WatchOutcome::Full { widened: vec![dev] });
-    // A daemon that comes back tracks it again before it knows that the watch set is full.
+    // A daemon that comes back tracks the superblock again before it knows that the watch set is full.
     rig.capture().track(dev, false).unwrap();
     assert_eq!(rig.capture().tracked().unwrap(), [(dev, true)]);
     fs::write(rig.path("anything"), [1; 10]).unwrap();
@@ -94,7 +94,8 @@ fn a_full_watch_map_widens_the_superblock_visibly() {
     assert_eq!(rig.capture().watch(&wanted[..8]).unwrap(), WatchOutcome::Watching);
 }
 
-/// The end of a direct read looks like that of a write, and is marked as long as one may be under way whose begin was not seen.
+/// The end of a direct read looks like that of a write, and is marked while a write may be in flight whose begin was not
+/// seen.
 #[test]
 fn ends_of_direct_reads_are_marked_only_while_an_unseen_write_may_be_under_way() {
     let name = "ends_of_direct_reads_are_marked_only_while_an_unseen_write_may_be_under_way";
@@ -117,7 +118,8 @@ fn ends_of_direct_reads_are_marked_only_while_an_unseen_write_may_be_under_way()
     }
 }
 
-/// Marks made while no daemon has the maps open, and those of a drain that was cut off before it cleared, are found again.
+/// Marks made while no daemon has the maps open, and those of a drain that was interrupted before it cleared, are found
+/// again.
 #[test]
 fn a_restart_resumes_and_finds_both_generations() {
     let config = config();
@@ -128,7 +130,7 @@ fn a_restart_resumes_and_finds_both_generations() {
     let capture = rig.capture();
     capture.swap().unwrap();
     capture.grace().unwrap();
-    // The predecessor dies here: read, perhaps, but not cleared.
+    // The predecessor dies here: it may have read, but has not cleared.
     capture.read_retired().unwrap();
     write(&rig, "f1");
     drop(rig.capture.take());
@@ -147,7 +149,7 @@ fn a_restart_resumes_and_finds_both_generations() {
     assert!(rig.capture().supported("ext4").is_ok());
 }
 
-/// What the operator asks for is what is there: maps of other sizes are made anew, though nothing else speaks against them.
+/// The requested sizes are used: maps of other sizes are replaced, even if nothing else is wrong with them.
 #[test]
 fn maps_of_other_sizes_are_not_taken_over() {
     let mut config = config();
@@ -158,12 +160,12 @@ fn maps_of_other_sizes_are_not_taken_over() {
     let (capture, started) = Capture::start(&config).unwrap();
     assert_eq!(started, Started::Fresh(Why::OtherSizes));
     let after = capture.kernel_memory_bytes();
-    // The table of a map that holds nothing.
+    // The table of an empty map.
     assert!(after > before + u64::from(config.entries.watch) * 15, "{before} and then {after} bytes");
     rig.capture = Some(capture);
 }
 
-/// A removed pin is made again from what this process holds, and the next one takes the set over as if nothing had been.
+/// A removed pin is made again from what this process holds, and the next one takes the set over as usual.
 #[test]
 fn a_removed_pin_is_made_again() {
     let config = config();
@@ -208,8 +210,9 @@ fn this_kernel_is_given_the_tracepoint_back_end_and_knows_its_limits() {
     assert!(bytes > 1 << 18 && bytes < 8 << 20, "{bytes}");
 }
 
-/// Two threads set bits of the same words while drains take them away. Without a wait between swap and read a bit can be
-/// set after it was read and be cleared unseen; with it, every write must be seen in a drain that began after the write.
+/// Two threads set bits of the same words while drains read and clear them. Without a wait between swap and read, a bit
+/// could be set after it was read and be cleared unseen. With it, every write must be seen in a drain that began after the
+/// write.
 #[test]
 fn no_mark_is_lost_between_drains() {
     let Some(mut rig) = Rig::new("no_mark_is_lost_between_drains", Kind::Ext4) else { return };
@@ -223,7 +226,8 @@ fn no_mark_is_lost_between_drains() {
         for (thread, done) in done.iter().enumerate() {
             let (path, stop) = (&path, &stop);
             scope.spawn(move || {
-                // Direct writes: marked each time, whether or not the page was dirty. Each thread has every second block.
+                // Direct writes: marked each time, whether or not the page was dirty. Each thread writes every second
+                // block.
                 use std::os::unix::fs::OpenOptionsExt;
                 let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
                 let page = tests::raw_io::Pages([1; 4096]);
@@ -241,8 +245,8 @@ fn no_mark_is_lost_between_drains() {
             let retired = rig.drain();
             let marks = rig.marks(&retired, ino);
             for (thread, (&now, seen)) in written.iter().zip(&mut seen).enumerate() {
-                // Ended between the last snapshot and this one: in this drain, or in the last, whose swap came after its
-                // snapshot. The first one may have been marked earlier and counted late.
+                // The write ended between the last snapshot and this one. So it is in this drain, or in the last one, whose
+                // swap came after its snapshot. The first write may have been marked earlier and counted late.
                 for number in *seen + 1..now {
                     let block = ((number * 2 + thread as u64) % 512) as u32;
                     let marked = marks.blocks.contains(block) || before.blocks.contains(block);
@@ -257,7 +261,7 @@ fn no_mark_is_lost_between_drains() {
     File::open(&path).unwrap().sync_all().unwrap();
 }
 
-/// Two threads set times of 8,000 files as fast as the kernel lets them, each of which is a mark, while drains go on.
+/// Two threads set times of 8,000 files as fast as the kernel allows, each of which is a mark, while drains continue.
 #[test]
 fn marks_at_full_speed_lose_nothing() {
     const FILES: u64 = 4000;
@@ -305,7 +309,7 @@ fn marks_at_full_speed_lose_nothing() {
             let retired = rig.drain();
             assert!(!retired.overflow.any());
             for (thread, (&now, seen)) in written.iter().zip(&mut seen).enumerate() {
-                // As in `no_mark_is_lost_between_drains`; of many rounds over the files the last one is enough.
+                // As in `no_mark_is_lost_between_drains`; of many rounds over the files, checking the last one is enough.
                 for number in (*seen + 1).max(now.saturating_sub(FILES))..now {
                     let key = (rig.dev, inodes[((number % FILES) * 2) as usize + thread]);
                     let marked = retired.inodes.contains_key(&key) || before.contains_key(&key);
@@ -331,8 +335,8 @@ fn marks_at_full_speed_lose_nothing() {
     assert!(rig.capture().health().unwrap().problems.is_empty());
 }
 
-/// Two threads mark ranges of 64 blocks as fast as the kernel lets them, by punching where nothing is. Marks are counted in
-/// blocks here, more than a million of them a second.
+/// Two threads mark ranges of 64 blocks as fast as the kernel allows, by punching holes where nothing is. Marks are counted
+/// in blocks here, more than a million per second.
 #[test]
 fn a_million_blocks_a_second_lose_nothing() {
     const SPAN: u64 = 1 << 28;
@@ -369,9 +373,9 @@ fn a_million_blocks_a_second_lose_nothing() {
             let retired = rig.drain();
             let marks = inodes.iter().map(|ino| rig.marks(&retired, *ino)).collect::<Vec<_>>();
             for thread in 0..2 {
-                // By bits alone: a span would hold what was never marked.
+                // Only bits may be set: a span would include blocks that were never marked.
                 assert_eq!(marks[thread].flags & (flag::FROM | flag::RANGE | flag::WHOLE_CONTENT), 0);
-                // As in `no_mark_is_lost_between_drains`; of many rounds over the file the last one is enough.
+                // As in `no_mark_is_lost_between_drains`; of many rounds over the file, checking the last one is enough.
                 let first = (seen[thread] + 1).max(written[thread].saturating_sub(CALLS));
                 for number in first..written[thread] {
                     let from = number * 7 % CALLS * RANGE;
@@ -395,7 +399,7 @@ fn a_million_blocks_a_second_lose_nothing() {
     assert!(rig.capture().health().unwrap().problems.is_empty());
 }
 
-/// The programs' log lines can be switched on, and switching them on changes no mark.
+/// The programs' log lines can be switched on, which changes no mark.
 #[test]
 fn programs_with_log_lines_load_and_mark() {
     let mut config = config();

@@ -12,7 +12,7 @@ struct Trees {
 }
 
 impl Trees {
-    /// The same made twice, then one mtime for all.
+    /// Makes two equal trees, then sets one mtime everywhere.
     fn new(make: impl Fn(&Path)) -> Trees {
         let trees = Trees { dir: tempfile::tempdir().unwrap() };
         for side in ["source", "copy"] {
@@ -32,7 +32,7 @@ impl Trees {
         compare(&self.dir.path().join("source"), &self.copy(), Options::default()).unwrap()
     }
 
-    /// Exactly one difference, which says `part`.
+    /// Asserts that there is exactly one difference, which contains `part`.
     #[track_caller]
     fn finds(&self, part: &str) {
         let found = self.found();

@@ -1,5 +1,6 @@
-//! Writers in containers: other mount, user and process namespaces, overlays made there, two at one volume, and file
-//! systems that come and go inside the tree. Each case is the whole program: protect, change, `sync --wait`, restore, compare.
+//! Writers in containers: in other mount, user and process namespaces, with overlays made there, two in one volume, and
+//! file systems mounted inside the tree for a while. Each case is the whole program: protect, change, `sync --wait`,
+//! restore, compare.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
@@ -18,7 +19,7 @@ const SOON: Duration = Duration::from_secs(30);
 /// Owner of files in a container without root.
 const NOBODY: u32 = 65_534;
 
-/// What a container does to its volume, as a script of `sh`: `$1` is where it sees the volume, `$2` its own name.
+/// What a container does in its volume, as a script for `sh`: `$1` is where it sees the volume, `$2` its own name.
 const LIFE: &str = r#"
 set -e
 cd "$1"
@@ -48,7 +49,7 @@ fn contained(unshare: &[&str], script: &str, args: &[&Path]) -> Command {
     command
 }
 
-/// Sees the volume at `$2` (an empty directory elsewhere) only, in a mount namespace of its own.
+/// Shows the volume only at `$2` (elsewhere an empty directory), in its own mount namespace.
 const ENTER: &str = r#"
 set -e
 mount --bind "$1" "$2"
@@ -59,7 +60,7 @@ fn enter(unshare: &[&str], volume: &Path, elsewhere: &Path, script: &str, name: 
     contained(unshare, ENTER, &[volume, elsewhere, Path::new(script), Path::new(name)])
 }
 
-/// As an unprivileged user.
+/// Runs the command as an unprivileged user.
 fn as_nobody(command: Command) -> Command {
     let mut outer = Command::new("setpriv");
     outer.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(command.get_program());
@@ -88,8 +89,8 @@ fn is_degraded(status: &Value, word: &str) -> bool {
     status["state"] == "degraded" && status.to_string().contains(word)
 }
 
-/// Two containers at one volume, each with mounts and processes of its own, one of them without root in a user namespace,
-/// and the host beside them: all in the same directory tree, at the same time.
+/// Two containers in one volume, each with its own mounts and processes, one of them without root in a user namespace, and
+/// the host: all in the same directory tree at the same time.
 #[test]
 fn containers_that_share_a_volume_reach_the_commits() {
     let name = "containers_that_share_a_volume_reach_the_commits";
@@ -110,7 +111,7 @@ fn containers_that_share_a_volume_reach_the_commits() {
 
     let (one, two) = (elsewhere(), elsewhere());
     let private = ["--mount", "--pid", "--fork", "--propagation", "private"];
-    // The same file too: blocks of even number are one's, of odd number the other's.
+    // In the same file too: one container writes blocks of even number, the other those of odd number.
     let script = |odd: u32| {
         format!(
             "{LIFE}\ncd ..\nfor b in $(seq {odd} 2 63); do \
@@ -140,9 +141,9 @@ fn containers_that_share_a_volume_reach_the_commits() {
     assert!(daemon.stop().success());
 }
 
-/// An overlay whose upper layer lies in the protected tree, made where the daemon cannot see it: by root in a mount
+/// An overlay whose upper layer is in the protected tree, mounted where the daemon cannot see it: by root in a mount
 /// namespace (`trusted.*` attributes, whiteouts), and without root in a user namespace (`user.*` attributes). The restored
-/// layer, mounted, must show what the container saw.
+/// layer, when mounted, must show what the container saw.
 #[test]
 fn an_upper_layer_of_a_container_is_a_tree_like_others() {
     let name = "an_upper_layer_of_a_container_is_a_tree_like_others";
@@ -207,7 +208,7 @@ while [ $i -lt 30 ]; do i=$((i + 1)); echo $i > "t$i"; echo $i >> large; [ $((i 
     assert!(daemon.stop().success());
 
     for (kind, options) in LAYERS {
-        // An upper layer has to lie on one file system with its work directory, and neither may be in use.
+        // An upper layer must be on the same file system as its work directory, and neither may be in use.
         let again = base.join(kind);
         run(Command::new("cp").arg("-a").arg(copy.join(kind)).arg(&again));
         let point = elsewhere();
@@ -229,8 +230,9 @@ test "$(tail -n 1 large)" = 30
 
 const LAYERS: [(&str, &str); 2] = [("rootful", ""), ("rootless", ",userxattr")];
 
-/// A file system that is mounted inside the tree while the daemon runs is another one: it is named, what is written in it
-/// stays out, and what it covers stays in the commits as it was. When it is gone, so is the degradation.
+/// A file system that is mounted inside the tree while the daemon runs is not part of the volume: it is reported, what is
+/// written in it stays out, and the files that it covers stay as committed. After the unmount the volume is no longer
+/// degraded.
 #[test]
 fn a_file_system_that_comes_and_goes_inside_the_tree() {
     let name = "a_file_system_that_comes_and_goes_inside_the_tree";
@@ -246,7 +248,7 @@ fn a_file_system_that_comes_and_goes_inside_the_tree() {
     let mut volume = Volume::new(&source);
     volume.keep_tracking();
     let daemon = volume.start_ready();
-    // A container that was there before sees what is covered on the host from now on.
+    // A container that existed before still sees what is now covered on the host.
     let point = elsewhere();
     let script = "echo ready; read go; echo 'by the container' > \"$1/deep/covered\"; echo new > \"$1/deep/created\"";
     let private = ["--mount", "--propagation", "private"];
@@ -261,7 +263,7 @@ fn a_file_system_that_comes_and_goes_inside_the_tree() {
     volume.status_when("the mount is named", SOON, |status| is_degraded(status, "inner"));
     fs::write(inner.join("foreign"), "not ours").unwrap();
     fs::write(source.join("beside"), "changed beside").unwrap();
-    // Its parent is listed again, by which a name that is gone would be found gone, in two drains.
+    // Its parent is listed again, in two drains, which would prove a missing name gone.
     for round in 0..3 {
         fs::write(source.join("a/sibling"), format!("{round}")).unwrap();
         fs::write(source.join(format!("a/new{round}")), "x").unwrap();
@@ -273,7 +275,8 @@ fn a_file_system_that_comes_and_goes_inside_the_tree() {
     assert_eq!(fs::read_to_string(copy.join("beside")).unwrap(), "changed beside");
     assert!(!copy.join("a/inner/foreign").exists());
 
-    // A start that trusts its marks lists nothing, and one that trusts none finds files that nobody can read now: both know.
+    // A start that trusts its marks lists nothing, and one that trusts none finds files that nobody can read now: both must
+    // handle the mount.
     daemon.kill9();
     let daemon = volume.start_ready();
     volume.status_when("the mount is named after a restart", SOON, |status| is_degraded(status, "inner"));

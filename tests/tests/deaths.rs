@@ -1,4 +1,4 @@
-//! The daemon dies at each step of a drain and of a flush, and goes on in the same boot from its marks alone.
+//! The daemon dies at each step of a drain and of a flush, and continues in the same boot from its marks alone.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -44,7 +44,7 @@ fn load(source: &std::path::Path, stop: &AtomicBool, seed: u64) {
             1 => drop(fs::remove_file(&name)),
             _ => fs::write(&name, random.bytes(9000)).unwrap(),
         }
-        // Enough for a pack of its own, which small commits do without.
+        // Enough for a separate pack, which small commits do not need.
         if round.is_multiple_of(8) {
             fs::write(source.join("large"), random.bytes(400_000)).unwrap();
         }
@@ -52,8 +52,8 @@ fn load(source: &std::path::Path, stop: &AtomicBool, seed: u64) {
     }
 }
 
-/// Death at each step while a load goes on that outlives the daemon: the next process compares nothing, and the restored
-/// tree is the source.
+/// The daemon dies at each step while a load runs that outlives it: the next process compares nothing, and the restored
+/// tree equals the source.
 #[test]
 fn a_death_at_any_step_loses_nothing_and_compares_nothing() {
     let name = "a_death_at_any_step_loses_nothing_and_compares_nothing";
@@ -69,7 +69,7 @@ fn a_death_at_any_step_loses_nothing_and_compares_nothing() {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| load(&source, &stop, at));
-            // Not the first time: what the last process left over is taken up by the same steps.
+            // Not at the first time: what the last process left is handled by the same steps.
             volume.environment = vec![("TRACKER_FAILPOINT".into(), format!("{step}:3"))];
             let mut daemon = volume.start();
             let status = daemon.wait_end(Duration::from_secs(40));
@@ -83,7 +83,7 @@ fn a_death_at_any_step_loses_nothing_and_compares_nothing() {
                 stop.store(true, Ordering::Relaxed);
                 panic!("{step}: it did not die");
             }
-            // Marks go on being made while nobody drains.
+            // Marks are still made while nobody drains.
             thread::sleep(Duration::from_millis(100));
             stop.store(true, Ordering::Relaxed);
         });
@@ -98,8 +98,8 @@ fn a_death_at_any_step_loses_nothing_and_compares_nothing() {
     }
 }
 
-/// What a start takes over without trying back ends must be whole: a program whose pin is gone has ended with the process
-/// that held it.
+/// A set that a start takes over without trying back ends must be complete: a program whose pin is gone ended with the
+/// process that held it.
 #[test]
 fn a_choice_is_taken_over_only_with_every_program() {
     let name = "a_choice_is_taken_over_only_with_every_program";
@@ -139,8 +139,8 @@ fn a_choice_is_taken_over_only_with_every_program() {
     assert!(daemon.stop().success());
 }
 
-/// Programs of another kernel object are not taken for those of this one: a mended hook is there after an upgrade, and all
-/// is compared, since nothing was marked while one set gave way to the other.
+/// Programs of another kernel object are not taken over: after an upgrade a corrected hook is in place, and everything is
+/// compared, since nothing was marked while the sets were exchanged.
 #[test]
 fn an_upgrade_replaces_the_programs_of_another_object() {
     let test = "an_upgrade_replaces_the_programs_of_another_object";
@@ -150,7 +150,7 @@ fn an_upgrade_replaces_the_programs_of_another_object() {
     let mut volume = Volume::new(&source);
     volume.start_ready().kill9();
     fs::write(source.join("meanwhile"), "with the programs of before").unwrap();
-    // Behind its last section an ELF file may hold anything: it works alike, and is another object.
+    // After its last section an ELF file may contain anything: this one works the same, but is another object.
     let object = volume.scratch("object");
     let mut bytes = tracker::capture::object().unwrap().to_vec();
     bytes.extend([0; 64]);

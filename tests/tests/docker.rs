@@ -1,4 +1,4 @@
-//! Containers of a real Docker daemon: two at one volume, and one whose root directory, an overlay, is protected.
+//! Containers of a real Docker daemon: two in one volume, and one whose root directory, an overlay, is protected.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use tests::mounts::{Kind, Mount};
 
 const SYNC: Duration = Duration::from_secs(60);
 
-/// What a container does to the volume: `$1` is its name.
+/// What a container does in the volume: `$1` is its name.
 const LIFE: &str = r#"
 set -e
 cd /data
@@ -65,7 +65,7 @@ fn containers_of_a_real_dockerd() {
     assert_eq!((&status["state"], &status["rescans"]), (&"protected".into(), &0.into()), "{status:#}");
     assert!(daemon.stop().success());
 
-    // The root directory of a container, as the host sees it: lower layers of the image, and its own upper layer.
+    // The root directory of a container, as the host sees it: lower layers from the image, and its own upper layer.
     docker.run(&["run", "-d", "--name", "layer", "--network", "none", "box", "sleep", "600"]);
     let merged = docker.run(&["inspect", "-f", "{{.GraphDriver.Data.MergedDir}}", "layer"]);
     let merged = PathBuf::from(merged.trim());
@@ -82,7 +82,7 @@ fn containers_of_a_real_dockerd() {
     let at = volume.scratch("copy").join("lower");
     assert!(!at.join("removed").exists() && at.join("moved/f").exists() && at.join("t20").exists());
 
-    // It ends, and its root directory is unmounted: an empty directory is there, which is not the volume's new state.
+    // It ends, and its root directory is unmounted. The empty directory that is left is not the volume's new state.
     docker.run(&["rm", "-f", "layer"]);
     let ended = daemon.wait_end(Duration::from_secs(60)).expect("the daemon notices");
     assert_eq!(ended.code(), Some(22), "{}", volume.log_tail());

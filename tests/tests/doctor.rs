@@ -1,5 +1,5 @@
-//! `tracker doctor` on real file systems: its verdict is what capture itself says of them, and without the capabilities it
-//! says so.
+//! `tracker doctor` on real file systems: its verdict agrees with what capture itself reports, and without the capabilities
+//! it says so.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Inode flags and projects: that a change of them alone is committed, what a restore gives, and what it names. `chattr` sets
-//! and clears them, so that nothing of the product is on both sides.
+//! Inode flags and projects: a change of them alone is committed, and which of them a restore sets or reports. `chattr`
+//! sets and clears them, so that the product is not on both sides.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -17,9 +17,9 @@ use tests::mounts::{Kind, Mount, SmallStore, programs_or_skip, root_or_skip, run
 use tracker::catalog::Catalog;
 
 const SYNC: Duration = Duration::from_secs(60);
-/// Many intervals of a volume, which are 100 ms, on a full machine.
+/// Many times a volume's interval of 100 ms, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
-/// Of the test's files.
+/// The project of the test's files.
 const PROJECT: &str = "4711";
 
 fn chattr(flags: &[&str], path: &Path) {
@@ -34,12 +34,12 @@ fn lsattr(path: &Path) -> (String, String) {
     (words.next().unwrap_or_default().replace('-', ""), project)
 }
 
-/// Takes every seal away, so that a tree can be changed and removed. Symlinks in it have none, which `chattr` calls a failure.
+/// Removes every seal, so that a tree can be changed and removed. Symlinks have none, for which `chattr` reports a failure.
 fn unseal(dir: &Path) {
     let _ = Command::new("chattr").args(["-R", "-f", "-i", "-a"]).arg(dir).status();
 }
 
-/// A tree that is unsealed when it goes.
+/// A tree that is unsealed when dropped.
 struct Tree(PathBuf);
 
 impl Drop for Tree {
@@ -48,13 +48,13 @@ impl Drop for Tree {
     }
 }
 
-/// Whether files there can be given a project: ext4 must be made for it, by a kernel that has quotas.
+/// Whether files there can have a project: ext4 must be created for it, by a kernel with quotas.
 fn has_projects(dir: &Path) -> bool {
     let file = tempfile::NamedTempFile::new_in(dir).unwrap();
     Command::new("chattr").args(["-p", PROJECT]).arg(file.path()).output().unwrap().status.success()
 }
 
-/// What is set on which entry, of this kind of file system.
+/// Which flags to set on which entry, for this kind of file system.
 fn changes(kind: Kind, projects: bool) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut all = vec![
         ("immutable", vec!["+i"]),
@@ -81,7 +81,7 @@ fn changes(kind: Kind, projects: bool) -> Vec<(&'static str, Vec<&'static str>)>
     all
 }
 
-/// Every entry of [`changes`], without flags yet; btrfs takes no-COW for empty files alone.
+/// Creates every entry of [`changes`], without flags; btrfs accepts no-COW only for empty files.
 fn fill(source: &Path, changes: &[(&str, Vec<&str>)]) {
     for (name, _) in changes {
         let (name, path) = (*name, source.join(name));
@@ -97,7 +97,7 @@ fn fill(source: &Path, changes: &[(&str, Vec<&str>)]) {
     }
 }
 
-/// Any call of `chattr` has btrfs take the method of its defaults instead, zlib (`btrfs_fileattr_set`, Linux 6.18).
+/// After any call of `chattr`, btrfs uses its default method zlib instead (`btrfs_fileattr_set`, Linux 6.18).
 fn by_zstd(path: &Path) {
     rustix::fs::setxattr(path, "btrfs.compression", b"zstd", rustix::fs::XattrFlags::empty()).unwrap();
 }
@@ -124,8 +124,8 @@ fn areas(copy: &Path) -> usize {
         .count()
 }
 
-/// Each flag, and a project, is set while the daemon runs, without anything else: a commit has it soon, and the restore too.
-/// Then all are taken away again.
+/// Sets each flag, and a project, while the daemon runs, without any other change: a commit has them soon, and so has the
+/// restore. Then all are removed again.
 #[test]
 fn a_change_of_flags_alone_is_committed_and_restored() {
     let name = "a_change_of_flags_alone_is_committed_and_restored";
@@ -157,7 +157,7 @@ fn a_change_of_flags_alone_is_committed_and_restored() {
         }
         volume.sync(SYNC).expect(0);
         let copy = restored(&volume, &copies, "with");
-        // Not only the same on both sides.
+        // Checks that they are really set, not just equal on both sides.
         let of = |entry: &str| lsattr(&copy.0.join(entry));
         assert!(of("immutable").0.contains('i') && of("dir-append").0.contains('a') && of("nodump").0.contains('d'));
         assert!(kind != Kind::Btrfs || of("nocow").0.contains('C') && of("dir-nocow/born").0.contains('C'));
@@ -205,8 +205,8 @@ fn flags_that_changed_while_nobody_looked_are_found() {
     }
 }
 
-/// A tree that was sealed before it was protected is read, and its restore can be made again and again: the second time nothing
-/// changes. What must change behind a seal is a named failure, and no temporary area stays.
+/// A tree that was sealed before it was protected is read, and can be restored repeatedly: the second time nothing changes.
+/// What would have to change behind a seal is a reported failure, and no temporary area stays.
 #[test]
 fn a_sealed_tree_is_restored_again_without_a_change() {
     let name = "a_sealed_tree_is_restored_again_without_a_change";
@@ -280,8 +280,8 @@ fn partial(answer: &Value) -> Vec<(String, String)> {
     all.iter().map(|entry| (text(entry, "path"), text(entry, "what"))).collect()
 }
 
-/// A target that has no such flag, or a process that may not set it: named by file and cause, with exit code 3, and all the
-/// rest is there.
+/// If a target has no such flag, or a process may not set it, that is reported by file and cause, with exit code 3, and
+/// everything else is restored.
 #[test]
 fn flags_that_cannot_be_set_are_named() {
     let name = "flags_that_cannot_be_set_are_named";
@@ -325,7 +325,7 @@ fn flags_that_cannot_be_set_are_named() {
     assert_eq!(partial(&answer.json()), [("h".to_owned(), not_permitted.to_owned())]);
     assert_eq!(fs::read(copy.join("h")).unwrap(), b"h");
 
-    // A stranger's seals and projects are left out by wish.
+    // `--untrusted` leaves out a stranger's seals and projects.
     let copy = copies.join("untrusted");
     let answer = volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--untrusted", "--json"]);
     answer.expect(0);
@@ -337,7 +337,7 @@ fn flags_that_cannot_be_set_are_named() {
     volume.verify(true).expect(0);
 }
 
-/// An overlay keeps what seals a file beside its layer's inode, where the daemon reads.
+/// An overlay keeps seals of a file in an attribute of its layer's inode, which the daemon reads.
 #[test]
 fn flags_of_an_overlay_are_those_its_users_see() {
     let name = "flags_of_an_overlay_are_those_its_users_see";
@@ -361,7 +361,7 @@ fn flags_of_an_overlay_are_those_its_users_see() {
     assert!(daemon.stop().success());
 }
 
-/// A catalog of a version that did not read flags: they are read of every file, once, without any change.
+/// A catalog of a version that did not read flags: they are read for every file, once, without any change.
 #[test]
 fn flags_are_read_once_for_a_catalog_that_has_none() {
     let name = "flags_are_read_once_for_a_catalog_that_has_none";
@@ -390,7 +390,7 @@ fn flags_are_read_once_for_a_catalog_that_has_none() {
         records.iter_mut().for_each(|row| row.meta.flags = 0);
         catalog.apply(&CatalogChange { records, ..CatalogChange::default() }).unwrap();
     }
-    // It says that they were read: believed.
+    // It is noted that they were read, and that is trusted.
     let daemon = volume.start_ready();
     volume.sync(SYNC).expect(0);
     assert!(daemon.stop().success());

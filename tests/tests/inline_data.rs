@@ -1,4 +1,4 @@
-//! ext4 with `inline_data`: a small file lies in its inode, and a write to it makes no page dirty.
+//! ext4 with `inline_data`: a small file is in its inode, and a write to it dirties no page.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -47,7 +47,7 @@ impl Drop for Mounted {
     }
 }
 
-/// No back end is used for it, by name, and the change is committed all the same.
+/// Its volume uses no back end and says why, and the change is still committed.
 #[test]
 fn small_files_in_their_inodes_are_scanned() {
     let Some(mounted) = Mounted::or_skip("small_files_in_their_inodes_are_scanned") else { return };
@@ -75,7 +75,7 @@ fn a_watch_refuses_small_files_in_their_inodes() {
     assert!(output.status.code() == Some(1) && text.contains("inline_data"), "{output:?}");
 }
 
-/// Whatever else may keep a write to a small file from being seen: the self-test asks for it.
+/// Even if something else hides a write to a small file, the self-test notices.
 #[test]
 fn the_self_test_finds_that_a_small_file_is_not_seen() {
     let Some(mounted) = Mounted::or_skip("the_self_test_finds_that_a_small_file_is_not_seen") else { return };

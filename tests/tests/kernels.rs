@@ -1,5 +1,6 @@
-//! The program from end to end, whatever back end the kernel allows: for guests with other kernels (`cargo xtask vm`), and
-//! for the running one. Knows nothing of back ends but that `doctor`, `status` and the kernel's own list of tracepoints agree.
+//! The program from end to end, with any back end that the kernel allows: for guests with other kernels (`cargo xtask vm`),
+//! and for the running one. Of back ends it checks only that `doctor`, `status` and the kernel's own list of tracepoints
+//! agree.
 
 use std::fs::{self, File, OpenOptions};
 use std::mem::MaybeUninit;
@@ -21,12 +22,12 @@ use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{BackEnd, Capture, CaptureConfig};
 
 const SYNC: Duration = Duration::from_secs(60);
-/// Longest start, with the programs verified by an emulated processor on a busy machine.
+/// Longest start, when an emulated processor on a busy machine verifies the programs.
 const READY: Duration = Duration::from_secs(240);
 /// Size of the files: an emulated processor reads each of them many times.
 const SIZE: usize = 1 << 18;
 
-/// A file system of this kind, or the reason why `test` skips. Whether programs can be loaded does not matter here.
+/// A file system of this kind, or why `test` is skipped. Whether programs can be loaded does not matter here.
 fn mounted(test: &str, kind: Kind) -> Option<Mount> {
     if !root_or_skip(test) {
         return None;
@@ -56,7 +57,7 @@ fn open_new(path: &Path) -> File {
     OpenOptions::new().create_new(true).read(true).write(true).open(path).unwrap()
 }
 
-/// One change of each sort. `byte` makes each round's content its own.
+/// One change of each kind. `byte` makes each round's content different.
 fn change(source: &Path, mapping: &Mapping, round: u8) {
     let byte = b'a' + round;
     open(&source.join("plain")).write_all_at(&[byte; 10], 4090).unwrap();
@@ -84,12 +85,12 @@ fn change(source: &Path, mapping: &Mapping, round: u8) {
     setxattr(source.join("cut"), "trusted.round", &[byte], XattrFlags::empty()).unwrap();
 }
 
-/// The back end to ask for: the one that TRACKER_TEST_BACK_END names, or the best one.
+/// The back end to request: the one in TRACKER_TEST_BACK_END, or the best one.
 fn asked() -> String {
     std::env::var("TRACKER_TEST_BACK_END").unwrap_or_else(|_| "auto".into())
 }
 
-/// What `status` and `doctor` say of the back end; a tracepoint that they call missing must be missing.
+/// Checks what `status` and `doctor` say of the back end; a tracepoint that they call missing must be missing.
 fn explain(volume: &Volume, doctor: &serde_json::Value) {
     let (fs, status) = (&volume.name, volume.status());
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -117,7 +118,7 @@ fn explain(volume: &Volume, doctor: &serde_json::Value) {
     }
 }
 
-/// The tracepoints of the running kernel, by its own list; guests have one.
+/// The tracepoints of the running kernel, from its own list; guests have one.
 fn tracepoints() -> Option<Vec<String>> {
     let folders = ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"];
     let systems = folders.iter().find_map(|folder| fs::read_dir(folder).ok())?;
@@ -125,12 +126,12 @@ fn tracepoints() -> Option<Vec<String>> {
     Some(events.flatten().flatten().map(|event| event.file_name().to_string_lossy().into_owned()).collect())
 }
 
-/// On every file system: changes of each sort, `sync --wait`, `restore`, comparison, twice. The daemons follow each other on
-/// one state directory, so that the programs are loaded once: an emulated processor takes most of a minute to verify them.
+/// On every file system: changes of each kind, `sync --wait`, `restore`, comparison, twice. The daemons use one state
+/// directory in turn, so that the programs are loaded once: an emulated processor takes most of a minute to verify them.
 #[test]
 fn protects_and_restores_on_every_file_system() {
     let test = "protects_and_restores_on_every_file_system";
-    // All mounted before capture starts: a driver that is loaded later brings tracepoints, and a new start with them.
+    // Mount all before capture starts: a driver that is loaded later adds tracepoints, which would cause a fresh start.
     let kinds = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Overlay];
     let mounts: Vec<Mount> = kinds.into_iter().filter_map(|kind| mounted(test, kind)).collect();
     let mut volumes: Vec<Volume> = Vec::new();
@@ -142,10 +143,11 @@ fn protects_and_restores_on_every_file_system() {
         let mut volume = Volume::new(&source);
         volume.name = mount.kind.name().to_owned();
         volume.extra.extend(["--capture".into(), asked()]);
+        volume.keep_tracking();
         if let Some(first) = volumes.first() {
             volume.state.clone_from(&first.state);
         }
-        // What the machine can do is asked once: it takes the trial of a program of each kind.
+        // Ask once what the machine can do: it costs the trial of a program of each kind.
         let said = doctor.get_or_insert_with(|| volume.tracker(&["doctor", "--json"]).json());
         protects_and_restores(&volume, said);
         volumes.push(volume);
@@ -166,9 +168,10 @@ fn protects_and_restores(volume: &Volume, doctor: &serde_json::Value) {
     assert!(daemon.stop().success());
 }
 
-/// Before Linux 6.13 the change time of a file moves with the timer tick (1 to 10 ms), so a write that follows a read within
-/// one tick leaves the time that the read saw. A file is written all the time, and once more as soon as a scan has read it:
-/// what was read must not be taken for the file. tmpfs, because nothing there takes a tick's time.
+/// Before Linux 6.13 the change time of a file moves with the timer tick (1 to 10 ms), so a write that follows a read
+/// within one tick leaves the time that the read saw. A file is written all the time, and once more as soon as a scan has
+/// read it: the old content must not be taken for the present file. On tmpfs, because nothing there takes as long as a
+/// tick.
 #[test]
 fn scans_see_writes_within_one_tick_of_the_clock() {
     let name = "scans_see_writes_within_one_tick_of_the_clock";
@@ -203,9 +206,9 @@ fn scans_see_writes_within_one_tick_of_the_clock() {
     assert!(daemon.stop().success());
 }
 
-/// The fentry programs stop seeing the file system while the daemon runs, as by a fault of theirs, and their next self-test
-/// fails. The same process goes on with kprobe, degraded by name until everything was compared and kprobe has proven itself.
-/// Nothing is missed of what changed while nobody saw it, while one was exchanged for the other, and afterwards.
+/// The fentry programs stop seeing the file system while the daemon runs, as if faulty, and their next self-test fails. The
+/// same process fails over to kprobe, and is degraded with a reason until everything was compared and kprobe has passed its
+/// self-test. No change is missed: neither before the failover, nor during it, nor afterwards.
 #[test]
 fn a_blind_fentry_makes_way_for_kprobe() {
     let name = "a_blind_fentry_makes_way_for_kprobe";
@@ -237,7 +240,7 @@ fn a_blind_fentry_makes_way_for_kprobe() {
     assert_eq!((&status["backend"], &status["state"]), (&"fentry".into(), &"protected".into()), "{status}");
     assert_eq!(number(&status, "rescans"), 0, "{status}");
 
-    // No pass over the volume comes to its end before it is let go, so that what is degraded is seen to be.
+    // No pass over the volume can complete before this is dropped, so that the degraded state can be seen.
     let Some(held) = Held::new(name, &source.join("held")) else { return };
     let config = CaptureConfig::new(pins(&volume.state).unwrap(), BackEnd::Fentry);
     let capture = Capture::take_over(&config).expect("the daemon's pins");
@@ -272,7 +275,7 @@ fn a_blind_fentry_makes_way_for_kprobe() {
     assert!(daemon.stop().success());
 }
 
-/// Ends the writer also when the test fails.
+/// Ends the writer also if the test fails.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -281,7 +284,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Writes one block after the other, all over the file.
+/// Writes one block after the other, everywhere in the file.
 fn write_until(over: &AtomicBool, path: &Path) {
     let file = open(path);
     for count in 0u64.. {

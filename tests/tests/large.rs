@@ -1,5 +1,5 @@
-//! Many files, and many in one directory: what a restart and one change cost is not counted in files of the tree. Smaller than
-//! `cargo xtask bench scale`, which measures.
+//! Many files, and many in one directory: the cost of a restart or of one change must not depend on the number of files.
+//! Smaller than `cargo xtask bench scale`, which measures.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,7 +16,8 @@ const PER_DIRECTORY: u32 = 100;
 const ONE_DIRECTORY: u32 = 30_000;
 /// Generous: a debug build on a busy machine.
 const LONG: Duration = Duration::from_secs(300);
-/// Calls that look at a name, of a start that walks nothing: its own files, the source, the mounts. A walk makes 50,000.
+/// Limit for calls that look up a name during a start that walks nothing: its own files, the source, the mounts. A walk
+/// makes 50,000.
 const LOOKS: usize = 1000;
 
 /// A path in the source, and what is done to it.
@@ -59,10 +60,10 @@ fn a_restart_walks_nothing_and_one_change_reads_one_file() {
     volume.sync(LONG).expect(0);
     let text = fs::read_to_string(&trace).unwrap();
     assert!(text.contains("openat"), "strace saw nothing");
-    // The pins are looked at in each drain, of which a traced start makes an unknown number.
+    // Each drain looks at the pins, and a traced start makes an unknown number of drains.
     let looks = text.lines().filter(|line| !line.contains("/sys/fs/bpf/")).count();
     assert!(looks < LOOKS, "{looks} calls that look at names");
-    // strace ends with what it traces, not the other way round.
+    // strace ends with the traced process, not the other way round.
     let strace = daemon.pid();
     let traced = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
     let traced = Pid::from_raw(traced.trim().parse().unwrap()).unwrap();
@@ -93,7 +94,7 @@ fn a_restart_walks_nothing_and_one_change_reads_one_file() {
     volume.restored("copy");
 }
 
-/// Block numbers have 32 bits in a bitmap, which are 16 TiB: what lies behind is marked in another way.
+/// Block numbers in a bitmap have 32 bits, which is 16 TiB: everything beyond is marked in another way.
 #[test]
 fn a_byte_behind_16_tib_is_committed() {
     const TIB: u64 = 1 << 40;
@@ -119,7 +120,7 @@ fn a_byte_behind_16_tib_is_committed() {
         copy.read_exact_at(&mut found, at).unwrap();
         assert_eq!(&found, expected, "at {at}");
     }
-    // Reading all of it is out of the question: whatever is no hole is among those blocks.
+    // Reading all of it would take too long: everything that is not a hole must be among those blocks.
     let (mut at, mut data) = (0, 0);
     while let Ok(start) = rustix::fs::seek(&copy, rustix::fs::SeekFrom::Data(at)) {
         at = rustix::fs::seek(&copy, rustix::fs::SeekFrom::Hole(start)).unwrap();

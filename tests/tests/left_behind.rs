@@ -1,5 +1,5 @@
-//! What a process leaves on the host when it ends: nothing, or what is meant to be taken over, for a time that is set. And
-//! what it says of changes that it could not commit or save.
+//! What a process leaves on the host when it ends: nothing, or what is meant to be taken over, for a limited time. And what
+//! it reports of changes that it could not commit or save.
 
 use std::fs;
 use std::net::TcpListener;
@@ -21,7 +21,7 @@ fn tracked(volume: &Volume) -> Option<PathBuf> {
     pins(&volume.state).filter(|pins| pins.exists())
 }
 
-/// The kernel is as it was before after a clean stop; what changes until the next start is found by comparing.
+/// After a clean stop the kernel is as before; changes until the next start are found by comparing.
 #[test]
 fn a_clean_stop_leaves_nothing_in_the_kernel() {
     let name = "a_clean_stop_leaves_nothing_in_the_kernel";
@@ -42,14 +42,14 @@ fn a_clean_stop_leaves_nothing_in_the_kernel() {
     let daemon = volume.start_ready();
     volume.sync(SYNC).expect(0);
     volume.restored("copy");
-    // Interrupted is no reason to leave something either.
+    // Being interrupted is no reason to leave something either.
     kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), Signal::INT).unwrap();
     let mut daemon = daemon;
     assert_eq!(daemon.wait_end(SOON).expect("its end").code(), Some(130));
     assert_eq!(tracked(&volume), None);
 }
 
-/// A start that comes to nothing leaves nothing, also of a volume that is meant to come back.
+/// A failed start leaves nothing, even for a volume that is meant to come back.
 #[test]
 fn a_start_that_fails_leaves_nothing_in_the_kernel() {
     let name = "a_start_that_fails_leaves_nothing_in_the_kernel";
@@ -66,7 +66,7 @@ fn a_start_that_fails_leaves_nothing_in_the_kernel() {
     assert_eq!(tracked(&volume), None);
 }
 
-/// While it waits for a store's first answer nothing is attached yet: whoever ends it then leaves nothing.
+/// While it waits for a store's first answer nothing is attached yet, so ending it then leaves nothing.
 #[test]
 fn nothing_is_attached_before_the_store_has_answered() {
     let name = "nothing_is_attached_before_the_store_has_answered";
@@ -91,7 +91,7 @@ fn nothing_is_attached_before_the_store_has_answered() {
     assert_eq!(tracked(&volume), None);
 }
 
-/// A signal is heard at every moment of a start: what it has attached by then is detached.
+/// A signal is handled at every moment of a start: whatever is attached by then is detached.
 #[test]
 fn a_signal_while_it_starts_leaves_nothing_in_the_kernel() {
     let name = "a_signal_while_it_starts_leaves_nothing_in_the_kernel";
@@ -112,7 +112,7 @@ fn a_signal_while_it_starts_leaves_nothing_in_the_kernel() {
     }
 }
 
-/// Whoever tidies up below /var/lib is told at once, and not by the next start.
+/// If somebody removes the state directory, that is reported at once, not only at the next start.
 #[test]
 fn a_state_directory_that_is_removed_under_a_daemon_is_told() {
     let name = "a_state_directory_that_is_removed_under_a_daemon_is_told";
@@ -134,7 +134,7 @@ fn a_state_directory_that_is_removed_under_a_daemon_is_told() {
     assert!(daemon.stop().success());
 }
 
-/// What can be known before anything is attached is known before.
+/// Errors that can be detected before anything is attached are detected before.
 #[test]
 fn a_metrics_port_that_is_taken_attaches_nothing() {
     let name = "a_metrics_port_that_is_taken_attaches_nothing";
@@ -149,7 +149,7 @@ fn a_metrics_port_that_is_taken_attaches_nothing() {
     assert_eq!(tracked(&volume), None);
 }
 
-/// What stays is told, with owner and lease, and is removed on demand; not under a living daemon.
+/// Captures that stay are listed, with owner and lease, and can be removed, but not under a live daemon.
 #[test]
 fn what_stays_in_the_kernel_is_listed_and_removed() {
     let name = "what_stays_in_the_kernel_is_listed_and_removed";
@@ -190,13 +190,13 @@ fn what_stays_in_the_kernel_is_listed_and_removed() {
     volume.tracker(&["untrack", &id]).refuses(10, "nothing is tracked");
 }
 
-/// A capture of its own below `root`, as a tracker of another state directory would have it.
+/// The configuration of a separate capture below `root`, as a tracker with another state directory would have it.
 fn leased(root: &Path, lasts: Duration) -> CaptureConfig {
     let lease = Some(Lease { state_dir: "/nowhere".into(), lasts });
     CaptureConfig { pin_dir: root.join("set"), lease, ..config() }
 }
 
-/// Programs that nobody comes back to cease to mark; whoever comes later is told, and others remove what they left.
+/// Programs stop marking if nobody comes back; a process that comes later is told, and others remove what is left.
 #[test]
 fn marks_cease_when_the_lease_is_over() {
     let name = "marks_cease_when_the_lease_is_over";
@@ -211,7 +211,7 @@ fn marks_cease_when_the_lease_is_over() {
     assert_eq!(started, Started::Fresh(Why::NoPins));
     capture.track(rig.dev, false).unwrap();
     capture.watch(&[(rig.dev, ino)]).unwrap();
-    // Renewed as long as the process lives.
+    // Renewed while the process lives.
     thread::sleep(Duration::from_millis(1200));
     fs::write(&file, [2; 4096]).unwrap();
     drop(capture);
@@ -229,7 +229,7 @@ fn marks_cease_when_the_lease_is_over() {
     thread::sleep(Duration::from_millis(1000));
     let set = sets::list(&root).unwrap().remove(0);
     assert_eq!(set.owner.as_ref().unwrap().state_dir, Path::new("/nowhere"));
-    // Of this very process, which lives: nobody but it may judge.
+    // It belongs to this process, which lives: no other may judge it.
     assert!(!set.is_over());
     fs::write(&file, [3; 4096]).unwrap();
     let (capture, started) = Capture::start(&wanted).unwrap();
@@ -239,7 +239,7 @@ fn marks_cease_when_the_lease_is_over() {
     fs::remove_dir(&root).unwrap();
 }
 
-/// Another start on the host removes what nobody came back for.
+/// Another start on the host removes a set that nobody came back for.
 #[test]
 fn a_set_that_nobody_came_back_for_is_removed_by_another_start() {
     let name = "a_set_that_nobody_came_back_for_is_removed_by_another_start";
@@ -260,7 +260,8 @@ fn a_set_that_nobody_came_back_for_is_removed_by_another_start() {
     assert!(back.stop().success());
 }
 
-/// A process that was held (a frozen cgroup, a debugger) beyond its lease finds that changes were not marked, and compares.
+/// A process that was suspended beyond its lease (a frozen cgroup, a debugger) finds that changes were not marked, and
+/// compares.
 #[test]
 fn a_daemon_that_was_held_beyond_its_lease_compares() {
     let name = "a_daemon_that_was_held_beyond_its_lease_compares";
@@ -283,7 +284,8 @@ fn a_daemon_that_was_held_beyond_its_lease_compares() {
     assert!(daemon.stop().success());
 }
 
-/// No more is attached than the bound on kernel memory allows: by choice the volume scans and says why, by name it is refused.
+/// Nothing is attached beyond the limit on kernel memory: by default the volume scans and says why; if a back end is
+/// requested by name, the start is refused.
 #[test]
 fn no_more_kernel_memory_is_taken_than_allowed() {
     let name = "no_more_kernel_memory_is_taken_than_allowed";
@@ -302,7 +304,7 @@ fn no_more_kernel_memory_is_taken_than_allowed() {
     forced.protect_ends().refuses(1, "kernel maps");
 }
 
-/// Maps cost memory when they hold something.
+/// Maps cost memory only for what they hold.
 #[test]
 fn an_idle_capture_is_small() {
     let name = "an_idle_capture_is_small";
@@ -322,7 +324,8 @@ fn an_idle_capture_is_small() {
     assert!(rig.capture().kernel_memory_bytes() < idle + 100_000);
 }
 
-/// The store is full at the end: what could not be committed is said, with an exit code of its own, in the time that is set.
+/// The store is full at the end: what could not be committed is reported, with its own exit code, within the configured
+/// time.
 #[test]
 fn a_stop_says_what_it_could_not_commit() {
     let name = "a_stop_says_what_it_could_not_commit";
@@ -363,8 +366,8 @@ fn a_stop_says_what_it_could_not_commit() {
     assert_eq!(daemon.stop().code(), Some(0), "everything is committed");
 }
 
-/// The disk of the state directory is full: changes that cannot be saved count from the first one, and nothing is ready
-/// until there is room; then it heals by itself.
+/// The disk of the state directory is full: changes that cannot be saved count from the first one, and the volume is not
+/// ready until there is room; then it recovers by itself.
 #[test]
 fn changes_that_cannot_be_saved_are_told_until_there_is_room() {
     let name = "changes_that_cannot_be_saved_are_told_until_there_is_room";
@@ -380,7 +383,7 @@ fn changes_that_cannot_be_saved_are_told_until_there_is_room() {
     volume.sync(SYNC).expect(0);
     let filler = small.path().join("filler");
     let _ = fs::write(&filler, vec![0; 8 << 20]);
-    // Whatever is left in its last pages is used up first.
+    // The room in its last pages is used up first.
     let mut changed = 0u32;
     let full = loop {
         changed += 1;

@@ -1,6 +1,6 @@
-//! What is lost on the way is noticed: full maps, links and pins that are taken away, a full watch set, a daemon that does
-//! not get to run, a disk that fails. Each must be counted under its name, read again no wider than it must be, and keep the
-//! volume from being called protected before that is through.
+//! Losses are noticed: full maps, links and pins that are removed, a full watch set, a daemon that does not get to run, a
+//! disk that fails. Each must be counted by its cause, must be read again no wider than necessary, and must keep the volume
+//! from being called protected until that is complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -22,7 +22,7 @@ use tests::raw_io::Pages;
 const SYNC: Duration = Duration::from_secs(60);
 /// Longest wait for what must show in a status.
 const SOON: Duration = Duration::from_secs(30);
-/// A doubt that was dropped too early would be gone by then.
+/// A cause that was dropped too early would be gone by then.
 const A_WHILE: Duration = Duration::from_millis(800);
 
 fn signal(daemon: &Daemon<'_>, signal: Signal) {
@@ -33,9 +33,10 @@ fn says(status: &Value, cause: &str) -> bool {
     status["reasons"].as_array().unwrap().iter().any(|reason| reason.as_str().unwrap().contains(cause))
 }
 
-/// The doubt is counted, named, and degrades the volume for as long as the pass is not through; then it is green.
+/// Asserts that the cause is counted and named, and that the volume is degraded until the full re-read is complete, and
+/// protected afterwards.
 #[track_caller]
-fn doubted(volume: &Volume, cause: &str, held: Held) -> Value {
+fn reread(volume: &Volume, cause: &str, held: Held) -> Value {
     let degraded = |status: &Value| {
         assert_eq!(status["state"], "degraded", "{status}");
         assert!(says(status, cause), "{cause} is not among the reasons: {status}");
@@ -83,7 +84,7 @@ fn with_maps(source: &Path, sizes: &[&str]) -> Volume {
     volume
 }
 
-/// The kernel says that it has skipped a program, and marks are missing in truth: every file is read.
+/// The kernel reports that it skipped a program, and marks are really missing: every file is read.
 #[test]
 fn missed_program_runs_read_everything_again() {
     let case = "missed_program_runs_read_everything_again";
@@ -103,8 +104,8 @@ fn missed_program_runs_read_everything_again() {
     assert!(lost.len() >= 200, "nothing was missed that could be found: {lost:?}");
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     File::create(&missed).unwrap();
-    let status = doubted(&volume, "missed program run", held);
-    // The held file more often than once, since it could not be read.
+    let status = reread(&volume, "missed program run", held);
+    // The held file is counted more than once, since it could not be read.
     assert!(number(&status, "rescans") >= 201, "{status}");
     assert_eq!(status["rescan_reasons"]["missed program run"], 1, "{status}");
     assert!(daemon.stop().success());
@@ -124,7 +125,7 @@ fn full_maps_rescan_what_found_no_room() {
     signal(&daemon, Signal::STOP);
     overwrite(&source, 200, 2);
     signal(&daemon, Signal::CONT);
-    let status = doubted(&volume, "kernel map full", held);
+    let status = reread(&volume, "kernel map full", held);
     assert!(number(&status["kernel_counters"], "overflow") > 0, "{status}");
     let read = number(&status, "files_read") - number(&before, "files_read");
     assert!((150..1000).contains(&read), "{read} files read for 200 that were written, of 2,000");
@@ -139,10 +140,10 @@ fn default_maps(case: &str) -> Value {
     volume.status()
 }
 
-/// A removed pin is a doubt, though the program still runs: once, since the pin is made again.
+/// A removed pin causes a full re-read although the program still runs: once, since the pin is made again.
 #[test]
-fn removed_pins_are_made_again_and_doubted_once() {
-    let case = "removed_pins_are_made_again_and_doubted_once";
+fn removed_pins_are_made_again_after_one_full_reread() {
+    let case = "removed_pins_are_made_again_after_one_full_reread";
     let Some(mount) = Mount::new_or_skip(case, Kind::Ext4) else { return };
     let source = mount.dir("source");
     fill(&source, 50);
@@ -151,15 +152,15 @@ fn removed_pins_are_made_again_and_doubted_once() {
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     let pin = pins(&volume.state).unwrap().join("link_dirty_folio");
     fs::remove_file(&pin).unwrap();
-    doubted(&volume, "link gone", held);
+    reread(&volume, "link gone", held);
     assert!(pin.exists());
     fs::remove_dir_all(pins(&volume.state).unwrap()).unwrap();
     volume.status_when("all pins again", SOON, |_| pin.exists());
     green(&volume);
     thread::sleep(A_WHILE);
     let status = green(&volume);
-    assert_eq!(status["rescan_reasons"]["link gone"], 2, "doubted again and again");
-    // They are worth as much as the first ones.
+    assert_eq!(status["rescan_reasons"]["link gone"], 2, "read again and again");
+    // The new pins work as well as the first ones.
     overwrite(&source, 50, 3);
     daemon.kill9();
     overwrite(&source, 50, 4);
@@ -168,7 +169,7 @@ fn removed_pins_are_made_again_and_doubted_once() {
     assert_eq!(number(&status, "rescans"), 0, "{status}");
 }
 
-/// Two links change places while no daemon runs: what they marked, nobody knows.
+/// Two links swap places while no daemon runs: it is unknown what they marked.
 #[test]
 fn replaced_links_are_not_taken_over() {
     let case = "replaced_links_are_not_taken_over";
@@ -186,7 +187,7 @@ fn replaced_links_are_not_taken_over() {
         fs::rename(from, to).unwrap();
     }
     overwrite(&source, 50, 2);
-    // Let go first, also when the test fails: a daemon whose thread waits for the lock does not even die.
+    // Dropped first, also if the test fails: a daemon with a thread waiting for the lock cannot even be killed.
     let mut daemon;
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     daemon = volume.start();
@@ -208,7 +209,7 @@ fn until_answered(volume: &Volume) {
     }
 }
 
-/// More inodes than the watch set holds: all of the file system are marked from then on, also by the next process.
+/// More inodes than the watch capacity: all inodes of the file system are marked from then on, also by the next process.
 #[test]
 fn a_full_watch_set_marks_everything_and_goes_on_doing_so() {
     let case = "a_full_watch_set_marks_everything_and_goes_on_doing_so";
@@ -219,14 +220,14 @@ fn a_full_watch_set_marks_everything_and_goes_on_doing_so() {
     let daemon = volume.start_ready();
     let Some(held) = Held::new(case, &source.join("held")) else { return };
     fill_more(&source);
-    let status = doubted(&volume, "watch set full", held);
+    let status = reread(&volume, "watch set full", held);
     assert!(says(&status, "the watch set is full"), "{status}");
     overwrite(&source, 100, 2);
     green(&volume);
     daemon.kill9();
     overwrite(&source, 100, 3);
     let _daemon = volume.start();
-    // While it starts: not one moment may be without.
+    // While it starts, changes must be marked at every moment.
     for byte in 4..40 {
         overwrite(&source, 100, byte);
         thread::sleep(Duration::from_millis(10));
@@ -274,7 +275,7 @@ fn direct_writes_without_a_place_are_marked_all_the_same() {
     green(&volume);
 }
 
-/// The daemon gets no processor while everything is written to; the kernel's maps hold what it would have taken.
+/// The daemon gets no processor time while everything is written to; the kernel's maps keep the marks.
 #[test]
 fn a_stalled_daemon_loses_nothing() {
     let case = "a_stalled_daemon_loses_nothing";
@@ -305,16 +306,16 @@ fn a_stalled_daemon_loses_nothing() {
     assert_eq!(number(&status, "rescans"), number(&before, "rescans"), "the maps were large enough: {status}");
 }
 
-/// The image of the file system lies on a tmpfs that has run full: what is written has no place, and write-back fails.
+/// The image of the file system is on a full tmpfs: written data has no room, and write-back fails.
 #[test]
 fn a_write_back_error_stays_visible_until_it_is_acknowledged() {
     let case = "a_write_back_error_stays_visible_until_it_is_acknowledged";
-    // For its skips; what is needed beyond is a loop device.
+    // Only to skip where it must; apart from that the test needs a loop device.
     let Some(_) = Mount::new_or_skip(case, Kind::Ext4) else { return };
     let below = SmallStore::new(24 << 20);
     let image = below.path().join("image");
     File::create(&image).unwrap().set_len(200 << 20).unwrap();
-    // No journal: its failure would make the file system read-only, and only the data is to fail.
+    // No journal: its failure would make the file system read-only, but only the data is to fail.
     run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&image));
     let folder = tempfile::tempdir().unwrap();
     run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(folder.path()));
@@ -326,14 +327,14 @@ fn a_write_back_error_stays_visible_until_it_is_acknowledged() {
     let daemon = volume.start_ready();
     green(&volume);
 
-    // As much as there is: the last write is cut short.
+    // As much as there is room for: the last write is short.
     let filler = below.path().join("filler");
     let _ = fs::write(&filler, vec![0; 30 << 20]);
     fs::write(source.join("file"), vec![2; 3 << 20]).unwrap();
     let status = volume.status_when("the error", SOON, |status| !status["write_back"].is_null());
     assert_eq!((&status["state"], &status["write_back"]["path"]), (&"degraded".into(), &"file".into()), "{status}");
     fs::remove_file(&filler).unwrap();
-    // Nothing is written: what the error has left open is read by itself.
+    // Nothing is written: what the error left open is read without that.
     volume.status_when("no more errors", SOON, |status| status["pending_inodes"] == 0);
     volume.restored("after-the-error");
     let write = |byte: u8| {
@@ -341,7 +342,7 @@ fn a_write_back_error_stays_visible_until_it_is_acknowledged() {
         file.write_all_at(&vec![byte; 3 << 20], 0).unwrap();
         file.sync_all()
     };
-    // The application's own report, if it asks for one.
+    // The application gets its own report, if it asks for one.
     let _ = write(3);
     volume.status_when("later successes", SOON, |status| status["pending_inodes"] == 0);
     let seen = |status: &Value| {

@@ -1,4 +1,4 @@
-//! A source that loses most of its files at once is not mirrored without a word: the removals wait until a person confirms
+//! If a source loses most of its files at once, that is not mirrored silently: the removals wait until a person confirms
 //! them, or the files are back. Each case is the whole program.
 
 use std::fs;
@@ -11,7 +11,7 @@ use tests::mounts::{Kind, Mount};
 
 const SYNC: Duration = Duration::from_secs(60);
 const FILES: usize = 1200;
-/// Of these so many stay.
+/// How many files stay.
 const STAY: usize = 10;
 
 fn filled(mount: &Mount) -> std::path::PathBuf {
@@ -54,7 +54,7 @@ fn removals_of_most_files_wait_until_they_are_confirmed() {
     let daemon = volume.start_ready();
     volume.sync(SYNC).expect(0);
     assert!(volume.tracker(&["confirm", "v"]).expect(0).stdout.contains("nothing to confirm"));
-    // Away in one step, as where a volume is thrown away; then what is in it may go at leisure.
+    // Moved away in one step; then the contents can be deleted at leisure.
     let away = mount.dir("away");
     for n in 0..FILES / 100 {
         fs::rename(source.join(format!("d{n}")), away.join(format!("d{n}"))).unwrap();
@@ -94,13 +94,13 @@ fn the_guard_ends_when_the_files_are_back() {
     };
     and_back(&source, &away);
     volume.sync(SYNC).expect(3);
-    // A process that begins asks again, and compares what comes back: this was written while nobody looked.
+    // A new process asks again, and compares files that come back: this one was written while no daemon ran.
     assert!(!daemon.stop().success(), "what is not committed is said");
     fs::write(away.join("d1/f100"), "CONTENT 100").unwrap();
     let mut daemon = volume.start();
     daemon.wait_ready(SYNC);
     volume.sync(Duration::from_secs(20)).expect(3);
-    // Whoever is to decide may sleep: what waits is looked at now and then, not in every flush.
+    // The person who decides may take hours: waiting removals are checked now and then, not in every flush.
     let before = status(&volume)["rescans"].as_u64().unwrap();
     assert!(before <= 3 * FILES as u64, "{before} files were read before it was known that they wait");
     std::thread::sleep(Duration::from_secs(3));
@@ -114,7 +114,7 @@ fn the_guard_ends_when_the_files_are_back() {
     assert!(daemon.stop().success());
 }
 
-/// What people remove all day is not asked for, and `off` asks for nothing.
+/// Ordinary removals are not asked about, and with `off` none are.
 #[test]
 fn a_part_of_the_files_goes_without_a_word() {
     let Some(mount) = Mount::new_or_skip("a_part_of_the_files_goes_without_a_word", Kind::Ext4) else { return };

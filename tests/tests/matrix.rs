@@ -1,4 +1,5 @@
-//! The matrix of operations, file systems, back ends and kernels, by marks: what is missed, and what `docs/kernels-cells.md` says.
+//! The matrix of operations, file systems, back ends and kernels, by marks: what is missed, and what
+//! `docs/kernels-cells.md` says.
 
 use std::fs;
 
@@ -9,7 +10,7 @@ use tests::matrix::{COLUMNS, Kind, Op, Selection, ops};
 use tests::mounts::{root_or_skip, skip};
 use tracker::capture::Capture;
 
-/// The file systems that can be mounted here; each is mounted before capture starts, since a driver brings tracepoints.
+/// The file systems that can be mounted here; all are mounted before capture starts, since a driver adds tracepoints.
 fn places(test: &str, runs: usize) -> Vec<Place> {
     if !root_or_skip(test) {
         return Vec::new();
@@ -22,7 +23,7 @@ fn places(test: &str, runs: usize) -> Vec<Place> {
     COLUMNS.into_iter().filter_map(place).collect()
 }
 
-/// What is on the page and is not so, or is not on it at all. A kernel may do better than the page says, which holds for its series.
+/// What differs from the page, or is missing on it. A kernel may do better than the page, which describes a series.
 fn differs(page: &Page, column: &Column, outcome: &Outcome, found: &Word) -> Option<String> {
     let cell = format!("{} {}", outcome.fs.name(), outcome.op.id);
     match page.get(column, outcome.fs, outcome.op.id) {
@@ -32,8 +33,8 @@ fn differs(page: &Page, column: &Column, outcome: &Outcome, found: &Word) -> Opt
     }
 }
 
-/// Every operation on every file system, each alone between two drains: whatever changed in truth must be marked, and be
-/// marked as `docs/kernels-cells.md` says.
+/// Every operation on every file system, each alone between two drains: everything that really changed must be marked, in
+/// the way that `docs/kernels-cells.md` says.
 #[test]
 fn every_operation_on_every_file_system() {
     let test = "every_operation_on_every_file_system";
@@ -81,7 +82,7 @@ fn every_operation_on_every_file_system() {
     assert!(problems.is_empty(), "{problems:?}");
 }
 
-/// The page as it stands is one that the generator makes: nothing was written in by hand, and no cell is lost on the way.
+/// The generator would make the page as it is: nothing was written by hand, and no cell is lost when it is parsed.
 #[test]
 fn the_page_of_kernels_is_read_as_it_is_written() {
     let text = fs::read_to_string(Page::path()).unwrap();

@@ -24,14 +24,14 @@ fn place(test: &str, fs: Kind) -> Option<Place> {
     Place::new(fs, 1).map_err(|reason| println!("SKIP {}: {reason}", fs.name())).ok()
 }
 
-/// All cells of a file system share one daemon and the flush of each round. No rescan of the volume may have happened,
-/// which would have covered what was missed. The daemons follow each other on one state directory, so that the programs are
-/// loaded once, which takes an emulated processor most of a minute.
+/// All cells of a file system share one daemon and the flush of each round. There must be no full re-read of the volume,
+/// which would hide a missed change. The daemons use one state directory in turn, so that the programs are loaded once,
+/// which takes an emulated processor most of a minute.
 #[test]
 fn every_operation_is_restored_on_every_file_system() {
     let test = "every_operation_is_restored_on_every_file_system";
     let selection = Selection::from_environment();
-    // All mounted before capture starts: a driver that is loaded later brings tracepoints, and a new start with them.
+    // Mount all before capture starts: a driver that is loaded later adds tracepoints, which would cause a fresh start.
     let places: Vec<Place> = COLUMNS.into_iter().filter_map(|fs| place(test, fs)).collect();
     let mut volumes: Vec<Volume> = Vec::new();
     let mut wrong = Vec::new();
@@ -42,12 +42,15 @@ fn every_operation_is_restored_on_every_file_system() {
         let mut bed = Bed::new(place, 0, &wanted);
         let mut volume = bed.volume();
         volume.name = fs.name().to_owned();
+        volume.keep_tracking();
         if let Some(first) = volumes.first() {
             volume.state.clone_from(&first.state);
         }
         let began = Instant::now();
         let daemon = protect(&volume);
         let start = began.elapsed();
+        let log = volume.log_tail();
+        assert!(volumes.is_empty() || log.contains("started=Resumed"), "the programs were loaded anew: {log}");
         let (before, cells, compared) = (volume.status(), bed.len(), bed.compared());
         let found = bed.rounds(&volume);
         let after = volume.status();
@@ -76,7 +79,7 @@ fn every_operation_is_restored_on_every_file_system() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A change that no daemon saw is a difference, and is found under the name of its cell; one that was flushed is none.
+/// A change that no daemon saw is reported as a difference, under the name of its cell; one that was flushed is not.
 #[test]
 fn the_oracle_of_flushes_finds_what_was_not_flushed() {
     let Some(place) = place("the_oracle_of_flushes_finds_what_was_not_flushed", Kind::Ext4) else { return };

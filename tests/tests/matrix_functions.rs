@@ -1,6 +1,6 @@
-//! Mutants of the back ends that hook functions: each function is left out in turn, and cells of the matrix that hang on it must
-//! be missed, unless other hooks cover it, which are named here. The tracepoints of change times, which kernels with this back end
-//! seldom have, are left out always. For guests: `cargo xtask matrix --functions`.
+//! Mutants of the back ends that hook functions: each function is left out in turn, and cells of the matrix that need it
+//! must be missed, unless other hooks, which are listed here, cover it. The tracepoints of change times, which kernels with
+//! these back ends seldom have, are always left out. For guests: `cargo xtask matrix --functions`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,20 +16,20 @@ use tests::matrix::{Kind, Op, ops};
 use tests::mounts::{root_or_skip, skip};
 use tracker::capture::{BackEnd, Capture};
 
-/// Until a program that was taken off runs no more.
+/// Time until a program that was detached no longer runs.
 const TAKEN_OFF: Duration = Duration::from_millis(500);
-/// `inode_set_ctime_current`, which Linux 6.6 to 6.12 call for whatever changes: it stands for functions that nobody has thought
+/// `inode_set_ctime_current`, which Linux 6.6 to 6.12 call for every change: it covers functions that nobody has thought
 /// of, so it may cover each of the others.
 const CATCH_ALL: &str = "ctime_current";
-/// The first kernel in which they do; the long-term ones before got the function with single fixes, for single callers.
+/// The first kernel in which that is so; earlier long-term ones got the function with single fixes, for single callers.
 const CATCHES_ALL: (u32, u32) = (6, 6);
 
-/// What hangs on a function, by its stem, and what covers it where nothing is missed without it.
+/// What depends on a function, by its stem, and what covers it if nothing is missed without it.
 struct Needed {
     stem: &'static str,
     cells: &'static [(Kind, &'static str)],
-    /// Stems of functions and programs of tracepoints that cover it: without all of these and it more is missed than without
-    /// these. Where none is named nothing but the catch-all may.
+    /// Stems of functions and programs of tracepoints that cover it: without all of these and it, more is missed than
+    /// without these. If none is named, only the catch-all may cover it.
     covered: &'static [&'static str],
     /// Why nothing is missed without it.
     harmless: Option<&'static str>,
@@ -53,7 +53,7 @@ const fn harmless(stem: &'static str, cells: &'static [(Kind, &'static str)], wh
 
 const NEEDED: [Needed; 24] = [
     needed("setattr", &[(Kind::Ext4, "chmod"), (Kind::Xfs, "utimens"), (Kind::Btrfs, "truncate-down")]),
-    // Both of the functions below are no part of what the kernel exports, and may be inlined by another compiler.
+    // The kernel exports neither of the next two functions, and another compiler may inline them.
     covered("fallocate", &[(Kind::Btrfs, "punch"), (Kind::Tmpfs, "punch")], &["shmem_falloc", "btrfs_falloc"]),
     needed("shmem_falloc", &[(Kind::Tmpfs, "loop-discard")]),
     needed("btrfs_falloc", &[(Kind::Btrfs, "loop-discard")]),
@@ -98,7 +98,7 @@ fn function(stem: &str) -> Option<&'static Function> {
 /// The programs of a function, by its stem, or a program of a tracepoint, by its name.
 fn programs(stem: &'static str) -> Vec<&'static str> {
     match function(stem) {
-        // As they are attached: the return first, else a call that is entered between the two would stay under way.
+        // In the order of attaching: the return first, else a call that is entered between the two would stay in flight.
         Some(function) => vec![function.trampoline, function.probe_return, function.probe],
         None => vec![stem],
     }
@@ -124,13 +124,13 @@ fn every_function_is_in_the_list_and_every_cell_in_the_matrix() {
 struct Bed {
     places: Vec<Place>,
     capture: Capture,
-    /// Each run has files of its own, which go after it.
+    /// Each run has its own files, which are removed afterwards.
     run: usize,
     faults: Vec<String>,
 }
 
 impl Bed {
-    /// The cells among `wanted` that are missed without these; `None`: none of the first is attached here.
+    /// The cells in `wanted` that are missed without these; `None` if none of the first is attached here.
     fn missed(&mut self, without: &[&'static str], wanted: &[(Kind, &str)]) -> Option<Vec<String>> {
         let all: Vec<&str> = without.iter().flat_map(|stem| programs(stem)).collect();
         let off = self.capture.take_off(&all).unwrap();
@@ -178,7 +178,7 @@ impl Bed {
         out
     }
 
-    /// Whether leaving out one function is noticed, or what covers it is as the list says.
+    /// Checks that leaving out one function is noticed, or that what covers it is as listed.
     fn judge(&mut self, one: &Needed) {
         let Some(alone) = self.missed(&[one.stem], one.cells) else { return };
         let name = function(one.stem).map_or(one.stem, |function| function.name);
@@ -194,7 +194,7 @@ impl Bed {
         let catch_all: &[&'static str] = if one.stem == CATCH_ALL { &[] } else { &[CATCH_ALL] };
         let all = [catch_all, one.covered].concat();
         for by in [catch_all, one.covered, &all].into_iter().filter(|by| !by.is_empty()) {
-            // What is missed without them alone says nothing of this one.
+            // What is missed without them alone says nothing about this one.
             let Some(others) = self.missed(by, one.cells) else { continue };
             let both = self.missed(&[by, &[one.stem]].concat(), one.cells).unwrap_or_default();
             if both.iter().any(|cell| !others.contains(cell)) {
@@ -205,7 +205,7 @@ impl Bed {
     }
 }
 
-/// Without it, what hangs on a function is missed: so no hook is there in vain, and the matrix notices each.
+/// Without a function, the cells that need it are missed: so no hook is useless, and the matrix notices each.
 #[test]
 fn every_function_is_missed_by_some_cell() {
     let test = "every_function_is_missed_by_some_cell";

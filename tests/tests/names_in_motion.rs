@@ -1,5 +1,5 @@
-//! A tree whose directories change their places all the time: what is written there meanwhile is committed all the same, and
-//! a `sync` comes to its end.
+//! A tree whose directories constantly change their places: what is written there meanwhile is still committed, and a
+//! `sync` comes to its end.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -18,7 +18,7 @@ use tests::stop::Stop;
 const SYNC: Duration = Duration::from_secs(120);
 const DIRS: u64 = 12;
 const FILES: u64 = 3;
-/// Between two exchanges: ten and more of them within a flush, so hardly any file is where the last commit has it.
+/// Time between two exchanges: ten or more within a flush, so hardly any file is where the last commit has it.
 const PAUSE: Duration = Duration::from_millis(1);
 
 fn exchange(source: &Path, random: &mut Random) {
@@ -32,12 +32,12 @@ fn exchange(source: &Path, random: &mut Random) {
     }
 }
 
-/// What file `file` of the directory that began as `dir` holds.
+/// The content of file `file` in the directory that started as `dir`.
 fn content(round: u32, dir: u64, file: u64) -> String {
     format!("round {round}, directory {dir}, file {file}")
 }
 
-/// What the copy holds of a round, by content: each file has its own, and whichever directory it is in now.
+/// What the copy has of a round, by content: each file has its own, whichever directory it is in now.
 fn found(copy: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for dir in fs::read_dir(copy).unwrap() {

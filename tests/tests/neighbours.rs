@@ -1,5 +1,5 @@
-//! Several volumes of one file system in one daemon. The kernel's sets know a superblock and an inode number, not a volume: what
-//! one volume lets go of must stay another's.
+//! Several volumes of one file system in one daemon. The kernel's sets know a superblock and an inode number, not a volume:
+//! inodes that one volume releases must stay watched for another.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -20,10 +20,10 @@ use tracker::volume::marks::restart::Restart;
 use tracker::volume::marks::waiting::Pending;
 
 const FILES: u64 = 20;
-/// So many that numbers of the self-test are among theirs.
+/// Enough that inode numbers of the self-test are among theirs.
 const MANY: u64 = 400;
 
-/// A daemon of several sources, each a volume of the name of its directory. It ends when it is dropped.
+/// A daemon with several sources, each a volume named after its directory. It ends when dropped.
 struct Daemon {
     folder: TempDir,
     state: PathBuf,
@@ -32,7 +32,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it and waits until all are ready. `state`: where its state directory is made.
+    /// Starts it and waits until all are ready. `state`: where its state directory is created.
     fn start(sources: &[&Path], state: &Path) -> Daemon {
         let sources = sources.iter().map(|source| source.to_path_buf()).collect();
         let mut daemon =
@@ -80,7 +80,7 @@ impl Daemon {
         self.tracker(&["sync", "--wait", "--timeout", "60s"]);
     }
 
-    /// Every volume restored equals its source, without any rescan.
+    /// Asserts that every volume, restored, equals its source, without any full re-read.
     #[track_caller]
     fn compare(&self, round: &str) {
         for source in &self.sources {
@@ -113,7 +113,7 @@ impl Drop for Daemon {
     }
 }
 
-/// In place, so that only a mark of the page tells.
+/// In place, so that only the mark of the page shows it.
 fn overwrite(path: &Path, byte: u8) {
     File::options().write(true).open(path).unwrap().write_all_at(&[byte; 100], 5000).unwrap();
 }
@@ -135,7 +135,7 @@ fn a_file_that_leaves_one_tree_stays_watched_in_the_other() {
         fs::remove_file(one.join(format!("linked-{number}"))).unwrap();
     }
     daemon.sync();
-    // A number that has left one tree may be given again in the other.
+    // A number that left one tree may be reused in the other.
     for number in 0..FILES {
         fs::write(one.join(format!("short-{number}")), vec![3; 20_000]).unwrap();
     }
@@ -153,8 +153,8 @@ fn a_file_that_leaves_one_tree_stays_watched_in_the_other() {
     daemon.compare("after");
 }
 
-/// Subvolumes of one btrfs number their inodes alike, under one device of the kernel. Files of the self-test are among them:
-/// in the state directory, which lies in a third.
+/// Subvolumes of one btrfs use the same inode numbers under one kernel device. Files of the self-test are among them: in
+/// the state directory, which is in a third subvolume.
 #[test]
 fn subvolumes_with_the_same_inode_numbers_keep_their_watches() {
     let test = "subvolumes_with_the_same_inode_numbers_keep_their_watches";
@@ -183,9 +183,9 @@ fn subvolumes_with_the_same_inode_numbers_keep_their_watches() {
     fs::write(two.join("d/new"), "a name in the directory whose number is gone in the other").unwrap();
     daemon.sync();
     daemon.compare("removed");
-    // A polite stop lets go of the files of the self-test, and the next start looks at nothing. The catalogs lie in the third
-    // subvolume, with numbers of `two`'s files: what is written to them last may count as not committed (docs/guarantees.md).
-    // That nothing was missed is for the comparison below.
+    // A clean stop releases the files of the self-test, and the next start compares nothing. The catalogs are in the third
+    // subvolume and have numbers of `two`'s files: the last writes to them may count as not committed (docs/guarantees.md).
+    // The comparison below shows that nothing was missed.
     daemon.stop_with(&[0, 3]);
     daemon.start_again();
     (0..MANY).for_each(|number| overwrite(&two.join(format!("f-{number}")), 6));
@@ -193,7 +193,7 @@ fn subvolumes_with_the_same_inode_numbers_keep_their_watches() {
     daemon.compare("again");
 }
 
-/// As above without chance: the self-test's file has the number of a volume's.
+/// As above but not by chance: the self-test's file has the number of a volume's file.
 #[test]
 fn the_self_test_lets_go_of_no_file_of_a_volume() {
     let Some(mut rig) = Rig::new("the_self_test_lets_go_of_no_file_of_a_volume", Kind::Ext4) else { return };
@@ -210,7 +210,7 @@ fn the_self_test_lets_go_of_no_file_of_a_volume() {
     pending.add_fresh(&[ours]);
     dispatcher.add_probes(dev, &[ours, nobodys]).unwrap();
     dispatcher.remove_probes(dev, &[ours, nobodys]).unwrap();
-    // So that a mark of the other would be taken, if there were one.
+    // So that a mark of the other file would be taken, if there were one.
     pending.add_fresh(&[nobodys]);
     for name in ["ours", "nobodys"] {
         overwrite(&rig.path(name), 2);

@@ -1,5 +1,6 @@
-//! The races between a change and a drain, each made to happen: at every moment of a drain and the read after it, and in
-//! the middle of calls that are held up. What is lost with one step left out shows that the test would notice.
+//! The races between a change and a drain, each provoked: at every moment of a drain and the read after it, and in the
+//! middle of calls that are held up. Tests that leave out one step must lose something, which shows that a mistake would be
+//! noticed.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
@@ -19,16 +20,16 @@ use tracker::capture::BackEnd;
 const OFF: u64 = 40_960;
 /// File systems with blocks: all that mark dirty folios.
 const BLOCKS: [Kind; 4] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Overlay];
-/// How long a thread that must wait is given to show that it does not.
+/// How long to observe that a thread really waits.
 const HELD: Duration = Duration::from_millis(300);
-/// A held call that has not come to its place by then never will.
+/// A held call that has not reached its place by then never will.
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn slow(case: &str, byte: u8) -> Option<SlowSource> {
     SlowSource::new(byte).inspect_err(|error| skip(case, "root", &format!("userfaultfd: {error}"))).ok()
 }
 
-/// Lets whoever waits for the second page go on, also when a test fails: its threads are joined.
+/// Releases the thread that waits for the second page, also if a test fails: its threads are joined.
 struct Release<'a>(&'a SlowSource, u8);
 
 impl Drop for Release<'_> {
@@ -46,7 +47,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The page is dirty already, so that only the order of the steps makes the second store mark again, or be read.
+/// The page is dirty already, so that the second store is marked again or read only because of the order of the steps.
 fn stores_lost(bed: &mut Bed, last: u8) -> Vec<Point> {
     let file = bed.file();
     let mapping = Mapping::new(&file, SIZE as usize).unwrap();
@@ -54,7 +55,7 @@ fn stores_lost(bed: &mut Bed, last: u8) -> Vec<Point> {
     let clean = bed.steps.clean;
     let moments = POINTS.into_iter().enumerate().filter(|(_, point)| clean || *point != Point::Clean);
     for (round, point) in moments {
-        // One block of its own for each moment: a store that is lost stays lost.
+        // A separate block for each moment: a store that is lost stays lost.
         let at = OFF as usize + round * 8192;
         mapping.store(at, last - 1);
         let mut done = false;
@@ -64,7 +65,7 @@ fn stores_lost(bed: &mut Bed, last: u8) -> Vec<Point> {
                 mapping.store(at, last);
             }
         });
-        // A page that was not cleaned before marked nothing by the first store either, and nothing was read.
+        // If a page was not cleaned before, the first store marked nothing either, and nothing was read.
         assert!(done || !clean, "{point:?} never came");
         if !done {
             mapping.store(at, last);
@@ -83,7 +84,7 @@ fn a_mapped_store_at_any_step_of_a_drain_is_read_or_marked() {
         let Some(mut bed) = Bed::new("a_mapped_store_at_any_step_of_a_drain_is_read_or_marked", kind) else { continue };
         assert_eq!(stores_lost(&mut bed, 20), [], "{kind:?}: lost");
         assert_eq!(bed.difference(), None, "{kind:?}");
-        // Left out: pages stay dirty, and what is stored after the read is seen by nobody.
+        // Left out: pages stay dirty, and stores after the read are seen by nobody.
         bed.steps.clean = false;
         assert_ne!(stores_lost(&mut bed, 40), [], "{kind:?}: nothing is lost without CLEAN");
     }
@@ -102,7 +103,7 @@ fn direct_write_across_a_drain(bed: &mut Bed, source: &SlowSource) {
     bed.flush(&mut |_| {});
 }
 
-/// The drain takes the mark of the write's begin and reads the old bytes; the completion has to mark again.
+/// The drain takes the mark of the write's begin and reads the old bytes; the completion must mark again.
 #[test]
 fn a_direct_write_stalled_across_a_drain_is_committed() {
     let case = "a_direct_write_stalled_across_a_drain_is_committed";
@@ -120,7 +121,7 @@ fn a_direct_write_stalled_across_a_drain_is_committed() {
     }
 }
 
-/// Holds a buffered write in its copy while `bed` is flushed; tells which moments came before the copy could go on.
+/// Holds a buffered write in its copy while `bed` is flushed. Returns which moments came before the copy could continue.
 fn buffered_write_across_a_drain(bed: &mut Bed, source: &SlowSource, byte: u8) -> Vec<Point> {
     let file = bed.file();
     let seen = Mutex::new(Vec::new());
@@ -140,8 +141,8 @@ fn buffered_write_across_a_drain(bed: &mut Bed, source: &SlowSource, byte: u8) -
     before
 }
 
-/// The write has its lock and, on some file systems, its mark; its bytes are not there yet. By tracepoints tmpfs marks before it
-/// copies and never after: only the barrier keeps the read behind the copy.
+/// The write has its lock and, on some file systems, its mark; its bytes are not there yet. With tracepoints tmpfs marks
+/// before it copies and never after: only the barrier makes the read wait for the copy.
 #[test]
 fn a_buffered_write_stalled_in_its_copy_is_committed() {
     let case = "a_buffered_write_stalled_in_its_copy_is_committed";
@@ -150,7 +151,7 @@ fn a_buffered_write_stalled_in_its_copy_is_committed() {
         let Some(mut bed) = Bed::new(case, kind) else { continue };
         let before = buffered_write_across_a_drain(&mut bed, &source, b'n');
         assert_eq!(bed.difference(), None, "{kind:?}: the flush came to {before:?} while the copy was held");
-        // By `noop_dirty_folio`, which the other back ends hook, tmpfs marks after the copy, like all others.
+        // Through `noop_dirty_folio`, which the other back ends hook, tmpfs marks after the copy, like all others.
         if kind == Kind::Tmpfs && back_end() == BackEnd::Tracepoint {
             assert_eq!(before.last(), Some(&Point::Clean), "the barrier did not wait");
             let Some(source) = slow(case, b'm') else { return };
@@ -161,7 +162,7 @@ fn a_buffered_write_stalled_in_its_copy_is_committed() {
     }
 }
 
-/// Size and content change between the size that a read goes by and the read.
+/// Size and content change between the moment when a read takes the size and the read itself.
 #[test]
 fn appends_and_truncations_between_statx_and_read_converge() {
     let case = "appends_and_truncations_between_statx_and_read_converge";
@@ -200,7 +201,7 @@ fn appends_and_truncations_between_statx_and_read_converge() {
                     }
                 });
                 assert!(done, "{kind:?} {name}: {point:?} never came");
-                // A read that came to another end than it began with is made once more, by the marks that were kept.
+                // A read that ended at another size than it began with is repeated, by the marks that were kept.
                 bed.flush(&mut |_| {});
                 assert_eq!(bed.difference(), None, "{kind:?}: {name} at {point:?}");
             }
@@ -208,8 +209,8 @@ fn appends_and_truncations_between_statx_and_read_converge() {
     }
 }
 
-/// A punch that has marked and waits, inside, for a page under write-back; the file system below is frozen, so that this
-/// does not end. Its mark is drained meanwhile, its hole comes later.
+/// A punch that has marked and then waits for a page under write-back. The file system below is frozen, so that this does
+/// not end. Its mark is drained meanwhile, and its hole appears later.
 #[test]
 fn a_punch_stalled_behind_its_mark_is_committed() {
     let case = "a_punch_stalled_behind_its_mark_is_committed";
@@ -229,7 +230,7 @@ fn a_punch_stalled_behind_its_mark_is_committed() {
         let handle = std::fs::File::open(below.root()).unwrap();
         let mut bed = Bed::on(Mount::beside(kind, below.root()).unwrap());
         let file = bed.file();
-        // Blocks in place and the journal at rest: what follows must get stuck in the data alone.
+        // Blocks are allocated and the journal is idle: only the data of the next write must get stuck.
         file.write_all_at(&[1; 65_536], 0).unwrap();
         file.sync_all().unwrap();
         bed.flush(&mut |_| {});
@@ -260,8 +261,8 @@ fn a_punch_stalled_behind_its_mark_is_committed() {
 
 const CLONES: u8 = 5;
 
-/// A clone of thousands of extents marks once, before the first; the drain takes the mark while extents are still replaced, and
-/// while the file still grows by them.
+/// A clone of thousands of extents marks once, before the first one. The drain takes the mark while extents are still being
+/// replaced, and while the file still grows by them.
 #[test]
 fn a_clone_under_way_across_a_drain_is_committed() {
     let case = "a_clone_under_way_across_a_drain_is_committed";
@@ -295,8 +296,8 @@ fn a_clone_under_way_across_a_drain_is_committed() {
     assert!(overtaken > 0, "no clone was long enough: the test shows nothing");
 }
 
-/// Two processors set bits of the same words while drains take these words away. What counts is the content: a bit that is
-/// lost leaves an old block behind.
+/// Two processors set bits of the same words while drains read and clear these words. The content is checked: a lost bit
+/// leaves an old block.
 #[test]
 fn two_processors_marking_the_word_that_is_drained_lose_nothing() {
     let case = "two_processors_marking_the_word_that_is_drained_lose_nothing";

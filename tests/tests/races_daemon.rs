@@ -1,5 +1,5 @@
-//! Races between the whole program and whoever changes the tree: names that move while directories are listed, what is dirty
-//! before the start, inodes that change their name or number, writers that are in the middle of a call.
+//! Races between the whole program and changes of the tree: names that move while directories are listed, pages that are
+//! dirty before the start, inodes that change their name or number, writers in the middle of a call.
 
 use engine::model::Seq;
 use std::collections::HashSet;
@@ -34,8 +34,8 @@ fn equal(volume: &Volume) {
     fs::remove_dir_all(copy).unwrap();
 }
 
-/// Files move between directories while these are listed. Each has its name in some directory at every moment, and so it
-/// must in every commit: a listing that missed it proves nothing.
+/// Files move between directories while these are listed. Each has a name in some directory at every moment, and so it must
+/// in every commit: a listing that missed it proves nothing.
 #[test]
 fn names_that_always_existed_are_in_every_commit_of_a_rename_storm() {
     const FILES: u64 = 150;
@@ -93,7 +93,8 @@ fn names_that_always_existed_are_in_every_commit_of_a_rename_storm() {
     }
 }
 
-/// A page that was dirty and mapped before the daemon came marks nothing by a store: it has to be cleaned before the scan.
+/// A store into a page that was dirty and mapped before the daemon started marks nothing: the page must be cleaned before
+/// the scan.
 #[test]
 fn a_page_that_was_dirty_before_the_start_is_seen_when_stored_into_again() {
     let case = "a_page_that_was_dirty_before_the_start_is_seen_when_stored_into_again";
@@ -107,7 +108,7 @@ fn a_page_that_was_dirty_before_the_start_is_seen_when_stored_into_again() {
         mapping.store(20_000, 2);
         let volume = fast(&source);
         let mut daemon = volume.start();
-        // Before, while and after it starts; the last ones once it says that it is ready.
+        // Before, during and after its start; the last ones once it says that it is ready.
         let begun = Instant::now();
         let mut value = 3u8;
         while !daemon.ready_within(Duration::from_millis(5)) {
@@ -156,7 +157,7 @@ fn a_directory_that_is_moved_in_while_written_is_committed() {
                 fs::rename(from, to).unwrap();
                 thread::sleep(Duration::from_millis(random.below(30)));
             }
-            // All in, some for a moment only, and written to after that.
+            // All in, some only for a moment, and written to afterwards.
             for number in 0..8 {
                 let here = outside.join(format!("d{number}"));
                 if here.exists() {
@@ -169,7 +170,7 @@ fn a_directory_that_is_moved_in_while_written_is_committed() {
     }
 }
 
-/// A file is removed and another one made under its name, with its inode number, its size and its time.
+/// A file is removed and another one created under its name, with its inode number, its size and its time.
 #[test]
 fn an_inode_number_that_is_used_again_under_the_same_name_is_another_file() {
     let case = "an_inode_number_that_is_used_again_under_the_same_name_is_another_file";
@@ -200,7 +201,8 @@ fn an_inode_number_that_is_used_again_under_the_same_name_is_another_file() {
     assert!(again >= 10, "the number was used again {again} times only");
 }
 
-/// A file with a second name outside of the tree is written by that name alone, and one that was written outside is linked in.
+/// A file with a second name outside the tree is written only under that name, and one that was written outside is linked
+/// in.
 #[test]
 fn what_is_written_by_a_name_outside_of_the_tree_is_committed() {
     let case = "what_is_written_by_a_name_outside_of_the_tree_is_committed";
@@ -228,7 +230,7 @@ fn what_is_written_by_a_name_outside_of_the_tree_is_committed() {
     }
 }
 
-/// Lets a stalled writer go on when dropped.
+/// Releases a stalled writer when dropped.
 struct Release<'a>(&'a SlowSource);
 
 impl Drop for Release<'_> {
@@ -237,7 +239,7 @@ impl Drop for Release<'_> {
     }
 }
 
-/// A write that does not end holds up its own file, not the others; when it ends it is committed.
+/// A write that does not end holds up only its own file; when it ends it is committed.
 #[test]
 fn a_write_that_does_not_end_holds_up_its_own_file_alone() {
     let case = "a_write_that_does_not_end_holds_up_its_own_file_alone";
@@ -279,8 +281,8 @@ fn a_write_that_does_not_end_holds_up_its_own_file_alone() {
     }
 }
 
-/// Nothing has told of its begin, its end sets no time, and a direct overwrite holds no lock against a reader: ext4 and xfs
-/// take theirs shared (`ext4_dio_write_iter`, `xfs_file_dio_write_aligned`, Linux 6.18).
+/// No hook saw its begin, its end sets no time, and a direct overwrite holds no lock against a reader: ext4 and xfs take
+/// theirs shared (`ext4_dio_write_iter`, `xfs_file_dio_write_aligned`, Linux 6.18).
 #[test]
 fn a_direct_write_that_began_before_the_start_is_committed() {
     let case = "a_direct_write_that_began_before_the_start_is_committed";

@@ -1,5 +1,5 @@
-//! Volumes that are added, changed and removed while the daemon runs and their files are written to. At every rest the restore of
-//! each volume is its directory.
+//! Volumes that are added, changed and removed while the daemon runs and their files are written to. Whenever writers rest,
+//! the restore of each volume equals its directory.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -58,17 +58,17 @@ fn write_once(dir: &Path, random: &mut Random) {
 
 /// A daemon with sources on one file system.
 struct Bed {
-    /// Of the sources. Its folder `root` has one directory for each volume.
+    /// The file system of the sources. Its folder `root` has one directory for each volume.
     _mount: Mount,
     root: PathBuf,
-    /// Of the volume `a`; state directory, store and restores are its.
+    /// Volume `a`; it also has the state directory, the store and the restores.
     a: Volume,
     daemon: Child,
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        // Gone already is as good.
+        // It may have ended already.
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
         if std::thread::panicking() {
@@ -91,7 +91,7 @@ impl Bed {
         Bed { _mount: mount, root, a, daemon }
     }
 
-    /// What the file says of each volume, by name.
+    /// Writes the configuration file: the lines of each volume, by name.
     fn write(&self, volumes: &[(&str, &str)]) {
         write(&self.root, &self.a, volumes);
     }
@@ -135,14 +135,14 @@ impl Bed {
         panic!("{name} is not {what}: {:#?}", self.statuses());
     }
 
-    /// Protected, by the kernel's programs or not.
+    /// Waits until the volume is protected, with or without the kernel's programs.
     #[track_caller]
     fn protected(&self, name: &str, captured: bool) -> Value {
         let what = if captured { "captured" } else { "scanned" };
         self.when(name, what, |v| v["state"] == "protected" && (v["backend"] != "scan") == captured)
     }
 
-    /// That the newest commit is the directory, without any flush for it.
+    /// Asserts that the newest commit equals the directory, without requesting a flush.
     #[track_caller]
     fn is_committed(&self, name: &str, copy: &str) {
         let copy = self.a.scratch(&format!("{name}-{copy}"));
@@ -207,12 +207,12 @@ fn volumes_come_change_and_go_under_load() {
     }
     bed.protected("b", true);
     bed.protected("c", false);
-    // Both ways between the kernel's marks and looks at the tree, while everything moves.
+    // Switches both ways between marks and scans, while everything moves.
     bed.a.tracker(&["volume", "set", "c", "capture=auto", "nice=5"]).expect(0);
     bed.a.tracker(&["volume", "set", "a", "capture=scan"]).expect(0);
     bed.protected("c", true);
     bed.protected("a", false);
-    // The others go on.
+    // The other volumes continue.
     let other = if bed.protected("c", true)["backend"] == "kprobe" { "capture=fentry" } else { "capture=kprobe" };
     let refused = bed.a.tracker(&["volume", "set", "b", other, "interval=80ms"]);
     assert!(refused.expect(22).stdout.contains("interval = 80ms applied"), "{refused:?}");
@@ -220,7 +220,7 @@ fn volumes_come_change_and_go_under_load() {
     writers.into_iter().for_each(Writer::end);
     bed.are_restored(&["a", "b", "c"], "first");
 
-    // The last flush of a removed volume takes what was written until then.
+    // The last flush of a removed volume includes what was written until then.
     let writers = ["b", "c"].map(load);
     std::thread::sleep(Duration::from_millis(500));
     writers.into_iter().for_each(Writer::end);
@@ -236,7 +236,7 @@ fn volumes_come_change_and_go_under_load() {
     assert_eq!(bed.names(), ["a"]);
     bed.is_committed("b", "removed");
     bed.is_committed("c", "removed");
-    // A reload takes back what was set; what changed while a volume was away is found when it comes back.
+    // A reload undoes what was set; changes made while a volume was away are found when it comes back.
     bed.protected("a", true);
     let writers = ["a", "b", "c"].map(load);
     std::thread::sleep(Duration::from_millis(500));
@@ -250,7 +250,8 @@ fn volumes_come_change_and_go_under_load() {
     bed.ends_with(0);
 }
 
-/// Neither was there a capture, nor did anybody ask for one; then somebody does. What stays in the kernel serves the next process.
+/// At first there is no capture and no volume requests one; then one does. What stays in the kernel serves the next
+/// process.
 #[test]
 fn a_daemon_that_scans_gets_capture_when_a_volume_asks_for_it() {
     let name = "a_daemon_that_scans_gets_capture_when_a_volume_asks_for_it";
@@ -274,7 +275,7 @@ fn a_daemon_that_scans_gets_capture_when_a_volume_asks_for_it() {
     bed.are_restored(&["a", "b", "c"], "captured");
     let after = bed.protected("c", true);
     let read = after["bytes_read"].as_u64().unwrap() - before["bytes_read"].as_u64().unwrap();
-    // Of 16 MiB; where the page cache has large folios, a mark covers a whole one.
+    // Of 16 MiB; if the page cache has large folios, a mark covers a whole one.
     assert!((1..8 << 20).contains(&read), "{read} bytes read for one block");
 
     bed.daemon.kill().unwrap();

@@ -1,4 +1,4 @@
-//! A restore that may not do everything, or has no room for it: what can be made is made, what cannot is told by name and cause.
+//! A restore that lacks rights or room: what can be created is created, and the rest is reported by name and cause.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -21,7 +21,7 @@ fn committed(fill: impl FnOnce(&std::path::Path)) -> (tempfile::TempDir, Volume)
     (folder, volume)
 }
 
-/// Root of a container has mostly not the right to change the mode of what it gave away (CAP_FOWNER).
+/// Root in a container mostly lacks the right to change the mode of files that it gave away (CAP_FOWNER).
 #[test]
 fn modes_and_times_that_are_refused_are_named_and_the_rest_is_restored() {
     let name = "modes_and_times_that_are_refused_are_named_and_the_rest_is_restored";
@@ -58,7 +58,7 @@ fn modes_and_times_that_are_refused_are_named_and_the_rest_is_restored() {
     }
 }
 
-/// A target that is full is told, keeps what is whole, stays closed, and is gone on with when there is room.
+/// A full target is reported, keeps complete files, stays closed, and can be continued when there is room.
 #[test]
 fn a_full_target_keeps_what_is_whole_and_is_gone_on_with() {
     let name = "a_full_target_keeps_what_is_whole_and_is_gone_on_with";

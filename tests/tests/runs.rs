@@ -1,4 +1,4 @@
-//! What a volume may trust when it comes back, and that it goes on over the ends of eras.
+//! What a volume may trust when it comes back, and that it continues across the ends of eras.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use tests::mounts::{Kind, Mount};
 const SYNC: Duration = Duration::from_secs(30);
 
 /// A process drains the marks of all volumes of its state directory, also of those it does not run. So a volume that was
-/// left out of one run is compared with its tree when it comes back; else what changed meanwhile would be missing under
+/// left out of one run is compared with its tree when it comes back; otherwise changes made meanwhile would be missed in
 /// the state `protected`.
 #[test]
 fn a_volume_left_out_of_a_run_is_compared_when_it_comes_back() {
@@ -43,8 +43,8 @@ fn a_volume_left_out_of_a_run_is_compared_when_it_comes_back() {
     assert!(back.stop().success());
 }
 
-/// After a time without tracking the tree is compared with the catalog. A process that dies before it is through leaves
-/// that to the next one, which has whole pins and would else trust its marks.
+/// After a time without tracking the tree is compared with the catalog. If a process dies before that is complete, the next
+/// one must do it, although it finds intact pins and would otherwise trust its marks.
 #[test]
 fn a_comparison_that_was_cut_off_is_made_again() {
     let name = "a_comparison_that_was_cut_off_is_made_again";
@@ -73,8 +73,8 @@ fn a_comparison_that_was_cut_off_is_made_again() {
     assert!(daemon.stop().success());
 }
 
-/// Commits over the ends of several eras, with a kill in between: each closed era has its object and its checkpoint, and
-/// the head is found behind them, by the restarted writer and by readers.
+/// Commits across the ends of several eras, with a kill in between: each closed era has its object and its checkpoint, and
+/// the restarted writer and readers find the head after them.
 #[test]
 fn a_volume_goes_on_over_the_ends_of_eras() {
     let name = "a_volume_goes_on_over_the_ends_of_eras";

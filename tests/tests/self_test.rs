@@ -1,4 +1,4 @@
-//! Captures that miss changes, found by the self-test and by the scrub; and what becomes of the volume then.
+//! Captures that miss changes, found by the self-test and by the scrub, and what the volume does then.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -25,8 +25,8 @@ fn overwrite(volume: &Volume, name: &str, text: &[u8], offset: u64) {
     File::options().write(true).open(volume.source.join(name)).unwrap().write_all_at(text, offset).unwrap();
 }
 
-/// The programs stop seeing the file system while the daemon runs, as by a fault of theirs, and nothing tells it. The next
-/// self-test does; what changed meanwhile is found, and the volume goes on with another back end.
+/// The programs stop seeing the file system while the daemon runs, as if faulty, and nothing reports it. The next self-test
+/// notices; changes made meanwhile are found, and the volume continues with another back end.
 #[test]
 fn a_capture_that_goes_blind_is_found_and_replaced() {
     let name = "a_capture_that_goes_blind_is_found_and_replaced";
@@ -71,14 +71,14 @@ fn a_capture_that_goes_blind_is_found_and_replaced() {
     }
     volume.restored("copy");
 
-    // It goes on.
+    // It continues.
     overwrite(&volume, "file", b"and this is seen", 140_000);
     fs::remove_file(source.join("other")).unwrap();
     volume.sync(SYNC);
     volume.restored("second copy");
     assert!(daemon.stop().success());
 
-    // The next process begins with the best back end again, which proves itself.
+    // The next process starts with the best back end again, which passes its self-test.
     let daemon = volume.start_ready();
     let status = volume.status_when("the first self-test", LONG, |status| status["self_test_passed"] == true);
     assert_eq!((back_end(&status), &status["state"]), (first, &Value::from("protected")));
@@ -87,7 +87,7 @@ fn a_capture_that_goes_blind_is_found_and_replaced() {
     assert!(daemon.stop().success());
 }
 
-/// Single marks are lost. Without the scrub nothing tells, and the restored tree is another one; with it the volume is
+/// Single marks are lost. Without the scrub nothing reports it, and the restored tree is wrong; with it the volume is
 /// degraded, everything is compared, and another back end takes over.
 #[test]
 fn the_scrub_finds_lost_marks() {
@@ -134,7 +134,7 @@ fn the_scrub_finds_lost_marks() {
     }
 }
 
-/// A database's own writing, by stores and calls, under a scrub of everything again and again: no difference is one.
+/// A database's own writes, by stores and calls, while everything is scrubbed again and again: no difference is found.
 #[test]
 fn the_scrub_raises_no_false_alarm() {
     use tests::raw_io::Mapping;

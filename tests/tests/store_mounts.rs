@@ -1,6 +1,6 @@
 //! A local store whose mount goes away and comes back under a running daemon: the server of a FUSE mount dies, a disk is
-//! unmounted lazily, another one is mounted in its place. What is not there is waited for, what is another store is left alone,
-//! and the daemon goes on by itself when its own is back.
+//! unmounted lazily, another one is mounted in its place. The daemon waits for a missing store, does not touch another
+//! store, and continues by itself when its own is back.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -20,7 +20,7 @@ const SYNC: Duration = Duration::from_secs(60);
 /// Longest wait for what must show in a status.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A mount point that is unmounted when it is dropped, whatever is mounted there, once or several times.
+/// A mount point; everything mounted on it, once or several times, is unmounted when dropped.
 struct Point(TempDir);
 
 impl Point {
@@ -32,7 +32,7 @@ impl Point {
         self.0.path()
     }
 
-    /// `umount -l`: at once, also where somebody holds it open or its server is gone.
+    /// `umount -l`: takes effect at once, even if it is held open or its server is gone.
     fn unmount(&self) {
         unmount(self.path(), UnmountFlags::DETACH).unwrap();
     }
@@ -64,7 +64,7 @@ impl Bindfs {
         Bindfs(child)
     }
 
-    /// As a crash: the mount stays, and answers every call with ENOTCONN.
+    /// As in a crash: the mount stays, and every call fails with ENOTCONN.
     fn kill(mut self) {
         self.end();
     }
@@ -85,7 +85,7 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// The status, once the error of the last try says `word`.
+/// Waits for a status in which the error of the last try contains `word`.
 #[track_caller]
 fn fails_with(volume: &Volume, word: &str) -> Value {
     let status = volume.status_when(word, SOON, |status| {
@@ -96,7 +96,7 @@ fn fails_with(volume: &Volume, word: &str) -> Value {
     status
 }
 
-/// Everything is committed, by itself, and what is in the store is the tree.
+/// Asserts that everything gets committed without help, and that the store has the tree.
 #[track_caller]
 fn goes_on(volume: &Volume, copy: &str) {
     volume.sync(SYNC).expect(0);
@@ -141,7 +141,7 @@ fn a_fuse_mount_whose_server_died_is_opened_again() {
     volume.verify(true).expect(0);
     assert!(daemon.stop().success());
 
-    // A start without it makes nothing either.
+    // A start without it creates nothing either.
     bindfs.kill();
     let dead = volume.protect_ends();
     dead.refuses(1, "not connected");
@@ -172,7 +172,7 @@ fn a_disk_that_is_mounted_again_is_gone_on_with_and_another_one_is_not() {
     let mut volume = Volume::new(&source);
     volume.store = point.path().join("store");
 
-    // Another volume of the same name, made by another state directory.
+    // Another volume of the same name, created with another state directory.
     mount_image(1);
     change(0);
     let mut other = Volume::new(&source);
@@ -189,7 +189,7 @@ fn a_disk_that_is_mounted_again_is_gone_on_with_and_another_one_is_not() {
     change(1);
     goes_on(&volume, "one more");
 
-    // Lazily, as under a descriptor that somebody holds: what was opened still works, and nobody would find what is put there.
+    // Lazily, as if somebody held a descriptor: what was opened still works, but nobody would find what is put there.
     point.unmount();
     change(2);
     fails_with(&volume, "the directory is gone");
@@ -199,7 +199,7 @@ fn a_disk_that_is_mounted_again_is_gone_on_with_and_another_one_is_not() {
     fails_with(&volume, "another one");
     assert_eq!(contents(), theirs, "nothing is put into another store");
     point.unmount();
-    // An older copy of the store: it is this volume's, and lacks a commit.
+    // An older copy of the store: it belongs to this volume, and lacks a commit.
     mount_image(2);
     change(4);
     volume.status_when("what is lost", SOON, |status| {

@@ -25,7 +25,7 @@ fn server(name: &str) -> Option<Arc<S3Server>> {
     S3Server::shared_or_skip(name, BUCKET)
 }
 
-/// What each kind of call fails with, where all must.
+/// The error of each kind of call, if all must fail.
 fn failures(store: &dyn Store) -> [StoreError; 5] {
     [
         store.create("k", Bytes::from_static(b"x")).unwrap_err(),
@@ -80,7 +80,7 @@ fn wrong_credentials_are_denied_with_a_hint() {
     }
 }
 
-/// An absent bucket must not look like an absent object: heads are found by absence.
+/// An absent bucket must not look like an absent object: the search for the head relies on absence.
 #[test]
 fn an_absent_bucket_is_not_an_absent_object() {
     let Some(server) = server("an_absent_bucket_is_not_an_absent_object") else { return };
@@ -109,7 +109,7 @@ fn a_dead_endpoint_is_transient_for_all_calls() {
     }
 }
 
-/// The reply to a create is lost after it took effect: the outcome is unknown, and is settled as own.
+/// The reply to a create is lost after it took effect: the outcome is unknown, and is settled as this writer's own.
 #[test]
 fn a_lost_reply_is_unknown_and_settled_by_reading_back() {
     let Some(server) = server("a_lost_reply_is_unknown_and_settled_by_reading_back") else { return };
@@ -121,7 +121,11 @@ fn a_lost_reply_is_unknown_and_settled_by_reading_back() {
     proxy.lose_replies(true);
     let error = store.create("k", mine.clone()).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unknown, "{error}");
-    assert_eq!(proxy.lost(), 1, "a create in doubt is not repeated: its own 412 would look like a foreign writer's");
+    assert_eq!(
+        proxy.lost(),
+        1,
+        "a create of unknown outcome is not repeated: its own 412 would look like a foreign writer's"
+    );
     assert_eq!(direct.get("k").unwrap(), mine, "it took effect");
     assert_eq!(store.get("k").unwrap_err().kind, ErrorKind::Transient);
     assert_eq!(store.delete("other").unwrap_err().kind, ErrorKind::Unknown);
@@ -169,7 +173,7 @@ fn many_threads_share_one_store() {
     assert_eq!(list_all(&store, "").unwrap().len(), 160);
 }
 
-/// Runs this program's case `name` in a child whose environment holds only `env`, as an operator would set it.
+/// Runs this program's case `name` in a child whose environment has only `env`, as an operator would set it.
 fn in_environment(name: &str, env: &[(&str, String)]) {
     let out = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
@@ -196,14 +200,14 @@ fn the_standard_variables_are_honoured() {
     let mut env = server.env();
     env.push(("TRACKER_TEST_KEY", "by-general-variable".to_owned()));
     in_environment("the_standard_variables_are_honoured", &env);
-    // The one for S3 alone goes before the general one; checksums only where S3 demands them.
+    // The variable for S3 alone overrides the general one; checksums are sent only where S3 requires them.
     env.retain(|(name, _)| !matches!(*name, "AWS_ENDPOINT_URL" | "TRACKER_TEST_KEY"));
     env.push(("AWS_ENDPOINT_URL", "http://127.0.0.1:1".to_owned()));
     env.push(("AWS_ENDPOINT_URL_S3", server.endpoint()));
     env.push(("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED".to_owned()));
     env.push(("TRACKER_TEST_KEY", "by-own-variable".to_owned()));
     in_environment("the_standard_variables_are_honoured", &env);
-    // An empty variable is an unset one.
+    // An empty variable counts as unset.
     let mut env = server.env();
     env.push(("AWS_ENDPOINT_URL_S3", String::new()));
     env.push(("TRACKER_TEST_KEY", "beside-an-empty-variable".to_owned()));
@@ -232,7 +236,7 @@ fn a_host_without_credentials_or_region_is_told_at_open() {
     in_environment(name, &[no_metadata, home]);
 }
 
-/// Prints rates; fails only where the store is unusably slow.
+/// Prints rates; fails only if the store is unusably slow.
 #[test]
 fn rates() {
     let Some(server) = server("rates") else { return };

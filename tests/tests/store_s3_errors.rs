@@ -1,5 +1,5 @@
-//! What a person is told when an S3 server cannot be used, and the ways around: each failure names the server and the bucket, and
-//! what to change. Proxies and certificates are real ones.
+//! What a person is told when an S3 server cannot be used, and what helps: each failure names the server and the bucket,
+//! and what to change. Proxies and certificates are real ones.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -26,7 +26,7 @@ fn server(name: &str) -> Option<Arc<S3Server>> {
     S3Server::shared_or_skip(name, BUCKET)
 }
 
-/// A server that answers each connection with these bytes, whatever it is asked.
+/// A server that answers each connection with these bytes, whatever the request.
 fn answering(bytes: &'static [u8]) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -45,7 +45,7 @@ fn at(endpoint: &str) -> StoreOptions {
     StoreOptions { endpoint: Some(endpoint.to_owned()), attempts: 1, ..options(1) }
 }
 
-/// The failure of a read at an endpoint, which names it and the bucket.
+/// The failure of a read at an endpoint; it must name the endpoint and the bucket.
 #[track_caller]
 fn failure(endpoint: &str) -> StoreError {
     let error = open(&url("p"), &at(endpoint)).unwrap().get("v/format").unwrap_err();
@@ -66,12 +66,12 @@ fn each_way_to_get_no_answer_is_named() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     is(&failure(&format!("http://127.0.0.1:{free}")), "ConnectionRefused", "host and port");
     is(&failure("http://no-such-host.invalid:9000"), "NameNotFound", "spelling");
-    // TLS to a server without, in its three ways to answer.
+    // TLS to a server without it, with its three ways to answer.
     for answer in [&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], b"SSH-2.0-OpenSSH\r\n"] {
         let port = answering(answer);
         is(&failure(&format!("https://127.0.0.1:{port}")), "NotTls", &format!("http://127.0.0.1:{port}"));
     }
-    // No TLS to a server that wants it: of Go, of nginx, of one that sends there, of one that speaks nothing else.
+    // No TLS to a server that requires it: of Go, of nginx, of one that redirects, of one that speaks nothing else.
     let go = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
     let nginx = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 56\r\n\r\n<center>The plain HTTP request was sent to HTTPS port</center>";
     let sends = b"HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/x\r\nContent-Length: 0\r\n\r\n";
@@ -85,8 +85,8 @@ fn each_way_to_get_no_answer_is_named() {
     is(&failure(&format!("http://127.0.0.1:{console}")), "HTTP 404", "console");
 }
 
-/// Needs no server, so it never skips.
-/// A load balancer keeps a connection to one server: what fails there is tried by another connection.
+/// Needs no server, so it never skips. A load balancer keeps a connection to one server: what fails there is retried on
+/// another connection.
 #[test]
 fn a_server_that_fails_is_tried_by_another_connection() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -136,7 +136,7 @@ fn refusals_of_a_real_server_name_it() {
     assert!(error.to_string().contains(&format!("s3://no-such-bucket at {}", server.endpoint())), "{error}");
 }
 
-/// Runs this program's case `name` in a child whose environment holds only `env`; what it prints.
+/// Runs this program's case `name` in a child whose environment has only `env`; returns its output.
 #[track_caller]
 fn in_environment(name: &str, env: &[(&str, &str)]) -> String {
     let out = Command::new(std::env::current_exe().unwrap())
@@ -153,7 +153,7 @@ fn in_environment(name: &str, env: &[(&str, &str)]) -> String {
     text
 }
 
-/// Opens the store of the environment, and tries to make an object and to read it.
+/// Opens the store from the environment, and tries to create an object and to read it.
 fn tell() {
     let outcome = open(&url("env"), &StoreOptions { attempts: 1, ..StoreOptions::default() }).and_then(|store| {
         let made = store.create("k", Bytes::from_static(b"x"))?;
@@ -275,7 +275,7 @@ fn a_certificate_is_believed_when_it_was_named_and_is_right() {
         env.extend(bundle.map(|bundle| ("AWS_CA_BUNDLE", bundle.to_str().unwrap())));
         in_environment(name, &env)
     };
-    // What `openssl req -x509` makes when nothing else is said: it calls itself an authority.
+    // What `openssl req -x509` makes by default: it claims to be an authority.
     let own = make("own", &san);
     let told = ask(&own, Some(&own.certificate));
     assert!(told.contains("told: works"), "{told}");
@@ -284,23 +284,23 @@ fn a_certificate_is_believed_when_it_was_named_and_is_right() {
         told.contains(" UnknownIssuer | ") && told.contains("with this very certificate, in AWS_CA_BUNDLE"),
         "{told}"
     );
-    // The same name and another key: it is not the one that was named.
+    // The same name but another key: it is not the named one.
     let twin = make("own", &san);
     let other = make("other", &san);
     let told = ask(&twin, Some(&other.certificate));
     assert!(told.contains(" UnknownIssuer | ") && told.contains("into the file of AWS_CA_BUNDLE"), "{told}");
-    // No authority.
+    // Not an authority.
     let leaf = make("leaf", &with(&["-addext", "basicConstraints=critical,CA:FALSE"]));
     let told = ask(&leaf, Some(&leaf.certificate));
     assert!(told.contains("told: works"), "{told}");
-    // Named, and for another name, or over.
+    // Named, but for another name, or expired.
     let elsewhere = make("elsewhere", &["-addext", "subjectAltName=DNS:elsewhere.example"]);
     let told = ask(&elsewhere, Some(&elsewhere.certificate));
     assert!(told.contains(" WrongName | ") && told.contains("subjectAltName"), "{told}");
     let over = Certificate::expired(dir.path(), "over");
     let told = ask(&over, Some(&over.certificate));
     assert!(told.contains(" WrongTime | ") && told.contains("renew it"), "{told}");
-    // By an authority, the usual way: a file with both.
+    // Signed by an authority, the usual way: a file with both.
     let authority = make("authority", &[]);
     let (ca, key) = (authority.certificate.to_str().unwrap(), authority.key.to_str().unwrap());
     let mut args = with(&["-addext", "basicConstraints=critical,CA:FALSE"]);
@@ -310,7 +310,7 @@ fn a_certificate_is_believed_when_it_was_named_and_is_right() {
     assert!(told.contains("told: works"), "{told}");
     let told = ask(&signed, Some(&own.certificate));
     assert!(told.contains(" UnknownIssuer | "), "{told}");
-    // Its own certificate without its authority's.
+    // Its own certificate without that of its authority.
     let told = ask(&signed, Some(&signed.certificate));
     assert!(told.contains("told: works"), "{told}");
 }

@@ -1,5 +1,5 @@
-//! The whole way against a real S3 server: protect, change, sync, restore, look, with the daemon killed, the server gone
-//! for a while, and replies that get lost.
+//! All steps against a real S3 server: protect, change, sync, restore, check, with the daemon killed, the server gone for a
+//! while, and replies that get lost.
 
 use std::fs;
 use std::path::Path;
@@ -27,12 +27,12 @@ fn volume(source: &Path, prefix: &str, port: u16) -> Volume {
     let mut volume = Volume::new(source);
     volume.store = format!("s3://{BUCKET}/{prefix}").into();
     volume.environment = env(port).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    // What the machine has of its own must not stand before these.
+    // The machine's own settings must not override these.
     volume.environment.push(("AWS_ENDPOINT_URL_S3".into(), String::new()));
     volume
 }
 
-/// Nothing more is pending, and the newest commit, read from the server, is the tree.
+/// Asserts that nothing is pending, and that the newest commit, read from the server, equals the tree.
 #[track_caller]
 fn all_is_there(volume: &Volume, copy: &str) -> Value {
     volume.sync(SYNC).expect(0);
@@ -86,7 +86,7 @@ fn a_directory_is_protected_and_restored() {
         volume.verify(read_data).expect(0);
     }
 
-    // Another host with the same words, before and after this one has ended.
+    // Another host with the same command, before and after this one has ended.
     let other = self::volume(&source, "deep/prefix", server.port());
     other.protect_ends().refuses(11, "another writer");
     assert!(daemon.stop().success());
@@ -155,7 +155,7 @@ fn a_server_that_was_away_is_caught_up_with() {
     assert!(again["last_error"].is_null(), "{again}");
     volume.sync(SYNC).expect(0);
 
-    // Away again, and the daemon dies meanwhile. It cannot start without the store, and the kernel marks on.
+    // Away again, and the daemon dies meanwhile. It cannot start without the store, and the kernel continues marking.
     server.stop();
     let away = volume.status_when("the error", SOON, |status| status["last_error"].is_string());
     daemon.kill9();
@@ -172,8 +172,8 @@ fn a_server_that_was_away_is_caught_up_with() {
     assert!(daemon.stop().success());
 }
 
-/// A commit takes effect and its reply gets lost. The daemon says that it does not know, makes no second one, and counts
-/// the first as its own once it can ask: by itself, or after a kill in between.
+/// A commit takes effect and its reply gets lost. The daemon reports that the outcome is unknown, makes no second commit,
+/// and counts the first as its own once it can ask: without help, or after a kill in between.
 #[test]
 fn a_commit_whose_reply_is_lost_is_settled() {
     let name = "a_commit_whose_reply_is_lost_is_settled";
@@ -196,8 +196,8 @@ fn a_commit_whose_reply_is_lost_is_settled() {
             thread::sleep(Duration::from_millis(20));
         }
         let bytes = direct.get(&next).unwrap();
-        let doubt = volume.status_when("the doubt", SOON, |status| status["state"] == "degraded");
-        assert_eq!(number(&doubt, "head_seq"), head, "not acknowledged: {doubt}");
+        let unknown = volume.status_when("the unknown outcome", SOON, |status| status["state"] == "degraded");
+        assert_eq!(number(&unknown, "head_seq"), head, "not acknowledged: {unknown}");
         volume.sync(Duration::from_secs(1)).expect(3);
         fs::write(source.join("later"), format!("after it {kill}")).unwrap();
         if kill {
@@ -216,7 +216,7 @@ fn a_commit_whose_reply_is_lost_is_settled() {
     assert!(daemon.stop().success());
 }
 
-/// What stands in the way of a start is told with the server, the bucket and a way out, and nothing stays in the kernel.
+/// An obstacle to a start is reported with the server, the bucket and a way out, and nothing stays in the kernel.
 #[test]
 fn a_start_that_the_store_refuses_says_where_and_leaves_nothing() {
     let name = "a_start_that_the_store_refuses_says_where_and_leaves_nothing";
@@ -254,8 +254,8 @@ fn a_start_that_the_store_refuses_says_where_and_leaves_nothing() {
     refused(1, "at http://127.0.0.1:1,", "nothing listens there", &set("AWS_ENDPOINT_URL", "http://127.0.0.1:1"));
 }
 
-/// Keys that are rotated: the file is read again when it was written anew, and when the server refuses the ones of before. The
-/// same process goes on.
+/// Rotated keys: the file is read again when it was rewritten, and when the server rejects the previous keys. The same
+/// process continues.
 #[test]
 fn keys_that_are_rotated_in_their_file_are_used_without_a_restart() {
     let name = "keys_that_are_rotated_in_their_file_are_used_without_a_restart";
@@ -286,7 +286,7 @@ fn keys_that_are_rotated_in_their_file_are_used_without_a_restart() {
     let daemon = volume.start_ready();
     all_is_there(&volume, "baseline");
 
-    // Written anew while the server takes both: no request is refused.
+    // Rewritten while the server accepts both: no request is rejected.
     server.take_only(&[first, second]);
     hold(second);
     change(1);
@@ -297,7 +297,7 @@ fn keys_that_are_rotated_in_their_file_are_used_without_a_restart() {
     all_is_there(&volume, "second alone");
     assert_eq!(log("InvalidAccessKeyId"), 0);
 
-    // Rotated in the server first: it is said, and goes on by itself once the file is right.
+    // Rotated in the server first: that is reported, and it recovers by itself once the file is right.
     server.take_only(&[third]);
     change(3);
     let refused = volume.status_when("the refusal", SOON, |status| {
@@ -306,7 +306,7 @@ fn keys_that_are_rotated_in_their_file_are_used_without_a_restart() {
     assert_eq!(refused["state"], "degraded", "{refused}");
     assert!(refused["last_error"].as_str().unwrap().contains(&server.endpoint()), "{refused}");
     assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("check the credentials")), "{refused}");
-    // Half written, and of no use: nothing is had from it, and nothing ends.
+    // A half-written file is useless: it gives no keys, and nothing ends because of it.
     fs::write(&file, "[default]\naws_access_key_id = AK").unwrap();
     thread::sleep(Duration::from_secs(1));
     hold(third);

@@ -1,5 +1,5 @@
-//! Seeded stress against the whole program: one file under every call, and trees under several threads, with syncs and
-//! kill -9 between. Compared are the end, and commits in between that were made while nothing changed.
+//! Seeded stress against the whole program: one file under every call, and trees under several threads, with syncs and kill
+//! -9 between. Compares the end, and commits in between that were made while nothing changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tests::loads::storm::Storm;
 use tests::mounts::{Kind, Mount, run};
 
 const SYNC: Duration = Duration::from_secs(60);
-/// Commits of moments of rest that are restored at the end.
+/// How many commits made at rest are restored at the end.
 const RESTORED: usize = 4;
 
 /// A number that a long run sets.
@@ -36,7 +36,7 @@ fn restored_at(volume: &Volume, seq: u64) -> PathBuf {
     copy
 }
 
-/// A daemon that is killed now and then. Half of the new ones are not waited for until something is asked of them.
+/// A daemon that is killed now and then. In half of the cases the new one is waited for only when something is requested.
 struct Killed<'a> {
     volume: &'a Volume,
     daemon: Option<Daemon<'a>>,
@@ -68,7 +68,7 @@ impl<'a> Killed<'a> {
         }
     }
 
-    /// Commits everything and gives the seq; nothing may change meanwhile.
+    /// Commits everything and returns the seq; nothing may change meanwhile.
     #[track_caller]
     fn commit(&mut self) -> u64 {
         self.wait();
@@ -94,7 +94,7 @@ fn fsx(name: &str, kind: Kind) {
         if random.one_in(1200) {
             let seq = daemon.commit();
             syncs += 1;
-            // Any of all, each as likely.
+            // A uniform sample of all.
             if rests.len() < RESTORED {
                 rests.push((seq, fsx.content().to_vec()));
             } else if let Some(slot) = rests.get_mut(random.below(syncs) as usize) {
@@ -187,7 +187,7 @@ fn storm(name: &str, kind: Kind) {
             restored_at(&volume, seq);
         }
         println!("{name}: commit {seq}");
-        // This way round: `cp` makes holes of zeros that were written, and a source's holes are demanded of its copy.
+        // In this order: `cp` makes holes of zeros that were written, and the copy must have the holes of the source.
         assert_same(&copy, &kept);
     }
 }

@@ -1,6 +1,6 @@
-//! An unprivileged user of one protected directory stops or slows neither the daemon nor another volume, and the daemon's
-//! memory has a bound. Each test is one kind of harm; the other volume commits meanwhile. Harm is done as a user without rights,
-//! except where somebody else's doing is needed for it: devices, and a mount that root may ask too.
+//! An unprivileged user of one protected directory can neither stop nor slow down the daemon or another volume, and the
+//! daemon's memory is bounded. Each test is one kind of harm; the other volume commits meanwhile. The harm is done as a
+//! user without rights, except where that requires somebody else: devices, and a mount that root may access too.
 #![expect(unsafe_code, reason = "leases, and a FUSE mount without a server, which no safe crate offers")]
 
 use std::ffi::CString;
@@ -24,7 +24,7 @@ fn make_special(path: &Path, kind: FileType, device: u64) {
     rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::from_raw_mode(0o666), device).unwrap();
 }
 
-/// A restore of the tenant's newest commit equals its directory.
+/// Asserts that a restore of the tenant's newest commit equals its directory.
 #[track_caller]
 fn tenant_is_restored(all: &Tenants) {
     let copy = all.folder.path().join("copy");
@@ -34,7 +34,7 @@ fn tenant_is_restored(all: &Tenants) {
     assert_eq!(compare(&all.tenant, &copy, Options::default()).unwrap(), [""; 0]);
 }
 
-/// What blocks whoever opens it, and what takes the place of a file again and again while it is looked at.
+/// Files that block whoever opens them, and files that are constantly replaced while they are looked at.
 #[test]
 fn fifos_devices_and_sockets_block_nobody() {
     let name = "fifos_devices_and_sockets_block_nobody";
@@ -73,7 +73,7 @@ fn fifos_devices_and_sockets_block_nobody() {
     tenant_is_restored(&all);
 }
 
-/// Another user's lease makes an open wait for its break, 45 seconds long: the file is late, and nothing else.
+/// Another user's lease makes an open wait for its break, which takes 45 seconds: the file is late, and nothing else.
 #[test]
 fn leases_and_locks_make_a_file_late_and_nothing_else() {
     let name = "leases_and_locks_make_a_file_late_and_nothing_else";
@@ -120,7 +120,7 @@ fn a_file_that_grows_without_end_stays_its_owners_trouble() {
                 let mut file = File::create(&path).unwrap();
                 let chunk = vec![7u8; 256 << 10];
                 while !done.load(Ordering::Relaxed) {
-                    // The image is small: from the beginning again, without a pause for whoever reads.
+                    // The image is small: start again from the beginning, without giving readers a pause.
                     if file.write_all(&chunk).is_err() || file.stream_position().unwrap() > 96 << 20 {
                         file.set_len(0).unwrap();
                         file.rewind().unwrap();
@@ -138,7 +138,7 @@ fn a_file_that_grows_without_end_stays_its_owners_trouble() {
     all.other_is_well();
 }
 
-/// Thousands of names of one file, each as long as can be and full of what a terminal obeys.
+/// Thousands of names of one file, each as long as possible and full of terminal control characters.
 #[test]
 fn thousands_of_long_names_of_one_file() {
     let name = "thousands_of_long_names_of_one_file";
@@ -158,7 +158,7 @@ fn thousands_of_long_names_of_one_file() {
         }
     });
     all.other_is_well();
-    // Each of them changes the file that all of them name.
+    // Each write changes the file that all the names share.
     for n in 0..50 {
         File::options().write(true).open(named(n * 7)).unwrap().write_all(&n.to_le_bytes()).unwrap();
     }
@@ -170,8 +170,8 @@ fn thousands_of_long_names_of_one_file() {
     tenant_is_restored(&all);
 }
 
-/// What costs a decision each: blocks that lie apart, and attributes of many files. Work that grew with the square of their
-/// number, or a copy of all for each of them, would show here in time and memory.
+/// Everything that costs a decision each: separate blocks, and attributes of many files. Work that grows with the square of
+/// their number, or a copy of all for each of them, would show here in time and memory.
 #[test]
 fn pieces_and_attributes_without_number_hold_up_nobody() {
     const PIECES: u64 = 20_000;
@@ -215,11 +215,11 @@ fn pieces_and_attributes_without_number_hold_up_nobody() {
     tenant_is_restored(&all);
 }
 
-/// Levels of the deep tree, and the name of each: its paths are longer than what the kernel takes at once.
+/// Levels of the deep tree, and the name of each: its paths are longer than the kernel accepts at once.
 const LEVELS: usize = 1500;
 const LEVEL: &str = "level";
 
-/// Makes the deep tree below `top`, with a file at each level.
+/// Creates the deep tree below `top`, with a file at each level.
 fn dig(top: &Path) {
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     let mut at = rustix::fs::open(top, flags, Mode::empty()).unwrap();
@@ -232,7 +232,7 @@ fn dig(top: &Path) {
     }
 }
 
-/// The oracle for a tree that no path leads to the end of: every level has these two names, with equal attributes and content.
+/// The oracle for a tree whose end no path can reach: every level has these two names, with equal attributes and content.
 fn assert_same_depths(source: &Path, copy: &Path) {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let mut both = [source, copy].map(|path| rustix::fs::open(path, flags, Mode::empty()).unwrap());
@@ -258,7 +258,7 @@ fn assert_same_depths(source: &Path, copy: &Path) {
     }
 }
 
-/// A tree of more levels than a path has room for: the others do not wait for it, and it is committed whole.
+/// A tree with more levels than a path can have: the others do not wait for it, and it is committed completely.
 #[test]
 fn a_very_deep_tree_is_committed_and_holds_up_nobody() {
     let name = "a_very_deep_tree_is_committed_and_holds_up_nobody";
@@ -274,7 +274,7 @@ fn a_very_deep_tree_is_committed_and_holds_up_nobody() {
         all.other_is_well();
     }
     println!("{LEVELS} levels took {:?}", begun.elapsed());
-    // What is changed at its end is committed too.
+    // Changes at its end are committed too.
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     let mut at = rustix::fs::open(&tenant, flags, Mode::empty()).unwrap();
     for _ in 0..LEVELS {
@@ -282,7 +282,7 @@ fn a_very_deep_tree_is_committed_and_holds_up_nobody() {
     }
     rustix::fs::chmodat(&at, "file", Mode::RUSR, AtFlags::empty()).unwrap();
     all.tenant_answers(&[0]);
-    // On the image, which goes as a whole: by its paths such a tree cannot be removed.
+    // On the image, which is deleted as a whole: such a tree cannot be removed by paths.
     let copy = all.tenant.with_file_name("copy");
     let reference = all.folder.path().join("store/tenant");
     let answer = all.tracker(&["restore", reference.to_str().unwrap(), copy.to_str().unwrap()]);
@@ -291,7 +291,7 @@ fn a_very_deep_tree_is_committed_and_holds_up_nobody() {
     all.other_is_well();
 }
 
-/// Directories that change places faster than they are listed.
+/// Directories that swap places faster than they are listed.
 #[test]
 fn directories_in_motion_hold_up_nobody() {
     let name = "directories_in_motion_hold_up_nobody";
@@ -354,13 +354,13 @@ impl Hanging {
 
 impl Drop for Hanging {
     fn drop(&mut self) {
-        // Without its server every call that waits ends with an error.
+        // Without its server every waiting call ends with an error.
         drop(self.server.take());
         let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
     }
 }
 
-/// Mounted before the start and while it runs: whoever asks such a mount for anything waits for ever.
+/// Mounted before the start and while it runs: every access to such a mount waits forever.
 #[test]
 fn a_mount_that_never_answers_is_not_asked() {
     let name = "a_mount_that_never_answers_is_not_asked";
@@ -379,7 +379,7 @@ fn a_mount_that_never_answers_is_not_asked() {
     mount(&all.tenant.join("while"), &mut hanging);
     fs::write(all.tenant.join("after"), "beside it").unwrap();
     all.other_is_well();
-    // Named, and a reason to be degraded; but not waited for.
+    // It is reported, and makes the volume degraded; but nothing waits for it.
     let answer = all.tenant_answers(&[0, 20]);
     assert!(!answer.stdout.contains("open:"), "{answer:?}");
     let status = all.status("tenant");
@@ -389,14 +389,14 @@ fn a_mount_that_never_answers_is_not_asked() {
     drop(all);
 }
 
-/// What the names of a tenant do to whoever reads a terminal or a log: nothing.
+/// Names of a tenant must not affect a terminal or a log.
 #[test]
 fn names_of_a_tenant_reach_no_terminal_as_they_are() {
     let name = "names_of_a_tenant_reach_no_terminal_as_they_are";
     let evil = "x\n2026-11-30 ERROR forged: all is lost\r\x1b[2J\x1b]0;owned\x07\u{9b}31m\u{202e}end";
     let mut below = None;
     let Some(mut all) = Tenants::new_or_skip(name, |tenant| {
-        // What stands in reasons, in logs and in errors: a mount inside, a file that cannot be read now.
+        // Names that appear in reasons, logs and errors: a mount inside, a file that cannot be read now.
         let dir = tenant.join(evil);
         fs::create_dir(&dir).unwrap();
         rustix::mount::mount("t", &dir, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();

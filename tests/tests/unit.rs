@@ -1,5 +1,5 @@
-//! The service as it is packaged: real captures under exactly the capabilities of `packaging/tracker.service`, with as much of
-//! its sandbox as can be had without systemd. What is committed is restored and compared.
+//! The service as packaged: real captures under exactly the capabilities of `packaging/tracker.service`, with as much of
+//! its sandbox as is possible without systemd. What is committed is restored and compared.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
@@ -18,7 +18,7 @@ use tests::raw_io::Mapping;
 use tests::unit_file::Unit;
 
 const SYNC: Duration = Duration::from_secs(60);
-/// Another user, to whom root without CAP_DAC_OVERRIDE is a stranger.
+/// Another user, whose files root without CAP_DAC_OVERRIDE may not access.
 const OTHER: u32 = 12_345;
 
 /// Files of root and of another user that only their owner may read.
@@ -47,7 +47,7 @@ fn write_at(path: &Path, bytes: &[u8], offset: u64) {
     OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
 }
 
-/// Changes of every kind that the marks tell apart, as often as `round` says.
+/// Changes of every kind that marks distinguish, with content by `round`.
 fn change(dir: &Path, round: u8) {
     write_at(&dir.join("ours"), &[round; 5000], 70_000);
     write_at(&dir.join("closed/theirs"), &[round; 5000], 20_000);
@@ -101,7 +101,7 @@ fn stop(daemon: Daemon<'_>) {
     assert!(daemon.stop().success());
 }
 
-/// Protects under the unit's restrictions; changes while it runs, between a stop and a start, and after a kill.
+/// Protects under the unit's restrictions; makes changes while it runs, between a stop and a start, and after a kill.
 fn protects(test: &str, kind: Kind) {
     if !programs_or_skip(test, "root", &["setpriv", "unshare"]) {
         return;
@@ -109,7 +109,7 @@ fn protects(test: &str, kind: Kind) {
     let Some(mount) = Mount::new_or_skip(test, kind) else { return };
     let (unit, dir) = (Unit::read(), tree(&mount));
     if kind == Kind::Ext4 {
-        // As a server's data directory is: no file of the self-test can be made in it, and that must not keep capture out.
+        // Like a server's data directory: no file of the self-test can be created in it, and that must not prevent capture.
         fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
         chown(&dir, Some(OTHER), Some(OTHER)).unwrap();
     }
@@ -155,7 +155,7 @@ fn each_capability_of_the_unit_is_needed() {
     for without in unit.capabilities() {
         let volume = volume(&dir, unit.privileges(Some(without)));
         let mut daemon = volume.start();
-        // A baseline that cannot read everything is never complete: then there is no `ready` to wait for.
+        // A baseline that cannot read everything never completes, so there is no `ready` to wait for.
         let ready = daemon.ready_within(Duration::from_secs(10));
         let status = volume.status();
         let code = volume.sync(Duration::from_secs(2)).code;
@@ -250,8 +250,8 @@ impl Drop for Metacopy {
     }
 }
 
-/// A file of the upper layer that has attributes only is told by a trusted attribute, which needs CAP_SYS_ADMIN to be seen:
-/// without it the layer must not be read, for it would give zeros.
+/// That a file of the upper layer has only attributes is shown by a trusted attribute, which only CAP_SYS_ADMIN can see.
+/// Without it the layer must not be read, since it would give zeros.
 #[test]
 fn a_metacopy_is_never_read_as_zeros() {
     let name = "a_metacopy_is_never_read_as_zeros";

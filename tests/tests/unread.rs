@@ -1,5 +1,5 @@
-//! What cannot be read, or vanishes while it is read: the commits hold nothing that a restore cannot make, the rest is
-//! committed, and what is left out is told by name. Each case is the whole program.
+//! Files that cannot be read, or vanish while they are read: the commits hold nothing that a restore cannot create, the
+//! rest is committed, and what is left out is reported by name. Each case is the whole program.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -26,8 +26,8 @@ fn relink(source: &Path, dirs: u64, random: &mut Random, round: u64) {
     fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
 }
 
-/// The `..data` of every Kubernetes ConfigMap: a symlink is replaced by a rename while it is read. Every commit that was made
-/// meanwhile restores, and each symlink in it has a target.
+/// The `..data` of every Kubernetes ConfigMap: a symlink is replaced by a rename while it is read. Every commit made
+/// meanwhile can be restored, and each symlink in it has a target.
 #[test]
 fn every_commit_of_a_storm_of_symlinks_restores() {
     let name = "every_commit_of_a_storm_of_symlinks_restores";
@@ -70,7 +70,7 @@ fn every_commit_of_a_storm_of_symlinks_restores() {
     }
 }
 
-/// Owner of what the daemon may not read.
+/// Owner of files that the daemon may not read.
 const NOBODY: u32 = 65_534;
 
 fn forbid(path: &Path, mode: u32) {
@@ -83,8 +83,8 @@ fn unreadable(status: &Value) -> Vec<String> {
     all.iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A daemon without the right to read everything: the baseline ends without what it may not read, which is named at once, by
-/// path and cause; `status` exits with 20. The same for what comes later, and when it may be read all is well.
+/// A daemon without the right to read everything: the baseline completes without what it may not read, which is reported at
+/// once by path and cause; `status` exits with 20. The same applies to later files, and when they may be read all is well.
 #[test]
 fn what_may_not_be_read_is_named_and_the_rest_is_protected() {
     let name = "what_may_not_be_read_is_named_and_the_rest_is_protected";
@@ -99,7 +99,7 @@ fn what_may_not_be_read_is_named_and_the_rest_is_protected() {
     }
     fs::write(source.join("secret"), "secret").unwrap();
     forbid(&source.join("closed"), 0o700);
-    // Its names can be listed, and nothing be learned of them.
+    // Its names can be listed, but not looked up.
     forbid(&source.join("half"), 0o744);
     forbid(&source.join("secret"), 0o600);
     let mut volume = Volume::new(&source);
@@ -124,7 +124,7 @@ fn what_may_not_be_read_is_named_and_the_rest_is_protected() {
     fs::write(source.join("open/other"), "other").unwrap();
     volume
         .status_when("what came later is named", SYNC, |status| unreadable(status).contains(&"open/later".to_owned()));
-    // It waits for nothing that will not come.
+    // It does not wait for what cannot be read.
     let answer = volume.sync(SYNC);
     assert!(answer.expect(20).stderr.contains("open/later") || answer.stdout.contains("open/later"), "{answer:?}");
     let copy = volume.scratch("meanwhile");
@@ -147,8 +147,8 @@ fn attributes(path: &Path, from: u32, to: u32) {
     }
 }
 
-/// More extended attributes on one file than the format holds, and then more than the kernel lists: its content and the rest
-/// of the volume are committed, what is left out is named.
+/// More extended attributes on one file than the format holds, and then more than the kernel lists: its content and the
+/// rest of the volume are committed, and what is left out is reported.
 #[test]
 fn a_file_with_too_many_attributes_ends_no_volume() {
     let name = "a_file_with_too_many_attributes_ends_no_volume";
@@ -156,13 +156,13 @@ fn a_file_with_too_many_attributes_ends_no_volume() {
         let Some(mount) = Mount::new_or_skip(name, kind) else { continue };
         let source = mount.dir("source");
         let (full, other) = (source.join("full"), source.join("other"));
-        // Not every file system holds as many.
+        // Not every file system can hold as many.
         let copies = mount.dir("copies");
         fs::write(&full, "one").unwrap();
         attributes(&full, 0, 4200);
         let mut volume = Volume::new(&source);
         if kind == Kind::Btrfs {
-            // Without marks of the kernel: what is kept for the attributes must not hide a change of the content.
+            // Without kernel marks: the mark kept for the attributes must not hide a change of the content.
             volume.extra.extend(["--capture", "scan"].map(str::to_owned));
         }
         let daemon = volume.start_ready();

@@ -1,6 +1,6 @@
-//! Sources whose inode numbers name a file for one mount at most, or two files at once: what is committed of them is what lies
-//! at each name, however the file system counts. sshfs gives numbers in the order of looking files up, bindfs shows those of
-//! the file systems below it, overlayfs with layers on several file systems takes them from where it can.
+//! Sources whose inode numbers identify a file only for one mount, or two files at once: the commits hold what is at each
+//! name, however the file system numbers its files. sshfs numbers files in the order of lookups, bindfs shows the numbers
+//! of the file systems below it, and overlayfs with layers on several file systems takes them from different places.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes, Permissions};
@@ -17,11 +17,11 @@ use tests::load::{Random, number, seed};
 use tests::mounts::{programs_or_skip, root_or_skip, run, skip};
 
 const SYNC: Duration = Duration::from_secs(60);
-/// Bytes of every file: none is known by its size.
+/// Bytes of every file, so that none can be recognised by its size.
 const SIZE: usize = 5000;
 const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 
-/// A directory that is served, and where it is mounted.
+/// A directory that is served by a FUSE server, and where it is mounted.
 struct Served {
     folder: TempDir,
     how: How,
@@ -59,7 +59,7 @@ impl Served {
         Some(Served { folder, how, mounted: false })
     }
 
-    /// What lies behind the mount.
+    /// The directory behind the mount.
     fn behind(&self) -> PathBuf {
         self.folder.path().join("served")
     }
@@ -86,14 +86,14 @@ impl Served {
         self.mounted = true;
     }
 
-    /// Its server ends by itself with the mount.
+    /// Its server ends with the mount.
     fn unmount(&mut self) {
         if std::mem::take(&mut self.mounted) {
             unmount(self.point(), UnmountFlags::empty()).expect("nobody uses the mount");
         }
     }
 
-    /// The kernel forgets every name, and sshfs numbers what is looked up from now on anew.
+    /// The kernel forgets every name, and sshfs numbers files again as they are looked up.
     fn forget_numbers(&self) {
         mount_remount(self.point(), rustix::mount::MountFlags::empty(), c"").unwrap();
     }
@@ -107,7 +107,7 @@ impl Drop for Served {
     }
 }
 
-/// Gives a file the one time that all have, so that none is known by it.
+/// Sets the same time on every file, so that none can be recognised by it.
 fn one_time(path: &Path) {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
@@ -124,7 +124,7 @@ fn fill(dir: &Path, random: &mut Random) {
     }
 }
 
-/// Every file below `dir` in order of names, or against it, with the number that it has now.
+/// Every file below `dir`, visited in order of names or in reverse, with its present number.
 fn look(dir: &Path, backwards: bool) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
     look_at(dir, dir, backwards, &mut found);
@@ -148,19 +148,19 @@ fn look_at(root: &Path, dir: &Path, backwards: bool, found: &mut BTreeMap<PathBu
     }
 }
 
-/// How many files have a number that was another file's.
+/// How many files have a number that belonged to another file.
 fn exchanged(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>) -> usize {
     let whose: BTreeMap<u64, &PathBuf> = before.iter().map(|(path, ino)| (*ino, path)).collect();
     after.iter().filter(|(path, ino)| whose.get(ino).is_some_and(|other| other != path)).count()
 }
 
-/// What the source was at a commit, as an independent copy.
+/// The source as it was at a commit, as an independent copy.
 struct Past {
     seq: u64,
     copy: PathBuf,
 }
 
-/// Waits until all is committed, which must be as the source is, and keeps that.
+/// Waits until everything is committed, checks that the commit equals the source, and keeps a copy.
 #[track_caller]
 fn committed(volume: &Volume, past: &mut Vec<Past>) {
     volume.sync(SYNC).expect(0);
@@ -175,7 +175,7 @@ fn committed(volume: &Volume, past: &mut Vec<Past>) {
     past.push(Past { seq, copy });
 }
 
-/// That `at`'s state is given by the store still.
+/// Asserts that the store still gives the state of `at`.
 #[track_caller]
 fn is_given(volume: &Volume, at: &Past, round: usize) {
     let target = volume.scratch(&format!("given-{round}"));
@@ -185,7 +185,7 @@ fn is_given(volume: &Volume, at: &Past, round: usize) {
     assert_same(&at.copy, &target);
 }
 
-/// Overwrites a part of a file and gives it its time back, as a tool may that keeps times.
+/// Overwrites a part of a file and restores its time, as some tools do.
 fn overwrite_unseen(path: &Path, byte: u8) {
     File::options().write(true).open(path).unwrap().write_all_at(&[byte; 100], 2000).unwrap();
     one_time(path);
@@ -207,7 +207,7 @@ fn files_of_a_mount_that_counts_anew_keep_their_contents() {
         let status = volume.status();
         assert_eq!(status["backend"], "scan", "the kernel tells nothing of FUSE: {status}");
         committed(&volume, &mut past);
-        // The first round sends everything, the last one follows a change that no number and no time tells.
+        // The first round sends everything; the last one follows a change that neither number nor time shows.
         let sent = number(&volume.status(), "bytes_literal");
         match round {
             1 | 2 => assert_eq!(sent, 0, "nobody changed anything: {}", volume.status()),
@@ -241,8 +241,8 @@ fn files_of_a_mount_that_counts_anew_keep_their_contents() {
     served.unmount();
 }
 
-/// One mount and one daemon: the kernel forgets its names, so that every file has another number from one look to the next,
-/// while files are written, renamed and exchanged.
+/// One mount and one daemon: the kernel forgets its names, so that every file has another number at each lookup, while
+/// files are written, renamed and exchanged.
 #[test]
 fn numbers_that_change_under_a_running_daemon_are_no_changes() {
     let name = "numbers_that_change_under_a_running_daemon_are_no_changes";
@@ -280,13 +280,14 @@ fn numbers_that_change_under_a_running_daemon_are_no_changes() {
     served.unmount();
 }
 
-/// Sets the one time of both, and waits for the clock of change times to go on.
+/// Sets the same time on both, and waits until the clock of change times advances.
 fn settle(path: &Path) {
     one_time(path);
     std::thread::sleep(Duration::from_millis(20));
 }
 
-/// Two file systems below one bindfs: each number stands for two files at the same time, plain ones and such with two names.
+/// Two file systems below one bindfs: each number belongs to two files at the same time, plain ones and some with two
+/// names.
 #[test]
 fn files_that_have_one_number_at_the_same_time_are_told_apart() {
     let name = "files_that_have_one_number_at_the_same_time_are_told_apart";
@@ -330,8 +331,8 @@ fn files_that_have_one_number_at_the_same_time_are_told_apart() {
     drop(mounts);
 }
 
-/// That the newest commit holds every name with its own content. The oracle cannot be asked for links here: it knows a file by
-/// its number, as who wrote it thought everybody does.
+/// Asserts that the newest commit has every name with its own content. The oracle cannot check links here: it identifies a
+/// file by its number.
 #[track_caller]
 fn copied_apart(volume: &Volume, target: &str) {
     volume.sync(SYNC).expect(0);
@@ -348,7 +349,7 @@ fn copied_apart(volume: &Volume, target: &str) {
     }
 }
 
-/// One with inode numbers of its own; unmounted when dropped.
+/// A tmpfs with its own inode numbers; unmounted when dropped.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
@@ -364,8 +365,8 @@ impl Drop for Tmpfs {
     }
 }
 
-/// An overlay whose layers lie on three file systems, with `xino=off`: its numbers are those of the layers, and directories
-/// have new ones at each mount.
+/// An overlay whose layers are on three file systems, with `xino=off`: it uses the numbers of the layers, and directories
+/// get new ones at each mount.
 struct Layers {
     below: tests::mounts::Mount,
     lower: Vec<Tmpfs>,
@@ -416,7 +417,7 @@ impl Drop for Layers {
     }
 }
 
-/// Number and birth of every file, and how many have both in common with another one.
+/// Number and birth of every file; returns how many share both with another one.
 fn twins(dir: &Path) -> usize {
     let mut seen: BTreeMap<(u64, Option<SystemTime>), usize> = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -428,7 +429,8 @@ fn twins(dir: &Path) -> usize {
     seen.values().filter(|count| **count > 1).count()
 }
 
-/// Files of two layers with one number, and many of them with one birth too; mounted again, looked at in another order.
+/// Files of two layers with the same number, and many of them with the same birth; mounted again, and looked up in another
+/// order.
 #[test]
 fn layers_that_number_their_files_alike_are_told_apart() {
     let name = "layers_that_number_their_files_alike_are_told_apart";
@@ -437,7 +439,7 @@ fn layers_that_number_their_files_alike_are_told_apart() {
     let (one, two) = (layers.at("one"), layers.at("two"));
     for n in 0..60 {
         let contents = [random.bytes(SIZE), random.bytes(SIZE)];
-        // Side by side, so that both are born in one tick of the clock.
+        // In pairs, so that both are born in the same clock tick.
         let files = [one.join(format!("a{n}")), two.join(format!("b{n}"))].map(|path| File::create(path).unwrap());
         for (file, content) in files.iter().zip(contents) {
             file.write_all_at(&content, 0).unwrap();

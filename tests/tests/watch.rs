@@ -1,5 +1,5 @@
 //! `tracker watch`: the real program over real file systems. Which paths, kinds and byte ranges it prints, that it needs no
-//! store, and that nothing of it stays.
+//! store, and that it leaves nothing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -26,7 +26,7 @@ const PINS: &str = "/sys/fs/bpf/tracker/watch";
 const SOON: Duration = Duration::from_secs(30);
 const BLOCK: u64 = 4096;
 
-/// One watch at a time: the cases look at the one place of its pins.
+/// One watch at a time: all cases use the same place for pins.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -36,9 +36,9 @@ fn turn() -> MutexGuard<'static, ()> {
 struct Watch {
     child: Child,
     lines: Receiver<String>,
-    /// Printed and not yet asked for.
+    /// Printed lines not yet consumed.
     seen: Vec<String>,
-    /// Its working directory and the state directory that it must not make.
+    /// Its working directory, and the state directory that it must not create.
     place: tempfile::TempDir,
 }
 
@@ -61,7 +61,7 @@ impl Watch {
         Watch { child, lines, seen: Vec::new(), place }
     }
 
-    /// The next line that is as wanted; those before it are dropped.
+    /// The next line that is `wanted`; earlier lines are dropped.
     #[track_caller]
     fn line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + SOON;
@@ -78,7 +78,7 @@ impl Watch {
         }
     }
 
-    /// What the next changes of `path`, taken together until `enough`, say: kinds, and bytes as (offset, length).
+    /// Merges the next changes of `path` until `enough`: kinds, and bytes as (offset, length).
     #[track_caller]
     fn change(&mut self, path: &str, enough: impl Fn(&Seen) -> bool) -> Seen {
         let mut all = Seen::default();
@@ -113,13 +113,13 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Both are errors for a child that has ended.
+        // Both calls return errors for a child that has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Changes of one path, taken together.
+/// Changes of one path, merged.
 #[derive(Debug, Default)]
 struct Seen {
     kinds: Vec<String>,
@@ -149,7 +149,7 @@ impl Seen {
     }
 }
 
-/// A tree with a file `a` of 16 blocks that are on the disk and not in memory, so that one written page is one folio.
+/// A tree with a file `a` of 16 blocks that are on disk and not in memory, so that one written page is one folio.
 fn tree(mount: &Mount) -> PathBuf {
     let dir = mount.dir("tree");
     for (name, bytes) in [("a", vec![b'a'; 16 * BLOCK as usize]), ("b", b"old".to_vec()), ("gone", b"gone".to_vec())] {
@@ -218,7 +218,7 @@ fn every_change_is_printed(test: &str, kind: Kind) {
     let seen = watch.change("d/new", |seen| seen.has("meta"));
     assert_eq!((&seen.kinds[..], &seen.ranges[..]), (&["meta".to_owned()][..], &[][..]));
 
-    // Stores through a mapping: the second one is into the same page, which only a write-back makes seen.
+    // Stores through a mapping: the second one is into the same page, and is seen only because of a write-back.
     let file = OpenOptions::new().read(true).write(true).open(dir.join("a")).unwrap();
     let map = Mapping::new(&file, 16 * BLOCK as usize).unwrap();
     for byte in *b"12" {
@@ -282,7 +282,7 @@ fn a_watch_removes_what_a_killed_start_left() {
     let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
     let _turn = turn();
     let dir = tree(&mount);
-    // Complete pins with marks of another file system: what a kill between pin and removal leaves.
+    // Complete pins with marks of another file system: what a kill leaves between pinning and removal.
     let (left, _) = Capture::start(&CaptureConfig::new(PINS, back_end())).unwrap();
     drop(left);
     assert!(Path::new(PINS).exists());
@@ -310,7 +310,7 @@ fn a_watch_refuses_back_ends_that_cannot_be_had() {
     }
 }
 
-/// Where volumes mark completions of direct requests whose begin is not known, a watch does not: they are reads.
+/// Volumes mark completions of direct requests whose begin is unknown; a watch does not, since they are reads.
 #[test]
 fn a_direct_read_is_not_printed() {
     let Some(mount) = Mount::new_or_skip("a_direct_read_is_not_printed", Kind::Ext4) else { return };

@@ -1,4 +1,5 @@
-//! Ways on with capture in the kernel: an adopted source is watched where it is now, and marks are made while a store is away.
+//! How volumes continue with capture in the kernel: an adopted source is watched where it is now, and changes are marked
+//! while a store is away.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -18,8 +19,8 @@ fn change(path: &Path, byte: u8) {
     file.write_all_at(&[byte; 100], 5_000_000).unwrap();
 }
 
-/// A source that was copied elsewhere and put back is adopted: nothing is uploaded, and from then on the kernel marks its new
-/// inodes, so that one changed block of a file is all that is read and sent.
+/// A source that was copied elsewhere and put back is adopted: nothing is uploaded, and from then on the kernel marks its
+/// new inodes, so that for one changed block only that block is read and sent.
 #[test]
 fn an_adopted_source_is_captured_where_it_is() {
     let name = "an_adopted_source_is_captured_where_it_is";
@@ -56,7 +57,7 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Gone already is as good.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -68,7 +69,7 @@ fn daemon(volume: &Volume, config: &Path) -> Running {
     Running(command.stdout(Stdio::null()).spawn().expect("tracker starts"))
 }
 
-/// A daemon that comes back while its store is away: changes are marked from its start on, they are kept over its death, and
+/// A daemon starts again while its store is away: changes are marked from its start on, the marks survive its death, and
 /// they are committed when the store is back.
 #[test]
 fn what_changes_while_a_store_is_away_is_marked_and_committed() {
@@ -89,7 +90,7 @@ fn what_changes_while_a_store_is_away_is_marked_and_committed() {
         is("protected");
         running
     });
-    // The watch set is gone too: the next process has to make it, without a store.
+    // The watch set is gone too: the next process must build it, without a store.
     volume.lose_marks();
     let away = volume.scratch("away");
     fs::rename(&volume.store, &away).unwrap();

@@ -2,7 +2,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
 
-/// Sets `bits` in `*word`, unless they are all set: a plain look first keeps hot cache lines shared.
+/// Sets `bits` in `*word`, unless they are all set. Reads first, so that hot cache lines stay shared.
 ///
 /// # Safety
 /// `word` points into a live map value.
@@ -26,7 +26,7 @@ pub(crate) unsafe fn add(word: *mut u64, more: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, more) };
 }
 
-/// Replaces `*word` by `new` if `better(*word, new)` no longer holds elsewhere; false when that did not succeed within `tries`.
+/// Replaces `*word` by `new` while `better(*word, new)` holds; false if that did not succeed within `tries`.
 ///
 /// # Safety
 /// `word` points into a live map value.

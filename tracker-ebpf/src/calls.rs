@@ -1,4 +1,4 @@
-//! What the hooked functions change: from a function's arguments to marks. See `common::functions` for why each is here.
+//! What the hooked functions change: from a function's arguments to marks. `common::functions` says why each is hooked.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
@@ -17,9 +17,9 @@ use crate::{
     record::{Marked, Target},
 };
 
-/// `ATTR_SIZE` of `include/linux/fs.h`, the same since 2.6: the size is to be set.
+/// `ATTR_SIZE` of `include/linux/fs.h`, the same since 2.6: the size is being set.
 const ATTR_SIZE: u32 = 1 << 3;
-/// `FALLOC_FL_COLLAPSE_RANGE` and `FALLOC_FL_INSERT_RANGE`, which move everything behind the offset.
+/// `FALLOC_FL_COLLAPSE_RANGE` and `FALLOC_FL_INSERT_RANGE`, which move everything after the offset.
 const MOVES: u64 = 0x08 | 0x20;
 
 /// A function's arguments, however it is hooked.
@@ -61,7 +61,7 @@ pub(crate) struct Change {
     inode: Address,
     flags: u64,
     start: u64,
-    /// 0: no range, `u64::MAX`: everything behind `start`.
+    /// 0: no range, `u64::MAX`: everything from `start` on.
     len: u64,
 }
 
@@ -77,7 +77,7 @@ impl Change {
     }
 }
 
-/// `None` also for a name that leads to nothing.
+/// `None` also for a name that leads to no inode.
 #[inline(always)]
 fn dentry_inode(dentry: Address) -> Option<Address> {
     kernel::member(dentry, &globals::DENTRY_INODE).filter(|inode: &Address| !inode.is_null())
@@ -102,7 +102,7 @@ pub(crate) fn setattr(args: &impl Args) -> Option<Change> {
     if valid.is_some_and(|valid| valid & ATTR_SIZE == 0) {
         return Some(Change::flags(inode, flag::META));
     }
-    // What lies behind the new size is gone, also when the file grows again; unknown: everything.
+    // Everything after the new size is gone, even if the file grows again. If the size is unknown: everything.
     let size = kernel::member::<u64>(attr, &globals::IATTR_SIZE).filter(|_| valid.is_some());
     Some(Change { inode, flags: flag::META, start: size.unwrap_or(0), len: u64::MAX })
 }
@@ -134,7 +134,7 @@ pub(crate) fn attributes(args: &impl Args) -> Option<Change> {
     Some(Change::flags(dentry_inode(args.address(1))?, flag::META))
 }
 
-/// `iomap_dio_complete(dio)`; the range is that of the begin.
+/// `iomap_dio_complete(dio)`; the range is the one recorded at the begin.
 #[inline(always)]
 pub(crate) fn dio_done(args: &impl Args) -> Option<Change> {
     let kiocb: Address = kernel::member(args.address(0), &globals::DIO_IOCB)?;
@@ -149,7 +149,7 @@ pub(crate) fn dio_done(args: &impl Args) -> Option<Change> {
     None
 }
 
-/// A file whose content is exchanged.
+/// A file whose content is exchanged with another's.
 #[inline(always)]
 pub(crate) fn exchanged<const AT: usize>(args: &impl Args) -> Option<Change> {
     Some(Change::flags(file_inode(args.address(AT))?, flag::META | flag::RESCAN))
@@ -161,7 +161,7 @@ pub(crate) fn encoded(args: &impl Args) -> Option<Change> {
     Some(Change::flags(kernel::kiocb_inode(args.address(0))?, flag::META | flag::WHOLE))
 }
 
-/// Names in the directory `inode` changed, or are about to under its lock, which whoever lists it waits for.
+/// Names in the directory `inode` changed, or are about to change under its lock, which a listing waits for.
 #[inline(always)]
 fn names(inode: Address, id: FunctionId) {
     apply(&Change::flags(inode, flag::META | flag::NAMES), id);
@@ -245,7 +245,7 @@ fn mark(inode: &Marked, flags: u64, start: u64, len: u64) {
     }
 }
 
-/// A probed function was entered: its change is marked, and stays under way until `leave`.
+/// A probed function was entered: marks its change, which stays in flight until `leave`.
 #[inline(always)]
 pub(crate) fn enter(change: &Change, id: FunctionId) {
     let Some(target) = Target::marked_cell(change.inode, counter_cell(id)) else { return };
@@ -258,7 +258,7 @@ fn enter_range(id: FunctionId, change: &Inflight) {
     // SAFETY: a helper without arguments.
     let began_ns = unsafe { bpf_ktime_get_ns() };
     if INFLIGHT.insert(key(id), Inflight { began_ns, ..*change }, 0).is_err() {
-        // Its end will not be marked: nothing short of comparing everything helps.
+        // Its end will not be marked: only comparing everything helps.
         count(counter::INFLIGHT_FULL);
         count(counter::LOST);
     }
@@ -279,7 +279,7 @@ pub(crate) fn leave(id: FunctionId) {
     let _ = INFLIGHT.remove(key);
 }
 
-/// A task is in one call of each function at most: none of them comes to itself again on a file system that is tracked.
+/// A task is in at most one call of each function: none of them calls itself on a tracked file system.
 #[inline(always)]
 fn key(id: FunctionId) -> u64 {
     call_key(bpf_get_current_pid_tgid() as u32, id as u32)

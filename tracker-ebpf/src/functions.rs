@@ -1,5 +1,5 @@
-//! The programs on functions: for each entry of `common::functions`, one for the trampoline and one or two for probes, over
-//! the same line of `calls`. User space loads those that the back end needs.
+//! The programs on functions: for each entry of `common::functions` one for the trampoline and one or two for probes, all
+//! calling the same function of `calls`. User space loads those that the back end needs.
 
 use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},

@@ -1,6 +1,6 @@
 //! Read-only globals: the offsets of `common::fields`, set by user space before the load. Unset ones are `ABSENT`.
 //!
-//! The verifier knows their values, so a test against `ABSENT` costs nothing at run time.
+//! The verifier knows their values, so comparing with `ABSENT` costs nothing at run time.
 
 use aya_ebpf::Global;
 use common::fields::ABSENT;

@@ -1,4 +1,4 @@
-//! Reading kernel objects through the offsets in `globals`. Every read can fail; the caller widens then.
+//! Reads kernel objects through the offsets in `globals`. Every read can fail; the caller then widens.
 
 use core::ffi::c_void;
 
@@ -29,7 +29,7 @@ pub(crate) fn member<T>(base: Address, offset: &Global<u32>) -> Option<T> {
     unsafe { bpf_probe_read_kernel(base.byte_add(offset as usize).cast::<T>()) }.ok()
 }
 
-/// The inode of the file that a `kiocb` is about.
+/// The inode of a `kiocb`'s file.
 #[inline(always)]
 pub(crate) fn kiocb_inode(kiocb: Address) -> Option<Address> {
     member(member(kiocb, &globals::KIOCB_FILE)?, &globals::FILE_INODE)
@@ -59,12 +59,12 @@ pub(crate) fn folio_range(folio: Address) -> Option<(u64, u64)> {
         let order = if globals::FOLIO_ORDER.load() != ABSENT {
             member::<u8>(folio, &globals::FOLIO_ORDER)?
         } else {
-            // Since 6.6 the lowest byte of the second page's flags.
+            // Since 6.6 it is the lowest byte of the second page's flags.
             (member::<u64>(folio, &globals::FOLIO_FLAGS_1)? & 0xff) as u8
         };
         1 << (order & 63)
     };
-    // A large folio of no pages is one that was misread.
+    // A large folio without pages was misread.
     if pages == 0 {
         return None;
     }
@@ -77,7 +77,7 @@ pub(crate) fn file_type(inode: Address) -> Option<u16> {
     Some(member::<u16>(inode, &globals::INODE_MODE)? & 0o170_000)
 }
 
-/// What the current task is doing, judged by its system call; with `Truncate`, the size it asks for.
+/// What the current task is doing, judged by its system call; with `Truncate`, the requested size.
 #[inline(always)]
 pub(crate) fn cause() -> (Cause, u64) {
     let known = globals::REGS_SYSCALL.load() != ABSENT && globals::REGS_IP.load() != ABSENT;
@@ -89,7 +89,8 @@ pub(crate) fn cause() -> (Cause, u64) {
         let task: *mut task_struct = generated::bpf_get_current_task_btf();
         generated::bpf_task_pt_regs(task) as Address
     };
-    // The registers of a kernel thread, an io_uring worker or its poll thread are not those of a system call: 0 there.
+    // The registers of a kernel thread, an io_uring worker or its poll thread are not those of a system call: there it is
+    // 0.
     match member::<u64>(regs, &globals::REGS_IP) {
         None | Some(0) => return (Cause::Unknown, 0),
         Some(_) => {}

@@ -1,7 +1,8 @@
 //! The kernel object: one thin program per hook of `common::hooks`, over one record core.
 //!
-//! A program turns its tracepoint's arguments into (inode, range) and hands them to `record`. It decides nothing beyond "mark
-//! or widen". Each program is `pub fn` because the macro exports it under its own name, by which user space finds it.
+//! A program turns its tracepoint's arguments into (inode, range) and passes them to `record`. It decides only whether to
+//! mark or to widen. Each program is `pub fn` because the macro exports it under its own name, by which user space finds
+//! it.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -20,14 +21,14 @@ mod maps;
 mod programs;
 mod record;
 
-/// The verifier rejects every path that could get here.
+/// The verifier rejects every path that could reach this.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Reading kernel memory and the task's registers is for GPL-compatible programs only.
+/// Only GPL-compatible programs may read kernel memory and the task's registers.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
 pub(crate) static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

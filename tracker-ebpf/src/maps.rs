@@ -1,7 +1,7 @@
-//! The maps. Sizes given here are defaults: user space sets them at load, and makes DIRTY, INODE and WATCH itself, without
-//! preallocation where the kernel can do that safely. An allocation that fails in the middle of an event is as a full map: the
-//! mark is widened. INFLIGHT and SUPERS are preallocated, since what finds no room there costs more. None is an LRU map,
-//! because those forget silently.
+//! The maps. Sizes given here are defaults: user space sets them at load. User space creates DIRTY, INODE and WATCH itself,
+//! without preallocation if the kernel supports that safely. An allocation that fails during an event counts as a full map:
+//! the mark is widened. INFLIGHT and SUPERS are preallocated, since a failure there costs more. None is an LRU map, because
+//! those forget silently.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -45,14 +45,14 @@ pub(crate) static CHANGES: Array<u64> = Array::with_max_entries(limits::SLOTS, B
 /// Watched inodes, each with the slot in which its changes are counted.
 #[map(name = "WATCH")]
 pub(crate) static WATCH: HashMap<InodeKey, u32> = HashMap::with_max_entries(limits::WATCH_ENTRIES, 0);
-/// Direct writes under way, by address of their kiocb.
+/// Direct writes in flight, by address of their kiocb.
 #[map(name = "INFLIGHT")]
 pub(crate) static INFLIGHT: HashMap<u64, Inflight> = HashMap::with_max_entries(limits::INFLIGHT_ENTRIES, 0);
 
 /// The current value of a control word.
 #[inline(always)]
 pub(crate) fn control(word: u32) -> u64 {
-    // SAFETY: a pointer the map just gave; volatile, because user space changes the word under the program.
+    // SAFETY: the map just returned the pointer; volatile, because user space changes the word while the program runs.
     CTRL.get_ptr(word).map_or(0, |at| unsafe { core::ptr::read_volatile(at) })
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn control(word: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn set_control(word: u32, value: u64) {
     if let Some(at) = CTRL.get_ptr_mut(word) {
-        // SAFETY: a pointer the map just gave.
+        // SAFETY: the map just returned the pointer.
         unsafe { core::ptr::write_volatile(at, value) };
     }
 }
@@ -69,7 +69,7 @@ pub(crate) fn set_control(word: u32, value: u64) {
 #[inline(always)]
 pub(crate) fn count(cell: u32) {
     if let Some(at) = COUNTERS.get_ptr_mut(cell) {
-        // SAFETY: a pointer the map just gave. Atomic, because a program can interrupt another one on the same CPU.
+        // SAFETY: the map just returned the pointer. Atomic, because a program can interrupt another one on the same CPU.
         unsafe { atomic::add(at, 1) };
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// The inode a direct request is about; counted when it cannot be read, because nothing can be marked then.
+/// The inode of a direct request; counts if it cannot be read, because nothing can be marked then.
 #[inline(always)]
 fn kiocb_inode(kiocb: Address) -> Option<Address> {
     let inode = kernel::kiocb_inode(kiocb);
@@ -74,7 +74,7 @@ pub(crate) fn dio_began(kiocb: Address, iter: Address) -> Option<()> {
     let key = kiocb as u64;
     let source = kernel::member::<u8>(iter, &globals::ITER_SOURCE);
     if source.is_some_and(|source| source != SOURCE) {
-        // A read. Its kiocb may have been that of a write that failed before it could complete.
+        // A read. Its kiocb may have belonged to a write that failed before it could complete.
         if INFLIGHT.get_ptr(key).is_some() {
             let _ = INFLIGHT.remove(key);
         }
@@ -105,7 +105,7 @@ pub(crate) fn dio_began(kiocb: Address, iter: Address) -> Option<()> {
 
 /// `iomap_dio_complete(kiocb, error, ret)`
 ///
-/// Marks what was submitted, not what succeeded: a failed write may have reached the disk in part.
+/// Marks what was submitted, not what succeeded: a failed write may have partly reached the disk.
 #[raw_tracepoint(tracepoint = "iomap_dio_complete")]
 pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
     let kiocb: Address = ctx.arg(0);
@@ -122,13 +122,13 @@ pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
     dio_unknown(kiocb, Some(ctx.arg(2)))
 }
 
-/// A direct request without a known begin completes, with `done` bytes or an error; `None`: that is not known.
+/// Completion of a direct request without a known begin, with `done` bytes or an error; `None`: unknown.
 #[inline(always)]
 pub(crate) fn dio_unknown(kiocb: Address, done: Option<i64>) -> Option<()> {
     if maps::control(ctrl::MARK_UNKNOWN_DIO) == 0 && maps::control(ctrl::MARK_EARLIER_DIO) == 0 {
         return Some(());
     }
-    // A write whose begin found no room or was before the programs, or any read: the position has already moved behind it.
+    // A write whose begin did not fit or was before the programs, or any read. The position has already moved past it.
     let target = Target::marked(kiocb_inode(kiocb)?, HookId::DioComplete)?;
     count(counter::UNKNOWN_DIO);
     match (kernel::member::<u64>(kiocb, &globals::KIOCB_POS), done) {
@@ -199,8 +199,8 @@ pub(crate) fn tick_cell(inode: Address, cell: u32) -> Option<()> {
             BTRFS_MAGIC => match kernel::cause() {
                 (Cause::Unknown, _) => flag::META | flag::WHOLE,
                 (Cause::Truncate, size) => {
-                    // Whether the tick comes before or after the inode has its new size: what is cut, or was never
-                    // there, lies behind the size that was asked for.
+                    // The tick may come before or after the inode has its new size. Everything that was cut or never
+                    // existed is after the requested size.
                     target.from(size);
                     flag::META
                 }
@@ -242,7 +242,7 @@ pub(crate) fn ext4_fallocate(ctx: RawTracePointContext) -> Option<()> {
     if u64::from(mode) & !KEEP_SIZE == 0 {
         target.range(start, len);
     } else {
-        // Kernels before 6.15 come here for the other modes too, some of which move everything behind the offset.
+        // Kernels before 6.15 also come here for other modes, some of which move everything after the offset.
         target.from(start);
     }
     Some(())
@@ -291,19 +291,19 @@ pub(crate) fn ext4_truncate(ctx: RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// Blocks that end the file, in `ext4_es_remove_extent`: `EXT_MAX_BLOCKS`.
+/// The number of blocks in `ext4_es_remove_extent` that reaches the end of the file: `EXT_MAX_BLOCKS`.
 const EXT4_LAST_BLOCK: u64 = 0xffff_ffff;
 
 /// `ext4_es_remove_extent(inode, first block, blocks)`
 ///
-/// What is cached of the mapping of a range is forgotten, because other blocks will be mapped there. Its callers hold the
-/// inode's lock (`ext4_move_extents` and `swap_inode_boot_loader` by `lock_two_nondirectories`, Linux 6.1 to 6.18), so a
-/// flush that swaps after this mark waits for the change before it reads.
+/// The cached mapping of a range is dropped, because other blocks will be mapped there. Its callers hold the inode's lock
+/// (`ext4_move_extents` and `swap_inode_boot_loader` by `lock_two_nondirectories`, Linux 6.1 to 6.18), so a flush that
+/// swaps after this mark waits for the change before it reads.
 #[raw_tracepoint(tracepoint = "ext4_es_remove_extent")]
 pub(crate) fn ext4_remap(ctx: RawTracePointContext) -> Option<()> {
     let inode: Address = ctx.arg(0);
     let target = Target::marked(inode, HookId::Ext4Remap)?;
-    // An inode that leaves memory, which changes nothing: `ext4_clear_inode` forgets the whole mapping.
+    // The inode is being removed from memory, which changes nothing: `ext4_clear_inode` drops the whole mapping.
     if kernel::member::<u32>(inode, &globals::INODE_COUNT) == Some(0) {
         return Some(());
     }

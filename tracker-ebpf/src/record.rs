@@ -1,6 +1,6 @@
 //! The record core: from (inode, what changed) to marks in the current generation.
 //!
-//! Every mark either succeeds or widens: block bits, else a flag of the inode, else the bit of its hash, which cannot fail.
+//! A mark that does not fit is widened: block bits, else a flag of the inode, else the bit of its hash, which cannot fail.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::debug;
@@ -34,7 +34,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The inode at `inode`, if its superblock is tracked; counts the event for `hook` then.
+    /// The inode at `inode`, if its superblock is tracked; then also counts the event for `hook`.
     #[inline(always)]
     pub(crate) fn of(inode: Address, hook: HookId) -> Option<Self> {
         Self::of_cell(inode, counter_cell(hook))
@@ -67,7 +67,7 @@ impl Target {
     pub(crate) fn marked_cell(inode: Address, cell: u32) -> Option<Marked> {
         let target = Self::of_cell(inode, cell)?;
         let marked = target.if_marked()?;
-        // The level is a read-only global, off by default: the verifier removes the line then.
+        // The level is a read-only global, off by default: the verifier then removes the line.
         debug!(&(), "counter {} dev {} ino {}", cell, target.dev, target.ino);
         Some(marked)
     }
@@ -103,7 +103,7 @@ impl Marked {
         lease_holds().then_some(Self { dev, ino, slot, sb: core::ptr::null() })
     }
 
-    /// Magic number of the file system, 0 when it cannot be read.
+    /// Magic number of the file system, 0 if it cannot be read.
     #[inline(always)]
     pub(crate) fn magic(&self) -> u64 {
         kernel::member(self.sb, &globals::SB_MAGIC).unwrap_or(0)
@@ -116,14 +116,14 @@ impl Marked {
         changed(self.slot);
     }
 
-    /// Marks everything at and behind `start`.
+    /// Marks everything from `start` on.
     #[inline(always)]
     pub(crate) fn from(&self, start: u64) {
         inode_mark(generation(), self.dev, self.ino, flag::FROM, start, u64::MAX);
         changed(self.slot);
     }
 
-    /// Sets `flags`, which carry no range.
+    /// Sets `flags`, which have no range.
     #[inline(always)]
     pub(crate) fn flags(&self, flags: u64) {
         inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
@@ -147,8 +147,8 @@ fn superblock(inode: Address) -> Option<(Address, u32)> {
     Some((sb, kernel::member(sb, &globals::SB_DEV)?))
 }
 
-/// Whether somebody is still expected to come for the marks. If not, it is noted that this one was not made: whoever comes
-/// all the same must compare.
+/// Whether the lease still holds, so that the marks will be read. If not, records that this mark was not made: a process
+/// that still comes back must compare.
 #[inline(always)]
 fn lease_holds() -> bool {
     let until = maps::control(ctrl::LEASE);
@@ -163,7 +163,7 @@ fn lease_holds() -> bool {
 /// Where changes of the inode are counted, if they are to be marked.
 #[inline(always)]
 fn slot(of_super: u32, dev: u32, ino: u64) -> Option<u32> {
-    // SAFETY: the value is only copied.
+    // SAFETY: only presence is checked.
     match unsafe { WATCH.get(InodeKey::new(dev, ino)) } {
         Some(&slot) => Some(slot),
         None if of_super == mode::ALL => Some(limits::SLOT_OF_ALL),
@@ -203,15 +203,16 @@ fn range(dev: u32, ino: u64, start: u64, len: u64) {
     }
 }
 
-/// Generation and device in one number: a function that the verifier looks at on its own has five arguments at most.
+/// Generation and device in one number, because a global function has at most five arguments.
 #[inline(always)]
 fn home(generation: u64, dev: u32) -> u64 {
     generation << 32 | u64::from(dev)
 }
 
-/// Sets the bits of blocks `first..=last` that lie in `group`; not 0 when there is no room.
+/// Sets the bits of blocks `first..=last` that are in `group`; not 0 if there is no room.
 ///
-/// Exported and of numbers only, which makes it a global function to the verifier: looked at once, not once per path to it.
+/// Exported and with only numbers as arguments, which makes it a global function for the verifier: checked once, not once
+/// per path to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn mark_group(home: u64, ino: u64, group: u64, first: u64, last: u64) -> u64 {
@@ -243,7 +244,7 @@ fn or_group(value: *mut GroupBits, blocks: Blocks, group: u64) {
     for word in 0..GROUP_WORDS {
         let bits = ranges::word_mask(blocks, group, word as u64);
         if bits != 0 {
-            // SAFETY: a pointer the map just gave, and `word` is below its length.
+            // SAFETY: the map just returned the pointer, and `word` is below its length.
             unsafe { atomic::or(value.cast::<u64>().add(word), bits) };
         }
     }
@@ -265,7 +266,7 @@ fn inode_mark(generation: u64, dev: u32, ino: u64, flags: u64, from: u64, end: u
     }
 }
 
-/// As `inode_mark`; not 0 when there is no room. A global function, as `mark_group`.
+/// As `inode_mark`; not 0 if there is no room. A global function, as `mark_group`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn merge_inode(home: u64, ino: u64, flags: u64, from: u64, end: u64) -> u64 {
@@ -291,7 +292,7 @@ extern "C" fn merge_inode(home: u64, ino: u64, flags: u64, from: u64, end: u64) 
 
 #[inline(always)]
 fn merge(value: *mut InodeMark, mark: &InodeMark) {
-    // SAFETY: a pointer the map just gave; the fields are aligned words.
+    // SAFETY: the map just returned the pointer; the fields are aligned words.
     unsafe {
         let mut flags = mark.flags;
         if flags & (flag::FROM | flag::RANGE) != 0 {
@@ -302,7 +303,7 @@ fn merge(value: *mut InodeMark, mark: &InodeMark) {
                 flags |= flag::RESCAN;
             }
         }
-        // Last: whoever sees the flag sees the range. (The reader waits a grace period anyway.)
+        // Last: a reader that sees the flag sees the range. (The reader waits a grace period anyway.)
         atomic::or(&raw mut (*value).flags, flags);
     }
 }
@@ -314,7 +315,7 @@ fn overflow(generation: u64, dev: u32, ino: u64) {
     let map = if generation == 0 { &OVERFLOW0 } else { &OVERFLOW1 };
     let bit = overflow_bit(dev, ino);
     if let Some(word) = map.get_ptr_mut((bit / 64) & (limits::OVERFLOW_WORDS - 1)) {
-        // SAFETY: a pointer the map just gave.
+        // SAFETY: the map just returned the pointer.
         unsafe { atomic::or(word, 1 << (bit & 63)) };
     }
 }

@@ -1,6 +1,6 @@
-//! Writes the part of a kernel's BTF that capture looks at, as the test data in `testdata/btf`.
+//! Writes the part of a kernel's BTF that capture reads, as the test data in `testdata/btf`.
 //!
-//! `btf_cut OUT` takes the running kernel; `btf_cut OUT RELEASE VMLINUX [MODULE...]` takes raw BTF blobs of another one.
+//! `btf_cut OUT` uses the running kernel; `btf_cut OUT RELEASE VMLINUX [MODULE...]` uses raw BTF blobs of another one.
 
 use std::{env, error::Error, fs, path::Path};
 

@@ -1,10 +1,12 @@
-//! Capture: the kernel object, its maps and their drain. The only place that names aya; knows inodes, not files or volumes.
+//! Capture: the kernel object, its maps and their drain. The only place that names aya. It knows inodes, not files or
+//! volumes.
 //!
-//! Everything blocks and is called from one thread. Programs, maps and links are pinned, so marks go on being made while no
-//! daemon runs; only one process may use a pin directory, which its caller ensures by a lock file in the state directory.
+//! Everything blocks and is called from one thread. Programs, maps and links are pinned, so changes are still marked while
+//! no daemon runs. Only one process may use a pin directory; its caller ensures that by a lock file in the state directory.
 //!
 //! One drain: `swap`, `grace`, `read_retired`, (the caller saves the marks), `clear_retired`. After `Started::Resumed` the
-//! caller first does `grace`, `read_retired`, save, `clear_retired`, because a predecessor may have died between the steps.
+//! caller first calls `grace`, `read_retired`, saves, and calls `clear_retired`, because a predecessor may have died
+//! between the steps.
 
 mod attach;
 mod back_end;

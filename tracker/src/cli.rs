@@ -1,7 +1,7 @@
 //! The command line: one file per verb, each with its arguments and its handler.
 //!
-//! Here the arguments are read and the verb is called; the exit code and the printing of errors are decided in one
-//! place, `main`. A handler decides nothing that a library module should.
+//! Reads the arguments and calls the verb. Only `main` decides the exit code and prints errors. A handler decides nothing
+//! that belongs into a library module.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::error::{AppError, ExitCode};
 use crate::logging;
 use crate::output::Out;
 
-// Public, because their owners fill in reports and entries that are printed here.
+// Public, because other modules fill in reports and entries that are printed here.
 pub mod acknowledge;
 pub mod adopt;
 pub mod cat;
@@ -81,7 +81,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Reads the arguments (the first is the program's name), runs the verb, prints what went wrong.
+/// Reads the arguments (the first is the program's name), runs the verb, prints errors.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
@@ -98,14 +98,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> std::process::ExitCode 
     }
 }
 
-/// Runs one verb. The code of a verb that worked but has something to say (3, 20, ..) is in `Ok`.
+/// Runs one verb. `Ok` holds the code of a verb that worked but has something to report (3, 20, ..).
 pub fn run(cli: Cli) -> Result<ExitCode, AppError> {
     let global = cli.global;
     let verbose = global.verbose.then_some(logging::VERBOSE);
     logging::init(global.log.as_deref().or(verbose), global.log_format)?;
     let mut out = Out::stdout(global.json);
     let ended = dispatch(cli.verb, &global, &mut out);
-    // The one place where a closed pipe is dealt with: whatever the verb made of it, nobody is left to be told.
+    // The one place that handles a closed pipe: whatever the verb returned, nobody is left to read it.
     if out.reader_is_gone() { Ok(ExitCode::ReaderGone) } else { ended }
 }
 
@@ -134,7 +134,7 @@ fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppE
     }
 }
 
-/// Help and `--version` are answers, everything else is wrong usage.
+/// Help and `--version` are answers; everything else is wrong usage.
 fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     use clap::error::ErrorKind;
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
@@ -152,12 +152,12 @@ fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     };
     match printed {
         Err(error) if asked && error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::ReaderGone,
-        // Nobody is left to be told when the terminal is gone.
+        // If the terminal is gone, nobody is left to read it.
         _ => code,
     }
 }
 
-/// What clap says of wrong usage, as a message without the help that it may have put behind or in place of it.
+/// Clap's message about wrong usage, without the help that it may append or show instead.
 fn wrong_usage(kind: clap::error::ErrorKind, text: &str) -> AppError {
     use clap::error::ErrorKind;
     let lists = "`tracker VERB --help` lists the arguments";

@@ -1,6 +1,6 @@
-//! The configuration of a daemon: a TOML file, or what `protect` was given on its command line.
+//! The configuration of a daemon: a TOML file, or the command line of `protect`.
 //!
-//! Reading and checking what is written; whether the paths make a cycle is `guard`'s to say.
+//! Reads and checks values; `guard` checks that the paths do not form a cycle.
 
 mod capture;
 mod file;
@@ -18,7 +18,7 @@ pub use maps::{ENTRIES_RANGE, KernelMap, WATCH_BY_FILES, default_maps, parse_map
 pub use problem::{ConfigError, Problem};
 pub use process::{ProcessConfig, Tracking};
 pub use replaced::{Allow, Replaced};
-pub use values::{ConsistencyMode, Interval, Lease, Listen, MaxDelete, Memory, Pause, ScrubRate, StopTimeout};
+pub use values::{ConsistencyMode, Interval, Lease, Listen, MaxDelete, Memory, Nice, Pause, ScrubRate, StopTimeout};
 pub use volume::{Changed, Takes, VolumeConfig, VolumeOptions};
 
 #[cfg(test)]

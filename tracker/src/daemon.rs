@@ -1,4 +1,4 @@
-//! Many volumes in one process: which there are, what they are asked and what is said of them, from start to stop.
+//! Many volumes in one process, from start to stop: requests to them, and reports about them.
 
 pub mod change;
 pub mod control;

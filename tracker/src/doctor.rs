@@ -1,7 +1,7 @@
 //! What a machine, and a directory on it, can do for tracker: facts in, findings in plain words out.
 //!
-//! Pure: the facts are gathered in `gather`, printed by the verb. What the programs do with an event is
-//! `tracker-ebpf`'s; here it is only told, from the same lists of hooks and fields.
+//! Pure: `gather` collects the facts, the verb prints them. `tracker-ebpf` handles events; here they are only described,
+//! from the same lists of hooks and fields.
 
 pub mod directory;
 pub mod fs;
@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::capture::BackEnd;
 
-/// What it costs that no better back end is had, and what would have to be there for one; `None` with the best.
+/// What is lost without a better back end, and what a better one would need; `None` with the best.
 #[must_use]
 pub fn costs(back_end: BackEnd) -> Option<(&'static str, &'static str)> {
     match back_end {
@@ -39,7 +39,7 @@ pub fn costs(back_end: BackEnd) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub name: &'static str,
@@ -59,13 +59,13 @@ impl Finding {
 /// What the kernel describes of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// Tracepoints of the hook list that it, or a loaded module, has.
+    /// Tracepoints of the hook list that the kernel, or a loaded module, has.
     pub tracepoints: BTreeSet<&'static str>,
-    /// Functions of the function list that it has.
+    /// Functions of the function list that the kernel has.
     pub functions: BTreeSet<&'static str>,
     /// Globals of the field list that its BTF has no member for.
     pub absent: BTreeSet<&'static str>,
-    /// File systems that it has now; those of modules that are not loaded are not among them.
+    /// File systems that the kernel has now, without those of modules that are not loaded.
     pub file_systems: BTreeSet<String>,
 }
 
@@ -75,7 +75,7 @@ impl Kernel {
     }
 }
 
-/// What was seen of the machine and of this process.
+/// Facts about the machine and this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     pub release: String,
@@ -91,7 +91,7 @@ pub struct Facts {
     pub state_problem: Option<String>,
     /// Effective capabilities, one bit each.
     pub capabilities: u64,
-    /// Text of `lockdown` in securityfs; `None`: not to be read.
+    /// Text of `lockdown` in securityfs; `None`: cannot be read.
     pub lockdown: Option<String>,
     /// Text of `lsm` in securityfs.
     pub modules: Option<String>,
@@ -100,14 +100,14 @@ pub struct Facts {
 }
 
 const CAP_SYS_ADMIN: u32 = 21;
-/// What capture needs: name, number, for what.
+/// Capabilities that capture needs: name, number, purpose.
 const NEEDED: [(&str, u32, &str); 3] = [
     ("CAP_BPF", 39, "load programs"),
     ("CAP_PERFMON", 38, "attach them"),
     ("CAP_DAC_READ_SEARCH", 2, "read files of every owner"),
 ];
 
-/// Configuration without which there is no capture, and why.
+/// Kernel configuration that capture needs, and why.
 const CONFIG: [(&str, &str); 3] = [
     ("CONFIG_BPF_SYSCALL", "programs and maps"),
     ("CONFIG_BPF_EVENTS", "programs on raw tracepoints"),
@@ -120,12 +120,12 @@ impl Facts {
     }
 
     fn missing_capabilities(&self) -> Vec<&'static str> {
-        // CAP_SYS_ADMIN stands in for the two that were split off it.
+        // CAP_SYS_ADMIN includes the two that were split off from it.
         let granted = |name: &str, bit| self.has(bit) || (self.has(CAP_SYS_ADMIN) && name != "CAP_DAC_READ_SEARCH");
         NEEDED.iter().filter(|(name, bit, _)| !granted(name, *bit)).map(|(name, _, _)| *name).collect()
     }
 
-    /// Why this process cannot load and attach programs, whoever it runs as.
+    /// Why this process cannot load and attach programs, whoever runs it.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         let missing = self.missing_capabilities();
@@ -143,13 +143,13 @@ impl Facts {
         rest.split_once(']').map(|(mode, _)| mode)
     }
 
-    /// `y`, `m` or a value; `None` for what is not set.
+    /// `y`, `m` or a value; `None` if not set.
     fn config_value(&self, name: &str) -> Option<&str> {
         self.config.as_deref()?.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
     }
 }
 
-/// What can be said of the machine, when it takes `back_end`.
+/// Findings about the machine if it uses `back_end`.
 #[must_use]
 pub fn machine(facts: &Facts, back_end: BackEnd) -> Vec<Finding> {
     let object = if facts.object { "carried by this program" } else { "not in this program" };
@@ -197,7 +197,7 @@ fn members(facts: &Facts) -> Finding {
     if !required.is_empty() {
         return Finding::new(NAME, false, format!("the kernel's structs lack {}", required.join(", ")), FIX);
     }
-    // One of the three is enough, each is of other releases.
+    // One of the three is enough; each is from other releases.
     if ["FOLIO_PAGES", "FOLIO_ORDER", "FOLIO_FLAGS_1"].iter().all(|global| facts.kernel.absent.contains(global)) {
         let value = "the size of a large folio is unknown: writes through one cost a whole-file comparison";
         return Finding::new(NAME, false, value, FIX);
@@ -221,7 +221,7 @@ fn tracepoints(facts: &Facts, back_end: BackEnd) -> Finding {
             value = value + text + &names.join(", ");
         }
     }
-    // The change times' (include/trace/events/timestamp.h) are there since 6.13.
+    // The tracepoints of change times (include/trace/events/timestamp.h) exist since 6.13.
     let fix = "run Linux 6.13 or newer, or one whose functions can be hooked: see capture below";
     let hooked = matches!(back_end, BackEnd::Fentry | BackEnd::Kprobe);
     Finding::new("tracepoints", needed.is_empty() || hooked, value, fix)
@@ -248,7 +248,7 @@ fn config(facts: &Facts) -> Finding {
 fn lockdown(facts: &Facts) -> Finding {
     let value = match facts.lockdown_mode() {
         Some("none") => "off",
-        // security/security.c: LOCKDOWN_BPF_READ_KERNEL_RESTRICTED is among the reasons of confidentiality only.
+        // security/security.c: LOCKDOWN_BPF_READ_KERNEL_RESTRICTED belongs to confidentiality only.
         Some("integrity") => "integrity: programs may still read kernel memory, which is all they do",
         Some("confidentiality") => "confidentiality: programs may not read kernel memory",
         _ => "not known: no lockdown in /sys/kernel/security (not mounted, or not built in)",

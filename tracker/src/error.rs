@@ -1,7 +1,7 @@
 //! What a user sees when a command fails: one message, one hint, one exit code.
 //!
-//! The layers below have error enums of their own; a command maps them to this one at its edge. Nothing below the
-//! command line builds an `AppError` except where it states why a volume ended.
+//! The layers below have their own error enums; each command maps them to this one. Nothing below the command line builds
+//! an `AppError`, except to say why a volume ended.
 
 use crate::quoting::tame_line;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
-/// The exit codes, with restic's as base. Scripts rely on the numbers: they never change their meaning.
+/// The exit codes, based on restic's. Scripts rely on the numbers: they never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "i32", try_from = "i32")]
 pub enum ExitCode {
@@ -30,7 +30,7 @@ pub enum ExitCode {
     /// A guard refused something that would have destroyed data or fed back into itself.
     Guard = 22,
     Interrupted = 130,
-    /// Whoever read the output has gone: as a shell shows the end by SIGPIPE of other tools.
+    /// The reader of the output has gone: the code that a shell shows for other tools that SIGPIPE ended.
     ReaderGone = 141,
 }
 
@@ -90,7 +90,7 @@ impl TryFrom<i32> for ExitCode {
 
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
-        // Every number above fits a byte.
+        // Every number above fits into a byte.
         std::process::ExitCode::from(u8::try_from(code.number()).unwrap_or(1))
     }
 }
@@ -101,7 +101,7 @@ pub struct UnknownExitCode {
     pub number: i32,
 }
 
-/// The end of a command that did not succeed.
+/// The error of a command that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppError {
     pub code: ExitCode,
@@ -128,7 +128,7 @@ impl AppError {
 
     /// Prints the error: `error: ..` and `hint: ..` on stderr, or with `json` one object on stdout.
     pub fn print(&self, json: bool) {
-        // Nobody is left to be told when stdout or stderr is closed.
+        // If stdout or stderr is closed, nobody is left to read it.
         let _ = if json {
             writeln!(std::io::stdout(), "{}", self.to_json())
         } else {
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_are_the_designs_and_travel_through_json() {
+    fn the_numbers_are_fixed_and_travel_through_json() {
         let numbers: Vec<i32> = ExitCode::ALL.into_iter().map(ExitCode::number).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 10, 11, 12, 20, 21, 22, 130, 141]);
         for code in ExitCode::ALL {

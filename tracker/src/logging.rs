@@ -9,8 +9,7 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::error::{AppError, ExitCode};
 
-/// What is logged when neither `--log` nor RUST_LOG says otherwise. The SDK below repeats at info what the store
-/// reports itself.
+/// What is logged unless `--log` or RUST_LOG says otherwise. At info the SDK would repeat what the store reports itself.
 const DEFAULT_FILTER: &str = "info,aws_config=error,aws_smithy_runtime=warn,hyper=warn";
 
 /// What `-v` logs.
@@ -25,14 +24,14 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging for this process. A second call (tests) changes nothing.
-/// A filter that is not understood is wrong usage.
+/// Starts logging for this process. A second call (in tests) changes nothing. A filter that cannot be parsed is wrong
+/// usage.
 pub fn init(filter: Option<&str>, format: Format) -> Result<(), AppError> {
     let env = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let filter = parse(filter.or(env.as_deref()))?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).with_ansi(colour);
-    // An error means that there is a logger already.
+    // An error means that logging is already started.
     let _ = match format {
         Format::Text => builder.with_target(false).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
@@ -40,8 +39,8 @@ pub fn init(filter: Option<&str>, format: Format) -> Result<(), AppError> {
     Ok(())
 }
 
-/// stderr whose reader may go, or whose disk may fill up: a log line that cannot be written is no reason to stop protecting.
-/// (The subscriber would complain about it on stderr, and panic when that fails too.)
+/// stderr whose reader may disappear, or whose disk may fill up: a log line that cannot be written must not stop
+/// protecting. (The subscriber would complain about it on stderr, and panic if that fails too.)
 struct Stderr;
 
 impl Write for Stderr {
@@ -56,8 +55,8 @@ impl Write for Stderr {
     }
 }
 
-/// An event is one line: a newline inside it comes from a name, and would begin a line that looks like another event. Other
-/// control characters of names are the subscriber's to escape; its own are the colours.
+/// An event is one line: a newline inside it comes from a name, and would start a line that looks like another event. The
+/// subscriber escapes other control characters of names; its own are the colours.
 fn one_line(event: &str) -> String {
     let body = event.strip_suffix('\n').unwrap_or(event);
     format!("{}\n", body.replace(['\n', '\r'], "\\n"))

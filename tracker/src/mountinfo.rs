@@ -1,4 +1,4 @@
-//! The text of `/proc/self/mountinfo`: which mounts there are. Parsing only, so that every case can be tested.
+//! Parses the text of `/proc/self/mountinfo`. Parsing only, so that every case can be tested.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use engine::model::Dev;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     pub id: u64,
-    /// The superblock's device. On btrfs `st_dev` is another number.
+    /// The superblock's device as the kernel numbers it: major << 20 | minor. On btrfs `st_dev` is another number.
     pub kernel_dev: Dev,
     /// Which directory of the file system is the root of this mount.
     pub root: PathBuf,
@@ -19,8 +19,8 @@ pub struct Mount {
     pub fs_type: String,
     /// Options of the superblock, unescaped one by one (a value may hold a comma).
     pub options: Vec<Vec<u8>>,
-    /// Whether mountinfo has it: it leaves out mounts whose root lies outside of the process's root directory (chroot),
-    /// and then `root`, `mount_point` and `options` are not known.
+    /// Whether mountinfo lists it. It omits mounts whose root is outside the process's root directory (chroot); `root`,
+    /// `mount_point` and `options` are then unknown.
     pub listed: bool,
 }
 
@@ -34,18 +34,18 @@ impl Mount {
         self.options.iter().any(|option| option == name.as_bytes())
     }
 
-    /// Where `path` (absolute, without symlinks, on this mount) lies in the file system itself; `None` when it does
-    /// not lie below the mount point.
+    /// The path inside the file system itself of `path` (absolute, without symlinks, on this mount); `None` if it is not
+    /// below the mount point.
     pub fn inside(&self, path: &Path) -> Option<PathBuf> {
         let below = path.strip_prefix(&self.mount_point).ok()?;
         Some(self.root.strip_prefix("/").unwrap_or(&self.root).join(below))
     }
 }
 
-/// Where the kernel shows it to this process.
+/// The file in which the kernel shows it to this process.
 pub const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// All mounts in the text of mountinfo, in its order. A line that cannot be read is passed over.
+/// All mounts in the text of mountinfo, in its order. Skips lines that cannot be parsed.
 pub fn mounts(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(parse)
 }

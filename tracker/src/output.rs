@@ -1,6 +1,6 @@
-//! Where a verb's answer goes: stdout, as text for people or as JSON lines.
+//! The answer of a verb on stdout, as text for people or as JSON lines.
 //!
-//! Errors and progress do not pass here; they go to stderr.
+//! Errors and progress go to stderr instead.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ pub struct Out {
     to: Watched,
 }
 
-/// Remembers that whoever read the output has gone (`| head`).
+/// Remembers that the reader of the output has gone (`| head`).
 struct Watched {
     to: Box<dyn Write>,
     gone: bool,
@@ -55,12 +55,12 @@ impl Out {
         self.json
     }
 
-    /// Something could not be written because nobody reads any more: no fault, and no reason to say a word.
+    /// Whether a write failed because nobody reads any more. That is not an error, and nothing is printed about it.
     pub fn reader_is_gone(&self) -> bool {
         self.to.gone
     }
 
-    /// As [`Out::line`], of a process that has more to do than to be read: it goes on without its reader.
+    /// As [`Out::line`], for a process that does not depend on being read: it continues without its reader.
     pub fn say(&mut self, text: impl Display, json: &impl Serialize) {
         if let Err(error) = self.line(text, json) {
             tracing::warn!(%error, "it goes on without");
@@ -79,8 +79,7 @@ impl Out {
         written.and_then(|()| self.to.flush()).map_err(|e| closed(&e))
     }
 
-    /// Something that must not be overlooked beside the answer: on stderr, and with `--json` an object of its own. `what` is one
-    /// word.
+    /// A warning in addition to the answer: on stderr, and with `--json` also as an object. `what` is one word.
     pub fn warn(&mut self, what: &str, message: impl Display) -> Result<(), AppError> {
         tracing::warn!("{message}");
         if !self.json {
@@ -101,7 +100,7 @@ impl Out {
     }
 }
 
-/// The disk behind stdout is full, or (see [`Out::reader_is_gone`]) the reader has gone.
+/// The disk behind stdout is full, or the reader has gone (see [`Out::reader_is_gone`]).
 fn closed(error: &io::Error) -> AppError {
     AppError::new(ExitCode::Error, format_args!("cannot write the output: {error}"))
 }

@@ -1,8 +1,8 @@
 //! Names as people see them: one line, safe on any terminal, and what is printed can be typed.
 //!
-//! A name is printed as a shell takes it: as it is where that is safe, else in quotes. `it's` becomes `"it's"`, a name
-//! with a newline or with bytes that are not UTF-8 becomes `$'a\nb\377'` (bash, zsh, ksh, busybox; POSIX since 2024).
-//! [`unquote`] reads the same back without a shell. Both are pure.
+//! A name is printed as a shell accepts it: unchanged if that is safe, else in quotes. `it's` becomes `"it's"`; a name with
+//! a newline or with bytes that are not UTF-8 becomes `$'a\nb\377'` (bash, zsh, ksh, busybox; POSIX since 2024).
+//! [`unquote`] parses the same without a shell. Both are pure.
 
 use std::borrow::Cow;
 
@@ -30,8 +30,8 @@ pub fn path(path: &std::path::Path) -> String {
     quote(path.as_os_str().as_bytes())
 }
 
-/// A whole text for a terminal or a log, in which a name may stand that nobody quoted: what a terminal would obey is shown
-/// as the escape that names it. The last line of defence; a name is quoted where it is put into a text. Newlines and tabs stay.
+/// A whole text for a terminal or a log that may contain an unquoted name: characters that a terminal would obey are shown
+/// as escapes. The last line of defence; names are quoted where they are put into a text. Newlines and tabs stay.
 pub fn tame(text: &str) -> Cow<'_, str> {
     let shown = |c: char| matches!(c, '\n' | '\t') || is_printable(c);
     if text.chars().all(shown) {
@@ -42,17 +42,17 @@ pub fn tame(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// As [`tame`], of a text that is one line: a newline in it comes from a name, and would begin a line that looks like another's.
+/// As [`tame`], for one line: a newline in it comes from a name, and would start a line that looks like another's.
 pub fn tame_line(text: &str) -> String {
     tame(text).replace('\n', "\\n")
 }
 
-/// A path inside a volume: as [`quote`], and one that a command line would take for an option begins with `./`.
+/// A path inside a volume: as [`quote`], with `./` in front if a command line would take it for an option.
 pub fn quote_path(bytes: &[u8]) -> String {
     if bytes.starts_with(b"-") { quote(&[b"./", bytes].concat()) } else { quote(bytes) }
 }
 
-/// What [`quote`] made of a name, as bytes again; `None` for what it never makes.
+/// Reverses [`quote`]; `None` for a text that it never returns.
 pub fn unquote(text: &[u8]) -> Option<Vec<u8>> {
     if let Some(inner) = text.strip_prefix(b"$'") {
         return unansi(inner.strip_suffix(b"'")?);
@@ -65,18 +65,18 @@ pub fn unquote(text: &[u8]) -> Option<Vec<u8>> {
     Some(text.to_vec())
 }
 
-/// No shell gives this character a meaning inside a word.
+/// Whether no shell gives this character a meaning inside a word.
 fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_./@%+=:,-".contains(c) || (!c.is_ascii() && is_printable(c))
 }
 
-/// A word is taken as it is: it is there, and does not begin like an option or a home directory.
+/// Whether a word needs no quotes for its start: it is not empty, and does not begin like an option or a home directory.
 fn begins_plainly(text: &str) -> bool {
     !text.is_empty() && !text.starts_with(['-', '~', '='])
 }
 
-/// A terminal shows it and does nothing else: no control, direction, separator or unassigned character. Accents that
-/// belong to the character before them are printable.
+/// Whether a terminal shows the character and does nothing else: no control, direction, separator or unassigned character.
+/// Accents that combine with the previous character are printable.
 fn is_printable(c: char) -> bool {
     let mut buffer = [b'a'; 5];
     let len = 1 + c.encode_utf8(&mut buffer[1..]).len();
@@ -103,7 +103,7 @@ fn ansi(bytes: &[u8]) -> String {
     out
 }
 
-/// Three digits always, so that no digit after them is taken in.
+/// Always three digits, so that a following digit is not included.
 fn octal(out: &mut String, byte: u8) {
     out.push_str(&format!("\\{byte:03o}"));
 }
@@ -166,7 +166,7 @@ mod tests {
         (b"-rf", "'-rf'"),
         (b"# no comment", "'# no comment'"),
         ("\u{e4}\u{416}".as_bytes(), "\u{e4}\u{416}"),
-        // A text that reads in the other direction, and an accent of its own character.
+        // A text in the other direction, and an accent that combines with its character.
         ("a\u{202e}b".as_bytes(), "$'a\\342\\200\\256b'"),
         ("e\u{301}".as_bytes(), "e\u{301}"),
     ];

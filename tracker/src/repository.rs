@@ -1,14 +1,15 @@
-//! A volume in a store: which commits there are, the state at one of them, its files back on a disk ([`restore()`]), whether all of it
-//! is whole ([`verify()`]), and what its one writer puts there ([`VolumeWriter`]). Knows neither the kernel nor a catalog.
+//! A volume in a store: which commits there are, the state at one of them, restoring its files ([`restore()`]), verifying
+//! it ([`verify()`]), and what its one writer puts there ([`VolumeWriter`]). Knows neither the kernel nor a catalog.
 //!
-//! Nothing is believed before it was checked (I7): version, place, checksum and chain of every object, the root of every
-//! file. Head is found without a listing (I10), and a checkpoint counts only where commits name it (`named`).
+//! Nothing is used before it is checked (I7): version, place, checksum and chain of every object, the root of every file.
+//! The head is found without a listing (I10), and a checkpoint counts only if commits name it (`named`).
 
 mod at;
 mod error;
 mod fetch;
 mod head;
 mod history;
+mod identity;
 mod instant;
 mod job;
 mod load;
@@ -29,6 +30,7 @@ pub use at::{Chosen, ClockWarning};
 pub use error::ReadError;
 pub use head::head_of;
 pub use history::CommitSummary;
+pub use identity::{find_format, is_commit, make_format};
 pub use instant::{ConsistencyField, InstantCommit, InstantSearch};
 pub use reader::{Reader, of_writer, open};
 pub use report::{Failure, Older, RestoreReport};

@@ -1,5 +1,5 @@
 //! The protected tree, read only ([`SourceRoot`], [`OpenFile`]). Knows neither store nor catalog, and decides nothing: the
-//! order of a flush's steps is the engine's.
+//! engine decides the order of a flush's steps.
 
 pub(crate) mod beneath;
 mod clean_times;

@@ -1,11 +1,11 @@
-//! Writing a restored tree, beneath one directory only: no symlink on the way is followed, and every entry is made in a
-//! private area (`area`) and renamed to its place when it is whole, with its owner and mode.
+//! Writes a restored tree, beneath one directory only: no symlink on the way is followed. Every entry is made in a private
+//! area (`area`) and renamed to its place when it is complete, with its owner and mode.
 //!
 //! The caller's order: `prepare`, `make_dir` from the top, files and specials in any order, `remove_own_areas`,
-//! `finish_dir` from the deepest up (making an entry changes its directory's mtime), the target itself last. Until then directories are closed to
-//! others. Attributes are set on open descriptors, never on a name, and a directory is known again by its inode: who may
-//! write to the target cannot put something else in its place. What could not be given (an owner without the right to, a
-//! device) is kept as a [`Warning`], never passed over in silence.
+//! `finish_dir` from the deepest up (creating an entry changes its directory's mtime), the target itself last. Until then
+//! directories are closed to others. Attributes are set on open descriptors, never by name, and a directory is recognised
+//! by its inode: others who can write to the target cannot substitute something else. What could not be restored (an owner
+//! without the right to, a device) is reported as a [`Warning`].
 
 mod area;
 mod attributes;

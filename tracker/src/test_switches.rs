@@ -1,10 +1,10 @@
-//! Faults and limits that tests ask for by environment variables. They are compiled in by the feature `test-switches` alone:
-//! in a binary without it every function here is empty, and none of the names can be found.
+//! Faults and limits that tests request by environment variables. Compiled in only by the feature `test-switches`: in a
+//! binary without it every function here is empty, and none of the names can be found.
 //!
 //! `TRACKER_FAILPOINT=NAME[:N]`: the process ends at the N-th passing of that point, as by `kill -9`: nothing is flushed,
 //! no destructor runs. `TRACKER_DROP_MARKS=N`: of the block marks that come out of the kernel every N-th is lost.
 //! `TRACKER_MISSED_RUN=PATH`: where that file is made, it goes, and the kernel counts as having skipped one run of a program.
-//! `TRACKER_ERA_LENGTH`, `TRACKER_SELF_TEST_GAP` (milliseconds), `TRACKER_SCRUB_MAX` (percent per day), `TRACKER_EBPF_OBJECT`
+//! `TRACKER_ERA_LENGTH`, `TRACKER_SELF_TEST_GAP` (milliseconds), `TRACKER_SCRUB_MAX` (percent an hour), `TRACKER_EBPF_OBJECT`
 //! (a file): other values than the built-in ones.
 
 use engine::dirty::Marks;
@@ -24,7 +24,7 @@ mod on {
         left: AtomicU64,
     }
 
-    /// The value of a switch, where it is set and can be read as one.
+    /// The value of a switch, if it is set and valid.
     pub fn value<T: std::str::FromStr>(name: &str) -> Option<T> {
         std::env::var(name).ok()?.parse().ok()
     }
@@ -39,7 +39,7 @@ mod on {
         Some(Point { name: name.to_owned(), left: AtomicU64::new(times.parse().ok()?) })
     }
 
-    /// A step that a test may want to be the last one of this process.
+    /// A step at which a test may want this process to die.
     pub fn hit(name: &str) {
         if let Some(point) = wanted()
             && point.name == name
@@ -49,12 +49,12 @@ mod on {
         }
     }
 
-    /// Whether a test wants a skipped run of a program to be counted now.
+    /// Whether a test requests that a skipped run of a program be counted now.
     pub fn missed_run() -> bool {
         std::env::var_os("TRACKER_MISSED_RUN").is_some_and(|path| std::fs::remove_file(path).is_ok())
     }
 
-    /// Loses block marks, as a hook that silently misses would.
+    /// Loses block marks, like a hook that silently misses events.
     #[derive(Debug, Default)]
     pub struct DropMarks {
         every: Option<u64>,
@@ -66,7 +66,7 @@ mod on {
             DropMarks { every: value("TRACKER_DROP_MARKS").filter(|every| *every > 0), seen: 0 }
         }
 
-        /// Takes every N-th block out of what comes through.
+        /// Removes every N-th block that passes through.
         pub fn some_of(&mut self, marks: &mut Marks) {
             if let Some(every) = self.every {
                 drop_every(every, &mut self.seen, marks);
@@ -121,7 +121,7 @@ mod off {
     }
 }
 
-/// Takes every N-th of the blocks that have come through so far (`seen`) out of `marks`.
+/// Removes from `marks` every N-th of the blocks that have passed so far (`seen`).
 #[cfg(any(test, feature = "test-switches"))]
 fn drop_every(every: u64, seen: &mut u64, marks: &mut Marks) {
     let before = *seen;

@@ -9,7 +9,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use engine::model::Seq;
 use jiff::Timestamp;
 
-/// Why a text is no duration, size or point in history.
+/// Why a text is not a duration, size or point in history.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     #[error("`{text}` is no duration (write for example 250ms, 1s, 5m)")]
@@ -50,7 +50,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Ok(total)
 }
 
-/// Reads a size in bytes: digits alone, or with `B`, `KiB`, `MiB`, `GiB`, `TiB` (powers of 1,024), `kB`, `MB`, `GB`, `TB`.
+/// Parses a size in bytes: digits alone, or with `B`, `KiB`, `MiB`, `GiB`, `TiB` (powers of 1,024), `kB`, `MB`, `GB`, `TB`.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let error = || UnitError::Size { text: text.to_string() };
     let trimmed = text.trim();
@@ -71,7 +71,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     scaled(number, scale).ok_or_else(error)
 }
 
-/// `number * scale` for `12` or `1.5`, exactly, rounded down to a whole; `None` when malformed or too large.
+/// `number * scale` for `12` or `1.5`, exactly, rounded down to an integer; `None` if malformed or too large.
 fn scaled(number: &str, scale: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || (number.contains('.') && fraction.is_empty()) || fraction.len() > 9 {
@@ -171,7 +171,7 @@ impl At {
     }
 }
 
-/// RFC 3339 in UTC of nanoseconds since 1970; `?` where that is beyond what a calendar holds.
+/// RFC 3339 in UTC for nanoseconds since 1970; `?` if no calendar date can represent it.
 pub fn rfc3339(unix_nanos: u64) -> String {
     match Timestamp::from_nanosecond(i128::from(unix_nanos)) {
         Ok(time) => time.to_string(),
@@ -179,7 +179,7 @@ pub fn rfc3339(unix_nanos: u64) -> String {
     }
 }
 
-/// Bytes of a file name or path in JSON: `path` where they are UTF-8, else `path_base64`.
+/// Bytes of a file name or path in JSON: `path` if they are UTF-8, else `path_base64`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PathField {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,7 +196,7 @@ impl PathField {
         }
     }
 
-    /// The bytes again; empty where a peer sent neither, or no base64.
+    /// The original bytes; empty if a peer sent neither field, or invalid base64.
     pub fn bytes(&self) -> Vec<u8> {
         match (&self.path, &self.path_base64) {
             (Some(path), _) => path.clone().into_bytes(),

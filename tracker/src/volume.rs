@@ -1,6 +1,6 @@
 //! One protected volume: what a start may trust (`startup`), the marks that wait for it (`marks`), what a flush reads and
-//! writes (`world`), and the thread that drains and flushes (`runner`). Rules are the engine's; here are threads, states and
-//! effects.
+//! writes (`world`), and the thread that drains and flushes (`runner`). The rules are in the engine; here are threads,
+//! states and effects.
 
 pub(crate) mod clock;
 pub(crate) mod handle;

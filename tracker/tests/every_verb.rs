@@ -1,6 +1,6 @@
-//! What holds for every verb of the command tree: `--json` (docs/json.md), and an output that nobody reads.
+//! Rules for every verb of the command tree: `--json` (docs/json.md), and an output that nobody reads.
 //!
-//! A verb that is not in the table here makes these tests fail.
+//! A verb that is missing in the table here makes these tests fail.
 
 #[path = "every_verb/contract.rs"]
 mod contract;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// The leaves of the command tree, as they are typed.
+/// The leaves of the command tree, as typed.
 fn verbs() -> Vec<String> {
     fn below(command: &clap::Command, path: &str, found: &mut Vec<String>) {
         for verb in command.get_subcommands() {
@@ -38,10 +38,10 @@ fn run(args: &str) -> Output {
     command(args).output().unwrap()
 }
 
-/// Verbs that have no answer to give in this bed.
+/// Verbs that can only refuse in this test.
 const REFUSE: [&str; 5] = ["watch", "volume add", "volume set", "volume remove", "config reload"];
 
-/// Tables of docs/json.md about what does not come about in this bed: it has no capture and no daemon of a file, nothing in it is
+/// Tables of docs/json.md for cases that do not occur here: there is no capture and no daemon with a file, nothing is
 /// damaged, and the output of `protect` is not read.
 const NOT_HERE: [&str; 9] = [
     "change",
@@ -72,7 +72,7 @@ impl Bed {
     fn new() -> Bed {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("src")).unwrap();
-        // More than a pipe holds, for `cat`.
+        // More than fits into a pipe, for `cat`.
         std::fs::write(dir.path().join("src/large"), vec![7; 300_000]).unwrap();
         std::fs::write(dir.path().join("src/small"), "hello").unwrap();
         let at = dir.path().display();
@@ -95,8 +95,8 @@ impl Bed {
         }
     }
 
-    /// The verb with arguments that give an answer, and with arguments that name something absent (`None`: it has none).
-    /// `None`: a verb that does not end by itself.
+    /// Arguments of the verb that give an answer, and arguments that name something absent (`None`: there are none). `None`
+    /// altogether: a verb that does not end by itself.
     fn arguments(&self, verb: &str) -> Option<(String, Option<String>)> {
         let at = self.dir.path().display().to_string();
         let there = |more: &str| format!("{at}/store/src {more}");
@@ -107,9 +107,9 @@ impl Bed {
             "sync" => ("src --wait".into(), Some("none --wait".into())),
             "confirm" => ("src".into(), Some("none".into())),
             "acknowledge" => ("src".into(), Some("none".into())),
-            // It runs: there is nothing to adopt, which is an answer.
+            // The daemon runs, so there is nothing to adopt, which is an answer.
             "adopt" => ("src".into(), Some("none".into())),
-            // Without the kernel's help it can only refuse.
+            // Without capture it can only refuse.
             "watch" => (format!("{at}/src --capture scan"), Some(format!("{at}/none"))),
             "log" => (there(""), none("")),
             "ls" => (there("--recursive"), none("")),
@@ -119,7 +119,7 @@ impl Bed {
             "doctor" => (String::new(), Some(format!("{at}/none"))),
             "untrack" => (String::new(), Some("none".into())),
             "config check" => (format!("{at}/good.toml"), Some(format!("{at}/none"))),
-            // Only a daemon has volumes that come and go.
+            // Only a daemon can add and remove volumes.
             "config reload" => (String::new(), None),
             "volume add" => (format!("{at}/src --store {at}/store2"), Some(format!("{at}/src --store s3:x"))),
             "volume set" => ("src interval=1s".into(), None),
@@ -190,7 +190,7 @@ fn every_verb_keeps_the_contract_of_json() {
             let all = objects(&verb, &answer);
             assert!(!all.is_empty() && all.iter().all(|object| object["type"] != "error"), "{verb}: {all:?}");
             assert!([Some(0), Some(20)].contains(&answer.status.code()), "{verb}: {answer:?}");
-            // Nothing is lost for being asked for as JSON.
+            // `--json` must not lose anything.
             assert!(answer.stdout.len() > 20, "{verb}: {answer:?}");
         }
         if let Some(absent) = absent {
@@ -220,7 +220,7 @@ fn no_verb_minds_that_nobody_reads() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(codes.contains(&output.status.code().unwrap_or(-1)), "{args}: {output:?}");
         assert!(!said.contains("panicked") && !said.contains("cannot write"), "{args}: {said}");
-        // Nor that its errors reach nobody.
+        // Nor if nobody reads its errors.
         let both = command(args).stdout(closed()).stderr(closed()).output().unwrap();
         assert!(codes.contains(&both.status.code().unwrap_or(-1)), "{args}: {both:?}");
     };
@@ -229,7 +229,7 @@ fn no_verb_minds_that_nobody_reads() {
         quiet(&format!("{verb} --no-such-flag"), &[2]);
         let Some((good, absent)) = bed.arguments(&verb) else { continue };
         if REFUSE.contains(&verb.as_str()) {
-            // They refuse before they have anything to say on stdout.
+            // They refuse before they print anything on stdout.
             quiet(&good, &[1, 2]);
         } else {
             quiet(&good, &[141]);
@@ -242,7 +242,7 @@ fn no_verb_minds_that_nobody_reads() {
     quiet("--version", &[141]);
 }
 
-/// `tracker protect .. | head -1`, and its log into a pipe that breaks: it goes on protecting, and a stop is a stop.
+/// `tracker protect .. | head -1`, with its log into a broken pipe: it continues protecting, and a stop works.
 #[test]
 fn a_daemon_goes_on_without_its_readers() {
     let bed = Bed::new();
@@ -258,7 +258,7 @@ fn a_daemon_goes_on_without_its_readers() {
         let mut daemon =
             command(&format!("{args} --state-dir {at}/{state}")).stdout(closed()).stderr(closed()).spawn().unwrap();
         bed.wait_for_state(state);
-        // The line `ready` has been said to nobody by now, most likely; the flush after it is what counts.
+        // By now the line `ready` has most likely gone to nobody; the flush after it is what counts.
         std::fs::write(bed.dir.path().join("src/more"), state).unwrap();
         std::fs::write(bed.dir.path().join("other/more"), state).unwrap();
         sleep(Duration::from_millis(200));

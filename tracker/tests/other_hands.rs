@@ -1,4 +1,4 @@
-//! Other hands in a volume's store while it is protected: another writer, somebody who removes or adds objects. With the
+//! Others change a volume's store while it is protected: another writer, or somebody who removes or adds objects. With the
 //! scan back end, so that it passes without privilege.
 
 use std::io::{BufRead, BufReader};
@@ -20,7 +20,7 @@ struct Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        // Only a failing test leaves one behind; both calls are errors for a child that has ended.
+        // Only a failing test leaves one behind; for a child that has ended both calls return errors.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -91,14 +91,14 @@ impl Bed {
     }
 }
 
-/// Puts an object as another writer does: only if its key is free.
+/// Creates an object as another writer does: only if its key is free.
 fn plant(path: &Path, bytes: &[u8]) {
     use std::io::Write;
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::File::create_new(path).unwrap().write_all(bytes).unwrap();
 }
 
-/// Whoever waits while another writer's commit takes the next number is told so, not that his change is in the store.
+/// If another writer's commit takes the next number, a waiting caller is told so, not that his change is in the store.
 #[test]
 fn a_change_that_another_writer_kept_out_is_never_synced() {
     for round in 0..8 {
@@ -110,14 +110,14 @@ fn a_change_that_another_writer_kept_out_is_never_synced() {
         plant(&bed.object(Key::Commit(theirs.seq)), &bytes);
         std::fs::write(bed.at("src/second"), "two").unwrap();
         let (code, text) = bed.sync();
-        // 1: the daemon was gone before it could be asked.
+        // 1: the daemon had ended before it could be asked.
         assert!(code == 11 || code == 1, "round {round}: {code} {text}");
         assert_eq!(bed.ends_with(), 11, "round {round}");
         assert!(!text.contains("synced"), "{text}");
     }
 }
 
-/// An era that was closed with other commits than ours is another writer's word too; one that says the same is not.
+/// An era that was closed with other commits than ours proves another writer too; one that says the same does not.
 #[test]
 fn an_era_that_another_writer_closed_ends_this_one() {
     let mut bed = Bed::new(Some("4"));
@@ -138,7 +138,7 @@ fn an_era_that_another_writer_closed_ends_this_one() {
     assert_eq!(bed.head(), Seq(3), "nothing is put behind the era that it did not close");
 }
 
-/// Nothing is said to be in a store that lost what it had; when it is back, it goes on by itself.
+/// Nothing is acknowledged in a store that lost its objects; when they are back, the volume continues by itself.
 #[test]
 fn objects_that_vanish_are_told_and_nothing_is_put_behind_them() {
     let bed = Bed::new(None);

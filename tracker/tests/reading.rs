@@ -1,5 +1,5 @@
-//! Reading a volume back through the command line: every commit restores to what was there, and damage of any kind ends
-//! in its exit code with nothing false written.
+//! Reads a volume back through the command line: every commit restores the state of its time, and damage of any kind leads
+//! to its exit code, with nothing false written.
 
 #[path = "reading/bed.rs"]
 mod bed;
@@ -72,7 +72,7 @@ fn checkpoints_stand_in_for_pruned_commits_and_for_one_another() {
     }
     assert_eq!(first.seq, Seq(3));
     assert_eq!(bed.objects("eras").len(), 2);
-    // The second holds data inline that later states still use: a prune leaves it.
+    // The second one holds inline data that later states still use: a prune leaves it.
     fs::remove_file(bed.object(&format!("commits/{:020}", 1))).unwrap();
     for seq in [3, 5, 6, 9] {
         let target = format!("out-{seq}");
@@ -90,14 +90,14 @@ fn checkpoints_stand_in_for_pruned_commits_and_for_one_another() {
     let verified = tracker(&["verify", &bed.url(), "--read-data"]);
     assert_eq!(code(&verified), 0, "{}", text(&verified));
     assert!(text(&verified).contains("commits 3 to 9"), "{}", text(&verified));
-    // The newest checkpoint is damaged: the older one takes its place.
+    // The newest checkpoint is damaged: the older one is used.
     flip(&bed.object(&format!("checkpoints/{:020}", 6)), 40);
     assert_eq!(code(&bed.restore("around", &[])), 0);
     bed.assert_state("around", 9);
     let verified = tracker(&["verify", &bed.url()]);
     assert_eq!(code(&verified), 21, "{}", text(&verified));
     assert!(text(&verified).contains("vol/checkpoints/00000000000000000006"), "{}", text(&verified));
-    // Both are: there is no way, and the reason is said.
+    // Both are damaged: there is no way, and the reason is reported.
     flip(&bed.object(&format!("checkpoints/{:020}", 3)), 40);
     let none = bed.restore("none", &[]);
     assert_eq!(code(&none), 21, "{}", text(&none));
@@ -135,7 +135,7 @@ fn damage_is_named_and_nothing_false_is_written() {
             assert!(!bed.path("expected").exists());
             continue;
         }
-        // A damaged pack costs the files that need it; without a commit there is no state at all, but an older one.
+        // A damaged pack costs the files that need it. Without a commit there is no state at all, only an older one.
         assert_eq!(code(&done), if what == "pack" { 3 } else { 21 }, "{what} {n}: {}", text(&done));
         assert!(text(&done).contains(&key), "{}", text(&done));
         assert_no_false_file(&bed, "out", 3);
@@ -181,7 +181,7 @@ fn absent_foreign_and_untidy_stores() {
     let (version, told) = run(bed.path("store/foreign").to_str().unwrap());
     assert_eq!(version, 1, "{told}");
     assert!(told.contains("newer tracker"), "{told}");
-    // What a writer leaves that was killed, and what a file manager leaves, is no part of the volume.
+    // What a killed writer or a file manager leaves is not part of the volume.
     for name in
         ["commits/.tmp-0123456789abcdef-00000000000000000004", "packs/.tmp-x", "commits/.DS_Store", "packs/notes.txt"]
     {
@@ -215,23 +215,28 @@ fn a_target_with_something_in_it_is_refused_or_merged() {
     assert!(text(&refused).contains("--merge"));
     let file = bed.path("out/mine").to_str().unwrap().to_owned();
     assert_eq!(code(&tracker(&["restore", &bed.url(), &file, "--merge"])), 22);
-    // A dry run says what would be, and does nothing.
+    // A dry run reports what would be done, and does nothing.
     let dry = bed.restore("absent", &["--dry-run", "--json"]);
     assert_eq!(code(&dry), 0, "{}", text(&dry));
     let whole: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
     assert!(!bed.path("absent").exists());
     assert!(whole["fetched_bytes"].as_u64() > Some(1_000_000) && whole["requests"].as_u64() > Some(1), "{whole}");
-    // Onto an older state only the difference is fetched.
+    // Into an older state, only the difference is fetched.
     fs::remove_dir_all(bed.path("out")).unwrap();
     assert_eq!(code(&bed.restore("out", &["--at", "2"])), 0);
     fs::write(bed.path("out/mine"), "mine").unwrap();
-    // Other content under an equal size and time is found too.
+    // Different content with equal size and time is found too.
     fs::write(bed.path("out/d/middle"), vec![0; 20_000]).unwrap();
+    let dry = bed.restore("out", &["--merge", "--dry-run", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
     let merged = bed.restore("out", &["--merge", "--json"]);
     assert_eq!(code(&merged), 0, "{}", text(&merged));
     let part: serde_json::Value = serde_json::from_slice(&merged.stdout).unwrap();
+    for key in ["objects", "requests", "fetched_bytes", "kept"] {
+        assert_eq!(said[key], part[key], "{key}: {said} {part}");
+    }
     assert!(part["kept"].as_u64() > Some(5), "{part}");
-    // The file that went between the two states and the user's own are left alone.
+    // The file removed between the two states and the user's own file are not touched.
     assert_eq!(fs::read(bed.path("out/mine")).unwrap(), b"mine");
     for extra in ["mine", "sparse"] {
         fs::remove_file(bed.path("out").join(extra)).unwrap();
@@ -259,7 +264,7 @@ fn a_symlink_planted_in_the_target_is_not_followed() {
     std::os::unix::fs::symlink(bed.path("outside"), bed.path("out/d")).unwrap();
     std::os::unix::fs::symlink(bed.path("victim"), bed.path("out/small")).unwrap();
     std::os::unix::fs::symlink("loop", bed.path("out/loop")).unwrap();
-    // A second name outside for a file that is equal: its attributes must not change there.
+    // A file that is equal has a second name outside: its attributes must not change there.
     fs::write(bed.path("shared"), fs::read(bed.states[2].join("new\nline")).unwrap()).unwrap();
     fs::hard_link(bed.path("shared"), bed.path("out/new\nline")).unwrap();
     let before = fs::metadata(bed.path("shared")).unwrap();
@@ -447,7 +452,7 @@ fn what_cannot_be_given_is_said() {
     if root && partial.is_empty() {
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (uid, gid, 0o6755));
     } else {
-        // A root without all capabilities may give owners away, but make no devices.
+        // Root without all capabilities may change owners, but not create devices.
         assert!(partial.iter().any(|path| path == "null"), "{partial:?}");
         assert!(root || (partial.iter().any(|path| path == "f") && found.mode() & 0o7777 == 0o755), "{partial:?}");
     }
@@ -458,7 +463,7 @@ fn what_cannot_be_given_is_said() {
     assert!(!dir.path().join("untrusted/null").exists());
 }
 
-/// A store of before the encoder refused it holds a symlink that cannot be made: `verify` names commit and path.
+/// A store from before the encoder refused it holds a symlink that cannot be created: `verify` names commit and path.
 #[test]
 fn an_entry_that_no_restore_can_make_is_named_by_verify() {
     let mut bed = Bed::new(4096);
@@ -477,6 +482,6 @@ fn an_entry_that_no_restore_can_make_is_named_by_verify() {
     let found = tracker(&["verify", &bed.url()]);
     assert_eq!(code(&found), 21, "{}", text(&found));
     assert!(text(&found).contains("00000004: a link is a symlink with a NUL in its target"), "{}", text(&found));
-    // What was there before it can be restored all the same.
+    // Earlier states can still be restored.
     assert_eq!(code(&bed.restore("before", &["--at", "3"])), 0);
 }

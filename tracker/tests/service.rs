@@ -48,7 +48,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Only a failing test leaves one behind; both calls are errors for a child that has ended.
+        // Only a failing test leaves one behind; for a child that has ended both calls return errors.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -100,7 +100,7 @@ fn protect_lives_and_ends_as_it_says() {
     assert_eq!(service.ends_with(), 130);
     assert_eq!(ask(&["status", "--state-dir", &state]).0, 1);
 
-    // The same writer goes on, and a service manager's SIGTERM is no error.
+    // The same writer continues, and a service manager's SIGTERM is not an error.
     let mut again = Service::start(&args);
     assert!(again.line().contains("\"ready\""));
     again.signal(Signal::TERM);
@@ -211,7 +211,7 @@ fn a_daemon_serves_many_volumes_and_its_endpoints() {
     let (code, text) = ask(&["sync", "--wait", "--state-dir", &state]);
     assert_eq!(code, 0, "{text}");
 
-    // A file that is wrong keeps the old configuration, and says so.
+    // A wrong file keeps the old configuration in force, and is reported.
     std::fs::write(&file, "nonsense = 1\n").unwrap();
     service.signal(Signal::HUP);
     let begun = Instant::now();
@@ -224,7 +224,7 @@ fn a_daemon_serves_many_volumes_and_its_endpoints() {
     assert_eq!(service.ends_with(), 0);
 }
 
-/// What can be applied is, what cannot is refused: by name, and without the rest.
+/// Changes that can be applied are applied; the others are refused by name, without affecting the rest.
 #[test]
 fn a_reload_applies_what_it_can_and_refuses_the_rest() {
     let Two { root, free, config, file, service, _dir } = two();

@@ -1,4 +1,4 @@
-//! The conformance suite of stores, against the stores that need no server. S3's run is `tests/tests/store_s3.rs`.
+//! The conformance suite of stores, for stores that need no server. `tests/tests/store_s3.rs` runs it for S3.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Ways on: a source that was restored, moved or made again, a store that was moved, and what a daemon waits for. With the scan
-//! back end, so that it passes without privilege.
+//! How a volume continues: a source that was restored, moved or created again, a store that was moved, and what a daemon
+//! waits for. With the scan back end, so that it passes without privilege.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Only a failing test leaves one behind; both calls are errors for a child that has ended.
+        // Only a failing test leaves one behind; for a child that has ended both calls return errors.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -72,7 +72,7 @@ impl Place {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tracker"));
         command.args(args).arg("--state-dir").arg(self.at("state"));
-        // No endpoint of this machine, and no key: a test that needs another says so.
+        // No endpoint and no keys of this machine: a test that needs others sets them.
         command.env_remove("NOTIFY_SOCKET").env("AWS_EC2_METADATA_DISABLED", "true").env("RUST_LOG", "warn");
         command.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s").env("AWS_REGION", "us-east-1");
         command
@@ -118,7 +118,7 @@ impl Place {
         volumes.into_iter().find(|volume| volume["volume"] == name).unwrap_or_default()
     }
 
-    /// The volume's status, once it is as wanted.
+    /// The volume's status, once it is `wanted`.
     #[track_caller]
     fn when(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
@@ -132,7 +132,7 @@ impl Place {
         }
     }
 
-    /// A configuration of these volumes, each with lines of its own; all are scanned.
+    /// A configuration with these volumes, each with its own lines; all are scanned.
     fn configure(&self, volumes: &[(&str, &str)]) -> String {
         let mut text = format!("state_dir = {:?}\n[metrics]\nlisten = \"off\"\n", self.text("state"));
         text += &format!("[defaults]\nstore = {:?}\ncapture = \"scan\"\ninterval = \"50ms\"\n", self.text("store"));
@@ -206,8 +206,9 @@ fn fill(root: &Path) {
     std::os::unix::fs::symlink("deep/small", root.join("symlink")).unwrap();
 }
 
-/// Lost and restored to the same place, with the state directory intact: refused with the command that goes on; with it the same
-/// history goes on, nothing that the store has is uploaded again, and what was changed on the way is.
+/// The source was lost and restored to the same place, with the state directory intact. It is refused with the command that
+/// continues. After that command the same history continues: nothing that the store has is uploaded again, but what changed
+/// meanwhile is.
 #[test]
 fn a_restored_source_goes_on_in_its_history_without_a_second_upload() {
     let place = Place::new();
@@ -243,13 +244,14 @@ fn a_restored_source_goes_on_in_its_history_without_a_second_upload() {
     place.done(&["verify", &place.text("store/v"), "--read-data"]);
     service.stop();
 
-    // From now on it is the source, and a plain start does.
+    // From now on it is the source, and a plain start works.
     let service = place.start(&args(&place.protect("store", &[])));
     assert_eq!(service.line(), "ready");
     service.stop();
 }
 
-/// A directory in place of the source that is nothing like it is committed as what it is: the old state stays restorable.
+/// An adopted directory that has nothing in common with the source is committed as it is; the old state can still be
+/// restored.
 #[test]
 fn another_directory_that_is_adopted_is_committed_as_it_is() {
     let place = Place::new();
@@ -277,7 +279,7 @@ fn another_directory_that_is_adopted_is_committed_as_it_is() {
     service.stop();
 }
 
-/// A store that was renamed goes on with a word, if it is that store: an older copy of it is refused.
+/// A renamed store is accepted if the operator allows it and it is that store: an older copy of it is refused.
 #[test]
 fn a_store_that_was_moved_goes_on_and_an_older_copy_does_not() {
     let place = Place::new();
@@ -309,7 +311,7 @@ fn a_store_that_was_moved_goes_on_and_an_older_copy_does_not() {
     service.stop();
 }
 
-/// Another volume's store is refused with the word, too.
+/// Another volume's store is refused even if the operator allows a moved store.
 #[test]
 fn a_store_of_another_volume_is_no_moved_store() {
     let place = Place::new();
@@ -337,7 +339,7 @@ fn a_store_of_another_volume_is_no_moved_store() {
     assert!(text.contains("another volume"), "{text}");
 }
 
-/// One source that is away waits, and says so; the others run. It starts when its source is there, without a restart.
+/// A volume whose source is away waits, and says so; the others run. It starts when its source appears, without a restart.
 #[test]
 fn a_volume_whose_source_is_away_waits_and_the_others_run() {
     let place = Place::new();
@@ -368,7 +370,7 @@ fn a_volume_whose_source_is_away_waits_and_the_others_run() {
     service.stop();
 }
 
-/// A path that feeds back into itself is found when the source is there, and only that volume ends.
+/// A path that feeds back into itself is found when the source appears, and only that volume ends.
 #[test]
 fn a_source_that_comes_back_inside_another_is_refused_then() {
     let place = Place::new();
@@ -385,7 +387,7 @@ fn a_source_that_comes_back_inside_another_is_refused_then() {
     service.stop();
 }
 
-/// A store that nobody answers for is waited for; it is not called unfenced, and a stop is obeyed.
+/// A store that does not answer is waited for; it is not called unfenced, and a stop works.
 #[test]
 fn a_store_that_does_not_answer_is_waited_for() {
     let place = Place::new();
@@ -404,8 +406,8 @@ fn a_store_that_does_not_answer_is_waited_for() {
     service.stop();
 }
 
-/// A store that is away when a daemon comes back: it is waited for, what changes meanwhile is committed, and a reload tries
-/// at once.
+/// A store that is away when a daemon starts again: it is waited for, changes made meanwhile are committed, and a reload
+/// tries at once.
 #[test]
 fn a_volume_goes_on_when_its_store_is_back() {
     let place = Place::new();
@@ -419,7 +421,7 @@ fn a_volume_goes_on_when_its_store_is_back() {
     let service = place.start(&["daemon", "--config", &config]);
     place.when("one", "waiting", |volume| volume["state"] == "waiting");
     std::fs::write(place.at("one/b"), "b").unwrap();
-    // What a wrong start may have made there.
+    // A wrong start may have created it.
     let _ = std::fs::remove_dir_all(place.at("store"));
     std::fs::rename(place.at("away"), place.at("store")).unwrap();
     service.signal(Signal::HUP);
@@ -429,7 +431,7 @@ fn a_volume_goes_on_when_its_store_is_back() {
     service.stop();
 }
 
-/// `docker compose down -v; up`: the directory is removed and made again while the daemon runs.
+/// `docker compose down -v; up`: the directory is removed and created again while the daemon runs.
 #[test]
 fn a_directory_that_is_made_again_stops_its_volume_until_it_is_adopted() {
     let place = Place::new();
@@ -455,7 +457,7 @@ fn a_directory_that_is_made_again_stops_its_volume_until_it_is_adopted() {
         std::fs::write(place.at("made/again"), "again").unwrap();
         std::fs::rename(place.at("made"), place.at(name)).unwrap();
     }
-    // The one stops, and says how it goes on; the other has gone on by itself.
+    // The first stops, and says how to continue; the other has continued by itself.
     let one = place.when("one", "the end", |volume| volume["state"] == "stopped");
     assert_eq!(one["failure"]["code"], 22, "{one}");
     let (code, text) = place.ask(&["status"]);
@@ -476,7 +478,7 @@ fn a_directory_that_is_made_again_stops_its_volume_until_it_is_adopted() {
     service.stop();
 }
 
-/// A bare `protect` has somebody in front of it: it is refused at once.
+/// Somebody watches a plain `protect`: it is refused at once.
 #[test]
 fn protect_does_not_wait_for_its_source() {
     let place = Place::new();

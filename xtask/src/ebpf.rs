@@ -74,43 +74,30 @@ fn require() -> Result<Toolchain> {
 /// Debian's compiler if it is complete, else any rustup nightly with the sources of `core`.
 pub(crate) fn find() -> Option<Toolchain> {
     debian().or_else(|| {
-        let output = sh::output(rustup().args(["toolchain", "list"])).ok()?;
+        let output = sh::output(Command::new("rustup").args(["toolchain", "list"])).ok()?;
         let names = output.lines().filter_map(|line| line.split_whitespace().next());
         names.filter(|name| name.starts_with("nightly")).find_map(nightly)
     })
 }
 
-/// True if the toolchain `nightly` of rustup is there with the sources of the standard library.
-pub(crate) fn nightly_has_sources() -> bool {
-    nightly("nightly").is_some()
-}
-
 /// Debian's compiler, with cargo and the sources of `core`.
 pub(crate) fn debian() -> Option<Toolchain> {
     let bin = PathBuf::from("/usr/bin");
-    let complete = bin.join("cargo").is_file() && has_core_sources(&sysroot(Path::new(DEBIAN_RUSTC))?);
+    let complete = bin.join("cargo").is_file() && has_core_sources(Path::new(DEBIAN_RUSTC));
     complete.then_some(Toolchain { bin, bootstrap: true })
 }
 
-fn nightly(name: &str) -> Option<Toolchain> {
-    let rustc = sh::output(rustup().args(["which", "--toolchain", name, "rustc"])).ok()?;
-    let rustc = PathBuf::from(rustc.trim());
-    let complete = has_core_sources(&sysroot(&rustc)?);
-    complete.then_some(Toolchain { bin: rustc.parent()?.to_owned(), bootstrap: false })
+/// The toolchain `name` of rustup.
+pub(crate) fn nightly(name: &str) -> Option<Toolchain> {
+    let rustc = sh::output(Command::new("rustup").args(["which", "--toolchain", name, "rustc"])).ok()?;
+    let rustc = Path::new(rustc.trim());
+    has_core_sources(rustc).then_some(Toolchain { bin: rustc.parent()?.to_owned(), bootstrap: false })
 }
 
-/// rustup lists a nightly whether or not its sources were installed, so the folder itself is looked for.
-fn has_core_sources(sysroot: &Path) -> bool {
-    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
-}
-
-fn sysroot(rustc: &Path) -> Option<PathBuf> {
-    let output = sh::output(clean(Command::new(rustc).args(["--print", "sysroot"]))).ok()?;
-    Some(PathBuf::from(output.trim()))
-}
-
-fn rustup() -> Command {
-    Command::new("rustup")
+/// rustup lists a nightly whether or not its sources were installed, so the file itself is looked for.
+fn has_core_sources(rustc: &Path) -> bool {
+    let sysroot = sh::output(clean(Command::new(rustc).args(["--print", "sysroot"])));
+    sysroot.is_ok_and(|path| Path::new(path.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file())
 }
 
 fn cargo(toolchain: &Toolchain, program: &str) -> Command {
@@ -120,12 +107,13 @@ fn cargo(toolchain: &Toolchain, program: &str) -> Command {
         command.env("RUSTC_BOOTSTRAP", "1");
     }
     // The linker is found by name on PATH. The compiler's own folder stands before rustup's proxies.
-    let mut path: Vec<PathBuf> = linker().and_then(|file| Some(vec![file.parent()?.to_owned()])).unwrap_or_default();
-    path.insert(usize::from(!toolchain.bootstrap).min(path.len()), toolchain.bin.clone());
+    let linker = linker().and_then(|file| Some(file.parent()?.to_owned()));
     let old = std::env::var_os("PATH").unwrap_or_default();
-    path.extend(std::env::split_paths(&old));
-    let path = std::env::join_paths(path).unwrap_or(old);
-    command.env("PATH", path);
+    let mut first: Vec<PathBuf> = linker.into_iter().chain([toolchain.bin.clone()]).collect();
+    if toolchain.bootstrap {
+        first.reverse();
+    }
+    command.env("PATH", std::env::join_paths(first.into_iter().chain(std::env::split_paths(&old))).unwrap_or(old));
     command
 }
 
@@ -161,20 +149,4 @@ fn clean(command: &mut Command) -> &mut Command {
 /// bpf-linker of the right version.
 pub(crate) fn linker() -> Option<PathBuf> {
     sh::tool("bpf-linker", LINKER_VERSION)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_toolchain_without_core_sources_is_not_taken() {
-        let empty = std::env::temp_dir().join(format!("xtask-sysroot-{}", std::process::id()));
-        let library = empty.join("lib/rustlib/src/rust/library/core/src");
-        assert!(!has_core_sources(&empty));
-        fs_err::create_dir_all(&library).expect("temp dir");
-        fs_err::write(library.join("lib.rs"), "").expect("temp file");
-        assert!(has_core_sources(&empty));
-        fs_err::remove_dir_all(&empty).expect("clean up");
-    }
 }

@@ -10,7 +10,6 @@ mod leftovers;
 mod libtest;
 mod packaging;
 mod step;
-mod tally;
 mod tiers;
 
 use std::time::Instant;
@@ -19,8 +18,7 @@ use anyhow::Result;
 use fs_err as fs;
 
 use crate::sh;
-use step::{Gate, Outcome};
-use tally::Tally;
+use step::{Gate, Outcome, Tally};
 
 /// Which part of the gate to run.
 #[derive(Debug, PartialEq, Eq, clap::Args)]
@@ -64,10 +62,13 @@ pub(crate) fn main(selection: &Selection) -> Result<()> {
     let (unprivileged, privileged, other) = (selection.has(1), selection.has(2), selection.has(3));
     let built = if unprivileged || privileged || other { tiers::build(&mut gate, privileged || other) } else { None };
     let programs = built.as_deref();
-    let mut beside = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix: "beside: ".into() };
+    let mut beside = gate.part("beside: ".into());
     std::thread::scope(|scope| {
         let lane = scope.spawn(|| {
-            step::lower_priority(NICE);
+            // Of this thread, and of all that it starts.
+            if let Err(error) = rustix::process::nice(NICE) {
+                println!("xtask: the priority stays as it is: {error}");
+            }
             if selection.has(0) {
                 run_all(&mut beside, &checks::SLOW);
             }

@@ -2,16 +2,15 @@
 //! end, and by both oracles: the marks, and then flushes and restores of the program. What the marks have shown is written
 //! into `docs/kernels-cells.md`. The operations and the page are the test programs'.
 
-use fs_err::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
+use crate::programs;
 use crate::sh;
-use crate::stream;
+use crate::stream::{self, Limits};
 use crate::vm::{self, Request, Series};
 
 /// A test program, and its case that runs the cells.
@@ -26,6 +25,8 @@ pub(crate) const MARKS: Oracle = Oracle { test: "matrix", case: "every_operation
 /// Of flushes: a restore against the source, and a bound on the bytes uploaded.
 pub(crate) const FLUSHES: Oracle =
     Oracle { test: "matrix_flush", case: "every_operation_is_restored_on_every_file_system" };
+/// Leaves out each hooked function in turn.
+const FUNCTIONS: Oracle = Oracle { test: "matrix_functions", case: "every_function" };
 /// What guests are asked for; the kernel of this machine takes its best.
 pub(crate) const BACK_ENDS: [&str; 2] = ["fentry", "kprobe"];
 /// The part of the cells that the test programs run.
@@ -51,105 +52,61 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if !sh::is_root() {
         return Err(sh::missing("not root", "the cells of this machine need mounts"));
     }
-    crate::ebpf::build()?;
-    if options.functions {
-        return mutants();
+    vm::build()?;
+    let oracles = if options.functions { vec![FUNCTIONS] } else { vec![MARKS, FLUSHES] };
+    let mut programs = Vec::new();
+    for oracle in oracles {
+        programs.push((vm::test_program(oracle.test)?.display().to_string(), oracle));
     }
-    // The second oracle runs the program itself.
-    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker", "--features", "test-switches"]))?;
-    let programs = Programs { marks: vm::test_program(MARKS.test)?, flushes: vm::test_program(FLUSHES.test)? };
-    let (mut results, mut failed) = (Vec::new(), 0);
+    let (mut logs, mut failed) = (Vec::new(), 0);
     for series in Series::ALL {
         for back_end in BACK_ENDS {
-            let result = vm::folder().join(format!("matrix-{}-{back_end}.txt", series.name()));
-            failed += usize::from(!guest(series, back_end, &programs, part, &result)?);
-            results.push(result);
+            let log = vm::folder().join(format!("{}-{}-{back_end}.log", programs[0].1.test, series.name()));
+            failed += usize::from(!guest(series, back_end, &script(&programs, back_end, part), &log)?);
+            logs.push(log.display().to_string());
         }
     }
-    for (program, oracle) in [(&programs.flushes, FLUSHES), (&programs.marks, MARKS)] {
-        failed += usize::from(!here(program, oracle, part, &results)?);
+    // The marks come last, and write the page with the cells of the guests.
+    for (program, oracle) in programs.iter().rev().filter(|_| !options.functions) {
+        failed += usize::from(!here(program, *oracle, part, &logs.join(":"))?);
     }
-    verdict(failed)
+    ensure!(failed == 0, "{failed} of the runs failed; their output is in target/vm/matrix*");
+    Ok(())
 }
 
-struct Programs {
-    marks: PathBuf,
-    flushes: PathBuf,
-}
-
-/// Runs the cells on this machine; true if none was wrong. Without a part the marks write the page, with the `results` of
+/// Runs the cells on this machine; true if none was wrong. Without a part the marks write the page, with the `cells` of
 /// the guests.
-fn here(program: &Path, oracle: Oracle, part: Option<&str>, results: &[PathBuf]) -> Result<bool> {
+fn here(program: &str, oracle: Oracle, part: Option<&str>, cells: &str) -> Result<bool> {
     let mut command = Command::new(program);
-    command.current_dir(sh::root().join("tests")).args(["--nocapture", oracle.case]).envs(vm::test_variables());
+    command.current_dir(sh::root().join("tests")).args(["--nocapture", oracle.case]).envs(programs::variables());
     match part {
         Some(part) => command.env(PART, part),
-        None => command.env("TRACKER_BLESS", "1").env("TRACKER_MATRIX_RESULTS", joined(results)),
+        None => command.env("TRACKER_BLESS", "1").env("TRACKER_MATRIX_RESULTS", cells),
     };
     let log = vm::folder().join(format!("{}-native.txt", oracle.test));
-    let end = stream::limited(&mut command, &log, LIMIT, |line| {
-        told("this machine", line);
-        None
-    })?;
-    Ok(end.status.success())
+    let (status, _) =
+        stream::limited(&mut command, &log, Limits::guest(LIMIT, None), |line| told("this machine", line))?;
+    Ok(status.success())
 }
 
-fn verdict(failed: usize) -> Result<()> {
-    if failed == 0 {
-        return Ok(());
-    }
-    bail!("{failed} of the runs failed; their output is in target/vm/matrix-*")
+/// Runs the script in a guest; true if none was wrong.
+fn guest(series: Series, back_end: &str, script: &str, log: &Path) -> Result<bool> {
+    let (name, began) = (format!("{}, {back_end}", series.name()), Instant::now());
+    let request = Request { script, limit: LIMIT, disks: &[], cut: None };
+    let code = vm::run(&vm::ensure(series)?, request, log, |line| told(&name, line))?;
+    println!("{name}: exit code {code:?} after {:.0} s", began.elapsed().as_secs_f64());
+    Ok(code == Some(0))
 }
 
-/// Leaves out each function in turn, in each guest.
-fn mutants() -> Result<()> {
-    let program = vm::test_program("matrix_functions")?;
-    let mut failed = 0;
-    for series in Series::ALL {
-        for back_end in BACK_ENDS {
-            let words = ["env".to_owned(), format!("TRACKER_TEST_BACK_END={back_end}"), program.display().to_string()];
-            let words: Vec<String> = words.into_iter().chain(["--nocapture".into(), "every_function".into()]).collect();
-            let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
-            let log = vm::folder().join(format!("matrix-functions-{}-{back_end}.log", series.name()));
-            let code = vm::run(&vm::ensure(series)?, &request, &log, |line| println!("{line}"))?;
-            failed += usize::from(code != 0);
-        }
-    }
-    verdict(failed)
-}
-
-/// Runs the cells in a guest by both oracles; true if none was wrong. The lines of cells are in `result`.
-fn guest(series: Series, back_end: &str, programs: &Programs, part: Option<&str>, result: &Path) -> Result<bool> {
-    let kernel = vm::ensure(series)?;
-    let words = ["sh".into(), "-c".into(), script(programs, back_end, part)];
-    let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
-    let mut file = File::create(result)?;
-    let (name, mut written, began) = (format!("{}, {back_end}", series.name()), Ok(()), Instant::now());
-    let code = vm::run(&kernel, &request, &result.with_extension("log"), |line| {
-        if line.starts_with("CELL ") && written.is_ok() {
-            written = writeln!(file, "{line}");
-        }
-        told(&name, line);
-    })?;
-    written?;
-    println!("{name}: exit code {code} after {:.0} s", began.elapsed().as_secs_f64());
-    Ok(code == 0)
-}
-
-/// Both oracles, the second also if the first has found something.
-fn script(programs: &Programs, back_end: &str, part: Option<&str>) -> String {
-    let mut script = format!("code=0\nexport TRACKER_TEST_BACK_END={back_end}\n");
-    match part {
-        Some(part) => script.push_str(&format!("export {PART}={}\n", sh::quote(part))),
+/// Each oracle, also if one before has found something.
+fn script(programs: &[(String, Oracle)], back_end: &str, part: Option<&str>) -> String {
+    let variable = match part {
+        Some(part) => format!("{PART}={}", sh::quote(part)),
         // The page is made, so nothing is held against it. What a guest writes is gone with it; its cells are in its output.
-        None => script.push_str("export TRACKER_BLESS=1\n"),
-    }
-    for (program, oracle) in [(&programs.marks, MARKS), (&programs.flushes, FLUSHES)] {
-        let program = sh::quote(&program.display().to_string());
-        script.push_str(&format!("{program} --nocapture {} || code=1\n", oracle.case));
-    }
-    script.push_str("exit $code\n");
-    script
+        None => "TRACKER_BLESS=1".to_owned(),
+    };
+    let run = |(program, oracle): &(String, Oracle)| sh::line([program, "--nocapture", oracle.case]);
+    format!("export TRACKER_TEST_BACK_END={back_end} {variable}\n{}", sh::each_of(programs.iter().map(run)))
 }
 
 /// Shows what is no cell, and cells that are wrong. What a kernel refuses stands on the page.
@@ -159,22 +116,16 @@ fn told(of: &str, line: &str) {
     }
 }
 
-fn joined(paths: &[PathBuf]) -> String {
-    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-    paths.join(":")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Programs, script};
+    use super::*;
 
     #[test]
     fn both_oracles_run_in_a_guest_with_the_same_back_end_and_part() {
-        let programs = Programs { marks: "/a b/matrix".into(), flushes: "/a b/matrix_flush".into() };
+        let programs = [("/a b/matrix".into(), MARKS), ("/a b/matrix_flush".into(), FLUSHES)];
         let text = script(&programs, "kprobe", Some("2/4"));
         for line in [
-            "export TRACKER_TEST_BACK_END=kprobe",
-            "export TRACKER_MATRIX_PART=2/4",
+            "export TRACKER_TEST_BACK_END=kprobe TRACKER_MATRIX_PART=2/4",
             "'/a b/matrix' --nocapture every_operation_on_every_file_system || code=1",
             "'/a b/matrix_flush' --nocapture every_operation_is_restored_on_every_file_system || code=1",
             "exit $code",

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::sh;
-use crate::vm::{self, Disk, End, Folder, Kernel, Request, Series};
+use crate::stream::{self, Chosen};
+use crate::vm::{self, Disk, Kernel, Request, Series};
 
 /// From the start of QEMU to the cut, or to the end of the last boot. A minute or two when the machine is not busy.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -26,11 +27,11 @@ const SURELY_LOADED: u64 = 3;
 
 /// The disks, as the guest's program expects them: store and state, then the sources. Nothing is pruned from the store, which
 /// grows by about 20 MiB a cut.
-const DISKS: [(&str, u64, &[&str]); 4] = [
-    ("store", 2 << 30, &["mkfs.ext4", "-q", "-F"]),
-    ("ext4", 512 << 20, &["mkfs.ext4", "-q", "-F"]),
-    ("xfs", 512 << 20, &["mkfs.xfs", "-q", "-f"]),
-    ("btrfs", 512 << 20, &["mkfs.btrfs", "-q", "-f"]),
+const DISKS: [(&str, u64, [&str; 3]); 4] = [
+    ("store", 2 << 30, ["mkfs.ext4", "-q", "-F"]),
+    ("ext4", 512 << 20, ["mkfs.ext4", "-q", "-F"]),
+    ("xfs", 512 << 20, ["mkfs.xfs", "-q", "-f"]),
+    ("btrfs", 512 << 20, ["mkfs.btrfs", "-q", "-f"]),
 ];
 
 /// How the guest's programs were built.
@@ -42,29 +43,24 @@ pub(crate) enum Build {
     Debug,
 }
 
+/// What is to be done.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Cuts of power, each followed by a boot that compares
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     cuts: u64,
     /// Of the moments and of what is written; another one each time without it
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Without it the two take turns
-    #[arg(long)]
-    kernel: Option<Series>,
+    #[arg(long, default_value_t = by_the_clock(), hide_default_value = true)]
+    seed: u64,
+    /// Without it the two take turns, one a boot
+    #[arg(long = "kernel", value_name = "KERNEL", default_values = Series::ALL.map(Series::name))]
+    kernels: Vec<Series>,
     #[arg(long, value_enum, default_value = "release")]
     build: Build,
 }
 
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Campaign {
-    pub(crate) cuts: u64,
-    pub(crate) seed: u64,
-    pub(crate) build: Build,
-    /// Taking turns, one a boot.
-    pub(crate) kernels: Vec<Series>,
+fn by_the_clock() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs() % 1_000_000)
 }
 
 /// When the power goes.
@@ -81,11 +77,10 @@ enum Moment {
     Comparison(Duration),
 }
 
-impl Campaign {
-    /// So many cuts with a seed of its own, on all kernels, of the debug build.
-    pub(crate) fn by_the_clock(cuts: u64) -> Self {
-        let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs() % 1_000_000);
-        Campaign { cuts, seed, build: Build::Debug, kernels: Series::ALL.to_vec() }
+impl Options {
+    /// So many cuts with a seed of their own, on all kernels, of the debug build.
+    pub(crate) fn of_the_gate(cuts: u64) -> Self {
+        Options { cuts, seed: by_the_clock(), build: Build::Debug, kernels: Series::ALL.to_vec() }
     }
 
     /// Which of the kernels the boot has.
@@ -95,50 +90,42 @@ impl Campaign {
     }
 
     fn moment(&self, boot: u64) -> Moment {
-        let number = mixed(self.seed ^ mixed(boot + 1));
-        let within = |bound: u64| Duration::from_millis(number / 5 % bound);
-        // Begins late enough for some files to have changed.
-        let still = Moment::Still(Duration::from_millis(STILL_MS / 5) + within(STILL_MS * 4 / 5));
-        match (boot, number % 5) {
-            (0, _) => still,
-            (1..SURELY_LOADED, _) => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
-            (_, 0) => Moment::Comparison(within(COMPARISON_MS)),
-            (_, 1) => still,
-            (_, 2) => Moment::Load(within(LOAD_MS)),
+        let mut random = fastrand::Rng::with_seed(self.seed.rotate_left(32) ^ boot);
+        let kind = random.u8(..5);
+        let mut within = |bound| Duration::from_millis(random.u64(..bound));
+        match (boot, kind) {
+            // Begins late enough for some files to have changed.
+            (0, _) | (SURELY_LOADED.., 1) => {
+                Moment::Still(Duration::from_millis(STILL_MS / 5) + within(STILL_MS * 4 / 5))
+            }
+            (SURELY_LOADED.., 0) => Moment::Comparison(within(COMPARISON_MS)),
+            (SURELY_LOADED.., 2) => Moment::Load(within(LOAD_MS)),
             _ => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
         }
     }
-}
 
-/// A number that looks like chance (splitmix64).
-fn mixed(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    /// A program of the guest's, in this build.
+    fn built(&self, name: &str) -> String {
+        let folder = if self.build == Build::Release { "release" } else { "debug" };
+        sh::target_dir().join(folder).join(name).display().to_string()
+    }
 }
 
 pub(crate) fn main(options: &Options) -> Result<()> {
-    let drawn = Campaign::by_the_clock(options.cuts);
-    let campaign = Campaign {
-        seed: options.seed.unwrap_or(drawn.seed),
-        build: options.build,
-        kernels: options.kernel.map_or(drawn.kernels, |kernel| vec![kernel]),
-        ..drawn
-    };
     vm::prepare()?;
     crate::ebpf::build()?;
     for parts in [&["tracker"][..], &["tests", "--bin", "powercut"]] {
-        let release = ["--release"].into_iter().filter(|_| campaign.build == Build::Release);
+        let release = ["--release"].into_iter().filter(|_| options.build == Build::Release);
         sh::run(sh::cargo().args(["build", "-q", "-p"]).args(parts).args(release))?;
     }
-    let log = sh::root().join("target/vm/powercut.log");
-    run(&campaign, &log, |line| println!("{line}"))
+    run(options, &vm::folder().join("powercut.log"), |line| println!("{line}"))
 }
 
-/// What a campaign has come to.
+/// What all boots have come to.
 #[derive(Debug, Default)]
 struct Tally {
+    /// The end of the last step.
+    begun: Option<Instant>,
     /// Cuts while the load ran.
     loaded: u64,
     /// What the guests counted, by its name.
@@ -155,7 +142,9 @@ impl Tally {
         }
     }
 
-    fn step(&mut self, name: &str, took: Duration) {
+    /// The end of this step.
+    fn step(&mut self, name: &str) {
+        let took = self.begun.replace(Instant::now()).map_or(Duration::ZERO, |begun| begun.elapsed());
         match self.steps.iter_mut().find(|(known, _)| known == name) {
             Some((_, all)) => *all += took,
             None => self.steps.push((name.to_owned(), took)),
@@ -164,165 +153,146 @@ impl Tally {
 
     /// Lines for people, after `boots`.
     fn lines(&self, boots: u64) -> Vec<String> {
-        let counts = self.counts.iter().map(|(what, count)| format!("{count} {what}"));
         let mean = |(name, all): &(String, Duration)| format!("{name} {:.1}", all.as_secs_f64() / boots.max(1) as f64);
         let steps: Vec<String> = self.steps.iter().map(mean).collect();
-        let loaded = format!("{} cuts under load", self.loaded);
-        [loaded]
-            .into_iter()
-            .chain(counts)
-            .chain([format!("seconds a boot, in the mean: {}", steps.join(", "))])
-            .collect()
+        let mut lines = vec![format!("{} cuts under load", self.loaded)];
+        lines.extend(self.counts.iter().map(|(what, count)| format!("{count} {what}")));
+        lines.push(format!("seconds a boot, in the mean: {}", steps.join(", ")));
+        lines
     }
-}
-
-/// A program of the guest's, in the campaign's build.
-fn built(name: &str, campaign: &Campaign) -> String {
-    let folder = if campaign.build == Build::Release { "release" } else { "debug" };
-    sh::target_dir().join(folder).join(name).display().to_string()
 }
 
 /// What one boot has said.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Boot {
-    moment: Moment,
-    last: bool,
     /// Newest change that it acknowledged.
     acknowledged: Option<u64>,
-    /// How it stood when it was cut: `idle`, under a load (`loaded`), or under one with the daemon stopped (`still`).
-    state: &'static str,
+    /// How it stood when it was cut: under a load (`loaded`), or under one with the daemon stopped (`still`).
+    state: Option<&'static str>,
     /// How often it did not acknowledge.
     refused: u32,
     lines: Vec<String>,
-    step: Instant,
 }
 
 impl Boot {
-    fn new(moment: Moment, last: bool) -> Self {
-        let step = Instant::now();
-        Boot { moment, last, acknowledged: None, state: "idle", refused: 0, lines: Vec::new(), step }
-    }
-
     /// Takes a line of the guest's; after which time the power goes, if that is decided now.
-    fn line(&mut self, line: &str, tally: &mut Tally, say: &mut dyn FnMut(&str)) -> Option<Duration> {
+    fn line(&mut self, line: &str, moment: Moment, tally: &mut Tally, say: impl FnOnce(&str)) -> Option<Duration> {
         self.lines.push(line.to_owned());
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let cut = match (word, self.moment) {
-            ("ACKNOWLEDGED", moment) => {
-                // Only a whole line is one, and a later one counts.
-                self.acknowledged = rest.parse().ok().or(self.acknowledged);
-                if let Moment::Acknowledged(after) = moment { Some(after) } else { None }
-            }
+        match word {
+            // Only a whole line is one, and a later one counts.
+            "ACKNOWLEDGED" => self.acknowledged = rest.parse().ok().or(self.acknowledged),
+            "not" => self.refused += 1,
+            "STEP" => tally.step(rest),
+            "COUNT" => tally.count(rest),
+            "FOUND" => say(rest),
+            "LOAD" => self.state = Some(if matches!(moment, Moment::Still(_)) { "still" } else { "loaded" }),
+            _ => {}
+        }
+        match (word, moment) {
+            ("LOAD", Moment::Load(after) | Moment::Still(after))
+            | ("COMPARING", Moment::Comparison(after))
+            | ("ACKNOWLEDGED", Moment::Acknowledged(after)) => Some(after),
             // A machine too slow to acknowledge under this load is cut all the same.
-            ("not", Moment::Acknowledged(after)) => {
-                self.refused += 1;
-                (self.refused >= 2).then_some(after)
-            }
-            ("STEP", _) => {
-                self.step(rest, tally);
-                None
-            }
-            ("COUNT", _) => {
-                tally.count(rest);
-                None
-            }
-            ("FOUND", _) => {
-                say(rest);
-                None
-            }
-            ("COMPARING", Moment::Comparison(after)) => Some(after),
-            ("LOAD", moment) => {
-                self.state = if matches!(moment, Moment::Still(_)) { "still" } else { "loaded" };
-                if let Moment::Load(after) | Moment::Still(after) = moment { Some(after) } else { None }
-            }
+            ("not", Moment::Acknowledged(after)) if self.refused >= 2 => Some(after),
             _ => None,
-        };
-        cut.filter(|_| !self.last)
-    }
-
-    fn step(&mut self, name: &str, tally: &mut Tally) {
-        tally.step(name, self.step.elapsed());
-        self.step = Instant::now();
+        }
     }
 }
 
-/// Cuts the power so many times and boots once more. The output of all boots goes to files beside `log`, one a boot; `say` gets a line or two
-/// for each. The programs are built by the caller.
-pub(crate) fn run(campaign: &Campaign, log: &Path, mut say: impl FnMut(&str)) -> Result<()> {
-    let kernels: Vec<Kernel> = campaign.kernels.iter().map(|series| vm::ensure(*series)).collect::<Result<_>>()?;
-    let folder = Folder::new("disks")?;
+/// Cuts the power so many times and boots once more. The output of all boots goes to files beside `log`, one a boot; `say` gets a
+/// line or two for each. The programs are built by the caller.
+pub(crate) fn run(options: &Options, log: &Path, mut say: impl FnMut(&str)) -> Result<()> {
+    let kernels: Vec<Kernel> = options.kernels.iter().map(|series| vm::ensure(*series)).collect::<Result<_>>()?;
+    let folder = vm::temporary("disks")?;
     let mut disks = Vec::new();
     for (name, bytes, tool) in DISKS {
-        let disk = Disk::new(&folder.path, name, bytes)?;
+        let disk = Disk::new(folder.path(), name, bytes)?;
         disk.format(tool)?;
         disks.push(disk);
     }
-    say(&format!("seed {}, {} cuts", campaign.seed, campaign.cuts));
-    let mut tally = Tally::default();
-    let mut before = Boot::new(Moment::Load(Duration::ZERO), false);
-    for boot in 0..=campaign.cuts {
-        let (moment, last) = (campaign.moment(boot), boot == campaign.cuts);
-        let Some(kernel) = kernels.get(campaign.turn(boot)) else { continue };
+    let Options { cuts, seed, .. } = options;
+    say(&format!("seed {seed}, {cuts} cuts"));
+    let (mut tally, mut before) = (Tally::default(), Boot::default());
+    for boot in 0..=*cuts {
+        let (moment, last) = (options.moment(boot), boot == *cuts);
+        let kernel = &kernels[options.turn(boot)];
         let acknowledged = before.acknowledged.map_or_else(|| "-".into(), |number| number.to_string());
         let way = if last { "last" } else { if matches!(moment, Moment::Still(_)) { "still" } else { "cut" } };
-        let program = built("powercut", campaign);
-        let words = [&program, &boot.to_string(), &campaign.seed.to_string(), &acknowledged, before.state, way];
-        let variables = [("TRACKER_TEST_BIN".to_owned(), built("tracker", campaign))];
-        let words = words.map(str::to_owned);
-        let request = Request { words: &words, variables: &variables, limit: LIMIT, disks: &disks };
+        let (number, seed_word) = (boot.to_string(), seed.to_string());
+        let words =
+            [&options.built("powercut"), &*number, &seed_word, &acknowledged, before.state.unwrap_or("idle"), way];
+        let script = format!("TRACKER_TEST_BIN={} {}", sh::quote(&options.built("tracker")), sh::line(words));
+        let (started, mut this, cut) = (Instant::now(), Boot::default(), Chosen::default());
+        let request = Request { script: &script, limit: LIMIT, disks: &disks, cut: Some(&cut) };
 
-        let (started, mut this) = (Instant::now(), Boot::new(moment, last));
         disks.iter().try_for_each(Disk::power_on)?;
-        let mut each = |line: &str| this.line(line, &mut tally, &mut |found| say(&format!("boot {boot}: {found}")));
-        let end = vm::boot(kernel, &request, &log.with_extension(format!("{boot}.log")), &mut each)?;
+        tally.begun = Some(started);
+        let code = vm::run(kernel, request, &log.with_extension(format!("{boot}.log")), |line| {
+            let after = this.line(line, moment, &mut tally, |found| say(&format!("boot {boot}: {found}")));
+            // The first decision stands.
+            cut.set(cut.get().or_else(|| Some(Instant::now() + after.filter(|_| !last)?)));
+        })?;
         disks.iter().try_for_each(Disk::power_off)?;
 
-        let loaded = this.state != "idle";
-        this.step(if loaded { "load until the cut" } else { "cut or end" }, &mut tally);
-        tally.loaded += u64::from(loaded);
-        if end != (if last { End::Code(0) } else { End::Cut }) {
-            let output = this.lines.get(this.lines.len().saturating_sub(80)..).unwrap_or_default().join("\n");
-            let seed = campaign.seed;
-            bail!("boot {boot} of the seed {seed} ended with {end:?}; the end of its output:\n{output}");
+        tally.step(if this.state.is_some() { "load until the cut" } else { "cut or end" });
+        tally.loaded += u64::from(this.state.is_some());
+        if code != last.then_some(0) {
+            let (how, output) =
+                (code.map_or("a cut".into(), |code| format!("code {code}")), stream::tail(&this.lines, 80));
+            bail!("boot {boot} of the seed {seed} ended with {how}; the end of its output:\n{output}");
         }
         let number = this.acknowledged.map_or_else(|| "nothing".into(), |number| number.to_string());
         let what = if last { "ended".into() } else { format!("cut at {moment:?}, {number} acknowledged") };
-        say(&format!("boot {boot}: {} {what}; {:.0} s", kernel.release(), started.elapsed().as_secs_f64()));
+        say(&format!("boot {boot}: {} {what}; {:.0} s", kernel.release, started.elapsed().as_secs_f64()));
         before = this;
     }
-    tally.lines(campaign.cuts + 1).iter().for_each(|line| say(line));
+    tally.lines(cuts + 1).iter().for_each(|line| say(line));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::{Build, Campaign, Moment, Tally};
-    use crate::vm::Series;
+    use super::*;
 
     #[test]
     fn what_the_boots_say_is_added_up() {
         let mut tally = Tally::default();
         ["7 files", "2 others", "4 files", "x files", "5"].into_iter().for_each(|line| tally.count(line));
-        tally.step("kernel", Duration::from_secs(3));
-        tally.step("load", Duration::from_secs(1));
-        tally.step("kernel", Duration::from_secs(4));
+        for (name, seconds) in [("kernel", 3), ("load", 1), ("kernel", 4)] {
+            tally.begun = Some(Instant::now() - Duration::from_secs(seconds));
+            tally.step(name);
+        }
         let mean = "seconds a boot, in the mean: kernel 3.5, load 0.5";
         assert_eq!(tally.lines(2), ["0 cuts under load", "11 files", "2 others", mean]);
     }
 
     #[test]
     fn a_seed_gives_the_same_moments_and_every_kind_of_them() {
-        let campaign = |seed| Campaign { cuts: 50, seed, build: Build::Release, kernels: Series::ALL.to_vec() };
-        let moments = |seed| (0..50).map(|boot| campaign(seed).moment(boot)).collect::<Vec<_>>();
+        let options = |seed| Options { seed, ..Options::of_the_gate(50) };
+        let moments = |seed| (0..50).map(|boot| options(seed).moment(boot)).collect::<Vec<_>>();
         assert_eq!(moments(1), moments(1));
         assert_ne!(moments(1), moments(2));
         for seed in 1..20 {
             let loaded = |moment: &&Moment| !matches!(moment, Moment::Comparison(_));
             assert!((30..50).contains(&moments(seed).iter().filter(loaded).count()));
             assert_eq!(moments(seed).iter().take(3).filter(loaded).count(), 3);
-            assert_ne!(campaign(seed).turn(0), campaign(seed).turn(1), "both kernels");
+            assert_ne!(options(seed).turn(0), options(seed).turn(1), "both kernels");
+        }
+    }
+
+    #[test]
+    fn the_power_goes_when_the_guest_has_come_so_far() {
+        let after = Duration::from_secs(1);
+        for (moment, lines, decided) in [
+            (Moment::Load(after), &["STEP mounts", "LOAD"][..], 1),
+            (Moment::Acknowledged(after), &["LOAD", "ACKNOWLEDGED 5"], 1),
+            (Moment::Acknowledged(after), &["LOAD", "not yet", "not yet"], 2),
+            (Moment::Comparison(after), &["COMPARING", "LOAD"], 0),
+        ] {
+            let (mut boot, mut tally) = (Boot::default(), Tally::default());
+            let cuts = lines.iter().map(|line| boot.line(line, moment, &mut tally, |_| ()));
+            assert_eq!(cuts.collect::<Vec<_>>().iter().position(Option::is_some), Some(decided), "{lines:?}");
         }
     }
 }

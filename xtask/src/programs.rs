@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::sh;
+
 /// A program of tests, or one that tests start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -19,6 +21,11 @@ impl Program {
     pub(crate) fn package(&self) -> &str {
         self.folder.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
+}
+
+/// What the tests have to know about what was built for them.
+pub(crate) fn variables() -> [(String, String); 1] {
+    [("TRACKER_TEST_BIN".into(), sh::target_dir().join("debug/tracker").display().to_string())]
 }
 
 /// The test programs in cargo's messages (`--message-format=json`), in order of package and name.

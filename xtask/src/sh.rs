@@ -27,15 +27,21 @@ pub(crate) fn of<T>(command: &Command, result: std::io::Result<T>) -> Result<T> 
 
 /// The command as a user would type it, with the variables that were set for it.
 pub(crate) fn show(command: &Command) -> String {
-    let mut words = Vec::new();
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            words.push(format!("{}={}", name.to_string_lossy(), quote(&value.to_string_lossy())));
-        }
-    }
-    words.push(quote(&command.get_program().to_string_lossy()));
-    words.extend(command.get_args().map(|arg| quote(&arg.to_string_lossy())));
-    words.join(" ")
+    let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let set = set.map(|(name, value)| format!("{}={} ", name.to_string_lossy(), quote(&value.to_string_lossy())));
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    set.collect::<String>() + &line(words.map(|word| word.to_string_lossy()))
+}
+
+/// `words` as a shell reads them.
+pub(crate) fn line(words: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    words.into_iter().map(|word| quote(word.as_ref())).collect::<Vec<_>>().join(" ")
+}
+
+/// Lines of a shell that run all of these, and fail if one does.
+pub(crate) fn each_of(lines: impl IntoIterator<Item = String>) -> String {
+    let lines: String = lines.into_iter().map(|line| format!("{line} || code=1\n")).collect();
+    format!("code=0\n{lines}exit $code\n")
 }
 
 /// `word` as a shell reads it as one word.
@@ -56,23 +62,18 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Runs `command` silently and returns its stdout; on failure the error holds both streams.
-pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output();
     let Output { status, stdout, stderr } = of(command, output)?;
     if status.success() {
-        return Ok(stdout);
+        return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }
     Err(failed(show(command), status, &String::from_utf8_lossy(&[stdout, stderr].concat())))
 }
 
-/// Like [`bytes`], as text.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
-    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
-}
-
 /// True if `command` starts and succeeds; its output is dropped.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
-    bytes(command).is_ok()
+    output(command).is_ok()
 }
 
 /// The first executable called `name` on PATH.
@@ -121,15 +122,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_names_the_command_and_its_output() {
-        let error = output(Command::new("sh").args(["-c", "echo seen; exit 3"])).expect_err("exit 3 is a failure");
-        let text = error.to_string();
-        assert!(text.contains("sh -c 'echo seen; exit 3'") && text.contains("seen") && text.contains('3'), "{text}");
-    }
-
-    #[test]
-    fn a_missing_program_is_named() {
-        let error = run(&mut Command::new("no-such-program-here")).expect_err("it does not exist");
-        assert!(error.to_string().contains("no-such-program-here"));
+    fn an_error_names_the_command_and_its_output() {
+        for (words, told) in [
+            (&["sh", "-c", "echo seen; exit 3"][..], &["sh -c 'echo seen; exit 3'", "seen\n", "status: 3"][..]),
+            (&["no-such-program-here"], &["cannot run `no-such-program-here`"]),
+        ] {
+            let text = format!("{:#}\n", output(Command::new(words[0]).args(&words[1..])).unwrap_err());
+            assert!(told.iter().all(|told| text.contains(told)), "{text}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::sh;
 
 pub(crate) use disk::Disk;
 pub(crate) use kernel::{Kernel, Series, ensure, folder};
-pub(crate) use machine::{End, Folder, Request, boot, obstacle, run};
+pub(crate) use machine::{Request, folder as temporary, obstacle, run};
 
 /// Test programs that depend on the kernel, and run without a network and within the guest's memory.
 const TESTS: [&str; 5] = ["kernels", "capture", "capture_limits", "matrix", "matrix_flush"];
@@ -41,17 +41,17 @@ pub(crate) struct Options {
 pub(crate) fn main(options: &Options) -> Result<()> {
     prepare()?;
     let kernel = ensure(options.series)?;
-    let command = match (options.tests.as_slice(), options.command.as_slice()) {
-        ([], []) => command_of(&TESTS)?,
-        (tests, []) => command_of(tests)?,
-        (_, command) => command.to_vec(),
+    let script = match (options.tests.as_slice(), options.command.as_slice()) {
+        ([], []) => script_of(&TESTS)?,
+        (tests, []) => script_of(tests)?,
+        (_, command) => sh::line(command),
     };
     let log = kernel::folder().join(format!("{}.log", options.series.name()));
-    let limit = Duration::from_secs(options.timeout);
-    let request = Request { words: &command, variables: &test_variables(), limit, disks: &[] };
+    let request = Request { script: &script, limit: Duration::from_secs(options.timeout), disks: &[], cut: None };
     let started = Instant::now();
-    let code = run(&kernel, &request, &log, |line| println!("{line}"))?;
-    eprintln!("vm: {}: exit code {code} after {:.1} s", kernel.release(), started.elapsed().as_secs_f64());
+    // Nothing cuts its power.
+    let code = run(&kernel, request, &log, |line| println!("{line}"))?.unwrap_or(u8::MAX);
+    eprintln!("vm: {}: exit code {code} after {:.1} s", kernel.release, started.elapsed().as_secs_f64());
     if code == 0 {
         return Ok(());
     }
@@ -67,23 +67,18 @@ pub(crate) fn prepare() -> Result<()> {
     obstacle().map_or(Ok(()), |what| Err(sh::missing(what, "see docs/testing.md")))
 }
 
-/// Builds these tests and the program under test; a line of a shell that runs them all.
-fn command_of(tests: &[impl AsRef<str>]) -> Result<Vec<String>> {
-    crate::ebpf::build()?;
-    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker", "--features", "test-switches"]))?;
-    let mut script = String::from("code=0; ");
-    for name in tests {
-        let program = sh::quote(&test_program(name.as_ref())?.display().to_string());
-        script.push_str(&format!("{program} --test-threads=1 --show-output || code=1; "));
-    }
-    script.push_str("exit $code");
-    Ok(vec!["sh".into(), "-c".into(), script])
+/// Builds these tests and the program under test; lines of a shell that run them all.
+fn script_of(tests: &[impl AsRef<str>]) -> Result<String> {
+    build()?;
+    let programs: Vec<PathBuf> = tests.iter().map(|name| test_program(name.as_ref())).collect::<Result<_>>()?;
+    let run = |program: PathBuf| sh::line([&*program.to_string_lossy(), "--test-threads=1", "--show-output"]);
+    Ok(sh::each_of(programs.into_iter().map(run)))
 }
 
-/// What the tests have to know about what was built for them.
-pub(crate) fn test_variables() -> Vec<(String, String)> {
-    let binary = sh::target_dir().join("debug/tracker");
-    vec![("TRACKER_TEST_BIN".into(), binary.display().to_string())]
+/// Builds the program under test.
+pub(crate) fn build() -> Result<()> {
+    crate::ebpf::build()?;
+    sh::run(sh::cargo().args(["build", "-q", "-p", "tracker", "--features", "test-switches"]))
 }
 
 /// Builds one test program of the crate `tests` and tells where it is.

@@ -1,6 +1,6 @@
 //! Pages of a checkpoint: runs of files, of names, or of one file's extents.
 //!
-//! A page's name is the BLAKE3 of its bytes, which is checked before anything is read; it needs no other checksum.
+//! A page's name is the BLAKE3 of its bytes. The reader checks it first, so a page needs no other checksum.
 
 use crate::extent_map::{Extent, ExtentMap, Source};
 use crate::format::codec::{DecodeError, EncodeError, Reader, Writer, below, head};
@@ -56,7 +56,7 @@ fn end(w: Writer) -> Result<Vec<u8>, EncodeError> {
 }
 
 pub(super) fn encode_files(files: &[(FileId, &File, bool)]) -> Result<Vec<u8>, EncodeError> {
-    // The oldest version that holds it, so that a page stays what it was in an older checkpoint.
+    // The oldest version that can hold the page, so that it stays byte-identical to the page of an older checkpoint.
     let version = if files.iter().any(|(_, file, _)| file.meta.has_flags()) { STANDING_VERSION } else { FIRST_VERSION };
     let mut w = begin(FILES, version);
     w.count("files", limits::CHANGES, files.len())?;
@@ -169,7 +169,7 @@ fn names(r: &mut Reader<'_>) -> Result<Vec<(FileId, Vec<u8>, FileId)>, DecodeErr
     Ok(out)
 }
 
-/// What the next extent most likely goes on from.
+/// Where the next extent most likely continues.
 struct Cursor {
     at: DataRef,
     end: u64,

@@ -22,7 +22,7 @@ impl<'s> Differ<'s> {
         Differ::with_window(index, WINDOW_BYTES)
     }
 
-    /// A window shorter than two blocks is made as long.
+    /// A window shorter than two blocks is raised to two blocks.
     pub fn with_window(index: &'s Index<'s>, window: usize) -> Differ<'s> {
         let least = index.block_len().saturating_mul(2).min(usize::MAX as u64) as usize;
         Differ { index, window: window.max(least), pending: Vec::new() }
@@ -41,7 +41,7 @@ impl<'s> Differ<'s> {
         Ok(())
     }
 
-    /// Ends the run: what follows is not its continuation.
+    /// Ends the run: later bytes do not continue it.
     pub fn end(&mut self, ops: &mut Ops) -> Result<(), DeltaError> {
         if self.pending.is_empty() { Ok(()) } else { self.diff(true, ops) }
     }
@@ -62,7 +62,7 @@ impl<'s> Differ<'s> {
             at += bytes.len();
             match command? {
                 Command::Copy { from, .. } => self.confirm(from, bytes, ops)?,
-                // The last literal is held back: a match may begin in it and end in the next window.
+                // Hold back the last literal: a match may begin in it and end in the next window.
                 Command::Literal { .. } if at == self.pending.len() => tail = bytes.len(),
                 Command::Literal { .. } => ops.literal(bytes),
             }
@@ -75,7 +75,7 @@ impl<'s> Differ<'s> {
             self.literal_end(rest, ops);
             self.pending.clear();
         } else {
-            // Every block that begins earlier was looked at.
+            // Every block that begins earlier has been examined.
             let keep = rest.len().min((self.index.block_len() - 1) as usize);
             ops.literal(&rest[..rest.len() - keep]);
             self.pending.drain(..at - keep);
@@ -83,11 +83,11 @@ impl<'s> Differ<'s> {
         Ok(())
     }
 
-    /// A copy that `fast_rsync` proposes: each block is taken only if its strong hash says so too.
+    /// Handles a copy that `fast_rsync` proposes: takes each block only if its strong hash matches too.
     fn confirm(&self, from: u64, bytes: &[u8], ops: &mut Ops) -> Result<(), DeltaError> {
         let (len, size) = (bytes.len() as u64, self.index.size());
         if from.checked_add(len).is_none_or(|end| end > size) {
-            // A short last block that a full one was mistaken for, or a damaged signature: never believed.
+            // A full block was matched with the short last one, or the signature is damaged: do not copy.
             ops.literal(bytes);
             return Ok(());
         }
@@ -98,10 +98,10 @@ impl<'s> Differ<'s> {
         let mut offset = from;
         for block in bytes.chunks(self.index.block_len() as usize) {
             let hash = strong(block);
-            // Of equal blocks the one that continues the last copy makes fewer steps.
+            // Among equal blocks, the one that continues the last copy makes fewer steps.
             let next = ops.after_copy().filter(|next| self.index.has(*next, &hash));
             let here = self.index.has(offset, &hash).then_some(offset);
-            // Elsewhere than where the block before was proposed, it may be the first of a run of equal ones.
+            // Not at the proposed offset: the block may start a run of equal ones, so copy from the first of them.
             let here = here.map(|here| if offset == from { self.index.first_equal(here) } else { here });
             match next.or(here) {
                 Some(base) => ops.copy(base, block.len() as u64),
@@ -112,7 +112,7 @@ impl<'s> Differ<'s> {
         Ok(())
     }
 
-    /// The last bytes of a run: they may end like the base does, with its short block.
+    /// The last bytes of a run: they may end with the base's short last block.
     fn literal_end(&self, bytes: &[u8], ops: &mut Ops) {
         if let Some((from, len, hash)) = self.index.tail()
             && let Some(at) = bytes.len().checked_sub(len as usize)
@@ -126,9 +126,9 @@ impl<'s> Differ<'s> {
     }
 }
 
-/// The steps that make the bytes of all `windows`, end to end, of the base with this signature.
+/// The steps that build the bytes of all `windows`, joined, from the base with this signature.
 ///
-/// Holes are not known here: zeros are bytes like others.
+/// Holes are unknown here: zeros are bytes like any others.
 pub fn diff_windows<'b>(
     index: &Index<'_>,
     windows: impl IntoIterator<Item = &'b [u8]>,

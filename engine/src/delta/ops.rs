@@ -5,7 +5,7 @@ use crate::model::Op;
 /// Longest literal in one op; a longer run is several.
 pub const LITERAL_MAX: usize = 1 << 20;
 
-/// Steps that lie end to end; neighbours that can be one step are.
+/// Steps that follow each other without gaps; adjacent steps are joined where possible.
 #[derive(Debug, Default)]
 pub struct Ops {
     ops: Vec<Op<Vec<u8>>>,
@@ -51,7 +51,7 @@ impl Ops {
         }
     }
 
-    /// Where the base goes on after the last step, if that is a copy.
+    /// The base offset after the last step, if that step is a copy.
     pub(super) fn after_copy(&self) -> Option<u64> {
         match self.ops.last() {
             Some(Op::Copy { from, len }) => from.checked_add(*len),
@@ -69,7 +69,7 @@ impl Ops {
         self.copied
     }
 
-    /// The steps that are done: all but a last copy or hole, which may still grow.
+    /// Takes the steps that are final: all but a last copy or hole, which may still grow.
     pub fn take(&mut self) -> Vec<Op<Vec<u8>>> {
         let open = match self.ops.last() {
             Some(Op::Copy { .. } | Op::Hole { .. }) => self.ops.len() - 1,

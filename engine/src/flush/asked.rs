@@ -1,4 +1,4 @@
-//! Answers of file system and catalog in one flush, each asked for once.
+//! Answers of the file system and the catalog, cached for one flush.
 
 use std::collections::HashMap;
 
@@ -8,13 +8,13 @@ use crate::model::{FileId, InodeId, Kind};
 use crate::reconcile::Lookup;
 use crate::source::{Alive, Named};
 
-/// What was answered so far. The plan is decided several times in one flush, and each time from the same facts, though the tree
-/// moves on.
+/// Caches the answers of one flush. A flush decides its plan several times; the cache makes each decision use the same
+/// facts even if the tree changes meanwhile.
 #[derive(Default)]
 pub(super) struct Asked {
     direct: HashMap<(FileId, Vec<u8>), Named>,
     alive: HashMap<FileId, Alive>,
-    /// Which committed file an inode is; the commits stay as they are while a flush gathers.
+    /// The committed file of an inode. The cached answer stays true, since nothing is committed while a flush gathers.
     known: HashMap<(InodeId, Kind), Option<FileId>>,
 }
 

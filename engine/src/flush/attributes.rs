@@ -1,4 +1,4 @@
-//! Attributes of what a flush saw: new files of every kind, and known ones whose marks or listing differ.
+//! Attributes: those of new files of every kind, and of known files whose marks or listing differ.
 
 use std::collections::BTreeSet;
 
@@ -23,13 +23,13 @@ const FILES_MAX: usize = limits::CHANGES / 2;
 /// Ops of one commit: a literal that crosses into another frame becomes two.
 pub(super) const OPS_MAX: usize = limits::OPS - limits::FRAMES;
 
-/// `Meta` of what was read of an inode.
+/// Builds `Meta` from what was read of an inode.
 fn meta_of(stat: &Stat, target: Vec<u8>, xattrs: Xattrs, flags: Flags) -> Meta {
     let Stat { kind, mode, uid, gid, mtime, rdev, .. } = *stat;
     Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs, flags: flags.bits, project: flags.project }
 }
 
-/// Refuses attributes of which no restore could make the file.
+/// Refuses attributes from which a restore could not create the file.
 fn makeable(meta: Meta) -> Result<Meta, FileError> {
     match meta.unmakeable() {
         Some(why) => Err(FileError::Unreadable { cause: why.into() }),
@@ -38,7 +38,7 @@ fn makeable(meta: Meta) -> Result<Meta, FileError> {
 }
 
 impl Builder {
-    /// `Meta` of a regular file; what is left out of its attributes is noted.
+    /// Builds the `Meta` of a regular file and records which attributes are left out of it.
     pub(super) fn meta_of_file(&mut self, id: FileId, record: Option<&Record>, stat: &Stat, read: ReadXattrs) -> Meta {
         let stat = Stat { kind: Kind::File, rdev: 0, ..stat.clone() };
         self.meta_of(id, record, &stat, Vec::new(), read)
@@ -52,7 +52,7 @@ impl Builder {
         meta_of(stat, target, xattrs, flags)
     }
 
-    /// Takes a file that has no content; `old` is its record, if it has one.
+    /// Adds a file that has no content to the commit; `old` is its record, if it has one.
     fn add_other(&mut self, id: FileId, stat: &Stat, meta: Meta, old: Option<&Record>) {
         if self.was_read(id) {
             return;
@@ -75,7 +75,7 @@ impl Builder {
         self.add(id, Entry { record, change, nodes: NodeWrites::new(), signatures: SignatureWrites::new() });
     }
 
-    /// Whether a file with these attributes and that many ops has a place in this commit.
+    /// Checks that a file with these attributes and that many ops fits into this commit.
     pub(super) fn has_room(&self, meta: &Meta, ops: usize) -> Result<(), FileError> {
         if ops > OPS_MAX {
             let cause = format!("its content has {ops} pieces, a commit holds {OPS_MAX}");
@@ -88,10 +88,10 @@ impl Builder {
     }
 }
 
-/// Reads the attributes of a new file that is no regular one. Where that fails it has no entry in this commit: a name
-/// without its symlink's target, or a directory without its mode, would be another thing than what was there.
+/// Reads the attributes of a new file that is not a regular file. If that fails, the file gets no entry in this commit: a
+/// symlink without its target or a directory without its mode would be committed as something that never existed.
 pub(super) fn read_other<W: SourceTree>(builder: &mut Builder, world: &mut W, new: &NewFile) -> Result<(), FileError> {
-    // The listing saw it before it was watched; attributes are taken after.
+    // The listing saw the file before it was watched, so read its attributes again.
     let Attributes { stat, target, xattrs } = world.attributes(new.id, new.stat.inode)?;
     if stat.kind != new.stat.kind {
         return Err(FileError::Moved);
@@ -102,21 +102,21 @@ pub(super) fn read_other<W: SourceTree>(builder: &mut Builder, world: &mut W, ne
     Ok(())
 }
 
-/// A mistake that the simulation must notice: takes the entry with the attributes that the listing told.
+/// A deliberate mistake for the simulator to find: adds the entry with the attributes from the listing.
 pub(super) fn take_plain(builder: &mut Builder, new: &NewFile) {
     let meta = meta_of(&new.stat, Vec::new(), Vec::new(), Flags::default());
     builder.add_attributes(new.id, new.stat.clone(), meta);
 }
 
-/// Takes everything but regular files: new ones, and known ones with a mark (with `compare`, also those that a listing
-/// shows to differ).
+/// Adds everything but regular files: new ones, and known ones with a mark. With `compare`, also known ones whose listing
+/// differs from their record.
 pub(super) fn add_others<W: World>(
     flush: &mut Flush<'_, W>,
     builder: &mut Builder,
     names: &Gathered,
 ) -> Result<(), W::Error> {
     for new in names.plan.new.iter().filter(|new| new.stat.kind != Kind::File) {
-        // What could not be read was taken out of the plan.
+        // Files that could not be read have already been taken out of the plan.
         if let Some((stat, meta)) = builder.take_attributes(new.id) {
             builder.add_other(new.id, &stat, meta, None);
         }
@@ -143,7 +143,7 @@ pub(super) fn add_others<W: World>(
                 let ino = record.inode.ino;
                 flush.keep(ino, &Marks::meta());
                 match error {
-                    // It moved since it was listed: its marks wait until the catalog knows where it is.
+                    // The file moved after it was listed. Its marks wait until the catalog knows its new place.
                     FileError::Moved => {}
                     FileError::NoRoom => flush.report.carried += 1,
                     error => flush.report.failed(id, ino, error),
@@ -154,10 +154,10 @@ pub(super) fn add_others<W: World>(
     Ok(())
 }
 
-/// Reads the attributes of a known file that is no regular one.
+/// Reads the attributes of a known file that is not a regular file.
 fn read_known<W: SourceTree>(builder: &mut Builder, world: &mut W, record: &Record) -> Result<(Stat, Meta), FileError> {
     let Attributes { stat, target, xattrs } = world.attributes(record.id, record.inode)?;
-    // Without generations another kind of file may have the number by now.
+    // Without inode generations, a file of another kind may have the number by now.
     if stat.kind != record.meta.kind {
         return Err(FileError::Moved);
     }

@@ -13,24 +13,24 @@ use crate::source::Stat;
 use crate::tree::NodeWrites;
 use crate::xattrs::LeftOut;
 
-/// What is committed of one file, and what the catalog keeps of it then.
+/// What is committed of one file, and the record that the catalog keeps of it afterwards.
 pub(super) struct Entry {
     pub(super) record: Record,
-    /// `None`: it is as the commits have it, and only the record is brought up to date.
+    /// `None`: the file is as committed, and only its record is updated.
     pub(super) change: Option<FileChange<Span>>,
     pub(super) nodes: NodeWrites,
     pub(super) signatures: SignatureWrites,
 }
 
-/// What this flush has of one file.
+/// What this flush has collected of one file.
 #[derive(Default)]
 pub(super) struct PlannedFile {
-    /// Whether it was read by the name that it will be committed under.
+    /// Whether the file was read under the name that it will be committed under.
     pub(super) read: bool,
     pub(super) entry: Option<Entry>,
-    /// Attributes of a new file that is no regular one, until the names are final.
+    /// Attributes of a new file that is not a regular file, held here until the names are final.
     pub(super) attributes: Option<(Stat, Meta)>,
-    /// Attributes that are not in this commit as they are on the disk, and the inode's number.
+    /// Attributes that this commit does not hold as they are on disk, and the inode number.
     pub(super) left_out: Option<(Ino, Vec<LeftOut>)>,
 }
 
@@ -41,11 +41,11 @@ pub(super) struct Builder {
     pub(super) epoch: u64,
     pub(super) writer: PackWriter,
     pub(super) files: BTreeMap<FileId, PlannedFile>,
-    /// How many of `files` have a change, or attributes that will be one.
+    /// How many of `files` have a change, or attributes that will become one.
     pub(super) changes: usize,
-    /// Bytes of the attributes that were taken. Not lowered when a file is dropped.
+    /// Bytes of attributes added so far. Not lowered when a file is dropped.
     pub(super) meta_bytes: usize,
-    /// Ops that were taken. Not lowered when a file is dropped.
+    /// Ops added so far. Not lowered when a file is dropped.
     pub(super) ops: usize,
 }
 
@@ -69,7 +69,7 @@ impl Builder {
         })
     }
 
-    /// Takes a literal, and puts the packs that are full.
+    /// Adds a literal, and puts packs that are full into the store.
     pub(super) fn push<W: CommitStore>(&mut self, world: &W, literal: &[u8]) -> Result<Span, W::Error> {
         let span = self.writer.push(literal)?;
         while let Some((object, bytes)) = self.writer.take_full() {
@@ -78,7 +78,7 @@ impl Builder {
         Ok(span)
     }
 
-    /// Takes what is to be committed of a file that was read.
+    /// Adds what is to be committed of a file that was read.
     pub(super) fn add(&mut self, id: FileId, entry: Entry) {
         let file = self.files.entry(id).or_default();
         self.changes += usize::from(entry.change.is_some());
@@ -86,26 +86,26 @@ impl Builder {
         file.entry = Some(entry);
     }
 
-    /// Takes the attributes of a new file that is no regular one.
+    /// Adds the attributes of a new file that is not a regular file.
     pub(super) fn add_attributes(&mut self, id: FileId, stat: Stat, meta: Meta) {
         let file = self.files.entry(id).or_default();
         self.changes += usize::from(file.attributes.is_none());
         file.attributes = Some((stat, meta));
     }
 
-    /// Takes back out what [`Builder::add_attributes`] took.
+    /// Removes and returns what [`Builder::add_attributes`] added.
     pub(super) fn take_attributes(&mut self, id: FileId) -> Option<(Stat, Meta)> {
         let found = self.files.get_mut(&id).and_then(|file| file.attributes.take());
         self.changes -= usize::from(found.is_some());
         found
     }
 
-    /// Whether content was taken, or the attributes of what has none.
+    /// Whether the file was read: its content, or its attributes if it has no content.
     pub(super) fn was_read(&self, id: FileId) -> bool {
         self.files.get(&id).is_some_and(|file| file.read)
     }
 
-    /// Whether this file's content was taken, or the attributes of what has none: also those that wait for the names.
+    /// As [`Builder::was_read`], or its attributes are held until the names are final.
     pub(super) fn has(&self, id: FileId) -> bool {
         self.files.get(&id).is_some_and(|file| file.read || file.attributes.is_some())
     }
@@ -116,7 +116,7 @@ impl Builder {
         self.head.seq == Seq::NONE && root.is_none_or(|root| root.change.is_none())
     }
 
-    /// The records of all that was read.
+    /// The records of all files that were read.
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
         self.files.values().filter_map(|file| file.entry.as_ref()).map(|entry| &entry.record)
     }
@@ -127,7 +127,7 @@ impl Builder {
         }
     }
 
-    /// Drops what was read of files that the final names do not have.
+    /// Drops what was read of files that are gone by the final names.
     pub(super) fn keep_only<W: CommittedState>(&mut self, world: &W, names: &Gathered) -> Result<(), W::Error> {
         let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
         let new: BTreeSet<FileId> = names.plan.new.iter().map(|new| new.id).collect();
@@ -142,8 +142,8 @@ impl Builder {
         Ok(())
     }
 
-    /// Drops files that were read by other names than the plan has for them now: content must never be committed under a name
-    /// under which it may never have been. Returns their inodes, whose marks are to be kept.
+    /// Drops files that were read under another name than the plan gives them now: content must never be committed under a
+    /// name that it may never have had. Returns their inodes; the caller keeps their marks.
     pub(super) fn drop_read_elsewhere<W>(&mut self, world: &W, names: &Gathered) -> Result<Vec<Ino>, W::Error>
     where
         W: CommittedState,
@@ -155,7 +155,7 @@ impl Builder {
             return Ok(Vec::new());
         }
         let (mut dropped, mut inodes) = (Vec::new(), Vec::new());
-        // Whether it, or a directory above it, was looked for elsewhere.
+        // Whether the file, or a directory above it, was looked for at another place.
         let mut verdicts: HashMap<FileId, bool> = HashMap::from([(FileId::ROOT, false)]);
         for record in self.records() {
             let (mut at, mut passed) = (record.id, Vec::new());
@@ -163,7 +163,8 @@ impl Builder {
                 if let Some(verdict) = verdicts.get(&at) {
                     break *verdict;
                 }
-                // Also ends where names of two times lead in a circle.
+                // Set before the parent is visited, so that the loop also ends if names from different moments form a
+                // circle.
                 verdicts.insert(at, elsewhere.contains(&at));
                 passed.push(at);
                 if elsewhere.contains(&at) {

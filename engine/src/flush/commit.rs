@@ -12,8 +12,8 @@ use crate::format::commit::{self, Header};
 use crate::format::seal::Span;
 use crate::model::{ChangeSet, Consistency, Ino, Seq, Standing, Time};
 
-/// Puts the packs, writes the intent, creates the commit and settles it. `complete`: once this commit is made, every file that
-/// was there before the first pass is in the commits.
+/// Puts the packs, writes the intent, creates the commit and settles it. `complete`: with this commit, every file that
+/// existed before the first pass is committed.
 pub(super) fn commit<W: World>(
     flush: &mut Flush<'_, W>,
     builder: Builder,
@@ -33,7 +33,7 @@ pub(super) fn commit<W: World>(
     changes.names = names.plan.changes.clone();
     changes.gone = names.plan.gone.clone();
     let inodes: Vec<Ino> = flush.taken.iter().map(|(ino, _)| ino).collect();
-    // A tree in which nothing changes any more is complete all the same, and one commit says so.
+    // Even if nothing changed, one commit records that the baseline is complete.
     let before = head.standing.is_some_and(|head| head.baseline);
     let instant = flush.facts.prove_instant && flush.report.consistency.is_some_and(Consistency::is_instant);
     let says_so = ((complete && !before) || instant) && head.seq > Seq::NONE;
@@ -68,7 +68,7 @@ pub(super) fn commit<W: World>(
     put(flush, &intent, change, &inodes)
 }
 
-/// Makes the commit of which everything but the commit object is in the store.
+/// Creates the commit. Its packs are already in the store.
 fn put<W: World>(
     flush: &mut Flush<'_, W>,
     intent: &Intent,
@@ -78,8 +78,8 @@ fn put<W: World>(
     if !flush.facts.steps.commit_before_forget {
         flush.world.forget(Vec::new(), Vec::new(), inodes, &flush.kept)?;
     }
-    // What this commit leaves open was not all taken (a new directory whose file could not be read): it must be pending
-    // before the commit can take effect, for whoever settles the intent after a death knows only what is pending.
+    // This commit may leave open what was not in `taken`, for instance a new directory whose file could not be read. Make
+    // that pending before the commit can take effect: whoever settles the intent after a crash knows only what is pending.
     let opened = opened(flush.taken, &flush.kept);
     if !opened.is_empty() {
         flush.world.forget(Vec::new(), flush.world.missing()?, &[], &opened)?;
@@ -92,7 +92,7 @@ fn put<W: World>(
     })
 }
 
-/// Marks of `kept` that `taken` does not hold already, with those it holds of the same inodes.
+/// Marks in `kept` that `taken` lacks, with the taken marks of the same inodes.
 fn opened(taken: &DirtySet, kept: &DirtySet) -> DirtySet {
     let mut opened = DirtySet::default();
     for (ino, waiting) in kept.iter() {

@@ -1,5 +1,5 @@
-//! From what was read of a file to its new content: planners of `image` over the catalog's nodes and signatures, and the
-//! literals into packs.
+//! Turns what was read of a file into its new content: runs the planners of `image` over the catalog's nodes and
+//! signatures, and puts the literals into packs.
 
 use super::attributes::OPS_MAX;
 use super::builder::{Builder, Entry};
@@ -39,7 +39,7 @@ impl<W: CommittedState> Signatures for Stored<'_, W> {
     }
 }
 
-/// What a planner said of one file, its literals not yet pushed.
+/// What a planner returned for one file; its literals are not pushed yet.
 struct Planned {
     image: Image,
     base: Option<FileId>,
@@ -72,7 +72,7 @@ impl From<WholePlan> for Planned {
     }
 }
 
-/// Frames kept for what is pushed between two looks.
+/// Frames kept in reserve for what is pushed between two checks.
 const FRAMES_SPARE: u64 = 1024;
 
 fn no_frames() -> FileError {
@@ -93,7 +93,7 @@ fn image_of(record: &Record) -> Option<Image> {
     })
 }
 
-/// Blocks of what was read, as the in-place planner wants them.
+/// The blocks that were read, in the form that the in-place planner takes.
 fn blocks(parts: &[Part]) -> impl Iterator<Item = (u64, BlockData<'_>)> {
     parts.iter().flat_map(|part| {
         let (bytes, offset, len) = match part {
@@ -141,7 +141,7 @@ fn base_of<W: CommittedState>(
     let Some((base, image)) = base.and_then(|base| image_of(&base).map(|image| (base, image))) else {
         return Ok(None);
     };
-    // Doubt is settled block by block; a delta pays where the content was made anew.
+    // An uncertain file is compared by block; signatures only help rewritten content.
     let wanted = base.id != job.id || job.marks.whole;
     let signature = if image.signed && wanted && image.size > 0 {
         BaseSignature::load(image.size, &Stored { world, id: base.id })?
@@ -151,7 +151,7 @@ fn base_of<W: CommittedState>(
     Ok(Some(Base { id: base.id, image, signature }))
 }
 
-/// Takes a file that was read into memory. The inner error leaves the file pending.
+/// Adds a file that was read into memory. If the inner result is an error, the file stays pending.
 pub(super) fn add_image<W: World>(
     builder: &mut Builder,
     flush: &mut Flush<'_, W>,
@@ -189,7 +189,7 @@ pub(super) fn add_image<W: World>(
     if let Some(planned) = &mut planned {
         flush.report.bytes_literal += builder.place(world, std::mem::take(&mut planned.ops), &mut ops)?;
     }
-    // Where marks are not trusted, a read of less than all of the file proves nothing of the rest.
+    // Where marks are not trusted, only a full re-read proves the content.
     let proven =
         !facts.compare || job.marks.all_content() || record.as_ref().is_none_or(|r| r.ctime == Some(read.stat.ctime));
     let ctime = (!read.short && proven).then_some(read.stat.ctime);
@@ -219,8 +219,8 @@ fn plan_whole<W: CommittedState>(
     Ok((!plan.unchanged).then(|| plan.into()))
 }
 
-/// Reads and takes a large file; when all of it is read, in windows, so that memory does not follow its size. The
-/// inner error leaves the file pending; what was pushed of it is dead weight in the pack.
+/// Reads a large file and adds it. A file that is read in full is read in windows, so that memory does not grow with its
+/// size. If the inner result is an error, the file stays pending and what was pushed of it is wasted space in the pack.
 pub(super) fn stream_file<W: World>(
     builder: &mut Builder,
     flush: &mut Flush<'_, W>,
@@ -258,10 +258,10 @@ pub(super) fn stream_file<W: World>(
     Ok(Ok(()))
 }
 
-/// What a streamed file becomes, with its literals pushed; `None` and no ops if it is as committed.
+/// What a streamed file becomes, its literals already pushed; `None` and no ops if it is as committed.
 type Streamed = (Option<Planned>, Vec<Op<Span>>);
 
-/// Reads the `size` bytes of a file and pushes what is new of it, window by window. `base` is the record of the file and the file
+/// Reads the `size` bytes of a file and pushes its new parts window by window. `base` holds the file's record and the file
 /// whose name it took.
 fn stream<W: World>(
     builder: &mut Builder,
@@ -344,7 +344,7 @@ impl Builder {
                 (nodes, signatures) = (planned.nodes, planned.signatures);
                 Some(Content { size: image.size, root: image.root, base: planned.base, ops })
             }
-            // A new empty file has content all the same.
+            // A new file has content even if it is empty.
             None if record.is_none() => {
                 Some(Content { size: image.size, root: image.root, base: None, ops: Vec::new() })
             }
@@ -367,8 +367,8 @@ impl Builder {
         self.add(job.id, Entry { record, change, nodes, signatures });
     }
 
-    /// Whether the data of a new file fits into one commit; of a known one only what is new of it counts, which is seen when it
-    /// is read.
+    /// Checks that the data of a new file fits into one commit. For a known file only new data counts, which is not known
+    /// before it is read.
     fn has_frames(&self, file: &mut impl FileOps, job: &ReadJob, size: u64) -> Result<(), FileError> {
         let room = self.writer.frames_left().saturating_sub(FRAMES_SPARE) * limits::FRAME_PLAIN as u64;
         if job.committed_size.is_some() || size <= room {
@@ -378,8 +378,8 @@ impl Builder {
         if data <= room { Ok(()) } else { Err(no_frames()) }
     }
 
-    /// Pushes the literals of `planned` and appends what they become; copies and holes are joined with the last one. Returns the
-    /// bytes of the literals.
+    /// Pushes the literals of `planned` and appends the resulting ops to those so far, joining adjacent copies and holes.
+    /// Returns the bytes of the literals.
     fn place<W: CommitStore>(
         &mut self,
         store: &W,

@@ -1,4 +1,4 @@
-//! Reading the files of a flush, small ones in parallel and large ones in a stream.
+//! Reads the files of a flush: small ones in parallel, large ones in a stream.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::source::{FileError, ReadJob};
 /// Files whose images are held in memory together.
 const SMALL_JOBS_AT_ONCE: usize = 32;
 
-/// Reads all `jobs` into `builder`. A known file that cannot be read keeps its marks, a new one is added to `excluded`.
+/// Reads all `jobs` into `builder`. A known file that cannot be read keeps its marks; a new one is added to `excluded`.
 pub(super) fn read_all<W: World>(
     flush: &mut Flush<'_, W>,
     jobs: &Jobs,
@@ -24,7 +24,7 @@ pub(super) fn read_all<W: World>(
         .reads
         .iter()
         .partition(|job| jobs.sizes.get(&job.id).copied().unwrap_or(0) > flush.facts.limits.stream_bytes);
-    // In pieces, so that what is held in memory is bounded by the stream size times the piece.
+    // Read small files in groups, so that memory is bounded by the stream size times the group size.
     let small: Vec<ReadJob> = small.into_iter().cloned().collect();
     for piece in small.chunks(SMALL_JOBS_AT_ONCE) {
         let images = flush.world.read_files(piece, flush.facts.steps);
@@ -53,7 +53,7 @@ pub(super) fn read_all<W: World>(
 
 fn failed<W>(flush: &mut Flush<'_, W>, job: &ReadJob, error: FileError, excluded: &mut HashSet<FileId>) {
     if job.committed_size.is_some() {
-        // Without marks it was found by comparison, and is as uncertain.
+        // An inode without taken marks was found by comparison: keep the marks of its job.
         flush.keep_taken_or(job.inode.ino, &job.marks);
         flush.report.failed(job.id, job.inode.ino, error);
     } else {

@@ -5,7 +5,7 @@ use super::steps::Steps;
 /// The steps of a drain (invariants I2, I3).
 pub trait DrainWorld {
     type Error;
-    /// Programs write into the other set of maps from now on.
+    /// Lets programs write into the other set of maps from now on.
     fn swap(&mut self) -> Result<(), Self::Error>;
     /// Returns when no program that saw the old generation is still running.
     fn grace(&mut self) -> Result<(), Self::Error>;
@@ -32,8 +32,9 @@ pub fn drain<W: DrainWorld>(world: &mut W, steps: Steps) -> Result<(), W::Error>
     }
 }
 
-/// Before the first SWAP of a process that found the maps of a former one: that one may have died at any step of a drain,
-/// so the retired generation may hold marks, and programs that saw it may still be running.
+/// Repeats the end of a drain before the first SWAP of a process that found the maps of an earlier one. That process may
+/// have died at any step of a drain, so the retired generation may hold marks, and programs that saw it may still be
+/// running.
 pub fn take_up<W: DrainWorld>(world: &mut W) -> Result<(), W::Error> {
     world.grace()?;
     world.save_retired()?;

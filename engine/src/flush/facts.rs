@@ -13,15 +13,15 @@ pub struct FlushFacts {
     pub epoch: u64,
     /// Random, new for this flush.
     pub commit_id: CommitId,
-    /// Wall clock from before SWAP.
+    /// Wall clock, read before SWAP.
     pub now: Time,
     /// Counts the drains of this volume; only its order matters.
     pub drain: u64,
-    /// Whether files that a listing shows to differ from their record are read whole, marked or not: true while marks
-    /// are not trusted (first pass after a start without pins) and for the scan back end.
+    /// Whether files whose listing differs from their record are fully re-read, marked or not. True while marks are not
+    /// trusted (first pass after a start without pins) and for the scan back end.
     pub compare: bool,
-    /// The first pass was through before this flush. Else `taken` is all that is pending, and the pass is through if the flush
-    /// leaves nothing over.
+    /// Whether the first pass was complete before this flush. If not, `taken` is all that is pending, and the pass is
+    /// complete once a flush leaves nothing.
     pub baseline: bool,
     /// Whether the commit is to be the state of one instant. `None`: not asked for; an error: why it cannot be.
     pub instant: Option<Result<(), NotInstant>>,
@@ -38,7 +38,7 @@ impl FlushFacts {
         u64::try_from(self.now.sec).unwrap_or(0) * 1_000_000_000 + u64::from(self.now.nsec)
     }
 
-    /// Where this flush begins in a list of `len`, see [`first_of`].
+    /// Where this flush starts in a list of `len`, see [`first_of`].
     pub(super) fn first_of(&self, len: usize) -> usize {
         first_of(self.drain, len)
     }
@@ -58,8 +58,8 @@ pub(super) fn first_of(drain: u64, len: usize) -> usize {
 mod tests {
     use super::first_of;
 
-    /// A volume may see every drain, or every second or third one: whatever stands in front is passed over some time, and
-    /// the order is kept often enough that the oldest is not forgotten.
+    /// A volume may see every drain, or every second or third one. Every entry must come first at some time, and the oldest
+    /// one often.
     #[test]
     fn every_place_is_first_some_time_and_the_oldest_often() {
         for step in 1..=4 {

@@ -33,7 +33,7 @@ pub(super) fn limit_changes<W: World>(flush: &mut Flush<'_, W>, names: &mut Gath
     }
 }
 
-/// Files whose changed names have no room, and directories that have to stay for them.
+/// Files whose changed names do not fit, and directories that cannot move because of them.
 fn without_room<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Result<Vec<FileId>, W::Error> {
     let limits = &flush.facts.limits;
     if names.plan.changes.len() <= limits.changes {
@@ -103,14 +103,14 @@ impl Waits {
             }
         }
         for (id, changes) in &mut changed {
-            // What is in a directory that is gone goes with it, and has the limit of removals.
+            // The entries of a removed directory go with it; `Limits::removals` limits them.
             let lost = world.names_of(*id)?.into_iter().filter(|(dir, name)| unset.contains(&(*dir, name.as_slice())));
             *changes += lost.filter(|(dir, _)| !gone.contains(dir)).count();
         }
         changed.retain(|_, changes| *changes > 0);
         let mut waits = Waits::default();
         let mut files: Vec<(FileId, usize)> = changed.into_iter().collect();
-        // Those in front may be such that cannot be committed for another reason.
+        // Rotate: the files at the front may be unable to commit for another reason.
         let first = first_of(drain, files.len());
         files.rotate_left(first);
         for (id, changes) in &files {
@@ -142,11 +142,11 @@ impl Waits {
         Ok(waits)
     }
 
-    /// Which files do not fit into `limit` changes. A group that can never fit is committed alone, if none of its files has more
-    /// than `most` changes, which is what the format holds.
+    /// Returns the files that do not fit into `limit` changes. A group that can never fit is committed alone if none of its
+    /// files has more than `most` changes, the format's limit.
     fn left(&self, limit: usize, most: usize) -> Vec<FileId> {
         let (mut room, mut stays, mut left) = (limit, vec![false; self.graph.node_count()], Vec::new());
-        // Each group after all that it waits for.
+        // Kosaraju yields each group after all groups that it waits for.
         for group in kosaraju_scc(&self.graph) {
             let changes: usize = group.iter().map(|node| self.graph[*node].1).sum();
             let blocked = group.iter().any(|node| self.graph.neighbors(*node).any(|other| stays[other.index()]));
@@ -177,7 +177,7 @@ impl Waits {
 mod tests {
     use super::*;
 
-    /// Files of one changed name each, and who waits for whom.
+    /// `files` with one changed name each; `edges`: who waits for whom.
     fn waits(files: &[u64], edges: &[(u64, u64)]) -> Waits {
         let mut waits = Waits::default();
         for id in files {
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!((left(&free, 2).len(), left(&free, 3).len()), (1, 0));
     }
 
-    /// Each takes the name of the next: the last has to go first.
+    /// Each takes the name of the next one, so the last has to go first.
     #[test]
     fn a_chain_goes_from_its_free_end() {
         let chain = waits(&[1, 2, 3, 4], &[(1, 2), (2, 3), (3, 4)]);
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_gone_stays_until_all_is_out_of_it() {
-        // Not one of the files: it changes no name that counts.
+        // The directory is not one of the files and changes no name that counts.
         let mut moved = waits(&[1, 2], &[(7, 1), (7, 2)]);
         moved.graph[moved.nodes[&FileId(7)]].1 = 0;
         assert!(left(&moved, 1).contains(&7) && left(&moved, 2).is_empty());

@@ -1,4 +1,5 @@
-//! Removals that do not fit into one commit: a directory with millions of files in it leaves the tree in one step.
+//! Splits removals that do not fit into one commit, for instance when a directory with millions of files is moved out of
+//! the tree.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -9,8 +10,8 @@ use crate::catalog::Missing;
 use crate::model::{FileId, Kind, NameChange};
 use crate::reconcile::NamePlan;
 
-/// Leaves in the plan as many removals as `Limits::removals` says, files before the directories that they are in. The others
-/// stay in the commits for now, and their topmost names go on waiting for their removal.
+/// Keeps in the plan as many removals as `Limits::removals` allows, files before their directories. The other files stay
+/// committed for now, and their topmost names wait for the next flush.
 pub(super) fn limit_removals<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<(), W::Error> {
     let (world, limit) = (&*flush.world, flush.facts.limits.removals.max(1));
     let plan = &mut names.plan;
@@ -42,14 +43,14 @@ pub(super) fn limit_removals<W: World>(flush: &mut Flush<'_, W>, names: &mut Gat
     Ok(())
 }
 
-/// Which files of `gone` go in this commit.
+/// Chooses the files of `gone` that this commit removes.
 fn choose<W: CommittedState>(
     world: &W,
     plan: &NamePlan,
     gone: &HashSet<FileId>,
     limit: usize,
 ) -> Result<BTreeSet<FileId>, W::Error> {
-    // Names that other files take now: whose they were has to go in this commit, with all that is in it.
+    // If a new file takes the name of a removed one, this commit must remove the old file with everything below it.
     let mut chosen: BTreeSet<FileId> = BTreeSet::new();
     let mut replaced = Vec::new();
     for change in &plan.changes {
@@ -69,7 +70,7 @@ fn choose<W: CommittedState>(
         if is_dir {
             dirs.push(*id);
         } else if names < limit {
-            // A file with many names takes away as many.
+            // Removing a file removes all of its names.
             names += world.names_of(*id)?.len();
             chosen.insert(*id);
         }

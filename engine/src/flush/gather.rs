@@ -1,4 +1,4 @@
-//! The names part of a flush: lists changed directories, and the new ones they lead to, until nothing is unlisted.
+//! The names part of a flush: lists changed directories and the new directories found in them, until all are listed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -14,10 +14,10 @@ use crate::model::{FileId, Ino, Kind};
 use crate::reconcile::Listing;
 use crate::source::{Entry, Listed, Unknown};
 
-/// How often directories are looked for anew in one flush.
+/// How often one flush looks for moved directories again.
 const ROUNDS_MAX: u32 = 8;
 
-/// Lists and reconciles until every new directory was listed or there is no more room.
+/// Lists and reconciles until every new directory is listed or a limit is reached.
 pub(super) fn gather<W: World>(flush: &mut Flush<'_, W>) -> Result<Gathered, W::Error> {
     let mut gathered = Gathered::begin(flush.world)?;
     flush.world.moved(&Moved::new());
@@ -41,20 +41,21 @@ pub(super) fn gather<W: World>(flush: &mut Flush<'_, W>) -> Result<Gathered, W::
 struct Due {
     dir: FileId,
     ino: Ino,
-    /// Since when its mark waits.
+    /// Since when the directory's mark has been waiting.
     since_ns: u64,
 }
 
 /// Which directories are still to be listed.
 struct Search {
     queue: VecDeque<Due>,
-    /// All that were ever queued.
+    /// All directories that were ever queued.
     queued: BTreeSet<FileId>,
-    /// Directories that were not where they were looked for: each is looked for again where a listing shows it to be.
+    /// Directories that were not at their expected path. They are looked for again at the place where a later listing shows
+    /// them.
     not_there: BTreeMap<FileId, Due>,
-    /// New files that were seen.
+    /// Counts the new files that were seen.
     budget: Budget,
-    /// How often directories were looked for anew.
+    /// How often moved directories were looked for again.
     rounds: u32,
     /// How many levels of new directories were listed.
     levels: usize,
@@ -72,13 +73,13 @@ impl Search {
                 }
             }
         }
-        // New files of one directory that cannot be read would keep the others unlisted.
+        // Rotate: otherwise new files of one directory that cannot be read would keep the others unlisted.
         queue.rotate_left(flush.facts.first_of(queue.len()));
         let budget = Budget::of(&flush.facts.limits);
         Ok(Search { queue, queued, not_there: BTreeMap::new(), budget, rounds: 0, levels: 0 })
     }
 
-    /// Lists one directory, or keeps its mark where that cannot be done now.
+    /// Lists one directory, or keeps its mark if it cannot be listed now.
     fn list<W: World>(&mut self, flush: &mut Flush<'_, W>, gathered: &mut Gathered, due: Due) -> Result<(), W::Error> {
         if self.budget.is_spent() || self.levels >= flush.facts.limits.levels {
             self.not_there.remove(&due.dir);
@@ -107,7 +108,8 @@ impl Search {
         Ok(())
     }
 
-    /// What is decided about of a listing: the names that differ from the committed ones, new files only as far as there is room.
+    /// Reduces a listing to what is to be decided: names that differ from the committed ones, and new files within the
+    /// budget.
     fn take<W: World>(
         &mut self,
         flush: &mut Flush<'_, W>,
@@ -132,8 +134,8 @@ impl Search {
         for entry in std::mem::take(&mut listing.seen) {
             let records = flush.world.by_inode(entry.stat.inode.ino)?;
             if records.iter().all(|record| record.inode != entry.stat.inode) {
-                // A new file has no other name in the commits, so it can wait as if it was not seen. But not where it took the
-                // name of another file: that name would be committed as gone.
+                // A new file has no other committed name, so it can wait as if it had not been seen. It cannot wait if it
+                // took the name of another file: that name would be committed as removed.
                 let name_is_free = listing.committed.binary_search_by(|(name, _)| name.cmp(&entry.name)).is_err();
                 if self.budget.is_spent() && name_is_free {
                     continue;
@@ -150,9 +152,9 @@ impl Search {
         Ok(listing)
     }
 
-    /// Watches what is new in the plan, and queues the directories that it leads to.
+    /// Watches the new files of the plan, and queues the new directories.
     fn follow<W: World>(&mut self, flush: &mut Flush<'_, W>, gathered: &mut Gathered) -> Result<(), W::Error> {
-        // ARM before anything is read of a new file: what it holds now is read, what comes later is marked.
+        // ARM before reading anything of a new file: its present content is read, and later changes are marked.
         let seen = gathered.plan.new.iter().chain(&gathered.plan.behind);
         let fresh: Vec<_> = seen.filter(|new| !gathered.new_inodes.contains_key(&new.id)).cloned().collect();
         let inodes: Vec<Ino> = fresh.iter().map(|new| new.stat.inode.ino).collect();
@@ -185,7 +187,7 @@ impl Search {
     }
 }
 
-/// Names that the format does not hold (some file systems have longer ones than 255 bytes).
+/// Moves names that the format cannot hold to `unknown` (some file systems allow more than 255 bytes).
 fn take_long_names(seen: &mut Vec<Entry>, unknown: &mut Unknown) {
     seen.retain(|entry| {
         let holds = is_entry_name(&entry.name);
@@ -197,8 +199,8 @@ fn take_long_names(seen: &mut Vec<Entry>, unknown: &mut Unknown) {
     });
 }
 
-/// A listing without the names that are as the catalog has them: one name that changed among a million is decided about
-/// alone. With `compare` a file is left out only if its attributes are those of the catalog too.
+/// Drops entries that are as the catalog has them, so that one changed name among a million is decided alone. With
+/// `compare`, an entry is dropped only if its attributes are unchanged too.
 fn differing<W: CommittedState>(
     world: &W,
     dir: FileId,
@@ -206,7 +208,7 @@ fn differing<W: CommittedState>(
     compare: bool,
 ) -> Result<Listing, W::Error> {
     let known = if compare { world.known_in(dir)? } else { world.others_in(dir, &mut seen)? };
-    // Whether each name was seen as it is known; `None` before it was seen.
+    // Whether each name was seen unchanged; `None`: not seen yet.
     let mut known: HashMap<Vec<u8>, (Known, Option<bool>)> =
         known.into_iter().map(|(name, known)| (name, (known, None))).collect();
     seen.retain(|entry| {
@@ -215,7 +217,7 @@ fn differing<W: CommittedState>(
         let (inode, times) = (known.inode == stat.inode, known.ctime == Some(stat.ctime) && known.mtime == stat.mtime);
         let content = known.kind == Kind::File && times && known.size == stat.size;
         let same = inode && known.kind == stat.kind && (!compare || content);
-        // A name can be listed twice, and one of the times lead to another file: then it is decided about.
+        // A name can be listed twice and lead to another file once. If any of its entries differ, the name is decided.
         let decide = !same || *as_known == Some(false);
         *as_known = Some(!decide);
         decide

@@ -1,4 +1,4 @@
-//! The names that a flush has decided on, and the listings behind them.
+//! The names that a flush has decided, and the listings behind them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,20 +10,20 @@ use crate::dirty::DirtySet;
 use crate::model::{FileId, Ino, InodeId, NameChange};
 use crate::reconcile::{Assigned, Listing, NamePlan, reconcile};
 
-/// Listings of this flush and what follows from them.
+/// The listings of this flush and the plan made from them.
 pub(super) struct Gathered {
     pub(super) plan: NamePlan,
     pub(super) asked: Asked,
     pub(super) assigned: Assigned,
     pub(super) listings: Vec<Listing>,
     pub(super) missing: Vec<Missing>,
-    /// Where files were looked for, by the names as they were decided then.
+    /// The paths under which files were looked for, from the names as decided at that time.
     pub(super) looked_at: Moved,
     pub(super) new_inodes: HashMap<FileId, InodeId>,
-    /// Files whose removal waits for a person.
+    /// Files whose removal waits for confirmation by a person.
     pub(super) held_back: HashSet<FileId>,
-    /// Files that keep the names they have: directories among those whose names others took, and files whose new names have no
-    /// room in this commit.
+    /// Files that keep their committed names: files whose new names have no room in this commit, and directories whose
+    /// names were taken by others.
     pub(super) excluded: HashSet<FileId>,
 }
 
@@ -57,7 +57,8 @@ impl Gathered {
         self.new_inodes.values().map(|inode| inode.ino).collect()
     }
 
-    /// Inode numbers of new files that were watched and are not in the plan. They are watched again when they are seen again.
+    /// Inode numbers of new files that were watched but are no longer in the plan. They are watched again when they are
+    /// seen again.
     pub(super) fn left_out_numbers(&self) -> Vec<Ino> {
         let planned: HashSet<FileId> = self.plan.new.iter().map(|new| new.id).collect();
         let left_out = self.new_inodes.iter().filter(|(id, _)| !planned.contains(id));
@@ -72,8 +73,8 @@ impl Gathered {
         Ok(world.record(id)?.map_or(Ino::NONE, |record| record.inode.ino))
     }
 
-    /// Drops the kept marks of files that are gone, which would be pending for ever. Marks belong to inode numbers, so those of a
-    /// number that another file has by now stay.
+    /// Drops kept marks of files that are gone, which would stay pending forever. Marks belong to inode numbers, so a mark
+    /// stays if another file has the number by now.
     pub(super) fn forget_gone<W: CommittedState>(&self, world: &W, kept: &mut DirtySet) -> Result<(), W::Error> {
         let again = self.new_numbers();
         for id in &self.plan.gone {
@@ -87,8 +88,8 @@ impl Gathered {
         Ok(())
     }
 
-    /// Under which names the files are to be opened whose place the plan changes: new files, and known ones that lost their first
-    /// name. A file with a committed name that stays is opened by that one.
+    /// The paths under which to open files whose place the plan changes: new files, and known ones that lost their first
+    /// name. A file that keeps a committed name is opened by that name.
     pub(super) fn moved<W: CommittedState>(&self, world: &W) -> Result<Moved, W::Error> {
         let changes = self.plan.changes.iter().map(|change| match change {
             NameChange::Set { parent, name, .. } | NameChange::Unset { parent, name } => (*parent, name.as_slice()),
@@ -103,7 +104,7 @@ impl Gathered {
             }
         }
         let known: BTreeSet<FileId> = moved.keys().chain(&self.plan.fewer_names).copied().collect();
-        // One that was taken for a known file by its number is read where it was seen, or not at all.
+        // A file recognised as a known one by inode number alone is read where it was seen, or not at all.
         let claimed = |id: &FileId| self.plan.claimed.contains(id) && moved.contains_key(id);
         let known: Vec<FileId> = known.difference(&new).copied().filter(|id| !claimed(id)).collect();
         for id in &known {
@@ -117,7 +118,7 @@ impl Gathered {
         Ok(moved)
     }
 
-    /// The committed files at all listed names that differ from the catalog.
+    /// The committed file at each listed name that differs from the catalog.
     pub(super) fn committed(&self) -> HashMap<(FileId, &[u8]), FileId> {
         let names = self
             .listings
@@ -126,7 +127,7 @@ impl Gathered {
         names.collect()
     }
 
-    /// Tells the source tree under which names the plan has the files now. Returns whether that differs from before.
+    /// Tells the source tree where the plan now places the files. Returns whether that changed.
     pub(super) fn look_where_decided<W>(&mut self, world: &mut W) -> Result<bool, W::Error>
     where
         W: SourceTree + CommittedState,
@@ -148,7 +149,7 @@ impl Gathered {
         Ok(true)
     }
 
-    /// Decides about the names, from all listings so far; the names of `excluded` files stay as they are committed.
+    /// Decides the names from all listings so far; `excluded` files keep their committed names.
     pub(super) fn decide_without<W>(
         &mut self,
         world: &mut W,

@@ -1,6 +1,6 @@
-//! Which files a flush reads, and how much of each.
+//! Decides which files a flush reads, and how much of each.
 //!
-//! Files that have no lasting identity are read whole: what an inode number without a generation says of them is never believed.
+//! Files without a lasting identity are fully re-read: an inode number without a generation proves nothing about its file.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -18,16 +18,16 @@ use crate::source::ReadJob;
 #[derive(Default)]
 pub(super) struct Jobs {
     pub(super) reads: Vec<ReadJob>,
-    /// Files whose content had no room in this flush, and whose names have to stay as they are for that.
+    /// Files whose content does not fit into this flush, so that they keep their committed names.
     pub(super) excluded: HashSet<FileId>,
-    /// The file whose name a new one took.
+    /// For a new file, the file whose name it took.
     pub(super) bases: BTreeMap<FileId, FileId>,
-    /// Bytes to read of each, as far as known before.
+    /// Bytes to read of each file, as far as known before reading.
     pub(super) sizes: BTreeMap<FileId, u64>,
 }
 
 impl Jobs {
-    /// Reads all of a known file: `size` bytes now.
+    /// Adds a full re-read of a known file that now has `size` bytes.
     fn rescan(&mut self, record: &Record, size: u64) {
         self.sizes.insert(record.id, size);
         let (marks, committed_size) = (Marks::rescan(), Some(record.size));
@@ -50,7 +50,7 @@ pub(super) fn plan<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Resu
     Ok(jobs)
 }
 
-/// Known files with marks of content or attributes.
+/// Adds known files with marks of content or attributes.
 fn add_marked<W: World>(
     flush: &mut Flush<'_, W>,
     names: &Gathered,
@@ -60,11 +60,12 @@ fn add_marked<W: World>(
     let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
     let mut waiting: Vec<(Ino, &Waiting)> = flush.taken.iter().collect();
     waiting.sort_by_key(|(ino, waiting)| (waiting.since_ns, *ino));
-    // The oldest may be one that cannot be read and takes up the whole flush.
+    // Rotate: the oldest file may be unreadable and use up the whole flush.
     let first = flush.facts.first_of(waiting.len());
     waiting.rotate_left(first);
     for (ino, waiting) in waiting {
-        // Of all files with that number: marks are kept by number, and some of them would never all be read.
+        // Take all files with that number or none: marks are kept by inode number, and a partial choice might never read
+        // all of them.
         let full = budget.is_spent();
         for record in flush.world.by_inode(ino)? {
             if record.meta.kind != Kind::File || gone.contains(&record.id) || names.held_back.contains(&record.id) {
@@ -86,13 +87,13 @@ fn add_marked<W: World>(
     Ok(())
 }
 
-/// By which marks a known file is read in this flush, and how many bytes that will be, about. Of a file with very many marked
-/// blocks only a part is read; the marks of the rest are kept.
+/// The marks by which a known file is read in this flush, and about how many bytes that is. If a file has very many marked
+/// blocks, only a part is read and the marks of the rest are kept.
 fn marks_to_read<W: World>(flush: &mut Flush<'_, W>, record: &Record, waiting: &Waiting) -> (Marks, u64) {
     let limits = &flush.facts.limits;
     let mut marks = match Span::of(record.inode) {
         Span::Always => waiting.marks.clone(),
-        // The marked number may have been given to another file.
+        // The marked number may belong to another file by now.
         Span::Mount => Marks { rescan: true, ..waiting.marks.clone() },
     };
     if marks.from == Some(0) {
@@ -103,7 +104,7 @@ fn marks_to_read<W: World>(flush: &mut Flush<'_, W>, record: &Record, waiting: &
     }
     let most = (limits.marked_bytes_of_a_file / BLOCK_BYTES).max(1);
     if !marks.all_content() && marks.blocks.len() > most {
-        // Another part in each flush: a file that is marked all over, all the time, has its end carried too.
+        // Take another part in each flush, so that a file that is constantly marked all over gets its end committed too.
         let part = flush.facts.drain % marks.blocks.len().div_ceil(most);
         let now = marks.blocks.iter().skip((part * most) as usize).take(most as usize).collect();
         let rest = Marks { blocks: &marks.blocks - &now, ..Marks::default() };
@@ -117,7 +118,7 @@ fn marks_to_read<W: World>(flush: &mut Flush<'_, W>, record: &Record, waiting: &
     (marks, expected)
 }
 
-/// Known files that a listing shows to differ from their record.
+/// Adds known files whose listing differs from their record.
 fn add_differing<W: World>(
     flush: &mut Flush<'_, W>,
     names: &Gathered,
@@ -132,7 +133,7 @@ fn add_differing<W: World>(
             continue;
         }
         if let Some(job) = queued.get(id).and_then(|at| jobs.reads.get_mut(*at)) {
-            // Its marks are not all that changed: they are not trusted here, or were kept for its attributes.
+            // The marks may not cover all changes: they are not trusted, or were kept only for the file's attributes.
             job.marks.rescan = true;
             jobs.sizes.insert(*id, stat.size);
             continue;
@@ -149,8 +150,8 @@ fn add_differing<W: World>(
     Ok(())
 }
 
-/// Known files that the plan has recognised under another name by their inode number alone: they are read whole, or keep the names
-/// that they have where there is no room.
+/// Adds known files that the plan recognised under another name by their inode number alone. They are fully re-read; if
+/// there is no room, they keep their committed names.
 fn add_claimed<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut Jobs) -> Result<(), W::Error> {
     let queued: HashSet<FileId> = jobs.reads.iter().map(|job| job.id).collect();
     let mut budget = Budget::of(&flush.facts.limits);
@@ -167,8 +168,9 @@ fn add_claimed<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut 
     Ok(())
 }
 
-/// New files. They have a budget of their own: known ones that cannot be read would keep them out of every flush, and while they
-/// wait no further directory is listed, which may be what those others wait for.
+/// Adds new files, with a budget of their own. With a shared one, known files that cannot be read would keep new ones out
+/// of every flush; and while new files wait no further directory is listed, although those known files may have moved
+/// there.
 fn add_new<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut Jobs) {
     let mut budget = Budget::of(&flush.facts.limits);
     for new in names.plan.new.iter().filter(|new| new.stat.kind == Kind::File) {

@@ -1,4 +1,4 @@
-//! What a flush leaves for the next one: new files that could not be read, and marks of what was not.
+//! What a flush leaves for the next one: new files that could not be read, and marks of files that were not read.
 
 use std::collections::HashSet;
 
@@ -12,8 +12,8 @@ use crate::dirty::Marks;
 use crate::model::{FileId, Kind};
 use crate::xattrs::Told;
 
-/// Every mark that was taken was read, or is kept, or its file is gone: what an earlier decision skipped (a file that
-/// seemed gone and was then found after all) is kept here.
+/// Keeps every taken mark whose file was neither read nor removed. An earlier decision may have skipped such a file, for
+/// instance when it seemed gone and was found afterwards.
 pub(super) fn keep_unread<W: World>(
     flush: &mut Flush<'_, W>,
     names: &Gathered,
@@ -40,8 +40,8 @@ pub(super) fn keep_unread<W: World>(
     Ok(())
 }
 
-/// Takes new files back out of the plan that could not be read, or that only deciding again brought to light (nothing of
-/// them was armed or read), until the plan holds none. Their directories are listed again in the next flush.
+/// Takes new files out of the plan that were not read: their read failed, or a later decision added them and they were
+/// never watched. Repeats until the plan holds none. The next flush lists their directories again.
 pub(super) fn leave_out<W: World>(
     flush: &mut Flush<'_, W>,
     names: &mut Gathered,
@@ -53,7 +53,7 @@ pub(super) fn leave_out<W: World>(
         let elsewhere =
             if steps.content_of_names { builder.drop_read_elsewhere(&*flush.world, names)? } else { Vec::new() };
         for ino in elsewhere {
-            // Without marks it was found by comparison, or is new: then its directory is listed again too.
+            // A file without taken marks was found by comparison, or is new; if new, its directory is listed again too.
             flush.keep_taken_or(ino, &Marks::rescan());
         }
         read_others(flush, names, builder, &mut excluded);
@@ -77,14 +77,14 @@ pub(super) fn leave_out<W: World>(
     report.put_off = excluded.iter().filter(|id| !lasting.contains(id) && !names.held_back.contains(id)).count() as u64;
     for dir in &names.plan.held {
         let ino = names.inode_of(&*flush.world, *dir)?;
-        // What is put off is counted, so this directory alone decides nothing.
+        // `put_off` already counts these files, so this directory's mark alone must not count as unfinished.
         flush.report.lasting.insert(ino);
         flush.keep(ino, &Marks::names());
     }
     Ok(())
 }
 
-/// Reads the attributes of new files that are no regular ones. Excludes all new files of which nothing was read.
+/// Reads the attributes of new files that are not regular files. Excludes all new files of which nothing was read.
 fn read_others<W: World>(
     flush: &mut Flush<'_, W>,
     names: &Gathered,
@@ -109,7 +109,8 @@ fn read_others<W: World>(
     }
 }
 
-/// Attributes that are not in the commits as they are on the disk are read again in the next flush, and reported until then.
+/// Keeps marks of files whose attributes are not committed as they are on disk, so that the next flush reads and reports
+/// them again.
 pub(super) fn keep_left_out<W>(flush: &mut Flush<'_, W>, builder: &mut Builder) {
     let ids: Vec<FileId> = builder.files.keys().copied().collect();
     for id in ids {

@@ -1,14 +1,14 @@
-//! How much one flush carries.
+//! How much one flush takes.
 
 use crate::format::limits;
 
-/// How much one flush carries. What is above goes on being pending.
+/// How much one flush takes. The rest stays pending.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub files: usize,
-    /// Bytes to read, as far as known before reading.
+    /// Bytes to read, as estimated before reading.
     pub bytes: u64,
-    /// A file with more to read than this is read in a stream, not by `World::read_files`.
+    /// A file with more bytes to read than this is streamed, not read by `World::read_files`.
     pub stream_bytes: u64,
     /// Marked bytes taken of one file in one flush; the rest stays pending.
     pub marked_bytes_of_a_file: u64,
@@ -18,11 +18,11 @@ pub struct Limits {
     pub sparse_hole_bytes: u64,
     /// Files that one commit removes.
     pub removals: usize,
-    /// Names of known files, directories and special files that one commit sets, or takes away from files that stay.
+    /// Names of known files, directories and special files that one commit sets, or removes from files that stay.
     pub changes: usize,
-    /// Changed names of one file; above, they stay as they are in the commits.
+    /// Changed names of one file; with more, all its names stay as committed.
     pub names_of_a_file: usize,
-    /// New directories below one another: at each level all that was listed is decided about again.
+    /// Nesting depth of new directories in one flush: each level decides everything listed so far again.
     pub levels: usize,
 }
 
@@ -36,7 +36,7 @@ impl Limits {
         sparse_hole_bytes: 1 << 30,
         // With names of full length a commit object holds twice as many.
         removals: limits::CHANGES / 4,
-        // Beside those.
+        // In addition to the removals.
         changes: limits::CHANGES / 8,
         names_of_a_file: limits::CHANGES / 4,
         levels: 128,

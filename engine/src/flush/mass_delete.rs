@@ -1,5 +1,5 @@
-//! The guard against the loss of many files at once: a source that was emptied, or whose data lies elsewhere now, looks like
-//! the removal of most of its files. Such removals wait until a person confirms them or the files are back.
+//! The guard against losing many files at once: a source that was emptied, or whose data now lies elsewhere, looks as if
+//! most of its files had been removed. Such removals wait until a person confirms them or the files are back.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::catalog::Missing;
 use crate::model::{FileId, Ino, Kind, NameChange};
 use crate::source::Alive;
 
-/// A file or directory that the names as they were decided do not have any more.
+/// A file or directory that is gone by the names decided so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Gone {
     pub id: FileId,
@@ -18,30 +18,30 @@ pub(super) struct Gone {
     pub names: Vec<(FileId, Vec<u8>)>,
 }
 
-/// What removals amount to.
+/// The weight of the removals of a flush.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Weighed {
-    /// Files at whose paths nothing lies now. One that another file took the place of is no loss.
+    /// Number of files that are gone and whose paths are now empty. A file that was replaced by another is not lost.
     pub lost: u64,
-    /// Files that are gone since others took their names: nothing of them can wait.
+    /// Files that are gone because others took their names: their removal cannot wait.
     pub through: HashSet<FileId>,
-    /// Directories whose names were taken by others: both wait, or neither does.
+    /// Directories whose names others took: the removal and the new name wait together or not at all.
     pub replaced: BTreeSet<FileId>,
 }
 
-/// Weighs what is gone. `now` says which file has a name after this flush, in a directory that stays.
+/// Weighs what is gone. `now` returns the file that has a name after this flush, in a directory that stays.
 pub(super) fn weigh<E>(
     gone: &[Gone],
     mut now: impl FnMut(FileId, &[u8]) -> Result<Option<FileId>, E>,
 ) -> Result<Weighed, E> {
     let by_id: HashMap<FileId, &Gone> = gone.iter().map(|gone| (gone.id, gone)).collect();
-    // What lies at the path of each directory that is gone.
+    // For each directory that is gone, what is at its path now.
     let mut in_place: HashMap<FileId, Option<FileId>> = HashMap::new();
     let mut weighed = Weighed::default();
     for file in gone {
         let (mut stands, mut all_taken) = (false, !file.names.is_empty());
         for (parent, name) in &file.names {
-            // From the topmost directory that is gone down to this one.
+            // From this directory up to the topmost one that is gone.
             let (mut chain, mut at) = (Vec::new(), *parent);
             while let Some(dir) = by_id.get(&at).filter(|_| !in_place.contains_key(&at)) {
                 chain.push(*dir);
@@ -86,7 +86,7 @@ fn weigh_plan<W: CommittedState>(world: &W, names: &Gathered) -> Result<Weighed,
             NameChange::Unset { parent, name } => _ = unset.insert((*parent, name.as_slice())),
         }
     }
-    // Only directories that stay and took the place of one that is gone are asked for what they had.
+    // Only directories that stay and replaced one that is gone are asked for their committed entries.
     let mut had: HashMap<FileId, HashMap<Vec<u8>, FileId>> = HashMap::new();
     weigh(&gone, |dir, name| {
         if let Some(id) = set.get(&(dir, name)) {
@@ -102,8 +102,8 @@ fn weigh_plan<W: CommittedState>(world: &W, names: &Gathered) -> Result<Weighed,
     })
 }
 
-/// Decides, once in a flush and before anything is read, whether its removals wait. If they do, directories whose names were taken
-/// by others are excluded from the plan, and all files that wait are noted in `names.held_back`.
+/// Decides once per flush, before anything is read, whether its removals wait. If they do, directories whose names were
+/// taken by others are excluded from the plan, and all waiting files are recorded in `names.held_back`.
 pub(super) fn guard<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<(), W::Error> {
     let limit = flush.facts.max_delete;
     if !limit.may_hold(names.plan.gone.len()) {
@@ -125,12 +125,13 @@ pub(super) fn guard<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) ->
     Ok(())
 }
 
-/// Where removals wait: directories that others took the place of, by the plan as it is now.
+/// While removals wait: directories that others replaced, by the current plan.
 pub(super) fn replaced<W: CommittedState>(world: &W, names: &Gathered) -> Result<BTreeSet<FileId>, W::Error> {
     if names.held_back.is_empty() { Ok(BTreeSet::new()) } else { Ok(weigh_plan(world, names)?.replaced) }
 }
 
-/// Takes the removals that wait out of the plan. The next flush looks at their topmost names again; returns how many those are.
+/// Takes the waiting removals out of the plan and keeps their topmost names for the next flush. Returns how many topmost
+/// names there are.
 pub(super) fn hold<W: World>(flush: &Flush<'_, W>, names: &mut Gathered) -> Result<u64, W::Error> {
     let world = &*flush.world;
     if names.held_back.is_empty() {
@@ -162,8 +163,8 @@ pub(super) fn hold<W: World>(flush: &Flush<'_, W>, names: &mut Gathered) -> Resu
     Ok(topmost)
 }
 
-/// Keeps the marks of files that wait to be removed, since the files may come back. Marks of an inode that is gone for good are
-/// dropped, or every flush would carry them.
+/// Keeps the marks of files whose removal waits, since the files may come back. Drops marks of an inode that is gone for
+/// good, which every flush would otherwise carry.
 pub(super) fn keep_marks<W: World>(flush: &mut Flush<'_, W>, names: &Gathered) -> Result<(), W::Error> {
     if names.held_back.is_empty() {
         return Ok(());

@@ -1,8 +1,8 @@
-//! Reading one file, exactly (design 4.1): STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
+//! Reading one file, exactly: STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
 //!
-//! The generation that holds the marks was retired before; so whatever changes the file from here on marks the other
-//! one, or is seen by the read. Why CLEAN: `writeback_dirty_folio` fires only when a page goes from clean to dirty.
-//! Why BARRIER: some hooks mark before the bytes are there (punch, clone, tmpfs writes), under the inode lock.
+//! The generation that holds the marks was retired before. So a later change either marks the other generation or is seen
+//! by the read. CLEAN is needed because `writeback_dirty_folio` fires only when a page goes from clean to dirty. BARRIER is
+//! needed because some hooks mark before the bytes are in the file (punch, clone, tmpfs writes), under the inode lock.
 
 use roaring::RoaringBitmap;
 
@@ -11,13 +11,13 @@ use crate::model::BLOCK_BYTES;
 use crate::source::{FileError, FileImage, FileOps, Part, Piece, ReadJob, Stat};
 use crate::xattrs::ReadXattrs;
 
-/// Bytes asked of the file at once.
+/// Bytes requested in one read.
 pub const WINDOW_BYTES: u64 = 1 << 20;
 
-/// How often the end of a file may move towards its start while it is read, before it is left for the next flush.
+/// How often a file may shrink while it is read before it is left for the next flush.
 const SHORT_READS_MAX: u32 = 8;
 
-/// What of a file a job asks for, decided once S0 is known.
+/// The blocks to read for a job, decided once S0 is known; `None` is the whole file.
 fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
     let committed = job.committed_size?;
     if job.marks.all_content() || size.max(committed) > (1 << 32) * BLOCK_BYTES {
@@ -25,7 +25,7 @@ fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
     }
     let mut blocks = job.marks.blocks_within(size);
     if committed != size {
-        // The old last block may have been cut or filled with zeros, the new last block is new or cut.
+        // The old last block may have been cut or filled with zeros; the new last block is new or was cut.
         for end in [committed, size] {
             if end > 0 && (end - 1) / BLOCK_BYTES < size.div_ceil(BLOCK_BYTES) {
                 blocks.insert(((end - 1) / BLOCK_BYTES) as u32);
@@ -35,7 +35,7 @@ fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
     Some(blocks)
 }
 
-/// The first half: everything before READ. Returns S0 and the extended attributes.
+/// Everything before READ. Returns S0 and the extended attributes.
 pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(Stat, ReadXattrs), FileError> {
     let mut stat = ops.statx()?;
     let xattrs = ops.xattrs()?;
@@ -45,15 +45,15 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
         }
         if steps.barrier {
             ops.barrier()?;
-            // A write that appends marks its pages first and sets the size after (`generic_write_end`, 6.18), both under
-            // the lock that was waited for: S0 may be from between the two, and no mark comes any more.
+            // An appending write marks its pages first and sets the size afterwards (`generic_write_end`, 6.18), both under
+            // the lock that BARRIER waited for. S0 may have been taken between the two, and no further mark would follow.
             stat.size = stat.size.max(ops.statx()?.size);
         }
     }
     Ok((stat, xattrs))
 }
 
-/// Reads what `job` asks for into memory.
+/// Reads what `job` requests into memory.
 pub fn read_file(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<FileImage, FileError> {
     let (stat, xattrs) = prepare(ops, job, steps)?;
     read_prepared(ops, job, stat, xattrs)
@@ -107,7 +107,7 @@ fn read_prepared(
             let whole = whole_only || blocks.is_none();
             return Ok(FileImage { stat, xattrs, size, short, whole, parts });
         }
-        // The file ends earlier than S0 said: the image ends there, and its new last block must be among the blocks.
+        // The file ends earlier than S0 said. The image ends there, and its new last block must be read too.
         size = end;
         if times + 1 == SHORT_READS_MAX {
             break;
@@ -141,7 +141,7 @@ fn read_blocks(
     Ok(size)
 }
 
-/// Hands `start..end` to `push`, data in windows and holes as holes, both on block borders. Returns where the file
+/// Passes `start..end` to `push`, data in windows and holes as holes, both at block boundaries. Returns where the file
 /// ended: `end`, or less.
 pub fn read_range(
     ops: &mut impl FileOps,
@@ -151,15 +151,15 @@ pub fn read_range(
 ) -> Result<u64, FileError> {
     let mut buffer = vec![0u8; WINDOW_BYTES.min(end.saturating_sub(start)) as usize];
     let mut at = start;
-    // A block with any data in it is read whole: blocks are either bytes or hole.
+    // A block with any data in it is read whole; a block is either all data or all hole.
     let whole = |(data, data_end): (u64, u64)| {
         (data / BLOCK_BYTES * BLOCK_BYTES, data_end.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES).min(end))
     };
-    // Behind the last data is a hole up to the end, which need not be on the border of a block.
+    // After the last data there is a hole up to the end, which need not be at a block boundary.
     for (data, data_end) in ops.data_ranges(start, end)?.into_iter().map(whole).chain([(end, end)]) {
         let data = data.max(at);
         if data > at {
-            // No data up to the end: a hole, or the file was cut short in the meantime. A read tells.
+            // No data up to the end: either a hole, or the file was truncated meanwhile. A read tells which.
             if data == end && ops.read(end - 1, &mut [0])? == 0 {
                 return Ok(at);
             }

@@ -1,8 +1,8 @@
-//! Finding anew which inodes carry the files of a volume, by the names that are committed: after a mount that may have given
-//! the numbers anew, and when the catalog was made from a store, which has none.
+//! Finds again which inodes carry the files of a volume, by their committed names. Needed after a mount that may have
+//! reassigned inode numbers, and when the catalog was rebuilt from a store, which has no inode numbers.
 //!
-//! What lies at a name now need not be the file that lay there. So every file that is bound counts as changed, and the
-//! comparison that follows reads it: its content is compared with that of the name, and sent where it differs.
+//! The file at a name now need not be the one that was there. So every bound file counts as changed: the following
+//! comparison reads it, compares it with the committed content of that name, and sends what differs.
 
 use std::collections::HashSet;
 
@@ -12,22 +12,22 @@ use crate::identity::Span;
 use crate::model::{FileId, Ino, InodeId, Kind};
 use crate::source::Listed;
 
-/// How many are bound in one transaction.
+/// How many files one transaction binds.
 const AT_ONCE: usize = 4096;
 
-/// The inode of a file of which none is known: no file has it.
+/// An inode that no file has, for a file whose inode is not known.
 pub fn nowhere(id: FileId) -> InodeId {
     InodeId { ino: Ino::NONE, generation: id.0 }
 }
 
-/// Whether a file's inode says nothing of what lies at its name after another mount.
+/// Whether the file's inode number proves nothing after another mount.
 pub fn is_void(inode: InodeId) -> bool {
     inode.ino == Ino::NONE || Span::of(inode) == Span::Mount
 }
 
-/// Binds every file for which `which` holds to what lies at its name, from the root down, the root itself excepted. One that
-/// is not there, or is of another kind, is bound to nothing: its name is decided about as any that vanished. Returns how
-/// many were found. Made again from the start if it is cut off.
+/// Binds every file for which `which` holds, except the root, to what is at its name, from the root down. A file that is
+/// absent or of another kind is bound to no inode, and its name is then handled as removed. Returns how many were found. If
+/// interrupted, it starts again from the beginning.
 pub fn rebind<W>(world: &mut W, which: impl Fn(&Record) -> bool) -> Result<u64, W::Error>
 where
     W: SourceTree + CommittedState,
@@ -60,7 +60,7 @@ where
                 None => drop(absent.insert(id)),
             }
         }
-        // Before what is below is listed: a directory is listed only if it is the one that is known.
+        // Bind before listing below: a directory is listed only if its inode is the known one.
         if bound.len() >= AT_ONCE || directories.last().is_some_and(|dir| found.contains(dir)) {
             world.bind(&std::mem::take(&mut bound))?;
         }

@@ -18,12 +18,12 @@ pub enum Outcome {
     Fenced {
         seq: Seq,
     },
-    /// The store did not tell whether the commit took effect; `flush` asks again before anything else.
+    /// It is unknown whether the commit took effect; the next `flush` asks the store before anything else.
     Unsettled,
 }
 
 impl Outcome {
-    /// Whether every mark that was taken, and is not kept, is in a commit of this writer, or changed nothing.
+    /// Whether every mark that was taken and not kept is in a commit of this writer, or changed nothing.
     pub fn is_settled(&self) -> bool {
         match self {
             Outcome::Unchanged | Outcome::Committed(_) => true,
@@ -32,7 +32,7 @@ impl Outcome {
     }
 }
 
-/// Whether those who wait for all changes from before the flush's SWAP to be in the store may go: `outcome` is how the flush
+/// Whether a caller may be told that all changes from before the flush's SWAP are in the store. `outcome` is how the flush
 /// ended, `all_read` whether it kept no marks.
 pub fn acknowledges(outcome: &Outcome, all_read: bool, steps: Steps) -> bool {
     all_read && (outcome.is_settled() || (!steps.settled_only && *outcome != Outcome::Unsettled))
@@ -45,35 +45,35 @@ pub struct Report {
     pub bytes_read: u64,
     pub bytes_marked: u64,
     pub bytes_literal: u64,
-    /// Whole-content reads for doubt.
+    /// Full re-reads.
     pub rescans: u64,
     pub errors: Vec<(FileId, FileError)>,
-    /// Files whose attributes are not in the commits as they are on the disk: which, and why.
+    /// Files whose attributes are not committed as they are on disk, and why.
     pub partial: Vec<(FileId, String)>,
-    /// Inodes that go on being pending only because of something that lasts (`FileError::is_lasting`).
+    /// Inodes that stay pending only for a lasting cause (`FileError::is_lasting`).
     pub lasting: BTreeSet<Ino>,
-    /// New files left out for another reason.
+    /// New files left out for another cause.
     pub put_off: u64,
     /// Directories that could not be listed.
     pub unlisted: Vec<(FileId, String)>,
-    /// By directory, names of which nothing can be learned or that the format does not hold, and why.
+    /// By directory: names that cannot be looked up or that the format cannot hold, and why.
     pub unknown: Vec<(FileId, Unknown)>,
     /// Removals that wait for proof.
     pub removals_waiting: u64,
-    /// Files whose removal waits for a person (`MaxDelete`).
+    /// Files whose removal waits for confirmation by a person (`MaxDelete`).
     pub removals_held: u64,
-    /// Removals that had no room in the commit.
+    /// Removals that did not fit into the commit.
     pub removals_left: u64,
-    /// Files of the volume before this flush, where they were counted: when many were to be removed.
+    /// Number of files before this flush; set only if it was counted, when many were to be removed.
     pub files_before: u64,
-    /// Inodes left pending for want of room in this flush.
+    /// Inodes left pending because this flush had no room.
     pub carried: u64,
     /// Whether what was read is of one instant: what the commit says. `None`: it says nothing.
     pub consistency: Option<Consistency>,
 }
 
 impl Report {
-    /// A known file could not be read; its marks are kept.
+    /// Records that a known file could not be read; its marks are kept.
     pub(super) fn failed(&mut self, id: FileId, ino: Ino, error: FileError) {
         if error.is_lasting() {
             self.lasting.insert(ino);
@@ -88,8 +88,8 @@ impl Report {
         }
     }
 
-    /// Whether `kept`, what this flush left pending, is there only because it cannot be read, so that the next flush will do no
-    /// better: the rest of the volume is in the commits.
+    /// Whether everything in `kept` is pending only because it cannot be read, so that the next flush would do no better.
+    /// The rest of the volume is committed.
     pub fn only_lasting(&self, kept: &DirtySet) -> bool {
         self.carried == 0
             && self.put_off == 0

@@ -1,4 +1,4 @@
-//! One flush from begin to end: the order of its steps.
+//! One flush from start to end: the order of its steps.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use super::{attributes, few_names, few_removals, instant, jobs, mass_delete};
 use crate::dirty::{DirtySet, Marks};
 use crate::model::{Consistency, Ino, NotInstant};
 
-/// Flushes `taken`. Returns how the flush ended, and the marks that must go on being pending.
+/// Flushes `taken`. Returns how the flush ended, and the marks that stay pending.
 pub fn flush<W: World>(
     world: &mut W,
     taken: &DirtySet,
@@ -98,7 +98,8 @@ fn commit_tree<W: World>(
     Ok((outcome, flush.kept))
 }
 
-/// A directory with a name that waits for proof is listed again after a later swap. `held`: how many of them wait for a person.
+/// Keeps the marks of directories with a name whose removal waits for proof, so that they are listed again after a later
+/// swap. `held`: how many of these names wait for a person.
 fn keep_missing<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, held: u64) -> Result<(), W::Error> {
     flush.report.removals_waiting = (names.plan.missing.len() as u64).saturating_sub(held);
     for missing in &names.plan.missing {
@@ -112,19 +113,19 @@ fn keep_missing<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, held: u64)
     Ok(())
 }
 
-/// Commits what was read, and ends the watching of what left the tree.
+/// Commits what was read, and stops watching inodes that left the tree.
 fn end<W: World>(flush: &mut Flush<'_, W>, builder: Builder, names: &Gathered) -> Result<Outcome, W::Error> {
     let mut left = names.left_out_numbers();
     for id in &names.plan.gone {
         left.extend(flush.world.record(*id)?.map(|record| record.inode.ino));
     }
     if builder.lacks_source() {
-        // A history begins with the source directory's own attributes; without them no commit of it could be restored.
+        // A history begins with the source directory's own attributes: without them no commit could be restored.
         flush.report.put_off += 1;
         flush.keep_all_taken();
         return Ok(Outcome::Unchanged);
     }
-    // What cannot be read is named, and a first pass is complete without it.
+    // Files that cannot be read are reported, and do not keep a first pass from being complete.
     let facts = flush.facts;
     let complete = facts.baseline || (flush.report.only_lasting(&flush.kept) && flush.report.removals_held == 0);
     let outcome = commit(flush, builder, names, complete)?;
@@ -132,14 +133,15 @@ fn end<W: World>(flush: &mut Flush<'_, W>, builder: Builder, names: &Gathered) -
         stop_watching(flush.world, left)?;
     }
     if !outcome.is_settled() && (facts.steps.settled_only || outcome == Outcome::Unsettled) {
-        // Nothing is forgotten before the commit is durable (I3), and nothing of it is in a commit of another writer.
+        // No mark is forgotten before the commit is durable (I3). If another writer's commit was found, it holds none of
+        // these changes.
         flush.keep_all_taken();
     }
     Ok(outcome)
 }
 
-/// Takes inodes that left the tree out of the watch set, which would fill up otherwise. A number that another file has by
-/// now is spared; one that is given to a file not seen yet is watched again when that is seen, before it is read.
+/// Removes inodes that left the tree from the watch set, which would fill up otherwise. Keeps numbers that another file has
+/// by now. If a number is reused by a file not seen yet, that file is watched when it is seen, before it is read.
 fn stop_watching<W: CommittedState + WatchSet>(world: &mut W, mut inodes: Vec<Ino>) -> Result<(), W::Error> {
     let mut used = Vec::new();
     for ino in &inodes {

@@ -6,25 +6,25 @@ use super::report::Report;
 use crate::dirty::{DirtySet, Marks};
 use crate::model::Ino;
 
-/// Handed from step to step of one flush.
+/// The state that is passed from step to step of one flush.
 pub(super) struct Flush<'a, W> {
     pub(super) world: &'a mut W,
-    /// The marks that this flush works off.
+    /// The marks that this flush handles.
     pub(super) taken: &'a DirtySet,
     pub(super) facts: &'a FlushFacts,
     pub(super) report: &'a mut Report,
-    /// Marks that go on being pending after this flush.
+    /// Marks that stay pending after this flush.
     pub(super) kept: DirtySet,
 }
 
 impl<W> Flush<'_, W> {
-    /// Keeps marks of an inode, waiting since its taken marks were made; since the begin of this flush if it had none.
+    /// Keeps marks of an inode, dated by its taken marks, or by the start of this flush if it had none.
     pub(super) fn keep(&mut self, ino: Ino, marks: &Marks) {
         let since_ns = self.taken.get(ino).map_or(self.facts.now_ns(), |waiting| waiting.since_ns);
         self.kept.add(ino, marks, since_ns);
     }
 
-    /// Keeps the marks that were taken of an inode; `others` if none were.
+    /// Keeps the taken marks of an inode, or `others` if none were taken.
     pub(super) fn keep_taken_or(&mut self, ino: Ino, others: &Marks) {
         match self.taken.get(ino) {
             Some(waiting) => self.kept.add(ino, &waiting.marks, waiting.since_ns),

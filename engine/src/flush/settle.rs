@@ -1,8 +1,8 @@
-//! Bringing a commit to its end whose outcome is open (invariants I3, I5).
+//! Settles a commit whose outcome is unknown (invariants I3, I5).
 //!
-//! Creating the commit object is the atomic step, and its outcome may stay unknown: a lost reply, a kill. So before it is
-//! created, the catalog holds its exact bytes with everything it changes; whoever finds such an intent first asks the
-//! store, and puts nothing but these bytes at that seq until it knows.
+//! Creating the commit object is the atomic step, and its outcome may stay unknown after a lost reply or a kill. So the
+//! catalog first saves the commit's exact bytes with everything it changes. Whoever finds such an intent asks the store
+//! first, and puts nothing but these bytes at that seq until the outcome is known.
 
 use super::facts::FlushFacts;
 use super::world::{CommitStore, CommittedState, Created};
@@ -22,7 +22,7 @@ pub(super) enum Settled {
     Unknown,
 }
 
-/// Brings a commit whose outcome is open to its end, if the store answers.
+/// Settles a commit whose outcome is unknown, if the store answers.
 pub(super) fn settle_intent<W>(world: &mut W, facts: &FlushFacts) -> Result<Settled, W::Error>
 where
     W: CommittedState + CommitStore,
@@ -33,19 +33,19 @@ where
     }
 }
 
-/// Whose commit an object is that was read at the seq of an intent.
+/// Whose commit was read at the seq of an intent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Whose {
     Ours,
-    /// Whole and valid, at its place, and another commit than ours.
+    /// A valid commit for this place that is not ours.
     Others,
-    /// Damaged, cut short, of another place or volume, or of no known version: it says nothing about other writers.
+    /// Damaged, truncated, for another place or volume, or of an unknown version: it says nothing about other writers.
     Nobodys {
         cause: String,
     },
 }
 
-/// Tells this writer's own commit, read back, from that of another writer. What was damaged on the way is neither.
+/// Tells whether an object that was read back is this writer's commit, another writer's, or damaged.
 fn whose(bytes: &[u8], intent: &Intent, volume: VolumeId) -> Whose {
     if commit::hash(bytes) == intent.hash {
         return Whose::Ours;
@@ -57,10 +57,10 @@ fn whose(bytes: &[u8], intent: &Intent, volume: VolumeId) -> Whose {
     }
 }
 
-/// How often a commit that comes back damaged is read in one flush. The next flush asks again.
+/// How often one flush reads a commit that comes back damaged. The next flush asks again.
 const READS: u32 = 3;
 
-/// Creates the commit object, and settles it when the store's answer, or the object found there, says it is ours.
+/// Creates the commit object. Settles it if the store's answer, or the object found there, shows that it is ours.
 pub(super) fn create<W>(
     world: &mut W,
     facts: &FlushFacts,
@@ -93,12 +93,12 @@ where
         return Ok(Settled::Fenced { seq: intent.seq });
     }
     let head = Head { seq: intent.seq, hash: intent.hash, time: intent.time, standing: intent.standing };
-    // Marks of an intent found at a restart were never forgotten: they are flushed once more, which finds nothing new.
+    // Marks of an intent found at a restart were never forgotten. They are flushed once more, which finds nothing new.
     world.settle(head, taken, kept)?;
     Ok(Settled::Clear(head))
 }
 
-/// The outcome of a commit that comes back damaged every time is unknown.
+/// The outcome if every read of the commit came back damaged: unknown.
 fn damaged(seq: Seq, facts: &FlushFacts) -> Settled {
     if facts.steps.ask_again { Settled::Unknown } else { Settled::Fenced { seq } }
 }

@@ -1,7 +1,7 @@
 //! The steps of the protocol by name, so that the simulation can leave one out.
 
-/// Which steps of the protocol are taken. Everything, outside of tests: the simulation switches one off at a time and must
-/// then find data lost, which shows that it would notice.
+/// Which steps of the protocol run. All of them, outside of tests: the simulation switches one off at a time and must then
+/// find lost data, which proves that it would notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steps {
     pub swap: bool,
@@ -12,19 +12,19 @@ pub struct Steps {
     pub durable_pending: bool,
     /// The commit is in the store before its marks are forgotten.
     pub commit_before_forget: bool,
-    /// While the outcome of a seq is unknown, the very same bytes are put again.
+    /// While the outcome of a seq is unknown, exactly the same bytes are put again.
     pub same_bytes: bool,
-    /// What was read of a file by another name than it is committed under is dropped.
+    /// A file that was read under another name than it would be committed under is dropped.
     pub content_of_names: bool,
     /// A new entry whose attributes could not be read waits for the next flush.
     pub whole_entries: bool,
-    /// Only a flush whose commit was settled as this writer's counts for those who wait for it.
+    /// Only a flush whose commit was settled as this writer's is acknowledged to waiting callers.
     pub settled_only: bool,
-    /// A commit that comes back damaged is read again, and is no other writer's.
+    /// A commit that comes back damaged is read again, and is not taken for another writer's.
     pub ask_again: bool,
-    /// A file that is taken for a known one by a number without a generation is read before that is committed.
+    /// A file recognised as a known one by a number without a generation is read before that is committed.
     pub read_claimed: bool,
-    /// After another mount, files without a generation are found anew by their names.
+    /// After another mount, files without a generation are found again by their names.
     pub rebind: bool,
     /// Of one instant: changes are counted before the marks are read, not after.
     pub count_first: bool,

@@ -1,5 +1,5 @@
-//! What a flush needs from outside, in four parts: the protected tree, the committed state, the store, the watch set. The daemon
-//! implements them with system calls, the simulation with a model; the order of calls is `flush`'s alone.
+//! What a flush needs from outside, in four parts: the protected tree, the committed state, the store, the watch set. The
+//! daemon implements them with system calls, the simulation with a model. Only `flush` decides the order of the calls.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::image::ImageError;
 use crate::model::{FileId, Hash, Ino, InodeId, ObjectRef, Seq};
 use crate::source::{Alive, Attributes, Entry, FileError, FileImage, FileOps, Listed, Named, ReadJob};
 
-/// Parent and name of files that the running flush has found elsewhere than they are committed.
+/// Parent and name of files that the running flush found at another place than their committed one.
 pub type Moved = BTreeMap<FileId, (FileId, Vec<u8>)>;
 
-/// The error that all four parts share: it ends the flush at once.
+/// The error that all four parts share. It ends the flush at once.
 pub trait Fails {
     type Error: From<EncodeError>;
 
-    /// A file's content could not be planned: its nodes cannot be read, or do not fit its record.
+    /// The error for a file whose content could not be planned: its nodes cannot be read, or do not match its record.
     fn plan_error(error: ImageError<Self::Error>) -> Self::Error;
 }
 
@@ -32,14 +32,16 @@ pub trait SourceTree: Fails {
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Self::Error>;
     /// Whether the inode of a committed file still exists.
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
-    /// Tells where new files were seen in this flush, so that `open` and `attributes` find files the catalog has not yet.
+    /// Tells the tree where this flush saw a new file, so that `open` and `attributes` find files that are not in the
+    /// catalog yet.
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId);
-    /// Tells under which names this flush is going to commit known files, in place of what it told before: they and what lies
-    /// below them are looked for there. A file's content is committed under the name by which it was read.
+    /// Tells the tree under which names this flush will commit known files; replaces what was told before. These files and
+    /// everything below them are then looked for there. A file's content is committed under the name by which it was read.
     fn moved(&mut self, places: &Moved);
-    /// Attributes of anything but a regular file, if `inode` is what its path leads to.
+    /// Attributes of anything but a regular file, if its path leads to `inode`.
     fn attributes(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError>;
-    /// Reads files by `read::read_file`, in parallel if it likes; a file that is late is reported as such.
+    /// Reads files by `read::read_file`, in parallel if the implementation wants. Reports a file that takes too long as
+    /// late.
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>>;
     /// Opens a file that is too large for `read_files`.
     fn open(&mut self, job: &ReadJob) -> Result<Self::File, FileError>;
@@ -50,10 +52,10 @@ pub trait SourceTree: Fails {
 /// What this host knows of the committed volume, and the transactions that change it.
 pub trait CommittedState: Fails {
     fn record(&self, id: FileId) -> Result<Option<Record>, Self::Error>;
-    /// All files whose inode has this number: several where a number was given again.
+    /// All files whose inode has this number: several if the number was reused.
     fn by_inode(&self, ino: Ino) -> Result<Vec<Record>, Self::Error>;
     fn children(&self, dir: FileId) -> Result<Vec<(Vec<u8>, FileId)>, Self::Error>;
-    /// As `children`, with what a listing can be compared to: of all entries of a directory, however many.
+    /// As `children`, with what a listing is compared with. Returns all entries of a directory, however many.
     fn known_in(&self, dir: FileId) -> Result<Vec<(Vec<u8>, Known)>, Self::Error> {
         let mut out = Vec::new();
         for (name, id) in self.children(dir)? {
@@ -79,14 +81,15 @@ pub trait CommittedState: Fails {
     /// The commit whose outcome is not known, if any.
     fn intent(&self) -> Result<Option<Intent>, Self::Error>;
 
-    /// One transaction: other inodes carry these files. Their `Record::ctime` becomes `None`, so that their content is compared.
+    /// One transaction: binds these files to other inodes. Sets their `Record::ctime` to `None`, so that their content is
+    /// compared.
     fn bind(&mut self, inodes: &[(FileId, InodeId)]) -> Result<(), Self::Error>;
-    /// One transaction: the intent and all that the commit changes. The marks stay pending.
+    /// One transaction: saves the intent and everything that the commit changes. The marks stay pending.
     fn begin_commit(&mut self, intent: &Intent, change: CatalogChange) -> Result<(), Self::Error>;
-    /// One transaction: the intent is settled, the head moves, `taken` is forgotten and `kept` is pending.
+    /// One transaction: settles the intent, moves the head, forgets `taken` and makes `kept` pending.
     fn settle(&mut self, head: Head, taken: &[Ino], kept: &DirtySet) -> Result<(), Self::Error>;
-    /// One transaction: `taken` is forgotten, `kept` is pending (also what was never taken), records are brought up to date.
-    /// Called when nothing is committed, and with an empty `taken` before an intent that leaves more open than was taken.
+    /// One transaction: forgets `taken`, makes `kept` pending (also if it was never taken), updates records. Called when
+    /// nothing is committed, and with an empty `taken` before an intent that leaves more open than was taken.
     fn forget(
         &mut self,
         records: Vec<Record>,
@@ -96,7 +99,7 @@ pub trait CommittedState: Fails {
     ) -> Result<(), Self::Error>;
 }
 
-/// What the store answered to the creation of a commit.
+/// The store's answer to the creation of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
     Yes,
@@ -108,19 +111,19 @@ pub enum Created {
 
 /// The volume's commits and packs in the store.
 pub trait CommitStore: Fails {
-    /// BLAKE3 of the object that ends the era before, if `seq` is the first of an era and that object is in the store.
+    /// BLAKE3 of the object that closes the previous era, if `seq` is the first of an era and that object is in the store.
     fn era_before(&mut self, _seq: Seq) -> Result<Option<Hash>, Self::Error> {
         Ok(None)
     }
     /// Whether another writer has closed the era of `seq`: a late writer must not revive it.
     fn era_closed_by_other(&mut self, seq: Seq) -> Result<bool, Self::Error>;
-    /// A number that no other try of this writer epoch gets, kept durably before it is returned: packs are named by it.
+    /// A number that no other attempt of this writer epoch gets, durable before it is returned: packs are named by it.
     fn next_attempt(&mut self) -> Result<u32, Self::Error>;
-    /// Through a shared reference: packs are put while nodes are being read.
+    /// Takes a shared reference, because packs are put while nodes are being read.
     fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), Self::Error>;
     fn create_commit(&mut self, seq: Seq, bytes: &[u8]) -> Result<Created, Self::Error>;
     fn read_commit(&mut self, seq: Seq) -> Result<Option<Vec<u8>>, Self::Error>;
-    /// Told when what was read at `seq` is neither this writer's commit nor a valid one of another.
+    /// Called when the object at `seq` is neither this writer's commit nor a valid one of another.
     fn commit_damaged(&mut self, _seq: Seq, _cause: &str) {}
 }
 
@@ -143,7 +146,7 @@ pub struct Live {
 
 /// Whose changes the kernel marks, and what it tells of them between two drains.
 pub trait WatchSet: Fails {
-    /// Adds inodes to the watch set; after this returns every change of theirs is marked.
+    /// Adds inodes to the watch set. After it returns, every change of theirs is marked.
     fn watch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
     fn unwatch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
     /// Counts the changes of the volume. Every change that is counted was marked before.

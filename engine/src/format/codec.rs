@@ -1,13 +1,13 @@
-//! Bounded reader and writer of the few primitive forms all objects are made of.
+//! Bounded reader and writer of the few primitive forms that all objects consist of.
 //!
-//! Numbers are LEB128 varints in their shortest form, little endian where fixed; signed ones are zigzag. The reader
-//! never allocates: it lends slices, and counts are checked against the bytes left before a caller reserves space.
+//! Numbers are LEB128 varints in their shortest form, little endian where fixed; signed ones are zigzag. The reader never
+//! allocates: it lends slices, and checks counts against the bytes left before a caller reserves space.
 
 use super::version::{CHECKSUM_BYTES, FIRST_VERSION, HEAD_BYTES};
 use crate::model::{Hash, Seq, VolumeId};
 use thiserror::Error;
 
-/// Why bytes are not what they should be. `field` names the place in the layout as `docs/format.md` does.
+/// Why bytes cannot be decoded. `field` names the place in the layout as `docs/format.md` does.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
     #[error("{field}: needs {needed} bytes, {left} are left")]
@@ -40,7 +40,7 @@ pub enum DecodeError {
     Decompress { field: &'static str, stored: u64, plain: u64 },
 }
 
-/// Why values cannot be written: they are beyond what the format holds, or contradict each other.
+/// Why values cannot be encoded: they exceed the format's limits, or contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EncodeError {
     #[error("{field}: {found} is above the limit {limit}")]
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
         for shift in (0..64).step_by(7) {
             let byte = self.u8(field)?;
             let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit; a last byte of 0 (other than a lone 0) is a longer form than needed.
+            // The tenth byte has room for one bit. A last byte of 0 (other than a lone 0) is a longer form than needed.
             if (shift == 63 && byte > 1) || (shift > 0 && byte == 0) {
                 return Err(DecodeError::Varint { field });
             }
@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
         Ok((v >> 1) as i64 ^ -((v & 1) as i64))
     }
 
-    /// How many items follow: not above `limit`, nor more than the bytes left can hold at `min_bytes` each.
+    /// How many items follow: at most `limit`, and at most what the bytes left can hold at `min_bytes` each.
     pub fn count(&mut self, field: &'static str, limit: usize, min_bytes: usize) -> Result<usize, DecodeError> {
         let found = self.bounded(field, limit as u64)?;
         let needed = found.saturating_mul(min_bytes as u64);
@@ -232,7 +232,7 @@ impl Writer {
         self.out
     }
 
-    /// Ends an object: the checksum over all bytes so far.
+    /// Ends an object: appends the checksum over all bytes so far.
     pub fn seal(mut self, context: &str) -> Vec<u8> {
         let sum = checksum(context, &self.out);
         self.put(&sum);
@@ -247,8 +247,8 @@ pub(crate) fn below(field: &'static str, found: usize, limit: usize) -> Result<(
     Ok(())
 }
 
-/// Checksum of an object: the first 16 bytes of BLAKE3 in key derivation mode, so that no object's checksum is
-/// another kind's.
+/// Checksum of an object: the first 16 bytes of BLAKE3 in key derivation mode, so that objects of different kinds never
+/// share a checksum.
 pub fn checksum(context: &str, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut hasher = blake3::Hasher::new_derive_key(context);
     hasher.update(bytes);
@@ -270,8 +270,7 @@ pub struct ObjectKind {
     pub limit: usize,
 }
 
-/// Checks size, magic, version and checksum of a whole object; gives the version, and lends what stands between head
-/// and checksum.
+/// Checks size, magic, version and checksum of a whole object. Returns the version and the bytes between head and checksum.
 pub fn open<'a>(kind: &ObjectKind, bytes: &'a [u8]) -> Result<(u8, &'a [u8]), DecodeError> {
     let ObjectKind { name: object, limit, context, .. } = *kind;
     if bytes.len() > limit {
@@ -289,7 +288,7 @@ pub fn open<'a>(kind: &ObjectKind, bytes: &'a [u8]) -> Result<(u8, &'a [u8]), De
     Ok((version, body))
 }
 
-/// Checks magic and version alone; gives the version.
+/// Checks magic and version only. Returns the version.
 pub fn head(object: &'static str, magic: [u8; 3], newest: u8, bytes: &[u8]) -> Result<u8, DecodeError> {
     let Some((&[a, b, c, version], _)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Err(DecodeError::Short { field: object, needed: HEAD_BYTES as u64, left: bytes.len() as u64 });

@@ -6,7 +6,7 @@
 //!       | consistency | packs | frames, files | names | gone
 //! ```
 //!
-//! The payload stands first, so that places in it are known before the body is.
+//! The payload comes first, so that places in it are known before the body is written.
 
 use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_number, same_volume};
 use super::consistency::{consistency, put_consistency};
@@ -33,37 +33,37 @@ const COMMIT: ObjectKind = ObjectKind {
     limit: limits::COMMIT,
 };
 
-/// Who wrote a commit, when, and after what.
+/// Who wrote a commit, when, and after which commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub volume: VolumeId,
     /// From 1.
     pub seq: Seq,
-    /// Random; tells an own commit from another's after an unknown outcome.
+    /// Random; tells this writer's commit from another's after an unknown outcome.
     pub commit: CommitId,
     pub writer: WriterId,
     /// Fencing number of the writer.
     pub epoch: u64,
-    /// Later than the parent's, whatever the clock did.
+    /// Later than the parent's time, whatever the clock did.
     pub time: Time,
-    /// Clock and baseline. `None`: nothing of it is recorded, which is a commit of version 1.
+    /// Clock and baseline. `None` for a commit of version 1, which does not record them.
     pub standing: Option<Standing>,
     /// [`hash`] of the commit before; zeros for seq 1.
     pub parent: Hash,
-    /// BLAKE3 of the object `eras/<e-1>`, named by the first commit of era e: so the chain of commits names the ends of
-    /// eras, and these the checkpoints. Not in version 1.
+    /// BLAKE3 of the object `eras/<e-1>`, named by the first commit of era e. So the chain of commits names the ends of
+    /// eras, and these name the checkpoints. Not in version 1.
     pub era: Option<Hash>,
     /// Whether the commit is the state of one instant. `None`: it does not say, and is of version 1 or 2.
     pub consistency: Option<Consistency>,
 }
 
 impl Header {
-    /// The wall clock of the flush; of a commit of version 1 the best that is known is its time.
+    /// The wall clock of the flush. For a commit of version 1, its time: nothing better is known.
     pub fn wall(&self) -> Time {
         self.standing.map_or(self.time, |standing| standing.wall)
     }
 
-    /// Whether a complete baseline stands behind the commit; `None` if that was not recorded (version 1).
+    /// Whether the baseline was complete at this commit; `None` if that was not recorded (version 1).
     pub fn baseline(&self) -> Option<bool> {
         self.standing.map(|standing| standing.baseline)
     }
@@ -76,21 +76,21 @@ impl Header {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
     pub header: Header,
-    /// Packs that this commit's flush made, by number.
+    /// Packs that this commit's flush made, in the order of their numbers.
     pub packs: Vec<PackInfo>,
     pub changes: ChangeSet<Stored>,
     /// Frames of the inline payload, as they stand in the object from byte [`HEAD_BYTES`] on.
     pub inline: Vec<u8>,
 }
 
-/// Which commit the bytes must be.
+/// Which commit the bytes are expected to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expect {
     pub volume: VolumeId,
     pub seq: Seq,
 }
 
-/// Hash of a commit object: what the next commit's `parent` is.
+/// Hash of a commit object, which the next commit names as its `parent`.
 pub fn hash(bytes: &[u8]) -> Hash {
     blake3::hash(bytes).into()
 }
@@ -107,7 +107,7 @@ impl Commit {
     }
 }
 
-/// The object's bytes. Errors are values beyond the format's limits, or ops that do not fill a file's size.
+/// Encodes the object. Fails if values exceed the format's limits, or ops do not fill a file's size.
 pub fn encode(
     header: &Header,
     packs: &[PackInfo],
@@ -149,8 +149,8 @@ pub fn encode(
     Ok(w.seal(CONTEXT))
 }
 
-/// Decodes a commit object and checks that it is the expected one. The parent hash is the caller's to check
-/// (`Manifest::apply` does).
+/// Decodes a commit object and checks that it is the expected one. The caller checks the parent hash (`Manifest::apply`
+/// does).
 pub fn decode(bytes: &[u8], expect: Expect) -> Result<Commit, DecodeError> {
     let (inline, mut r, header, more) = open_body(bytes, expect)?;
     let packs = packs(&mut r, &header)?;
@@ -184,17 +184,17 @@ pub fn decode(bytes: &[u8], expect: Expect) -> Result<Commit, DecodeError> {
     Ok(Commit { header, packs, changes: ChangeSet { files, names, gone }, inline: inline.to_vec() })
 }
 
-/// The header of an object of which nothing is expected but that it is a whole commit.
+/// The header of an object that must be a whole commit, of whatever volume and seq.
 pub fn peek(bytes: &[u8]) -> Result<Header, DecodeError> {
     parts_of(bytes).map(|(_, _, header, _)| header)
 }
 
-/// The header alone, from the whole object; everything is checked as by [`decode`] but the changes' inner form.
+/// The header only, from the whole object. Checks everything that [`decode`] does, except the inside of the changes.
 pub fn decode_header(bytes: &[u8], expect: Expect) -> Result<Header, DecodeError> {
     open_body(bytes, expect).map(|(_, _, header, _)| header)
 }
 
-/// Inline payload, what follows the header, the header, and whether names and gone files follow the files.
+/// Inline payload; what follows the header; the header; whether names and gone files follow the files.
 type Parts<'a> = (&'a [u8], Reader<'a>, Header, bool);
 
 fn open_body(bytes: &[u8], expect: Expect) -> Result<Parts<'_>, DecodeError> {

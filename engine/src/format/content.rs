@@ -1,7 +1,7 @@
 //! Encoding of the file changes of a commit: a table of the frames they read, then the ops.
 //!
-//! Literals mostly stand in the order in which they were packed, so an op says no more than "goes on in the frame" or
-//! "begins the next frame"; a scattered 4 KiB block costs four bytes. `docs/format.md` has the table of ops.
+//! Literals mostly appear in the order in which they were packed, so most ops say only "continue in the frame" or "begin
+//! the next frame"; a scattered 4 KiB block costs four bytes. `docs/format.md` has the table of ops.
 
 use super::codec::{DecodeError, EncodeError, Reader, Writer, below};
 use super::frame::HEADER_BYTES;
@@ -10,7 +10,7 @@ use super::parts::{delta, meta, object, put_delta, put_meta, put_object};
 use crate::model::{BLOCK_BYTES, Content, DataRef, FileChange, FileId, ObjectRef, Op, Root, Seq, Stored};
 use std::collections::HashMap;
 
-/// What the encoding of a change leans on: the commit's own version, seq and time.
+/// What the encoding of a change refers to: the commit's own version, seq and time.
 #[derive(Clone, Copy)]
 pub(crate) struct Context {
     pub version: u8,
@@ -36,7 +36,7 @@ impl FrameAt {
     }
 }
 
-/// Where the next literal is if nothing is said.
+/// Where the next literal is unless the op says otherwise.
 #[derive(Default)]
 struct Cursor {
     frame: usize,
@@ -121,7 +121,7 @@ fn put_file(
     }
     w.u8(flags);
     if let Some(meta) = &file.meta {
-        // Not in `put_meta`: a checkpoint has to hold what an older commit brought.
+        // Not in `put_meta`: a checkpoint must be able to hold what an older commit brought.
         if let Some(what) = meta.unmakeable() {
             return Err(EncodeError::Unmakeable { what });
         }
@@ -185,7 +185,7 @@ fn put_ops(
     if offset > limits::SIZE {
         return Err(EncodeError::Limit { field: "file size", found: offset, limit: limits::SIZE });
     }
-    // The size is not written: it is what the ops add up to.
+    // The size is not written: it is the sum of the ops' lengths.
     if offset != content.size {
         return Err(EncodeError::Number { field: "bytes of all ops", found: offset, expected: content.size });
     }
@@ -214,7 +214,7 @@ pub(crate) fn op_head(r: &mut Reader<'_>) -> Result<(u64, u64), DecodeError> {
     let count = v >> OP_BITS;
     let len = if v & IN_BLOCKS != 0 { count.checked_mul(BLOCK_BYTES) } else { Some(count) };
     match len {
-        // One op has one form: whole blocks are counted in blocks, and nothing has length 0.
+        // Each op has exactly one encoding: whole blocks are counted in blocks, and no length is 0.
         Some(len) if len > 0 && len.is_multiple_of(BLOCK_BYTES) == (v & IN_BLOCKS != 0) => {
             Ok((v & ((1 << KIND_BITS) - 1), len))
         }
@@ -233,7 +233,8 @@ pub(crate) fn check_run(skip: u64, len: u64) -> Result<(), (u64, u64)> {
     if end > limit { Err((end, limit)) } else { Ok(()) }
 }
 
-/// `inside` says whether a frame at (object, offset, bytes) can be: in the inline payload, or in a pack the commit names.
+/// `inside` says whether a frame at (object, offset, bytes) is possible: in the inline payload, or in a pack that the
+/// commit names.
 pub(crate) fn files(
     r: &mut Reader<'_>,
     cx: Context,

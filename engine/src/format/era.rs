@@ -1,7 +1,8 @@
-//! Two small objects that say how a volume's commits are counted: `format` (its parameters) and `eras/<e>` (the end of an era).
+//! Two small objects that say how a volume's commits are counted: `format` (its parameters) and `eras/<e>` (the end of an
+//! era).
 //!
-//! `eras/<e>` is created before the first commit of era e+1 and never deleted: finding head starts there, and a late
-//! writer is caught by it.
+//! `eras/<e>` is created before the first commit of era e+1 and never deleted. The search for the head starts there, and a
+//! late writer meets it and stops.
 
 use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, open, same_number, same_volume};
 use super::limits;
@@ -12,7 +13,7 @@ use crate::model::{Hash, Seq, Standing, Time, VolumeId};
 /// BLAKE3 contexts of the two checksums.
 pub const FORMAT_CONTEXT: &str = "tracker format v1 volume";
 pub const ERA_CONTEXT: &str = "tracker format v1 era";
-/// Both objects are far smaller.
+/// Upper bound; both objects are far smaller.
 const SMALL: usize = 4096;
 
 const FORMAT: ObjectKind =
@@ -20,7 +21,7 @@ const FORMAT: ObjectKind =
 const ERA: ObjectKind =
     ObjectKind { name: "era", magic: MAGIC_ERA, newest: STANDING_VERSION, context: ERA_CONTEXT, limit: SMALL };
 
-/// The volume's `format` object: written once, when the volume is made.
+/// The volume's `format` object, written once when the volume is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeFormat {
     pub volume: VolumeId,
@@ -52,7 +53,7 @@ impl VolumeFormat {
         Ok(w.seal(FORMAT_CONTEXT))
     }
 
-    /// The volume id is learnt here, so nothing is expected of it.
+    /// The volume id is learned here, so no id is expected.
     pub fn decode(bytes: &[u8]) -> Result<VolumeFormat, DecodeError> {
         let mut r = Reader::new(open(&FORMAT, bytes)?.1);
         let volume = VolumeId(r.array("volume")?);
@@ -69,12 +70,12 @@ impl VolumeFormat {
     }
 }
 
-/// The era a seq lies in. `era_len` is the volume's; 0 is taken as 1.
+/// The era that contains a seq. `era_len` is the volume's; 0 counts as 1.
 pub fn era_of(seq: Seq, era_len: u64) -> u64 {
     seq.0 / era_len.max(1)
 }
 
-/// First seq of an era: seqs begin at 1, so era 0 is one shorter.
+/// First seq of an era. Seqs begin at 1, so era 0 is one shorter.
 pub fn first_seq(era: u64, era_len: u64) -> Seq {
     Seq(era.saturating_mul(era_len.max(1)).max(1))
 }
@@ -100,11 +101,12 @@ pub struct Era {
     pub last_seq: Seq,
     /// Hash of the commit `last_seq`: the chain up to here.
     pub chain: Hash,
-    /// Time of that commit; `--at` searches over eras first.
+    /// Time of that commit; `--at` searches the eras first.
     pub time: Time,
-    /// What that commit says of its clock and baseline; `None` if it is of version 1, and then the object is too.
+    /// What that commit says of its clock and baseline; `None` if it is of version 1, and then this object is of version 1
+    /// too.
     pub standing: Option<Standing>,
-    /// Writer epoch of who closed it.
+    /// Writer epoch of the writer that closed it.
     pub epoch: u64,
     /// The newest checkpoint when the era was closed.
     pub checkpoint: Option<CheckpointRef>,

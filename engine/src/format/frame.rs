@@ -1,4 +1,4 @@
-//! Frames: literal bytes in compressed pieces, each believed alone after one ranged read.
+//! Frames: literal bytes in compressed pieces. Each can be checked alone, after one ranged read.
 //!
 //! ```text
 //! 0   u8   mark 0xF1
@@ -9,8 +9,8 @@
 //! 16  stored bytes
 //! ```
 //!
-//! The checksum is against rot and misplacement, for which 8 bytes do; who tampers is found out by the file's root and
-//! the hash of the pack in its commit.
+//! The checksum guards against rot and misplacement, for which 8 bytes are enough. Tampering is found by the file's root
+//! and by the hash of the pack in its commit.
 
 use super::codec::{DecodeError, Reader, same_number};
 use super::limits;
@@ -26,7 +26,7 @@ const FIXED_BYTES: usize = HEADER_BYTES - SUM_BYTES;
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 frame";
 
-/// Compressed bytes that have no position yet.
+/// A frame's bytes, compressed, before its position is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
     pub codec: u8,
@@ -35,7 +35,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// `compressed` is what zstd made of `plain`, if it was tried; it is taken where it is shorter.
+    /// `compressed` is zstd's output for `plain`, if it was tried; it is used if it is shorter.
     ///
     /// `plain` must not be longer than [`limits::FRAME_PLAIN`].
     pub fn new(plain: &[u8], compressed: Option<Vec<u8>>) -> Body {
@@ -87,7 +87,7 @@ fn sum(volume: &VolumeId, object: ObjectRef, offset: u64, fixed: &[u8; FIXED_BYT
     out
 }
 
-/// Checks a frame and gives back its plain bytes (at most [`limits::FRAME_PLAIN`], whatever the frame claims).
+/// Checks a frame and returns its plain bytes (at most [`limits::FRAME_PLAIN`], whatever the frame claims).
 ///
 /// `bytes` are exactly the frame; `offset` is where in `object` it was read.
 pub fn decode(volume: &VolumeId, object: ObjectRef, offset: u64, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
@@ -103,7 +103,7 @@ pub fn decode(volume: &VolumeId, object: ObjectRef, offset: u64, bytes: &[u8]) -
     }
 }
 
-/// The run of `len` plain bytes that `at` points to; `bytes` are the frame's, as read at `at.frame_offset`.
+/// The run of `len` plain bytes that `at` points to. `bytes` is the frame, as read at `at.frame_offset`.
 pub fn read_run(volume: &VolumeId, at: &DataRef, len: u64, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let mut plain = decode(volume, at.object, at.frame_offset, bytes)?;
     let end = u64::from(at.skip).saturating_add(len);
@@ -115,7 +115,7 @@ pub fn read_run(volume: &VolumeId, at: &DataRef, len: u64, bytes: &[u8]) -> Resu
     Ok(plain)
 }
 
-/// Header and checksum, nothing decompressed: codec, plain length, stored bytes.
+/// Checks header and checksum without decompressing. Returns codec, plain length and stored bytes.
 pub fn check<'a>(
     volume: &VolumeId,
     object: ObjectRef,

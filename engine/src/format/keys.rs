@@ -1,7 +1,7 @@
-//! Names of the objects of one volume, relative to `<prefix>/<volume>/`; built and parsed in one place.
+//! Names of the objects of one volume, relative to `<prefix>/<volume>/`; built and parsed only here.
 //!
-//! Numbers that are listed in order have 20 digits, so that the order of names is the order of numbers. Parsing is
-//! strict: whatever is not exactly what `Display` writes is not a key, and so never taken for one of ours.
+//! Numbers that are listed in order have 20 digits, so that names sort as numbers. Parsing is strict: a name that `Display`
+//! would not write is not a key, so a foreign object is never taken for ours.
 
 use crate::model::{Hash, Id, ObjectRef, Seq};
 use std::{fmt, str::FromStr};

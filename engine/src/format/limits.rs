@@ -1,4 +1,4 @@
-//! Limits of all versions. What exceeds one is refused, on both sides.
+//! Limits of all versions. Both writer and reader refuse what exceeds one.
 
 /// Plain bytes of one frame.
 pub const FRAME_PLAIN: usize = 128 * 1024;
@@ -18,12 +18,12 @@ pub const FRAMES: usize = 1 << 20;
 pub const CHANGES: usize = 1 << 20;
 /// Ops of all files of one commit.
 pub const OPS: usize = 1 << 22;
-/// Bytes of a file, as `off_t` has it.
+/// Bytes of a file, the maximum of `off_t`.
 pub const SIZE: u64 = i64::MAX as u64;
 /// Bytes of one name.
 pub const NAME: usize = 255;
 /// Bytes of a symlink's target.
-pub const TARGET: usize = 4096;
+pub const SYMLINK_TARGET: usize = 4096;
 /// Extended attributes of one file; bytes of an attribute's name; bytes of a value.
 pub const XATTRS: usize = 4096;
 pub const XATTR_NAME: usize = 255;

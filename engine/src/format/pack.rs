@@ -4,7 +4,7 @@
 //! "TKP", version | frames, end to end | index | u32 length of the index | checksum over index and its length
 //! ```
 //!
-//! Readers of literal bytes need none of the index (a `DataRef` says all); `verify` and repair use it.
+//! Readers of literal bytes do not need the index (a `DataRef` has everything); `verify` and repair use it.
 
 use super::codec::{DecodeError, EncodeError, Reader, Writer, checksum, head, same_number, same_volume};
 use super::frame::{self, HEADER_BYTES};
@@ -17,7 +17,7 @@ pub const CONTEXT: &str = "tracker format v1 pack index";
 /// The index's length and the checksum.
 const TAIL_BYTES: usize = 4 + CHECKSUM_BYTES;
 
-/// A pack as its commit names it.
+/// A pack, as its commit names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackInfo {
     pub seq: Seq,
@@ -107,8 +107,8 @@ impl PackBuilder {
     }
 }
 
-/// Reads the index from the pack's end: `tail` are the object's last bytes, as many as the caller likes to read;
-/// `total` is the object's size. [`DecodeError::Short`] says how many are needed if they were too few.
+/// Reads the index from the pack's end. `tail` are the object's last bytes, as many as the caller chose to read; `total` is
+/// the object's size. If `tail` is too short, [`DecodeError::Short`] says how many bytes are needed.
 pub fn decode_index(
     volume: &VolumeId,
     object: ObjectRef,
@@ -154,7 +154,7 @@ pub fn decode_index(
     Ok(index)
 }
 
-/// Checks a whole pack: head, index and every frame (decompressed). Gives back the index.
+/// Checks a whole pack: head, index and every frame (decompressed). Returns the index.
 pub fn verify(volume: &VolumeId, object: ObjectRef, bytes: &[u8]) -> Result<Vec<IndexEntry>, DecodeError> {
     head("pack", MAGIC_PACK, FIRST_VERSION, bytes)?;
     let index = decode_index(volume, object, bytes.len() as u64, bytes)?;

@@ -7,7 +7,7 @@ use crate::model::{InodeFlags, Kind, Meta, ObjectRef, Seq, Standing, Time};
 
 const NANOS: u32 = 1_000_000_000;
 
-/// `sec` is written as the distance from `base`, which is small where both are about the same moment.
+/// `sec` is written as the distance from `base`, which is small if both are close in time.
 pub(crate) fn put_time(w: &mut Writer, time: Time, base: i64) -> Result<(), EncodeError> {
     if time.nsec >= NANOS {
         let (found, limit) = (u64::from(time.nsec), u64::from(NANOS - 1));
@@ -28,15 +28,15 @@ pub(crate) fn time(r: &mut Reader<'_>, base: i64) -> Result<Time, DecodeError> {
     Ok(Time { sec, nsec })
 }
 
-/// Bits of a standing: a complete baseline stands behind the commit.
+/// Flag of a standing: the baseline is complete.
 const BASELINE: u64 = 1;
-/// The hash of the end of the era before follows the parent's (commits alone).
+/// The hash of the object that closes the previous era follows the parent's (commits only).
 pub(crate) const NAMES_ERA: u64 = 2;
-/// The wall clock was not the commit's time, and follows.
+/// The wall clock differs from the commit's time, and follows.
 const WALL: u64 = 4;
-/// Wall clocks fell once; the seq from which they are steady follows.
+/// Wall clocks went back once; the seq since which they only rise follows.
 const STEADY: u64 = 8;
-/// Names or gone files follow the files (commits alone).
+/// Names or gone files follow the files (commits only).
 pub(crate) const NAMES: u64 = 16;
 /// What the commit says of its instant follows the hashes (commits alone). Not before version 3.
 pub(crate) const CONSISTENCY: u64 = 32;
@@ -46,7 +46,7 @@ pub(crate) fn version_of(standing: Option<&Standing>) -> u8 {
     if standing.is_some() { STANDING_VERSION } else { FIRST_VERSION }
 }
 
-/// `more` are further flags of the object; `seq` and `time` the commit's of which it speaks.
+/// `more` are further flags of the object. `seq` and `time` are those of the commit that the object describes.
 pub(crate) fn put_standing(
     w: &mut Writer,
     standing: Option<&Standing>,
@@ -76,7 +76,7 @@ pub(crate) fn put_standing(
     Ok(())
 }
 
-/// The standing and the flags beside it; flags other than `more` are refused. `None` in version 1.
+/// Decodes the standing and the other flags; refuses flags not in `more`. `None` in version 1.
 pub(crate) fn standing(
     r: &mut Reader<'_>,
     version: u8,
@@ -93,7 +93,7 @@ pub(crate) fn standing(
     }
     let wall = if flags & WALL != 0 { time(r, at.sec)? } else { at };
     let steady_since = if flags & STEADY != 0 { Seq(r.bounded("steady since", seq.0)?) } else { Seq::NONE };
-    // What need not be said is not said.
+    // Values that could have been omitted are refused.
     if (flags & WALL != 0 && wall == at) || (flags & STEADY != 0 && steady_since == Seq::NONE) {
         return Err(DecodeError::Tag { field: "flags", found: flags });
     }
@@ -137,7 +137,7 @@ pub(crate) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> R
         return Err(EncodeError::Number { field: "rdev", found: meta.rdev, expected: 0 });
     }
     if meta.kind == Kind::Symlink {
-        w.bytes("symlink target", limits::TARGET, &meta.target)?;
+        w.bytes("symlink target", limits::SYMLINK_TARGET, &meta.target)?;
     } else if !meta.target.is_empty() {
         return Err(EncodeError::Number { field: "target length", found: meta.target.len() as u64, expected: 0 });
     }
@@ -167,7 +167,8 @@ pub(crate) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, D
     let mtime = time(r, base)?;
     let (flags, project) = if first & known & HAS_FLAGS != 0 { flags(r)? } else { (0, 0) };
     let rdev = if is_device(kind) { r.varint("rdev")? } else { 0 };
-    let target = if kind == Kind::Symlink { r.bytes("symlink target", limits::TARGET)?.to_vec() } else { Vec::new() };
+    let target =
+        if kind == Kind::Symlink { r.bytes("symlink target", limits::SYMLINK_TARGET)?.to_vec() } else { Vec::new() };
     let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     if first & HAS_XATTRS != 0 {
         let count = r.count("xattrs", limits::XATTRS, 2)?;
@@ -185,7 +186,7 @@ pub(crate) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, D
     Ok(Meta { kind, mode, uid, gid, mtime, rdev, target, xattrs, flags, project })
 }
 
-/// Inode flags and project; both 0 is a longer form than needed.
+/// Inode flags and project. Both 0 is refused, since then the bit would not be set.
 fn flags(r: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
     let flags = r.u32_varint("inode flags")?;
     let project = r.u32_varint("project")?;
@@ -195,7 +196,8 @@ fn flags(r: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
     Ok((flags, project))
 }
 
-/// May `name` stand in a directory? Whatever could lead a restore to another place is refused on both sides.
+/// Whether `name` may be a directory entry. Names that could lead a restore to another place are refused by writer and
+/// reader.
 pub fn is_entry_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && name.len() <= limits::NAME && !name.iter().any(|b| matches!(b, 0 | b'/'))
 }
@@ -212,7 +214,7 @@ pub(crate) fn name<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     if is_entry_name(name) { Ok(name) } else { Err(DecodeError::Name { field: "name" }) }
 }
 
-/// Ids are near each other; the distance is shorter than the number.
+/// Ids are close together, so the distance is shorter than the number.
 pub(crate) fn put_delta(w: &mut Writer, value: u64, previous: &mut u64) {
     w.zigzag(value.wrapping_sub(*previous) as i64);
     *previous = value;
@@ -227,7 +229,7 @@ const OBJECT_SELF: u8 = 0;
 const OBJECT_COMMIT: u8 = 1;
 const OBJECT_PACK: u8 = 2;
 
-/// `own` is the seq of the commit that is being written, where there is one (0 is none).
+/// `own` is the seq of the commit that is being written, or 0 if there is none.
 pub(crate) fn put_object(w: &mut Writer, object: ObjectRef, own: Seq) {
     match object {
         ObjectRef::Commit(seq) if seq == own => w.u8(OBJECT_SELF),

@@ -1,7 +1,7 @@
-//! From literal bytes to stored runs: cuts frames, fills packs, and decides whether all of it fits into the commit.
+//! From literal bytes to stored runs: cuts frames, fills packs, and decides whether everything fits into the commit.
 //!
-//! The flush pushes literals as it reads them and keeps the [`Span`] of each; memory stays at one frame, one pack and
-//! 32 bytes a frame. Only `finish` knows whether the payload is inline, so spans become places at the end.
+//! The flush pushes literals as it reads them and keeps the [`Span`] of each. Memory is one frame, one pack and 32 bytes
+//! per frame. Only `finish` knows whether the payload is inline, so spans are converted to places at the end.
 
 use super::codec::EncodeError;
 use super::frame::{Body, HEADER_BYTES};
@@ -11,7 +11,7 @@ use super::version::{DEFAULT_LEVEL, DEFAULT_PACK_BYTES, HEAD_BYTES};
 use crate::model::{ChangeSet, Content, DataRef, FileChange, ObjectRef, Op, Seq, Stored, VolumeId};
 use std::collections::VecDeque;
 
-/// Attempts that are told apart; after that many the numbers begin again.
+/// Number of distinct attempts; after that many the numbers start again.
 const ATTEMPTS: u32 = u32::MAX / super::limits::PACKS as u32;
 
 /// How literal bytes are cut and packed.
@@ -38,14 +38,14 @@ impl Default for SealLimits {
     }
 }
 
-/// A run of pushed bytes, before it is known where it will lie.
+/// A run of pushed bytes whose place is not known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     start: u64,
     pub len: u64,
 }
 
-/// Where one frame of the pushed bytes came to lie.
+/// The place of one frame of the pushed bytes.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
     plain_start: u64,
@@ -54,7 +54,7 @@ struct Placed {
     bytes: u32,
 }
 
-/// Takes literals, gives packs. See the head of this file.
+/// Takes literals and returns packs. See the head of this file.
 pub struct PackWriter {
     volume: VolumeId,
     seq: Seq,
@@ -63,7 +63,7 @@ pub struct PackWriter {
     compressor: Option<zstd::bulk::Compressor<'static>>,
     open: Vec<u8>,
     plain: u64,
-    /// Frames that may yet go inline; given up when they exceed the limit.
+    /// Frames that may still go inline; moved to a pack when they exceed the limit.
     waiting: Vec<Body>,
     waiting_bytes: usize,
     inline_possible: bool,
@@ -76,16 +76,16 @@ pub struct PackWriter {
 }
 
 impl PackWriter {
-    /// For the literals of the commit `seq` of `volume`, by the writer whose epoch is `epoch`.
+    /// For the literals of commit `seq` of `volume`, by the writer with this `epoch`.
     ///
-    /// `attempt` is a number that no other try at the same seq and epoch has: a flush that is tried again must take pack
-    /// numbers that no earlier try can have put, since an object is never put twice with other bytes (I5). Each
-    /// attempt has [`super::limits::PACKS`] numbers of its own.
+    /// `attempt` is a number that no other attempt at the same seq and epoch has. A repeated flush must use pack numbers
+    /// that no earlier attempt can have put, since an object is never put twice with other bytes (I5). Each attempt has
+    /// [`super::limits::PACKS`] numbers of its own.
     pub fn new(volume: VolumeId, seq: Seq, epoch: u64, attempt: u32, limits: SealLimits) -> Result<Self, EncodeError> {
         let mut limits = limits;
         limits.frame_plain = limits.frame_plain.clamp(1, super::limits::FRAME_PLAIN);
         limits.inline = limits.inline.min(super::limits::INLINE);
-        // Room for the last frame and the index beyond the size at which a pack is closed.
+        // Leaves room for the last frame and the index beyond the size at which a pack is closed.
         limits.pack = limits.pack.min(super::limits::PACK / 2);
         let level = limits.level;
         let compressor = match level {
@@ -112,7 +112,7 @@ impl PackWriter {
         })
     }
 
-    /// Appends a literal. Its bytes are not kept longer than until their pack is full and taken.
+    /// Appends a literal. Its bytes are kept only until their pack is full and taken.
     pub fn push(&mut self, literal: &[u8]) -> Result<Span, EncodeError> {
         let span = Span { start: self.plain, len: literal.len() as u64 };
         let mut rest = literal;
@@ -128,27 +128,27 @@ impl PackWriter {
         Ok(span)
     }
 
-    /// A pack that is complete and can be put; call it after every push until it gives `None`.
+    /// Takes a pack that is complete and can be put. Call it after every push until it returns `None`.
     pub fn take_full(&mut self) -> Option<(ObjectRef, Vec<u8>)> {
         self.full.pop_front()
     }
 
-    /// Frames that may be pushed still; each has a pack to go into.
+    /// How many more frames may be pushed; each is sure of a pack.
     pub fn frames_left(&self) -> u64 {
         let frames = super::limits::FRAMES.saturating_sub(self.frames.len());
-        // A pack is closed from `pack` bytes on, so it holds at least so many frames however badly they compress.
+        // A pack is closed once it has `pack` bytes, so it holds at least this many frames however badly they compress.
         let a_pack = (self.limits.pack / (self.limits.frame_plain + super::frame::HEADER_BYTES)).max(1);
         let packs = (self.last + 1 - self.next.min(self.last + 1)) as usize;
         frames.min(packs.saturating_mul(a_pack)) as u64
     }
 
-    /// Ends the last frame and pack, and settles where everything lies.
+    /// Ends the last frame and pack, and fixes all places.
     pub fn finish(mut self) -> Result<Sealed, EncodeError> {
         self.close_frame()?;
         let mut inline = Vec::new();
         if self.inline_possible {
             let object = ObjectRef::Commit(self.seq);
-            // Offsets count from the commit object's start, so the head's place is kept while frames are written.
+            // Offsets count from the start of the commit object, so reserve the head's bytes while writing frames.
             inline.resize(HEAD_BYTES, 0);
             for (body, placed) in self.waiting.iter().zip(&mut self.frames) {
                 placed.object = object;
@@ -231,19 +231,19 @@ impl PackWriter {
     }
 }
 
-/// The end of a [`PackWriter`].
+/// The result of a [`PackWriter`].
 #[derive(Debug)]
 pub struct Sealed {
     /// Frames for the commit's inline payload; empty if packs were made.
     pub inline: Vec<u8>,
-    /// Packs not yet taken; to be put before the commit.
+    /// Packs not taken yet; put them before the commit.
     pub last: Vec<(ObjectRef, Vec<u8>)>,
     /// All packs, for the commit to name.
     pub packs: Vec<PackInfo>,
     pub places: Places,
 }
 
-/// Where each [`Span`] of a [`PackWriter`] came to lie.
+/// The place of each [`Span`] of a [`PackWriter`].
 #[derive(Debug)]
 pub struct Places {
     frames: Vec<Placed>,
@@ -302,17 +302,17 @@ impl Places {
     }
 }
 
-/// A whole change set, sealed: what [`seal_changes`] makes.
+/// A whole change set, sealed: the result of [`seal_changes`].
 #[derive(Debug)]
 pub struct SealedCommit {
-    /// To be put before the commit, in any order.
+    /// Put them before the commit, in any order.
     pub packs: Vec<(ObjectRef, Vec<u8>)>,
     pub pack_infos: Vec<PackInfo>,
     pub changes: ChangeSet<Stored>,
     pub inline: Vec<u8>,
 }
 
-/// Seals changes whose literals are all in memory; a flush of unknown size uses [`PackWriter`].
+/// Seals changes whose literals are all in memory. A flush, whose size is unknown, uses [`PackWriter`].
 pub fn seal_changes(
     volume: VolumeId,
     seq: Seq,

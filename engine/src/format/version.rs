@@ -1,4 +1,4 @@
-//! Versions, magic numbers and what the writer does unless it is told otherwise.
+//! Versions, magic numbers, and the writer's defaults.
 
 /// Newest version; the version is the fourth byte of every object.
 ///

@@ -1,7 +1,7 @@
 //! Marked blocks of a file with a committed image.
 //!
-//! Memory follows the blocks that are given and changed: their bytes, and at most one node of 16 KiB (and one
-//! signature group of 14 KiB) for each group of 512 they lie in.
+//! Memory grows with the blocks that are given and changed: their bytes, and at most one node of 16 KiB (and one signature
+//! group of 14 KiB) for each group of 512 blocks that they are in.
 
 use super::error::ImageError;
 use crate::block::{self, BLOCK_LEN, GROUP_BLOCKS};
@@ -14,12 +14,12 @@ use crate::tree::{HOLE, Image, NodeWrites, Nodes, Rules, Update, block_value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockData<'a> {
     Hole,
-    /// The block's bytes; what lies beyond the new size is ignored.
+    /// The block's bytes; those beyond the new size are ignored.
     Bytes(&'a [u8]),
 }
 
 impl<'a> BlockData<'a> {
-    /// The first `len` bytes of block `index`, which must be given; `None` for a hole.
+    /// The first `len` bytes of block `index`, which must have been given; `None` for a hole.
     fn within<E>(self, index: u64, len: usize) -> Result<Option<&'a [u8]>, ImageError<E>> {
         match self {
             BlockData::Bytes(bytes) if bytes.len() < len => {
@@ -40,18 +40,18 @@ pub struct Plan {
     pub signature_writes: SignatureWrites,
     /// Blocks given that differ from the committed image.
     pub changed_blocks: u64,
-    /// Blocks given that do not, or that lie beyond the new end: nothing of them is uploaded.
+    /// Given blocks that are unchanged or beyond the new end: nothing of them is uploaded.
     pub trimmed_blocks: u64,
     /// Bytes to upload.
     pub literal_bytes: u64,
 }
 
-/// Plans the change of file `id` from its committed image `old` (`None`: it has none yet, and is as an empty file) to
-/// `new_size` bytes with these `blocks`; `None` when nothing changes.
+/// Plans the change of file `id` from its committed image `old` to `new_size` bytes with these `blocks`. `old` is `None` if
+/// there is none yet, which counts as an empty file. Returns `None` if nothing changes.
 ///
-/// `blocks` are the marked ones, ascending, each once. Blocks that are not given are as committed; beyond the old end
-/// they are holes. When the size changes, the blocks of [`block::tails`] must be among them. Growing past
-/// `rules.signature_bytes` drops the signature, as does one that is found damaged; shrinking below does not bring it back.
+/// `blocks` are the marked ones, ascending, each once. Other blocks are as committed; beyond the old end they are holes.
+/// When the size changes, the blocks of [`block::tails`] must be among them. Growing past `rules.signature_bytes` drops the
+/// signature, as does a damaged one; shrinking below does not restore it.
 pub fn plan_in_place<'a, N, S>(
     id: FileId,
     old: Option<&Image>,
@@ -92,8 +92,8 @@ where
             tree.small_content(bytes.unwrap_or(&[0; BLOCK_LEN][..len]));
         }
         let value = bytes.map_or(HOLE, |bytes| block_value(index, bytes));
-        // A mark (`HOLE`, `ZERO`) does not tell the length: growth within a block is a change by itself, and a tail of
-        // zeros that was cut has another signature although its value is the same.
+        // The values `HOLE` and `ZERO` do not include the length. Growth within a block is a change by itself, and a
+        // truncated tail of zeros has another signature although its value is the same.
         let before_len = block::len(old.size, index);
         let grown = (1..len).contains(&before_len);
         let changed = tree.set(index, value)? || grown;
@@ -128,19 +128,19 @@ where
     Ok(Some(Plan { content, image, node_writes, signature_writes, changed_blocks, trimmed_blocks, literal_bytes }))
 }
 
-/// Bytes `from..to` of the new image are as they were: copied up to the old end, holes from there.
+/// Bytes `from..to` of the new image are unchanged: copied up to the old end, holes from there.
 fn keep(ops: &mut Ops, old: &Image, from: u64, to: u64) {
     let end = old.size.clamp(from, to);
     ops.copy(from, end - from);
     ops.hole(to - end);
 }
 
-/// Keeps the signature in step, as long as there is one.
+/// Updates the signature, if there is one.
 struct Signer<'s, S> {
     stored: &'s S,
     old: Image,
     new_size: u64,
-    /// Whether the new image has a signature, as far as it is known.
+    /// Whether the new image has a signature, as far as known.
     signed: bool,
     open: Option<(u64, Vec<u8>)>,
     writes: SignatureWrites,
@@ -200,7 +200,7 @@ impl<'s, S: Signatures> Signer<'s, S> {
     fn finish(mut self) -> Result<(bool, SignatureWrites), ImageError<S::Error>> {
         let (had, has) = (block::groups(self.old.size), block::groups(self.new_size));
         if self.signed && self.old.size != self.new_size {
-            // The old tail's group was cut or grew, the ones behind it are new.
+            // The group of the old tail was truncated or has grown; the groups after it are new.
             for group in had.min(has).saturating_sub(1)..has {
                 self.open(group)?;
             }

@@ -66,7 +66,7 @@ impl Model {
         hasher.finish()
     }
 
-    /// Feeds all of it, in pieces of `piece` bytes and in whole runs of holes.
+    /// Feeds everything, in pieces of `piece` bytes and in whole runs of holes.
     fn feed<N: Nodes<Error = Infallible>>(&self, planner: &mut WholePlanner<'_, N>, piece: usize) -> Vec<Op<Vec<u8>>> {
         let mut ops = Vec::new();
         let mut index = 0;
@@ -137,7 +137,7 @@ fn check_ops(base: &Model, ops: &[Op<Vec<u8>>], new: &Model) {
     }
 }
 
-/// The model's image made from nothing.
+/// The model's image, built from nothing.
 fn fresh(model: &Model, rules: Rules) -> (WholePlan, Store) {
     let mut planner = WholePlanner::<NoNodes>::new(ID, None, rules);
     let mut store = Store::default();
@@ -333,7 +333,7 @@ fn a_damaged_signature_is_dropped_not_believed() {
     assert_eq!(plan.signature_writes, SignatureWrites::from([(0, None)]));
 }
 
-/// Nodes of a tebibyte of data, made up as they are read.
+/// Nodes of a tebibyte of data, generated when they are read.
 struct Full;
 
 impl Nodes for Full {
@@ -347,10 +347,10 @@ impl Nodes for Full {
 #[test]
 fn a_million_marked_blocks_of_a_tebibyte() {
     let size = 1 << 40;
-    // Sparse already: the cost of a change of kind is that of all level 0 nodes, which is not what is measured here.
+    // Sparse from the start: a change of kind would cost all level 0 nodes, which is not measured here.
     let image = Image { size, root: Root::Sparse([1; 32]), hole_blocks: 300_000, signed: false };
     let data = [5; BLOCK_LEN];
-    // A million holes punched in 200 places, and a written block behind each.
+    // A million holes punched in 200 places, and a written block after each.
     let blocks = (0..200u64).flat_map(|run| {
         let first = run * 1_000_003;
         (first..first + 5000).map(|index| (index, BlockData::Hole)).chain([(first + 5000, BlockData::Bytes(&data))])

@@ -1,10 +1,10 @@
-//! All of a file, fed in order: for new files, files that replace another, and files whose marks are no longer exact.
+//! All of a file, fed in order: for new files, files that replace another, and files without exact marks.
 //!
-//! Blocks equal to the base's at the same offset (by value) are copied; what lies between is matched against the
-//! base's signature, if there is one; the rest is literal. Holes stay holes, and only holes do.
+//! Blocks equal to the base's at the same offset (by value) are copied. What is between them is matched against the base's
+//! signature, if there is one; the rest is literal. Holes stay holes, and nothing else becomes a hole.
 //!
-//! Memory: one group (2 MiB), one window of the delta, the steps not yet taken, and 0.8 % of the data for nodes, which
-//! may be taken early for a file that has no committed image.
+//! Memory: one group (2 MiB), one window of the delta, the steps not yet taken, and 0.8 % of the data for nodes, which may
+//! be taken early for a file without a committed image.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use crate::tree::{
 
 type Res<T, N> = Result<T, ImageError<<N as Nodes>::Error>>;
 
-/// The committed content that copies may read: the file's own, or of the file whose place it takes.
+/// The committed content that copies may read: the file's own, or that of the file it replaces.
 #[derive(Debug)]
 pub struct Base<'a, N> {
     pub id: FileId,
@@ -30,22 +30,22 @@ pub struct Base<'a, N> {
     pub index: Option<&'a Index<'a>>,
 }
 
-/// What the catalog stores, and what the commit says, of a file that was fed whole.
+/// What the catalog stores, and what the commit says, of a file that was fed completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WholePlan {
     pub image: Image,
     /// Whose content the copies read; `None` when there are none.
     pub base: Option<FileId>,
-    /// The steps that were not taken before.
+    /// The steps that were not taken earlier.
     pub ops: Vec<Op<Vec<u8>>>,
     pub node_writes: NodeWrites,
     pub signature_writes: SignatureWrites,
-    /// Blocks that differ from the base at their offset; all when there is no base.
+    /// Blocks that differ from the base at their offset; all blocks if there is no base.
     pub changed_blocks: u64,
     pub same_blocks: u64,
-    /// Bytes of all literals, taken before or not.
+    /// Bytes of all literals, taken earlier or not.
     pub literal_bytes: u64,
-    /// The base is the file itself, and its image is this one already: nothing is to be committed.
+    /// The base is the file itself and already has this image: nothing is to be committed.
     pub unchanged: bool,
 }
 
@@ -64,7 +64,7 @@ pub struct WholePlanner<'a, N: Nodes> {
     small_root: Option<Root>,
     hole_blocks: u64,
     nodes: NodeWrites,
-    /// Groups that are not all hole: value in a standard tree (while it may still be one), and in a sparse one.
+    /// Groups with data: their value in a standard tree (while the file may still be one), and in a sparse one.
     values: BTreeMap<u64, (Option<Value>, Value)>,
     signed: bool,
     signatures: SignatureWrites,
@@ -73,7 +73,7 @@ pub struct WholePlanner<'a, N: Nodes> {
 }
 
 impl<'a, N: Nodes> WholePlanner<'a, N> {
-    /// Begins the content of file `id`. If `base` is `id` itself, its stored nodes and signatures are replaced.
+    /// Begins the content of file `id`. If `base` is `id` itself, the result replaces its stored nodes and signatures.
     pub fn new(id: FileId, base: Option<Base<'a, N>>, rules: Rules) -> Self {
         let differ = base.as_ref().and_then(|base| base.index).map(Differ::new);
         WholePlanner {
@@ -112,7 +112,7 @@ impl<'a, N: Nodes> WholePlanner<'a, N> {
         Ok(())
     }
 
-    /// The next `len` bytes of the file take no space in the source. A block that also has data is data.
+    /// The next `len` bytes of the file are a hole. A block that also has data counts as data.
     pub fn hole(&mut self, mut len: u64) -> Res<(), N> {
         while len > 0 {
             let at = self.pos % GROUP_BYTES;
@@ -132,12 +132,13 @@ impl<'a, N: Nodes> WholePlanner<'a, N> {
         Ok(())
     }
 
-    /// The steps that are final so far; call it between pieces to keep memory bounded.
+    /// Takes the steps that are final so far; call it between pieces to bound memory.
     pub fn take_ops(&mut self) -> Vec<Op<Vec<u8>>> {
         self.ops.take()
     }
 
-    /// Nodes that are final so far. Only for a file without a committed image: others' must change with the commit.
+    /// Takes the nodes that are final so far. Only for a file without a committed image: other files' nodes must change
+    /// together with the commit.
     pub fn take_node_writes(&mut self) -> NodeWrites {
         // The first group may turn out to be the whole tree.
         let first = self.nodes.remove(&(0, 0));
@@ -152,7 +153,7 @@ impl<'a, N: Nodes> WholePlanner<'a, N> {
         self.pos += groups * GROUP_BYTES;
         self.ops.hole(groups * GROUP_BYTES);
         self.hole_blocks += groups * GROUP_BLOCKS;
-        // Whether the base had data here is looked up once, when all is fed.
+        // Whether the base had data here is looked up once, at the end.
         self.sign(first..first + groups, None);
         Ok(())
     }
@@ -268,7 +269,7 @@ impl<'a, N: Nodes> WholePlanner<'a, N> {
             })?;
             for (level, index) in stale {
                 if level == 0 && encode(&load(base.nodes, 0, index)?).is_some() {
-                    // Data that became holes by whole groups was not compared before.
+                    // Whole groups of data that became holes were not compared before.
                     self.changed_blocks += 1;
                 }
                 self.nodes.insert((level, index), None);
@@ -307,7 +308,7 @@ impl<'a, N: Nodes> WholePlanner<'a, N> {
                 })
                 .collect(),
         };
-        // A group left as it was is not among the writes, but may be the whole tree.
+        // An unchanged group is not among the writes, but may be the whole tree.
         let stored = self.base.as_ref().filter(|base| base.id == self.id);
         let first = match stored {
             Some(base) if block::groups(size) == 1 && self.values.contains_key(&0) => load(base.nodes, 0, 0)?,

@@ -1,4 +1,4 @@
-//! Applying one commit: all checks first, names undone if the tree would not be one, then the change.
+//! Applying one commit: all checks first, then names (undone if the result would not be a tree), then the rest.
 
 use super::{Entries, File, Manifest, ManifestError, Position};
 use crate::extent_map::{ExtentMap, RopeError};
@@ -7,19 +7,19 @@ use crate::format::is_entry_name;
 use crate::model::{ChangeSet, Content, FileId, Hash, Kind, NameChange, Seq, Standing, Stored};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// What has been changed already, to be taken back in reverse order.
+/// A change that was made, to be undone in reverse order.
 enum Undo {
     Inserted(FileId),
     Name { parent: FileId, name: Vec<u8>, old: Option<FileId> },
 }
 
 impl Manifest {
-    /// Goes on by one commit. `hash` is [`crate::format::commit::hash`] of its object: what the next commit must name
-    /// as its parent. On an error nothing has changed.
+    /// Applies the next commit. `hash` is [`crate::format::commit::hash`] of its object, which the commit after it must
+    /// name as its parent. On an error nothing has changed.
     pub fn apply(&mut self, commit: &Commit, hash: Hash) -> Result<(), ManifestError> {
         self.check_header(&commit.header)?;
         let changes = &commit.changes;
-        // Ropes that read another file's content are made before anything moves.
+        // Build extent maps that read another file's content before anything moves.
         let mut built = self.check_files(changes)?;
         let mut undo = Vec::new();
         if let Err(error) = self.change_tree(changes, &mut undo) {
@@ -66,7 +66,7 @@ impl Manifest {
             return Err(ManifestError::Time { seq, found: header.time, previous: at.time });
         }
         match header.standing {
-            // Whoever writes version 1 cannot have read what version 2 said.
+            // A writer of version 1 cannot have read what version 2 recorded.
             None if at.standing.is_some() => return Err(ManifestError::Older { seq }),
             None => {}
             Some(found) => {
@@ -80,7 +80,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Checks the files' part and builds the extent_maps that are not edits of the file's own.
+    /// Checks the changes of files, and builds the extent maps that are not edits of the file's own.
     fn check_files(&self, changes: &ChangeSet<Stored>) -> Result<BTreeMap<FileId, ExtentMap>, ManifestError> {
         let mut seen = HashSet::new();
         let mut built = BTreeMap::new();
@@ -199,7 +199,8 @@ impl Manifest {
         }
     }
 
-    /// Does the file stand where a file may stand: named, or gone without names and entries, and below the source directory?
+    /// Checks that the file has a valid place: it has a name below the source directory, or is gone without names and
+    /// entries.
     fn check_place(&self, id: FileId, gone: bool, good: &mut HashSet<FileId>) -> Result<(), ManifestError> {
         let Some(file) = self.files.get(&id) else { return Err(ManifestError::Unknown { id }) };
         if id == FileId::ROOT {
@@ -217,7 +218,7 @@ impl Manifest {
         }
     }
 
-    /// Walks up to the source directory, or to a directory of which it is known that it lies below it.
+    /// Walks up to the source directory, or to a directory already known to be below it.
     fn check_above(&self, id: FileId, good: &mut HashSet<FileId>) -> Result<(), ManifestError> {
         let mut way = HashSet::new();
         let mut at = id;
@@ -232,7 +233,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// A state put together from parts (a checkpoint), with the whole tree checked.
+    /// Builds a state from parts (of a checkpoint), and checks the whole tree.
     pub fn from_parts(
         position: Position,
         files: impl IntoIterator<Item = (FileId, super::FileParts)>,

@@ -1,4 +1,4 @@
-//! Why a commit does not fit the state it is applied to.
+//! Why a commit cannot be applied to a state.
 
 use crate::extent_map::RopeError;
 use crate::model::{FileId, Hash, Kind, Seq, Time, VolumeId};

@@ -1,4 +1,4 @@
-//! Random identifiers, each of a type of its own so that none is taken for another.
+//! Random identifiers, each with its own type so that none is mistaken for another.
 
 use std::fmt;
 use std::str::FromStr;
@@ -54,9 +54,9 @@ macro_rules! ids {
 ids! {
     /// A volume, as every object of its store names it.
     VolumeId;
-    /// Whoever commits: a host's catalog of a volume.
+    /// A writer: a host's catalog of a volume.
     WriterId;
-    /// One try of a commit; tells an own commit from another's after an unknown outcome.
+    /// One attempt to commit; tells this writer's commit from another's after an unknown outcome.
     CommitId;
 }
 

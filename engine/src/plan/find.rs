@@ -1,16 +1,16 @@
-//! Finding head, a commit by its time, and what a restore needs: pure searches over questions to the store.
+//! Finding head, and a commit by its time: pure searches over questions to the store.
 //!
 //! No LIST (a listing proves presence, never absence: I10) and no clock: only "does this object exist?".
 
 use crate::format::Key;
-use crate::format::era::{CheckpointRef, first_seq, last_seq};
+use crate::format::era::{first_seq, last_seq};
 use crate::model::{Seq, Time};
 use std::ops::RangeInclusive;
 
 /// The highest commit of the unbroken sequence, [`Seq::NONE`] if there is none.
 ///
-/// Gallops over `eras/` (closed eras have no gap: they are closed in order and never deleted), then over the commits of
-/// the open era (which are never pruned). About 2 log2(n) questions each.
+/// Searches `eras/` with growing steps (closed eras have no gap: they are closed in order and never deleted), then the
+/// commits of the open era (which are never pruned). About 2 log2(n) questions each.
 pub fn find_head<E>(era_len: u64, mut exists: impl FnMut(Key) -> Result<bool, E>) -> Result<Seq, E> {
     let open = first_absent(0, u64::MAX, |era| exists(Key::Era(era)))?;
     let (first, last) = (first_seq(open, era_len), last_seq(open, era_len));
@@ -49,7 +49,7 @@ fn first_absent<E>(start: u64, last: u64, mut exists: impl FnMut(u64) -> Result<
 
 /// The last seq in `seqs` whose commit is not later than `when`; `None` if all are later.
 ///
-/// `time_of` reads a commit's header. Times rise with seqs whatever the clocks did, so halving finds it.
+/// `time_of` reads a commit's header. Times rise with seqs whatever the clocks did, so bisection works.
 pub fn commit_at_time<E>(
     seqs: RangeInclusive<Seq>,
     when: Time,
@@ -59,7 +59,7 @@ pub fn commit_at_time<E>(
     Ok(last_not_later(low.0..=high.0, when, |seq| time_of(Seq(seq)))?.map(Seq))
 }
 
-/// The last of `numbers` whose time, which rises with them, is not later than `when`; `None` if all are later.
+/// The last of `numbers` whose time is not later than `when`; `None` if all are later. Times must rise with the numbers.
 pub fn last_not_later<E>(
     numbers: RangeInclusive<u64>,
     when: Time,
@@ -85,27 +85,6 @@ pub fn last_not_later<E>(
     Ok(found)
 }
 
-/// What to read for the state at a seq.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needed {
-    /// To start from; `None`: from the empty state.
-    pub checkpoint: Option<CheckpointRef>,
-    /// First and last commit to apply; `None`: the checkpoint is the state.
-    pub commits: Option<(Seq, Seq)>,
-}
-
-/// `checkpoints` are those known (from `eras/` or a listing), in any order; the newest not after `seq` is taken.
-pub fn needed(seq: Seq, checkpoints: impl IntoIterator<Item = CheckpointRef>) -> Needed {
-    let checkpoint = checkpoints.into_iter().filter(|c| c.seq <= seq).max_by_key(|c| c.seq);
-    let first = checkpoint.map_or(Seq::NONE, |c| c.seq) + 1;
-    Needed { checkpoint, commits: (first <= seq).then_some((first, seq)) }
-}
-
-/// The commits of [`Needed`], in the order in which to apply them.
-pub fn commits_of(needed: &Needed) -> impl Iterator<Item = Key> {
-    needed.commits.into_iter().flat_map(|(first, last)| first.to(last)).map(Key::Commit)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +108,7 @@ mod tests {
     proptest! {
         #[test]
         fn head_is_found_whatever_is_pruned(era_len in 1..40u64, true_head in 0..2_000u64, lag: bool) {
-            // An era is closed when its last commit is there, at the latest before the next commit.
+            // An era is closed once its last commit exists, at the latest before the next commit.
             let full = if true_head == 0 { 0 } else { era_of(Seq(true_head + 1), era_len) };
             let closed = full - u64::from(lag && full > 0 && last_seq(full - 1, era_len) == Seq(true_head) && true_head > 0);
             // All commits of closed eras are pruned.
@@ -157,17 +136,5 @@ mod tests {
         assert_eq!(head(4096, 0, 1..=4095).0, 4095);
         assert_eq!(head(4096, 1, 4096..=4096).0, 4096);
         assert_eq!(head(1, 1, 0..=0).0, 0, "era 0 of length 1 holds no seq");
-    }
-
-    #[test]
-    fn a_restore_starts_from_the_newest_checkpoint_before() {
-        let at = |seq| CheckpointRef { seq, hash: [0; 32] };
-        let all = [at(Seq(10)), at(Seq(30)), at(Seq(20))];
-        assert_eq!(needed(Seq(25), all), Needed { checkpoint: Some(at(Seq(20))), commits: Some((Seq(21), Seq(25))) });
-        assert_eq!(needed(Seq(20), all), Needed { checkpoint: Some(at(Seq(20))), commits: None });
-        assert_eq!(needed(Seq(5), all), Needed { checkpoint: None, commits: Some((Seq(1), Seq(5))) });
-        assert_eq!(needed(Seq(0), []), Needed { checkpoint: None, commits: None });
-        let keys: Vec<Key> = commits_of(&needed(Seq(22), all)).collect();
-        assert_eq!(keys, [Key::Commit(Seq(21)), Key::Commit(Seq(22))]);
     }
 }

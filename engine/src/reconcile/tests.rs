@@ -1,4 +1,4 @@
-//! The cases of section "Names" of the design, one test each, over a catalog and a tree made of maps.
+//! How names are reconciled, one test for each case, over a catalog and a tree made of maps.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
@@ -9,7 +9,7 @@ use crate::model::{Ino, Meta, Time};
 const ROOT: FileId = FileId::ROOT;
 const DIR: FileId = FileId(3);
 
-/// What the catalog has, and what direct questions to the file system find.
+/// What the catalog has, and what direct lookups in the file system find.
 #[derive(Default)]
 struct Known {
     records: BTreeMap<FileId, Record>,
@@ -17,9 +17,9 @@ struct Known {
     there: BTreeMap<Place, Stat>,
     dead: BTreeSet<FileId>,
     inside: BTreeSet<FileId>,
-    /// Directories that are not at their path when asked about a name.
+    /// Directories that are not at their path when a name in them is looked up.
     away: BTreeSet<FileId>,
-    /// Questions about the names of a file.
+    /// How often the names of a file were asked for.
     asked: usize,
 }
 
@@ -183,7 +183,8 @@ fn a_vanished_name_of_a_living_inode_waits_for_a_later_swap() {
     assert_eq!((plan.changes, plan.gone, plan.missing), (vec![unset(ROOT, "a")], vec![FileId(2)], vec![]));
 }
 
-/// A process counts its drains from one: a name that waited in one that made a million must not wait for a million.
+/// A process counts its drains from one: a name that waited since drain one million of an earlier process must not wait for
+/// a million drains.
 #[test]
 fn a_name_that_waited_in_a_former_process_waits_for_one_swap_of_this() {
     let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
@@ -194,8 +195,8 @@ fn a_name_that_waited_in_a_former_process_waits_for_one_swap_of_this() {
     assert_eq!(decide(&mut known, &[listing], &plan.missing, 2).changes, [unset(ROOT, "a")]);
 }
 
-/// A file that moves faster than directories are listed is missed by one listing after the other.
-/// Nothing is known of the names in a directory that moved away after it was listed.
+/// A file that moves faster than directories are listed is missed by one listing after the other. A directory that moved
+/// away after it was listed says nothing of its names.
 #[test]
 fn a_name_is_not_absent_because_its_directory_is_away() {
     let mut known = Known::new().with(ROOT, "d", DIR, Kind::Dir).with(DIR, "a", FileId(2), Kind::File);
@@ -274,7 +275,7 @@ fn the_rename_of_a_directory_is_one_record() {
 #[test]
 fn a_directory_that_was_moved_out_takes_its_files_along() {
     let mut known = with_directory();
-    // A file that was taken out of it before lives on, under its new name.
+    // A file that was moved out of it before lives on under its new name.
     let listing = listing(&mut known, ROOT, vec![("z", stat(FileId(4), Kind::File))]);
     let waits = vec![Missing { parent: ROOT, name: "d".into(), drain: 5 }];
     let plan = decide(&mut known, std::slice::from_ref(&listing), &[], 5);
@@ -338,7 +339,7 @@ fn all_directories_with_a_link_to_an_excluded_file_are_held() {
 fn directories_that_change_places_while_listed_are_not_put_into_each_other() {
     let inner = FileId(4);
     let mut known = Known::new().with(ROOT, "d", DIR, Kind::Dir).with(DIR, "x", inner, Kind::Dir);
-    // `d/x` became `x`, then `d` became `x/d`; the root was listed between, `x` after, `d` not at all.
+    // `d/x` became `x`, then `d` became `x/d`. The root was listed between the two, `x` after them, `d` never.
     let root = listing(&mut known, ROOT, vec![]);
     let dir = listing(&mut known, inner, vec![("d", stat(DIR, Kind::Dir))]);
     let plan = decide(&mut known, &[root, dir], &[], 5);
@@ -346,7 +347,8 @@ fn directories_that_change_places_while_listed_are_not_put_into_each_other() {
     assert_eq!(plan.held, BTreeSet::from([ROOT, inner]));
 }
 
-/// A chain of `levels` committed directories, the last of which has a chain of `new` ones. Nobody goes up from each of them.
+/// A chain of `levels` committed directories, the last of which has a chain of `new` ones. The way up must not be walked
+/// from each of them.
 fn chains(known: &mut Known, levels: u64, new: u64) -> Vec<Listing> {
     let mut at = ROOT;
     for level in 0..levels {
@@ -374,7 +376,7 @@ fn what_is_new_below_many_levels_is_followed_up_once() {
         let plan = decide(&mut known, &listings, &[], 5);
         assert_eq!(plan.new.len() as u64, new);
         assert_eq!(known.asked, 0, "no committed directory moved: {levels} and {new} levels");
-        // One that moved to the lower end is followed up, past every level once.
+        // A directory that moved to the lower end is followed up, past each level once.
         known = known.with(ROOT, "from", DIR, Kind::Dir);
         let mut with_move = listings.clone();
         let last = with_move.last_mut().unwrap();
@@ -388,7 +390,7 @@ fn what_is_new_below_many_levels_is_followed_up_once() {
     }
 }
 
-/// Wherever in a long chain a directory is seen below itself, and whichever of its directories is looked at first.
+/// Wherever in a long chain a directory is seen below itself, and whichever of its directories is checked first.
 #[test]
 fn a_circle_is_found_at_every_length() {
     for length in [1, 2, 3, 10] {

@@ -1,5 +1,5 @@
-//! A tree that is there before the first flush, committed in pieces: the first commit that says "a complete baseline stands
-//! behind me" must have every file of it, and some commit must say so even if nothing changes any more.
+//! A tree that exists before the first flush, committed in pieces. The first commit that claims a complete baseline must
+//! have every file of it, and some commit must claim it even if nothing changes any more.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::model::{Ino, InodeId, Seq};
 
 const ROUNDS: u64 = 200;
 
-/// What lay at each path, with the time of its last change.
+/// The file at each path, with the time of its last change.
 type Before = BTreeMap<Vec<u8>, (InodeId, u64)>;
 
 fn tree(world: &SimWorld) -> Before {
@@ -36,15 +36,16 @@ fn first_complete(world: &SimWorld) -> Option<Seq> {
     })
 }
 
-/// How many files were checked. `eager`: the bit is set too early, which must be found. In every second seed nothing moves, and
-/// every file is checked; in the others those that did not change, nor any directory above them, while the flush ran.
+/// Returns how many files were checked. `eager`: the bit is set too early, which must be found. In every second seed
+/// nothing moves, and every file is checked. In the others only files are checked that did not change, nor a directory
+/// above them, while the flush ran.
 pub(super) fn complete_when_said(seed: u64, eager: bool) -> Result<usize, Failure> {
     let mut world = SimWorld::new(seed);
     (0..200).for_each(|_| world.inner.borrow_mut().files.step());
-    // What was cached by mappings or is under way belongs to the start.
+    // Changes still cached by mappings or under way belong to the start.
     world.inner.borrow_mut().files.quiesce();
     world.inner.borrow_mut().quiet = seed.is_multiple_of(2);
-    // The tree from before the swap of the flush that made the commit: it may reach the store much later.
+    // The tree from before the swap of the flush that made the commit, which may reach the store much later.
     let mut made_of = None;
     for number in 1..=ROUNDS {
         if number > ROUNDS / 2 {

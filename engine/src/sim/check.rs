@@ -16,7 +16,7 @@ pub(super) const VOLUME: VolumeId = VolumeId([5; 16]);
 /// The writer whose flushes the simulation runs.
 pub(super) const WRITER: WriterId = WriterId([9; 16]);
 
-/// The fold of this writer's commits: all of them, where there is no other.
+/// The fold of this writer's commits: of all commits, if there is no other writer.
 fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
     let manifest = replay_to(world, Seq::MAX)?;
     if manifest.seq() != world.catalog.head.seq {
@@ -29,7 +29,7 @@ fn replay(world: &SimWorld) -> Result<Manifest, Failure> {
     Ok(manifest)
 }
 
-/// The state as of `last`, or of the newest commit before.
+/// The state as of `last`, or of the newest commit before it.
 pub(super) fn replay_to(world: &SimWorld, last: Seq) -> Result<Manifest, Failure> {
     let mut manifest = Manifest::new(VOLUME);
     for seq in 1..=last.0 {

@@ -1,4 +1,4 @@
-//! A tree of many levels: what it costs grows with its levels, not with their square.
+//! A tree of many levels: its cost must grow with the levels, not with their square.
 
 use super::files::ROOT;
 use super::run::{facts, round};
@@ -7,7 +7,7 @@ use crate::flush::world::CommittedState;
 use crate::flush::{Limits, Outcome, Steps};
 use crate::model::{FileId, Kind};
 
-/// A chain of directories below the root, each beside a file.
+/// A chain of directories below the root, each with a file beside it.
 fn chain(world: &SimWorld, levels: u64) {
     let files = &mut world.inner.borrow_mut().files;
     let mut at = ROOT;
@@ -20,7 +20,7 @@ fn chain(world: &SimWorld, levels: u64) {
     files.names_changed(ROOT);
 }
 
-/// Commits a chain; how often the catalog was asked about an inode, and how many commits it took.
+/// Commits a chain. Returns how often the catalog was asked about an inode, and how many commits it took.
 fn cost(levels: u64) -> (u64, u64) {
     let seed = 1;
     let mut world = SimWorld::new(seed);
@@ -53,7 +53,7 @@ fn a_deep_tree_costs_by_its_levels() {
     let (of_300, commits) = cost(300);
     assert!(of_150 > 300, "two inodes at each level: {of_150}");
     assert!(of_300 < of_150 * 5 / 2, "{of_150} questions for 150 levels, {of_300} for twice as many");
-    // One flush goes down so far and no further, or it would decide about all of them at each level.
+    // One flush descends only this many levels; otherwise it would decide all of them again at each level.
     let levels = facts(1, 1, Steps::ALL, 1).limits.levels as u64;
     assert!(commits > 300 / levels, "{commits} commits");
 }

@@ -8,7 +8,7 @@ use crate::dirty::Marks;
 use crate::model::{BLOCK_BYTES, Ino, InodeId, Kind, Time};
 use crate::source::Stat;
 
-/// Inode number of the protected directory, and of one beside it on the same file system.
+/// Inode numbers of the protected directory, and of one beside it on the same file system.
 pub(super) const ROOT: Ino = Ino(1);
 pub(super) const OUTSIDE: Ino = Ino(2);
 
@@ -35,7 +35,7 @@ pub(super) struct Inode {
     pub(super) target: Vec<u8>,
 }
 
-/// An operation that holds the inode lock, or a direct write: begun, marked, not yet visible.
+/// An operation that holds the inode lock, or a direct write: started and marked, not yet visible.
 #[derive(Clone, Debug)]
 pub(super) enum Stalled {
     Punch {
@@ -56,7 +56,7 @@ pub(super) enum Stalled {
         end: u64,
         byte: u8,
     },
-    /// The fault is over (and marked), the store is not.
+    /// The fault is handled (and marked), the store has not happened yet.
     Store {
         ino: Ino,
         at: usize,
@@ -100,7 +100,7 @@ impl Files {
             clock: 1,
             stalled: Vec::new(),
             token: 0,
-            // Not in all runs, so that the others stay what they were before there were symlinks.
+            // Not in all runs, so that the other seeds behave as before symlinks were added.
             symlinks: seed % 7 == 5,
             numbers: Numbers::Lasting,
             armed: None,
@@ -136,7 +136,7 @@ impl Files {
         }
     }
 
-    /// Whoever holds the inode lock ends first.
+    /// The operation that holds the inode lock ends first.
     pub(super) fn barrier(&mut self, ino: Ino) {
         let (mine, others) = std::mem::take(&mut self.stalled).into_iter().partition(|s| s.locks(ino));
         self.stalled = others;
@@ -149,7 +149,7 @@ impl Files {
         self.stalled.iter().any(|s| s.locks(ino))
     }
 
-    /// Everything begun comes to its end.
+    /// All operations under way end.
     pub(super) fn quiesce(&mut self) {
         for stalled in std::mem::take(&mut self.stalled) {
             self.finish(stalled);
@@ -248,7 +248,7 @@ impl Files {
         self.kernel.progress(&mut self.rng);
         if !self.stalled.is_empty() && self.rng.one_in(3) {
             let at = self.rng.below(self.stalled.len() as u64) as usize;
-            // Long: a shorter stall ends before a read could overtake it.
+            // Often long: a shorter stall would end before a read could overtake it.
             let long = matches!(self.stalled.get(at), Some(Stalled::Punch { .. })) && !self.rng.one_in(8);
             if self.armed.is_some() {
                 self.go_on(at);
@@ -307,7 +307,7 @@ impl Files {
         self.kernel.mark(&mut self.rng, ino, marks);
     }
 
-    /// Marks only on the way from clean to dirty.
+    /// Marks only when the page goes from clean to dirty.
     pub(super) fn dirty_page(&mut self, ino: Ino, block: u64, marks: &mut Marks) {
         if let Some(inode) = self.inodes.get_mut(&ino)
             && inode.dirty.insert(block)
@@ -403,7 +403,7 @@ impl Files {
     }
 
     pub(super) fn new_inode(&mut self, kind: Kind) -> Ino {
-        // Inode numbers are used again, as ext4 does.
+        // Inode numbers are reused, as ext4 does.
         let ino = self.free.pop().unwrap_or_else(|| {
             self.next_ino += 1;
             Ino(self.next_ino)

@@ -1,11 +1,11 @@
-//! Kernel maps and hooks, as far as races with a drain go.
+//! Kernel maps and hooks, as far as they matter for races with a drain.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dirty::Marks;
 use crate::model::Ino;
 
-/// Small generator (xorshift64*): the simulation must not depend on a crate's idea of a seed.
+/// Small generator (xorshift64*): the same seed must give the same run with any version of any crate.
 #[derive(Clone, Debug)]
 pub(super) struct Rng(u64);
 
@@ -75,7 +75,7 @@ impl Kernel {
         }
     }
 
-    /// Some interrupted programs go on.
+    /// Some of the interrupted programs continue.
     pub(super) fn progress(&mut self, rng: &mut Rng) {
         if !self.running.is_empty() && rng.one_in(3) {
             let at = rng.below(self.running.len() as u64) as usize;

@@ -58,7 +58,7 @@ impl Files {
 }
 
 impl SimWorld {
-    /// Attributes by name, which may lead elsewhere by now.
+    /// Attributes by name, which may lead to another file by now.
     pub(super) fn attributes_now(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError> {
         self.step().map_err(|_| FileError::Moved)?;
         let ino = self.resolve(id).ok_or(FileError::Moved)?;

@@ -1,5 +1,5 @@
-//! A file system without generations: its inode numbers are given again while it is mounted, and all anew when it is mounted
-//! again. It is looked at as the scan back end does it, and files of equal size and time are common.
+//! A file system without generations: it reuses inode numbers while it is mounted, and renumbers all files when it is
+//! mounted again. It is flushed as the scan back end does it, and files of equal size and time are common.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +10,12 @@ use crate::flush::Steps;
 use crate::flush::rebind::{is_void, rebind};
 use crate::model::{BLOCK_BYTES, FileId, Ino, InodeId, Kind};
 
-/// What inode numbers and times are worth.
+/// How far inode numbers and times identify files and changes.
 #[derive(Clone, Debug)]
 pub(super) enum Numbers {
-    /// A birth tells two holders of a number apart, and no two changes have one time.
+    /// A generation tells two holders of a number apart, and no two changes have the same time.
     Lasting,
-    /// No birth. Times count the changes of one name, by which alone a change can be told: the newest time that each had.
+    /// No generation. A change can be told only by its time under one name; the map has the newest time of each name.
     OfOneMount(BTreeMap<Vec<u8>, u64>),
 }
 
@@ -29,7 +29,7 @@ impl Numbers {
         if matches!(self, Numbers::Lasting) { clock } else { before + 1 }
     }
 
-    /// Whole blocks, at least so many, where sizes are to be equal.
+    /// Rounded to whole blocks, at least so many, where sizes are to be equal.
     pub(super) fn rounded(&self, bytes: u64, least: u64) -> u64 {
         match self {
             Numbers::Lasting => bytes,
@@ -39,7 +39,7 @@ impl Numbers {
 }
 
 impl Files {
-    /// Before a name leads elsewhere.
+    /// Called before a name leads to another inode.
     pub(super) fn leaves(&mut self, dir: Ino, name: &[u8]) {
         let Some(time) = self.entry(dir, name).and_then(|ino| self.inodes.get(&ino)).map(|inode| inode.time) else {
             return;
@@ -50,7 +50,7 @@ impl Files {
         }
     }
 
-    /// A name leads to another inode: with a time that no one had under this name.
+    /// A name leads to another inode: give it a time that no file had under this name.
     pub(super) fn arrives(&mut self, name: &[u8], ino: Ino) {
         if let Numbers::OfOneMount(times) = &self.numbers
             && let Some(inode) = self.inodes.get_mut(&ino)
@@ -59,20 +59,20 @@ impl Files {
         }
     }
 
-    /// The end of a change that marks and sets no time: a scan needs one.
+    /// Called after a change that marks but sets no time: a scan needs a new time.
     pub(super) fn seen_by_time_alone(&mut self, ino: Ino) {
         if let (Numbers::OfOneMount(_), Some(inode)) = (&self.numbers, self.inodes.get_mut(&ino)) {
             inode.time += 1;
         }
     }
 
-    /// Everything gets one time, as `touch -d` gives it, newer than any.
+    /// Sets one time on everything, as `touch -d` does, newer than any other.
     pub(super) fn touch_all(&mut self) {
         let newest = self.inodes.values().map(|inode| inode.time).max().unwrap_or_default();
         self.inodes.values_mut().for_each(|inode| inode.time = newest + 1);
     }
 
-    /// Mounted again: all inodes but the roots are numbered in another order.
+    /// A new mount: all inodes but the roots are renumbered in another order.
     fn renumber(&mut self) {
         self.quiesce();
         let mut old: Vec<Ino> = self.inodes.keys().copied().filter(|ino| *ino != ROOT && *ino != OUTSIDE).collect();

@@ -1,4 +1,4 @@
-//! What moves while the daemon works, and `FileOps` over an open file of it.
+//! What changes while the daemon works, and `FileOps` over an open file of it.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ pub(super) struct Inner {
     pub(super) quiet: bool,
     /// Inodes that cannot be opened for reading, as on a bad disk.
     pub(super) unreadable: BTreeSet<Ino>,
-    /// Questions to the catalog about an inode.
+    /// How often the catalog was asked about an inode.
     pub(super) asked: u64,
     /// Applications move once in so many calls; 0: up to twice at each.
     pub(super) calm: u64,
@@ -27,7 +27,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// One inode in three cannot be read, until others are drawn.
+    /// Makes one inode in three unreadable, until the next call.
     pub(super) fn some_unreadable(&mut self) {
         let files = &mut self.files;
         self.unreadable = files.inodes.keys().copied().filter(|_| files.rng.one_in(3)).collect();

@@ -1,4 +1,4 @@
-//! Where files are: in the model's tree, and by which names a flush read what it commits.
+//! Where files are: in the model's tree, and under which names a flush read what it commits.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ type Names = BTreeMap<(FileId, Vec<u8>), FileId>;
 /// From the root downwards.
 type Path = Vec<Vec<u8>>;
 
-/// By which paths each file was opened in this flush.
+/// The paths under which each file was opened in this flush.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Opened(BTreeMap<FileId, Vec<Path>>);
 
@@ -18,7 +18,8 @@ impl Opened {
         self.0.entry(id).or_default().push(path);
     }
 
-    /// A file whose content is about to be committed though no path of it in `names` is one by which it was opened.
+    /// A file whose content is about to be committed although none of its paths in `names` is one under which it was
+    /// opened.
     pub(super) fn elsewhere<L>(&self, changes: &ChangeSet<L>, names: &Names) -> Option<FileId> {
         let mut read = changes.files.iter().filter(|file| file.content.is_some()).map(|file| file.id);
         read.find(|id| {
@@ -28,7 +29,7 @@ impl Opened {
     }
 }
 
-/// All paths of a file; none below a directory that has no name, or leads into a circle.
+/// All paths of a file; none below a directory that has no name, or is in a circle.
 fn paths_of(names: &Names, id: FileId, depth: usize) -> Vec<Path> {
     if id == FileId::ROOT {
         return vec![Path::new()];

@@ -1,4 +1,4 @@
-//! Another writer of the same volume, and who is told that changes are in the store while it is there.
+//! Another writer of the same volume, and which flushes are acknowledged while it is there.
 
 use super::check;
 use super::run::{Failure, round};
@@ -11,13 +11,13 @@ use crate::model::{ChangeSet, CommitId, Seq, Standing, Time, WriterId};
 
 const WRITER: WriterId = WriterId([7; 16]);
 
-/// The other writer: it commits at `after`, or at the first later seq that this writer has not taken.
+/// The other writer. It commits at `after`, or at the first later seq that this writer has not taken.
 pub(super) struct Rival {
     pub(super) after: Seq,
 }
 
 impl Rival {
-    /// A whole, valid commit, by the same parent: it removes nothing and holds nothing of ours.
+    /// A valid commit with the same parent: it removes nothing and holds nothing of ours.
     fn commit(&self, parent: Head, seq: Seq) -> Vec<u8> {
         let header = Header {
             volume: check::VOLUME,
@@ -36,20 +36,20 @@ impl Rival {
 }
 
 impl SimWorld {
-    /// Whether a fault of the store strikes: none in calm, unless there is another writer.
+    /// Whether a store fault strikes. None in calm, unless there is another writer.
     pub(super) fn lucky(&self, one_in: u64) -> bool {
         let mut inner = self.inner.borrow_mut();
         (!inner.quiet || self.rival.is_some()) && inner.files.rng.one_in(one_in)
     }
 
-    /// Before this writer's creation of `seq` arrives, the other's may.
+    /// Lets the other writer commit before this writer's creation of `seq` arrives.
     pub(super) fn rival_commits(&mut self, seq: Seq) {
         let Some(rival) = self.rival.as_ref().filter(|rival| seq >= rival.after) else { return };
         let bytes = rival.commit(self.catalog.head, seq);
         self.store.entry(Key::Commit(seq).to_string()).or_insert(bytes);
     }
 
-    /// An object, with damage on the way in some runs: a bit, the end, or another object's bytes.
+    /// Reads an object, in some runs with damage on the way: a bit, the end, or another object's bytes.
     pub(super) fn read_back(&mut self, key: &str) -> Option<Vec<u8>> {
         let mut bytes = self.store.get(key).cloned()?;
         if self.damages && self.lucky(4) {
@@ -69,9 +69,9 @@ impl SimWorld {
     }
 }
 
-/// Applications work, rest, and ask for a sync, again and again, until the other writer commits. Whenever a flush lets the
-/// one who waits go, the commits of this writer must hold the whole tree. True: such a flush was met at least once, and the
-/// other writer was met.
+/// Applications work, pause and ask for a sync, again and again, until the other writer commits. Whenever a flush
+/// acknowledges the sync, the commits of this writer must hold the whole tree. True if at least one such flush and the
+/// other writer were met.
 pub(super) fn acknowledged_with_a_rival(seed: u64, steps: Steps) -> Result<bool, Failure> {
     let mut world = SimWorld::new(seed);
     world.rival = Some(Rival { after: Seq(1 + seed % 6) });
@@ -81,7 +81,7 @@ pub(super) fn acknowledged_with_a_rival(seed: u64, steps: Steps) -> Result<bool,
         for _ in 0..1 + seed % 20 {
             world.inner.borrow_mut().files.step();
         }
-        // What is acknowledged is what came to its end before the SWAP.
+        // Only operations that ended before the SWAP are acknowledged.
         world.inner.borrow_mut().files.quiesce();
         match round(&mut world, number, seed, steps, Limits::DEFAULT.files) {
             Ok((outcome, all_read)) => {

@@ -26,7 +26,7 @@ pub(super) enum Failure {
 
 const ROUNDS: u64 = 30;
 const QUIET_ROUNDS_MAX: u32 = 20;
-/// .. and where a flush makes one removal: as many as a run can leave names to remove, and more.
+/// The same where a flush makes one removal: at least as many as a run can leave names to remove.
 const QUIET_ROUNDS_OF_SINGLE_REMOVALS: u32 = 160;
 
 /// Whether this run's flushes make one removal each, so that a directory goes in several commits.
@@ -34,7 +34,7 @@ fn single_removals(seed: u64) -> bool {
     seed % 5 == 4
 }
 
-/// Whether this run's flushes change few names each, so that renames wait for each other.
+/// Whether this run's flushes change only a few names each, so that renames wait for each other.
 fn few_changes(seed: u64) -> bool {
     seed % 6 == 5
 }
@@ -48,7 +48,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
         writer: check::WRITER,
         epoch: 1,
         commit_id: CommitId(commit_id),
-        // The clock jumps back now and then.
+        // The clock sometimes jumps back.
         now: Time { sec: 1000 + (round * 7 % 13) as i64, nsec: round as u32 },
         drain: round,
         compare: false,
@@ -65,8 +65,8 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
             levels: if seed % 8 == 4 { 1 } else { Limits::DEFAULT.levels },
             ..Limits::DEFAULT
         },
-        // In some runs removals of more than a few files wait, and in every fourth flush somebody lets them through; not where
-        // that takes several flushes.
+        // In some runs more than a few removals wait, and every fourth flush confirms them. Not in runs where removals take
+        // several flushes.
         max_delete: if seed % 7 == 3 && seed % 5 != 4 {
             let confirmed = if round.is_multiple_of(4) { u64::MAX } else { 0 };
             MaxDelete { percent: Some(20), floor: 1, confirmed, before: 0 }
@@ -76,7 +76,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
     }
 }
 
-/// Drain and flush, as the daemon does it. Marks are pending in the catalog all the while.
+/// Drains and flushes as the daemon does. Marks stay pending in the catalog all the while.
 pub(super) fn round(
     world: &mut SimWorld,
     round: u64,
@@ -111,7 +111,7 @@ pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
 }
 
 pub(super) fn run_in(world: &mut SimWorld, seed: u64, steps: Steps) -> Result<(), Failure> {
-    // Some runs carry new files over from flush to flush.
+    // In some runs few files fit into a flush, so that new files wait for the next one.
     let files = if seed.is_multiple_of(3) { 3 } else { Limits::DEFAULT.files };
     let mut number = 0;
     for _ in 0..ROUNDS {
@@ -132,7 +132,7 @@ pub(super) fn run_in(world: &mut SimWorld, seed: u64, steps: Steps) -> Result<()
             Ok(_) | Err(SimError::Store) => {}
             Err(SimError::Crash) => {
                 world.restart();
-                // Restart with pins: what was retired and not yet cleared is taken up first.
+                // A restart with pins first handles what was retired and not yet cleared.
                 number += 1;
                 flush::take_up(world).map_err(Failure::Flush)?;
             }
@@ -147,7 +147,7 @@ pub(super) fn run_in(world: &mut SimWorld, seed: u64, steps: Steps) -> Result<()
     world.calm();
     world.inner.borrow_mut().unreadable.clear();
     if !world.has_generations() {
-        // Nobody changes anything, and all have one time when they are numbered anew.
+        // Nobody changes anything, and all files have the same time when they are renumbered.
         world.inner.borrow_mut().files.touch_all();
         for _ in 0..4 {
             number += 1;
@@ -161,7 +161,7 @@ pub(super) fn run_in(world: &mut SimWorld, seed: u64, steps: Steps) -> Result<()
         number += 1;
         match round(world, number, seed, steps, files).map_err(Failure::Flush)? {
             (Outcome::Fenced { seq }, _) => return Err(Failure::Fenced { seq: seq.0 }),
-            // Marks of programs that were interrupted arrive one generation later.
+            // Marks of interrupted programs arrive one generation later.
             (Outcome::Unchanged, true) if quiet >= 2 => break,
             _ if quiet == most => return Err(Failure::Restless { rounds: quiet }),
             _ => {}
@@ -171,8 +171,8 @@ pub(super) fn run_in(world: &mut SimWorld, seed: u64, steps: Steps) -> Result<()
     check::restored_equals(world)
 }
 
-/// Inodes that are still watched though their files left the tree, after a run in which nothing moves or fails while a
-/// flush runs.
+/// Counts inodes that are still watched although their files left the tree, after a run in which nothing moves or fails
+/// while a flush runs.
 pub(super) fn watched_for_nothing(seed: u64) -> Result<usize, Failure> {
     let mut world = SimWorld::new(seed);
     world.inner.borrow_mut().quiet = true;
@@ -192,8 +192,8 @@ pub(super) fn watched_for_nothing(seed: u64) -> Result<usize, Failure> {
     Ok(inner.files.kernel.watch.iter().filter(|ino| !known(ino)).count())
 }
 
-/// Files that can be read and are in no commit after many flushes of two new files each, where in every directory the first
-/// two of its files cannot be read; and how many files stood behind two such.
+/// Makes the first two files of every directory unreadable, and flushes many times with room for two new files each.
+/// Returns how many readable files are in no commit, and how many files came after two unreadable ones.
 pub(super) fn kept_out_by_unreadable(seed: u64) -> Result<(usize, usize), Failure> {
     const NEW_FILES: usize = 2;
     let mut world = SimWorld::new(seed);
@@ -202,7 +202,7 @@ pub(super) fn kept_out_by_unreadable(seed: u64) -> Result<(usize, usize), Failur
         let mut inner = world.inner.borrow_mut();
         (0..200).for_each(|_| inner.files.step());
         let mut unreadable = BTreeSet::new();
-        // The model has directories outside of the tree as well.
+        // The model also has directories outside the tree.
         let mut queue = vec![ROOT];
         while let Some(dir) = queue.pop() {
             let dir = &inner.files.inodes[&dir];

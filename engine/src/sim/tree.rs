@@ -1,4 +1,4 @@
-//! The model's source tree: a listing is made in two halves, and every path is walked anew.
+//! The model's source tree: a listing is made in two halves, and every path is walked again.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl SourceTree for SimWorld {
         self.step()?;
         let Some(ino) = self.directory(dir) else { return Ok(Listed::NotThere) };
         self.inner.borrow_mut().looked_at(ino);
-        // Two halves of one pass; names that move across the border between them are missed, or seen twice.
+        // Two halves of one pass: names that move between the halves are missed, or seen twice.
         let half = self.inner.borrow().files.inodes.get(&ino).map_or(0, |inode| inode.entries.len() / 2);
         let mut seen = Vec::new();
         let take = |world: &SimWorld, from: usize, to: usize, seen: &mut Vec<Entry>| {

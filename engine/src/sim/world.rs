@@ -1,4 +1,4 @@
-//! The model as the flush sees it: every call lets applications move a little, and may be the daemon's last.
+//! The model as the flush sees it: at every call applications do a little, and the daemon may die.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,15 +52,15 @@ pub(super) struct SimWorld {
     pub(super) catalog: Catalog,
     pub(super) store: BTreeMap<String, Vec<u8>>,
     pub(super) packs: RefCell<BTreeMap<String, Vec<u8>>>,
-    /// Creations that will take effect some time later, if nothing is there by then.
+    /// Creations that will take effect later, if the key is still free then.
     pub(super) delayed: Vec<(String, Vec<u8>)>,
     pub(super) placed: BTreeMap<FileId, (FileId, Vec<u8>, InodeId)>,
     pub(super) moved: Moved,
     pub(super) opened: RefCell<Opened>,
-    /// The kernel tells the path of a living inode.
+    /// Whether the kernel can tell the path of an existing inode.
     pub(super) tells_paths: bool,
     pub(super) rival: Option<Rival>,
-    /// What is read of the store may come back damaged.
+    /// Whether what is read from the store may be damaged.
     pub(super) damages: bool,
     /// The files at the last count of changes.
     pub(super) at_count: Option<Box<Files>>,
@@ -127,7 +127,7 @@ impl SimWorld {
         if self.inner.borrow_mut().step() { Ok(()) } else { Err(SimError::Crash) }
     }
 
-    /// The daemon starts again: what it held in memory is gone.
+    /// Restarts the daemon: what it held in memory is lost.
     pub(super) fn restart(&mut self) {
         let mut inner = self.inner.borrow_mut();
         inner.dead = false;
@@ -137,7 +137,7 @@ impl SimWorld {
         self.moved.clear();
     }
 
-    /// Faults and applications end; creations under way arrive.
+    /// Ends faults and applications; creations under way arrive.
     pub(super) fn calm(&mut self) {
         self.inner.borrow_mut().quiet = true;
         self.inner.borrow_mut().files.quiesce();
@@ -146,12 +146,12 @@ impl SimWorld {
         }
     }
 
-    /// Follows names as a path walk does: through what is there now.
+    /// Follows names as a path walk does, through the present tree.
     pub(super) fn resolve(&self, id: FileId) -> Option<Ino> {
         self.path_of(id).and_then(|path| self.walk(&path))
     }
 
-    /// Where the flush looks for a file: as it is committed, or as this flush has seen it, from the root downwards.
+    /// The path at which the flush looks for a file: as committed, or as this flush has seen it, from the root downwards.
     fn path_of(&self, id: FileId) -> Option<Vec<Vec<u8>>> {
         let mut names = Vec::new();
         let mut at = id;
@@ -181,7 +181,7 @@ impl SimWorld {
         Some(ino)
     }
 
-    /// The inode of a directory, if it still is what its path leads to.
+    /// The inode of a directory, if its path still leads to it.
     pub(super) fn directory(&self, id: FileId) -> Option<Ino> {
         let ino = self.resolve(id)?;
         let record = self.catalog.records.get(&id).map(|record| record.inode);

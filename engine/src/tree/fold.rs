@@ -1,6 +1,6 @@
 //! From the values of one node to the value of its subtree, for both kinds of root.
 //!
-//! `entries` may be shorter than the node is wide: what is missing is hole.
+//! `entries` may be shorter than the node is wide: missing entries are holes.
 
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -51,7 +51,7 @@ pub(super) fn sparse_root_of(size: u64, top: &Value) -> Root {
     Root::Sparse(hasher.finalize().into())
 }
 
-/// Chaining value of zero bytes `from..to`, one whole subtree that starts on a block.
+/// Chaining value of zero bytes `from..to`, one whole subtree that starts at a block.
 fn zeros_value(from: u64, to: u64) -> Value {
     static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let mut hasher = blake3::Hasher::new();
@@ -65,7 +65,7 @@ fn zeros_value(from: u64, to: u64) -> Value {
     hasher.finalize_non_root()
 }
 
-/// Which part of a file a level 0 fold is about.
+/// The part of a file that a level 0 fold covers.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     /// First block.
@@ -90,7 +90,7 @@ impl Span {
 
 /// Standard chaining value of the blocks of `span` (at least one).
 pub(super) fn blocks_value(entries: &[Value], span: Span) -> Value {
-    // Runs of marks are hashed as one piece, which is several times faster than block by block.
+    // Runs of `HOLE` and `ZERO` are hashed as one piece, which is several times faster than block by block.
     if entries.iter().all(|entry| matches!(*entry, HOLE | ZERO)) {
         return span.zeros();
     }
@@ -110,7 +110,7 @@ pub(super) fn blocks_root(entries: &[Value], span: Span) -> Root {
     Root::Blake3(merge_subtrees_root(&left, &right, Mode::Hash).into())
 }
 
-/// Standard chaining value of a node above level 0, all entries being there (at least one).
+/// Standard chaining value of a node above level 0 without missing entries (at least one).
 pub(super) fn values_value(entries: &[Value]) -> Value {
     if let [only] = entries {
         return *only;

@@ -9,7 +9,7 @@ use super::rules::RootKind;
 use crate::block::BLOCK_LEN;
 use crate::model::{BLOCK_BYTES, Root};
 
-/// Fed in order with all of a file; [`RootHasher::finish`] gives its root.
+/// Fed with all of a file in order; [`RootHasher::finish`] returns its root.
 #[derive(Clone, Debug)]
 pub struct RootHasher(State);
 
@@ -24,7 +24,7 @@ struct Sparse {
     /// Complete subtrees left of the current block, as (log2 of blocks, value), widths falling.
     stack: Vec<(u32, Value)>,
     blocks: u64,
-    /// The current block so far; an empty one of only hole bytes is not filled in until a byte needs it.
+    /// The current block so far. If it has only hole bytes, it stays empty until a data byte arrives.
     part: Vec<u8>,
 }
 
@@ -62,7 +62,7 @@ impl RootHasher {
         }
     }
 
-    /// The root of all that was fed.
+    /// The root of everything that was fed.
     pub fn finish(self) -> Root {
         match self.0 {
             State::Blake3(hasher) => Root::Blake3(hasher.finalize().into()),

@@ -11,7 +11,7 @@ pub type Value = [u8; 32];
 
 /// Mark of a block (or subtree) that takes no space in the source.
 pub const HOLE: Value = [0; 32];
-/// Mark of a block that is written but holds only zeros; above level 0, and only in sparse files, of a subtree of such.
+/// Mark of a block that is written but holds only zeros. Above level 0, in sparse files only: of a subtree of such blocks.
 pub const ZERO: Value = {
     let mut mark = [0; 32];
     mark[0] = 1;
@@ -21,7 +21,7 @@ pub const ZERO: Value = {
 /// Bytes of one stored value.
 pub const VALUE_BYTES: usize = 32;
 
-/// Where the nodes of one file's committed image are read from.
+/// Reads the nodes of one file's committed image.
 pub trait Nodes {
     type Error;
     /// The stored node, or `None` if there is none.
@@ -31,7 +31,7 @@ pub trait Nodes {
 /// Node changes to store together with a commit: (level, index) -> new bytes, `None` = delete if it is there.
 pub type NodeWrites = BTreeMap<(u8, u64), Option<Vec<u8>>>;
 
-/// A file without nodes: for new files.
+/// Nodes of a new file: there are none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoNodes;
 
@@ -42,7 +42,7 @@ impl Nodes for NoNodes {
     }
 }
 
-/// Collected writes are nodes too.
+/// Collected writes can be read as nodes.
 impl Nodes for NodeWrites {
     type Error = std::convert::Infallible;
     fn get(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, Self::Error> {
@@ -50,7 +50,7 @@ impl Nodes for NodeWrites {
     }
 }
 
-/// Stored nodes beneath writes that are not stored yet.
+/// Writes that are not stored yet, on top of stored nodes.
 #[derive(Debug)]
 pub struct Overlay<'n, N> {
     pub base: &'n N,
@@ -67,7 +67,7 @@ impl<N: Nodes> Nodes for Overlay<'_, N> {
     }
 }
 
-/// Why nodes could not be read or do not fit the image they belong to.
+/// Why nodes could not be read, or do not match the image they belong to.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError<E> {
     #[error("cannot read node ({level}, {index})")]
@@ -83,7 +83,7 @@ pub enum TreeError<E> {
 }
 
 impl TreeError<std::convert::Infallible> {
-    /// The same error for nodes that can fail to be read.
+    /// The same error, for nodes whose reading can fail.
     pub(crate) fn widen<E>(self) -> TreeError<E> {
         match self {
             TreeError::Read { source, .. } => match source {},
@@ -104,7 +104,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 
 /// Value of block `index` with these bytes, already cut to the file's size: 1 to 4096 of them.
 ///
-/// No bytes give [`ZERO`]; more than 4096 are cut.
+/// No bytes at all give [`ZERO`]; more than 4096 are cut.
 pub fn block_value(index: u64, bytes: &[u8]) -> Value {
     let bytes = &bytes[..bytes.len().min(BLOCK_LEN)];
     if is_zero(bytes) {
@@ -124,7 +124,7 @@ fn decode<E>(level: u8, index: u64, bytes: &[u8]) -> Result<Vec<Value>, TreeErro
     Ok(values.to_vec())
 }
 
-/// Values of node (`level`, `index`), none if it is absent.
+/// Values of node (`level`, `index`); empty if it is absent.
 pub(crate) fn load<N: Nodes>(nodes: &N, level: u8, index: u64) -> Result<Vec<Value>, TreeError<N::Error>> {
     match nodes.get(level, index) {
         Ok(Some(bytes)) => decode(level, index, &bytes),
@@ -133,7 +133,7 @@ pub(crate) fn load<N: Nodes>(nodes: &N, level: u8, index: u64) -> Result<Vec<Val
     }
 }
 
-/// The stored form of a node: without trailing holes, `None` when nothing is left.
+/// The stored form of a node, without trailing holes; `None` if nothing is left.
 pub(crate) fn encode(values: &[Value]) -> Option<Vec<u8>> {
     let used = values.iter().rposition(|value| *value != HOLE)?;
     Some(values[..=used].as_flattened().to_vec())

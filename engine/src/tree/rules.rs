@@ -1,4 +1,4 @@
-//! What is known of a file's committed image as a whole, and the rules that decide its kind of root.
+//! What is known of a file's committed image as a whole, and the rules that decide the kind of its root.
 
 use crate::block;
 use crate::model::Root;
@@ -19,7 +19,7 @@ impl Root {
     }
 }
 
-/// What the catalog keeps of a committed image beside its nodes.
+/// What the catalog keeps of a committed image besides its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Bytes.
@@ -32,7 +32,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image of an empty file, which is also where every new file starts.
+    /// The image of an empty file, from which every new file starts.
     pub fn empty() -> Image {
         Image { size: 0, root: Root::Blake3(blake3::hash(&[]).into()), hole_blocks: 0, signed: true }
     }

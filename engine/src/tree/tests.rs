@@ -1,4 +1,4 @@
-//! Roots against `blake3::hash`, updates against trees made from nothing, and how much is read.
+//! Roots against `blake3::hash`, updates against trees built from nothing, and how much is read.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ impl Counted {
     }
 }
 
-/// The image model: what is not listed is hole.
+/// The image model: blocks that are not listed are holes.
 #[derive(Clone, Debug, Default)]
 struct Model {
     size: u64,
@@ -70,7 +70,7 @@ impl Model {
     }
 }
 
-/// Moves the stored image to the model by giving the values of `marks`.
+/// Updates the stored image to the model by setting the values of `marks`.
 fn update(store: &mut Counted, old: Image, new: &Model, marks: &[u64], rules: Rules) -> Image {
     let (image, writes) = {
         let mut update = Update::begin(&*store, old, new.size, rules).unwrap();
@@ -150,7 +150,7 @@ fn a_tebibyte_with_one_block_costs_a_few_nodes() {
     assert!(store.reads.get() < 20, "{} reads", store.reads.get());
 }
 
-/// Nodes of a file full of data, made up as they are read.
+/// Nodes of a file full of data, generated when they are read.
 struct Full {
     blocks: u64,
     reads: Cell<usize>,
@@ -224,7 +224,7 @@ fn step() -> impl Strategy<Value = (u64, Vec<(u64, Option<u8>)>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Any sequence of sizes and marks ends in the image, and the nodes, that the last content has when made at once.
+    /// Any sequence of sizes and marks ends in the same image and nodes as building the last content at once.
     #[test]
     fn updates_equal_a_tree_made_from_nothing(steps in prop::collection::vec(step(), 1..6), limit in 0u64..3) {
         let rules = Rules { sparse_bytes: [0, 3 * BLOCK_BYTES, 8 * GROUP_BYTES][limit as usize], ..Rules::default() };
@@ -241,7 +241,7 @@ proptest! {
                     None => model.blocks.remove(&index),
                 };
             }
-            // A mark on block 0 keeps a small file's bytes at hand, as the planner does.
+            // A mark on block 0 makes a small file's bytes available, as the planner does.
             let marks: Vec<u64> = marks.into_iter().collect();
             image = update(&mut store, image, &model, &marks, rules);
             prop_assert_eq!(image.root.kind(), model.kind(rules));

@@ -1,7 +1,7 @@
-//! Changing some block values of a committed image, and the root that results.
+//! Changes some block values of a committed image, and computes the resulting root.
 //!
-//! Reads a node only when a changed block lies below it; holds the changed nodes in memory until the caller stores
-//! them with the commit. It sees values only: bytes are the business of `image`.
+//! Reads a node only if a changed block is below it. Holds the changed nodes in memory until the caller stores them with
+//! the commit. It sees values only; `image` handles bytes.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ struct Open {
     changed: bool,
 }
 
-/// One change of one image. Give blocks in ascending order: each group is then read once.
+/// One change of one image. Give blocks in ascending order, so that each group is read once.
 pub struct Update<'n, N: Nodes> {
     nodes: Overlay<'n, N>,
     old: Image,
@@ -33,13 +33,13 @@ pub struct Update<'n, N: Nodes> {
 }
 
 impl<'n, N: Nodes> Update<'n, N> {
-    /// Begins with the old image cut or extended with holes to `new_size` bytes.
+    /// Begins with the old image, truncated or extended with holes to `new_size` bytes.
     pub fn begin(nodes: &'n N, old: Image, new_size: u64, rules: Rules) -> Res<Self, N> {
         let (old_blocks, new_blocks) = (block::count(old.size), block::count(new_size));
         let hole_blocks = if new_blocks >= old_blocks {
             old.hole_blocks + (new_blocks - old_blocks)
         } else {
-            // Only the cheaper side of the cut is counted.
+            // Count the holes on the shorter side of the cut only.
             let dropped = old_blocks - new_blocks;
             if new_blocks <= dropped {
                 new_blocks - data_blocks(nodes, &old, 0, new_blocks)?
@@ -54,13 +54,13 @@ impl<'n, N: Nodes> Update<'n, N> {
         Ok(Update { nodes, old, new_size, rules, hole_blocks, open: None, dirty, small_root: None })
     }
 
-    /// Value of a block of the image as it stands now; [`HOLE`] beyond its end.
+    /// The current value of a block of the image; [`HOLE`] beyond its end.
     pub fn value(&mut self, index: u64) -> Res<Value, N> {
         let at = (index % GROUP_BLOCKS) as usize;
         Ok(self.open(index / GROUP_BLOCKS)?.values.get(at).copied().unwrap_or(HOLE))
     }
 
-    /// Gives block `index` a new value; ignored beyond the new size. Returns whether it was another one before.
+    /// Gives block `index` a new value; ignored beyond the new size. Returns whether the value changed.
     pub fn set(&mut self, index: u64, value: Value) -> Res<bool, N> {
         if index >= block::count(self.new_size) {
             return Ok(false);
@@ -86,14 +86,14 @@ impl<'n, N: Nodes> Update<'n, N> {
         if self.open.as_ref().is_none_or(|open| open.group != group) {
             self.close();
             let mut values = load(&self.nodes, 0, group)?;
-            // What lies beyond the old end is hole whatever is stored, and what lies beyond the new end is gone.
+            // Values beyond the old end are holes whatever is stored, and values beyond the new end are dropped.
             if !self.nodes.writes.contains_key(&(0, group)) {
                 values.truncate(block::entries(block::count(self.old.size), 0, group));
             }
             values.resize(block::entries(block::count(self.new_size), 0, group), HOLE);
             self.open = Some(Open { group, values, changed: false });
         }
-        // The branch above filled it; the closure is never run with a wrong group.
+        // The branch above set it, so the closure never runs with another group.
         Ok(self.open.get_or_insert_with(|| Open { group, values: Vec::new(), changed: false }))
     }
 
@@ -106,7 +106,7 @@ impl<'n, N: Nodes> Update<'n, N> {
         }
     }
 
-    /// Marks a group as changed although no value is: its shape is.
+    /// Marks a group as changed although no value changed: its shape did.
     fn touch(&mut self, group: u64) -> Res<(), N> {
         self.open(group)?.changed = true;
         Ok(())
@@ -140,7 +140,7 @@ impl<'n, N: Nodes> Update<'n, N> {
             self.dirty.extend(keep);
         }
         if kind == RootKind::Blake3 {
-            // Holes have values here, and they are few (`Rules::sparse_bytes`).
+            // Holes have values in a standard tree, and there are few (`Rules::sparse_bytes`).
             let known = if rebuild { 0 } else { block::groups(self.old.size) };
             self.dirty.extend(known..groups);
         }
@@ -164,7 +164,7 @@ impl<'n, N: Nodes> Update<'n, N> {
     }
 }
 
-/// Brings the values of the `dirty` nodes of `level` into their parents; returns the parents.
+/// Updates the parents with the values of the `dirty` nodes of `level`; returns the parents.
 fn fold_level<N: Nodes>(
     nodes: &mut Overlay<'_, N>,
     kind: RootKind,
@@ -185,7 +185,7 @@ fn fold_level<N: Nodes>(
     store_parents(nodes, size, level, &children)
 }
 
-/// Writes the given values of nodes of `level` into their parents; returns the parents.
+/// Stores the given values of nodes of `level` in their parents; returns the parents.
 fn store_parents<N: Nodes>(
     nodes: &mut Overlay<'_, N>,
     size: u64,
@@ -209,8 +209,8 @@ fn store_parents<N: Nodes>(
     Ok(parents)
 }
 
-/// Folds all levels above level 0, given the values of the changed groups, and returns the root if it can be made
-/// without the bytes.
+/// Folds all levels above level 0, given the values of the changed groups. Returns the root if it can be computed without
+/// the bytes.
 pub(crate) fn fold_groups<N: Nodes>(
     nodes: &mut Overlay<'_, N>,
     kind: RootKind,

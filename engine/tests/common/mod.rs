@@ -49,7 +49,7 @@ pub(crate) fn changes(files: Vec<FileChange<Vec<u8>>>, names: Vec<NameChange>, g
     ChangeSet { files, names, gone: gone.iter().map(|id| FileId(*id)).collect() }
 }
 
-/// The commit that would follow, as object bytes and decoded.
+/// The next commit, as object bytes and decoded.
 pub(crate) fn next(manifest: &Manifest, changes: ChangeSet<Vec<u8>>) -> (Vec<u8>, Commit) {
     let at = manifest.position();
     let seq = at.seq + 1;

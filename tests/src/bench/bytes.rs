@@ -1,7 +1,7 @@
-//! `bytes`: what a few scattered 4 KiB writes in a large file cost tracker, and rsync beside it on the same file.
+//! `bytes`: what a few scattered 4 KiB writes in a large file cost tracker, and rsync on the same file.
 //!
-//! The file's blocks all differ but compress well, so that the store's first copy takes little room; what is written
-//! into it afterwards does not compress. rsync keeps a second directory in step, with tracker's block size.
+//! The file's blocks all differ but compress well, so that the baseline takes little room in the store; later writes do not
+//! compress. rsync updates a second directory, with tracker's block size.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,15 +17,15 @@ use super::{Numbers, Outcome, machine, median, table};
 const BLOCK: usize = 4096;
 const GIB: u64 = 1 << 30;
 const COUNTS: [u64; 3] = [1, 16, 1000];
-/// Free space needed for the size of the first choice: the file, rsync's copy, the store, and room for others.
+/// Free space needed for the preferred size: the file, rsync's copy, the store, and room for others.
 const FREE_WANTED: u64 = 30 * GIB;
 
 /// What one update cost one tool.
 #[derive(Clone, Copy)]
 struct Cost {
-    /// Bytes read per dirty byte: from the source by tracker's own count; by rsync's reading calls, sockets included.
+    /// Bytes read per dirty byte: from the source by tracker's own count; for rsync by its read calls, including sockets.
     read: f64,
-    /// Bytes of all the daemon's reading calls per dirty byte; the same as `read` for rsync.
+    /// Bytes of all read calls of the daemon per dirty byte; the same as `read` for rsync.
     rchar: f64,
     /// Bytes uploaded, or sent and received, per dirty byte.
     moved: f64,

@@ -1,7 +1,7 @@
-//! `harm`: what capture costs those who write. Every kind of operation under every kind of watching, in turns; then fio's random
-//! writes; then a steady writer's latencies and the disk it writes to, with and without the whole daemon.
+//! `harm`: what capture costs programs that write. Every kind of operation under every kind of watching, in turns; then
+//! fio's random writes; then a steady writer's latencies and the disk traffic, with and without the whole daemon.
 //!
-//! What each kind of operation costs is in `operations`.
+//! `operations` measures the single kinds of operation.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -77,7 +77,7 @@ pub(super) fn run(rounds: u64, seconds: u64) -> Outcome<()> {
     let place = Place::new(Some(mount.root()))?;
     let bench = Bench { file: mount.root().join("file"), large: mount.root().join("large"), mount, place };
     for (path, bytes) in [(&bench.file, FILE_BYTES), (&bench.large, LARGE_BYTES)] {
-        // In single blocks, as most programs write: a large folio costs ext4 more at each small write to it.
+        // In single blocks, as most programs write: with a large folio, ext4 spends more on each small write.
         let file = File::create(path)?;
         let mut block = [0; BLOCK as usize];
         Numbers(1).fill(&mut block);
@@ -215,7 +215,7 @@ impl Bench {
         Ok(records.into())
     }
 
-    /// Bytes written to the device below the file system since it is there.
+    /// Bytes written to the device below the file system since it exists.
     fn disk_bytes(&self) -> Outcome<u64> {
         let dev = fs::metadata(self.mount.root())?.dev();
         let path = format!("/sys/dev/block/{}:{}/stat", libc::major(dev), libc::minor(dev));
@@ -243,7 +243,7 @@ fn fio(file: &Path) -> Outcome<f64> {
     Ok(result["jobs"][0]["write"]["iops"].as_f64().ok_or("fio gave no figure")?)
 }
 
-/// Microseconds of each write at a steady rate. A write that is late does not hold up when the next one is due.
+/// Microseconds of each write at a steady rate. A late write does not delay the schedule of the next one.
 fn paced(path: &Path, area: u64, seconds: u64, round: u64) -> Outcome<Vec<f64>> {
     let file = File::options().write(true).open(path)?;
     let mut numbers = Numbers(round + 100);

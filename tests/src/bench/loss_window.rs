@@ -1,9 +1,9 @@
-//! `loss-window`: from the moment a write returned to the first commit in the store that carries it.
+//! `loss-window`: time from when a write returned to the first commit in the store that contains it.
 //!
-//! Every write stamps its block with its own number. Afterwards all commits are decoded, and for each write the first one
-//! is looked for whose literal for that block has this stamp or, the block having been written again, a later one. The
-//! moment of a commit is the status change time of its object in the local store: when it got its name. That clock
-//! of the file system moves in steps of some milliseconds, so a figure may be short by as much.
+//! Every write stamps its block with its own number. Afterwards all commits are decoded: a write is in the first commit
+//! whose literal for its block has its stamp, or a later one if the block was written again. The time of a commit is the
+//! status change time of its object in the local store, when it got its name. The file system's clock moves in steps of
+//! some milliseconds, so a figure may be too small by as much.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -66,7 +66,7 @@ pub(super) fn run(seconds: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// One file, one load: a row of the table, and the same for machines.
+/// One file and one load: a row of the table, and the same as JSON.
 fn case(name: &str, piece: u64, seconds: u64) -> Outcome<(Vec<String>, serde_json::Value)> {
     let place = Place::new(None)?;
     let path = place.source.join("file");
@@ -112,7 +112,7 @@ fn stamp(block: &mut [u8], number: u64) {
     block[..8].copy_from_slice(&number.to_le_bytes());
 }
 
-/// Writes at a steady pace; what came late is caught up with.
+/// Writes at a steady rate; catches up if late.
 fn write(path: &Path, seconds: u64) -> Outcome<Vec<Write>> {
     let file = File::options().write(true).open(path)?;
     let mut numbers = Numbers(2);
@@ -173,7 +173,7 @@ fn stamps(place: &Place, reader: &repository::Reader, seq: Seq) -> Outcome<Vec<(
                 Op::Literal(stored) => {
                     let frame = read_frame(place, &stored.at)?;
                     let bytes = frame::read_run(&reader.volume_id(), &stored.at, stored.len, &frame)?;
-                    // Literals may begin or end inside a block; only stamps that are whole count.
+                    // Literals may begin or end inside a block; only complete stamps count.
                     let first = at.next_multiple_of(BLOCK);
                     for block in first / BLOCK..(at + stored.len).div_ceil(BLOCK) {
                         let start = usize::try_from(block * BLOCK - at)?;

@@ -1,10 +1,11 @@
 //! What each kind of operation costs under each kind of watching, in two ways.
 //!
-//! - By the writing thread's own CPU time: programs and marks of inotify run in that thread, what other processes took does not
-//!   count. Of the whole daemon, what it takes from other processors is not in it. A virtual processor that is taken away by
-//!   its host still counts, which only ever adds; so a turn is many short passes, and the lowest of them is its cost.
-//! - By the kernel's own clock around each run of a program (`BPF_ENABLE_STATS`): what the programs take, clock and all, without
-//!   the call into them. No difference of two large numbers, so it is steady where the other one is noise.
+//! - By the writing thread's own CPU time: programs, and marks of inotify, run in that thread; time of other processes does
+//!   not count, nor what the daemon uses on other processors. A virtual processor that its host takes away still counts,
+//!   which only ever adds; so a turn is many short passes, and the lowest of them is its cost.
+//! - By the kernel's own clock around each run of a program (`BPF_ENABLE_STATS`): what the programs take, including the
+//!   clock, without the call into them. It is not a difference of two large numbers, so it is steady where the other one is
+//!   noise.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -26,9 +27,9 @@ const DIRECTS: u64 = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
-    /// Over pages that are dirty already: nothing becomes dirty.
+    /// On pages that are dirty already: nothing becomes dirty.
     Rewrite,
-    /// Over clean cached pages, each of which becomes dirty.
+    /// On clean cached pages, each of which becomes dirty.
     Write,
     Direct,
     Store,
@@ -47,7 +48,7 @@ const OPERATIONS: [(Operation, &str); 6] = [
 
 /// One operation in one turn.
 struct Turn {
-    /// CPU nanoseconds per operation of the lowest pass.
+    /// CPU nanoseconds per operation in the fastest pass.
     lowest: f64,
     operations: u64,
     /// In programs, of all passes: nanoseconds and runs.
@@ -62,7 +63,7 @@ fn head() -> Vec<&'static str> {
 pub(super) fn costs(bench: &Bench, rounds: u64) -> Outcome<Value> {
     let mut costs = vec![vec![Vec::new(); OPERATIONS.len()]; WATCHING.len()];
     for round in 0..rounds {
-        // Each way is the first of a round at some time: what ran before leaves work for the disk behind.
+        // Each way comes first in some round: what ran before leaves work for the disk.
         for ((watching, _), costs) in super::in_turn(WATCHING.iter().zip(&mut costs), round) {
             let mut guard = bench.begin(*watching)?;
             for ((operation, _), costs) in OPERATIONS.iter().zip(costs.iter_mut()) {
@@ -130,7 +131,7 @@ fn measure(
     Numbers(round).fill(&mut block.0);
     let small = &block.0[..BLOCK as usize];
     let blocks = FILE_BYTES / BLOCK;
-    // Once unmeasured: caches are warm then and, where the file is watched, all blocks marked.
+    // Once without measuring: afterwards caches are warm and, if the file is watched, all blocks are marked.
     (0..blocks).try_for_each(|at| file.write_all_at(small, at * BLOCK))?;
     let mut turn = Turn { lowest: f64::INFINITY, operations: 0, programs: (0, 0) };
     let (began, mut passes) = (Instant::now(), 0);
@@ -146,7 +147,7 @@ fn measure(
         if watching == Watching::NewMark
             && let Some(capture) = capture.as_deref_mut()
         {
-            // Both sets: what the programs write to is empty then.
+            // Both sets, so that the programs write to empty maps.
             for _ in 0..2 {
                 capture.swap()?;
                 capture.grace()?;

@@ -1,4 +1,5 @@
-//! What capture is held against: an empty program on the same tracepoints, inotify, fanotify. Each is in effect until it is dropped.
+//! What capture is compared with: an empty program on the same tracepoints, inotify, fanotify. Each is active until it is
+//! dropped.
 #![expect(unsafe_code, reason = "an empty program, inotify and fanotify, which no safe crate offers")]
 
 use std::collections::HashSet;
@@ -18,7 +19,7 @@ const BPF_ENABLE_STATS: libc::c_int = 32;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const RAW_TRACEPOINT: u32 = 17;
 
-/// The call's result, which is no error.
+/// The result of the call, if it is not an error.
 fn ask(command: libc::c_int, attributes: &mut [u64]) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads and writes the array within the length that is passed; what it points to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
@@ -31,7 +32,7 @@ fn bpf(command: libc::c_int, attributes: &mut [u64]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `return 0` on each of these tracepoints: what being called costs at all.
+/// `return 0` on each of these tracepoints: the cost of being called at all.
 pub(super) struct EmptyPrograms {
     _all: Vec<OwnedFd>,
 }
@@ -63,14 +64,14 @@ impl EmptyPrograms {
     }
 }
 
-/// Run times of programs by the kernel's own clock (`BPF_ENABLE_STATS`), until it is dropped.
+/// Run times of programs by the kernel's own clock (`BPF_ENABLE_STATS`); ends when dropped.
 pub(super) struct ProgramTimes {
     foreign: HashSet<u32>,
     _enabled: OwnedFd,
 }
 
 impl ProgramTimes {
-    /// Of the programs that will be loaded from now on.
+    /// For programs that are loaded from now on.
     pub(super) fn begin() -> io::Result<ProgramTimes> {
         // BPF_STATS_RUN_TIME
         Ok(ProgramTimes { foreign: programs()?.into_iter().collect(), _enabled: bpf(BPF_ENABLE_STATS, &mut [0])? })
@@ -106,7 +107,7 @@ fn programs() -> io::Result<Vec<u32>> {
     }
 }
 
-/// A thread that reads events as they come, as a program that watches has to.
+/// A thread that reads events as they arrive, as a watching program has to.
 pub(super) struct Reader {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -134,12 +135,12 @@ impl Reader {
         Reader { stop, thread: Some(thread), bytes }
     }
 
-    /// Bytes of events so far; none would mean that nothing was watched.
+    /// Bytes of events so far; 0 would mean that nothing was watched.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Of changes in a directory and of its files.
+    /// Events for changes in a directory and to its files.
     pub(super) fn inotify(directory: &Path) -> io::Result<Reader> {
         let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
         let mask = libc::IN_MODIFY | libc::IN_ATTRIB | libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVE;
@@ -152,7 +153,7 @@ impl Reader {
         }
     }
 
-    /// Of the whole file system that holds `directory`, with file handles and names.
+    /// Events for the whole file system of `directory`, with file handles and names.
     pub(super) fn fanotify(directory: &Path) -> io::Result<Reader> {
         let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
         let report = libc::FAN_REPORT_FID | libc::FAN_REPORT_DIR_FID | libc::FAN_REPORT_NAME;
@@ -173,7 +174,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
+            // It returns nothing.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! What the benchmarks need of processes: the daemon in release mode, CPU time, bytes read, pins, links of the kernel.
+//! What the benchmarks need from processes: the daemon in release mode, CPU time, bytes read, pins, links of the kernel.
 #![expect(unsafe_code, reason = "CPU clocks of processes and the count of BPF links, which no safe crate offers")]
 
 use std::fs;
@@ -18,7 +18,7 @@ use super::Outcome;
 /// The name of every volume of a benchmark.
 pub(super) const VOLUME: &str = "v";
 
-/// Source, store and state directory of one volume; `None` as source makes one in the same folder.
+/// Source, store and state directory of one volume; with `None` as source one is created in the same folder.
 pub(super) struct Place {
     pub(super) source: PathBuf,
     pub(super) store: PathBuf,
@@ -37,17 +37,17 @@ impl Place {
         Ok(Place { source, store, state, folder })
     }
 
-    /// The daemon's pins: the state directory's device and inode name them.
+    /// The daemon's pins, named by the state directory's device and inode.
     fn pins(&self) -> Outcome<PathBuf> {
         let meta = fs::metadata(&self.state)?;
         Ok(Path::new("/sys/fs/bpf/tracker").join(format!("{:x}-{:x}", meta.dev(), meta.ino())))
     }
 
-    /// Ends the tracking that the daemon leaves on purpose. Says whether there were pins.
+    /// Ends the tracking that the daemon leaves on purpose. Returns whether there were pins.
     pub(super) fn detach(&self) -> Outcome<bool> {
         match fs::remove_dir_all(self.pins()?) {
             Ok(()) => {
-                // The kernel lets go of links a moment after their last pin.
+                // The kernel releases links a moment after their last pin.
                 std::thread::sleep(Duration::from_millis(100));
                 Ok(true)
             }
@@ -56,7 +56,8 @@ impl Place {
         }
     }
 
-    /// Starts `protect` with its defaults, but as of a daemon that comes back, and waits for `ready`, which it times.
+    /// Starts `protect` with its defaults, except that tracking is kept as by a daemon, and waits for `ready`, which it
+    /// times.
     pub(super) fn start(&self) -> Outcome<Daemon> {
         let began = Instant::now();
         let mut command = Command::new(binary()?);
@@ -109,13 +110,13 @@ impl Daemon {
         Ok(volumes.into_iter().next().ok_or("the daemon has no volume")?)
     }
 
-    /// What `sync --wait` does; an error where it is partial or degraded.
+    /// Calls `sync --wait`; an error if it is partial or degraded.
     pub(super) fn sync(&self) -> Outcome<()> {
         let reply = self.client.sync(None, Duration::from_secs(300), false).map_err(|error| error.message)?;
         if reply.exit_code() == tracker::error::ExitCode::Ok { Ok(()) } else { Err(format!("{reply:?}").into()) }
     }
 
-    /// CPU time in seconds of all its threads, ended ones too.
+    /// CPU time in seconds of all its threads, including ended ones.
     pub(super) fn cpu_seconds(&self) -> Outcome<f64> {
         let mut clock = 0;
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -130,12 +131,12 @@ impl Daemon {
         Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
     }
 
-    /// Bytes its reading calls gave (files, sockets, its catalog: all of them).
+    /// Bytes returned by all its read calls (files, sockets, its catalog).
     pub(super) fn rchar(&self) -> Outcome<u64> {
         rchar(&self.child.id().to_string())
     }
 
-    /// Bytes that it has had written to a disk: catalog and store.
+    /// Bytes that it caused to be written to a disk: catalog and store.
     pub(super) fn written(&self) -> Outcome<u64> {
         field(&format!("/proc/{}/io", self.child.id()), "write_bytes")
     }
@@ -145,7 +146,7 @@ impl Daemon {
         Ok(field(&format!("/proc/{}/status", self.child.id()), name)? << 10)
     }
 
-    /// SIGTERM, then its end.
+    /// Sends SIGTERM, then waits for its end.
     pub(super) fn stop(mut self) -> Outcome<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let status = self.child.wait()?;
@@ -155,7 +156,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // An error says that it has ended, which is what is wanted.
+        // An error means that it has ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -169,7 +170,7 @@ fn field(path: &str, name: &str) -> Outcome<u64> {
     Ok(number.parse()?)
 }
 
-/// Bytes that the reading calls of a process gave, with those of its children that were waited for.
+/// Bytes returned by the read calls of a process and of its children that were waited for.
 pub(super) fn rchar(pid: &str) -> Outcome<u64> {
     field(&format!("/proc/{pid}/io"), "rchar")
 }
@@ -188,8 +189,8 @@ pub(super) fn children_cpu_seconds() -> Outcome<f64> {
     Ok(seconds(usage.ru_utime) + seconds(usage.ru_stime))
 }
 
-/// How many BPF links this kernel has; `None` where it does not say. They run whoever made them, so a benchmark of
-/// "nothing attached" has to know.
+/// How many BPF links this kernel has; `None` if it does not tell. They run whoever made them, so a benchmark of "nothing
+/// attached" must know.
 pub(super) fn bpf_links() -> Option<usize> {
     const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
     let mut count = 0;

@@ -1,5 +1,5 @@
-//! `scale`: many small files, and one directory of many: seconds to `ready` at the first start, at a restart with pins and at one
-//! without, how long single changes take to their commit, and memory.
+//! `scale`: many small files, and one directory with many: seconds to `ready` at the first start, at a restart with pins
+//! and at one without, how long single changes take to their commit, and memory.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,10 +18,10 @@ const CHANGES: u64 = 15;
 /// Longest wait for one commit.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// `files` in directories of 100, and `large` (none of 0) empty ones in one directory beside them.
+/// `files` in directories of 100, and `large` (none if 0) empty ones in another directory.
 ///
 /// # Errors
-/// When the files cannot be made or the daemon does not become ready.
+/// When the files cannot be created or the daemon does not become ready.
 pub(super) fn run(files: u64, large: u64) -> Outcome<()> {
     let place = Place::new(None)?;
     make(&place.source, files)?;
@@ -85,7 +85,7 @@ pub(super) fn run(files: u64, large: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Seconds from each change to the commit that holds it, with the default interval and nobody asking for a flush.
+/// Seconds from each change to the commit that contains it, with the default interval and without a request for a flush.
 fn one_by_one(daemon: &Daemon, source: &Path, files: u64) -> Outcome<Vec<(&'static str, Vec<f64>)>> {
     let one = source.join("one");
     let mut numbers = Numbers(11);

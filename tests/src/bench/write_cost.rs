@@ -1,7 +1,7 @@
-//! `write-cost`: what one 4 KiB pwrite costs, a rewrite of a cached 64 MiB file on loop-mounted ext4.
+//! `write-cost`: what one 4 KiB pwrite costs, rewriting a cached 64 MiB file on loop-mounted ext4.
 //!
-//! Variants take turns in every round. Besides the wall clock the thread's own CPU time is shown: tracing programs run
-//! in the writing thread, so they are in it, while what other processes took is not.
+//! Variants take turns in every round. Besides the wall clock, the thread's own CPU time is shown: it includes tracing
+//! programs, which run in the writing thread, and excludes other processes.
 
 use std::fs::File;
 use std::io::Write;
@@ -44,8 +44,8 @@ pub(super) fn run(rounds: u64) -> Outcome<()> {
     let path = mount.root().join("file");
     let mut content = vec![0; FILE_BYTES as usize];
     Numbers(1).fill(&mut content);
-    // In single blocks, as most programs write: ext4 walks all blocks of a large folio in every small write to it, some
-    // 30 microseconds for 2 MiB, which would hide what is measured.
+    // In single blocks, as most programs write: in every small write ext4 walks all blocks of a large folio, some 30
+    // microseconds for 2 MiB, which would hide what is measured.
     let mut file = File::create(&path)?;
     content.chunks_exact(BLOCK).try_for_each(|block| file.write_all(block))?;
     file.sync_all()?;
@@ -63,7 +63,7 @@ pub(super) fn run(rounds: u64) -> Outcome<()> {
     report(&costs, &foreign)
 }
 
-/// One variant: set up, written under, taken down.
+/// One variant: sets it up, writes under it, and takes it down.
 fn turn(variant: usize, path: &Path, place: &Place, round: u64) -> Outcome<Cost> {
     let file = File::options().write(true).open(path)?;
     match variant {
@@ -98,7 +98,7 @@ fn captured(variant: usize, capture: &Capture, path: &Path, file: &File, round: 
     write(file, round)
 }
 
-/// Rewrites the file from begin to end: once unmeasured (caches are warm then and, where the file is tracked, all
+/// Rewrites the file from start to end: once without measuring (afterwards caches are warm and, if the file is tracked, all
 /// blocks marked), then for the length of a turn.
 fn write(file: &File, round: u64) -> Outcome<Cost> {
     let mut block = [0; BLOCK];
@@ -128,7 +128,7 @@ fn report(costs: &[Vec<Cost>], foreign: &[usize]) -> Outcome<()> {
         most.copied().unwrap_or_default()
     );
     let figures = |costs: &[Cost], of: fn(&Cost) -> f64| median(&costs.iter().map(of).collect::<Vec<_>>());
-    // The ratio is made inside a round, then the median taken: both saw the same machine.
+    // Ratios are made within a round and then the median taken, so that both numbers saw the same machine.
     let ratio = |costs_of: &[Cost]| {
         let pairs = costs_of.iter().zip(&costs[0]).map(|(one, base)| one.cpu / base.cpu);
         median(&pairs.collect::<Vec<_>>())

@@ -1,5 +1,5 @@
-//! A source tree in which `make` runs over and over: headers and sources change by rename as editors save them, objects,
-//! an archive and a program are made anew, and sometimes all is cleaned away.
+//! A source tree in which `make` runs repeatedly: headers and sources change by rename as editors save them, objects, an
+//! archive and a program are rebuilt, and sometimes everything is cleaned.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -59,7 +59,7 @@ fn header(round: u64) -> String {
     text
 }
 
-/// Prints the round of the header, so that a stale object is seen.
+/// Prints the round of the header, so that a stale object is noticed.
 fn main_source() -> String {
     let mut text = String::from("#include <stdio.h>\n#include \"parts.h\"\nint main(void) {\n  int sum = 0;\n");
     for part in 0..SOURCES {
@@ -72,7 +72,7 @@ fn make(dir: &Path, targets: &[&str]) {
     run(Command::new("make").arg("-s").arg("-C").arg(dir).args(targets));
 }
 
-/// As editors do it.
+/// Saves as editors do.
 fn save(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).expect("save");
@@ -128,7 +128,7 @@ impl Load for Build {
     fn check(&mut self, copy: &Path) {
         let ours = run(&mut Command::new(self.dir.join("app")));
         assert_eq!(ours, run(&mut Command::new(copy.join("app"))), "what the restored program prints");
-        // Equal times to the nanosecond: nothing is to be built again.
+        // With times equal to the nanosecond, nothing needs to be built again.
         let status = Command::new("make").args(["-q", "-C"]).arg(copy).arg("app").status().expect("make");
         assert!(status.success(), "make finds something to do in the restored tree");
     }

@@ -1,5 +1,5 @@
-//! Files that come in pieces, as a downloader's: `NAME.part` grows by appends, is sometimes cut back and continued, is
-//! renamed over the final name; old files are deleted, directories made, moved and removed.
+//! Files that arrive in pieces, as by a downloader: `NAME.part` grows by appends, is sometimes truncated and continued, and
+//! is renamed to the final name; old files are deleted; directories are created, moved and removed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -14,13 +14,13 @@ use crate::load::{Load, Random, Stop, Written};
 const PACE: Duration = Duration::from_millis(8);
 /// Downloads under way.
 const PARTS: usize = 4;
-/// Files kept; the oldest goes then.
+/// Files kept; beyond that the oldest is deleted.
 const KEPT: usize = 40;
 
 pub struct Download {
     dir: PathBuf,
     worker: Option<Worker<State>>,
-    /// Whether files are ever cut back.
+    /// Whether files are ever truncated.
     truncates: bool,
 }
 
@@ -59,7 +59,7 @@ impl State {
         }
     }
 
-    /// One of a few directories, which may have to be made.
+    /// One of a few directories, which is created if needed.
     fn directory(&mut self) -> PathBuf {
         let (a, b) = (self.random.below(3), self.random.below(3));
         let dir = self.dir.join(format!("incoming/{a}/{b}"));
@@ -88,21 +88,21 @@ impl State {
         }
     }
 
-    /// A broken piece is dropped and fetched again.
+    /// Drops a broken piece, to fetch it again.
     fn cut(&mut self) {
         let at = self.random.below(self.parts.len().max(1) as u64) as usize;
         let Some(part) = self.parts.get_mut(at) else { return };
         let len = self.random.below(part.len + 1);
         part.file.set_len(len).expect("truncate");
         part.len = len;
-        // The block that is cut has new bytes behind its end.
+        // The truncated block has new bytes after its end.
         self.written += blocks_touched(len, 1);
     }
 
     fn finish(&mut self, at: usize) {
         let part = self.parts.swap_remove(at);
         let mut name = part.path.with_extension("bin");
-        // Now and then a newer version of something that is there already.
+        // Sometimes a newer version of an existing file.
         if self.random.one_in(3) && !self.done.is_empty() {
             let old = self.random.below(self.done.len() as u64) as usize;
             name = self.done.remove(old);
@@ -114,7 +114,7 @@ impl State {
         }
     }
 
-    /// A directory with all that is in it gets another name, and gets it back later or takes another's place.
+    /// Renames a directory with its contents; later it is renamed back or takes another's place.
     fn move_directory(&mut self) {
         let a = self.random.below(3);
         let from = self.dir.join(format!("incoming/{a}"));

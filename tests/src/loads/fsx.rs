@@ -1,5 +1,5 @@
-//! One file under every call that changes content, against a model in memory, after the idea of fsx: reads, mapped reads and
-//! the whole file are compared with the model as it goes. One seed decides everything.
+//! One file under every call that changes content, checked against a model in memory, after the idea of fsx: reads, mapped
+//! reads and the whole file are compared with the model on the way. One seed decides everything.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,7 +18,7 @@ const SIZE: u64 = 512 << 10;
 const LEN: u64 = 64 << 10;
 const BLOCK: u64 = 4096;
 
-/// What is done. Which of them a file system has, the first try tells.
+/// The operations. The first try shows which ones a file system supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Read,
@@ -28,7 +28,8 @@ pub enum Op {
     Uring,
     Direct,
     MappedWrite,
-    /// By a mapping that lives as long as the file: the same page is stored into again, whether it is clean or dirty.
+    /// Through a mapping that is kept as long as the file: the same page is stored into again, whether it is clean or
+    /// dirty.
     HeldMappedWrite,
     Truncate,
     Punch,
@@ -72,7 +73,7 @@ pub struct Fsx {
     held: Mapping,
     model: Vec<u8>,
     random: Random,
-    /// Calls that changed or compared something, by their kind.
+    /// Calls that changed or compared something, by kind.
     pub done: [u64; OPS.len()],
     steps: u64,
 }
@@ -82,7 +83,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 impl Fsx {
-    /// Makes the file, which is not there yet.
+    /// Creates the file, which must not exist yet.
     ///
     /// # Panics
     /// When it cannot.
@@ -96,17 +97,17 @@ impl Fsx {
         Fsx { path: path.to_path_buf(), kind, file, held, model, random, done: [0; OPS.len()], steps: 0 }
     }
 
-    /// One call.
+    /// Makes one call.
     ///
     /// # Panics
-    /// When the file is not what the model says, or the file system refuses what it must not.
+    /// When the file differs from the model, or the file system refuses what it must support.
     pub fn step(&mut self) {
         let at = self.random.below(OPS.len() as u64) as usize;
         self.steps += 1;
         match self.call(OPS[at]) {
             Ok(true) => self.done[at] += 1,
             Ok(false) => {}
-            // Not on this file system.
+            // Not supported by this file system.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EXDEV)) => {}
             Err(error) => panic!("step {}: {:?}: {error}", self.steps, OPS[at]),
         }
@@ -115,7 +116,7 @@ impl Fsx {
         }
     }
 
-    /// The whole file against the model.
+    /// Compares the whole file with the model.
     ///
     /// # Panics
     /// When they differ.
@@ -134,7 +135,7 @@ impl Fsx {
         self.model.len() as u64
     }
 
-    /// A range that begins in the file; it may end behind it.
+    /// A range that begins in the file and may end beyond it.
     fn range(&mut self) -> (u64, u64) {
         let start = self.random.below(self.size() + 1);
         (start, 1 + self.random.below(LEN.min(SIZE - start).max(1)))
@@ -168,10 +169,10 @@ impl Fsx {
         self.model[start as usize..end as usize].fill(0);
     }
 
-    /// False: there was nothing to do it to.
+    /// Returns false if there was nothing to apply it to.
     #[expect(clippy::too_many_lines, reason = "a table: an arm for each operation")]
     fn call(&mut self, op: Op) -> io::Result<bool> {
-        // Repeated stores through a mapping leave no trace on tmpfs; the product says so.
+        // Repeated stores through a mapping leave no trace on tmpfs, which the product states.
         let unseen = matches!(op, Op::MappedWrite | Op::HeldMappedWrite | Op::MappedRead) && self.kind == Kind::Tmpfs;
         if unseen {
             return Ok(false);
@@ -275,7 +276,7 @@ impl Fsx {
         Ok(true)
     }
 
-    /// A range of the file over another one of it.
+    /// Copies or clones a range of the file over another range of it.
     fn copy(&mut self, clone: bool) -> io::Result<bool> {
         let found = if clone { self.blocks(self.size()) } else { self.inside() };
         let Some((from, len)) = found else { return Ok(false) };

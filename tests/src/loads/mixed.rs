@@ -1,5 +1,6 @@
-//! A directory in which everything happens at once: files made, overwritten, appended to, cut, replaced, stored into by
-//! a mapping, renamed, linked and removed, directories moved. No application, so nothing to check beyond the bytes.
+//! A directory with all kinds of changes at once: files created, overwritten, appended to, truncated, replaced, stored into
+//! through a mapping, renamed, linked and removed; directories moved. There is no application, so only the bytes are
+//! checked.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,12 +13,12 @@ use super::Worker;
 use crate::load::Random;
 use crate::raw_io::Mapping;
 
-/// Files and directories of each kind: few, so that they meet each other's names.
+/// Files and directories of each kind: few, so that they use each other's names.
 const FILES: u64 = 24;
 const DIRS: u64 = 4;
-/// Largest file made anew, in bytes.
+/// Largest new file, in bytes.
 const SIZE: u64 = 200_000;
-/// Pause after each change: a machine has other work too.
+/// Pause after each change, to leave the machine time for other work.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Changes to a directory, one after the other.
@@ -66,7 +67,7 @@ impl Mixed {
         let kind = self.random.below(KINDS as u64) as usize;
         match self.change(kind) {
             Ok(()) => self.done[kind] += 1,
-            // The name it drew is not there, or is, or leads nowhere or in a circle: no harm.
+            // The chosen name does not exist, exists already, or leads nowhere or in a circle: harmless.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EEXIST | libc::ELOOP)) => {}
             Err(error) => panic!("change {kind}: {error}"),
         }
@@ -83,7 +84,7 @@ impl Mixed {
         dir.join(format!("f{}", self.random.below(FILES)))
     }
 
-    /// A file with several names or none is as good.
+    /// Opens a file; one with several names or none works too.
     fn open(&mut self) -> io::Result<File> {
         let path = self.name();
         OpenOptions::new().read(true).write(true).open(path)
@@ -148,7 +149,7 @@ impl Mixed {
                 if self.random.one_in(3) { symlink(from, to) } else { fs::hard_link(from, to) }
             }
             _ => {
-                // Two directories change places; one of them gets another mode.
+                // Two directories swap places; one of them gets another mode.
                 let (one, two, between) = (self.dir(), self.dir(), self.dir.join("between"));
                 if one == two {
                     return fs::set_permissions(one, fs::Permissions::from_mode(0o700 + self.random.below(64) as u32));

@@ -1,4 +1,4 @@
-//! A PostgreSQL server under pgbench, its data directory being what is protected. The server refuses to be root.
+//! A PostgreSQL server under pgbench, whose data directory is protected. The server refuses to run as root.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
@@ -15,7 +15,7 @@ use crate::mounts::{run, skip};
 /// `nobody` and `nogroup`.
 const USER: u32 = 65_534;
 const START: Duration = Duration::from_secs(60);
-/// Small segments, often recycled; memory for a small machine.
+/// Small segments that are recycled often; memory settings for a small machine.
 const SETTINGS: [&str; 8] = [
     "listen_addresses=",
     "shared_buffers=16MB",
@@ -26,12 +26,12 @@ const SETTINGS: [&str; 8] = [
     "autovacuum_naptime=3s",
     "max_connections=20",
 ];
-/// Transactions per second, so that the machine is not full: it is the daemon that is tested.
+/// Transactions per second, low enough not to saturate the machine: the daemon is under test.
 const RATE: &str = "150";
 
 pub struct Postgres {
     bin: PathBuf,
-    /// For sockets and logs; outside what is protected.
+    /// For sockets and logs; outside the protected directory.
     aside: TempDir,
     data: PathBuf,
     server: Option<Server>,
@@ -72,7 +72,7 @@ fn programs() -> Option<PathBuf> {
 }
 
 impl Postgres {
-    /// Says why `test` skips where there is no server.
+    /// Prints why `test` is skipped if there is no server.
     ///
     /// # Panics
     /// When there is no temporary folder.
@@ -123,7 +123,7 @@ impl Postgres {
         }
     }
 
-    /// Ends a server and gives what it had written in its life.
+    /// Ends a server and returns what it wrote in its life.
     fn stop_server(mut server: Server, how: Stop) -> Io {
         let mut child = server.child.take().expect("running");
         let pid = Pid::from_child(&child);

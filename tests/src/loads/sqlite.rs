@@ -25,7 +25,7 @@ UPDATE total SET n = (SELECT count(*) FROM item);
 ";
 /// Pause between transactions.
 const PACE: Duration = Duration::from_millis(10);
-/// The index of the log is mapped, and one page of 32 KiB while the log is as short as here.
+/// The log's index is mapped, as one page of 32 KiB while the log is as short as here.
 const MAPPED: u64 = 32 << 10;
 
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl Feed {
         let mut sql = String::from("BEGIN IMMEDIATE;\n");
         for _ in 0..1 + random.below(8) {
             let (id, owner, len) = (1 + random.below(20_000), random.below(97), 20 + random.below(600));
-            // The total is kept by the same transaction: a copy that mixes two moments is seen.
+            // The same transaction updates the total, so that a copy that mixes two moments is noticed.
             let _ = match random.below(4) {
                 0 => writeln!(sql, "DELETE FROM item WHERE id = {id}; UPDATE total SET n = n - changes();"),
                 1 => writeln!(
@@ -89,7 +89,7 @@ impl Load for Sqlite {
 
     fn stop(&mut self, how: Stop) -> Written {
         let (mut child, worker) = self.running.take().expect("started");
-        // The end of the input is what a clean stop is; a kill before it is the other.
+        // A clean stop ends the input; an abrupt one kills the process first.
         let feed = worker.stop();
         if how == Stop::Abrupt {
             child.kill().expect("kill");

@@ -1,5 +1,6 @@
-//! A tree in which several threads do everything at once: files, directories and names of every kind, made, changed, moved,
-//! exchanged, linked and removed. Each change is whole within `step`, so that the tree is at rest while `Storm::rest` holds.
+//! A tree in which several threads make all kinds of changes at once: files, directories and names of every kind are
+//! created, changed, moved, exchanged, linked and removed. Each change completes within `step`, so that the tree is at rest
+//! while `Storm::rest` is held.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,7 +19,7 @@ use crate::raw_io::{Mapping, Pages, uring_write};
 /// Names in each directory: few, so that threads meet.
 const FILES: u64 = 12;
 const DIRS: u64 = 5;
-/// Largest file made anew, in bytes.
+/// Largest new file, in bytes.
 const SIZE: u64 = 150_000;
 /// Pause after each change.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -39,10 +40,10 @@ struct Worker {
 }
 
 impl Storm {
-    /// Starts `threads` threads below `dir`, which exists. With `mapped`, stores through mappings are among the changes.
+    /// Starts `threads` threads below `dir`, which exists. `mapped` includes stores through mappings.
     ///
     /// # Panics
-    /// When the first directories cannot be made.
+    /// When the first directories cannot be created.
     #[must_use]
     pub fn start(dir: &Path, threads: u64, seed: u64, mapped: bool) -> Storm {
         for number in 0..DIRS {
@@ -77,7 +78,7 @@ impl Storm {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it and tells how often each kind was done.
+    /// Ends it and returns how often each kind of change was made.
     ///
     /// # Panics
     /// When a change failed.
@@ -102,7 +103,7 @@ impl Drop for Storm {
     }
 }
 
-/// A name that is not there, is there, is of another kind, or is being moved into itself.
+/// A name that does not exist, exists already, is of another kind, or would be moved into itself.
 fn is_no_harm(error: &io::Error) -> bool {
     const HARMLESS: [i32; 9] = [
         libc::ENOENT,
@@ -217,7 +218,8 @@ impl Worker {
         }
     }
 
-    /// The size cannot change under it: other threads may cut the file, so only a file that nobody else has is stored into.
+    /// The size must not change meanwhile: other threads may truncate the file, so only a file that nobody else has is
+    /// stored into.
     fn store(&mut self) -> io::Result<()> {
         if !self.mapped {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Mounted file systems for the matrix, and the run of cells against one capture.
+//! Mounted file systems for the matrix, and running cells against one capture.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes one; an overlay has the lower files of `runs` runs.
+    /// Mounts one; an overlay has the lower files of `runs` runs.
     ///
     /// # Errors
     /// Why it cannot be mounted here.
@@ -69,13 +69,13 @@ impl Place {
     }
 }
 
-/// What became of a cell.
+/// The result of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Seen(Class),
-    /// The kernel or the file system does not have it.
+    /// The kernel or the file system does not support it.
     Absent(String),
-    /// It could not be done.
+    /// It could not be executed.
     Failed(String),
 }
 
@@ -91,7 +91,7 @@ pub struct Outcome {
     pub hooks: Vec<&'static str>,
 }
 
-/// Why an operation that the kernel refuses is taken as absent, if so.
+/// Why an operation that the kernel refuses counts as absent, if so.
 #[must_use]
 pub fn refused(error: &io::Error) -> Option<String> {
     let known = [
@@ -107,7 +107,7 @@ pub fn refused(error: &io::Error) -> Option<String> {
 /// Runs these operations on one file system, each alone between two drains.
 ///
 /// # Errors
-/// When the capture or a look at the tree fails, which says nothing of the cells.
+/// When the capture fails or the tree cannot be read, which says nothing about the cells.
 pub fn run(place: &Place, capture: &mut Capture, wanted: &[&'static Op], run: usize) -> io::Result<Vec<Outcome>> {
     let mut out = Vec::new();
     let mut cells = Vec::new();
@@ -184,14 +184,14 @@ fn one(
         (op.run)(cell, round).map_err(Stop::Refused)?;
         let retired = drain(capture)?;
         if cell.slow.is_some() {
-            // A write is under way, and whoever reads the file may wait for it. Its range has to count as changed.
+            // A write is in flight, and a reader may have to wait for it. Its range must count as changed.
             if retired.inflight.is_empty() {
                 outcome.missed.push(format!("round {round}: the write under way is in no list"));
                 class = Class::Missed;
             }
             continue;
         }
-        // As a flush does it: whatever is new is watched, then what is marked or new is written back, then it is read.
+        // As in a flush: everything new is watched, then what is marked or new is written back, then read.
         let names = tree_of(&cell.dir, &real)?;
         watch(capture, place, &names)?;
         for (path, entry) in &names {

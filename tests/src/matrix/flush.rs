@@ -1,5 +1,6 @@
-//! The second oracle: the program under test protects a tree of cells, a flush and a restore follow each round, and the
-//! copy has to equal the source, at no more uploaded bytes than what changed. Knows the program as a process, and its store.
+//! The second oracle: the program under test protects a tree of cells, and each round is followed by a flush and a restore.
+//! The copy must equal the source, without more uploaded bytes than changed. Knows only the program as a process, and its
+//! store.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,28 +25,28 @@ use crate::compare::{Options, compare};
 use crate::daemon::{Daemon, Volume};
 
 const SYNC: Duration = Duration::from_secs(120);
-/// Longest start, with the programs verified by an emulated processor.
+/// Longest start, when an emulated processor verifies the programs.
 const READY: Duration = Duration::from_secs(300);
-/// What a cell may cost beyond what changed: blocks that border on it.
+/// What a cell may cost beyond its changes: adjacent blocks.
 const SLACK: u64 = 8192;
 
-/// The one operation whose hooked function tells files without ranges, so that each is compared whole: when it is entered
-/// and when it returns, which two flushes may see.
+/// The only operation whose hooked function gives files without ranges, so that each is compared whole: on entry and on
+/// return, which two flushes may see.
 const EXCHANGED: (&str, u64) = ("move-extents", 2 * 2);
 
 /// A tree of cells, prepared but not protected yet.
 #[derive(Debug)]
 pub struct Bed {
     tree: PathBuf,
-    /// The same where new inodes show: an overlay's upper directory.
+    /// The same tree where new inodes appear: an overlay's upper directory.
     real: PathBuf,
     cells: Vec<(&'static Op, Cell)>,
-    /// What could not be prepared though it should.
+    /// What could not be prepared although it should.
     wrong: Vec<String>,
 }
 
 impl Bed {
-    /// Prepares the cells of these operations that a flush is about.
+    /// Prepares those cells that are tested by flushes.
     #[must_use]
     pub fn new(place: &Place, run: usize, wanted: &[&'static Op]) -> Bed {
         let (tree, real) = (place.root(run).join("tree"), place.real(run).join("tree"));
@@ -82,7 +83,8 @@ impl Bed {
         self.cells.is_empty()
     }
 
-    /// Files that may be compared whole because a hook says so; any more would be doubt, which covers what was missed.
+    /// Files that may be compared whole because a hook requests it. More than these would be full re-reads for lost marks,
+    /// which would hide a missed change.
     #[must_use]
     pub fn compared(&self) -> u64 {
         let hooked = back_end() != BackEnd::Tracepoint && self.cells.iter().any(|(op, _)| op.id == EXCHANGED.0);
@@ -98,14 +100,14 @@ impl Bed {
     }
 
     fn trees(&self) -> io::Result<BTreeMap<&'static str, Tree>> {
-        // A file that is copied up to an overlay's upper layer is a new one, and is carried whole.
+        // A file that is copied up to an overlay's upper layer is a new one, and is sent whole.
         self.cells.iter().map(|(op, cell)| Ok((op.id, tree::read(&cell.dir, &self.real.join(op.id))?))).collect()
     }
 
-    /// Runs every round, each followed by a flush, a restore and a comparison. Gives what is wrong.
+    /// Runs every round, each followed by a flush, a restore and a comparison. Returns what is wrong.
     ///
     /// # Panics
-    /// When the program fails, which says nothing of the cells.
+    /// When the program fails, which says nothing about the cells.
     #[track_caller]
     pub fn rounds(&mut self, volume: &Volume) -> Vec<String> {
         let mut wrong = std::mem::take(&mut self.wrong);
@@ -141,15 +143,15 @@ impl Bed {
         wrong
     }
 
-    /// Takes cells that have no round `next` out of the tree: few have more than one, and whoever restores them all each time
-    /// takes most of his time for those that are over. The next restore shows that they are gone.
+    /// Moves cells without a round `next` out of the tree. Few have more than one, and restoring all of them each time
+    /// would mostly restore finished ones. The next restore shows that they are gone.
     fn let_go(&mut self, next: usize) {
         let over: Vec<_> = self.cells.extract_if(.., |(op, _)| op.rounds <= next).collect();
         for (op, cell) in over {
             let (dir, aside) = (cell.dir.clone(), cell.outside.with_file_name(format!("{}-over", op.id)));
-            // What it holds open or mapped goes first.
+            // First close and unmap what it keeps open.
             drop(cell);
-            // An overlay moves no directory that its lower layer has as well: those stay, which costs time alone.
+            // An overlay cannot move a directory that its lower layer has too: those stay, which costs only time.
             match fs::rename(&dir, &aside) {
                 Err(error) if error.kind() != io::ErrorKind::CrossesDevices => {
                     self.wrong.push(format!("{}: cannot be moved out of the tree: {error}", op.id));
@@ -169,13 +171,13 @@ pub fn protect(volume: &Volume) -> Daemon<'_> {
     daemon
 }
 
-/// Restores the newest commit, and says what differs from the source, by path.
+/// Restores the newest commit, and returns what differs from the source, by path.
 ///
 /// # Panics
 /// When there is no copy to compare.
 #[track_caller]
 pub fn differences(volume: &Volume, name: &str) -> Vec<String> {
-    // No-COW files can be restored to btrfs alone.
+    // No-COW files can be restored only to btrfs.
     let btrfs = rustix::fs::statfs(&volume.source).expect("a file system").f_type as u64 == 0x9123_683e;
     let copy = if btrfs { volume.source.with_file_name(name) } else { volume.scratch(name) };
     volume.restore(&copy).expect(0);
@@ -189,7 +191,7 @@ fn reader(volume: &Volume) -> Reader {
     repository::open(Arc::new(store), &volume.name).expect("the volume")
 }
 
-/// Bytes in the newest state that commits after `since` brought, by cell.
+/// Bytes in the newest state that came with commits after `since`, by cell.
 fn costs(volume: &Volume, since: Seq) -> BTreeMap<String, u64> {
     let reader = reader(volume);
     let manifest = reader.manifest(reader.head()).expect("a manifest");

@@ -1,4 +1,4 @@
-//! The first oracle: whether the marks of one drain say everything that changed, and how.
+//! The first oracle: whether the marks of one drain cover everything that changed, and how.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub enum Class {
     Missed,
 }
 
-/// What is marked of an inode, direct writes under way included, which count as changed in every drain.
+/// The marks of an inode, including direct writes in flight, which count as changed in every drain.
 fn marks(retired: &Retired, dev: Dev, key: Key) -> InodeMarks {
     let Key::Real(ino) = key else { return InodeMarks::default() };
     let mut marks = retired.inodes.get(&(dev, ino)).cloned().unwrap_or_default();
@@ -35,7 +35,7 @@ fn marks(retired: &Retired, dev: Dev, key: Key) -> InodeMarks {
     marks
 }
 
-/// Compares a drain with the truth; `above` is the directory that the tree lies in. The texts say what was missed.
+/// Compares a drain with the truth; `above` is the directory that contains the tree. The texts say what was missed.
 #[must_use]
 pub fn judge(before: &Tree, after: &Tree, retired: &Retired, dev: Dev, above: Key) -> (Class, Vec<String>) {
     let known: BTreeMap<Key, &Entry> = before.values().map(|entry| (entry.key, entry)).collect();
@@ -44,8 +44,8 @@ pub fn judge(before: &Tree, after: &Tree, retired: &Retired, dev: Dev, above: Ke
     for (path, entry) in after {
         let of_entry = marks(retired, dev, entry.key);
         let Some(old) = known.get(&entry.key) else {
-            // Its directory has its name among the changed ones, or is new as well; a new file is read whole. The
-            // topmost is new when it is copied up from an overlay's lower layer.
+            // A new file needs its name marked in its directory, unless that is new too; its content is read whole. The top
+            // directory is new when it is copied up from an overlay's lower layer.
             let above = marks(retired, dev, above);
             if path.as_os_str().is_empty() && above.flags & (flags::NAMES | flags::RESCAN) == 0 {
                 missed.push(said(path, "it is new in a directory whose names are not marked", &above));
@@ -63,7 +63,8 @@ pub fn judge(before: &Tree, after: &Tree, retired: &Retired, dev: Dev, above: Ke
 }
 
 fn unmarked(old: &Entry, now: &Entry, marks: &InodeMarks) -> Option<String> {
-    // That a file is mapped stands beside its blocks and says nothing of what changed: a hook that tells of no more has missed it.
+    // The flag for mappings accompanies blocks and says nothing about what changed: a hook that reports nothing else has
+    // missed the change.
     let any = marks.flags & !flags::MAPPED != 0 || !marks.blocks.is_empty();
     let bare = |block: &u64| !marks.covers(block * BLOCK, block * BLOCK + 1);
     if old.names != now.names && marks.flags & (flags::NAMES | flags::RESCAN) == 0 {

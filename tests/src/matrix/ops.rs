@@ -27,7 +27,7 @@ fn file(cell: &mut Cell) -> io::Result<()> {
     fs::write(cell.path("f"), bytes(1, SIZE as usize))
 }
 
-/// The file `f`, and `source` outside of the tree.
+/// The file `f`, and `source` outside the tree.
 fn two(cell: &mut Cell) -> io::Result<()> {
     file(cell)?;
     fs::write(cell.out("source"), bytes(2, SIZE as usize))
@@ -49,7 +49,7 @@ const fn absent(on: &'static [Kind], reason: &'static str) -> Rule {
     Rule { on, by: By::Any, promise: Promise::Absent(reason) }
 }
 
-/// What it does on these file systems may be missed.
+/// Its changes on these file systems may be missed.
 const fn unseen(on: &'static [Kind], by: By, reason: &'static str) -> Rule {
     Rule { on, by, promise: Promise::NotPromised(reason) }
 }

@@ -1,4 +1,4 @@
-//! `docs/kernels-cells.md`: results of the first oracle as a page, made from lines that each run prints, and read back.
+//! `docs/kernels-cells.md`: results of the first oracle as a page, made from lines that each run prints, and parsed again.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,22 +25,22 @@ pub enum Word {
 /// A column: release of the kernel without its patch level, and back end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Column {
-    /// As numbers, so that 6.1 stands before 6.12.
+    /// As numbers, so that 6.1 precedes 6.12.
     pub kernel: (u32, u32),
     pub back_end: String,
 }
 
-/// All that is known.
+/// All results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     cells: BTreeMap<Column, BTreeMap<(Kind, String), Word>>,
 }
 
 impl Column {
-    /// That of the running kernel and the back end under test.
+    /// The column of the running kernel and the back end under test.
     ///
     /// # Panics
-    /// When the kernel's release is no number.
+    /// When the kernel's release is not a number.
     #[must_use]
     pub fn here() -> Column {
         let uname = rustix::system::uname();
@@ -60,7 +60,7 @@ fn kernel(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What an outcome says of its cell, or why it must not stand: something was missed, or could not be done.
+/// The word for the cell of an outcome, or why it cannot be on the page: something was missed, or could not be executed.
 ///
 /// # Errors
 /// The reason.
@@ -77,7 +77,7 @@ pub fn word(outcome: &Outcome) -> Result<Word, String> {
 }
 
 impl Word {
-    /// In a line: the word, then its reason.
+    /// As in a line: the word, then its reason.
     #[must_use]
     pub fn line(&self) -> (&'static str, &str) {
         match self {
@@ -99,7 +99,7 @@ impl Word {
     }
 }
 
-/// `CELL KERNEL BACK-END FILE-SYSTEM OPERATION WORD REASON`, one line per cell; `WRONG` where it must not stand.
+/// `CELL KERNEL BACK-END FILE-SYSTEM OPERATION WORD REASON`, one line per cell; `WRONG` if it cannot be on the page.
 #[must_use]
 pub fn line(column: &Column, outcome: &Outcome) -> String {
     let (word, detail) = match word(outcome) {
@@ -114,13 +114,13 @@ pub fn line(column: &Column, outcome: &Outcome) -> String {
 }
 
 impl Page {
-    /// Where the page is, from any directory of the workspace.
+    /// The path of the page, from any directory of the workspace.
     #[must_use]
     pub fn path() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kernels-cells.md")
     }
 
-    /// Takes in what the lines of a run say; other lines are passed over.
+    /// Reads the cells in the lines of a run; skips other lines.
     pub fn read_lines(&mut self, text: &str) {
         for line in text.lines() {
             let Some((_, rest)) = line.split_once("CELL ") else { continue };
@@ -135,24 +135,24 @@ impl Page {
         }
     }
 
-    /// Puts a cell.
+    /// Sets a cell.
     pub fn set(&mut self, column: &Column, fs: Kind, op: &str, word: Word) {
         self.cells.entry(column.clone()).or_default().insert((fs, op.to_owned()), word);
     }
 
-    /// The word for a cell; `None` where the page has none.
+    /// The word for a cell; `None` if the page has none.
     #[must_use]
     pub fn get(&self, column: &Column, fs: Kind, op: &str) -> Option<&Word> {
         self.cells.get(column)?.get(&(fs, op.to_owned()))
     }
 
-    /// Whether anything is said of this kernel and back end.
+    /// Whether the page has this kernel and back end.
     #[must_use]
     pub fn has(&self, column: &Column) -> bool {
         self.cells.contains_key(column)
     }
 
-    /// Reads a page that `text` made.
+    /// Parses a page that `text` made.
     #[must_use]
     pub fn parse(text: &str) -> Page {
         let reason = |line: &str| {

@@ -1,5 +1,5 @@
-//! What a directory tree is in truth: names, inodes, attributes and blocks, read the ordinary way, and what changed between
-//! two looks. The other side of the marks.
+//! What is really in a directory tree: names, inodes, attributes and blocks, read in the ordinary way, and what changed
+//! between two such readings. The marks are checked against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ pub const BLOCK: u64 = 4096;
 /// Which inode a name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// One that events of the tracked superblock name.
+    /// An inode that events of the tracked superblock name.
     Real(Ino),
     /// One of an overlay's lower layer, which has no events.
     Lower(Ino),
@@ -29,12 +29,12 @@ pub struct Entry {
     pub key: Key,
     pub directory: bool,
     pub size: u64,
-    /// Everything but content and times of access and change.
+    /// Everything except content, and times of access and change.
     pub attributes: String,
     pub changed: (i64, i64),
     /// Blocks that are not all zeros.
     pub blocks: BTreeMap<u64, Vec<u8>>,
-    /// Blocks that are no hole, of zeros too: a store into a hole may allocate more than it writes.
+    /// Blocks that are not holes, including zeros: a store into a hole may allocate more than it writes.
     pub data: BTreeSet<u64>,
     pub names: BTreeMap<OsString, Key>,
 }
@@ -42,7 +42,7 @@ pub struct Entry {
 /// A tree by relative path; the tree's own directory has the empty one.
 pub type Tree = BTreeMap<PathBuf, Entry>;
 
-/// Reads the directory `dir` and all below it; `real` is where the inodes of the kernel's events are.
+/// Reads the directory `dir` and everything below it; `real` is where the inodes of the kernel's events are.
 ///
 /// # Errors
 /// The system's.
@@ -140,8 +140,8 @@ fn blocks(path: &Path, size: u64) -> io::Result<Blocks> {
 }
 
 impl Entry {
-    /// The runs of bytes, in whole blocks, whose content in `after` is not that in `self`. What lies behind the end of `after` is not content; what
-    /// lies behind the end of `self` was zeros.
+    /// The blocks whose content differs between `self` and `after`. Bytes after the end of `after` do not count; bytes
+    /// after the end of `self` count as zeros.
     #[must_use]
     pub fn changed_blocks(&self, after: &Entry) -> Vec<u64> {
         let mut out: Vec<u64> = self.blocks.keys().chain(after.blocks.keys()).copied().collect();
@@ -161,8 +161,8 @@ fn same(old: Option<&Vec<u8>>, after: &Entry, block: u64) -> bool {
     (0..limit).all(|at| byte(old, at) == byte(after.blocks.get(&block), at))
 }
 
-/// Bytes that a flush has to carry at most for the change from `before` to `after`: changed blocks, holes that became data,
-/// also where that is zeros (a copy has holes where its source has), and new files.
+/// Most bytes that a flush has to send for the change from `before` to `after`: changed blocks, holes that became data,
+/// even zeros (a copy has holes where its source has), and new files.
 #[must_use]
 pub fn dirty_bytes(before: &Tree, after: &Tree) -> u64 {
     let known: BTreeMap<Key, &Entry> = before.values().map(|entry| (entry.key, entry)).collect();

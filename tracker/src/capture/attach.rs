@@ -1,4 +1,4 @@
-//! Attaching one point, and trying out what the kernel allows.
+//! Attaches single points, and tries which ones the kernel allows.
 
 use std::path::{Path, PathBuf};
 
@@ -53,7 +53,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, point: Point, btf: Option<&Btf>) -> Result
     link.map_err(|source| CaptureError::Program { program: name, source: Box::new(source) })
 }
 
-/// Attaches the pinned program of a point, which is loaded already.
+/// Attaches the pinned program of a point; it is loaded already.
 pub(super) fn attach_pinned(point: Point, path: &Path) -> Result<FdLink, CaptureError> {
     let Point { program: name, at, name: target } = point;
     let returns = FUNCTIONS.iter().any(|function| function.probe_return == name);
@@ -84,7 +84,7 @@ fn exit(program: &mut FExit) -> Result<FdLink, ProgramError> {
 
 fn probe(program: &mut KProbe, target: &str) -> Result<FdLink, ProgramError> {
     let id = program.attach(target, 0)?;
-    // Before 5.15 a probe is no link, and ends with the process that made it.
+    // Before 5.15 a probe has no link, and ends with the process that made it.
     program.take_link(id)?.try_into().map_err(|_| ProgramError::UnexpectedProgramType)
 }
 
@@ -95,8 +95,8 @@ pub(super) fn pin_program(ebpf: &mut Ebpf, point: Point, path: PathBuf) -> Resul
     program.pin(&path).map_err(|source| CaptureError::Pin { path, source: Box::new(source) })
 }
 
-/// Why the kernel refuses this point, if it does: attaches it with maps of the smallest size, which track nothing, and lets
-/// go of it at once.
+/// Why the kernel refuses this point, if it does. Attaches it with maps of the smallest size, which track nothing, and
+/// detaches it at once.
 pub(super) fn refusal(object: &[u8], layout: &Layout, point: Point) -> Option<String> {
     let mut loader = EbpfLoader::new();
     for (name, value) in layout.globals() {

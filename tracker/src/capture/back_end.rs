@@ -1,17 +1,17 @@
-//! The ways to learn of changes.
+//! The back ends: ways to find changes.
 
 use serde::{Deserialize, Serialize};
 
-/// A way to learn of changes, best first.
+/// A way to find changes, best first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum BackEnd {
-    /// Programs on function entry and exit, beside those on raw tracepoints.
+    /// Programs on function entry and exit, in addition to those on raw tracepoints.
     Fentry,
-    /// Programs on kernel probes, beside those on raw tracepoints.
+    /// Programs on kernel probes, in addition to those on raw tracepoints.
     Kprobe,
     /// Programs on raw tracepoints.
     Tracepoint,
@@ -21,7 +21,7 @@ pub enum BackEnd {
 }
 
 impl BackEnd {
-    /// Those with programs, best first.
+    /// Back ends with programs, best first.
     pub const WITH_PROGRAMS: [BackEnd; 3] = [BackEnd::Fentry, BackEnd::Kprobe, BackEnd::Tracepoint];
 
     /// Its name in configuration, status and metrics.

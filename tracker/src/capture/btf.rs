@@ -1,7 +1,8 @@
-//! A reader for BTF, the kernel's description of its own types: where is a member, what is a constant, is a name there.
+//! A reader for BTF, the kernel's description of its own types: the offset of a member, the value of a constant, whether a
+//! name exists.
 //!
-//! Input is untrusted: every length and reference is checked, and every walk has a bound. It resolves nothing on its own
-//! account; `layout` says what is looked for.
+//! Input is untrusted: every length and reference is checked, and every walk is bounded. `layout` decides what is looked
+//! for.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 pub const BYTES_MAX: usize = 256 << 20;
 /// Deepest nesting of anonymous structs and unions that is followed.
 const DEPTH_MAX: u32 = 16;
-/// Members looked at for one question.
+/// Most members visited for one question.
 const STEPS_MAX: u32 = 1 << 20;
 
 pub(super) mod kind {
@@ -34,10 +35,10 @@ pub(super) mod kind {
     pub(crate) const ENUM64: u32 = 19;
 }
 
-/// Why BTF cannot be used, or does not answer.
+/// Why BTF cannot be used, or has no answer.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BtfError {
-    /// It is cut short, or a length or reference points outside.
+    /// It is truncated, or a length or reference points outside.
     #[error("malformed BTF: {what} at byte {at}")]
     Malformed {
         /// What was being read.
@@ -45,7 +46,7 @@ pub enum BtfError {
         /// Byte offset in the input.
         at: usize,
     },
-    /// A kind of type newer than this reader, whose size is therefore not known.
+    /// A kind of type that this reader does not know, so that its size is unknown.
     #[error("BTF kind {kind} is not known to this version")]
     UnknownKind {
         /// Its number.
@@ -75,7 +76,7 @@ pub enum BtfError {
     },
 }
 
-/// One type: where its record lies.
+/// One type: the position of its record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub(super) name: u32,
@@ -83,16 +84,17 @@ pub(super) struct Entry {
     pub(super) count: u32,
     pub(super) flagged: bool,
     pub(super) size_or_type: u32,
-    /// Byte offset of what follows the record's head.
+    /// Byte offset of the data after the record's head.
     pub(super) body: usize,
 }
 
-/// A parsed BTF blob, possibly a module's on top of the kernel's.
+/// A parsed BTF blob, possibly a module's that extends the kernel's.
 #[derive(Debug)]
 pub struct Btf {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
-    /// Hash of the name and position of each named entry, sorted: a kernel has some 100,000 types and is asked about dozens.
+    /// Hash of the name and position of each named entry, sorted: a kernel has some 100,000 types, of which dozens are
+    /// looked up.
     index: Vec<(u32, u32)>,
     strings: std::ops::Range<usize>,
     base: Option<Arc<Btf>>,
@@ -103,7 +105,7 @@ pub struct Btf {
 }
 
 impl Btf {
-    /// Parses a BTF blob; `base` is the kernel's when this is a module's.
+    /// Parses a BTF blob. `base` is the kernel's if this one is a module's.
     ///
     /// # Errors
     /// `Malformed` and `UnknownKind`, as named there.
@@ -128,7 +130,7 @@ impl Btf {
         };
         let types = section(8, "type section")?;
         let strings = section(16, "string section")?;
-        // Names are read up to their end marker: without a last one the search would leave the section.
+        // Names are read up to their end marker: without the last one a search would leave the section.
         if bytes[strings.clone()].last().is_some_and(|&last| last != 0) {
             return Err(BtfError::Malformed { what: "end of strings", at: strings.end });
         }
@@ -152,10 +154,10 @@ impl Btf {
         Ok(btf)
     }
 
-    /// Byte offset of `member` in the struct `container`, also inside anonymous members; `None` when there is none.
+    /// Byte offset of `member` in the struct `container`, also inside anonymous members; `None` if there is none.
     ///
     /// # Errors
-    /// When the answer is not one number: a bit-field, or types of the same name that disagree; or malformed input.
+    /// When the answer is not a single number: a bit-field, or types of the same name that disagree; or malformed input.
     pub fn member_offset(&self, container: &str, member: &str) -> Result<Option<u32>, BtfError> {
         let mut found = None;
         for entry in self.named(container.as_bytes(), &[kind::STRUCT, kind::UNION]) {
@@ -229,7 +231,7 @@ impl Btf {
         self.tail(offset).split(|&byte| byte == 0).next().unwrap_or(&[])
     }
 
-    /// What follows this string offset: a name, its end marker and other names; empty when there is nothing.
+    /// The bytes from this string offset on: a name, its end marker and other names; empty if there are none.
     fn tail(&self, offset: u32) -> &[u8] {
         if offset < self.first_string {
             return self.base.as_deref().map_or(&[], |base| base.tail(offset));
@@ -250,7 +252,7 @@ impl Btf {
         self.first_string.saturating_add(u32::try_from(self.strings.len()).unwrap_or(u32::MAX))
     }
 
-    /// The type behind typedefs and qualifiers, if it is a struct or union.
+    /// The struct or union behind typedefs and qualifiers, if it is one.
     pub(super) fn aggregate(&self, mut id: u32) -> Option<(&Self, Entry)> {
         for _ in 0..DEPTH_MAX {
             let (owner, entry) = self.entry(id)?;
@@ -275,7 +277,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Bit offset of the member below `entry`, which itself lies at bit `base`.
+    /// Bit offset of the member below `entry`, which itself is at bit `base`.
     fn find(&mut self, entry: Entry, base: u32, depth: u32) -> Result<Option<u32>, BtfError> {
         self.find_in(self.btf, entry, base, depth)
     }
@@ -341,7 +343,7 @@ fn read_entry(bytes: &[u8], at: usize) -> Result<Entry, BtfError> {
     })
 }
 
-/// Bytes behind the head of a type's record.
+/// Bytes after the head of a type's record.
 fn body_bytes(entry: &Entry) -> Result<usize, BtfError> {
     let count = entry.count as usize;
     Ok(match entry.kind {

@@ -3,8 +3,8 @@
 use super::btf::{Btf, kind};
 
 impl Btf {
-    /// For each parameter of the function `name` of this blob the name of the struct it points to, `None` if it does not;
-    /// no answer when there is no such function, or several that disagree.
+    /// For each parameter of the function `name` of this blob, the name of the struct it points to, or `None` if it points
+    /// to none. No result if there is no such function, or there are several that disagree.
     #[must_use]
     pub fn function(&self, name: &str) -> Option<Vec<Option<String>>> {
         let mut found: Option<Vec<Option<String>>> = None;

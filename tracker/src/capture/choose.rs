@@ -1,4 +1,4 @@
-//! Which back end to use, and why: a pure function of facts about kernel and binary.
+//! Chooses the back end, and says why: a pure function of facts about kernel and binary.
 
 use super::back_end::BackEnd;
 use super::layout::{KernelTypes, Layout};
@@ -15,24 +15,24 @@ pub struct KernelFacts {
     pub object: bool,
     /// Why the layout of the kernel's structs is not known, if it is not.
     pub layout_problem: Option<String>,
-    /// Tracepoints that every file system needs from the tracepoint back end and the kernel lacks.
+    /// Tracepoints that the kernel lacks and that the tracepoint back end needs for every file system.
     pub missing: Vec<&'static str>,
-    /// What speaks against single back ends: functions that are missing, a refusal by the kernel, a start that failed.
+    /// Why single back ends are ruled out: missing functions, a refusal by the kernel, a start that failed.
     pub against: Vec<(BackEnd, String)>,
-    /// The user wants this one and no other.
+    /// Set if the user requires this back end.
     pub only: Option<BackEnd>,
 }
 
 impl KernelFacts {
-    /// Those of the running kernel and this process. Tries one program of each kind, which is attached for a moment and
-    /// marks nothing.
+    /// Gathers the facts for the running kernel and this process. Tries one program of each kind, which is attached briefly
+    /// and marks nothing.
     #[must_use]
     pub fn gather() -> Self {
         Self::gather_for(None)
     }
 
-    /// Like [`Self::gather`], but where one back end is asked for nothing is tried: its start will tell, and each trial takes the
-    /// object through loading and relocation once more.
+    /// Like [`Self::gather`], but tries nothing if one back end is requested: its start will show, and each trial loads and
+    /// relocates the object again.
     #[must_use]
     pub fn gather_for(only: Option<BackEnd>) -> Self {
         let types = KernelTypes::running();
@@ -58,24 +58,24 @@ impl KernelFacts {
     }
 }
 
-/// Tracepoints that every file system needs from the tracepoint back end and the kernel lacks.
+/// Tracepoints that the kernel lacks and that the tracepoint back end needs for every file system.
 #[must_use]
 pub fn missing_tracepoints(types: &KernelTypes) -> Vec<&'static str> {
     let needed = points::required_tracepoints(BackEnd::Tracepoint);
     needed.map(|hook| hook.tracepoint).filter(|tracepoint| !types.has_tracepoint(tracepoint)).collect()
 }
 
-/// The back end taken, and what was said about each that was looked at, in order.
+/// The chosen back end, and the reasons for each that was considered, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The one taken.
+    /// The chosen back end.
     pub back_end: BackEnd,
-    /// Why each before it was not taken, and why it was.
+    /// Why each earlier one was not chosen, and why this one was.
     pub reasons: Vec<(BackEnd, String)>,
 }
 
 impl Choice {
-    /// One line per back end that was looked at.
+    /// One line per back end that was considered.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.reasons.iter().map(|(back_end, why)| format!("{}: {why}", back_end.name()))
     }
@@ -98,7 +98,7 @@ pub fn choose(facts: &KernelFacts) -> Choice {
     Choice { back_end: BackEnd::Scan, reasons }
 }
 
-/// What speaks against a back end with programs.
+/// Why a back end with programs cannot be used.
 fn obstacle(facts: &KernelFacts, back_end: BackEnd) -> Option<String> {
     if let Some(only) = facts.only.filter(|only| *only != back_end) {
         return Some(format!("{} was asked for", only.name()));

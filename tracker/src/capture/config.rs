@@ -6,10 +6,10 @@ use common::limits;
 
 use super::back_end::BackEnd;
 
-/// Entries of the kernel maps, which bound the kernel memory of the capture. Fixed when the maps are made.
+/// Entries of the kernel maps, which bound the capture's kernel memory. Fixed when the maps are created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapEntries {
-    /// Entries of each DIRTY map: 2 MiB groups with marks per drain. What an entry costs stands in `HASH_ENTRY`.
+    /// Entries of each DIRTY map: 2 MiB groups with marks per drain. `HASH_ENTRY` says what an entry costs.
     pub dirty: u32,
     /// Entries of each INODE map: inodes with flags per drain.
     pub inode: u32,
@@ -30,17 +30,17 @@ impl Default for MapEntries {
     }
 }
 
-/// Bytes that the kernel's hash map takes for an entry beside key and value, and for a slot of its table.
+/// Bytes of an entry in the kernel's hash map in addition to key and value, plus a slot of its table.
 const HASH_ENTRY: u64 = 48;
 const HASH_SLOT: u64 = 16;
 
 impl MapEntries {
-    /// The hash maps that grow: entries, bytes of key and value, how many there are of it.
+    /// The hash maps that grow: entries, bytes of key and value, number of such maps.
     fn growing(&self) -> [(u32, u64, u64); 3] {
         [(self.dirty, 16 + 64, 2), (self.inode, 16 + 24, 2), (self.watch, 16 + 8, 1)]
     }
 
-    /// Kernel memory of maps of these sizes that hold nothing, in bytes, about.
+    /// Approximate kernel memory of empty maps of these sizes, in bytes.
     #[must_use]
     pub fn idle_bytes(&self) -> u64 {
         let tables = self.growing().iter().map(|(entries, _, maps)| slots(*entries) * HASH_SLOT * maps).sum::<u64>();
@@ -49,7 +49,7 @@ impl MapEntries {
         tables + fixed + u64::from(limits::OVERFLOW_WORDS) * 8 * 2
     }
 
-    /// The same of maps that are full.
+    /// Approximate kernel memory of full maps of these sizes, in bytes.
     #[must_use]
     pub fn largest_bytes(&self) -> u64 {
         let grown = self.growing().iter().map(|(n, of, maps)| u64::from(*n) * (HASH_ENTRY + of) * maps).sum::<u64>();
@@ -73,9 +73,9 @@ pub struct CaptureConfig {
     pub entries: MapEntries,
     /// Whether programs log every mark; for debugging, slow.
     pub log_marks: bool,
-    /// Whose pins they are, and for how long programs go on marking when the process is gone; `None`: nobody's, for ever.
+    /// Who owns the pins, and how long programs go on marking when the process is gone; `None`: no owner, forever.
     pub lease: Option<Lease>,
-    /// Programs that are left out, though the kernel could have them: tests show so that each is missed.
+    /// Programs that are left out although the kernel supports them: tests show that each is needed.
     pub without: Vec<&'static str>,
 }
 
@@ -104,13 +104,13 @@ pub struct Lease {
 /// How capture started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// Maps and programs are new: nothing is known about changes before now.
+    /// Maps and programs are new: no change before now is known.
     Fresh(Why),
     /// Pinned maps and programs were taken over: every change since they were made is marked.
     Resumed,
 }
 
-/// Why capture did not resume.
+/// Why capture did not take over pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// There were no pins.
@@ -119,7 +119,7 @@ pub enum Why {
     Incomplete,
     /// The pinned object has another ABI.
     OtherAbi,
-    /// The pins are of another boot.
+    /// The pins are from another boot.
     OtherBoot,
     /// The pinned programs are those of another kernel object.
     OtherObject,
@@ -129,8 +129,8 @@ pub enum Why {
     OtherSizes,
     /// The pinned set is that of another back end.
     OtherBackEnd,
-    /// A tracepoint has appeared since (its module was loaded).
+    /// A tracepoint has appeared since then (its module was loaded).
     NewTracepoint,
-    /// Nobody came back in time, and programs ceased to mark.
+    /// Nobody came back in time, and the programs stopped marking.
     LeaseOver,
 }

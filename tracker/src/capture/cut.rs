@@ -1,4 +1,4 @@
-//! Cuts BTF down to the few types that capture looks for: for test data and for bug reports from unknown kernels.
+//! Reduces BTF to the few types that capture looks for, for test data and for bug reports from unknown kernels.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,9 @@ use super::{
     layout::KernelTypes,
 };
 
-/// One blob with the structs, enums, tracepoint names and function prototypes of `types` that capture looks for. Members keep names and offsets;
-/// their types are kept only where they are anonymous structs or unions, and are void otherwise.
+/// Builds one blob with the structs, enums, tracepoint names and function prototypes of `types` that capture looks for.
+/// Members keep names and offsets. Their types are kept only if they are anonymous structs or unions, and are void
+/// otherwise.
 ///
 /// # Errors
 /// When the input is malformed.

@@ -1,6 +1,7 @@
 //! The drain: swap generations, wait, read the retired set, clear it.
 //!
-//! Nothing is ever removed from the set that programs write: a program may hold a pointer to an element while it is reused.
+//! Nothing is ever removed from the set that programs write: a program could still hold a pointer to an element that is
+//! reused.
 
 use std::collections::HashMap;
 
@@ -23,7 +24,7 @@ impl Capture {
     /// Retires the generation that programs write. Marks made after `grace` go to the other one.
     ///
     /// # Errors
-    /// When the control map fails; nothing changed then.
+    /// When the control map fails; then nothing has changed.
     pub fn swap(&mut self) -> Result<(), CaptureError> {
         let now = self.generation()?;
         self.overflows = self.overflowed()?;
@@ -34,15 +35,15 @@ impl Capture {
         })
     }
 
-    /// Waits until no program runs that began before this call. About 10 ms.
+    /// Waits until all programs that were running at this call have ended. About 10 ms.
     ///
     /// # Errors
-    /// When the kernel cannot promise that: the retired set must not be read then.
+    /// When the kernel cannot guarantee that: the retired set must not be read then.
     pub fn grace(&self) -> Result<(), CaptureError> {
         self.grace.wait().map_err(|source| CaptureError::Grace { source })
     }
 
-    /// Reads the retired set. Does not change it: reading again gives the same until `clear_retired`.
+    /// Reads the retired set without changing it: reading again returns the same until `clear_retired`.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -123,7 +124,7 @@ impl Capture {
         for (key, bits) in &groups {
             let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             let base = u64::from(key.group) * GROUP_BLOCKS;
-            // Beyond 16 TiB block indexes no longer fit the bitmap.
+            // Beyond 16 TiB, block indexes no longer fit into the bitmap.
             if let Ok(base) = u32::try_from(base + GROUP_BLOCKS - 1).map(|last| last - (GROUP_BLOCKS as u32 - 1)) {
                 insert_bits(&mut marks.blocks, base, bits);
             } else {
@@ -156,13 +157,13 @@ impl Capture {
             .collect())
     }
 
-    /// Removes what the last `read_retired` read. To be called when the marks are saved elsewhere.
+    /// Removes what the last `read_retired` read. Call it when the marks are saved.
     ///
     /// # Errors
-    /// When a map refuses; what is left is read again by the next drain, which is harmless.
+    /// When a map refuses. The next drain then reads the rest again, which is harmless.
     pub fn clear_retired(&mut self) -> Result<(), CaptureError> {
         let drained = std::mem::take(&mut self.drained);
-        // Never the set that programs write: after a swap the keys read before it are of that set.
+        // Never clear the set that programs write: after another swap, keys read earlier belong to that set.
         if drained.generation != Some(self.generation()?.wrapping_add(1) & 1) {
             return Ok(());
         }
@@ -176,8 +177,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Forgets calls whose task is no more: their return was missed, and nothing else would ever remove them. Their marks
-    /// must be saved by now.
+    /// Forgets calls whose task has ended: their return was missed, and nothing else would ever remove them. Their marks
+    /// must be saved already.
     ///
     /// # Errors
     /// When the map fails.
@@ -187,7 +188,7 @@ impl Capture {
         if keys.is_empty() { Ok(()) } else { self.maps.inflight.remove_all(&keys).map_err(failed) }
     }
 
-    /// Counters as they are now.
+    /// The present counters.
     ///
     /// # Errors
     /// When the map cannot be read.

@@ -11,13 +11,13 @@ pub enum CaptureError {
     /// This binary carries no kernel object.
     #[error("this binary was built without the eBPF object; build it with `cargo xtask build-ebpf` first")]
     NoObject,
-    /// Nothing speaks for any back end.
-    #[error("no capture back end can be had: {reasons}")]
+    /// No back end can be used.
+    #[error("no capture back end can be used: {reasons}")]
     NoBackEnd {
-        /// One for each that was looked at.
+        /// One reason for each that was considered.
         reasons: String,
     },
-    /// The kernel's structs are not known.
+    /// The layout of the kernel's structs is not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The kernel lacks tracepoints without which no file system can be protected.
@@ -28,7 +28,7 @@ pub enum CaptureError {
         /// Their names.
         missing: Vec<&'static str>,
     },
-    /// The kernel lacks a function that the back end hooks, or has it with other arguments.
+    /// The kernel lacks a function that the back end hooks, or has it with other parameters.
     #[error("kernel {kernel}: {problem}")]
     Function {
         /// Release of the kernel.
@@ -43,7 +43,7 @@ pub enum CaptureError {
         #[source]
         source: Box<aya::EbpfError>,
     },
-    /// The object lacks something this binary expects in it.
+    /// The object lacks something that this binary expects.
     #[error("the eBPF object has no {what} {name}")]
     ObjectLacks {
         /// Program or map.
@@ -80,7 +80,7 @@ pub enum CaptureError {
         #[source]
         source: io::Error,
     },
-    /// A call on a map failed.
+    /// An operation on a map failed.
     #[error("{what} of map {map}")]
     Map {
         /// What was done.
@@ -98,7 +98,7 @@ pub enum CaptureError {
         #[source]
         source: io::Error,
     },
-    /// The mount table does not have what is needed from it.
+    /// The mount table lacks a mount that is needed.
     #[error("cannot find the mount of {path:?}")]
     Mount {
         /// The path asked about.

@@ -1,4 +1,4 @@
-//! Whether capture still sees everything: links, programs, missed runs, widened marks that were counted.
+//! Whether capture still sees everything: checks links, programs, missed runs and widened marks.
 
 use std::os::fd::AsFd;
 
@@ -10,11 +10,11 @@ use super::running::{Capture, Seen};
 use super::sys;
 use crate::test_switches;
 
-/// State of capture at one look.
+/// The state of capture at one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// What is wrong, or got worse since the last look; after a resume also what happened while nobody looked.
-    /// Anything here means that marks may be missing: the caller compares everything tracked.
+    /// What is wrong, or became worse since the last check; after a resume also what happened while no process checked. Any
+    /// problem means that marks may be missing: the caller compares everything that is tracked.
     pub problems: Vec<Problem>,
 }
 
@@ -26,36 +26,36 @@ pub enum Problem {
         /// Name of the program.
         program: &'static str,
     },
-    /// The program behind the link or the pin is another one.
+    /// Another program is behind the link or the pin.
     ProgramChanged {
         /// Name of the program.
         program: &'static str,
     },
-    /// Runs were skipped because the program was running on that CPU already.
+    /// Runs were skipped because the program was already running on that CPU.
     Missed {
         /// Name of the program.
         program: &'static str,
-        /// How many more than at the last look.
+        /// How many more than at the last check.
         runs: u64,
     },
-    /// Changes were not marked, because nobody had renewed the lease in time.
+    /// Changes were not marked, because no process renewed the lease in time.
     Lapsed,
-    /// Widened or lost marks were counted (see `common::maps::counter`): lost with `lost`, else widened.
+    /// Marks were widened or lost (see `common::maps::counter`): counter `lost` for lost ones, all others for widened ones.
     Widened {
         /// Name of the counter.
         counter: &'static str,
-        /// How many more than at the last look.
+        /// How many more than at the last check.
         times: u64,
     },
 }
 
 impl Capture {
-    /// Looks after links, programs and counters.
+    /// Checks links, programs and counters.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn health(&mut self) -> Result<Health, CaptureError> {
-        // Kept only as a whole: what a look that fails has found is found again.
+        // Stored only when the whole check succeeds, so that a failed check loses no problem.
         let mut seen = self.seen.clone();
         let mut problems = self.problems_since(&mut seen)?;
         if let Some(attached) = self.attached.first()
@@ -104,7 +104,7 @@ impl Capture {
             }
         }
         let counters = self.counters()?;
-        for cell in counter::DOUBTS {
+        for cell in counter::WIDENED_OR_LOST {
             let now = counters.get(cell);
             let before = seen.counted.insert(cell, now).unwrap_or(0);
             if now > before {

@@ -1,10 +1,11 @@
-//! Renews the lease of a pinned capture, by a thread of the living process.
+//! Renews the lease of a pinned capture, by a thread of the running process.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::maps::ctrl;
+use parking_lot::{Condvar, Mutex};
 
 use super::lease::{gap, monotonic_ns, until};
 use super::owner::{self, Owner, Words};
@@ -29,7 +30,7 @@ impl Renewal {
 
 type Stop = (Mutex<bool>, Condvar);
 
-/// Renews until it is dropped.
+/// Renews the lease until it is dropped.
 #[derive(Debug)]
 pub(super) struct Keeper {
     stop: Arc<Stop>,
@@ -37,7 +38,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Renews at once, and from then on by a thread.
+    /// Renews at once, and from then on in a thread.
     ///
     /// # Errors
     /// When the maps refuse or the thread cannot be started.
@@ -53,11 +54,11 @@ impl Keeper {
         let (asked, every) = (Arc::clone(&stop), gap(lease));
         let thread = std::thread::Builder::new().name("lease".into()).spawn(move || {
             let (flag, changed) = &*asked;
-            let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stopped = flag.lock();
             while !*stopped {
-                stopped = changed.wait_timeout(stopped, every).unwrap_or_else(PoisonError::into_inner).0;
+                changed.wait_for(&mut stopped, every);
                 if !*stopped && let Err(error) = renewal.make() {
-                    // What follows from a lease that is over is noticed at the next drain.
+                    // The next drain notices a lease that is over.
                     tracing::warn!(%error, "the lease of the kernel's programs cannot be renewed");
                 }
             }
@@ -69,10 +70,10 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         let (flag, changed) = &*self.stop;
-        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *flag.lock() = true;
         changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A panic in there was printed by the panic hook.
+            // The panic hook has already printed a panic of that thread.
             let _ = thread.join();
         }
     }

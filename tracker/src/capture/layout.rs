@@ -1,4 +1,4 @@
-//! From `common::fields` and the running kernel's BTF to the values of the kernel object's globals.
+//! Computes the values of the kernel object's globals from `common::fields` and the running kernel's BTF.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -6,13 +6,13 @@ use common::fields::{ABSENT, FIELDS, Field, Kind, Need};
 
 use super::btf::{Btf, BtfError};
 
-/// Modules whose types or tracepoints are looked for beside the kernel's own.
+/// Modules that are searched for types and tracepoints in addition to the kernel.
 const MODULES: [&str; 3] = ["ext4", "xfs", "btrfs"];
 
 /// Why the layout of kernel structs is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// The kernel describes no such member.
+    /// The kernel's BTF has no such member.
     #[error("kernel {kernel} has no member {members} in {container}, which capture needs")]
     Missing {
         /// Release of the kernel.
@@ -22,7 +22,7 @@ pub enum LayoutError {
         /// The names tried.
         members: String,
     },
-    /// The kernel's description cannot be read as one number.
+    /// The kernel's BTF does not give a single number.
     #[error("kernel {kernel}, {container}")]
     Btf {
         /// Release of the kernel.
@@ -44,7 +44,7 @@ pub enum LayoutError {
         #[source]
         source: BtfError,
     },
-    /// The kernel offers no description of itself (CONFIG_DEBUG_INFO_BTF), or it cannot be read.
+    /// The kernel has no BTF (CONFIG_DEBUG_INFO_BTF), or it cannot be read.
     #[error("kernel {kernel}: cannot read {file}")]
     Unreadable {
         /// Release of the kernel.
@@ -57,7 +57,7 @@ pub enum LayoutError {
     },
 }
 
-/// Types of a kernel and of those of its modules that matter here.
+/// Types of a kernel, and of those of its modules that are needed here.
 #[derive(Debug)]
 pub struct KernelTypes {
     release: String,
@@ -66,7 +66,7 @@ pub struct KernelTypes {
 }
 
 impl KernelTypes {
-    /// Those of the running kernel.
+    /// Reads the types of the running kernel.
     ///
     /// # Errors
     /// When it has none, or they cannot be parsed.
@@ -84,7 +84,7 @@ impl KernelTypes {
         Self::from_blobs(release, vmlinux, modules)
     }
 
-    /// Those in the given blobs.
+    /// Reads the types from the given blobs.
     ///
     /// # Errors
     /// When one cannot be parsed.
@@ -98,7 +98,7 @@ impl KernelTypes {
         Ok(Self { release, vmlinux, modules })
     }
 
-    /// Release of the kernel they are of.
+    /// Release of the kernel that the types are from.
     #[must_use]
     pub fn release(&self) -> &str {
         &self.release
@@ -174,7 +174,7 @@ impl Layout {
         Ok(Self(values))
     }
 
-    /// Name of the global and its value, for each.
+    /// Name and value of each global.
     pub fn globals(&self) -> impl Iterator<Item = (&'static str, &u32)> {
         self.0.iter().map(|(name, value)| (*name, value))
     }

@@ -1,4 +1,5 @@
-//! Layouts of three kernels from cut-down BTF (`testdata/btf`, made by the example `btf_cut`), and what hostile BTF does.
+//! Layouts of three kernels from reduced BTF (`testdata/btf`, made by the example `btf_cut`), and the effect of hostile
+//! BTF.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ fn types(blob: &[u8]) -> KernelTypes {
     KernelTypes::from_blobs("test".into(), blob.to_vec(), Vec::new()).unwrap()
 }
 
-/// Global, then its value on 6.1, 6.12 and 6.18; read from full BTF with another tool, not with this reader.
+/// Each global with its value on 6.1, 6.12 and 6.18; read from full BTF with another tool, not with this reader.
 const EXPECTED: &[(&str, [Option<u32>; 3])] = &[
     ("INODE_MODE", [Some(0), Some(0), Some(0)]),
     ("INODE_SB", [Some(40), Some(40), Some(40)]),
@@ -62,7 +63,7 @@ fn layouts_of_three_kernels() {
             assert_eq!(layout.get(global), *expected, "{global}");
         }
     }
-    // The bit moves with the configuration, so only its being there and small is fixed.
+    // The bit depends on the configuration: check only that it exists and is small.
     assert!(layouts.iter().all(|layout| layout.get("PG_HEAD").is_some_and(|bit| bit < 32)));
     assert_eq!(layouts[2].get("PG_HEAD"), Some(6));
     assert_eq!(EXPECTED.len() + 1, FIELDS.len(), "a field has no expectation here");
@@ -89,7 +90,7 @@ fn functions_of_three_kernels_are_those_that_the_programs_read() {
     }
     assert!(old.contains(&"__iomap_dio_rw") && !middle.contains(&"__iomap_dio_rw"), "6.12 has the tracepoint");
     assert!(middle.contains(&"inode_set_ctime_current"), "{middle:?}");
-    // Debian's 6.1 has the function too, backported, but few callers; 6.13 has the tracepoints instead.
+    // Debian's 6.1 has the function too, backported, but with few callers; 6.13 has the tracepoints instead.
     assert!(!new.contains(&"inode_set_ctime_current"), "{new:?}");
     assert!(!old.contains(&"vfs_set_acl") && middle.contains(&"vfs_set_acl"));
     assert_eq!(functions(&types(V6_18), BackEnd::Tracepoint).unwrap().len(), 0);
@@ -155,7 +156,7 @@ fn hostile_words_do_not_panic_or_run_for_ever() {
     }
 }
 
-/// Head, types and strings to a blob.
+/// Builds a blob from head, types and strings.
 fn blob(types: &[u32], strings: &[u8]) -> Vec<u8> {
     let mut out = vec![0x9f, 0xeb, 1, 0];
     let bytes = types.len() as u32 * 4;
@@ -184,7 +185,7 @@ fn a_modules_types_continue_those_of_the_kernel() {
 #[test]
 fn bit_fields_disagreeing_types_and_self_nesting_are_refused() {
     let names = b"\0m\0x\0";
-    // A bit-field of 3 bits; one without the flag that is not at a byte.
+    // A bit-field of 3 bits, and one without the flag that does not start at a byte.
     let flagged = Btf::parse(blob(&[1, FLAGGED | STRUCT | 1, 8, 3, 0, 3 << 24 | 8], names), None).unwrap();
     assert!(matches!(flagged.member_offset("m", "x"), Err(BtfError::BitField { .. })));
     let odd = Btf::parse(blob(&[1, STRUCT | 1, 8, 3, 0, 9], names), None).unwrap();
@@ -193,7 +194,7 @@ fn bit_fields_disagreeing_types_and_self_nesting_are_refused() {
     let two = [1, STRUCT | 1, 8, 3, 0, 8, 1, STRUCT | 1, 8, 3, 0, 16];
     let two = Btf::parse(blob(&two, names), None).unwrap();
     assert!(matches!(two.member_offset("m", "x"), Err(BtfError::Ambiguous { .. })));
-    // A struct that holds itself twice, anonymously: the walk doubles at each step and must be stopped.
+    // A struct that contains itself twice, anonymously: the walk doubles at each step and must be stopped.
     let own = Btf::parse(blob(&[1, STRUCT | 2, 8, 0, 1, 0, 0, 1, 0], names), None).unwrap();
     assert!(matches!(own.member_offset("m", "x"), Err(BtfError::TooDeep { .. })));
 }

@@ -1,4 +1,4 @@
-//! Taking and keeping the lease of a capture, and whether it was over.
+//! Takes and renews the lease of a capture, and tells whether it was over.
 
 use common::maps::ctrl;
 
@@ -13,8 +13,9 @@ use super::sys::{self, Table};
 use super::tables::OWNER;
 
 impl Capture {
-    /// Takes the lease, and tells whether it was over before, so that changes may not have been marked. The order makes it
-    /// sure: programs that began under the old lease have ended after `grace`, and those that did not mark have noted it.
+    /// Takes the lease, and returns whether it was over before, so that changes may not have been marked. The order makes
+    /// this reliable: after `grace` all programs that began under the old lease have ended, and those that did not mark
+    /// have recorded it.
     pub(super) fn lease_is_over(&mut self, config: &CaptureConfig) -> Result<bool, CaptureError> {
         let failed = |source| CaptureError::Map { what: "reading", map: "CTRL", source };
         if was_over(&self.maps.ctrl).map_err(failed)? {
@@ -25,7 +26,7 @@ impl Capture {
         Ok(self.maps.ctrl.get(ctrl::LAPSED).map_err(failed)? != Some(0))
     }
 
-    /// Renews the lease from now on, if the capture is to have one.
+    /// Starts renewing the lease, if the capture has one.
     pub(super) fn keep(&mut self, config: &CaptureConfig) -> Result<(), CaptureError> {
         let Some(lease) = &config.lease else { return Ok(()) };
         let failed = |source| CaptureError::Map { what: "setting", map: OWNER, source };
@@ -46,12 +47,12 @@ impl Capture {
         Ok(())
     }
 
-    /// Whether a change was not marked since the last call, because the lease was over. It is told once.
+    /// Whether a change was not marked since the last call, because the lease was over. Each lapse is reported once.
     pub(super) fn take_lapse(&self) -> Result<bool, CaptureError> {
         let failed = |source| CaptureError::Map { what: "reading", map: "CTRL", source };
         let lapsed = self.has_lapsed()?;
         if lapsed {
-            // A program that has not noted it yet does so after this, and the next look finds it.
+            // A program that has not recorded it yet does so after this, and the next check finds it.
             self.maps.ctrl.set(ctrl::LAPSED, 0).map_err(failed)?;
         }
         Ok(lapsed)

@@ -1,4 +1,4 @@
-//! A fresh start: load the object with the kernel's layout, pin its maps, attach and pin its programs.
+//! A fresh start: loads the object with the kernel's layout, pins its maps, attaches and pins its programs.
 
 use std::fs;
 
@@ -21,9 +21,9 @@ use super::{
     tables::{self, MAPS},
 };
 
-/// Name of the global by which aya's logging is switched.
+/// Name of the global that switches aya's logging.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
-/// Its values: nothing, and debug.
+/// Its values: off, and debug.
 const LOG_OFF: u8 = 0;
 const LOG_DEBUG: u8 = 4;
 
@@ -95,7 +95,7 @@ pub(super) fn fresh(
     control(ctrl::ABI_VERSION, ABI_VERSION)?;
     control(ctrl::BOOT, boot_hash().unwrap_or(0))?;
     control(ctrl::OBJECT, object_hash(object))?;
-    // Before the first program: one that finds no lease would note that it did not mark.
+    // Before the first program is attached: without a lease it would record that it did not mark.
     control(ctrl::LEASE, config.lease.as_ref().map_or(u64::MAX, |of| lease::until(lease::monotonic_ns(), of.lasts)))?;
 
     let log = if config.log_marks { log::Pump::start(&mut ebpf) } else { None };
@@ -125,12 +125,12 @@ fn load_mapped_now(ebpf: &mut Ebpf, config: &CaptureConfig) -> Result<(), Captur
     program.pin(&path).map_err(|source| pin_error(path, source))
 }
 
-/// What tells one kernel object from another.
+/// Hash that identifies a kernel object.
 pub(super) fn object_hash(object: &[u8]) -> u64 {
     u64::from_le_bytes(blake3::hash(object).as_bytes().first_chunk().copied().unwrap_or_default())
 }
 
-/// Hooks a function by the first way that works.
+/// Hooks a function in the first way that works.
 fn hook_function(
     ebpf: &mut Ebpf,
     config: &CaptureConfig,
@@ -143,7 +143,7 @@ fn hook_function(
             Ok(()) => return Ok(()),
             Err(error) => {
                 for point in &way {
-                    // Whatever of this way was attached; what was not has no pin.
+                    // Removes the pins of this way's points; those that were not attached have none.
                     let _ = fs::remove_file(link_path(&config.pin_dir, point.program));
                     let _ = fs::remove_file(program_path(&config.pin_dir, point.program));
                 }

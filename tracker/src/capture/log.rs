@@ -1,4 +1,4 @@
-//! Log lines of the programs, when they are switched on: handed to the `log` crate by a thread of their own.
+//! Log lines of the programs, if switched on: a thread passes them to the `log` crate.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    /// `None` when the object logs nothing or no thread can be had: logging is a help, never a condition.
+    /// `None` if the object logs nothing or the thread cannot be started: capture works without logging.
     pub(super) fn start(ebpf: &mut Ebpf) -> Option<Self> {
         let mut logger = EbpfLogger::init(ebpf).ok()?;
         let stop = Arc::new(AtomicBool::new(false));

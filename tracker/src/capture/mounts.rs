@@ -1,4 +1,4 @@
-//! What the mount table knows: the kernel's device number of a superblock, and the file system's name.
+//! Reads the mount table: the kernel's device number of a superblock, and the file system's name.
 //!
 //! `st_dev` is not that number on btrfs, where every subvolume has its own.
 
@@ -19,7 +19,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// `f_type` of a bpffs.
 const BPFFS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
-/// The mount that `path` lies on.
+/// The mount that contains `path`.
 ///
 /// # Errors
 /// When the path or the mount table cannot be read, or the table does not have its mount.
@@ -32,7 +32,7 @@ pub fn mount_of(path: &Path) -> Result<Mount, CaptureError> {
     find(&table, mount_id).ok_or_else(|| CaptureError::Mount { path: path.to_owned() })
 }
 
-/// The kernel's device number of the superblock that `path` lies on.
+/// The kernel's device number of the superblock that contains `path`.
 ///
 /// # Errors
 /// As `mount_of`.
@@ -40,10 +40,10 @@ pub fn kernel_dev(path: &Path) -> Result<Dev, CaptureError> {
     Ok(mount_of(path)?.kernel_dev)
 }
 
-/// Makes sure that there is a bpffs for `pin_dir`, mounting one at its usual place if need be.
+/// Makes sure that `pin_dir` is on a bpffs; mounts one at its usual place if there is none.
 pub(super) fn ensure_bpffs(pin_dir: &Path) -> Result<(), CaptureError> {
     let failed = |what| move |source| CaptureError::File { what, path: PathBuf::from(BPFFS), source };
-    // The directory itself may not exist yet; the nearest ancestor that does says what it will lie on.
+    // The directory itself may not exist yet; its nearest existing ancestor shows which file system it will be on.
     let existing = pin_dir.ancestors().find(|ancestor| ancestor.exists());
     if existing.is_some_and(|path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPFFS_MAGIC)) {
         return Ok(());

@@ -1,4 +1,5 @@
-//! Whose pins these are: a record in a map that is pinned beside them, so that it ends with them and is seen from everywhere.
+//! The owner of a set of pins: a record in a map that is pinned with them, so that it ends with them and every process can
+//! read it.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -17,17 +18,17 @@ const LAYOUT: u64 = 1;
 const NUMBERS: usize = 9;
 /// Bytes of the version.
 const VERSION_MAX: usize = 32;
-/// Bytes of the path that find room; a longer one is cut.
+/// Most bytes of the path; a longer one is cut.
 const PATH_MAX: usize = (WORDS - NUMBERS) * 8 - VERSION_MAX;
 
-/// Who made a set of pins, or took it over last.
+/// The process that made a set of pins, or took it over last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     pub state_dir: PathBuf,
     pub pid: u64,
-    /// When the process began, in the kernel's ticks since boot: tells a pid that was given again.
+    /// When the process began, in the kernel's ticks since boot: tells whether the pid was reused.
     pub pid_start: u64,
-    /// Inode of its pid namespace, in which alone `pid` means something.
+    /// Inode of its pid namespace, the only one in which `pid` is meaningful.
     pub pid_namespace: u64,
     /// Seconds since 1970.
     pub made: u64,
@@ -42,14 +43,14 @@ pub struct Owner {
 pub enum Life {
     Alive,
     Dead,
-    /// It ran in another pid namespace; it was seen a moment ago.
+    /// It ran in another pid namespace, and renewed its record a moment ago.
     PerhapsAlive,
-    /// There is no record of it: another version made the set, or a start that did not end.
+    /// There is no record of it: another version made the set, or its start did not complete.
     Unknown,
 }
 
 impl Owner {
-    /// This process, for a state directory.
+    /// The record of this process, for a state directory.
     pub(super) fn this_process(state_dir: &Path, lease: Duration) -> Self {
         let pid = u64::from(std::process::id());
         Self {
@@ -109,7 +110,7 @@ impl Owner {
         })
     }
 
-    /// Whether the process lives, as seen from here.
+    /// Whether the process is alive, as far as this process can tell.
     #[must_use]
     pub fn life(&self) -> Life {
         self.judge(pid_namespace(), unix_seconds(), started)
@@ -133,7 +134,7 @@ fn pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino())
 }
 
-/// Field 22 of `/proc/PID/stat`; the second field is a name that may hold anything, in parentheses.
+/// Field 22 of `/proc/PID/stat`. The second field is a name in parentheses that may contain anything.
 fn started(pid: u64) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;

@@ -1,4 +1,4 @@
-//! The files of a pinned capture: their names, pinning again, removing all of them.
+//! The pin files of a capture: names, repinning, removal.
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(super) fn link_path(pin_dir: &Path, program: &str) -> PathBuf {
     pin_dir.join(format!("link_{program}"))
 }
 
-/// Pins an object of the kernel again where its pin is gone.
+/// Pins a kernel object again if its pin is gone.
 pub(super) fn pin_again(path: PathBuf, fd: BorrowedFd<'_>) -> Result<(), CaptureError> {
     match sys::pin(&path, fd) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -27,7 +27,7 @@ pub(super) fn pin_again(path: PathBuf, fd: BorrowedFd<'_>) -> Result<(), Capture
     }
 }
 
-/// Removes a pin directory and what is in it; links first, so that no program runs without its maps being readable.
+/// Removes a pin directory with its contents: links first, so that no program runs while its maps cannot be read.
 pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
     let failed = |what| move |source| CaptureError::File { what, path: pin_dir.to_owned(), source };
     let entries = match fs::read_dir(pin_dir) {
@@ -46,10 +46,10 @@ pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), CaptureError> {
     fs::remove_dir(pin_dir).map_err(failed("remove pin directory"))
 }
 
-/// Hash of the boot id; `None` when it cannot be read, which no pinned set equals.
+/// Hash of the boot id; `None` if it cannot be read, which no pinned set matches.
 pub(super) fn boot_hash() -> Option<u64> {
     let id = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-    // FNV-1a: only equality matters, and the pins themselves do not outlive a boot.
+    // FNV-1a: only equality matters, and pins do not outlive a boot.
     let hash =
         id.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     Some(hash)

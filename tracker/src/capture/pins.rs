@@ -1,4 +1,4 @@
-//! The pinned set: names of pins, opening it, taking it over, removing it.
+//! The pinned set: the names of its pins, opening it, taking it over, removing it.
 
 use std::{fs, io, os::fd::AsFd};
 
@@ -22,10 +22,11 @@ use super::tables::{MAPS, Maps, OWNER, memory_of, open_pin};
 use super::{load, log, mounts, object, points};
 
 impl Capture {
-    /// Takes over the pins in `config.pin_dir` if they are complete, of this boot and of this ABI; else makes everything new.
+    /// Takes over the pins in `config.pin_dir` if they are complete, from this boot and of this ABI; else creates
+    /// everything new.
     ///
     /// # Errors
-    /// When the kernel cannot carry capture, or a call fails. Nothing stays attached then.
+    /// When the kernel cannot support capture, or a call fails. Then nothing stays attached.
     pub fn start(config: &CaptureConfig) -> Result<(Self, Started), CaptureError> {
         mounts::ensure_bpffs(&config.pin_dir)?;
         let types = KernelTypes::running()?;
@@ -38,7 +39,7 @@ impl Capture {
         let log = match load::fresh(config, &types, object) {
             Ok(log) => log,
             Err(error) => {
-                // A half-attached set must not stay; its own failure adds nothing to the first error.
+                // A partly attached set must not stay. A failure to remove it adds nothing to the first error.
                 let _ = remove_pins(&config.pin_dir);
                 return Err(error);
             }
@@ -48,8 +49,8 @@ impl Capture {
         Ok((capture, Started::Fresh(why)))
     }
 
-    /// Starts with the best back end that these facts allow; one whose start fails, or which `prove` speaks against when
-    /// it was started afresh, makes way for the next.
+    /// Starts with the best back end that these facts allow. If its start fails, or `prove` rejects it after a fresh start,
+    /// the next one is tried.
     ///
     /// # Errors
     /// When there is none: the reasons, one per back end.
@@ -78,7 +79,7 @@ impl Capture {
             match proven {
                 Ok(started) => {
                     let back_end = choice.back_end.name();
-                    // Why no better one, and why not this one: `doctor` tells, and `-v`.
+                    // Why no better back end was chosen: shown by `doctor` and `-v`.
                     tracing::debug!(back_end, reasons = ?choice.reasons, started = ?started.1, "capture is attached");
                     return Ok(started);
                 }
@@ -90,10 +91,10 @@ impl Capture {
         }
     }
 
-    /// Makes everything new for this process alone: programs and maps end with it, however it ends, and no pin stays.
+    /// Creates everything new for this process alone: programs and maps end with it, however it ends, and no pin stays.
     ///
-    /// While it starts there are pins in `config.pin_dir`, through which aya's objects become ours; what a process that was
-    /// killed in that moment left there is removed first. Starts with the same parent directory wait for each other.
+    /// While it starts there are pins in `config.pin_dir`, through which aya's objects become ours. Pins of a process that
+    /// was killed in that moment are removed first. Starts with the same parent directory wait for each other.
     ///
     /// # Errors
     /// As `start`, and when there is no back end.
@@ -114,7 +115,7 @@ impl Capture {
     }
 
     /// Takes over the pins of `config.back_end`, or does nothing. The caller knows that the kernel has no more tracepoints
-    /// than when they were made: its types, which are large, are not read.
+    /// than when they were made, so its types, which are large, are not read.
     ///
     /// # Errors
     /// Why they cannot be taken over.
@@ -122,7 +123,7 @@ impl Capture {
         Self::resume(config, None)
     }
 
-    /// Without `types` it is not looked for tracepoints that have appeared since.
+    /// Without `types`, tracepoints that have appeared since are not looked for.
     fn resume(config: &CaptureConfig, types: Option<&KernelTypes>) -> Result<Self, Why> {
         if !config.pin_dir.is_dir() {
             return Err(Why::NoPins);
@@ -155,14 +156,14 @@ impl Capture {
                 return Err(Why::OtherProgram);
             }
         }
-        // Last: every other reason leaves the lease as it was.
+        // Last, because every other reason must leave the lease as it was.
         if capture.lease_is_over(config).unwrap_or(true) {
             return Err(Why::LeaseOver);
         }
         Ok(capture)
     }
 
-    /// Whether everything is attached that this kernel has.
+    /// Checks that everything that this kernel supports is attached.
     fn is_all_of(&self, types: &KernelTypes, back_end: BackEnd) -> Result<(), Why> {
         if load::attachable(types).into_iter().any(|hook| !self.is_attached(hook.program)) {
             return Err(Why::NewTracepoint);
@@ -209,10 +210,10 @@ impl Capture {
         })
     }
 
-    /// Whether volumes on a file system of this name can be protected by what is attached; else what is missing.
+    /// Checks that volumes on a file system of this name can be protected by the attached programs.
     ///
     /// # Errors
-    /// The absent tracepoints, or why the file system is none to protect.
+    /// The missing tracepoints, or why the file system cannot be protected.
     pub fn supported(&self, fs: &str) -> Result<(), Vec<&'static str>> {
         if fs == "overlay" {
             return Err(vec!["an overlay is protected through the file system of its upper directory"]);
@@ -224,7 +225,7 @@ impl Capture {
             .filter(|hook| !self.is_attached(hook.program))
             .map(|hook| hook.tracepoint)
             .collect();
-        // With functions hooked it is they that tell of everything but dirty folios; tmpfs has no tracepoint for those.
+        // With hooked functions, these report everything but dirty folios; for those tmpfs has no tracepoint.
         let tmpfs = FunctionId::TmpfsDirty.get();
         let hooked = self.is_attached(tmpfs.trampoline) || self.is_attached(tmpfs.probe);
         if fs == Fs::Tmpfs && self.back_end != BackEnd::Tracepoint && !hooked {
@@ -233,7 +234,7 @@ impl Capture {
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     }
 
-    /// Tracepoints of the hook list that are not attached, because the kernel does not have them now.
+    /// Tracepoints of the hook list that are not attached because the kernel does not have them now.
     #[must_use]
     pub fn absent(&self) -> Vec<&'static Hook> {
         HOOKS.iter().filter(|hook| !self.is_attached(hook.program)).collect()
@@ -255,11 +256,11 @@ impl Capture {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn detach(self) -> Result<(), CaptureError> {
-        // Without pins closing the descriptors does it; pins that lie there now would be another process's.
+        // Without pins, closing the descriptors detaches. Pins in that directory would belong to another process.
         if self.pinned { remove_pins(&self.pin_dir) } else { Ok(()) }
     }
 
-    /// Pins again what this process still holds and whose pin was removed, so that marks outlive it as before.
+    /// Pins again what this process holds and whose pin was removed, so that marks outlive it as before.
     ///
     /// # Errors
     /// When a pin cannot be made.
@@ -298,6 +299,6 @@ pub(super) fn needed(fs: Fs, back_end: BackEnd) -> impl Iterator<Item = &'static
 fn possible_cpus() -> usize {
     let list = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
     let last = list.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
-    // The kernel writes one value per possible CPU: too large a buffer is harmless, too small a one is not.
+    // The kernel writes one value per possible CPU: a buffer that is too large is harmless, one that is too small is not.
     last.map_or(8192, |last| last + 1)
 }

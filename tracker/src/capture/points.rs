@@ -1,4 +1,4 @@
-//! What is attached where: the points of each back end, from the lists in `common`. Pure.
+//! What is attached to which hook: the points of each back end, from the lists in `common`. Pure.
 
 use common::{
     functions::{By, FUNCTIONS, Function, Need, When},
@@ -17,7 +17,7 @@ pub(super) struct Point {
     pub(super) name: &'static str,
 }
 
-/// The kind of an attachment.
+/// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum At {
     Tracepoint,
@@ -32,7 +32,8 @@ impl Point {
     }
 }
 
-/// The points by which a function is hooked, best first: the first way of which every point can be attached is taken.
+/// The ways to hook a function, best first, each with its points. The first way of which every point can be attached is
+/// used.
 pub(super) fn ways(function: &Function, back_end: BackEnd) -> Vec<Vec<Point>> {
     let point = |program, at| Point { program, at, name: function.name };
     let trampoline = match function.when {
@@ -41,7 +42,7 @@ pub(super) fn ways(function: &Function, back_end: BackEnd) -> Vec<Vec<Point>> {
     };
     let mut probes = vec![point(function.probe, At::Probe)];
     if function.when == When::Exit {
-        // The return first: a call that is entered between the two would stay under way for ever.
+        // The return probe first: a call that is entered between the two would be in flight forever.
         probes.insert(0, point(function.probe_return, At::Probe));
     }
     match (back_end, function.by) {
@@ -54,15 +55,14 @@ pub(super) fn ways(function: &Function, back_end: BackEnd) -> Vec<Vec<Point>> {
 /// Every point that any back end may have attached.
 pub(super) fn every() -> Vec<Point> {
     let functions = FUNCTIONS.iter().flat_map(|function| ways(function, BackEnd::Fentry)).flatten();
-    // Those of the kprobe back end are among them: each is the second way of the other.
+    // Includes those of the kprobe back end: each back end's way is the other's second choice.
     HOOKS.iter().map(Point::tracepoint).chain(functions).collect()
 }
 
-/// The functions that this back end hooks on a kernel with these types; an error names what is missing or other than
-/// expected.
+/// The functions that this back end hooks on a kernel with these types.
 ///
 /// # Errors
-/// When a required function is not there, or its arguments are not those that its program reads.
+/// When a required function is missing, or its parameters are not those that its program reads.
 pub(super) fn functions(types: &KernelTypes, back_end: BackEnd) -> Result<Vec<&'static Function>, String> {
     if matches!(back_end, BackEnd::Tracepoint | BackEnd::Scan) {
         return Ok(Vec::new());
@@ -78,7 +78,7 @@ pub(super) fn functions(types: &KernelTypes, back_end: BackEnd) -> Result<Vec<&'
     Ok(out)
 }
 
-/// Whether a function is there, with the arguments that its program reads.
+/// Checks that a function exists with the parameters that its program reads.
 fn check(types: &KernelTypes, function: &Function) -> Result<(), String> {
     let name = function.name;
     let Some(parameters) = types.function(name) else { return Err(format!("the kernel has no function {name}")) };

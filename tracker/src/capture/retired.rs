@@ -1,4 +1,4 @@
-//! What a drain takes out of the kernel maps: plain data.
+//! What a drain takes from the kernel maps: plain data.
 
 use std::collections::HashMap;
 
@@ -10,14 +10,14 @@ use common::{
 use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
-/// What a drain found.
+/// The result of a drain.
 #[derive(Debug)]
 pub struct Retired {
     /// Marks by (superblock device, inode number).
     pub inodes: HashMap<(Dev, Ino), InodeMarks>,
-    /// Inodes whose marks found no room.
+    /// Inodes whose marks did not fit into the maps.
     pub overflow: Overflow,
-    /// Direct writes that began and have not completed: their ranges stay dirty, in this drain and in the next.
+    /// In-flight direct writes: their ranges count as changed, in this drain and in the next.
     pub inflight: Vec<InflightWrite>,
     /// Counters, read after the wait.
     pub counters: Counters,
@@ -37,7 +37,7 @@ pub struct Live {
 pub struct InodeMarks {
     /// Bits of `common::maps::flag`.
     pub flags: u64,
-    /// Lowest byte that may have changed, of the ranges that are not in `blocks`; with `flag::FROM` or `flag::RANGE`.
+    /// Lowest byte that may have changed, of the ranges that `blocks` does not cover; with `flag::FROM` or `flag::RANGE`.
     pub from: u64,
     /// One past the highest such byte; `u64::MAX` with `flag::FROM`.
     pub end: u64,
@@ -60,7 +60,7 @@ impl InodeMarks {
     }
 }
 
-/// A change under way: a direct write, or a call of a hooked function.
+/// A change in flight: a direct write, or a call of a hooked function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InflightWrite {
     /// Superblock device.
@@ -69,12 +69,12 @@ pub struct InflightWrite {
     pub ino: Ino,
     /// First byte.
     pub start: u64,
-    /// Bytes; 0: no range, `u64::MAX`: everything behind `start`.
+    /// Bytes; 0: no range, `u64::MAX`: everything from `start` on.
     pub len: u64,
     /// Bits of `common::maps::flag`.
     pub flags: u64,
-    /// `CLOCK_MONOTONIC` at its begin, ns. A direct write that failed before it was submitted stays until its request block is
-    /// used again.
+    /// `CLOCK_MONOTONIC` when it began, ns. The entry of a direct write that failed before it was submitted stays until its
+    /// request block is reused.
     pub began_ns: u64,
     /// Its key in the INFLIGHT map.
     pub key: u64,
@@ -88,7 +88,7 @@ impl InflightWrite {
     }
 }
 
-/// The bits that stand for inodes whose marks found no room: a hit means "compare the whole file".
+/// Bits for inodes whose marks did not fit: a hit means "compare the whole file".
 #[derive(Clone, Debug, Default)]
 pub struct Overflow(pub(super) Vec<u64>);
 

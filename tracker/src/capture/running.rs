@@ -13,7 +13,7 @@ use super::retired::Drained;
 use super::sys::{self, Grace, Table};
 use super::tables::{Maps, open_pin};
 
-/// Values of the last look at the health.
+/// Values of the last health check.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) misses: std::collections::HashMap<&'static str, u64>,
@@ -31,19 +31,19 @@ pub(super) struct Attached {
     pub(super) id: u32,
 }
 
-/// Capture in operation: see the module.
+/// A capture in operation: see the module.
 ///
-/// Dropping it leaves the programs attached and the marks being made, if it is pinned; `detach` ends both.
+/// If it is pinned, dropping it leaves the programs attached and marking; `detach` ends both.
 #[derive(Debug)]
 pub struct Capture {
     pub(super) pin_dir: PathBuf,
     pub(super) back_end: BackEnd,
-    /// Whether the pins stay; without them this process alone keeps programs and maps.
+    /// Whether the pins stay. Without pins, only this process keeps programs and maps alive.
     pub(super) pinned: bool,
     pub(super) maps: Maps,
     pub(super) attached: Vec<Attached>,
     pub(super) grace: Grace,
-    /// Number of possible CPUs, which a per-CPU value has a copy for each of.
+    /// Number of possible CPUs; a per-CPU value has one copy for each.
     pub(super) cpus: usize,
     /// The program that tells whether a file is mapped.
     pub(super) mapped_now: OwnedFd,
@@ -53,14 +53,14 @@ pub struct Capture {
     pub(super) drained: Drained,
     pub(super) seen: Seen,
     pub(super) _log: Option<log::Pump>,
-    /// Moves the lease on, where there is one.
+    /// Renews the lease, if there is one.
     pub(super) keeper: Option<Keeper>,
-    /// The record whose it is, where there is one.
+    /// The record of the owner, if there is one.
     pub(super) owner: Option<Table<u32, Words>>,
 }
 
 impl Attached {
-    /// What is pinned of a program.
+    /// Opens the pins of a program.
     pub(super) fn open(pin_dir: &Path, name: &'static str) -> Result<Self, CaptureError> {
         let link = open_pin(&link_path(pin_dir, name))?;
         let path = program_path(pin_dir, name);

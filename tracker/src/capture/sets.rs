@@ -1,4 +1,4 @@
-//! All sets of pins on this host: whose they are, what they cost, and removing those that nobody comes for any more.
+//! All sets of pins on this host: who owns them, what they cost, and removing those that no process will use again.
 
 use std::fs;
 use std::io;
@@ -16,10 +16,10 @@ use super::pin_files::{map_path, remove_pins};
 use super::sys::{self, Table};
 use super::tables::{MAPS, OWNER, memory_of};
 
-/// Where the sets of pins are, each in a directory named by the identity of its state directory.
+/// Directory of all sets of pins. Each is in a directory named by the identity of its state directory.
 pub const ROOT: &str = "/sys/fs/bpf/tracker";
 
-/// Directory of the pins of one state directory: its identity names it, so a state directory that is moved or copied does
+/// Directory of the pins of one state directory. The identity names it, so a state directory that is moved or copied does
 /// not take over another's marks.
 #[must_use]
 pub fn dir_of(state_dir: &Path) -> PathBuf {
@@ -34,30 +34,30 @@ pub struct PinSet {
     /// Name of its directory.
     pub id: String,
     pub dir: PathBuf,
-    /// `None`: it has no record (a start that did not end, another version, or a moment of `watch`).
+    /// `None`: it has no record (a start that did not complete, another version, or a starting `watch`).
     pub owner: Option<Owner>,
     /// Kernel memory of its maps, in bytes.
     pub kernel_bytes: u64,
     /// Programs that are attached.
     pub programs: usize,
-    /// How long the programs go on marking without a daemon; `None`: for ever, or it is not known.
+    /// How long the programs go on marking without a daemon; `None`: forever, or unknown.
     pub lease_left: Option<Duration>,
 }
 
 impl PinSet {
-    /// Whether its process lives.
+    /// Whether its process is alive.
     #[must_use]
     pub fn life(&self) -> Life {
         self.owner.as_ref().map_or(Life::Unknown, Owner::life)
     }
 
-    /// Whether nobody came back in the time that was set.
+    /// Whether its lease is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.lease_left == Some(Duration::ZERO) && matches!(self.life(), Life::Dead | Life::Unknown)
     }
 
-    /// Detaches its programs and removes it.
+    /// Detaches its programs and removes its pins.
     ///
     /// # Errors
     /// When a pin cannot be removed.
@@ -66,7 +66,7 @@ impl PinSet {
     }
 }
 
-/// All sets below `root`, by name; none where there is no such directory.
+/// All sets below `root`, by name; none if there is no such directory.
 ///
 /// # Errors
 /// When the directory cannot be listed.
@@ -88,7 +88,7 @@ pub fn list(root: &Path) -> Result<Vec<PinSet>, CaptureError> {
     Ok(sets)
 }
 
-/// What can be learnt of one; what cannot be opened counts as not there.
+/// Reads what is known of one set. What cannot be opened counts as absent.
 fn look(dir: PathBuf) -> PinSet {
     let mut bytes = 0;
     for name in MAPS.into_iter().chain([OWNER]) {
@@ -101,7 +101,7 @@ fn look(dir: PathBuf) -> PinSet {
     let owner = owner.and_then(|table| table.get(0).ok().flatten()).and_then(|words| Owner::of_words(&words));
     let control = word("CTRL").and_then(|fd| Table::<u32, u64>::new(fd).ok());
     let until = control.and_then(|control| control.get(ctrl::LEASE).ok().flatten());
-    // Word 8 of an older layout does not exist; one that was never set is 0, of a start that did not end.
+    // An older layout has no word 8; a start that did not complete left it 0.
     let until = until.filter(|until| *until != u64::MAX && *until != 0);
     let lease_left = until.map(|until| Duration::from_nanos(until.saturating_sub(monotonic_ns())));
     let links = fs::read_dir(&dir).map_or(0, |entries| {
@@ -111,7 +111,7 @@ fn look(dir: PathBuf) -> PinSet {
     PinSet { id, dir, owner, kernel_bytes: bytes, programs: links, lease_left }
 }
 
-/// Removes the sets whose lease is over, but for `own`, which its process judges itself.
+/// Removes the sets whose lease is over, except `own`, which its process judges itself.
 pub fn reap(root: &Path, own: &Path) {
     let sets = match list(root) {
         Ok(sets) => sets,
@@ -131,7 +131,7 @@ pub fn reap(root: &Path, own: &Path) {
     }
 }
 
-/// Why a capture with these maps is not to be attached beside the sets there are, if so.
+/// Why a capture with these maps must not be attached in addition to the existing sets, if so.
 #[must_use]
 pub fn too_much(others: &[PinSet], entries: &MapEntries, most: u64) -> Option<String> {
     let show = crate::units::show_bytes;

@@ -1,5 +1,5 @@
-//! Single programs of a running capture, taken off and put on again without loading any: for tests that leave out one after
-//! the other, where loading all anew would take a minute each time.
+//! Detaches and attaches single programs of a running capture without loading any. For tests that leave out one program
+//! after the other; loading all of them each time would take a minute.
 
 use std::fs;
 
@@ -13,8 +13,8 @@ use super::{
 };
 
 impl Capture {
-    /// Detaches these programs, of which some may not be attached; they stay loaded. Gives those that were. The kernel may
-    /// take some milliseconds more until they run no more.
+    /// Detaches these programs, of which some may not be attached; they stay loaded. Returns those that were attached. They
+    /// may still run for some milliseconds.
     ///
     /// # Errors
     /// When a pin cannot be removed.
@@ -29,7 +29,7 @@ impl Capture {
         Ok(off.into_iter().map(|one| one.name).collect())
     }
 
-    /// Attaches again what `take_off` has given, in the order in which it was attached first.
+    /// Attaches again what `take_off` returned, in the original order.
     ///
     /// # Errors
     /// When the kernel refuses one.

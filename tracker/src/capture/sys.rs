@@ -1,7 +1,7 @@
 //! The `bpf(2)` calls that aya does not offer: batches over maps, pinned objects by path, program and link information, and
-//! the array of maps whose update waits for running programs. The only `unsafe` of capture.
+//! the array of maps whose update waits for running programs. The only `unsafe` code of capture.
 //!
-//! Values are plain integers and `repr(C)` structs of them; sizes are checked against the map by `Table`.
+//! Values are plain integers and `repr(C)` structs of them; `Table` checks sizes against the map.
 #![expect(unsafe_code, reason = "the bpf(2) calls that aya does not offer: batches, pins by path, link information")]
 
 use std::{
@@ -26,7 +26,7 @@ const INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
 const MAP_DELETE_BATCH: i32 = 27;
 
-/// Internal to the kernel, but batch calls let it out.
+/// Internal to the kernel, but batch calls return it.
 const ENOTSUPP: i32 = 524;
 
 const TYPE_HASH: u32 = 1;
@@ -184,13 +184,13 @@ pub(super) struct ProgramInfo {
 
 fn bpf<T>(command: i32, attr: &mut T) -> io::Result<i64> {
     let size = size_of::<T>();
-    // SAFETY: `attr` lives through the call and `size` is its size; the callers below make pointers in it point to
-    // buffers that live as long and are as large as the kernel reads or writes.
+    // SAFETY: `attr` lives through the call and `size` is its size. The callers below make pointers in it point to buffers
+    // that live as long and are as large as the kernel reads or writes.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// A new descriptor from the result of a call that makes one.
+/// The new descriptor that a call returned.
 fn owned(result: i64) -> io::Result<OwnedFd> {
     let raw = i32::try_from(result).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     // SAFETY: the call succeeded, so this is a descriptor that nobody else owns.
@@ -248,8 +248,8 @@ pub(super) fn link_program(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info[2])
 }
 
-/// Waits until every program that runs now has ended, by changing an array of maps: the kernel promises this wait on every
-/// configuration (`membarrier` is refused on some).
+/// Waits until every program that runs now has ended, by changing an array of maps: the kernel guarantees this wait in
+/// every configuration (`membarrier` is refused on some).
 #[derive(Debug)]
 pub(super) struct Grace {
     outer: OwnedFd,
@@ -316,7 +316,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Self::new(owned(bpf(MAP_CREATE, &mut attr)?)?)
     }
 
-    /// A new hash map, whose entries cost memory from when they are made.
+    /// A new hash map that allocates its entries when they are inserted.
     pub(super) fn hash_without_preallocation(entries: u32, name: &str) -> io::Result<Self> {
         Self::create(TYPE_HASH, entries, NO_PREALLOC, name)
     }
@@ -326,7 +326,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Self::create(TYPE_ARRAY, entries, 0, name)
     }
 
-    /// The same map once more.
+    /// A second handle to the same map.
     pub(super) fn again(&self) -> io::Result<Self> {
         Ok(Self { fd: self.fd.try_clone()?, entries: self.entries, kind: std::marker::PhantomData })
     }
@@ -373,7 +373,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         bpf(MAP_UPDATE, &mut self.element(address(&raw const key), address(&raw const value), 0)).map(drop)
     }
 
-    /// Removes an element; one that is not there is no error.
+    /// Removes an element; a missing one is not an error.
     pub(super) fn remove(&self, key: K) -> io::Result<()> {
         match bpf(MAP_DELETE, &mut self.element(address(&raw const key), 0, 0)) {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
@@ -381,7 +381,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
     }
 
-    /// Every element. Complete only for a map that nobody changes meanwhile; otherwise each element that stays is there.
+    /// Reads every element. Complete only if nobody changes the map meanwhile; otherwise at least the elements that stay.
     pub(super) fn read_all(&self) -> io::Result<Vec<(K, V)>> {
         match self.read_batches() {
             Err(error) if is_unsupported(&error) => self.read_one_by_one(),
@@ -412,7 +412,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             let result = bpf(MAP_LOOKUP_BATCH, &mut attr);
             let code = result.as_ref().err().and_then(io::Error::raw_os_error);
             match (result, code) {
-                // One bucket has more elements than there is room for.
+                // One bucket has more elements than fit into the buffer.
                 (Err(_), Some(libc::ENOSPC)) if room < 1 << 24 => {
                     room *= 2;
                     keys.resize(room, K::ZERO);
@@ -452,7 +452,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
     }
 
-    /// Adds an element. Returns false, and changes nothing, where its key is there already.
+    /// Inserts elements. Returns how many were inserted before the first failure, and its error.
     pub(super) fn add(&self, key: K, value: V) -> io::Result<bool> {
         match bpf(MAP_UPDATE, &mut self.element(address(&raw const key), address(&raw const value), NO_REPLACE)) {
             Ok(_) => Ok(true),
@@ -461,12 +461,12 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
     }
 
-    /// Removes elements; those that are not there are no error.
+    /// Removes elements; missing ones are not an error.
     pub(super) fn remove_all(&self, keys: &[K]) -> io::Result<()> {
         for chunk in keys.chunks(BATCH) {
             let (count, result) = self.delete_batch(chunk);
             if result.is_err() {
-                // A batch stops at the first key that is not there; what is left goes one by one.
+                // A batch stops at the first missing key: remove the rest one by one.
                 for &key in &chunk[count..] {
                     self.remove(key)?;
                 }
@@ -488,7 +488,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             flags: 0,
         };
         let result = bpf(MAP_DELETE_BATCH, &mut attr).map(drop);
-        // On refusal before any work the kernel leaves the count as it was.
+        // If the kernel refuses before doing anything, it leaves the count as it was.
         let count = match &result {
             Err(error) if is_unsupported(error) => 0,
             _ => (attr.count as usize).min(keys.len()),
@@ -498,7 +498,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
 }
 
 impl Table<u32, u64> {
-    /// The cell of a per-CPU array, summed over `cpus` possible CPUs.
+    /// One cell of a per-CPU array, summed over `cpus` possible CPUs.
     pub(super) fn sum(fd: BorrowedFd<'_>, key: u32, cpus: usize) -> io::Result<u64> {
         let mut cells = vec![0u64; cpus];
         let mut attr = ElementAttr {

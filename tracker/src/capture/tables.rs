@@ -1,4 +1,4 @@
-//! The kernel's maps: which there are, making those that grow, opening the pinned ones, what they cost.
+//! The kernel's maps: their names, creating those that grow, opening the pinned ones, and their memory.
 
 use std::{
     fs, io,
@@ -31,10 +31,10 @@ pub(super) const MAPS: [&str; 12] = [
     "CHANGES",
 ];
 
-/// Those of them whose entries are made when they are needed, where the kernel can do so.
+/// Maps whose entries are allocated on demand, if the kernel supports it.
 const GROWING: [&str; 5] = ["DIRTY0", "DIRTY1", "INODE0", "INODE1", "WATCH"];
 
-/// The map that says whose the pins are. No program knows it.
+/// The map with the owner of the pins. No program uses it.
 pub(super) const OWNER: &str = "OWNER";
 
 /// The maps, opened.
@@ -102,8 +102,8 @@ pub(super) fn open_pin(path: &Path) -> Result<OwnedFd, CaptureError> {
     sys::open_pin(path).map_err(|source| CaptureError::File { what: "open pin", path: path.to_owned(), source })
 }
 
-/// Makes the maps without preallocation that can be so, pins them, and names them. Since Linux 6.1 the kernel has memory at
-/// hand for entries that programs make, in whatever they interrupt; before, only preallocated maps are safe.
+/// Creates, pins and returns the maps that need no preallocation. Since Linux 6.1 the kernel keeps memory ready for entries
+/// that programs insert in any context; before, only preallocated maps are safe.
 pub(super) fn make_growing_maps(config: &CaptureConfig, release: &str) -> Result<Vec<&'static str>, CaptureError> {
     if !allocates_safely(release) {
         return Ok(Vec::new());

@@ -10,16 +10,16 @@ use engine::model::{Dev, Ino};
 use super::error::CaptureError;
 use super::running::Capture;
 
-/// How often and how long memory for an entry is waited for before the watch set counts as full.
+/// How often and how long to wait for memory for an entry before the watch set counts as full.
 const MEMORY_WAITS: u32 = 100;
 const MEMORY_WAIT: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// What became of a request to watch inodes.
+/// The result of a request to watch inodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchOutcome {
     /// All are watched.
     Watching,
-    /// The WATCH map is full: these superblocks now have every inode marked. To be shown as a degradation, not a loss.
+    /// The WATCH map is full: every inode of these superblocks is marked now. A degradation, not a loss.
     Full {
         /// Their devices.
         widened: Vec<Dev>,
@@ -27,11 +27,11 @@ pub enum WatchOutcome {
 }
 
 impl Capture {
-    /// Marks changes on superblock `dev` from now on: of watched inodes, or of all. One of which all are marked stays so: its
-    /// watch set was full, and what found no room in it would be marked no more.
+    /// Marks changes on superblock `dev` from now on, of watched inodes or of all. If all its inodes are already marked,
+    /// that stays so: its watch set was full, and inodes that did not fit would no longer be marked.
     ///
-    /// Of a superblock that was not tracked before, a direct write may be under way whose begin nothing has told of. From now
-    /// on completions without a known begin are marked, those of reads among them, until `forget_earlier_dio`.
+    /// On a superblock that was not tracked before, a direct write may be in flight whose begin no hook saw. From now on
+    /// completions without a known begin are marked, including those of reads, until `forget_earlier_dio`.
     ///
     /// # Errors
     /// When the map refuses, for instance because too many superblocks are tracked.
@@ -49,7 +49,7 @@ impl Capture {
         })
     }
 
-    /// Direct writes that were under way when their superblock was tracked first have ended.
+    /// Called when the direct writes that were under way when their superblock was first tracked have ended.
     ///
     /// # Errors
     /// When the map refuses.
@@ -84,7 +84,7 @@ impl Capture {
         Ok(found == Some(mode::ALL))
     }
 
-    /// Superblocks tracked, each with whether all its inodes are marked.
+    /// Tracked superblocks, each with whether all its inodes are marked.
     ///
     /// # Errors
     /// When the map cannot be read.
@@ -97,7 +97,7 @@ impl Capture {
     /// Marks changes of these inodes (superblock device, inode number) from now on, and counts them for no volume.
     ///
     /// # Errors
-    /// As `watch_in`.
+    /// When the map fails for another reason than being full.
     pub fn watch(&self, inodes: &[(Dev, Ino)]) -> Result<WatchOutcome, CaptureError> {
         self.watch_in(SLOT_OF_NONE, inodes)
     }
@@ -151,7 +151,7 @@ impl Capture {
         }
     }
 
-    /// Stops marking these inodes, unless their superblock has all its inodes marked.
+    /// Stops marking these inodes, unless all inodes of their superblock are marked.
     ///
     /// # Errors
     /// When the map fails.
@@ -161,7 +161,7 @@ impl Capture {
     }
 }
 
-/// The slot of an inode that is in `there` and is to be in `slot`; `None`: it stays where it is.
+/// Skips the leading inodes whose superblock needs no watching any more.
 fn slot_of_both(there: Option<u32>, slot: u32) -> Option<u32> {
     match there {
         None | Some(SLOT_OF_NONE) => Some(slot),

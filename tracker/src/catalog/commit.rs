@@ -1,11 +1,10 @@
 //! The two transactions of a commit: the intent with all new values before the PUT, head and marks after it.
 //!
-//! Between them the catalog already holds the new values and head is still the old one. A start in that state finds
-//! the intent and puts the very same bytes again (I5), or learns that it was fenced and calls `wipe_for_rebuild`.
+//! Between them the catalog already holds the new values, while the head is still the old one. A start in that state finds
+//! the intent and puts exactly the same bytes again (I5), or learns that it was fenced and calls `wipe_for_rebuild`.
 
 use engine::catalog::{CatalogChange, Head, Intent};
 use engine::dirty::DirtySet;
-use engine::format::commit;
 use engine::model::{CommitId, FileId, Ino, NameChange, Seq, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -17,8 +16,8 @@ use super::pending;
 use super::row::{self, Handles};
 
 impl Catalog {
-    /// Records the intent and applies `change`, in one transaction; head does not move. `Unsettled` when another
-    /// intent is still open.
+    /// Records the intent and applies `change`, in one transaction; the head does not move. `Unsettled` if another intent
+    /// is still open.
     pub fn begin_commit(&self, intent: &Intent, change: &CatalogChange, handles: &Handles) -> Result<()> {
         self.write_change(change, handles, |conn| {
             if let Some(seq) = open_seq(conn)? {
@@ -37,9 +36,9 @@ impl Catalog {
         })
     }
 
-    /// The commit is in the store: in one transaction the intent is cleared, head moves to it, the marks of `forget`
-    /// are dropped, and the marks of `keep` take the place of what was stored for their inodes. `WrongIntent` unless the
-    /// open intent is this seq's.
+    /// Called when the commit is in the store. One transaction clears the intent, moves the head to it, drops the marks of
+    /// `forget`, and replaces the stored marks of the inodes in `keep`. `WrongIntent` unless the open intent is for this
+    /// seq.
     pub fn settle_commit(&self, head: &Head, forget: &[Ino], keep: &DirtySet) -> Result<()> {
         self.write(|conn| {
             let (found, seq) = (open_seq(conn)?, head.seq);
@@ -53,8 +52,8 @@ impl Catalog {
         })
     }
 
-    /// A flush that had nothing to put: in one transaction `change` (facts of this host, such as ctimes) is applied
-    /// and the marks are dealt with as in [`Catalog::settle_commit`]. Head does not move.
+    /// Ends a flush that had nothing to put. One transaction applies `change` (facts of this host, such as ctimes) and
+    /// handles the marks as [`Catalog::settle_commit`] does. The head does not move.
     pub fn settle_without_commit(&self, change: &CatalogChange, forget: &[Ino], keep: &DirtySet) -> Result<()> {
         self.write_change(change, &Handles::new(), |conn| {
             pending::forget(conn, forget)?;
@@ -62,18 +61,18 @@ impl Catalog {
         })
     }
 
-    /// Applies a change that is no commit of ours: filling the catalog from a manifest, or facts of this host only
+    /// Applies a change that is not a commit of ours: filling the catalog from a manifest, or facts of this host only
     /// (inode numbers, ctimes). One transaction.
     pub fn apply(&self, change: &CatalogChange) -> Result<()> {
         self.apply_with(change, &Handles::new())
     }
 
-    /// As [`Catalog::apply`], with handles of files of `change`.
+    /// As [`Catalog::apply`], with handles of files in `change`.
     pub fn apply_with(&self, change: &CatalogChange, handles: &Handles) -> Result<()> {
         self.write_change(change, handles, |_| Ok(()))
     }
 
-    /// One transaction: `work`, and then a change of the committed image; what is held in memory follows.
+    /// One transaction: runs `work`, then changes the committed image. Updates the caches in memory afterwards.
     fn write_change(
         &self,
         change: &CatalogChange,
@@ -94,7 +93,7 @@ impl Catalog {
                 parents.follow(change);
             }
             Err(error) => {
-                // Whether it took effect is not known of every error.
+                // Some errors do not tell whether the change took effect.
                 listed.clear();
                 parents.clear();
                 return Err(error);
@@ -121,15 +120,15 @@ impl Catalog {
             let Some((seq, commit_id, hash, bytes, time)) = found else { return Ok(None) };
             let damaged = |_| CatalogError::Damaged { table: "intent", what: "commit id" };
             let commit_id = CommitId(commit_id.try_into().map_err(damaged)?);
-            let header = commit::peek(&bytes).map_err(|_| CatalogError::Damaged { table: "intent", what: "commit" })?;
-            let (hash, standing) = (row::hash_of("intent", &hash)?, header.standing);
-            Ok(Some(Intent { seq: Seq(seq), commit_id, hash, time, standing, bytes }))
+            let hash = row::hash_of("intent", &hash)?;
+            let intent = Intent::of_bytes(Seq(seq), commit_id, hash, time, bytes);
+            Ok(Some(intent.map_err(|_| CatalogError::Damaged { table: "intent", what: "commit" })?))
         })
     }
 
-    /// Forgets by which inode each committed file was found, with its handle and time of change, and which names wait for
-    /// proof: the source is another directory. The root keeps its own; content, names and pending marks stay. A file
-    /// without an inode has number 0 and its id as generation, which no file of a file system has.
+    /// Forgets the inode of each committed file, with its handle and change time, and the names that wait for proof,
+    /// because the source is another directory. The root keeps its inode; content, names and pending marks stay. A file
+    /// without an inode has number 0 and its id as generation, which no real file has.
     pub fn forget_inodes(&self) -> Result<()> {
         let mut listed = self.listed();
         listed.clear();
@@ -144,9 +143,9 @@ impl Catalog {
         })
     }
 
-    /// Throws the committed image away (files, names, hashes, signatures, missing names, intent, head), because the
-    /// store is not what the catalog says. Kept: pending marks, the ids of volume and writer, and the next file id,
-    /// which must never go back.
+    /// Discards the committed image (files, names, hashes, signatures, missing names, intent, head), because the store does
+    /// not agree with the catalog. Keeps pending marks, the ids of volume and writer, and the next file id, which must
+    /// never go back.
     pub fn wipe_for_rebuild(&self) -> Result<()> {
         let mut listed = self.listed();
         listed.clear();

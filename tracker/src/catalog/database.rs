@@ -1,4 +1,4 @@
-//! The open database: its file, its connection, its transactions, and what is held in memory beside it.
+//! The open database: its file, its connection, its transactions, and its caches in memory.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,25 +15,25 @@ use super::schema;
 #[derive(Debug)]
 pub struct Catalog {
     conn: Mutex<Connection>,
-    /// Taken before `conn` where both are.
+    /// Locked before `conn` if both are.
     listed: Mutex<ListedNames>,
-    /// Taken after `listed` and before `conn`.
+    /// Locked after `listed` and before `conn`.
     parents: Mutex<Parents>,
     pub(super) attempts: Mutex<Range<u32>>,
 }
 
-/// How long a call waits for another process that holds the file (a backup, an operator's `sqlite3`).
+/// How long a call waits for another process that locks the file (a backup, an operator's `sqlite3`).
 const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
-/// Statements kept prepared; above the number this module uses, so that none is ever prepared twice.
+/// Prepared statements that are kept; more than this module uses, so that none is prepared twice.
 const STATEMENTS: usize = 96;
 
 impl Catalog {
-    /// Where the catalog of volume `name` lies below the state directory.
+    /// The path of the catalog of volume `name` below the state directory.
     pub fn location(state: &Path, name: &str) -> PathBuf {
         state.join("volumes").join(name).join("catalog.db")
     }
 
-    /// Makes a new catalog; its directory is made too. Fails with `Exists` when there is a file already.
+    /// Creates a new catalog with its directory. Fails with `Exists` if there is a file already.
     pub fn create(path: &Path) -> Result<Catalog> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)
@@ -51,7 +51,7 @@ impl Catalog {
         Ok(Catalog::of(conn))
     }
 
-    /// Opens an existing catalog. A file of another version is a clear error and is left as it is.
+    /// Opens an existing catalog. A file of another version is an error, and is left unchanged.
     pub fn open(path: &Path) -> Result<Catalog> {
         if !path.exists() {
             return Err(CatalogError::Absent { path: path.to_path_buf() });
@@ -63,8 +63,8 @@ impl Catalog {
         Ok(Catalog::of(conn))
     }
 
-    /// [`Catalog::open`], or [`Catalog::create`] when there is none. A file whose creation was cut short (no table
-    /// yet) counts as none.
+    /// [`Catalog::open`], or [`Catalog::create`] if there is none. A file whose creation was interrupted (no table yet)
+    /// counts as none.
     pub fn open_or_create(path: &Path) -> Result<Catalog> {
         match Catalog::open(path) {
             Err(CatalogError::Absent { .. }) => Catalog::create(path),
@@ -77,7 +77,7 @@ impl Catalog {
         Catalog { conn: Mutex::new(conn), listed, parents, attempts }
     }
 
-    /// A panic while the lock was held rolled its transaction back, so the connection behind it is still sound.
+    /// If a thread panicked with the lock, its transaction was rolled back, so the connection is still sound.
     pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +93,7 @@ impl Catalog {
 
     pub(super) fn listed(&self) -> MutexGuard<'_, ListedNames> {
         self.listed.lock().unwrap_or_else(|poisoned| {
-            // A panic may have left it half changed.
+            // A panic may have left it partly changed.
             let mut listed = poisoned.into_inner();
             listed.clear();
             listed
@@ -108,7 +108,7 @@ impl Catalog {
         })
     }
 
-    /// As [`Catalog::write`], and on the disk when it returns.
+    /// As [`Catalog::write`], and durable when it returns.
     pub(super) fn write_durably<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let mut conn = self.lock();
         conn.pragma_update(None, "synchronous", "FULL")?;
@@ -122,7 +122,7 @@ impl Catalog {
         done
     }
 
-    /// Runs `work` on one unchanging view.
+    /// Runs `work` on one consistent snapshot.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let mut conn = self.lock();
         let tx = conn.transaction()?;
@@ -135,7 +135,7 @@ fn configure(conn: &Connection) -> Result<()> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "NORMAL")?;
-    // A bound on what a checkpoint leaves behind: without it the log keeps the size of the largest transaction ever.
+    // Bounds the log after a checkpoint; otherwise it keeps the size of the largest transaction ever.
     conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
     conn.pragma_update(None, "cache_size", -32_768)?;
     Ok(())

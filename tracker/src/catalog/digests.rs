@@ -1,8 +1,8 @@
-//! Digests of what the catalog knows in large directories, in memory: a listing of 300,000 names that are all known is
-//! compared without reading as many rows. A digest stands for one name with its inode and kind, as 128 bits of BLAKE3, so
-//! that two different ones are never taken for the same.
+//! Digests of the names in large directories, in memory: a listing of 300,000 known names can be compared without reading
+//! as many rows. A digest represents one name with its inode and kind, as 128 bits of BLAKE3, so that two different ones
+//! never collide.
 //!
-//! They are made at the first listing of a directory and follow every change of the catalog from then on.
+//! They are computed at the first listing of a directory, and updated with every change of the catalog from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +13,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::error::Result;
 use super::{names, row};
 
-/// Names from which on a directory gets digests: about 10 ms of reading rows.
+/// From this many names on a directory gets digests: reading the rows would take about 10 ms.
 const MANY: usize = 8192;
-/// Digests held altogether, of 24 bytes each.
+/// Most digests held in total, of 24 bytes each.
 const MOST: usize = 2_000_000;
 
 pub(super) type Digest = [u64; 2];
@@ -35,7 +35,7 @@ pub(super) fn digest(name: &[u8], inode: InodeId, kind: Kind) -> Digest {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) digests: Vec<(Digest, FileId)>,
-    /// When it was last listed, in listings.
+    /// The number of the listing that last used it.
     pub(super) used: u64,
 }
 
@@ -60,7 +60,7 @@ impl Default for ListedNames {
     }
 }
 
-/// What one change of the catalog does to digests, read before and after it.
+/// The effect of one change of the catalog on digests, read before and after it.
 #[derive(Debug, Default)]
 pub(super) struct Update {
     names: BTreeSet<(FileId, Vec<u8>)>,
@@ -73,7 +73,7 @@ impl ListedNames {
         self.directories.clear();
     }
 
-    /// The first half: what `change` touches, as it is before it.
+    /// The first half: what `change` touches, before it is made.
     pub(super) fn before(&self, conn: &Connection, change: &CatalogChange) -> Result<Update> {
         let mut update = Update::default();
         if self.directories.is_empty() {
@@ -95,7 +95,7 @@ impl ListedNames {
         Ok(update)
     }
 
-    /// The second half, in the same transaction after the change was made.
+    /// The second half, in the same transaction after the change.
     pub(super) fn after(conn: &Connection, mut update: Update) -> Result<Update> {
         for (parent, name) in &update.names {
             update.added.extend(known(conn, *parent, name)?.map(|(id, digest)| (*parent, digest, id)));
@@ -103,7 +103,7 @@ impl ListedNames {
         Ok(update)
     }
 
-    /// Once the transaction is done.
+    /// Applies an update once the transaction is committed.
     pub(super) fn follow(&mut self, update: Update) {
         for (parent, digest) in update.removed {
             if let Some(names) = self.directories.get_mut(&parent)
@@ -120,7 +120,7 @@ impl ListedNames {
             }
         }
         for parent in sorted {
-            // What is sorted already costs one pass.
+            // Sorting costs one pass if it is sorted already.
             self.directories.get_mut(&parent).into_iter().for_each(|names| names.digests.sort());
         }
     }

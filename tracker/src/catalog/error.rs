@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engine::model::Seq;
 use thiserror::Error;
 
-/// Why the catalog could not do what was asked. After any of these nothing of the failed call has been stored.
+/// Why a catalog call failed. Nothing of a failed call has been stored.
 #[derive(Debug, Error)]
 pub enum CatalogError {
     #[error("no catalog at {}", path.display())]

@@ -14,7 +14,7 @@ use crate::source::SourceFacts;
 /// Name of the note about the source directory.
 const SOURCE_FACTS: &str = "source facts";
 
-/// Who may commit: the holder of this catalog, at this fencing number.
+/// Who may commit: the holder of this catalog, with this fencing number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writer {
     pub id: WriterId,
@@ -42,7 +42,7 @@ impl Catalog {
         })
     }
 
-    /// On the disk when it returns: a host that forgot its epoch could commit under an older one.
+    /// Durable when it returns: a host that forgot its epoch could commit under an older one.
     pub fn set_writer(&self, writer: &Writer) -> Result<()> {
         self.write_durably(|conn| {
             put(conn, "writer_id", &writer.id.0)?;
@@ -55,8 +55,8 @@ impl Catalog {
         self.read(next_id)
     }
 
-    /// A number no other call ever got from this catalog, whatever crashes: packs are named by it. Numbers are
-    /// reserved on the disk 256 at a time, so that a flush does not pay an fsync for each; a restart skips the rest.
+    /// A number that this catalog never returned before, whatever crashes: packs are named by it. Numbers are reserved on
+    /// disk 256 at a time, so that a flush does not pay an fsync for each; a restart skips the rest.
     pub fn next_attempt(&self) -> Result<u32> {
         let mut reserved = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(next) = reserved.next() {
@@ -76,7 +76,7 @@ impl Catalog {
         self.read(head)
     }
 
-    /// Moves head without a flush: after the catalog was filled from a manifest.
+    /// Moves the head without a flush: after the catalog was filled from a manifest.
     pub fn set_head(&self, head: &Head) -> Result<()> {
         self.write(|conn| put_head(conn, head))
     }
@@ -87,7 +87,7 @@ impl Catalog {
             let damaged = |_| CatalogError::Damaged { table: "meta", what: "source facts" };
             return Ok(Some(serde_json::from_str(&text).map_err(damaged)?));
         }
-        // As an older version wrote it: device, inode number, birth.
+        // Written by an older version: device, inode number, birth.
         let Some(bytes) = self.read(|conn| fixed::<24>(conn, "source"))? else { return Ok(None) };
         let word = |at: usize| {
             let mut word = [0; 8];
@@ -99,13 +99,13 @@ impl Catalog {
     }
 
     pub fn set_source_facts(&self, source: &SourceFacts) -> Result<()> {
-        // Plain values always have a text.
+        // Plain values can always be serialized.
         let text =
             serde_json::to_string(source).map_err(|_| CatalogError::Damaged { table: "meta", what: "source facts" })?;
         self.set_note(SOURCE_FACTS, &text)
     }
 
-    /// The boot (`/proc/sys/kernel/random/boot_id`) in which the catalog was last live.
+    /// The boot (`/proc/sys/kernel/random/boot_id`) in which the catalog was last in use.
     pub fn boot_id(&self) -> Result<Option<String>> {
         self.read(|conn| text(conn, "boot_id"))
     }
@@ -114,7 +114,7 @@ impl Catalog {
         self.write(|conn| put(conn, "boot_id", boot.as_bytes()))
     }
 
-    /// A remark of the owner of the rules; the catalog does not look into it.
+    /// A note of other code; the catalog does not interpret it.
     pub fn note(&self, name: &str) -> Result<Option<String>> {
         self.read(|conn| text(conn, &format!("note:{name}")))
     }
@@ -123,7 +123,7 @@ impl Catalog {
         self.write(|conn| put(conn, &format!("note:{name}"), value.as_bytes()))
     }
 
-    /// In which store the volume is kept, as the operator wrote it.
+    /// The store that holds the volume, as the operator wrote it.
     pub fn store(&self) -> Result<Option<String>> {
         self.read(|conn| text(conn, "store"))
     }
@@ -137,18 +137,18 @@ pub(super) fn next_id(conn: &Connection) -> Result<FileId> {
     Ok(FileId(fixed(conn, "next_id")?.map_or(FileId::ROOT.0 + 1, u64::from_le_bytes)))
 }
 
-/// Never lowers it: an id once given is not given again.
+/// Never lowers it: an id is never given twice.
 pub(super) fn raise_next_id(conn: &Connection, next: FileId) -> Result<()> {
     if next > next_id(conn)? { put(conn, "next_id", &next.0.to_le_bytes()) } else { Ok(()) }
 }
 
-/// Seq, hash and time; then wall clock, where it became steady, baseline.
+/// Seq, hash and time; then wall clock, since when it is steady, baseline.
 const HEAD_BYTES: usize = 8 + 32 + 12;
 const STANDING_BYTES: usize = 12 + 8 + 1;
 
 fn head(conn: &Connection) -> Result<Option<Head>> {
     let Some(bytes) = get(conn, "head")? else { return Ok(None) };
-    // Without the last part it is of a commit of format version 1.
+    // Without the last part it is from a commit of format version 1.
     if ![HEAD_BYTES, HEAD_BYTES + STANDING_BYTES].contains(&bytes.len()) {
         return Err(CatalogError::Damaged { table: "meta", what: "head" });
     }

@@ -1,4 +1,4 @@
-//! Listings of directories against the catalog: of a large one only what differs is answered.
+//! Compares listings of directories with the catalog; for a large directory it returns only the differences.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use super::error::Result;
 use super::names;
 
 impl Catalog {
-    /// Takes entries out of `seen` that are known by name, inode and kind, and gives what is known of all other names in
-    /// `dir` and of those that are left in `seen`. Of a directory that is small, or listed for the first time, it takes
-    /// nothing out and gives everything.
+    /// Removes entries from `seen` whose name, inode and kind are known. Returns what is known of all other names in `dir`,
+    /// and of those that are left in `seen`. For a small directory, or one listed for the first time, it removes nothing
+    /// and returns everything.
     pub fn others_in(&self, dir: FileId, seen: &mut Vec<Entry>) -> Result<Vec<(Vec<u8>, Known)>> {
         let mut listed = self.listed();
         listed.listings += 1;
@@ -36,7 +36,7 @@ impl Catalog {
         let missed = found.iter().filter(|found| !**found).count();
         let new = places.iter().filter(|at| at.is_none()).count();
         if missed + new > dir_names.digests.len() / 8 {
-            // One by one would take longer than all at once.
+            // Reading rows one by one would take longer than all at once.
             return self.known_in(dir);
         }
         let mut at = places.iter();
@@ -53,7 +53,7 @@ impl Catalog {
             let mut out = Vec::new();
             for name in wanted {
                 let Some(known) = names::known_as(conn, dir, &name)? else { continue };
-                // Another name of the same file may have been seen where it is known.
+                // Another name of the same file may have been seen where this one is known.
                 let at = dir_names.find(digest(&name, known.inode, known.kind));
                 if left.contains(&name) || !at.and_then(|at| found.get(at)).copied().unwrap_or(false) {
                     out.push((name, known));
@@ -79,7 +79,7 @@ mod tests {
 
     const DIR: FileId = FileId(2);
 
-    /// One step: a change of the catalog, or of what is on the disk alone.
+    /// One step: a change of the catalog, or only of what is on disk.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Set {
@@ -108,7 +108,7 @@ mod tests {
         NotSeen {
             name: u8,
         },
-        /// With what the catalog had at the last listing, or has now, on the disk.
+        /// A listing of what the catalog had at the last listing, or has now.
         Listed {
             late: bool,
         },
@@ -148,7 +148,7 @@ mod tests {
         CatalogChange { names, ..CatalogChange::default() }
     }
 
-    /// What is taken out is known, and nothing else than its names is left out of the answer.
+    /// Removed entries are known, and only their names are missing in the result.
     fn listed(catalog: &Catalog, mut before: Vec<Entry>, others: &BTreeMap<u8, Option<Entry>>) {
         let all: BTreeMap<Vec<u8>, Known> = catalog.known_in(DIR).unwrap().into_iter().collect();
         for (name, other) in others {
@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Without it nothing would be won: a second listing answers with what differs, and nothing else.
+    /// This is the purpose of digests: a second listing returns the differences and nothing else.
     #[test]
     fn a_second_listing_of_a_large_directory_gives_what_differs_alone() {
         let folder = tempfile::tempdir().unwrap();

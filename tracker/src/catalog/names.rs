@@ -1,4 +1,4 @@
-//! Statements about names, for the questions that share them.
+//! Statements about names that several queries share.
 
 use engine::catalog::Known;
 use engine::model::{FileId, Time};
@@ -29,7 +29,7 @@ pub(super) fn known(found: &Row<'_>) -> Result<Known> {
     })
 }
 
-/// One of `Catalog::known_in`.
+/// One entry of `Catalog::known_in`.
 pub(super) fn known_as(conn: &Connection, parent: FileId, name: &[u8]) -> Result<Option<Known>> {
     let mut statement = conn.prepare_cached(&select_known("WHERE n.parent = ?1 AND n.name = ?2"))?;
     let mut rows = statement.query(params![parent.0 as i64, name])?;

@@ -12,30 +12,30 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Result;
 
-/// Directories above one another; a longer chain means a cycle, which only a damaged catalog has. Linux paths end at
-/// 4,096 bytes, so a chain reachable by one path is shorter; deeper trees exist, and are walked up to this bound.
+/// Longest chain of directories; a longer one means a cycle, which only a damaged catalog has. Linux paths end at 4,096
+/// bytes, so a chain reachable by one path is shorter; deeper trees exist, and are walked up to this limit.
 pub const MAX_DEPTH: usize = 65_536;
-/// Bytes of names and entries held altogether.
+/// Most bytes of names and entries held in total.
 pub(super) const MOST: usize = 16 << 20;
-/// Bytes of an entry beside its name.
+/// Bytes of an entry besides its name.
 pub(super) const ENTRY: usize = 64;
 
 /// A directory's parent and its name there.
 pub type Place = (FileId, Arc<[u8]>);
 
-/// Parent and name of directories that were passed on the way to a file.
+/// Parent and name of the directories above files.
 #[derive(Debug, Default)]
 pub(super) struct Parents {
     pub(super) places: HashMap<FileId, Place>,
     pub(super) bytes: usize,
-    /// Questions to the database so far.
+    /// Queries to the database so far.
     pub(super) asked: u64,
-    /// Grows with every change of names.
+    /// Increases with every change of names.
     pub(super) version: u64,
 }
 
 impl Parents {
-    /// What is held may not be what the catalog has.
+    /// Forgets everything, because it may not match the catalog.
     pub(super) fn clear(&mut self) {
         self.version += 1;
         self.drop_all();
@@ -46,7 +46,8 @@ impl Parents {
         self.bytes = 0;
     }
 
-    /// The first name of a file; `None` if it has none. `above`: a file below it was asked for, others may follow.
+    /// The first name of a file; `None` if it has none. `above`: this is a directory above the requested file, so others
+    /// may ask for it too.
     pub(super) fn of(&mut self, conn: &Connection, id: FileId, above: bool) -> Result<Option<Place>> {
         if let Some(place) = self.places.get(&id) {
             return Ok(Some(place.clone()));
@@ -69,7 +70,7 @@ impl Parents {
         Ok(Some(place))
     }
 
-    /// Once `change` is made.
+    /// Updates the cache after `change` was made.
     pub(super) fn follow(&mut self, change: &CatalogChange) {
         if change.names.is_empty() && change.gone.is_empty() {
             return;

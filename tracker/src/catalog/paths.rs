@@ -12,8 +12,8 @@ use super::error::{CatalogError, Result};
 use super::parents::{MAX_DEPTH, Place};
 
 impl Catalog {
-    /// The first name of a file and the directory that has it, in the order of ids and bytes; `None` for the source directory
-    /// and for a file without a name. `above`: it is asked for as a directory on the way to another file.
+    /// The first name of a file and the directory that contains it, in the order of ids and bytes; `None` for the source
+    /// directory and for a file without a name. `above`: this is a directory above the requested file.
     ///
     /// # Errors
     /// The database's.
@@ -23,8 +23,8 @@ impl Catalog {
         parents.of(&conn, id, above)
     }
 
-    /// The path of a file below the source directory, by one of its names; empty for the source directory itself,
-    /// `None` for a file without a name. `Damaged` when the chain of parents does not end.
+    /// The path of a file below the source directory, by one of its names; empty for the source directory itself, `None`
+    /// for a file without a name. `Damaged` if the chain of parents does not end.
     pub fn path_of(&self, id: FileId) -> Result<Option<PathBuf>> {
         let mut parents = self.parents();
         let conn = self.lock();
@@ -41,12 +41,12 @@ impl Catalog {
         Ok(Some(names.iter().rev().map(|name| OsStr::from_bytes(name)).collect()))
     }
 
-    /// Another number than before when names may have changed in between.
+    /// Changes whenever names may have changed.
     pub fn names_version(&self) -> u64 {
         self.parents().version
     }
 
-    /// How many questions about names the database was asked by [`Catalog::place_of`] and [`Catalog::path_of`] so far.
+    /// How many queries about names [`Catalog::place_of`] and [`Catalog::path_of`] have made so far.
     pub fn places_asked(&self) -> u64 {
         self.parents().asked
     }
@@ -72,8 +72,8 @@ mod tests {
         catalog.path_of(FileId(id)).unwrap().map(|path| path.to_str().unwrap().to_owned())
     }
 
-    /// Two questions for each directory, as itself and as one above, not one for each above each: however often paths are asked
-    /// for.
+    /// Two queries for each directory, as the file itself and as one above, not one for each directory above each file,
+    /// however often paths are requested.
     #[test]
     fn paths_of_a_deep_tree_cost_one_question_a_directory() {
         const LEVELS: u64 = 1500;
@@ -87,7 +87,7 @@ mod tests {
         }
         let asked = catalog.places_asked();
         assert!(asked <= 2 * LEVELS + 1, "{asked} questions for {LEVELS} directories");
-        // A commit that touches one of them has that one asked for again, and the lowest is never held.
+        // A commit that touches one of them causes one new query for it; the lowest one is never cached.
         apply(&catalog, &[], vec![unset(1, b"d"), set(1, b"e", 2)], &[]);
         assert!(path(&catalog, LEVELS).unwrap().starts_with("e/d/d/"));
         assert!(catalog.places_asked() <= asked + 3);
@@ -98,14 +98,14 @@ mod tests {
         let (_dir, _path, catalog) = fresh();
         apply(&catalog, &[2, 3, 4], vec![set(1, b"a", 2), set(2, b"b", 3), set(3, b"c", 4)], &[]);
         assert_eq!(path(&catalog, 4).as_deref(), Some("a/b/c"));
-        // Two names exchanged, one moved, one that another took, one removed.
+        // Two names exchanged, one moved, one taken by another file, one removed.
         apply(&catalog, &[5], vec![set(1, b"x", 5), set(5, b"b", 3), unset(2, b"b")], &[]);
         assert_eq!(path(&catalog, 4).as_deref(), Some("x/b/c"));
         apply(&catalog, &[], vec![set(1, b"a", 5), set(1, b"x", 2)], &[]);
         assert_eq!((path(&catalog, 4).as_deref(), path(&catalog, 2).as_deref()), (Some("a/b/c"), Some("x")));
         apply(&catalog, &[6], vec![set(3, b"c", 6)], &[4]);
         assert_eq!((path(&catalog, 4), path(&catalog, 6).as_deref()), (None, Some("a/b/c")));
-        // A name that sorts before the one that was the first.
+        // A name that sorts before the previous first one.
         apply(&catalog, &[], vec![set(1, b"0", 6)], &[]);
         assert_eq!(path(&catalog, 6).as_deref(), Some("0"));
         catalog.wipe_for_rebuild().unwrap();

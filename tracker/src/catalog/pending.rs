@@ -17,8 +17,8 @@ const WHOLE: u32 = 4;
 const RESCAN: u32 = 8;
 
 impl Catalog {
-    /// Adds marks to what is stored: a row that exists is merged with them, never narrowed, so a caller that knows less cannot
-    /// lose a mark (I4). In one transaction, and safe from `kill -9` when it returns (I3).
+    /// Adds marks to what is stored: an existing row is merged, never narrowed, so a caller that knows less cannot lose a
+    /// mark (I4). One transaction; the marks survive `kill -9` when it returns (I3).
     pub fn save_pending(&self, marks: &DirtySet) -> Result<()> {
         self.write(|conn| {
             for (ino, waiting) in marks.iter() {
@@ -72,14 +72,14 @@ fn get(conn: &Connection, ino: Ino) -> Result<Option<Waiting>> {
         .transpose()
 }
 
-/// Stores marks as they are, in place of what was there of their inodes.
+/// Stores marks, replacing what was stored for their inodes.
 pub(super) fn put_all(conn: &Connection, marks: &DirtySet) -> Result<()> {
     marks.iter().try_for_each(|(ino, waiting)| put(conn, ino, waiting))
 }
 
 fn put(conn: &Connection, ino: Ino, waiting: &Waiting) -> Result<()> {
     let mut marks = waiting.marks.clone();
-    // A range with an end has no column of its own.
+    // A range with an end has no column: store its blocks.
     if let Some((start, end)) = marks.range.take() {
         marks.mark_bytes(start, end);
     }

@@ -1,4 +1,4 @@
-//! Questions about the committed image.
+//! Queries on the committed image.
 
 use engine::catalog::{Known, Record};
 use engine::model::{FileId, Ino, Kind};
@@ -18,7 +18,7 @@ pub struct Counts {
     pub bytes: u64,
     /// Inodes with marks that are not committed.
     pub pending: u64,
-    /// Removals that wait.
+    /// Names whose removal waits for proof.
     pub missing: u64,
 }
 
@@ -27,13 +27,13 @@ impl Catalog {
         self.read(|conn| row::by_id(conn, id))
     }
 
-    /// What `name_to_handle_at` said of the file, when its inode was seen last.
+    /// The file's `name_to_handle_at` result from when its inode was last seen.
     pub fn handle(&self, id: FileId) -> Result<Option<Vec<u8>>> {
         self.read(|conn| row::handle(conn, id))
     }
 
-    /// All files whose inode had this number; more than one where a number was used again and the old file is not
-    /// committed as gone yet.
+    /// All files whose inode had this number; more than one if the number was reused and the old file is not committed as
+    /// removed yet.
     pub fn by_ino(&self, ino: Ino) -> Result<Vec<Record>> {
         self.read(|conn| {
             let sql = select_files("WHERE ino = ?1 ORDER BY id");
@@ -47,7 +47,7 @@ impl Catalog {
         })
     }
 
-    /// How many files there are, directories not counted. Goes through all of them.
+    /// How many files there are, without directories. Scans all of them.
     pub fn files(&self) -> Result<u64> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached("SELECT count(*) FROM files WHERE kind != ?1")?;
@@ -78,7 +78,7 @@ impl Catalog {
         })
     }
 
-    /// The names in a directory with what a listing of it is compared to, in no order.
+    /// The names in a directory, with what a listing of it is compared with, in no particular order.
     pub fn known_in(&self, parent: FileId) -> Result<Vec<(Vec<u8>, Known)>> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached(&select_known("WHERE n.parent = ?1"))?;
@@ -116,8 +116,8 @@ impl Catalog {
         })
     }
 
-    /// Up to `limit` files with an id above `after`, by id: `FileId(0)` first, then the last id returned. An empty
-    /// list is the end. Files committed between two calls may be seen or not.
+    /// Up to `limit` files with an id above `after`, by id: start with `FileId(0)`, then pass the last id returned. An
+    /// empty list is the end. Files committed between two calls may or may not be included.
     pub fn files_after(&self, after: FileId, limit: usize) -> Result<Vec<Record>> {
         self.read(|conn| {
             let sql = select_files("WHERE id > ?1 ORDER BY id LIMIT ?2");
@@ -140,10 +140,10 @@ impl Catalog {
         })
     }
 
-    /// Hands on every known inode number, many at a time.
+    /// Passes every known inode number to `each`, many at a time.
     ///
     /// # Errors
-    /// The catalog's, and what `each` gives.
+    /// The catalog's, and those of `each`.
     pub fn each_inodes<E: From<CatalogError>>(
         &self,
         mut each: impl FnMut(&[Ino]) -> std::result::Result<(), E>,
@@ -158,14 +158,14 @@ impl Catalog {
             })?;
             let Some((last, _)) = rows.last() else { return Ok(()) };
             after = *last;
-            // A file of a rebuilt catalog has none yet.
+            // A file of a rebuilt catalog has no inode yet.
             let inodes: Vec<Ino> =
                 rows.iter().map(|(_, ino)| row::ino_of(*ino)).filter(|ino| *ino != Ino::NONE).collect();
             each(&inodes)?;
         }
     }
 
-    /// Inode numbers of files whose ctime, as their committed image was read, is of this second (since 1970) or later.
+    /// Inode numbers of files whose ctime, when their committed image was read, is in this second (since 1970) or later.
     pub fn files_changed_since(&self, second: i64) -> Result<Vec<Ino>> {
         self.read(|conn| {
             let mut some =
@@ -175,7 +175,7 @@ impl Catalog {
         })
     }
 
-    /// Whether some file but the root has no generation, or no inode at all.
+    /// Whether any file except the root has no generation, or no inode at all.
     pub fn has_void_inodes(&self) -> Result<bool> {
         self.read(|conn| {
             let sql = "SELECT EXISTS(SELECT 1 FROM files WHERE (generation = 0 OR ino = 0) AND id != 1)";
@@ -198,7 +198,7 @@ impl Catalog {
         })
     }
 
-    /// What is wrong between the tables, for tests, `doctor` and a suspicious operator; empty when all is well.
+    /// Contradictions between the tables, for tests, `doctor` and a suspicious operator; empty if there are none.
     pub fn inconsistencies(&self) -> Result<Vec<String>> {
         const CHECKS: [(&str, &str); 5] = [
             ("names without their file", "SELECT count(*) FROM names WHERE id NOT IN (SELECT id FROM files)"),

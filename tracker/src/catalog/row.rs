@@ -1,4 +1,5 @@
-//! One file as a row: to and from columns. Bytes from the database are checked, not trusted: the file may be damaged.
+//! One file as a row: conversion to and from columns. Bytes from the database are checked, not trusted: the file may be
+//! damaged.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{CatalogError, Result};
 
-/// What `name_to_handle_at` said of files, for opening them without a path: not for those of file systems that have none.
+/// Results of `name_to_handle_at`, to open files without a path. Files on file systems without handles have none.
 pub type Handles = BTreeMap<FileId, Vec<u8>>;
 
 /// Bit of `flags`: the catalog holds a signature of the whole image.
@@ -17,7 +18,7 @@ const SIGNED: u32 = 1;
 pub(super) const COLUMNS: &str = "id, kind, ino, generation, handle, size, root_kind, root, hole_bytes, mode, uid, gid, \
      mtime_sec, mtime_nsec, rdev, target, xattrs, ctime_sec, ctime_nsec, flags";
 
-/// Stores a record. Without a `handle` the stored one stays, if it is of the same inode.
+/// Stores a record. Without a `handle` the stored one stays, if it is for the same inode.
 pub(super) fn upsert(conn: &Connection, file: &Record, handle: Option<&Vec<u8>>) -> Result<()> {
     let (root_kind, root) = match &file.root {
         None => (0, None),
@@ -157,8 +158,7 @@ pub(super) fn hash_of(table: &'static str, bytes: &[u8]) -> Result<Hash> {
     bytes.try_into().map_err(|_| CatalogError::Damaged { table, what: "hash length" })
 }
 
-/// Inode flags and project, where there are any, stand in front of the extended attributes under the name that none of
-/// these has, the empty one.
+/// Inode flags and project, if any, come before the extended attributes, under the empty name, which no attribute has.
 fn encode_attributes(meta: &Meta) -> Result<Vec<u8>> {
     let xattrs = encode_xattrs(&meta.xattrs)?;
     if !meta.has_flags() {
@@ -180,7 +180,7 @@ fn decode_attributes(bytes: &[u8]) -> Result<(u32, u32, Xattrs)> {
     Ok((u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]), xattrs))
 }
 
-/// `u32 name length, u32 value length, name, value` for each, little endian. No attribute: no byte.
+/// `u32 name length, u32 value length, name, value` for each, little endian. No attributes: no bytes.
 fn encode_xattrs(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(xattrs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum());
     let length = |bytes: &[u8]| {
@@ -236,7 +236,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::test_runner::Config::with_cases(20_000))]
 
-        /// Edited attributes of a row are read or refused; what is read can be written.
+        /// Mutated attributes of a row are decoded or refused; what is decoded can be encoded again.
         #[test]
         fn mutated_attributes_do_no_harm(edits in proptest::collection::vec((0usize..64, proptest::arbitrary::any::<u8>()), 0..5), cut in 0usize..80) {
             let mut bytes = encode_xattrs(&[(Vec::new(), vec![9; 8]), (b"user.a".to_vec(), b"value".to_vec())]).unwrap();

@@ -73,7 +73,7 @@ CREATE TABLE intent(
 );
 ";
 
-/// Makes all tables in one transaction; the version is written in it too, so a half-made file has version 0.
+/// Creates all tables in one transaction that also writes the version, so a partly created file has version 0.
 pub(super) fn create(conn: &Connection) -> Result<()> {
     conn.execute_batch(&format!(
         "BEGIN IMMEDIATE;{TABLES}PRAGMA application_id = {APPLICATION};PRAGMA user_version = {VERSION};COMMIT;"
@@ -81,7 +81,7 @@ pub(super) fn create(conn: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what is not a catalog of this version. A creation that was cut short (version 0, no table) is finished.
+/// Refuses a file that is not a catalog of this version. Completes a creation that was interrupted (version 0, no table).
 pub(super) fn check(conn: &Connection, path: &Path) -> Result<()> {
     let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let application: i64 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;

@@ -154,7 +154,7 @@ fn names_lead_to_files_and_back() {
 fn names_apply_as_a_set() {
     let (_dir, _path, catalog) = fresh();
     tree(&catalog);
-    // Swap, and a move whose Set stands before the Unset of another file's old place.
+    // A swap, and a move whose Set comes before the Unset of another file's old place.
     let names = vec![set(2, b"f", 4), set(1, b"g\xfe", 3), unset(2, b"hard"), unset(2, b"f"), unset(1, b"g\xfe")];
     catalog.apply(&CatalogChange { names, ..Default::default() }).unwrap();
     assert_eq!(catalog.child(FileId(2), b"f").unwrap(), Some(FileId(4)));
@@ -325,7 +325,7 @@ fn a_wipe_keeps_marks_and_identity_and_never_lowers_the_next_id() {
     assert_eq!(catalog.next_id().unwrap(), FileId(5));
 }
 
-/// Content, names and marks outlive the directory that they were found in.
+/// Content, names and marks outlive the directory in which they were found.
 #[test]
 fn files_without_inodes_keep_content_names_and_marks() {
     let (_dir, _path, catalog) = fresh();
@@ -426,7 +426,7 @@ fn the_log_is_wal_and_the_catalog_can_be_sent() {
     assert_eq!(level, 1, "a durable write goes back to NORMAL");
 }
 
-/// Prints the figures; the bounds are wide, they catch a lost index or a statement prepared anew for each row.
+/// Prints the times. The limits are wide: they catch a lost index, or a statement prepared again for each row.
 #[test]
 fn a_transaction_of_many_files_is_fast() {
     const FILES: u64 = 100_000;

@@ -8,7 +8,7 @@ use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 
-/// Take a volume's write-back errors as seen: they stop making it degraded.
+/// Acknowledge a volume's write-back errors: they no longer make it degraded.
 #[derive(Debug, Args)]
 pub struct AcknowledgeArgs {
     /// The volume, as `tracker status` names it.

@@ -1,4 +1,5 @@
-//! `tracker adopt`: a source that was restored, moved or made again, or a store that was moved, goes on in its history.
+//! `tracker adopt`: continues the history of a source that was restored, moved or created again, or of a store that was
+//! moved.
 
 use clap::Args;
 use serde_json::json;
@@ -12,14 +13,13 @@ use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 use crate::volume::status::State;
 
-/// Go on with a volume whose directory was replaced: it is compared with the newest commit, and only what differs is
-/// uploaded. Holds for one start: at once where a daemon runs, else for the next one.
+/// Continue a volume whose directory was replaced: it is compared with the newest commit, and only differences are
+/// uploaded. Applies to one start: at once if a daemon runs, else to the next one.
 #[derive(Debug, Args)]
 pub struct AdoptArgs {
     /// The volume, as `tracker status` names it.
     volume: String,
-    /// Instead of the directory it is the store that was moved: go on if it holds the same volume with this host's newest
-    /// commit.
+    /// The store was moved, not the directory: continue if it holds the same volume with this host's newest commit.
     #[arg(long)]
     store_moved: bool,
 }
@@ -37,7 +37,7 @@ pub(super) fn run(args: &AdoptArgs, global: &Global, out: &mut Out) -> Result<Ex
             client.adopt(&args.volume, allow)?;
         }
     } else {
-        // Nobody may have it meanwhile; and a directory is not made by asking.
+        // No daemon may use it meanwhile; and asking must not create a directory.
         let _lock = state_dir.is_dir().then(|| StateDir::lock(&state_dir)).transpose()?;
         fleet::allow(&state_dir, &args.volume, allow)?;
     }

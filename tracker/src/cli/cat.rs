@@ -32,16 +32,16 @@ pub struct CatArgs {
     pub at: Option<At>,
 }
 
-/// Bytes of one object of `--json`: a multiple of three, so that the parts' texts also make one when put together.
+/// Bytes per object of `--json`: a multiple of three, so that the concatenated base64 of the parts is valid too.
 const PART: usize = 48 << 10;
 
-/// Makes JSON objects of the bytes that are written to it.
+/// Writes JSON objects from the bytes that it is given.
 struct Parts<'a> {
     out: &'a mut Out,
     path: PathField,
     offset: u64,
     buffer: Vec<u8>,
-    /// What the output failed with: a writer can only tell that it did.
+    /// The error of the output: `Write` can only report that there was one.
     failed: Option<AppError>,
 }
 
@@ -97,8 +97,8 @@ pub(super) fn run(args: &CatArgs, _global: &Global, out: &mut Out) -> Result<Exi
     Ok(ExitCode::Ok)
 }
 
-/// Writes the file's bytes to `to`. They can only be verified as a whole: a root that does not match at the end is
-/// `ExitCode::Mismatch`, with the bytes already written.
+/// Writes the file's bytes to `to`. They can only be verified as a whole: if the root does not match at the end, the result
+/// is `ExitCode::Mismatch`, with the bytes already written.
 fn cat_file(reader: &Reader, seq: Seq, path: &[u8], to: &mut dyn Write) -> Result<(), AppError> {
     let state = reader.manifest(seq);
     let cat = |manifest: Manifest| reader.cat(&manifest, &path_inside(&manifest, path), to);

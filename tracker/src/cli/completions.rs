@@ -14,7 +14,7 @@ pub struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs, mut command: clap::Command, out: &mut Out) -> Result<ExitCode, AppError> {
-    // Into memory: the generator panics where it cannot write.
+    // Into memory, because the generator panics if it cannot write.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "tracker", &mut script);
     let script = String::from_utf8_lossy(&script);

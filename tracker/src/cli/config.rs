@@ -39,7 +39,7 @@ pub(super) fn run(args: &ConfigArgs, global: &Global, out: &mut Out) -> Result<E
         Ok(config) => {
             let names: Vec<&str> = config.volumes.iter().map(|v| v.name.as_str()).collect();
             let mut text = format!("ok: {} ({})", file.display(), names.join(", "));
-            // No problem of the file; the daemon waits for them.
+            // Not a problem of the file; the daemon waits for them.
             let away = guard::check_paths(&config.guarded(), &global.state_dir()?, &[]);
             let away: Vec<String> = away.iter().filter(|e| e.kind.is_away()).map(|e| e.to_string()).collect();
             away.iter().for_each(|what| text.push_str(&format!("\nwaits: {what}")));
@@ -57,7 +57,7 @@ pub(super) fn run(args: &ConfigArgs, global: &Global, out: &mut Out) -> Result<E
     }
 }
 
-/// `FILE:LINE: what`, which editors can jump to.
+/// `FILE:LINE: what`, to which editors can jump.
 fn located(file: &std::path::Path, problem: &Problem) -> String {
     match problem.line {
         Some(line) => format!("{}:{line}: {}", file.display(), problem.what),

@@ -1,4 +1,4 @@
-//! `tracker confirm`: a person wants the removals that the guard against mass deletion holds back.
+//! `tracker confirm`: a person confirms the removals that the guard against mass deletion holds back.
 
 use clap::Args;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 
-/// Let the removals of a volume through that wait for a person: those that wait now, and no more.
+/// Confirm the removals of a volume that wait for a person: those that wait now, no later ones.
 #[derive(Debug, Args)]
 pub struct ConfirmArgs {
     /// The volume, as `tracker status` names it.

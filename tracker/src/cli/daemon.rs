@@ -23,7 +23,7 @@ pub struct DaemonArgs {
 
 pub(super) fn run(args: &DaemonArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let default_dir = super::global::absolute(&global.state_dir()?)?;
-    // The command line wins over the file, and the guard must see the directory that will be used.
+    // The command line overrides the file, and the guard must check the directory that will be used.
     let mut config = config::load(&super::global::absolute(&args.config)?, &default_dir)?;
     if let Some(listen) = args.metrics_listen {
         config.listen_by_command = true;

@@ -21,15 +21,15 @@ pub struct DoctorArgs {
     pub dir: Option<PathBuf>,
 }
 
-/// The back end that would be taken, and why no better one.
+/// The back end that would be chosen, and why no better one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Choice {
     pub backend: BackEnd,
     pub reasons: Vec<String>,
-    /// What it costs that no better one is had.
+    /// What is lost without a better one.
     #[serde(skip_serializing_if = "Option::is_none")]
     costs: Option<&'static str>,
-    /// What would have to be there.
+    /// What a better one would need.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<&'static str>,
 }
@@ -39,7 +39,7 @@ struct Line<'a> {
     r#type: &'static str,
     choice: &'a Choice,
     findings: &'a [Finding],
-    /// Captures in the kernel of this host, of whatever state directory.
+    /// Captures in the kernel of this host, of every state directory.
     tracking: &'a [tracking::Tracking],
     #[serde(skip_serializing_if = "Option::is_none")]
     directory: Option<&'a Verdict>,
@@ -80,7 +80,7 @@ pub(super) fn run(args: &DoctorArgs, global: &Global, out: &mut Out) -> Result<E
     Ok(if degraded { ExitCode::Degraded } else { ExitCode::Ok })
 }
 
-/// The choice in the words of the status, one reason per back end that was looked at.
+/// The choice in the words of the status, one reason per back end considered.
 fn choice(of: &choose::Choice) -> Choice {
     let backend = of.back_end;
     let (costs, fix) = doctor::costs(backend).unzip();

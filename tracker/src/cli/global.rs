@@ -1,4 +1,4 @@
-//! What every verb takes, and how a path that was typed is meant.
+//! Arguments of every verb, and how a typed path is resolved.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ fn default_state_dir(is_root: bool, var: &dyn Fn(&str) -> Option<OsString>) -> R
     })
 }
 
-/// A path as given, from the root: what is stored and compared later must not depend on the working directory.
+/// A path made absolute: what is stored and compared later must not depend on the working directory.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, AppError> {
     std::path::absolute(path)
         .map_err(|e| AppError::new(ExitCode::Error, format_args!("cannot resolve {}: {e}", path.display())))

@@ -36,11 +36,11 @@ pub struct LogEntry {
     pub seq: u64,
     /// Nanoseconds since 1970; rises from commit to commit, whatever the clock did.
     pub time: u64,
-    /// The clock as it was.
+    /// The wall clock, unadjusted.
     pub wall: u64,
-    /// The clock lies before that of the commit before.
+    /// Whether the wall clock is before that of the previous commit.
     pub clock_set_back: bool,
-    /// Whether a complete baseline stands behind it; `None`: it does not record that.
+    /// Whether the baseline is complete at it; `None`: it does not record that.
     pub baseline: Option<bool>,
     /// Whether it is the state of one instant; `None`: it does not record that.
     pub consistency: Option<ConsistencyField>,
@@ -124,7 +124,7 @@ fn note(entry: &LogEntry) -> String {
     incomplete.into_iter().chain(set_back).collect::<Vec<_>>().join(", ")
 }
 
-/// Reads at most `limit` commits downwards from `at` (or head), each checked against the hash chain.
+/// Reads at most `limit` commits downwards from `at` (or the head), each checked against the hash chain.
 fn read_log(args: &LogArgs, out: &mut Out) -> Result<Vec<LogEntry>, AppError> {
     let reader = open(&args.volume)?;
     let mut entries = Vec::new();

@@ -44,7 +44,7 @@ pub struct LsEntry {
     /// From the volume's root, without a leading slash.
     pub path: Vec<u8>,
     pub meta: Meta,
-    /// Bytes of content; 0 for what has none.
+    /// Bytes of content; 0 if it has none.
     pub size: u64,
 }
 
@@ -127,7 +127,7 @@ fn time(sec: i64, nsec: u32) -> String {
     jiff::Timestamp::new(sec, nsec).map_or_else(|_| "?".to_string(), |time| time.to_string())
 }
 
-/// Calls `each` for `path` (or what is in it, when it is a directory), in the order of names.
+/// Calls `each` for `path` (or for its entries, if it is a directory), in the order of names.
 fn list(
     manifest: &Manifest,
     path: &[u8],
@@ -143,7 +143,7 @@ fn list(
     if file.meta.kind != Kind::Dir {
         return each(&entry(path, file));
     }
-    // A stack whose top is the next name; only what lies below `path` is ever on it.
+    // A stack with the next name on top; it holds only what is below `path`.
     let below = |at: &[u8], id| -> Vec<(Vec<u8>, engine::model::FileId)> {
         let full = |name: &[u8]| if at.is_empty() { name.to_vec() } else { [at, name].join(&b'/') };
         let mut names: Vec<_> = manifest.children(id).map(|(name, id)| (full(name), id)).collect();

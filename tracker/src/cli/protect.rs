@@ -53,10 +53,11 @@ pub struct VolumeArgs {
     pub name: Option<String>,
     #[command(flatten)]
     pub options: VolumeOptions,
-    /// The directory was restored, moved or made again: compare it with the newest commit, and go on in the same history.
+    /// The directory was restored, moved or created again: compare it with the newest commit, and continue the same
+    /// history.
     #[arg(long)]
     pub adopt: bool,
-    /// The store was moved or renamed: go on if it holds the same volume with this host's newest commit.
+    /// The store was moved or renamed: continue if it holds the same volume with this host's newest commit.
     #[arg(long)]
     pub store_moved: bool,
 }
@@ -76,7 +77,7 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
     for (map, entries) in &args.map_entries {
         *map.of(&mut kernel_maps) = *entries;
     }
-    // A volume of the foreground is not known to come back: what would cost in the kernel ends with it, unless asked for.
+    // A foreground volume may not come back: what costs kernel memory ends with it, unless requested otherwise.
     let tracking = Tracking { keep: args.keep_tracking, lease: args.tracking_lease, memory: args.tracking_memory };
     Ok(Config {
         file: None,
@@ -90,9 +91,9 @@ fn config(args: &ProtectArgs) -> Result<Config, AppError> {
 }
 
 impl VolumeArgs {
-    /// The volume that is meant, with absolute paths.
+    /// The configuration of the volume, with absolute paths.
     pub(super) fn config(&self) -> Result<VolumeConfig, AppError> {
-        // Only existing directories resolve; for others the guard finds the words.
+        // Only existing directories resolve; the guard reports the others.
         let source = self.dir.canonicalize().or_else(|_| super::global::absolute(&self.dir))?;
         let name = match &self.name {
             Some(name) => {

@@ -1,4 +1,4 @@
-//! What the verbs that read a volume share: opening it, and what a user is told when that fails.
+//! Shared by the verbs that read a volume: opening it, and reporting why that failed.
 
 use engine::manifest::Manifest;
 use engine::model::Seq;
@@ -19,8 +19,8 @@ pub(super) fn open(volume: &VolumeRef) -> Result<Reader, AppError> {
     repository::open(opened, &volume.volume).map_err(|error| app_error(&error))
 }
 
-/// The commit a user means. Where clocks disagree, so that another commit could be meant, it is said on stderr, and with `--json` in an object
-/// of the type `warning` as well.
+/// The commit that a user means. If clocks disagree, so that another commit could be meant, warns on stderr, and with
+/// `--json` also in an object of the type `warning`.
 pub(super) fn choose(reader: &Reader, at: Option<At>, out: &mut Out) -> Result<Seq, AppError> {
     let chosen = reader.choose(at).map_err(|error| app_error(&error))?;
     if let Some(warning) = chosen.clocks {
@@ -29,10 +29,10 @@ pub(super) fn choose(reader: &Reader, at: Option<At>, out: &mut Out) -> Result<S
     Ok(chosen.seq)
 }
 
-/// What is said of a state behind which no complete baseline stands.
-pub(super) const INCOMPLETE: &str = "no complete baseline stands behind it: files of the first copy are missing";
+/// The message for a state without a complete baseline.
+pub(super) const INCOMPLETE: &str = "the baseline is not complete at this commit: files of the first copy are missing";
 
-/// The exit code and the hint for what reading failed with.
+/// The exit code and the hint for a failed read.
 pub(super) fn app_error(error: &ReadError) -> AppError {
     let told = |code, hint: &str| AppError::new(code, chain(error)).hint(hint);
     match error {
@@ -78,8 +78,8 @@ pub(super) fn app_error(error: &ReadError) -> AppError {
     }
 }
 
-/// The path a user means: what was typed, or, where the volume has no such path, what `ls` prints so (see
-/// [`crate::quoting`]; a shell has undone that already). `./` and slashes too many are left out.
+/// The path that a user means: as typed, or, if the volume has no such path, as `ls` quotes it (see [`crate::quoting`]; a
+/// shell has already undone that). `./` and repeated slashes are dropped.
 pub(super) fn path_inside(manifest: &Manifest, typed: &[u8]) -> Vec<u8> {
     let normal = |path: &[u8]| {
         let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();

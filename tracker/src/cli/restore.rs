@@ -1,4 +1,4 @@
-//! `tracker restore`: gives a volume back, as of a point in its history, into a directory.
+//! `tracker restore`: restores a volume, as of a point in its history, into a directory.
 
 use engine::model::Seq;
 use std::path::PathBuf;
@@ -22,17 +22,17 @@ use crate::repository::{ConsistencyField, Failure, Older, ReadError, Reader, Res
 use crate::target::{Bounded, Shortfall, Warning, remove_areas};
 use crate::units::{At, PathField, show_bytes, show_seconds};
 
-/// Lines about what could not be restored that people get; `--json` gives the first 1,000.
+/// How many lines about what could not be restored are printed for people; `--json` lists the first 1,000.
 const SHOWN: usize = 20;
-/// How long after a signal the restore may take to end by itself.
+/// How long the restore may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Restore a volume into a directory; every file is verified before it is moved into place.
 ///
-/// Exit code 3 says that something is missing, and names it: an entry that could not be read or made, or an attribute or
-/// device (owners, devices and some extended attributes need root). Everything else is restored. Until the end the target
-/// is closed to other users, and it stays so where the restore did not come to its end. 3 also says that the first copy had
-/// not ended (see --partial).
+/// Exit code 3 means that something is missing, and names it: an entry that could not be read or created, or an attribute
+/// or device (owners, devices and some extended attributes need root). Everything else is restored. The target is closed to
+/// other users until the end, and stays so if the restore did not complete. Code 3 also means that the baseline is not
+/// complete (see --partial).
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// The volume, as STORE/VOLUME.
@@ -46,21 +46,21 @@ pub struct RestoreArgs {
     /// The newest commit at or before it that is the state of one instant of the whole tree.
     #[arg(long)]
     pub instant: bool,
-    /// Onto an existing tree: files whose content is equal already are not fetched, others are replaced as a whole. It
-    /// does not remove what the volume does not have, and it does not keep changes made to files the volume has.
+    /// Restore into an existing tree: files whose content is equal already are not fetched, others are replaced as a whole.
+    /// It does not remove what the volume does not have, and it does not keep changes made to files the volume has.
     #[arg(long)]
     pub merge: bool,
     /// Only say what would be done.
     #[arg(long)]
     pub dry_run: bool,
-    /// The store belongs to others: leave out devices, setuid and setgid bits, file capabilities, the flags immutable and
+    /// The store is not trusted: leave out devices, setuid and setgid bits, file capabilities, the flags immutable and
     /// append-only, and projects.
     #[arg(long)]
     pub untrusted: bool,
-    /// Also a commit behind which no complete baseline stands: the first copy had not ended, and what it had is restored.
+    /// Restore a commit without a complete baseline too: what the first copy has so far.
     #[arg(long)]
     pub partial: bool,
-    /// Fail with 21 when the volume's newest commit is before this one: its history was cut off.
+    /// Fail with 21 if the volume's newest commit is before this one: its history was cut off.
     #[arg(long, value_name = "SEQ")]
     pub expect_head: Option<u64>,
 }
@@ -71,7 +71,7 @@ pub(super) struct RestoreAnswer {
     pub seq: u64,
     /// RFC 3339.
     pub time: String,
-    /// Whether a complete baseline stands behind the commit; null: it does not record that.
+    /// Whether the baseline is complete at the commit; null: it does not record that.
     pub baseline: Option<bool>,
     /// Whether the commit is the state of one instant; null: it does not record that.
     pub consistency: Option<ConsistencyField>,
@@ -93,14 +93,14 @@ pub(super) struct RestoreAnswer {
     pub kept: u64,
     /// Objects that hold what had to be fetched.
     pub objects: u64,
-    /// Fetched from the store for the files' content.
+    /// Bytes fetched from the store for the files' content.
     pub fetched_bytes: u64,
     /// Requests for the files' content.
     pub requests: u64,
     /// Temporary files of an older version's interrupted restore, removed from the target.
     pub leftovers_removed: u64,
     pub seconds: f64,
-    /// Entries that were not restored, the first 1,000, and how many there are: exit code 3 unless empty. What had their
+    /// Entries that were not restored, the first 1,000, and how many there are: exit code 3 unless empty. What was at their
     /// place before is still there.
     pub failed: Vec<FailedEntry>,
     pub failed_count: u64,
@@ -108,7 +108,7 @@ pub(super) struct RestoreAnswer {
     pub partial: Vec<Shortcoming>,
     /// How many there are; the list ends at 1,000.
     pub partial_count: u64,
-    /// What `--untrusted` left out: no reason for exit code 3. The first 1,000, and how many there are.
+    /// What `--untrusted` left out, which does not cause exit code 3. The first 1,000, and how many there are.
     pub left_out: Vec<Shortcoming>,
     pub left_out_count: u64,
 }
@@ -119,7 +119,7 @@ pub(super) struct FailedEntry {
     #[serde(flatten)]
     pub path: PathField,
     pub cause: String,
-    /// For damaged content: the newest older commit that has a whole version of the file.
+    /// For damaged content: the newest older commit with an undamaged version of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole_in: Option<u64>,
     /// Its time, RFC 3339.
@@ -130,7 +130,7 @@ pub(super) struct FailedEntry {
     pub older: Option<String>,
 }
 
-/// One attribute or device that is not as it was.
+/// One attribute or device that was not restored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Shortcoming {
     #[serde(flatten)]
@@ -149,7 +149,7 @@ struct Line<'a> {
 pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let (merge, dry_run, untrusted) = (args.merge, args.dry_run, args.untrusted);
     let target = super::global::absolute(&args.target)?;
-    // Before the store is asked: a wrong target is said at once.
+    // Before the store is contacted, so that a wrong target is reported at once.
     guard::check_restore(&target, args.volume.store.local(), global.state_dir().ok().as_deref())?;
     repository::check_target(&target, merge).map_err(|error| app_error(&error))?;
     let stop = if dry_run { None } else { Some(end_on_signals()?) };
@@ -169,7 +169,7 @@ pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<
     Ok(if whole { ExitCode::Ok } else { ExitCode::Partial })
 }
 
-/// Where the state itself is damaged, the newest one before it that is whole.
+/// The error, and if the state itself is damaged the newest one before it that is not.
 fn told(reader: &Reader, seq: Seq, error: &ReadError) -> AppError {
     let told = app_error(error);
     if !error.is_mismatch() || matches!(error, ReadError::Stopped { .. }) {
@@ -184,8 +184,8 @@ fn told(reader: &Reader, seq: Seq, error: &ReadError) -> AppError {
     }
 }
 
-/// From the first SIGINT or SIGTERM on the returned flag is set, and the restore ends by itself. Where it hangs on a store
-/// or a disk, or at a second signal, the process is ended, after its temporary area was removed.
+/// Installs signal handling: the first SIGINT or SIGTERM sets the returned flag, and the restore ends by itself. If it
+/// hangs on a store or a disk, or at a second signal, the process ends after removing its temporary area.
 fn end_on_signals() -> Result<&'static AtomicBool, AppError> {
     static STOP: AtomicBool = AtomicBool::new(false);
     let failed = |e: std::io::Error| AppError::new(ExitCode::Error, format_args!("cannot listen for signals: {e}"));

@@ -39,7 +39,7 @@ pub(super) fn run(args: &StatusArgs, global: &Global, out: &mut Out) -> Result<E
     Ok(code(&volumes))
 }
 
-/// 0 only when no volume is in doubt: monitoring scripts look at the code alone.
+/// 0 only if no volume needs attention: monitoring scripts check only the code.
 fn code(volumes: &[VolumeStatus]) -> ExitCode {
     let any = |state: State| volumes.iter().any(|v| v.state == state);
     if any(State::Fenced) {
@@ -75,7 +75,7 @@ fn table(volumes: &[VolumeStatus]) -> String {
     text
 }
 
-/// What a person should know beyond the table, in words.
+/// What a person should know in addition to the table, in words.
 fn notes(v: &VolumeStatus) -> Vec<String> {
     let mut notes: Vec<String> = v.reasons.clone();
     if let Some(what) = &v.waiting {
@@ -145,7 +145,7 @@ fn grouped(number: u64) -> String {
     head.into_iter().chain(parts).collect::<Vec<_>>().join(",")
 }
 
-/// Files read whole to be compared, and what made that necessary. A start has no reason of its own.
+/// Full re-reads, and their causes. A start has no cause of its own.
 fn rescans(count: u64, reasons: &BTreeMap<String, u64>) -> String {
     if reasons.is_empty() {
         return format!("{count} rescans");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_shows_the_loss_window_and_every_doubt() {
+    fn the_table_shows_the_loss_window_and_everything_uncertain() {
         let status = VolumeStatus {
             backend: BackEnd::Tracepoint,
             loss_window_seconds: Some(0.12),
@@ -219,10 +219,10 @@ db: unreadable: 2 more
     }
 
     #[test]
-    fn the_code_is_zero_only_without_doubt() {
+    fn the_code_is_zero_only_when_nothing_is_uncertain() {
         assert_eq!(code(&[volume(State::Protected), volume(State::Baseline)]), ExitCode::Ok);
-        for doubtful in [State::Degraded, State::Waiting, State::Stopped] {
-            assert_eq!(code(&[volume(State::Protected), volume(doubtful)]), ExitCode::Degraded);
+        for uncertain in [State::Degraded, State::Waiting, State::Stopped] {
+            assert_eq!(code(&[volume(State::Protected), volume(uncertain)]), ExitCode::Degraded);
         }
         assert_eq!(code(&[volume(State::Degraded), volume(State::Fenced)]), ExitCode::Locked);
     }

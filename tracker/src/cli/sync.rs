@@ -48,7 +48,7 @@ pub(super) fn run(args: &SyncArgs, global: &Global, out: &mut Out) -> Result<Exi
     Ok(reply.exit_code())
 }
 
-/// One volume in one object, and in one line where all is well.
+/// One volume as an object, or as a line if all is well.
 #[derive(Serialize)]
 struct Line<'a> {
     r#type: &'static str,

@@ -18,7 +18,7 @@ fn the_description_is_consistent() {
 }
 
 #[test]
-fn the_verbs_are_the_designs() {
+fn the_verbs_are_fixed() {
     let names: Vec<String> = command().get_subcommands().map(|c| c.get_name().to_string()).collect();
     let expected = [
         "protect",
@@ -117,7 +117,7 @@ fn wrong_usage_is_refused() {
     }
 }
 
-/// All that is missing or wrong, and clap's own advice: in one message and one hint.
+/// Everything that is missing or wrong, and clap's own advice, in one message and one hint.
 #[test]
 fn wrong_usage_in_json_loses_nothing() {
     let told = |args: &[&str]| {

@@ -1,4 +1,4 @@
-//! What captures are in the kernel of this host, as `status` and `doctor` list them.
+//! The captures in the kernel of this host, as `status` and `doctor` list them.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::capture::owner::Life;
 use crate::capture::sets::{self, PinSet};
 use crate::units::{PathField, show_bytes, show_seconds};
 
-/// One of them, for JSON.
+/// One capture, for JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tracking {
     pub id: String,
@@ -23,7 +23,7 @@ pub struct Tracking {
     pub seen_seconds_ago: Option<u64>,
     pub programs: usize,
     pub kernel_bytes: u64,
-    /// `None`: programs mark for ever, or it is not known.
+    /// `None`: programs mark forever, or it is unknown.
     pub lease_left_seconds: Option<u64>,
 }
 
@@ -59,14 +59,14 @@ pub(super) fn word(life: Life) -> &'static str {
     }
 }
 
-/// All of this host; none where they cannot be looked at.
+/// All captures of this host; none if they cannot be listed.
 pub(super) fn gather() -> Vec<Tracking> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let sets = sets::list(Path::new(sets::ROOT)).unwrap_or_default();
     sets.iter().map(|set| Tracking::of(set, now)).collect()
 }
 
-/// Lines of a table with a head that sums up; nothing where there is none.
+/// Lines of a table with a summary first; empty if there is no capture.
 pub(super) fn text(all: &[Tracking]) -> String {
     if all.is_empty() {
         return String::new();

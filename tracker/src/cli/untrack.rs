@@ -1,4 +1,4 @@
-//! `tracker untrack`: takes captures out of the kernel that nobody uses any more.
+//! `tracker untrack`: removes captures from the kernel that nobody uses any more.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub struct UntrackArgs {
     /// All of this host whose daemon is gone.
     #[arg(long, conflicts_with = "ids")]
     pub all: bool,
-    /// Also where the daemon lives, may live or is not known: a living one notices, attaches again and compares everything.
+    /// Also if the daemon is or may be alive, or is unknown: a live one notices, attaches again and compares everything.
     #[arg(long)]
     pub force: bool,
 }
@@ -56,10 +56,10 @@ pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<
         return Ok(ExitCode::Ok);
     }
     Err(AppError::new(ExitCode::Guard, format_args!("not removed: {}", refused.join(", ")))
-        .hint("stop the daemon first; --force removes what is named all the same"))
+        .hint("stop the daemon first; --force removes it anyway"))
 }
 
-/// Whether one that was not removed should have been: with --all the living ones stay, by name they are asked for.
+/// Whether keeping a capture is an error: with --all live ones are meant to stay, by name they were to be removed.
 fn is_meant(life: Life, all: bool) -> bool {
     !all || life == Life::Unknown
 }

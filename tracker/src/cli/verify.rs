@@ -1,4 +1,4 @@
-//! `tracker verify`: checks that what the store holds is what was committed.
+//! `tracker verify`: checks that the store holds what was committed.
 
 use clap::Args;
 use engine::model::Seq;
@@ -13,9 +13,9 @@ use crate::repository::VerifyReport;
 use crate::repository::location::VolumeRef;
 use crate::units::{At, show_bytes};
 
-/// Check the commits of a volume; with --read-data also every byte they speak of.
+/// Check the commits of a volume; with --read-data also every byte that they refer to.
 ///
-/// Exit code 3 says that nothing is damaged, but that the first copy had not ended: files are missing.
+/// Exit code 3 means that nothing is damaged, but the baseline is not complete: files are missing.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// The volume, as STORE/VOLUME.
@@ -27,7 +27,7 @@ pub struct VerifyArgs {
     /// Read all data and compare every file with its root.
     #[arg(long)]
     pub read_data: bool,
-    /// Fail with 21 when the volume's newest commit is before this one: its history was cut off.
+    /// Fail with 21 if the volume's newest commit is before this one: its history was cut off.
     #[arg(long, value_name = "SEQ")]
     pub expect_head: Option<u64>,
 }
@@ -69,7 +69,7 @@ fn text(report: &VerifyReport) -> String {
         Some(false) => text.push_str(&format!("\n{INCOMPLETE}")),
         Some(true) => {}
         None if mismatches.is_empty() => {
-            text.push_str("\nnot recorded: whether a complete baseline stands behind it");
+            text.push_str("\nnot recorded: whether the baseline is complete");
         }
         None => {}
     }

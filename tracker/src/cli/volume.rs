@@ -10,8 +10,8 @@ use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 
-/// Add, change and remove volumes of a running daemon. Nothing is written to its configuration file: a volume that is added so is
-/// gone with the daemon, and a reload takes a changed setting back.
+/// Add, change and remove volumes of a running daemon. The configuration file is not changed: a volume added here is gone
+/// with the daemon, and a reload undoes a changed setting.
 #[derive(Debug, Args)]
 pub struct VolumeVerbs {
     #[command(subcommand)]
@@ -30,14 +30,14 @@ enum VolumeVerb {
         #[arg(value_name = "KEY=VALUE", required = true, value_parser = setting)]
         settings: Vec<(String, Value)>,
     },
-    /// Commit what is left of a volume and let go of it. The store keeps its history.
+    /// Commit what is left of a volume and stop protecting it. The store keeps its history.
     Remove {
         /// The volume, as `tracker status` names it.
         volume: String,
     },
 }
 
-/// As TOML has it, but that text needs no quotes.
+/// Parses a setting as TOML, except that text needs no quotes.
 fn setting(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
     let plain = serde_json::from_str(value).ok().filter(|value: &Value| value.is_boolean() || value.is_number());
@@ -54,7 +54,7 @@ pub(super) fn run(args: &VolumeVerbs, global: &Global, out: &mut Out) -> Result<
     tell(&changes?, out)
 }
 
-/// Prints each change. What was refused has an exit code.
+/// Prints each change. If any was refused, returns an exit code for that.
 pub(super) fn tell(changes: &[Change], out: &mut Out) -> Result<ExitCode, AppError> {
     for change in changes {
         let text = match &change.outcome {

@@ -1,4 +1,4 @@
-//! `tracker watch`: the capture alone. Prints what changed as it drains; there is no store and nothing is kept.
+//! `tracker watch`: the capture alone. Prints changes as it drains them; uses no store and saves nothing.
 
 pub mod tree;
 
@@ -116,7 +116,7 @@ impl World for Live {
 }
 
 impl Live {
-    /// One drain, as changes.
+    /// One drain, as a list of changes.
     fn drain(&mut self, tree: &mut Tree) -> Result<Vec<Change>, CaptureError> {
         self.capture.swap()?;
         self.capture.grace()?;
@@ -136,7 +136,7 @@ impl Live {
     }
 }
 
-/// Where the pins are for the moment in which a watch starts; none stay.
+/// Where the pins are while a watch starts; none stay.
 const PINS: &str = "/sys/fs/bpf/tracker/watch";
 
 fn arm(dir: &Path, wanted: config::CaptureMode) -> Result<Live, AppError> {
@@ -165,7 +165,7 @@ fn watch_dir(dir: &Path, options: &WatchOptions, out: &mut Out) -> Result<ExitCo
         |error: std::io::Error| AppError::new(ExitCode::Error, format_args!("cannot listen for signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        // Before the first pin: a signal must not leave one behind. (What a kill leaves then, the next start removes.)
+        // Before the first pin: a signal must not leave one behind. (If a kill does, the next start removes it.)
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut live = arm(dir, options.capture)?;
@@ -194,11 +194,11 @@ fn watch_dir(dir: &Path, options: &WatchOptions, out: &mut Out) -> Result<ExitCo
     })
 }
 
-/// Watches everything, then writes back what was dirty before, which would mark no more; forgets the marks until then.
+/// Watches everything, then writes back dirty pages, which would mark no more, and forgets the marks made so far.
 fn start(live: &mut Live) -> Result<Tree, AppError> {
     let failed = |error: CaptureError| AppError::from_error(&error);
     live.capture.track(live.dev, false).map_err(failed)?;
-    // Every direct read would be told as a change, for the sake of a write that began before.
+    // Otherwise every direct read would be reported as a change, because of a write that began earlier.
     live.capture.forget_earlier_dio().map_err(failed)?;
     let root = live.root.stat(Path::new("")).map_err(|error| AppError::from_error(&error))?.stat;
     let mut tree = Tree::walk(&root, live).map_err(failed)?;
@@ -213,7 +213,7 @@ mod tests {
     use crate::cli::watch::tree::ChangeKind;
 
     #[test]
-    fn a_change_reads_as_the_design_says() {
+    fn a_change_is_printed_in_its_form() {
         let change = Change {
             path: PathField::new(b"a/b"),
             kinds: vec![ChangeKind::Data, ChangeKind::Size],

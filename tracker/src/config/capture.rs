@@ -1,4 +1,4 @@
-//! Which capture an operator asks for.
+//! Which capture an operator requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ impl CaptureMode {
     /// Periodic comparison, without eBPF.
     pub const SCAN: CaptureMode = CaptureMode::Only(BackEnd::Scan);
 
-    /// The one back end with programs that is asked for, if it is one.
+    /// The requested back end with programs, if there is one.
     pub fn back_end(self) -> Option<BackEnd> {
         match self {
             CaptureMode::Auto | CaptureMode::SCAN => None,

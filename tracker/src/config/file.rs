@@ -1,5 +1,5 @@
-//! Reading a configuration file: grammar, keys, values, duplicates, each problem with its line. Unknown keys are errors: a
-//! misspelt key must not quietly mean the default.
+//! Reads a configuration file: grammar, keys, values, duplicates, each problem with its line. Unknown keys are errors: a
+//! misspelt key must not silently mean the default.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -34,7 +34,7 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// `None`: no HTTP endpoints.
     pub metrics_listen: Option<SocketAddr>,
-    /// The command line said so, not the file.
+    /// Whether the address came from the command line, not the file.
     pub listen_by_command: bool,
     /// Sizes of the capture's maps, which bound its kernel memory.
     pub kernel_maps: MapEntries,
@@ -43,13 +43,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// What `guard` needs to know of the volumes.
+    /// The volumes, for `guard`.
     pub fn guarded(&self) -> Vec<GuardedVolume> {
         self.volumes.iter().map(VolumeConfig::guarded).collect()
     }
 }
 
-/// Reads and checks a file: its text, and the paths by `guard::check_paths`. `state_dir` is used where the file names none.
+/// Reads and checks a file: its text, and its paths by `guard::check_paths`. `state_dir` is used if the file names none.
 pub fn load(path: &Path, state_dir: &Path) -> Result<Config, ConfigError> {
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
     if std::fs::metadata(path).map_err(read)?.len() > FILE_BYTES_MAX {
@@ -61,7 +61,7 @@ pub fn load(path: &Path, state_dir: &Path) -> Result<Config, ConfigError> {
     config.file = Some(path.to_path_buf());
     let state = config.state_dir.as_deref().unwrap_or(state_dir);
     let mut found = guard::check_paths(&config.guarded(), state, &guard::log_files());
-    // A volume whose source is away waits for it, and is checked again when it is there.
+    // A volume whose source is away waits for it, and is checked again when it appears.
     found.retain(|refused| refused.volume.is_none() || !refused.kind.is_away());
     if found.is_empty() {
         return Ok(config);
@@ -73,7 +73,7 @@ pub fn load(path: &Path, state_dir: &Path) -> Result<Config, ConfigError> {
     Err(invalid(found.iter().map(|e| Problem { line: line_of(&e.volume), what: e.to_string() }).collect()))
 }
 
-/// The keys beside `[defaults]` and `[[volume]]`.
+/// The top-level keys other than `[defaults]` and `[[volume]]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ProcessKeys {
@@ -120,7 +120,7 @@ impl Maps {
     }
 }
 
-/// Which volume it is: the keys of `[[volume]]` that are no settings. `[defaults]` has `store` of them.
+/// The keys of `[[volume]]` that are not settings but identify the volume. Of these, `[defaults]` has only `store`.
 #[derive(Deserialize)]
 struct Place {
     name: Option<Spanned<String>>,
@@ -130,7 +130,7 @@ struct Place {
 
 const PLACE_KEYS: &[&str] = &["name", "source", "store"];
 
-/// Everything that the text alone can tell. The second value holds the line of each volume.
+/// Checks everything that can be checked in the text alone. The second value holds the line of each volume.
 pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
     let mut reading = Reading { text, problems: Vec::new() };
     let mut root = match DeTable::parse(text) {
@@ -146,7 +146,14 @@ pub fn parse(text: &str) -> Result<(Config, Vec<usize>), Vec<Problem>> {
     let state_dir = process.as_ref().and_then(|process| process.state_dir.as_ref());
     let state_dir = state_dir.map(|dir| reading.absolute(dir, "state_dir"));
     let defaults = reading.defaults(defaults);
+    let none = volumes.as_ref().is_none_or(|v| matches!(v.get_ref(), DeValue::Array(entries) if entries.is_empty()));
     let (volumes, lines) = reading.volumes(volumes, &defaults);
+    // An empty file is a mistake. Whoever adds all volumes by requests names the state directory, where requests arrive.
+    if none && state_dir.is_none() {
+        let what =
+            "there is no [[volume]] in it, and no `state_dir` for volumes that are added by `tracker volume add`";
+        reading.problems.push(Problem { line: None, what: what.to_owned() });
+    }
     let (Some(process), true) = (process, reading.problems.is_empty()) else {
         reading.problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
         return Err(reading.problems);
@@ -185,8 +192,8 @@ impl<'t> Reading<'t> {
         self.problems.push(Problem { line, what: error.message().to_owned() });
     }
 
-    /// The table as a `T`, or all problems in it: a key that is wrong is noted and taken out of the table, so that the next one
-    /// is found.
+    /// Deserializes the table, or reports all problems in it: a wrong key is reported and removed from the table, so that
+    /// the next one is found.
     fn read<T: DeserializeOwned>(&mut self, table: &mut Spanned<DeTable<'t>>) -> Option<T> {
         let mut flawless = true;
         loop {
@@ -216,7 +223,7 @@ impl<'t> Reading<'t> {
         path.get_ref().clone()
     }
 
-    /// `value` as a table, without the keys that are none of `known`.
+    /// `value` as a table, without keys that are not in `known`.
     fn table(&mut self, value: Spanned<DeValue<'t>>, known: &[&[&str]]) -> Spanned<DeTable<'t>> {
         let span = value.span();
         let mut table = match value.into_inner() {
@@ -242,12 +249,12 @@ impl<'t> Reading<'t> {
         Spanned::new(span, table)
     }
 
-    /// What `[defaults]` has that is right in itself.
+    /// The valid part of `[defaults]`.
     fn defaults(&mut self, value: Option<Spanned<DeValue<'t>>>) -> DeTable<'t> {
         let Some(value) = value else { return DeTable::new() };
         let mut settings = self.table(value, &[&["store"], VolumeOptions::KEYS]);
         let store = settings.get_mut().remove_entry("store");
-        // What is wrong is noted and taken out.
+        // Reports and removes wrong values.
         let _: Option<VolumeOptions> = self.read(&mut settings);
         let mut defaults = settings.into_inner();
         defaults.extend(store);
@@ -267,9 +274,6 @@ impl<'t> Reading<'t> {
                 return (Vec::new(), Vec::new());
             }
         };
-        if entries.is_empty() {
-            self.problems.push(Problem { line: None, what: "there is no [[volume]] in it".to_owned() });
-        }
         let (mut volumes, mut lines) = (Vec::new(), Vec::new());
         let mut seen = Seen::default();
         for entry in entries {
@@ -351,11 +355,11 @@ impl<'t> Reading<'t> {
 #[derive(Default)]
 struct Seen {
     names: HashSet<String>,
-    /// The back end that some volume wants and no other: the programs of a process are of one.
+    /// The back end that a volume requires: all programs of a process belong to one back end.
     asked: Option<BackEnd>,
 }
 
-/// Whether what stands at `span` is `value` or a part of it.
+/// Whether `span` is inside `value`.
 fn holds(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
     let is_here = value.span().start <= span.start && span.end <= value.span().end;
     is_here

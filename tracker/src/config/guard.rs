@@ -1,7 +1,7 @@
 //! Refuses paths that would feed back into themselves: a flush that writes into what it watches never ends.
 //!
-//! Paths are compared by superblock and inode while walking to the root, and by their place inside the file system
-//! (mount table), so that neither symlinks nor bind mounts hide a cycle. It looks, and changes nothing.
+//! Compares paths by superblock and inode while walking to the root, and by their place inside the file system (mount
+//! table), so that neither symlinks nor bind mounts hide a cycle. Only reads.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,7 +14,7 @@ use engine::model::{Dev, Ino};
 use crate::error::{AppError, ExitCode};
 use crate::mountinfo::{self, MOUNTINFO, Mount};
 
-/// What the guard must know of one volume.
+/// What the guard needs to know of one volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardedVolume {
     pub name: String,
@@ -27,7 +27,7 @@ pub struct GuardedVolume {
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct GuardError {
-    /// The volume it is about; `None` when it is about all.
+    /// The volume that it concerns; `None` if it concerns all.
     pub volume: Option<String>,
     #[source]
     pub kind: GuardKind,
@@ -62,13 +62,13 @@ pub enum GuardKind {
 }
 
 impl GuardKind {
-    /// Nothing that can be protected is at the source's path now; that can change without anybody touching tracker.
+    /// Whether nothing that can be protected is at the source's path now; that can change without any action on tracker.
     pub fn is_away(&self) -> bool {
         matches!(self, GuardKind::SourceAbsent { .. } | GuardKind::SourceNotDirectory { .. } | GuardKind::Look { .. })
     }
 }
 
-/// What is mounted there cannot be asked any more.
+/// The server of a mounted file system is gone.
 fn is_dead_mount(cause: &io::Error) -> bool {
     matches!(rustix::io::Errno::from_io_error(cause), Some(rustix::io::Errno::NOTCONN | rustix::io::Errno::STALE))
 }
@@ -101,8 +101,8 @@ impl From<GuardError> for AppError {
     }
 }
 
-/// Checks all volumes of one process against each other, their local stores, the state directory and the log files.
-/// Stores and state directory need not exist yet. All refusals are returned, not just the first.
+/// Checks all volumes of one process against each other, their local stores, the state directory and the log files. Stores
+/// and state directory need not exist yet. Returns all refusals, not just the first.
 pub fn check_paths(volumes: &[GuardedVolume], state_dir: &Path, logs: &[PathBuf]) -> Vec<GuardError> {
     let mounts = read_mounts();
     let mut found = Vec::new();
@@ -167,7 +167,7 @@ pub fn check_paths(volumes: &[GuardedVolume], state_dir: &Path, logs: &[PathBuf]
 }
 
 /// Refuses a restore that would write into the store it reads, or into the state of a daemon: into them, or into a
-/// directory that contains them. What does not exist yet is in nobody's way.
+/// directory that contains them. A path that does not exist yet is not refused.
 pub fn check_restore(target: &Path, store: Option<&Path>, state_dir: Option<&Path>) -> Result<(), GuardError> {
     let mounts = read_mounts();
     let refuse = |kind| GuardError { volume: None, kind };
@@ -186,7 +186,7 @@ pub fn check_restore(target: &Path, store: Option<&Path>, state_dir: Option<&Pat
     Ok(())
 }
 
-/// The regular files that stdout and stderr of this process go to, if any.
+/// The regular files that stdout and stderr of this process are redirected to, if any.
 pub fn log_files() -> Vec<PathBuf> {
     let file_of = |fd: &str| {
         let path = fs::read_link(Path::new("/proc/self/fd").join(fd)).ok()?;
@@ -205,14 +205,14 @@ fn source_place(source: &Path, mounts: &[Mount]) -> Result<Place, GuardKind> {
     }
 }
 
-/// Where a path is: itself and all its ancestors.
+/// The location of a path: itself and all its ancestors.
 #[derive(Debug)]
 struct Place {
     /// {superblock device, inode} of the path, when it exists.
     own: Option<(Dev, Ino)>,
     /// The same of every existing ancestor and of the path itself.
     chain: HashSet<(Dev, Ino)>,
-    /// {mounted device, path inside that file system}: the same directory through a bind mount has the same one.
+    /// {mounted device, path inside that file system}: the same for one directory seen through a bind mount.
     inside_fs: Option<(Dev, PathBuf)>,
 }
 
@@ -220,7 +220,7 @@ impl Place {
     fn of(path: &Path, mounts: &[Mount]) -> Result<Place, GuardKind> {
         let look = |cause| GuardKind::Look { path: path.to_path_buf(), cause };
         let absolute = std::path::absolute(path).map_err(look)?;
-        // The part that exists is resolved; what is still to be created is kept as written.
+        // Resolves the part that exists; keeps the rest as written.
         let mut existing = absolute.as_path();
         let resolved = loop {
             match fs::canonicalize(existing) {
@@ -243,7 +243,7 @@ impl Place {
         Ok(Place { own, chain, inside_fs: inside_fs(mounts, &full) })
     }
 
-    /// True when this path is `other` or lies below it.
+    /// Whether this path is `other` or below it.
     fn is_inside(&self, other: &Place) -> bool {
         if other.own.is_some_and(|own| self.chain.contains(&own)) {
             return true;
@@ -260,14 +260,14 @@ fn inode_of(meta: &fs::Metadata) -> (Dev, Ino) {
     (Dev::of_stat(meta.dev()), Ino(meta.ino()))
 }
 
-/// The mount table; without /proc it is empty, and only the inode walk is left.
+/// The mount table; empty without /proc, which leaves only the inode walk.
 fn read_mounts() -> Vec<Mount> {
     mountinfo::mounts(&fs::read(MOUNTINFO).unwrap_or_default()).collect()
 }
 
-/// Superblock and place in it of an absolute path without symlinks.
+/// Superblock and path inside it, of an absolute path without symlinks.
 fn inside_fs(mounts: &[Mount], path: &Path) -> Option<(Dev, PathBuf)> {
-    // A later line with the same mount point lies on top of the earlier one, and max_by_key takes the last.
+    // A later line with the same mount point is mounted over the earlier one; max_by_key returns the last.
     let covering = mounts.iter().filter(|mount| path.starts_with(&mount.mount_point));
     let mount = covering.max_by_key(|mount| mount.mount_point.components().count())?;
     Some((mount.kernel_dev, mount.root.join(path.strip_prefix(&mount.mount_point).ok()?)))

@@ -5,7 +5,7 @@ use strum::VariantNames;
 
 use crate::capture::MapEntries;
 
-/// How many entries a kernel map may have: fewer would hold nothing, more would not be allocated at once.
+/// How many entries a kernel map may have: fewer would be useless, and more could not be allocated at once.
 pub const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 8..=1 << 24;
 
 /// Sets one size of the kernel maps, written as `MAP=ENTRIES`.
@@ -37,7 +37,7 @@ impl From<Entries> for u32 {
     }
 }
 
-/// A kernel map whose size is the operator's to say.
+/// A kernel map whose size an operator can set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum KernelMap {
@@ -48,7 +48,7 @@ pub enum KernelMap {
 }
 
 impl KernelMap {
-    /// Its size in `entries`.
+    /// The field for its size in `entries`.
     pub fn of(self, entries: &mut MapEntries) -> &mut u32 {
         match self {
             KernelMap::Dirty => &mut entries.dirty,
@@ -59,10 +59,10 @@ impl KernelMap {
     }
 }
 
-/// In place of a size of the watch set: as many as the files need.
+/// Means for the watch set: as many entries as the files need.
 pub const WATCH_BY_FILES: u32 = 0;
 
-/// Sizes of the maps where none are asked for.
+/// Sizes of the maps if none are set.
 pub fn default_maps() -> MapEntries {
     MapEntries { watch: WATCH_BY_FILES, ..MapEntries::default() }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::{AppError, ExitCode};
 
-/// One thing that is wrong, and the line it stands in.
+/// One problem, and its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub line: Option<usize>,

@@ -1,4 +1,5 @@
-//! What concerns the process and not a volume: how long a stop may take, and what of the capture stays in the kernel after it.
+//! Settings of the process, not of a volume: how long a stop may take, and what of the capture stays in the kernel after
+//! it.
 
 use serde::Deserialize;
 
@@ -12,16 +13,16 @@ pub struct ProcessConfig {
     pub tracking: Tracking,
 }
 
-/// What stays in the kernel while no process runs: the table `[tracking]`. The defaults are those of a daemon, whose volumes are
-/// meant to come back.
+/// What stays in the kernel while no process runs: the table `[tracking]`. The defaults are those of a daemon, whose
+/// volumes are meant to come back.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tracking {
     /// Programs go on marking after a clean stop, so that the next start need not compare.
     pub keep: bool,
-    /// For how long they do after the process was last alive.
+    /// How long they do so after the process was last alive.
     pub lease: Lease,
-    /// Most bytes of kernel memory that all captures on this host may have together when a new one is attached.
+    /// Most kernel memory in bytes of all captures on this host together, when a new one is attached.
     pub memory: Memory,
 }
 
@@ -37,7 +38,7 @@ mod tests {
 
     use super::*;
 
-    /// A service manager that ends a stop by force sooner than the program itself gives up would hide what was lost.
+    /// If the service manager kills a stopping process before the program itself gives up, nobody learns what was lost.
     #[test]
     fn the_unit_waits_longer_than_a_stop_takes() {
         let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/tracker.service");

@@ -1,8 +1,8 @@
-//! What a volume does when another directory lies at its source's path, and what an operator allows for one start.
+//! What a volume does when another directory is at its source's path, and what an operator allows for one start.
 
 use serde::{Deserialize, Serialize};
 
-/// What follows when the directory at a source's path is another one than before (removed and made again, restored).
+/// What follows if another directory than before is at a source's path (removed and created again, restored).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Replaced {
@@ -13,29 +13,29 @@ pub enum Replaced {
     Adopt,
 }
 
-/// What an operator allows once. It is used up by the first start that succeeds.
+/// What an operator allows once. The first start that succeeds uses it up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allow {
-    /// Another directory may lie at the source's path: it is compared with the newest commit.
+    /// Another directory at the source's path is accepted: it is compared with the newest commit.
     pub source: bool,
     /// The store may have another address, if it holds the same volume at the same commit.
     pub store: bool,
 }
 
 impl Allow {
-    /// What either allows.
+    /// Everything that either allows.
     #[must_use]
     pub fn or(self, other: Allow) -> Allow {
         Allow { source: self.source || other.source, store: self.store || other.store }
     }
 
-    /// As a note in the catalog.
+    /// The words for a note in the catalog.
     pub fn words(self) -> String {
         let words = [(self.source, "source"), (self.store, "store")];
         words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
     }
 
-    /// From a note. A word that is not known allows nothing.
+    /// Parses a note. An unknown word allows nothing.
     pub fn of_words(text: &str) -> Allow {
         let has = |wanted: &str| text.split(' ').any(|word| word == wanted);
         Allow { source: has("source"), store: has("store") }

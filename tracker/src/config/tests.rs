@@ -1,4 +1,4 @@
-//! What a configuration file may say, and the words for what it may not.
+//! What a configuration file may contain, and the messages for what it may not.
 
 use std::path::Path;
 use std::time::Duration;
@@ -100,6 +100,9 @@ fn every_error_names_its_line() {
         (volume("scrub = \"NaN%\""), "line 5: `NaN%` is no share of the volume per hour"),
         (volume("scrub = \"-1%\""), "line 5: `-1%` is no share of the volume per hour"),
         (volume("single_writer = 1"), "line 5: invalid type"),
+        (volume("nice = 20"), "line 5: `20` is no nice value: 0 (as the process) to 19"),
+        (volume("nice = -1"), "line 5: `-1` is no nice value"),
+        (volume("nice = \"5\""), "line 5: invalid type"),
         (format!("[defaults]\ninterval = \"x\"\n{}", volume("")), "line 2: `x` is no duration"),
         (format!("[metrics]\nlisten = \"9750\"\n{}", volume("")), "line 2: `9750` is no ADDRESS:PORT"),
         (format!("state_dir = \"state\"\n{}", volume("")), "line 1: `state_dir` must be an absolute path"),
@@ -111,7 +114,8 @@ fn every_error_names_its_line() {
         ("[[volume]]\nsource = \"/s\"\nstore = \"ftp://b\"".into(), "line 3: `ftp://` is no kind of store"),
         ("[[volume]]\nname = \"a/b\"\nsource = \"/s\"\nstore = \"/b\"".into(), "line 2: `a/b` is no volume name"),
         ("[[volume]]\nsource = ".into(), "line 2: "),
-        (String::new(), "there is no [[volume]] in it"),
+        (String::new(), "there is no [[volume]] in it, and no `state_dir`"),
+        ("[defaults]\nstore = \"/b\"".into(), "there is no [[volume]] in it, and no `state_dir`"),
     ] {
         let found = problems(&text);
         assert!(found.iter().any(|p| p.starts_with(expected)), "{text}\n{found:?}\nexpected {expected}");
@@ -119,9 +123,15 @@ fn every_error_names_its_line() {
 }
 
 #[test]
+fn a_file_without_volumes_names_a_state_directory() {
+    let (config, lines) = parse("state_dir = \"/var/lib/t\"").unwrap();
+    assert!(config.volumes.is_empty() && lines.is_empty());
+}
+
+#[test]
 fn all_problems_are_told_at_once() {
     assert_eq!(problems(&volume("interval = \"5\"\nconsistency = \"cut\"")).len(), 2);
-    // A default that is wrong is told once, not once for each volume.
+    // A wrong default is reported once, not once for each volume.
     let text =
         format!("x = 1\n[defaults]\nscrub = \"x\"\n[metrics]\nlisten = 5\n{}y = 2\n{}", volume(""), volume("z = 3"));
     let found = problems(&text);
@@ -152,7 +162,7 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(AppError::from(error).message.contains("/no/such/file: No such file"));
 }
 
-/// All volumes of a process share one capture, so one of the two words would be replaced silently.
+/// All volumes of a process share one capture, so one of the two values would be ignored silently.
 #[test]
 fn volumes_that_ask_for_two_back_ends_are_refused() {
     let two = |one: &str, other: &str| {
@@ -169,13 +179,13 @@ fn volumes_that_ask_for_two_back_ends_are_refused() {
     }
 }
 
-/// The kernel memory of the capture is what these sizes make it.
+/// These sizes determine the kernel memory of the capture.
 #[test]
 fn sizes_of_the_kernel_maps_are_read_and_bounded() {
     let config = |lines: &str| parse(&format!("{lines}\n{}", volume(""))).map(|(config, _)| config.kernel_maps);
     let by_files = config("").unwrap();
     assert_eq!(by_files, MapEntries { watch: WATCH_BY_FILES, ..MapEntries::default() });
-    // The smallest of the sizes that files lead to is a size like any other when it is asked for.
+    // The smallest size that is computed from files is an ordinary size if it is set explicitly.
     assert_ne!(config("[kernel_maps]\nwatch = 262144").unwrap(), by_files);
     let small = config("[kernel_maps]\ndirty = 16\nwatch = 4096").unwrap();
     assert_eq!((small.dirty, small.watch, small.inode), (16, 4096, MapEntries::default().inode));

@@ -1,5 +1,5 @@
-//! Values that are written as text: each type reads and prints the one form that the file, the command line and the control
-//! interface share, and holds its bounds and its default.
+//! Values that are written as text: each type parses and prints the one form that the file, the command line and the
+//! control interface share, and holds its limits and its default.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::config::capture::CaptureMode;
 use crate::store::StoreUrl;
 use crate::units::{self, parse_duration, show_duration};
 
-/// Serde for types whose written form is that of `FromStr` and `Display`.
+/// Serde for types that are written with `FromStr` and `Display`.
 macro_rules! written_as_text {
     ($($name:ty),*) => {$(
         impl Serialize for $name {
@@ -55,7 +55,7 @@ fn within(text: &str, range: &RangeInclusive<Duration>, what: &str) -> Result<Du
     Err(format!("{what} must lie between {} and {}", show_duration(*range.start()), show_duration(*range.end())))
 }
 
-/// A duration with bounds and a default.
+/// A duration with limits and a default.
 macro_rules! duration {
     ($(#[$meta:meta])* $name:ident, $default:expr, $range:expr, $what:literal) => {
         $(#[$meta])*
@@ -89,21 +89,69 @@ const fn seconds(seconds: u64) -> Duration {
 }
 
 duration! {
-    /// Gap between two flushes. Below the range a flush would find nothing but its own overhead, above it "incremental" means
-    /// nothing.
+    /// Time between two flushes. Below the range a flush would find only its own overhead; above it, "incremental" has no
+    /// meaning.
     Interval, Duration::from_millis(250), Duration::from_millis(10)..=seconds(3600), "the interval"
 }
 
 duration! {
-    /// How long a stop tries to make the last flush. It needs some time for one flush; a service manager ends what takes too
-    /// long by force.
+    /// How long a stop tries to make the last flush. One flush needs some time; a service manager kills what takes too
+    /// long.
     StopTimeout, seconds(30), seconds(1)..=seconds(3600), "the time for a stop"
 }
 
 duration! {
-    /// How long the kernel's programs go on marking after the last daemon was seen. A running daemon renews the lease once a
-    /// minute or more often; longer than a month nobody plans.
+    /// How long the kernel's programs go on marking after the last daemon was seen. A running daemon renews the lease at
+    /// least once a minute; nobody plans for longer than a month.
     Lease, seconds(24 * 3600), seconds(5)..=seconds(31 * 24 * 3600), "the lease of tracking"
+}
+
+/// A nice value that does not raise a priority. Unlike the other values it is written as a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "u8")]
+pub struct Nice(u8);
+
+impl Nice {
+    const MAX: u8 = 19;
+
+    /// The nice value to set where `current` is in force, if there is one to set: a process that was started with a higher one
+    /// keeps it.
+    pub fn above(self, current: i32) -> Option<i32> {
+        let wanted = i32::from(self.0);
+        (wanted > 0 && wanted > current).then_some(wanted)
+    }
+}
+
+impl TryFrom<i64> for Nice {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Nice, String> {
+        match u8::try_from(number) {
+            Ok(nice) if nice <= Nice::MAX => Ok(Nice(nice)),
+            _ => Err(format!("`{number}` is no nice value: 0 (as the process) to {}", Nice::MAX)),
+        }
+    }
+}
+
+impl From<Nice> for u8 {
+    fn from(nice: Nice) -> u8 {
+        nice.0
+    }
+}
+
+impl FromStr for Nice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Nice, String> {
+        let number = text.parse::<i64>();
+        number.map_err(|_| format!("`{text}` is no nice value: 0 (as the process) to {}", Nice::MAX))?.try_into()
+    }
+}
+
+impl fmt::Display for Nice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
 }
 
 /// Kernel memory of all captures on this host together above which no further one is attached, in bytes.
@@ -140,7 +188,8 @@ impl Default for ScrubRate {
     }
 }
 
-/// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that: `TRACKER_SCRUB_MAX` is another one.
+/// Highest rate of the scrub: the whole volume once an hour. Tests cannot wait for that: `TRACKER_SCRUB_MAX` sets another
+/// one.
 fn scrub_percent_max() -> f64 {
     crate::test_switches::value("TRACKER_SCRUB_MAX").unwrap_or(100.0)
 }
@@ -174,7 +223,7 @@ impl fmt::Display for ScrubRate {
     }
 }
 
-/// Removals of more than this share of the files in one flush wait for a person, in percent; `None`: none do.
+/// If one flush would remove more than this percentage of the files, the removals wait for confirmation; `None`: none wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxDelete(pub Option<u8>);
 
@@ -281,7 +330,7 @@ impl Listen {
     pub const OFF: Listen = Listen(None);
 }
 
-/// A daemon's: on the loopback interface.
+/// The default of a daemon: the loopback interface.
 impl Default for Listen {
     fn default() -> Listen {
         Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9750))))
@@ -320,9 +369,24 @@ mod tests {
         assert_eq!(read("50%"), Ok(Some(50)));
         assert_eq!(read("0 %"), Ok(Some(0)));
         assert_eq!(read("off"), Ok(None));
-        // 100% would be a guard that never holds, and say that there is one.
+        // 100% would be a guard that never holds anything but seems to exist.
         for wrong in ["", "50", "100%", "-1%", "0.5%", "none", "300%"] {
             assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_nice_value_gives_way_and_never_raises_a_priority() {
+        let nice = |text: &str| text.parse::<Nice>().unwrap();
+        assert_eq!(nice("0").above(0), None, "as the process");
+        assert_eq!(nice("5").above(0), Some(5));
+        assert_eq!(nice("5").above(-10), Some(5), "it is absolute");
+        for current in [5, 10, 19] {
+            assert_eq!(nice("5").above(current), None, "{current}");
+        }
+        assert_eq!(nice("0").above(-10), None);
+        for wrong in ["", "20", "-1", "300", "5.0", "low"] {
+            assert!(wrong.parse::<Nice>().is_err(), "{wrong}");
         }
     }
 
@@ -344,5 +408,6 @@ mod tests {
         same::<ConsistencyMode>(&["instant", "live"]);
         same::<Pause>(&["0", "0s", "20ms", "1s"]);
         assert_eq!(Pause::default().to_string(), "0");
+        same::<Nice>(&["0", "19"]);
     }
 }

@@ -1,5 +1,5 @@
-//! What an operator says of one volume. `VolumeOptions` is the only list of a volume's settings: the file, the command line, the
-//! control interface and the reading of a changed configuration are derived from it.
+//! What an operator sets for one volume. `VolumeOptions` is the only list of a volume's settings: the file, the command
+//! line, the control interface and a reload are derived from it.
 
 use std::path::{Path, PathBuf};
 
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use crate::config::capture::CaptureMode;
 use crate::config::guard::GuardedVolume;
 use crate::config::replaced::{Allow, Replaced};
-use crate::config::values::{ConsistencyMode, Interval, MaxDelete, Pause, ScrubRate};
+use crate::config::values::{ConsistencyMode, Interval, MaxDelete, Nice, Pause, ScrubRate};
 use crate::repository::location;
 use crate::store::StoreUrl;
 
-/// When a setting that was changed takes effect on a volume that runs.
+/// When a changed setting takes effect on a running volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// From the next round of the volume on, or whenever the setting is asked for next.
+    /// From the next round of the volume on, or when the setting is next used.
     AtOnce,
-    /// The volume makes a flush and is opened again.
+    /// The volume flushes and is opened again.
     Reopening,
 }
 
@@ -85,7 +85,8 @@ volume_options! {
     /// Accept a store that cannot reject a second writer; you guarantee that only one host writes.
     #[arg(long)]
     Reopening single_writer: bool,
-    /// Make the whole path of a local store. Else only its last part is made: the rest may be a disk that is not mounted.
+    /// Create the whole path of a local store. Otherwise only its last part is created: the rest may be a disk that is not
+    /// mounted.
     #[arg(long)]
     Reopening create: bool,
     /// What follows when the directory is replaced by another one at its path: stop, or adopt (compare it with the newest
@@ -96,9 +97,10 @@ volume_options! {
     /// percentage, or off.
     #[arg(long, value_name = "PERCENT", default_value_t)]
     AtOnce max_delete: MaxDelete,
-    /// How much the volume's threads give way to others, as nice(1) has it: 0 to 19. 0 is as the process.
+    /// The nice value of the volume's threads, 0 to 19: the higher, the more they give way to others. It never raises their
+    /// priority above the process's.
     #[arg(long, value_name = "N", default_value_t)]
-    Reopening nice: u8,
+    Reopening nice: Nice,
 }
 
 /// One volume to protect.
@@ -114,7 +116,7 @@ pub struct VolumeConfig {
 }
 
 impl VolumeConfig {
-    /// What can be said of it alone, where it did not come from a file.
+    /// Checks what can be checked without other volumes, for one that did not come from a file.
     ///
     /// # Errors
     /// What is wrong with its name or its paths.
@@ -128,7 +130,7 @@ impl VolumeConfig {
         Ok(())
     }
 
-    /// What `guard` needs to know of it.
+    /// The volume, for `guard`.
     pub fn guarded(&self) -> GuardedVolume {
         let store = self.store.local().map(Path::to_path_buf);
         GuardedVolume { name: self.name.clone(), source: self.source.clone(), store }

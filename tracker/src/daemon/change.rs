@@ -1,4 +1,4 @@
-//! What a request or a configuration that was read again has changed, and what it has not: one record for the answer and the log.
+//! What a request or a reload has changed, and what it has not: one record for the answer and the log.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub struct Change {
     /// The setting; `None`: of the volume as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The value that was asked for, as it is written.
+    /// The requested value, in its written form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     #[serde(flatten)]
@@ -27,12 +27,12 @@ pub struct Change {
 pub enum Outcome {
     Added,
     Removed {
-        /// What could not be committed before.
+        /// What could not be committed first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         left: Option<String>,
     },
     Applied,
-    /// Everything is as before; `hint` says how it can be had.
+    /// Nothing has changed; `hint` says how to get the change.
     Refused {
         reason: String,
         hint: String,
@@ -46,12 +46,12 @@ impl Outcome {
 }
 
 impl Change {
-    /// Of a volume as a whole.
+    /// A change of a volume as a whole.
     pub(crate) fn of_volume(volume: &str, outcome: Outcome) -> Change {
         Change { volume: Some(volume.to_owned()), key: None, value: None, outcome }
     }
 
-    /// Of one setting; `volume` is `None` where it is one of the process.
+    /// A change of one setting; `volume` is `None` for a setting of the process.
     pub(crate) fn of_setting(volume: Option<&str>, key: &str, value: &str, outcome: Outcome) -> Change {
         Change { volume: volume.map(str::to_owned), key: Some(key.to_owned()), value: Some(value.to_owned()), outcome }
     }
@@ -60,7 +60,7 @@ impl Change {
         matches!(self.outcome, Outcome::Refused { .. })
     }
 
-    /// One line in the log.
+    /// Logs the change in one line.
     pub(crate) fn log(&self) {
         match &self.outcome {
             Outcome::Refused { hint, .. } => tracing::error!(hint, "{self}"),
@@ -94,29 +94,29 @@ impl fmt::Display for Change {
     }
 }
 
-/// A setting of the process that differs, and when it can be had.
+/// A setting of the process that differs, and when it can take effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Differs {
     pub key: &'static str,
     pub value: String,
     pub takes: ProcessTakes,
-    /// Makes it so in the configuration in force.
+    /// Applies the setting to the configuration in force.
     pub apply: fn(&mut Config, &Config),
 }
 
-/// When a process takes a setting that was changed.
+/// When a process can apply a changed setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProcessTakes {
     AtOnce,
     /// The endpoint moves to another address.
     Endpoint,
-    /// Before a capture is attached, and not afterwards.
+    /// Only before a capture is attached.
     BeforeCapture,
     Restart,
 }
 
-/// The settings of the process in which two configurations differ. Where the command line said where the metrics are served, the
-/// file has no say in it.
+/// The settings of the process in which two configurations differ. If the command line gave the address of the metrics, the
+/// file cannot change it.
 pub(crate) fn of_process(old: &Config, new: &Config) -> Vec<Differs> {
     use ProcessTakes::{AtOnce, BeforeCapture, Endpoint, Restart};
     let mut found = Vec::new();
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(of(tracking), ["stop_timeout", "tracking.keep", "tracking.lease", "tracking.memory"]);
         let by_command = Config { listen_by_command: true, ..was.clone() };
         assert!(of_process(&by_command, &parse("[metrics]\nlisten = \"off\"")).is_empty());
-        // What is applied differs no more.
+        // After it is applied, nothing differs.
         let (mut now, new) = (was.clone(), parse(tracking));
         of_process(&was, &new).iter().for_each(|differs| (differs.apply)(&mut now, &new));
         assert_eq!(now.process, new.process);

@@ -1,7 +1,6 @@
-//! The daemon's control interface: what a running tracker can be asked (`protocol`), and the socket that carries it.
+//! The daemon's control interface: the requests to a running tracker (`protocol`), and the socket that carries them.
 //!
-//! One JSON object per line in each direction over a Unix socket in the state directory. `server` answers, `client`
-//! asks.
+//! One JSON object per line in each direction over a Unix socket in the state directory. `server` answers, `client` asks.
 
 mod client;
 #[cfg(test)]

@@ -18,27 +18,27 @@ pub struct Endpoint {
 
 #[derive(Default)]
 struct Place {
-    /// Taken before there was anything to serve.
+    /// Bound before there was anything to serve.
     bound: Option<TcpListener>,
-    /// What is served, from `serve` to `close`.
+    /// The volumes being served, from `serve` to `close`.
     control: Option<Arc<dyn Control>>,
     server: Option<HttpServer>,
 }
 
 impl Endpoint {
-    /// Takes the address before there is anything to serve.
+    /// Binds the address before there is anything to serve.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// If it cannot be bound.
     pub fn bind(address: Option<SocketAddr>, process: Arc<Process>) -> Result<Endpoint, AppError> {
         let bound = address.map(HttpServer::bind).transpose()?;
         Ok(Endpoint { process, place: Mutex::new(Place { bound, ..Place::default() }) })
     }
 
-    /// Serves what `control` says until `close`.
+    /// Serves `control` until `close`.
     ///
     /// # Errors
-    /// When there is no thread or event loop for it.
+    /// If the thread or event loop cannot be started.
     pub fn serve(&self, control: &Arc<dyn Control>) -> Result<(), AppError> {
         let mut place = self.place.lock();
         place.control = Some(Arc::clone(control));
@@ -48,10 +48,10 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Serves at another address from now on, or nowhere. Where that cannot be had, the old one goes on.
+    /// Serves at another address from now on, or nowhere. If that fails, the old one stays.
     ///
     /// # Errors
-    /// When the new address cannot be had.
+    /// If the new address cannot be bound.
     pub fn move_to(&self, address: Option<SocketAddr>) -> Result<(), AppError> {
         let mut place = self.place.lock();
         let Some(control) = place.control.clone() else { return Ok(()) };
@@ -64,7 +64,7 @@ impl Endpoint {
         };
         let before = place.server.as_ref().map(HttpServer::address);
         let begun = match (serve(address), before) {
-            // Two addresses may exclude each other, as 127.0.0.1 and 0.0.0.0 do with the same port.
+            // Two addresses may exclude each other, as 127.0.0.1 and 0.0.0.0 with the same port.
             (Err(error), Some(before)) if before.port() == address.port() => {
                 place.server = None;
                 serve(address).map_err(|_| (error, serve(before).ok()))
@@ -83,12 +83,12 @@ impl Endpoint {
         }
     }
 
-    /// Where it is served now.
+    /// The present address.
     pub fn address(&self) -> Option<SocketAddr> {
         self.place.lock().server.as_ref().map(HttpServer::address)
     }
 
-    /// Serves nothing any more.
+    /// Stops serving.
     pub fn close(&self) {
         *self.place.lock() = Place::default();
     }

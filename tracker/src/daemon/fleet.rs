@@ -1,4 +1,4 @@
-//! All volumes of one process: starts their threads, answers `Control`. What changes while they run is in `changes`.
+//! All volumes of one process: starts their threads and answers `Control`. `changes` changes them while they run.
 
 mod changes;
 
@@ -33,9 +33,9 @@ pub struct Fleet {
     volumes: Mutex<Vec<Arc<Volume>>>,
     around: Arc<Surroundings>,
     endpoint: Arc<Endpoint>,
-    /// What is in force for the process. Of its volumes each knows its own.
+    /// The configuration in force for the process. Each volume has its own.
     config: Mutex<Config>,
-    /// Volumes that a request has added: they are in no file.
+    /// Volumes that a request added: no file names them.
     requested: Mutex<HashSet<String>>,
     /// Held while volumes are added, changed or removed.
     changing: Mutex<()>,
@@ -43,8 +43,9 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Asks the stores of volumes of the foreground whether they can be had. A daemon's volumes wait for their stores, and their
-    /// changes are marked meanwhile; in the foreground a store that does not answer is the end, so nothing is attached for it.
+    /// Checks that the stores of foreground volumes can be reached. A daemon's volumes wait for their stores, and their
+    /// changes are marked meanwhile. In the foreground a store that does not answer ends the process, so check before
+    /// anything is attached.
     ///
     /// # Errors
     /// The store's.
@@ -59,10 +60,10 @@ impl Fleet {
     /// Starts a thread for each volume and returns at once.
     ///
     /// # Errors
-    /// When the state directory cannot be written, or when a back end that was asked for cannot be had.
+    /// If the state directory cannot be written, or a required back end cannot be used.
     pub fn start(config: &Config, state_dir: &Path, endpoint: Arc<Endpoint>) -> Result<Fleet, AppError> {
         let chosen = capture::capture(config, state_dir)?;
-        // All volumes first, then the threads: the first drain must find a place for every volume's marks.
+        // Register all volumes before starting threads: the first drain must find every volume registered for its marks.
         let prepare = |volume: &VolumeConfig| {
             let prepared = chosen.dispatcher.as_ref().and_then(|there| prepared::prepare(volume, state_dir, there));
             Arc::new(Volume::new(volume.clone(), prepared))
@@ -86,7 +87,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Tries a volume at once: one that waits, and one that has ended, with what it holds of its marks.
+    /// Tries a volume at once, whether it waits or has ended. One that has ended keeps its registration for marks.
     fn try_again(&self, volume: &Arc<Volume>) {
         volume.shared.retry();
         if volume.failure.lock().take().is_some() {
@@ -116,7 +117,7 @@ impl Fleet {
         found.ok_or_else(|| ControlError::UnknownVolume { volume: name.to_owned() })
     }
 
-    /// By when a stop that is asked for now has to have ended.
+    /// The deadline of a stop that is requested now.
     fn deadline(&self) -> Instant {
         Instant::now() + self.config.lock().process.stop_timeout.0
     }
@@ -125,7 +126,7 @@ impl Fleet {
 /// Lets the next start of a volume of this state directory do what `allow` says, once.
 ///
 /// # Errors
-/// `Absent` where the state directory has no such volume.
+/// `Absent` if the state directory has no such volume.
 pub fn allow(state_dir: &Path, volume: &str, allow: Allow) -> Result<(), AppError> {
     let location = Catalog::location(state_dir, volume);
     if location::check_volume_name(volume).is_err() || !location.exists() {
@@ -139,7 +140,7 @@ pub fn allow(state_dir: &Path, volume: &str, allow: Allow) -> Result<(), AppErro
     claim::allow_once(&catalog, allow)
 }
 
-/// As the answer of a volume that has ended.
+/// The answer for a volume that has ended.
 fn ended(name: &str, failure: AppError) -> ControlError {
     ControlError::Ended { volume: name.to_owned(), failure }
 }
@@ -155,7 +156,7 @@ impl Control for Fleet {
         if let (Some(name), true) = (name, volumes.is_empty()) {
             return Err(ControlError::UnknownVolume { volume: name.to_owned() });
         }
-        // Side by side: a volume that takes long takes none of the others' time.
+        // In parallel, so that a slow volume takes no time from the others.
         let volumes: Vec<VolumeSync> = std::thread::scope(|scope| {
             let waits: Vec<_> = volumes.iter().map(|volume| scope.spawn(|| volume.sync(timeout, instant))).collect();
             waits.into_iter().filter_map(|wait| wait.join().ok()).collect()
@@ -178,7 +179,7 @@ impl Control for Fleet {
 
     fn adopt(&self, name: &str, word: Allow) -> Result<(), ControlError> {
         let volume = self.find(name)?;
-        // It would hold for a later start that nobody has looked at.
+        // Permission is refused while the volume runs: it would silently apply to some later start.
         let waits = volume.shared.progress().phase == Phase::Waiting;
         if !waits && !volume.has_failed() {
             return Err(ControlError::Running { volume: name.to_owned() });

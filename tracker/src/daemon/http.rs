@@ -1,6 +1,7 @@
-//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`, `/debug/kernel-counters`. Read only, and off unless a listen address is given.
+//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`, `/debug/kernel-counters`. Read only. A daemon serves them on the loopback
+//! address unless they are switched off, `protect` only where a listen address is given.
 //!
-//! A thread of its own with its own event loop, so that a busy volume delays no scrape and a scrape no volume.
+//! Runs in its own thread with its own event loop, so that a busy volume delays no scrape and a scrape delays no volume.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -40,20 +41,20 @@ impl HttpServer {
         HttpServer::serve(HttpServer::bind(address)?, control, process)
     }
 
-    /// Takes `address` before there is anything to serve.
+    /// Binds `address` before there is anything to serve.
     ///
     /// # Errors
-    /// When it is taken or not of this host; names it.
+    /// If it is taken or does not belong to this host; names it.
     pub fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
         let listener = TcpListener::bind(address).map_err(|error| failed(address, &error))?;
         listener.set_nonblocking(true).map_err(|error| failed(address, &error))?;
         Ok(listener)
     }
 
-    /// Serves what is asked at `listener`, which does not block.
+    /// Serves requests at `listener`, which must not block.
     ///
     /// # Errors
-    /// When there is no thread or event loop for it.
+    /// If the thread or event loop cannot be started.
     pub fn serve(
         listener: TcpListener,
         control: Arc<dyn Control>,
@@ -93,7 +94,7 @@ impl Drop for HttpServer {
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {
-            // The thread only panics through a bug that the panic hook has printed already.
+            // The thread panics only through a bug, which the panic hook has already printed.
             let _ = thread.join();
         }
     }
@@ -126,7 +127,7 @@ async fn serve_metrics(State(app): State<App>) -> Response {
     }
 }
 
-/// Counters of the kernel programs by volume, as JSON: some eighty, named after the programs, for bug reports and not for a
+/// Counters of the kernel programs by volume, as JSON: some eighty, named after the programs. For bug reports, not worth a
 /// time series each.
 async fn kernel_counters(State(app): State<App>) -> Response {
     let volumes = app.control.status();
@@ -138,7 +139,7 @@ async fn kernel_counters(State(app): State<App>) -> Response {
     }
 }
 
-/// 200 only when every volume is armed, has its baseline, and its last commit is fresh or nothing waits.
+/// 200 only if every volume is armed, has its baseline, and its last commit is fresh or nothing waits.
 async fn readyz(State(app): State<App>) -> Response {
     let volumes = app.control.status();
     let mut reasons: Vec<String> =

@@ -1,7 +1,7 @@
-//! The metrics, for Prometheus: one table says what there is, and reads it from the same status that `status` prints.
+//! The metrics, for Prometheus: one table defines them, and reads them from the same status that `status` prints.
 //!
-//! No value is kept here. Labels are volume names and closed sets of words, never a path. `docs/metrics.md` is checked
-//! against the table by a test.
+//! No value is stored here. Labels are volume names and closed sets of words, never a path. A test checks `docs/metrics.md`
+//! against the table.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ pub use table::{METRICS, Metric, Read, Stability};
 /// The content type of `render`'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What belongs to the process and to no volume.
+/// Metrics of the process, not of a volume.
 #[derive(Debug)]
 pub struct Process {
-    /// f64 bits: seconds since 1970 of the last configuration that was taken.
+    /// f64 bits: when the last configuration was accepted, in seconds since 1970.
     reload_time: AtomicU64,
     reload_ok: AtomicU64,
     kernel: String,
@@ -40,7 +40,7 @@ impl Process {
         Process { reload_time: AtomicU64::new(now.to_bits()), reload_ok: AtomicU64::new(1), kernel }
     }
 
-    /// A configuration was taken at this time, or (`None`) refused.
+    /// Records that a configuration was accepted at this time, or (`None`) refused.
     pub fn reloaded(&self, at: Option<f64>) {
         if let Some(at) = at {
             self.reload_time.store(at.to_bits(), Ordering::Relaxed);
@@ -64,7 +64,7 @@ pub fn render(control: &Arc<dyn Control>, process: &Arc<Process>) -> Result<Stri
     Ok(out)
 }
 
-/// One scrape: the status as of now.
+/// One scrape: the present status.
 #[derive(Debug)]
 struct Scrape {
     volumes: Vec<VolumeStatus>,

@@ -1,7 +1,7 @@
 //! The life of a process that protects volumes: lock, start, control socket, HTTP, signals, watchdog, stop.
 //!
-//! What a volume does is behind `Control`; this loop looks at its status, says `ready`, and decides when to end and
-//! with which code.
+//! The work of a volume is behind `Control`. This loop checks its status, prints `ready`, and decides when to end and with
+//! which code.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::output::Out;
 use crate::volume::last_flush::{Uncommitted, verdict};
 use crate::volume::status::{State, VolumeStatus};
 
-/// How often the loop looks at the volumes. `ready` is late by at most this.
+/// How often the loop checks the volumes, and so the longest delay of `ready`.
 const TICK: Duration = Duration::from_millis(50);
 
 /// How long a process that was interrupted twice tries to detach its programs.
@@ -41,10 +41,11 @@ pub(crate) fn run(config: &Config, state_dir: &Path, out: &mut Out) -> Result<Ex
     serve(early, &state_dir, &control, &process, &Notify::from_env(), out)
 }
 
-/// What is had before anything is attached to the kernel: it may fail by the configuration, or a signal may come.
+/// What is acquired before anything is attached to the kernel: it may fail because of the configuration, or a signal may
+/// come.
 struct Early {
     runtime: tokio::runtime::Runtime,
-    /// One that comes while the volumes are started asks for an orderly end, which detaches.
+    /// A signal while the volumes are started requests an orderly end, which detaches.
     signals: Signals,
     endpoint: Arc<Endpoint>,
 }
@@ -98,17 +99,17 @@ fn serve(
     let code = match ended {
         Ok(code) => stop(&runtime, control, notify).and_then(|left| verdict(code, &left)),
         Err(error) => {
-            // What failed is the news; an interrupted stop is not.
+            // Report the first error, not the interrupted stop.
             let _ = stop(&runtime, control, notify);
             Err(error)
         }
     };
-    // A stop that was interrupted leaves its thread behind.
+    // An interrupted stop leaves its thread running.
     runtime.shutdown_background();
     code
 }
 
-/// The last flush, and what it left over. A signal meanwhile ends the process without waiting for it: the marks stay pending.
+/// Makes the last flush; returns what it left. A signal meanwhile ends the process without waiting: the marks stay pending.
 fn stop(
     runtime: &tokio::runtime::Runtime,
     control: &Arc<dyn Control>,
@@ -120,11 +121,11 @@ fn stop(
         let mut signals = Signals::listen()?;
         let stopping = tokio::task::spawn_blocking(move || control.stop());
         tokio::select! {
-            // A panic in there was printed by the panic hook; the process ends either way.
+            // The panic hook has printed a panic of that thread; the process ends either way.
             left = stopping => left.map_err(|_| AppError::new(ExitCode::Error, "the last flush broke off")),
             _ = signals.end() => {
                 let abandon = tokio::task::spawn_blocking(move || abandoned.abandon());
-                // What a stuck drain keeps from being detached stays until its lease is over.
+                // If a stuck drain prevents detaching, the programs stay until their lease is over.
                 let _ = tokio::time::timeout(ABANDON, abandon).await;
                 Err(AppError::new(ExitCode::Interrupted, "interrupted before the last flush was done")
                     .hint("nothing is lost: what was not committed is picked up at the next start"))
@@ -151,7 +152,7 @@ impl Signals {
         })
     }
 
-    /// The exit code that the ending signal asks for: a service manager's SIGTERM is a wish granted, ^C is not.
+    /// The exit code after the ending signal: a service manager's SIGTERM is a normal end, ^C is not.
     async fn end(&mut self) -> ExitCode {
         tokio::select! {
             _ = self.interrupt.recv() => ExitCode::Interrupted,
@@ -165,14 +166,14 @@ struct Service<'a> {
     process: &'a Process,
     notify: &'a Notify,
     out: &'a mut Out,
-    /// READY=1 was sent.
+    /// Whether READY=1 was sent.
     ready: bool,
-    /// Volumes of which was said that they are protected, from where to where and how.
+    /// Volumes whose first line was printed: from where to where, and how.
     begun: Vec<String>,
-    /// Volumes whose `ready` was said.
+    /// Volumes whose `ready` was printed.
     said: Vec<String>,
     state_dir: &'a StateDir,
-    /// That it is not at its path any more was said.
+    /// Whether it was logged that the state directory is gone from its path.
     state_lost: bool,
 }
 
@@ -208,7 +209,7 @@ impl Service<'_> {
         }
     }
 
-    /// Says once, in the log, that somebody removed what the next process needs.
+    /// Logs once that somebody removed what the next process needs.
     fn look_at_state(&mut self) {
         let lost = !self.state_dir.is_in_place();
         if lost && !self.state_lost {
@@ -221,9 +222,9 @@ impl Service<'_> {
         self.state_lost = lost;
     }
 
-    /// Says `ready` once per volume, and READY=1 once no volume is still starting.
+    /// Prints `ready` once per volume, and sends READY=1 once no volume is starting.
     fn announce(&mut self, volumes: &[VolumeStatus]) {
-        // One that is removed and added again is said anew.
+        // A volume that was removed and added again is announced again.
         self.begun.retain(|name| volumes.iter().any(|v| v.volume == *name));
         self.said.retain(|name| volumes.iter().any(|v| v.volume == *name));
         for v in volumes {
@@ -239,7 +240,7 @@ impl Service<'_> {
                 let (volume, seq) = (&v.volume, v.head_seq);
                 let text = if volumes.len() == 1 { "ready".to_string() } else { format!("ready {volume}") };
                 self.out.say(text, &json!({ "type": "ready", "volume": volume, "seq": seq }));
-                // Why no better back end is had is no news; why a volume is degraded is.
+                // Why no better back end was chosen is not worth a warning; why a volume is degraded is.
                 for reason in &v.reasons {
                     match v.state {
                         State::Degraded => tracing::warn!(volume, "{reason}"),
@@ -248,7 +249,7 @@ impl Service<'_> {
                 }
             }
         }
-        // A baseline can take hours: the service manager is not kept waiting for it, /readyz tells the difference.
+        // A baseline can take hours: the service manager does not wait for it, and /readyz shows the difference.
         if !self.ready && volumes.iter().all(|v| v.state != State::Starting) {
             self.ready = true;
             self.notify.ready();
@@ -279,7 +280,7 @@ impl Service<'_> {
     }
 }
 
-/// The first line of a volume, for a person: from where to where, and how.
+/// The first line about a volume, for a person: from where to where, and how.
 fn beginning(v: &VolumeStatus) -> String {
     let name = |text: &str| crate::quoting::quote(text.as_bytes());
     let how = match v.backend {
@@ -289,7 +290,7 @@ fn beginning(v: &VolumeStatus) -> String {
     format!("protecting {} -> {}/{} {how}", name(&v.source), name(&v.store), v.volume)
 }
 
-/// Why the process must end: every volume has ended by itself. The worst code is not defined, so the first one's is it.
+/// Why the process must end: every volume has ended by itself. There is no order of codes, so the first volume's counts.
 fn all_ended(volumes: &[VolumeStatus]) -> Option<AppError> {
     let mut failures = volumes.iter().map(|v| v.failure.as_ref());
     let first = failures.next()??;

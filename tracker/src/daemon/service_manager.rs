@@ -1,7 +1,7 @@
-//! The service manager's side: what it is told by systemd's notification protocol, and when the watchdog is fed.
+//! The service manager's side: messages by systemd's notification protocol, and when the watchdog is fed.
 //!
-//! Without NOTIFY_SOCKET in the environment nothing is said. A message that cannot be sent is lost, which the service manager
-//! sees as silence; the service goes on.
+//! Without NOTIFY_SOCKET in the environment nothing is sent. A message that cannot be sent is lost, which looks like
+//! silence to the service manager; the service continues.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,17 +19,17 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// The service manager that the environment names, if it names one.
+    /// The service manager named by the environment, if any.
     pub fn from_env() -> Self {
         Notify::new(Box::new(sd_notify::notify), sd_notify::watchdog_enabled())
     }
 
-    /// One that is told by `send`, and wants a sign of life at least as often as `watchdog`.
+    /// A service manager that `send` reaches, and that requires a sign of life at least every `watchdog`.
     pub fn new(send: Box<Send>, watchdog: Option<Duration>) -> Self {
         Notify { send, watchdog: watchdog.filter(|limit| !limit.is_zero()) }
     }
 
-    /// How long the service manager waits for a sign of life; `None` when it does not.
+    /// How long the service manager waits for a sign of life; `None` if it does not.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
@@ -66,24 +66,24 @@ impl Notify {
     }
 }
 
-/// Watches that the volumes get on. Only then is the watchdog fed: a wedged flush must lead to a restart.
+/// Checks that the volumes make progress. Only then is the watchdog fed: a stuck flush must lead to a restart.
 #[derive(Debug)]
 pub struct Liveness {
     limit: Duration,
     volumes: Vec<(String, Mark, Instant)>,
 }
 
-/// Counters of which at least one moves while a volume with work to do is alive; store requests move also while the
-/// store refuses them, since a restart would not help there.
+/// Counters of which at least one increases while a volume with work makes progress. Store requests also increase while the
+/// store refuses them, since a restart would not help then.
 type Mark = [u64; 5];
 
 impl Liveness {
-    /// `limit`: how long a volume that has something to do may show no movement.
+    /// `limit`: how long a volume with work may make no progress.
     pub fn new(limit: Duration) -> Self {
         Liveness { limit, volumes: Vec::new() }
     }
 
-    /// True while every volume gets on, has nothing to do, or has ended with a reason of its own.
+    /// True while every volume makes progress, has no work, or has ended for a reason of its own.
     pub fn observe(&mut self, volumes: &[VolumeStatus], now: Instant) -> bool {
         let mut alive = true;
         let before = std::mem::take(&mut self.volumes);

@@ -1,4 +1,4 @@
-//! The state directory: made private, and held by one process at a time.
+//! The state directory: private, and locked by one process at a time.
 //!
 //! It knows lock and socket; the catalogs below it belong to `catalog`.
 
@@ -12,16 +12,16 @@ use rustix::fs::{FlockOperation, flock};
 use crate::daemon::control;
 use crate::error::{AppError, ExitCode};
 
-/// A locked state directory; free again when dropped, also by kill -9.
+/// A locked state directory. The lock is released when dropped, also by kill -9.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// Holds the lock as long as it is open.
+    /// Holds the lock while it is open.
     lock: File,
 }
 
 impl StateDir {
-    /// Makes the directory (mode 0700) where it is absent, and locks it. `ExitCode::Locked` when another process has it.
+    /// Creates the directory (mode 0700) if absent, and locks it. `ExitCode::Locked` if another process has locked it.
     pub fn lock(path: &Path) -> Result<StateDir, AppError> {
         let shown = path.display();
         let failed = |what: &str, e: io::Error| {
@@ -47,7 +47,7 @@ impl StateDir {
         &self.path
     }
 
-    /// Whether the directory that was locked is still at its path. One that cannot be looked at counts as there.
+    /// Whether the locked directory is still at its path. If that cannot be checked, the answer is yes.
     pub fn is_in_place(&self) -> bool {
         let there = match fs::metadata(self.path.join("lock")) {
             Ok(there) => there,

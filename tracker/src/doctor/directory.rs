@@ -1,4 +1,4 @@
-//! What a directory comes to: its file system, the layer below an overlay, mounts inside of it.
+//! Judges a directory: its file system, the layer below an overlay, mounts inside it.
 
 use serde::Serialize;
 
@@ -15,11 +15,11 @@ pub struct Upper {
     /// Its file system, if it can be reached from here.
     pub fs: Option<String>,
     pub volatile: bool,
-    /// Files without data of their own may be there, and this process cannot tell which.
+    /// It may have files without their own data, and this process cannot tell which.
     pub metacopy_hidden: bool,
 }
 
-/// What was seen of a directory.
+/// Facts about a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryFacts {
     pub path: PathField,
@@ -33,18 +33,18 @@ pub struct DirectoryFacts {
     pub inside: Vec<String>,
 }
 
-/// What a directory comes to.
+/// The judgement of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     #[serde(flatten)]
     pub path: PathField,
     pub findings: Vec<Finding>,
-    /// The file system whose changes are captured: that of the upper layer, on an overlay.
+    /// The file system whose changes are captured: for an overlay that of the upper layer.
     pub file_system: FileSystem,
 }
 
 impl Verdict {
-    /// Whether a volume there would be weaker than it should be.
+    /// Whether a volume there would be degraded.
     #[must_use]
     pub fn degraded(&self) -> bool {
         self.file_system.degraded() || self.findings.iter().any(|finding| !finding.ok)

@@ -11,13 +11,13 @@ use crate::capture::BackEnd;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Seen {
-    /// The blocks that changed, as far as the folio that holds them.
+    /// The blocks that changed, in units of the folio that contains them.
     Blocks,
     /// Everything from the place of the change to the end of the file.
     Tail,
     /// The whole file is read and compared.
     WholeFile,
-    /// The inode is looked at, or the directory listed; no content is read.
+    /// The inode is checked, or the directory listed; no content is read.
     Entry,
     /// Not always.
     Partly,
@@ -42,11 +42,11 @@ impl Seen {
 pub struct Row {
     pub change: &'static str,
     pub seen: Seen,
-    /// By which hooks, or under which condition not.
+    /// By which hooks, or under which condition it is not seen.
     pub by: String,
 }
 
-/// A tracepoint or function that this file system cannot do without.
+/// A tracepoint or function that this file system needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HookState {
     pub name: &'static str,
@@ -77,7 +77,7 @@ impl FileSystem {
     }
 }
 
-/// The file systems that are known.
+/// The file systems that tracker knows.
 pub const KNOWN: [&str; 5] = ["ext4", "xfs", "btrfs", "tmpfs", "overlay"];
 
 const DEFRAGMENTATION: &str = "online defragmentation";
@@ -88,8 +88,8 @@ const STORES_ON_TMPFS: &str = "the first store into a page that was not read bef
                                that was mapped by a read, leave no trace";
 const DIRECT: &str = "iomap_dio_rw_begin, iomap_dio_complete";
 
-/// What `name` comes to, when the machine takes `back_end`. An overlay is judged by its upper layer's file system (see
-/// `directory`); here it stands for itself.
+/// Judges the file system `name` if the machine uses `back_end`. `directory` judges an overlay by its upper layer's file
+/// system; here it is judged by itself.
 #[must_use]
 pub fn judge(name: &str, kernel: &Kernel, back_end: BackEnd) -> FileSystem {
     let known = Fs::from_name(name);
@@ -99,7 +99,7 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: BackEnd) -> FileSystem {
     if back_end == BackEnd::Scan {
         problems.push("the machine scans: see the findings above".to_owned());
     } else if name == "overlay" {
-        // Capture::supported says the same: the inodes of marks are those of the upper layer.
+        // As in Capture::supported: marks have the inodes of the upper layer.
     } else if known.is_none() {
         problems.push("its changes are not known to the back ends with programs".to_owned());
         fix = Some("keep the directory on ext4, xfs or btrfs".to_owned());
@@ -124,13 +124,13 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: BackEnd) -> FileSystem {
         Some(fs) => hooked(fs, kernel),
         None => overlay(),
     };
-    // ext4_move_extents sets no change time: only its function tells of it, and the mapping that is forgotten.
+    // ext4_move_extents sets no change time: it is seen only by its function, and by the mapping that is dropped.
     let moves = changes.iter().any(|row| row.change == DEFRAGMENTATION);
     let backend = if scan { BackEnd::Scan } else { back_end };
     FileSystem { name: name.to_owned(), backend, hooks, changes, problems, fix, limits: limits(name, moves) }
 }
 
-/// As `Capture::supported` has it. With functions hooked it is they that tell of everything but dirty folios.
+/// As in `Capture::supported`. Hooked functions report everything but dirty folios.
 fn states(fs: Fs, kernel: &Kernel, back_end: BackEnd) -> Vec<HookState> {
     let functions = matches!(back_end, BackEnd::Fentry | BackEnd::Kprobe);
     let needed = HOOKS.iter().filter(|hook| match hook.serves {
@@ -199,7 +199,7 @@ fn traced(fs: Fs, kernel: &Kernel) -> Vec<Row> {
     }
 }
 
-/// The functions hooked, for those of a list that the kernel has.
+/// The hooked functions of a list that the kernel has.
 fn by(kernel: &Kernel, of: &[FunctionId]) -> String {
     let names = of.iter().map(|id| id.get().name).filter(|name| kernel.functions.contains(name));
     names.collect::<Vec<_>>().join(", ")

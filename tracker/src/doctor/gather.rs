@@ -1,5 +1,5 @@
-//! Reads the facts from /proc and /sys. Decides nothing, and writes nothing but, where a directory on ext4 is asked about, one
-//! byte into a file without a name: only that tells whether small files are kept in inodes.
+//! Reads the facts from /proc and /sys. Decides nothing. Writes only one byte to an unnamed file, if a directory on ext4 is
+//! checked: only that shows whether small files are kept in inodes.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::source::{SourceError, SourceRoot};
 use crate::units::PathField;
 use crate::volume::startup::eligibility;
 
-/// Those of the running kernel and this process.
+/// Facts about the running kernel and this process.
 #[must_use]
 pub fn machine(state_dir: &Path) -> Facts {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -48,7 +48,7 @@ fn kernel() -> Kernel {
     let tracepoints = HOOKS.iter().map(|hook| hook.tracepoint).filter(|name| types.has_tracepoint(name)).collect();
     let functions = FUNCTIONS.iter().map(|function| function.name).filter(|name| types.function(name).is_some());
     let functions = functions.collect();
-    // What BTF gives no single number for counts as absent here; `choose` says why.
+    // A field for which BTF has no single number counts as absent here; `choose` says why.
     let has = |container: &str, member: &str, kind| {
         types.blobs().any(|btf| match kind {
             Kind::Offset => matches!(btf.member_offset(container, member), Ok(Some(_))),
@@ -78,21 +78,21 @@ fn mounts() -> Vec<(String, String)> {
     lines.collect()
 }
 
-/// Whether the directory, or the nearest parent that exists, may be written.
+/// Whether the directory, or its nearest existing parent, can be written.
 fn writable(dir: &Path) -> Result<(), String> {
     use rustix::fs::{Access, access};
     let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| format!("{}: {e}", existing.display()))
 }
 
-/// The effective set of this process.
+/// The effective capabilities of this process.
 fn capabilities() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Those of a directory.
+/// Facts about a directory.
 ///
 /// # Errors
 /// When it cannot be opened.
@@ -109,7 +109,7 @@ pub fn directory(dir: &Path) -> Result<directory::DirectoryFacts, SourceError> {
             metacopy_hidden: upper.metacopy_hidden,
         }
     });
-    // The table escapes blanks; below a path with one this list is shorter, which `status` of the volume is not.
+    // The table escapes blanks: below a path with one this list may be incomplete; the volume's `status` is not.
     let below = |at: &str| Path::new(at) != path && Path::new(at).starts_with(path);
     let mut inside: Vec<String> = mounts().into_iter().map(|(at, _)| at).filter(|at| below(at)).collect();
     inside.dedup();

@@ -1,4 +1,4 @@
-//! Facts of machines that are not at hand, and what must be said of them.
+//! Facts of machines that are not available here, and the findings that must follow.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ fn a_good_machine_has_no_fault() {
     let findings = machine(&good(), BackEnd::Tracepoint);
     assert!(findings.iter().all(|finding| finding.ok && finding.fix.is_none()), "{findings:#?}");
     assert_eq!(good().obstacle(), None);
-    // Not being able to look is no fault.
+    // A fact that cannot be read is not a fault.
     let blind = Facts { lockdown: None, modules: None, config: None, ..good() };
     assert!(machine(&blind, BackEnd::Tracepoint).iter().all(|finding| finding.ok));
     assert!(find(&machine(&blind, BackEnd::Tracepoint), "lockdown").value.contains("not known"));
@@ -116,7 +116,7 @@ fn each_file_system_is_told_as_its_programs_are() {
     let tmpfs = of("tmpfs");
     assert_eq!(seen(&tmpfs, "mapping"), Seen::Partly);
     assert!(tmpfs.degraded(), "stores that leave no trace are no small thing");
-    // Every tracepoint of one file system is in its table.
+    // The table of a file system must have every tracepoint of it.
     for hook in HOOKS.iter().filter(|hook| matches!(hook.serves, common::hooks::Serves::One(_))) {
         let told = fs::KNOWN.into_iter().flat_map(|name| of(name).changes);
         assert!(told.into_iter().any(|row| row.by.contains(hook.tracepoint)), "{} is not told of", hook.tracepoint);
@@ -227,7 +227,7 @@ fn this_machine_can_be_looked_at() {
     assert!(gather::directory(&dir.path().join("none")).is_err());
 }
 
-/// Whatever is not the best says what that costs and what would help; what it says of costs is what the rows say.
+/// Every back end but the best states its cost and a fix, and the cost agrees with the rows.
 #[test]
 fn what_is_not_the_best_has_its_cost_and_a_fix() {
     assert_eq!(super::costs(BackEnd::Fentry), None);

@@ -1,9 +1,9 @@
 //! Which commit a user means, by number or by time.
 //!
-//! A time is what a person reads off a wall clock, so the wall clocks of the commits are searched: the last commit, by number,
-//! whose wall clock is not later. Where clocks fell (one that was ahead was set right) wall clocks do not rise with numbers; each
-//! commit says since which one they do (`Standing::steady_since`), so such a stretch is searched by halves, and the one before it
-//! only if the whole stretch is later. That is one commit read for each fall of the clock that is passed over, and about
+//! A person reads a time off a wall clock, so the wall clocks of the commits are searched for the last commit, by number,
+//! whose wall clock is not later. If a clock was ahead and was set right, wall clocks do not rise with numbers. Each commit
+//! records since which one they do (`Standing::steady_since`): such a stretch is searched by bisection, and the stretch
+//! before it only if the whole one is later. That costs one commit read for each stretch that is skipped, and about
 //! log2(commits of the stretch) for the search.
 
 use std::fmt;
@@ -18,22 +18,22 @@ use crate::repository::error::ReadError;
 use crate::repository::reader::Reader;
 use crate::units::{At, rfc3339};
 
-/// The commit that was asked for.
+/// The chosen commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
     pub seq: Seq,
-    /// Set where it was asked for by time, and clocks leave more than one answer.
+    /// Set if it was chosen by time, and the clocks allow more than one answer.
     pub clocks: Option<ClockWarning>,
 }
 
-/// By the wall clocks of the commits another one is meant than by their order.
+/// Wall clocks and the order of the commits lead to different answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClockWarning {
-    /// The last one whose wall clock is not later: it is taken.
+    /// The last commit whose wall clock is not later: the chosen one.
     pub seq: Seq,
     /// Its wall clock.
     pub wall: Time,
-    /// The last one before all that say a later time; `None`: all do.
+    /// The last commit before all that record a later time; `None`: all do.
     pub in_order: Option<Seq>,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for ClockWarning {
     }
 }
 
-/// By which of a commit's times is searched.
+/// Which of a commit's times is searched.
 #[derive(Clone, Copy)]
 enum By {
     /// Rises with every commit, whatever the clock did.
@@ -77,10 +77,10 @@ impl By {
 }
 
 impl Reader {
-    /// The seq a user means; without `at` the head.
+    /// The seq that a user means; the head without `at`.
     ///
     /// # Errors
-    /// `SeqAbsent`, `TimeAbsent`; and as reading the commits that the search by time looks at.
+    /// `SeqAbsent`, `TimeAbsent`; and errors of reading the commits for the search by time.
     pub fn choose(&self, at: Option<At>) -> Result<Chosen, ReadError> {
         let plain = |seq| Ok(Chosen { seq, clocks: None });
         match at {
@@ -99,7 +99,7 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::choose`], for those who have nobody to warn of clocks that disagree.
+    /// As [`Reader::choose`], for callers that do not warn of clocks that disagree.
     pub fn resolve(&self, at: Option<At>) -> Result<Seq, ReadError> {
         self.choose(at).map(|chosen| chosen.seq)
     }
@@ -115,10 +115,10 @@ impl Reader {
         Ok(Some(Chosen { seq, clocks }))
     }
 
-    /// The last commit whose wall clock is not later than `when`, with that clock. `top` is head's header.
+    /// The last commit whose wall clock is not later than `when`, with that clock. `top` is the head's header.
     fn by_wall(&self, when: Time, mut top: commit::Header) -> Result<Option<(Seq, Time)>, ReadError> {
         loop {
-            // Between these two wall clocks do not fall.
+            // Wall clocks do not fall between these two.
             let first = top.standing.map_or(Seq::NONE, |standing| standing.steady_since).max(Seq::FIRST);
             if let Some(seq) = self.search(first..=top.seq, when, By::Wall)? {
                 return Ok(Some((seq, self.commit_header(seq)?.wall())));
@@ -130,12 +130,12 @@ impl Reader {
         }
     }
 
-    /// The last commit of `seqs`, in which the time does not fall, that is not later than `when`: over the ends of the eras
-    /// first, then inside one.
+    /// The last commit of `seqs` that is not later than `when`; the time must not fall in `seqs`. Searches the ends of the
+    /// eras first, then inside one.
     fn search(&self, seqs: RangeInclusive<Seq>, when: Time, by: By) -> Result<Option<Seq>, ReadError> {
         let (low, high) = seqs.into_inner();
         let era_len = self.format.era_len;
-        // Eras that end in the range, and are closed.
+        // Closed eras that end in the range.
         let (mut next, mut before) = (era_of(low, era_len), None);
         let ends = (era_of(high, era_len) + 1).min(self.closed);
         let ends = if ends > next && last_seq(ends - 1, era_len) > high { ends - 1 } else { ends };
@@ -153,7 +153,7 @@ impl Reader {
         }
         match commit_at_time(first..=last, when, |seq| Ok(by.of_commit(&self.commit_header(seq)?))) {
             Ok(found) => Ok(found.or(before)),
-            // Commits of closed eras may be pruned; what is kept of them are checkpoints.
+            // Commits of closed eras may be pruned, leaving only checkpoints.
             Err(ReadError::Missing { .. }) if next < self.closed => {
                 Ok(self.checkpoint_at(when, first..=last)?.or(before))
             }

@@ -1,4 +1,5 @@
-//! Why a volume cannot be read or restored: which object, and what is wrong with it. Exit codes are the command line's.
+//! Why a volume cannot be read or restored: which object, and what is wrong with it. The command line chooses the exit
+//! codes.
 
 use std::path::PathBuf;
 
@@ -22,16 +23,16 @@ pub enum ReadError {
     NoCommit { volume: String },
     #[error("there is no commit {seq}: the newest one of volume `{volume}` is {head}")]
     SeqAbsent { volume: String, seq: Seq, head: Seq },
-    /// The commits that lead there are gone, as prune leaves it.
-    #[error("commit {seq} of volume `{volume}` cannot be rebuilt: {key} is pruned and no checkpoint stands in for it")]
+    /// The commits that lead there were pruned.
+    #[error(
+        "commit {seq} of volume `{volume}` cannot be rebuilt: {key} is pruned and there is no checkpoint in its place"
+    )]
     Pruned { volume: String, seq: Seq, key: String },
     #[error("no commit of volume `{volume}` up to {seq} is of one instant ({looked} were looked at)")]
     NoInstant { volume: String, seq: Seq, looked: u64 },
     #[error("volume `{volume}` has no commit as old as {when}")]
     TimeAbsent { volume: String, when: String },
-    #[error(
-        "no complete baseline stands behind commit {seq} of volume `{volume}`: the first copy had not ended, files are missing"
-    )]
+    #[error("the baseline is not complete at commit {seq} of volume `{volume}`: files of the first copy are missing")]
     Incomplete { volume: String, seq: Seq },
     #[error("{key} was not written by tracker: {source}")]
     Foreign { key: String, source: DecodeError },
@@ -39,14 +40,14 @@ pub enum ReadError {
     Version { key: String, source: DecodeError },
     #[error("{key} is damaged: {source}")]
     Damaged { key: String, source: DecodeError },
-    /// The object is whole, but not what belongs at its place.
+    /// The object is undamaged, but does not belong at its place.
     #[error("{key} does not follow from what comes before it: {source}")]
     Refused { key: String, source: ManifestError },
     #[error("{key} is named in the volume, but is not in the store")]
     Missing { key: String },
     #[error("{key} has the hash {found}, but {named_by} says {expected}")]
     Hash { key: String, found: String, expected: String, named_by: String },
-    /// Whole, and in its place, but somebody else may have put it there.
+    /// Undamaged and in its place, but somebody else may have put it there.
     #[error("{key} is named by no commit: it is not used")]
     Unnamed { key: String },
     #[error("{key} holds another state than the commits up to there give")]
@@ -55,7 +56,7 @@ pub enum ReadError {
     Cut { head: Seq, expected: Seq },
     #[error("{path}: the content has the root {}, the commit says {}", root_text(found), root_text(expected))]
     Root { path: String, found: Root, expected: Root },
-    /// What no restore can make, committed before the encoder refused such entries.
+    /// An entry that no restore can create, committed before the encoder refused such entries.
     #[error("{key}: {path} is {what}: no restore can make it")]
     Unmakeable { key: String, path: String, what: &'static str },
     #[error(transparent)]
@@ -72,7 +73,7 @@ pub enum ReadError {
     Directory { step: &'static str, path: PathBuf, source: std::io::Error },
     #[error("interrupted")]
     Interrupted,
-    /// A restore ended before its end.
+    /// A restore ended early.
     #[error("{cause}. {restored} of {files} files were restored; the target stays closed to others")]
     Stopped { restored: u64, files: u64, cause: Box<ReadError> },
     #[error("cannot write the output: {0}")]
@@ -80,7 +81,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// An object's bytes are not what they must be, by `decode`.
+    /// An object's bytes cannot be decoded.
     pub(crate) fn damaged(key: impl Into<String>, source: DecodeError) -> ReadError {
         let key = key.into();
         match source {
@@ -90,7 +91,7 @@ impl ReadError {
         }
     }
 
-    /// The store's bytes are not what was committed (exit code 21), whatever the form of it.
+    /// Whether the store's bytes are not what was committed (exit code 21), in whatever form.
     pub fn is_mismatch(&self) -> bool {
         match self {
             ReadError::Damaged { .. }
@@ -108,7 +109,7 @@ impl ReadError {
         }
     }
 
-    /// The object that it is about, where there is one.
+    /// The object that the error is about, if there is one.
     pub(crate) fn key(&self) -> Option<&str> {
         match self {
             ReadError::Damaged { key, .. }
@@ -121,7 +122,8 @@ impl ReadError {
         }
     }
 
-    /// Not the store's failure to answer, but something about the object that was asked for: another one may do.
+    /// Whether the error concerns the requested object, rather than the store failing to answer: another object may be
+    /// readable.
     pub(crate) fn is_about_object(&self) -> bool {
         self.is_mismatch() || matches!(self, ReadError::Foreign { .. } | ReadError::Version { .. })
     }

@@ -1,73 +1,68 @@
-//! Getting the bytes of files out of the store: ranged reads, frames checked and decoded, work cut into groups of files
-//! so that open files and memory stay bounded whatever the plan's size.
+//! Reads the bytes of files from the store: ranged reads, frames checked and decoded. Work is cut into groups of files, so
+//! that open files and memory stay bounded whatever the plan's size.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use engine::format::{DecodeError, Key, frame};
 use engine::model::{ObjectRef, Root};
-use engine::plan::{PlanFile, PlanFrame, PlanRead, Run};
+use engine::plan::{self, Frames, PlanFile, PlanFrame, PlanRead, ReadLimits, Run};
 use engine::tree::{RootHasher, RootKind};
 
 use crate::repository::error::ReadError;
 use crate::repository::reader::Reader;
 use crate::store::ErrorKind;
 
-/// Files up to this size are put together in memory and written at once.
+/// Files up to this size are assembled in memory and written at once.
 pub(crate) const SMALL: u64 = 256 * 1024;
-/// Bounds of one group: bytes of small files, small files, large files (each is two descriptors).
+/// Limits of one group: bytes of small files, small files, large files (each uses two descriptors).
 const GROUP_BYTES: u64 = 8 << 20;
 const GROUP_SMALL: usize = 4096;
 const GROUP_LARGE: usize = 16;
-/// How reads are merged: bytes of one read, bytes read for nothing.
-const READ_BYTES: u64 = 4 << 20;
-const READ_GAP: u64 = 128 * 1024;
 
 /// Takes the bytes of a run.
 pub(crate) type Put<'a> = dyn FnMut(&Run, &[u8]) -> Result<(), ReadError> + 'a;
 
-/// Some files of a plan, and the reads that bring all their bytes.
+/// Some files of a plan, and the reads that contain all their bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    /// Indexes in the plan's files, rising.
+    /// Indexes in the plan's files, ascending.
     pub(crate) files: Vec<u32>,
     pub(crate) reads: Vec<PlanRead>,
 }
 
 impl Group {
-    /// Where a file stands in `files`.
+    /// The index of a file in `files`.
     pub(crate) fn place(&self, file: u32) -> Option<usize> {
         self.files.binary_search(&file).ok()
     }
 }
 
-/// Cuts the regular files of a plan, but for `kept`, into groups: in the order in which the reads first meet them, so
-/// that few frames are needed by two groups.
-pub(crate) fn groups(files: &[PlanFile], reads: Vec<PlanRead>, kept: &HashSet<u32>) -> Vec<Group> {
+/// Cuts the regular files of a plan, but for `kept`, into groups: in the order in which the frames first meet them, so
+/// that few frames are needed by two groups. What these reads are is what a restore does and a dry run shows.
+pub(crate) fn groups(files: &[PlanFile], frames: Frames, kept: &HashSet<u32>) -> Vec<Group> {
     let mut cutter = Cutter { files, groups: Vec::new(), of: HashMap::new(), bytes: 0, small: 0, large: 0 };
-    let mut frames: Vec<BTreeMap<(ObjectRef, u64, u32), Vec<Run>>> = Vec::new();
-    for read in reads {
-        for frame in read.frames {
-            for run in frame.runs.into_iter().filter(|run| !kept.contains(&run.file)) {
-                let Some(group) = cutter.group(run.file) else { continue };
-                if frames.len() <= group {
-                    frames.resize_with(group + 1, BTreeMap::new);
-                }
-                if let Some(frames) = frames.get_mut(group) {
-                    frames.entry((read.object, frame.offset, frame.bytes)).or_default().push(run);
-                }
+    let mut of_groups: Vec<Frames> = Vec::new();
+    for (frame, runs) in frames {
+        for run in runs.into_iter().filter(|run| !kept.contains(&run.file)) {
+            let Some(group) = cutter.group(run.file) else { continue };
+            if of_groups.len() <= group {
+                of_groups.resize_with(group + 1, Frames::new);
+            }
+            if let Some(frames) = of_groups.get_mut(group) {
+                frames.entry(frame).or_default().push(run);
             }
         }
     }
-    // What no read meets: empty files, and those that are all hole.
+    // What no frame meets: empty files, and those that are all hole.
     for (n, file) in (0u32..).zip(files) {
         if file.root.is_some() && !kept.contains(&n) {
             cutter.group(n);
         }
     }
     let mut groups = cutter.groups;
-    for (group, frames) in groups.iter_mut().zip(frames) {
-        group.reads = merge(frames);
+    for (group, frames) in groups.iter_mut().zip(of_groups) {
+        group.reads = plan::merge(frames, ReadLimits::default());
     }
     groups.iter_mut().for_each(|group| group.files.sort_unstable());
     groups
@@ -83,7 +78,7 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
-    /// The group of a file, a new place in the last one if it has none yet.
+    /// The group of a file; adds it to the last group if it has none yet.
     fn group(&mut self, file: u32) -> Option<usize> {
         if let Some(group) = self.of.get(&file) {
             return Some(*group);
@@ -104,27 +99,6 @@ impl Cutter<'_> {
     }
 }
 
-/// Frames that lie near each other become one read.
-fn merge(frames: BTreeMap<(ObjectRef, u64, u32), Vec<Run>>) -> Vec<PlanRead> {
-    let mut reads: Vec<PlanRead> = Vec::new();
-    for ((object, offset, bytes), runs) in frames {
-        let frame = PlanFrame { offset, bytes, runs };
-        let end = offset.saturating_add(u64::from(bytes));
-        match reads.last_mut() {
-            Some(read)
-                if read.object == object
-                    && offset <= read.offset.saturating_add(read.bytes).saturating_add(READ_GAP)
-                    && end.saturating_sub(read.offset) <= READ_BYTES =>
-            {
-                read.bytes = end.max(read.offset.saturating_add(read.bytes)) - read.offset;
-                read.frames.push(frame);
-            }
-            _ => reads.push(PlanRead { object, offset, bytes: u64::from(bytes), frames: vec![frame] }),
-        }
-    }
-    reads
-}
-
 /// Requests and bytes of groups, as a dry run shows them.
 pub(crate) fn cost(groups: &[Group]) -> (u64, u64, u64) {
     let reads = groups.iter().flat_map(|group| &group.reads);
@@ -138,8 +112,8 @@ pub(crate) fn cost(groups: &[Group]) -> (u64, u64, u64) {
 }
 
 impl Reader {
-    /// Does one read, and gives every run its bytes, or to `lost` the frames that cannot be had. An error is the store's
-    /// or `put`'s.
+    /// Makes one read, and passes each run its bytes, or passes to `lost` the frames that cannot be read. Returns errors of
+    /// the store or of `put`.
     pub(crate) fn carry_out(
         &self,
         read: &PlanRead,
@@ -158,7 +132,7 @@ impl Reader {
             Err(error) if !self.concerns_object(&error) => return Err(error),
             Err(error) => tracing::debug!("reading frame by frame: {error}"),
         }
-        // What spoils a read of many frames may concern only one of them.
+        // The cause of a failed read of many frames may concern only one of them.
         read.frames.iter().try_for_each(|frame| {
             match self.get_range(key, frame.offset, u64::from(frame.bytes)) {
                 Ok(stored) => self.deliver(read.object, frame, &stored, put, lost)?,
@@ -196,7 +170,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether an error is about one object, and the store answers otherwise.
+    /// Whether an error concerns one object, while the store answers otherwise.
     fn concerns_object(&self, error: &ReadError) -> bool {
         error.is_about_object()
             || matches!(error, ReadError::Store(error) if error.kind != ErrorKind::StoreAbsent)
@@ -225,7 +199,7 @@ impl Reader {
     }
 }
 
-/// The parts of a file that are no holes.
+/// The parts of a file that are not holes.
 pub(crate) fn data_ranges(size: u64, holes: &[(u64, u64)]) -> Vec<Range<u64>> {
     let mut out = Vec::new();
     let mut at = 0;
@@ -241,7 +215,7 @@ pub(crate) fn data_ranges(size: u64, holes: &[(u64, u64)]) -> Vec<Range<u64>> {
     out
 }
 
-/// The root of a file of which `read` gives the parts that are no holes, in order.
+/// The root of a file. `read` returns the parts that are not holes, in order.
 pub(crate) fn root_of<E>(
     kind: RootKind,
     size: u64,

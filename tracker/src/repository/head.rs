@@ -1,4 +1,4 @@
-//! The head of a volume: its newest commit, found by asking for single objects and never by a listing.
+//! The head of a volume: its newest commit, found by requests for single objects and never by a listing.
 
 use engine::format::Key;
 use engine::format::era::last_seq;
@@ -7,14 +7,14 @@ use engine::plan::find_head;
 
 use crate::store::{Store, StoreError};
 
-/// Ends of eras without a commit behind them that are passed over when looking for the head. Each costs a search.
+/// How many ends of eras without a following commit are skipped when looking for the head. Each costs a search.
 const STRAY_ERAS: u32 = 64;
 
-/// The head, and how many eras are closed by it: 0 up to that number. An era that no commit follows is open still: its end
-/// is named by nothing, and its commits are all there.
+/// The head, and the number of closed eras. An era that no commit follows is still open: no commit names its end, and all
+/// its commits are there.
 ///
 /// # Errors
-/// Where the store does not tell.
+/// If the store does not tell.
 pub fn head_of(store: &dyn Store, era_len: u64) -> Result<(Seq, u64), StoreError> {
     let there = |key: Key| store.exists(&key.to_string());
     let mut limit = u64::MAX;
@@ -36,7 +36,7 @@ pub fn head_of(store: &dyn Store, era_len: u64) -> Result<(Seq, u64), StoreError
         if head == Seq::NONE || strays == STRAY_ERAS || there(Key::Commit(head))? {
             return Ok((head, last));
         }
-        // Its last commit is not there: somebody put the end of an era that has not ended.
+        // Its last commit does not exist: somebody put the end of an era that has not ended.
         tracing::warn!("the end of era {last} is in the store, and its commits are not: it does not count");
         limit = last;
         strays += 1;

@@ -1,4 +1,4 @@
-//! The commits of a volume, newest first, each held against the one after it.
+//! The commits of a volume, newest first, each checked against the one after it.
 
 use engine::format::Key;
 use engine::model::{Consistency, Op, Seq, Time};
@@ -15,11 +15,11 @@ pub struct CommitSummary {
     pub seq: Seq,
     /// Rises from commit to commit, whatever the clock did.
     pub time: Time,
-    /// The clock as it was.
+    /// The wall clock, unadjusted.
     pub wall: Time,
-    /// The wall clock lies before that of the commit before.
+    /// The wall clock is before that of the previous commit.
     pub set_back: bool,
-    /// Whether a complete baseline stands behind it; `None`: it does not record that.
+    /// Whether the baseline is complete at it; `None`: it does not record that.
     pub baseline: Option<bool>,
     /// Whether it is the state of one instant; `None`: it does not record that.
     pub consistency: Option<Consistency>,
@@ -35,7 +35,7 @@ pub struct CommitSummary {
 }
 
 impl Reader {
-    /// Gives at most `limit` commits from `from` downwards to `each`, until the first, or to where history is pruned.
+    /// Passes at most `limit` commits to `each`, from `from` downwards, until the first one or where history is pruned.
     pub fn history<E: From<ReadError>>(
         &self,
         from: Seq,
@@ -50,7 +50,7 @@ impl Reader {
             let seqs: Vec<Seq> = (top + 1 - count).to(top).rev().collect();
             for (seq, bytes) in seqs.iter().zip(self.commit_bytes(&seqs)) {
                 let bytes = match bytes {
-                    // What is asked for by its number must be there; what lies below may be pruned.
+                    // A commit that was requested by number must exist; earlier ones may be pruned.
                     Err(ReadError::Missing { .. }) if *seq != from && self.may_be_pruned(*seq) => return Ok(()),
                     Err(ReadError::Missing { key }) if self.may_be_pruned(*seq) => {
                         return Err(ReadError::Pruned { volume: self.volume.clone(), seq: *seq, key }.into());

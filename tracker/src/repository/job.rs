@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engine::model::FileId;
 use engine::plan::{PlanFile, PlanFrame, PlanRead, RestorePlan, Run};
+use parking_lot::Mutex;
 
 use crate::quoting::quote_path;
 use crate::repository::error::ReadError;
@@ -17,7 +17,7 @@ use crate::repository::reader::{Reader, THREADS};
 use crate::repository::report::Failure;
 use crate::target::{Bounded, Target, TargetError, TargetFile, Unplaced};
 
-/// A group with more reads than this is fetched by all threads, one group at a time.
+/// A group with more reads than this is fetched by all threads together, one group at a time.
 const MANY_READS: usize = 8;
 /// Bytes read back at a time.
 const PIECE: u64 = 256 * 1024;
@@ -32,22 +32,22 @@ pub(crate) struct Failures {
 
 impl Failures {
     pub(crate) fn take_damaged(&self) -> BTreeMap<FileId, Failure> {
-        std::mem::take(&mut lock(&self.damaged))
+        std::mem::take(&mut self.damaged.lock())
     }
 
     pub(crate) fn take_others(&self) -> Bounded<Failure> {
-        std::mem::take(&mut lock(&self.others))
+        std::mem::take(&mut self.others.lock())
     }
 
     fn other(&self, path: &Path, cause: &TargetError) {
         use std::os::unix::ffi::OsStrExt;
         let path = path.as_os_str().as_bytes().to_vec();
-        lock(&self.others).push(Failure { path, cause: cause.to_string(), older: None });
+        self.others.lock().push(Failure { path, cause: cause.to_string(), older: None });
     }
 
     fn damaged(&self, file: &PlanFile, cause: String) {
         let failure = Failure { path: first(file).to_vec(), cause, older: None };
-        lock(&self.damaged).insert(file.id, failure);
+        self.damaged.lock().insert(file.id, failure);
     }
 }
 
@@ -57,26 +57,26 @@ pub(crate) struct Job<'a> {
     pub(crate) plan: &'a RestorePlan,
     pub(crate) failures: &'a Failures,
     stop: Option<&'static AtomicBool>,
-    /// Directories that could not be made.
+    /// Directories that could not be created.
     unmade: Mutex<HashSet<PathBuf>>,
     /// Regular files that are in place.
     done: AtomicU64,
 }
 
-/// A file on its way.
+/// A file being restored.
 struct Entry<'a> {
     file: &'a PlanFile,
     slot: Slot<'a>,
-    /// Its bytes could not be had; the first reason.
+    /// Why its bytes could not be read: the first reason.
     damaged: Mutex<Option<String>>,
-    /// They could not be written.
+    /// Why they could not be written.
     refused: Mutex<Option<TargetError>>,
 }
 
 enum Slot<'a> {
     Small(Mutex<Vec<u8>>),
     Large(TargetFile<'a>),
-    /// It could not be begun.
+    /// It could not be created.
     None,
 }
 
@@ -91,18 +91,18 @@ impl<'a> Job<'a> {
         Job { reader, target, plan, failures, stop, unmade: Mutex::default(), done: AtomicU64::new(0) }
     }
 
-    /// The same with another plan.
+    /// The same job with another plan.
     pub(crate) fn with<'b>(&'b self, plan: &'b RestorePlan) -> Job<'b> {
         Job::new(self.reader, self.target, plan, self.failures, self.stop)
     }
 
-    /// Why the restore ended before its end, with how far it got.
+    /// The error that a restore ended early, with how far it got.
     pub(crate) fn stopped(&self, cause: ReadError) -> ReadError {
         let restored = self.done.load(Ordering::Relaxed);
         ReadError::Stopped { restored, files: self.plan.stats.files, cause: Box::new(cause) }
     }
 
-    /// Regular files that are in place without having been fetched.
+    /// Counts regular files that were in place already.
     pub(crate) fn count_kept(&self, kept: usize) {
         self.done.fetch_add(kept as u64, Ordering::Relaxed);
     }
@@ -114,7 +114,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Notes that an entry failed; what ends the restore is passed on.
+    /// Records that an entry failed; returns errors that end the restore.
     fn other<T>(&self, path: &Path, done: Result<T, TargetError>) -> Result<Option<T>, ReadError> {
         match done {
             Ok(done) => Ok(Some(done)),
@@ -137,13 +137,14 @@ impl<'a> Job<'a> {
             if dir.path.is_empty() {
                 self.target.prepare(&dir.meta)?;
             } else if self.other(rel, self.target.make_dir(rel, &dir.meta))?.is_none() {
-                lock(&self.unmade).insert(rel.to_path_buf());
+                self.unmade.lock().insert(rel.to_path_buf());
             }
         }
         Ok(())
     }
 
-    /// Of restores by older versions, in directories of the plan. What cannot be listed or removed stays.
+    /// Removes temporary files of restores by older versions, in directories of the plan. What cannot be listed or removed
+    /// stays.
     pub(crate) fn remove_leftovers(&self) -> u64 {
         let named = |path: &[u8]| path.rsplit(|b| *b == b'/').next().is_some_and(|name| name.starts_with(b".tracker-"));
         let all = self.plan.files.iter().flat_map(|file| &file.paths);
@@ -164,7 +165,7 @@ impl<'a> Job<'a> {
         many.into_iter().try_for_each(|group| self.group(group, THREADS))
     }
 
-    /// What is no regular file.
+    /// Restores everything but directories and regular files.
     pub(crate) fn specials(&self) -> Result<(), ReadError> {
         for file in self.plan.files.iter().filter(|file| file.root.is_none()) {
             self.check()?;
@@ -184,12 +185,13 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Parents stand before their children, and what is made in a directory changes its times; the target is the last.
+    /// Backwards: parents precede their children in the plan, and creating an entry changes its directory's times. The
+    /// target is last.
     pub(crate) fn finish_dirs(&self) -> Result<(), ReadError> {
         self.target.remove_own_areas();
         for dir in self.plan.dirs.iter().rev() {
             let rel = path(&dir.path);
-            if !lock(&self.unmade).contains(rel) {
+            if !self.unmade.lock().contains(rel) {
                 self.other(rel, self.target.finish_dir(rel, &dir.meta))?;
             }
         }
@@ -231,14 +233,14 @@ impl<'a> Job<'a> {
                 Slot::Small(buffer) => {
                     let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
                     // The extent_map's extents lie inside its size.
-                    if let Some(part) = lock(buffer).get_mut(start..start.saturating_add(bytes.len())) {
+                    if let Some(part) = buffer.lock().get_mut(start..start.saturating_add(bytes.len())) {
                         part.copy_from_slice(bytes);
                     }
                     Ok(())
                 }
                 Slot::Large(file) => match file.write_at(run.offset, bytes) {
                     Err(error) if !error.is_fatal() => {
-                        lock(&entry.refused).get_or_insert(error);
+                        entry.refused.lock().get_or_insert(error);
                         Ok(())
                     }
                     other => Ok(other?),
@@ -248,21 +250,21 @@ impl<'a> Job<'a> {
         };
         let mut lost = |frame: &PlanFrame, cause: ReadError| {
             for entry in frame.runs.iter().filter_map(entry) {
-                lock(&entry.damaged).get_or_insert_with(|| cause.to_string());
+                entry.damaged.lock().get_or_insert_with(|| cause.to_string());
             }
         };
         self.reader.carry_out(read, &mut put, &mut lost)
     }
 
-    /// Verifies a file, then gives it its attributes and its names.
+    /// Verifies a file, then sets its attributes and gives it its names.
     fn finish(&self, entry: Entry<'_>) -> Result<(), ReadError> {
         let file = entry.file;
         let Some(expected) = file.root else { return Ok(()) };
-        if let Some(cause) = into_inner(entry.damaged) {
+        if let Some(cause) = entry.damaged.into_inner() {
             self.failures.damaged(file, cause);
             return Ok(());
         }
-        if let Some(error) = into_inner(entry.refused) {
+        if let Some(error) = entry.refused.into_inner() {
             names(file).iter().for_each(|name| self.failures.other(name, &error));
             return Ok(());
         }
@@ -293,7 +295,7 @@ impl<'a> Job<'a> {
         match slot {
             Slot::None => Ok(Vec::new()),
             Slot::Small(buffer) => {
-                let buffer = into_inner(buffer);
+                let buffer = buffer.into_inner();
                 let part = |range: &std::ops::Range<u64>| {
                     buffer.get(range.start as usize..range.end as usize).unwrap_or_default()
                 };
@@ -338,12 +340,4 @@ fn first(file: &PlanFile) -> &[u8] {
 
 fn names(file: &PlanFile) -> Vec<&Path> {
     file.paths.iter().map(|bytes| path(bytes)).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn into_inner<T>(mutex: Mutex<T>) -> T {
-    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! The state of a volume at a seq: the newest usable checkpoint, and the commits after it.
 //!
 //! Every commit is checked against the chain as it is applied. A checkpoint that cannot be used costs only time: an older
-//! one, or the beginning, takes its place.
+//! one is used, or all commits from the beginning.
 
 use std::ops::RangeInclusive;
 
@@ -17,13 +17,13 @@ use crate::store::Store;
 
 /// Commits fetched ahead while others are applied.
 const WINDOW: u64 = 16;
-/// Closed eras looked at for a checkpoint, and checkpoints tried.
+/// Closed eras searched for a checkpoint, and checkpoints tried.
 const ERAS_BACK: u64 = 64;
 const TRIES: usize = 4;
-/// Pages of a listing that are read: it only saves time.
+/// Most pages of a listing that are read; the listing only saves time.
 const LISTING_PAGES: usize = 64;
 
-/// A checkpoint that may be there: by its seq, with the hash of its root object where an era names it.
+/// A checkpoint that may exist: its seq, and the hash of its root object if an era names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) seq: Seq,
@@ -34,7 +34,7 @@ impl Reader {
     /// The state at `seq` (1 to head).
     ///
     /// # Errors
-    /// `Pruned` where the commits that lead there are gone; else what is wrong with the first object that cannot be used.
+    /// `Pruned` if the commits that lead there are gone; else what is wrong with the first object that cannot be used.
     pub fn manifest(&self, seq: Seq) -> Result<Manifest, ReadError> {
         if seq == Seq::NONE || seq > self.head {
             return Err(ReadError::SeqAbsent { volume: self.volume.clone(), seq, head: self.head });
@@ -44,17 +44,17 @@ impl Reader {
             return Ok(manifest);
         }
         match self.replay(Manifest::new(self.format.volume), seq) {
-            // Commits before are pruned: a checkpoint of the era itself is what is left.
+            // Earlier commits are pruned: only a checkpoint of the era itself is left.
             Err(error @ ReadError::Pruned { .. }) => {
                 let found = self.by_checkpoints(self.candidates(seq, false)?, seq, &mut first_error)?;
-                // That there is no way from the beginning is no news after a prune; why the checkpoint fails is.
+                // After a prune it is expected that replaying from the beginning fails: report why the checkpoint fails.
                 found.ok_or_else(|| first_error.unwrap_or(error))
             }
             other => other,
         }
     }
 
-    /// The state at `seq` from the first checkpoint that leads there; `first_error` is why the first of all does not.
+    /// The state at `seq` from the first checkpoint that works; `first_error` is why the very first one does not.
     fn by_checkpoints(
         &self,
         candidates: Vec<Candidate>,
@@ -75,8 +75,8 @@ impl Reader {
         Ok(None)
     }
 
-    /// Applies the commits after the manifest's own up to `to`; at the least checks that the manifest's commit is the
-    /// store's.
+    /// Applies the commits after the manifest's own, up to `to`. If there are none, still checks that the manifest's commit
+    /// is the store's.
     fn replay(&self, mut manifest: Manifest, to: Seq) -> Result<Manifest, ReadError> {
         if manifest.seq() == to {
             self.check_tip(&manifest)?;
@@ -108,7 +108,7 @@ impl Reader {
         manifest.apply(commit, hash).map_err(|source| ReadError::Refused { key: key(), source })
     }
 
-    /// A checkpoint that no commit follows is held against the commit it stands for, unless that is pruned.
+    /// Checks a checkpoint that no commit follows against the commit that it represents, unless that is pruned.
     fn check_tip(&self, manifest: &Manifest) -> Result<(), ReadError> {
         let at = manifest.position();
         let found = match self.get(Key::Commit(at.seq)) {
@@ -154,10 +154,10 @@ impl Reader {
         })
     }
 
-    /// Whether the checkpoint that `named` names is there, whole, and holds just this state.
+    /// Whether the checkpoint that `named` names exists, is undamaged, and holds exactly this state.
     ///
     /// # Errors
-    /// Where the store does not tell.
+    /// If the store does not tell.
     pub fn is_checkpoint_of(&self, named: CheckpointRef, manifest: &Manifest) -> Result<bool, ReadError> {
         match self.load(Candidate { seq: named.seq, hash: Some(named.hash) }) {
             Ok(found) => Ok(found == *manifest),
@@ -166,8 +166,8 @@ impl Reader {
         }
     }
 
-    /// Checkpoints not after `seq` that the chain names, the newest first. `settled`: only of eras that have ended by `seq`,
-    /// so that who adds later commits and ends their era says nothing of the states before.
+    /// Checkpoints not after `seq` that the chain names, the newest first. `settled`: only eras closed at or before `seq`,
+    /// so later forged eras cannot affect earlier states.
     fn candidates(&self, seq: Seq, settled: bool) -> Result<Vec<Candidate>, ReadError> {
         let mut found: Vec<Candidate> = Vec::new();
         let last = self.closed.min(era_of(seq, self.format.era_len) + 1);
@@ -198,9 +198,9 @@ impl Reader {
         Ok(found)
     }
 
-    /// Checkpoints that a listing shows, in order: for `verify` to name those that count for nothing. It may show too few.
+    /// Checkpoints in a listing, in order: `verify` reports those that count for nothing. It may miss some.
     pub(crate) fn listed_checkpoints(&self, seqs: RangeInclusive<Seq>) -> Vec<Seq> {
-        // Every seq below 10^19 begins with this digit; so the pages' folder is not part of the listing.
+        // Every seq below 10^19 begins with this digit, so the pages' folder is left out of the listing.
         let prefix = format!("{}0", keys::CHECKPOINTS);
         let mut found = Vec::new();
         let mut after: Option<String> = None;
@@ -237,7 +237,7 @@ impl Reader {
                         .filter(|c| c.seq > Seq::NONE && (from..=to).contains(&c.seq))
                         .map(|c| Candidate { seq: c.seq, hash: Some(c.hash) }),
                 ),
-                // What is wrong with it is said where the eras are verified.
+                // Reported when the eras are verified.
                 Err(error) if error.is_about_object() => {}
                 Err(error) => return Err(error),
             }
@@ -247,7 +247,7 @@ impl Reader {
         Ok(found)
     }
 
-    /// Of the checkpoints in `seqs` the last one not later than `when`: for an era whose commits are pruned.
+    /// The last checkpoint in `seqs` that is not later than `when`: for an era whose commits are pruned.
     pub(crate) fn checkpoint_at(&self, when: Time, seqs: RangeInclusive<Seq>) -> Result<Option<Seq>, ReadError> {
         for candidate in self.checkpoints_from(*seqs.start(), *seqs.end())?.into_iter().rev() {
             match self.root(candidate) {
@@ -261,7 +261,7 @@ impl Reader {
     }
 }
 
-/// What loading a checkpoint fails with: a page that cannot be read, or one that is wrong.
+/// Why loading a checkpoint fails: a page cannot be read, or is wrong.
 enum PageError {
     Read(ReadError),
     Load(LoadError),

@@ -1,6 +1,6 @@
-//! What volumes are called: `STORE/VOLUME`, and volume names.
+//! Names of volumes: `STORE/VOLUME`, and volume names alone.
 //!
-//! Parsing and printing only: nothing here looks whether the place exists.
+//! Parsing and printing only: nothing here checks whether the place exists.
 
 use std::fmt;
 use std::path::Path;
@@ -45,7 +45,7 @@ impl fmt::Display for VolumeRef {
     }
 }
 
-/// Refuses names that would not be one plain path component, or that a label, key or terminal would mangle.
+/// Refuses names that are not one plain path component, or that a label, key or terminal would garble.
 pub fn check_volume_name(name: &str) -> Result<(), LocationError> {
     let why = if name.is_empty() {
         "it is empty"
@@ -61,7 +61,7 @@ pub fn check_volume_name(name: &str) -> Result<(), LocationError> {
     Err(LocationError::Name { name: name.to_string(), why })
 }
 
-/// The default name of a volume: the base name of its directory. `None` for `/`, or when that is no volume name.
+/// The default name of a volume: the base name of its directory. `None` for `/`, or if that is not a valid name.
 pub fn default_volume_name(source: &Path) -> Option<String> {
     let name = source.file_name()?.to_str()?;
     check_volume_name(name).ok().map(|()| name.to_string())

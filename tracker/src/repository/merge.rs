@@ -1,4 +1,4 @@
-//! `--merge`: which files of an existing tree are already what the volume has, so that they are not fetched again.
+//! `--merge`: finds files of an existing tree that are already as in the volume, so that they are not fetched again.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -25,11 +25,11 @@ pub(crate) fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// Indexes of the files that are there already, with equal content under all their names and no other name. With
-/// `write` they get their attributes, on the descriptor that was compared.
+/// Indexes of the files that exist already, with equal content under all their names and no other name. With `write` their
+/// attributes are set, on the descriptor that was compared.
 ///
-/// What cannot be read or given counts as different. A file with a name beyond the volume's is different too: writing its
-/// attributes would change whatever else that name belongs to, perhaps outside the target.
+/// A file that cannot be read, or whose attributes cannot be set, counts as different. So does a file with a name outside
+/// the volume: setting its attributes would change that other name's file too, perhaps outside the target.
 pub(crate) fn kept(
     target: &Target,
     files: &[PlanFile],
@@ -47,7 +47,7 @@ pub(crate) fn kept(
     numbered.iter().zip(same).filter(|(_, same)| *same).map(|((n, _), _)| *n).collect()
 }
 
-/// The root of an open file, by the rule of `like`. Holes are not read.
+/// The root of an open file, of the same kind as `like`. Does not read holes.
 fn hash(file: &File, size: u64, like: Root) -> Result<Root, Errno> {
     let mut data = Vec::new();
     let mut at = 0;

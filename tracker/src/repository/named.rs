@@ -1,5 +1,5 @@
-//! What the chain of commits names. Whoever may only add objects can put ends of eras and checkpoints that no commit stands
-//! behind, so these count only where a commit leads to them: commit -> end of the era before -> checkpoint.
+//! What the chain of commits names. Somebody who may only add objects can put ends of eras and checkpoints that no commit
+//! supports. So these count only if a commit leads to them: commit -> end of the previous era -> checkpoint.
 
 use engine::format::Key;
 use engine::format::era::{Era, first_seq};
@@ -9,10 +9,10 @@ use crate::repository::error::ReadError;
 use crate::repository::reader::Reader;
 
 impl Reader {
-    /// The end of an era, if the chain names it; `None` if no commit says anything of it.
+    /// The end of an era, if the chain names it; `None` if no commit says anything about it.
     ///
     /// # Errors
-    /// `Hash` where a commit names another end, or another last commit; else as reading both.
+    /// `Hash` if a commit names another end, or another last commit; else errors of reading both.
     pub(crate) fn named_era(&self, era: u64) -> Result<Option<Era>, ReadError> {
         let bytes = self.get(Key::Era(era))?;
         let found = self.decode_era(era, &bytes)?;
@@ -22,8 +22,8 @@ impl Reader {
         }
         let header = match self.commit_header(next) {
             Ok(header) => header,
-            // What is pruned was closed long ago: only then could nobody add the end of this era any more, since one was
-            // there. That this is so is the word of the last era that a commit names.
+            // A pruned commit proves its era was closed while this end lay there. We rely on the newest era that a
+            // commit names.
             Err(ReadError::Missing { .. }) if self.may_be_pruned(next) && era + 1 < self.closed => {
                 return Ok(self.named_era(self.closed - 1)?.map(|_| found));
             }
@@ -35,7 +35,7 @@ impl Reader {
             Some(named) => {
                 self.same_hash(Key::Era(era), Hash::from(blake3::hash(&bytes)), named, by).map(|()| Some(found))
             }
-            // Version 1 names no eras: the one that was there first is all there is.
+            // Version 1 names no eras: the end that was put first is all there is.
             None => Ok(header.standing.is_none().then_some(found)),
         }
     }

@@ -1,7 +1,8 @@
 //! A few threads over a list of work, so that requests overlap. No queue, no state beyond the call.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Calls `f` for every item, on up to `threads` threads (the caller's among them). The first error stops the rest.
 pub(crate) fn try_each<T: Sync, E: Send>(
@@ -16,33 +17,33 @@ pub(crate) fn try_each<T: Sync, E: Send>(
             let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
             if let Err(error) = f(item) {
                 stop.store(true, Ordering::Relaxed);
-                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                failed.lock().get_or_insert(error);
             }
         }
     };
     std::thread::scope(|scope| {
         for _ in 1..threads.min(items.len()) {
-            // Where no thread is to be had, fewer do the work.
+            // If no thread can be started, fewer threads do the work.
             if std::thread::Builder::new().name("tracker-read".into()).spawn_scoped(scope, work).is_err() {
                 break;
             }
         }
         work();
     });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    failed.into_inner().map_or(Ok(()), Err)
 }
 
-/// What `f` makes of every item, in the order of the items.
+/// The results of `f` for every item, in the order of the items.
 pub(crate) fn map<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let numbered: Vec<(usize, &T)> = items.iter().enumerate().collect();
     let out = Mutex::new(Vec::with_capacity(items.len()));
     let done: Result<(), std::convert::Infallible> = try_each(threads, &numbered, |(n, item)| {
         let made = f(item);
-        out.lock().unwrap_or_else(PoisonError::into_inner).push((*n, made));
+        out.lock().push((*n, made));
         Ok(())
     });
     let Ok(()) = done;
-    let mut out = out.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut out = out.into_inner();
     out.sort_by_key(|(n, _)| *n);
     out.into_iter().map(|(_, made)| made).collect()
 }

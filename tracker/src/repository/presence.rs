@@ -1,7 +1,7 @@
-//! Whether what this host has committed is still in the store. Whoever removes objects behind the daemon's back (a bucket
-//! that was emptied, a directory that was removed) shows in no answer to a PUT: a history goes on that nobody can read.
+//! Whether the commits of this host are still in the store. If somebody removes objects behind the daemon's back (empties a
+//! bucket, removes a directory), no answer to a PUT shows it, and the daemon would continue a history that nobody can read.
 //!
-//! It is looked for whenever somebody waits for a sync, and before every commit where looking costs no request.
+//! Checked whenever a caller waits for a sync, and before every commit if checking costs no request.
 
 use engine::format::Key;
 use engine::format::era::{era_of, last_seq};
@@ -9,10 +9,10 @@ use engine::model::Seq;
 
 use crate::store::{Store, StoreError};
 
-/// The first of the objects without which the commits up to `head` cannot be read, and which is not there.
+/// The first missing object of those that are needed to read the commits up to `head`.
 ///
 /// # Errors
-/// Where the store does not tell.
+/// If the store does not tell.
 pub(crate) fn lost(store: &dyn Store, era_length: u64, head: Seq) -> Result<Option<Key>, StoreError> {
     let there = |key: Key| store.exists(&key.to_string());
     if !there(Key::Format)? {
@@ -43,7 +43,7 @@ mod tests {
         assert_eq!(lost(Seq(3)), Some(Key::Commit(Seq(3))));
         put(Key::Commit(Seq(3)));
         assert_eq!(lost(Seq(3)), None);
-        // The last of an era, pruned.
+        // The last commit of an era, pruned.
         assert_eq!(last_seq(0, 4), Seq(3));
         put(Key::Era(1));
         assert_eq!((lost(last_seq(1, 4)), lost(Seq(5))), (None, Some(Key::Commit(Seq(5)))));

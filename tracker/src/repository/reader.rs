@@ -1,4 +1,4 @@
-//! Opening a volume and getting its objects, each checked and decoded.
+//! Opens a volume and reads its objects, each checked and decoded.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::repository::head::head_of;
 use crate::repository::parallel;
 use crate::store::{ErrorKind, Prefixed, Store};
 
-/// Requests that are under way at once.
+/// Most requests at a time.
 pub(super) const THREADS: usize = 8;
 
 /// One volume as it was when it was opened.
@@ -21,14 +21,14 @@ pub struct Reader {
     pub(super) volume: String,
     pub(super) format: VolumeFormat,
     pub(super) head: Seq,
-    /// Eras that are closed: 0 up to here.
+    /// Number of closed eras: 0 up to here.
     pub(super) closed: u64,
 }
 
 /// Opens a volume and finds its head.
 ///
 /// # Errors
-/// `VolumeAbsent` where there is no `format` object, `NoCommit` where nothing was committed yet.
+/// `VolumeAbsent` if there is no `format` object, `NoCommit` if nothing was committed yet.
 pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
     let described = store.describe();
     let store: Arc<dyn Store> = Arc::new(Prefixed::new(store, volume).map_err(ReadError::Store)?);
@@ -41,7 +41,7 @@ pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
     let mut reader = Reader { store, volume: volume.to_owned(), format, head: Seq::NONE, closed: 0 };
     reader.refresh()?;
     if reader.head == Seq::NONE {
-        // A listing proves nothing absent, but what it shows is there: then the first commit is not missing by being early.
+        // A listing proves no absence, but what it shows exists: then the first commit is missing, not just not made yet.
         let later = reader.store.list(engine::format::keys::COMMITS, None).map_err(ReadError::Store)?;
         return Err(match later.entries.is_empty() {
             true => ReadError::NoCommit { volume: reader.volume },
@@ -51,7 +51,7 @@ pub fn open(store: Arc<dyn Store>, volume: &str) -> Result<Reader, ReadError> {
     Ok(reader)
 }
 
-/// For the volume's writer, who knows its format and head: `store` is the volume's own part of the store.
+/// For the volume's writer, which knows format and head. `store` is the volume's own part of the store.
 pub fn of_writer(store: Arc<dyn Store>, volume: &str, format: VolumeFormat, head: Seq) -> Reader {
     let closed = era_of(head, format.era_len);
     Reader { store, volume: volume.to_owned(), format, head, closed }
@@ -88,12 +88,12 @@ impl Reader {
         self.format.volume
     }
 
-    /// Refuses a history whose end is cut off, by the word of somebody who remembers a later head.
+    /// Refuses a history whose end is cut off, for a caller that remembers a later head.
     pub fn expect_head(&self, expected: Seq) -> Result<(), ReadError> {
         if self.head < expected { Err(ReadError::Cut { head: self.head, expected }) } else { Ok(()) }
     }
 
-    /// A commit, checked and decoded, with its hash and its size in bytes. The chain is the caller's to check.
+    /// A commit, checked and decoded, with its hash and its size in bytes. The caller checks the chain.
     pub fn commit(&self, seq: Seq) -> Result<(Commit, Hash, u64), ReadError> {
         self.decode_commit(seq, &self.get(Key::Commit(seq))?)
     }
@@ -119,12 +119,12 @@ impl Reader {
             .map_err(|source| ReadError::damaged(self.key(Key::Era(era)), source))
     }
 
-    /// Whether prune may have taken this commit.
+    /// Whether this commit may have been pruned.
     pub(super) fn may_be_pruned(&self, seq: Seq) -> bool {
         era_of(seq, self.format.era_len) < self.closed
     }
 
-    /// The objects of several commits, in the order asked for; requests overlap.
+    /// The objects of several commits, in the order requested; requests overlap.
     pub(super) fn commit_bytes(&self, seqs: &[Seq]) -> Vec<Result<Vec<u8>, ReadError>> {
         parallel::map(THREADS, seqs, |seq| self.get(Key::Commit(*seq)))
     }
@@ -137,7 +137,7 @@ impl Reader {
         self.store.get_range(&key.to_string(), offset, len).map_err(|error| self.store_error(key, error))
     }
 
-    /// Names of commits behind `key`, which must exist; one page.
+    /// Names of commits after `key`, which must exist; one page.
     pub(super) fn list_after(&self, key: Key) -> Result<Vec<String>, ReadError> {
         let page = self.store.list(keys::COMMITS, Some(&key.to_string()));
         let page = page.map_err(|error| self.store_error(key, error))?;

@@ -1,8 +1,8 @@
-//! A volume back on a disk: planned, fetched, verified file by file, moved into place.
+//! Restores a volume to a disk: planned, fetched, verified file by file, moved into place.
 //!
-//! No file has its name before its root was found equal to the commit's, and nothing is written outside the target. What
-//! cannot be read or made is named, and the rest is restored. Only a full disk, a store that is gone or an interrupt end
-//! a restore; then the target stays closed to others and holds whole files only.
+//! No file gets its name before its root was found equal to the commit's, and nothing is written outside the target. What
+//! cannot be read or created is reported, and the rest is restored. Only a full disk, a store that is gone or an interrupt
+//! end a restore; then the target stays closed to others and holds only whole files.
 
 use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::DirBuilderExt;
@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use engine::manifest::Manifest;
 use engine::model::{FileId, Seq};
-use engine::plan::{PlanLimits, RestorePlan};
+use engine::plan::RestorePlan;
 
 use crate::repository::error::ReadError;
 use crate::repository::fetch::{cost, groups};
@@ -23,34 +23,34 @@ use crate::target::{Bounded, Target, TargetError, TargetOptions};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RestoreOptions {
-    /// Onto what is there: files that are equal already are not fetched, others are replaced. Nothing that the volume
-    /// does not name is removed.
+    /// Restore into an existing tree: files that are equal already are not fetched, others are replaced. Nothing that is
+    /// not in the volume is removed.
     pub merge: bool,
-    /// Plan only; nothing is written, not even the target made.
+    /// Only plan; write nothing, not even create the target.
     pub dry_run: bool,
     /// Leave out devices, setuid and setgid bits, file capabilities, the flags immutable and append-only, and projects.
     pub untrusted: bool,
-    /// Also a state behind which no complete baseline stands.
+    /// Allow a state whose baseline is not complete.
     pub partial: bool,
-    /// Set from outside: end with [`ReadError::Interrupted`] soon.
+    /// Set by another thread to end soon with [`ReadError::Interrupted`].
     pub stop: Option<&'static AtomicBool>,
 }
 
-/// Restores the state at `seq` into `target`, which is made if it is absent.
+/// Restores the state at `seq` into `target`, which is created if it is absent.
 ///
 /// # Errors
-/// `NotEmpty`, `NotADirectory` before anything is done; what reading the state at `seq` gives; `Stopped` with the cause,
-/// where the disk is full or the store is gone, `Interrupted`.
+/// `NotEmpty`, `NotADirectory` before anything is done; errors of reading the state at `seq`; `Stopped` with the cause if
+/// the disk is full or the store is gone; `Interrupted`.
 pub fn restore(reader: &Reader, seq: Seq, target: &Path, options: &RestoreOptions) -> Result<RestoreReport, ReadError> {
     let empty = check_target(target, options.merge)?;
     let manifest = complete(reader, reader.manifest(seq)?, options.partial)?;
     let flags_known = manifest.position().standing.is_some();
     let run = Run { reader, seq, dir: target, options, existing: options.merge && !empty, flags_known };
-    let plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+    let plan = RestorePlan::new(&manifest)?;
     if options.dry_run { run.plan_only(&manifest, plan) } else { run.write(&manifest, plan) }
 }
 
-/// Refuses a state that lacks files of the first copy, unless that is `wanted`. Commits of format version 1 do not record it.
+/// Refuses a state without a complete baseline, unless that is `wanted`. Commits of format version 1 do not record it.
 fn complete(reader: &Reader, manifest: Manifest, wanted: bool) -> Result<Manifest, ReadError> {
     let lacks = manifest.position().standing.is_some_and(|standing| !standing.baseline);
     if lacks && !wanted {
@@ -59,7 +59,7 @@ fn complete(reader: &Reader, manifest: Manifest, wanted: bool) -> Result<Manifes
     Ok(manifest)
 }
 
-/// Refuses what a restore could destroy; `true` where the target is absent or empty.
+/// Refuses a target in which a restore could destroy something; `true` if it is absent or empty.
 ///
 /// # Errors
 /// `NotEmpty` unless `merge`, `NotADirectory`, `Target`.
@@ -83,9 +83,9 @@ struct Run<'a> {
     seq: Seq,
     dir: &'a Path,
     options: &'a RestoreOptions,
-    /// The target holds something.
+    /// The target is not empty.
     existing: bool,
-    /// The state says which inode flags there are; one of format version 1 does not.
+    /// Whether the state records inode flags; one of format version 1 does not.
     flags_known: bool,
 }
 
@@ -114,7 +114,7 @@ impl Run<'_> {
             false => HashSet::new(),
         };
         report.kept = kept.len() as u64;
-        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &kept);
+        let groups = groups(&plan.files, std::mem::take(&mut plan.frames), &kept);
         (report.objects, report.requests, report.fetched_bytes) = cost(&groups);
         Ok(report)
     }
@@ -134,7 +134,7 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Closed to others from its first moment.
+    /// Creates the target, closed to others from the start.
     fn make_target(&self) -> Result<(), ReadError> {
         let failed = |source| ReadError::Directory { step: "make", path: PathBuf::from(self.dir), source };
         if let Some(above) = self.dir.parent() {
@@ -158,7 +158,7 @@ impl Run<'_> {
         };
         report.kept = kept.len() as u64;
         job.count_kept(kept.len());
-        let first = groups(&plan.files, plan.reads.clone(), &kept);
+        let first = groups(&plan.files, plan.frames.clone(), &kept);
         (report.objects, report.requests, report.fetched_bytes) = cost(&first);
         job.files(&first)?;
         drop(first);
@@ -170,15 +170,15 @@ impl Run<'_> {
         job.finish_dirs()
     }
 
-    /// Damaged files once more: bytes may have come wrong over a wire, and an object may have been pruned after the plan
-    /// was made, with a newer way to the same state.
+    /// Tries damaged files once more: bytes may have been damaged in transfer, or an object may have been pruned after the
+    /// plan was made, with a newer way to the same state.
     fn again(&self, first: &Job<'_>, damaged: &BTreeSet<FileId>) -> Result<(), ReadError> {
         tracing::info!("{} files are damaged: reading them again", damaged.len());
         let manifest = self.reader.manifest(self.seq)?;
-        let mut plan = RestorePlan::new(&manifest, None, PlanLimits::default())?;
+        let mut plan = RestorePlan::new(&manifest)?;
         let others =
             (0u32..).zip(&plan.files).filter(|(_, file)| !damaged.contains(&file.id)).map(|(n, _)| n).collect();
-        let groups = groups(&plan.files, std::mem::take(&mut plan.reads), &others);
+        let groups = groups(&plan.files, std::mem::take(&mut plan.frames), &others);
         first.with(&plan).files(&groups)
     }
 
@@ -197,12 +197,12 @@ impl Run<'_> {
     }
 }
 
-/// All that was written is on the disk before the restore says so.
+/// Everything written is on disk before the restore reports success.
 fn sync(dir: &Path) -> Result<(), ReadError> {
     let failed = |source| ReadError::Directory { step: "sync", path: PathBuf::from(dir), source };
     let opened = std::fs::File::open(dir);
     match opened.and_then(|dir| rustix::fs::syncfs(dir).map_err(Into::into)) {
-        // The restored mode may forbid its owner to open it; sync everything then.
+        // The restored mode may forbid its owner to open it: sync everything then.
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             rustix::fs::sync();
             Ok(())

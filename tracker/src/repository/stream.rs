@@ -1,4 +1,4 @@
-//! One file's bytes in order, and its root: what `cat` prints, and how large files are verified without a disk.
+//! One file's bytes in order, and its root: `cat` prints them, and `verify` checks large files without a disk.
 
 use std::io::Write;
 
@@ -22,7 +22,7 @@ impl Reader {
     /// Writes a file's bytes to `to`, in order. They can only be verified as a whole.
     ///
     /// # Errors
-    /// `Plan` where the path is not in the manifest, `NotAFile`; `Root` at the end, with the bytes already written.
+    /// `Plan` if the path is not in the manifest, `NotAFile`; `Root` at the end, when the bytes are already written.
     pub fn cat(&self, manifest: &Manifest, path: &[u8], to: &mut dyn Write) -> Result<(), ReadError> {
         let shown = || crate::quoting::quote_path(path);
         let file = manifest.resolve(path).and_then(|id| manifest.get(id));
@@ -33,7 +33,7 @@ impl Reader {
         self.stream(file, &shown(), Some(to)).map(|_| ())
     }
 
-    /// Reads a regular file in order, gives its bytes to `to`, checks its root. Returns the bytes read from the store.
+    /// Reads a regular file in order, writes its bytes to `to`, and checks its root. Returns the bytes read from the store.
     pub(crate) fn stream(&self, file: &File, path: &str, mut to: Option<&mut dyn Write>) -> Result<u64, ReadError> {
         let Some(expected) = file.root else { return Ok(0) };
         let mut hasher = RootHasher::new(expected.kind());
@@ -81,7 +81,7 @@ fn zeros(to: &mut dyn Write, mut left: u64) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// The stored bytes at hand, and the frame that was decoded last.
+/// The stored bytes in memory, and the last decoded frame.
 struct Window<'a> {
     reader: &'a Reader,
     object: Option<ObjectRef>,
@@ -93,7 +93,7 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// The plain bytes of a frame. `ahead` are the extents that follow: frames right behind it come by the same read.
+    /// The plain bytes of a frame. `ahead` are the next extents: the same read includes frames that directly follow.
     fn plain(&mut self, at: DataRef, ahead: &std::collections::VecDeque<Extent>) -> Result<&[u8], ReadError> {
         let known =
             |(object, offset, _): &(ObjectRef, u64, Vec<u8>)| (*object, *offset) == (at.object, at.frame_offset);
@@ -132,7 +132,7 @@ impl Window<'_> {
     }
 }
 
-/// What a kind is called in output and messages.
+/// The name of a kind in output and messages.
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::File => "file",

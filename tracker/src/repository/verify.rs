@@ -1,7 +1,7 @@
-//! Whether a volume's objects are what was committed: every commit, its place in the chain, its packs; with the data,
-//! every frame and every file's root.
+//! Whether a volume's objects are what was committed: every commit, its place in the chain, its packs; with the data, every
+//! frame and every file's root.
 //!
-//! A difference does not end the walk: the report names all of them. It reads only.
+//! A difference does not end the walk: the report lists all of them. It only reads.
 
 mod data;
 mod ends;
@@ -22,15 +22,15 @@ use crate::repository::parallel;
 use crate::repository::reader::{Reader, THREADS};
 use crate::store::Store;
 
-/// Commits fetched at once, and differences listed.
+/// Commits fetched at once.
 const WINDOW: u64 = 16;
 /// Bytes read first from a pack's end; enough for the index of a full pack of large frames.
 const TAIL: u64 = 16 * 1024;
 
-/// Verifies all that leads to the state at `seq`.
+/// Verifies everything that leads to the state at `seq`.
 ///
 /// # Errors
-/// Only what keeps it from being verified (the store does not answer); every difference is in the report.
+/// Only if it cannot be verified (the store does not answer). Every difference is in the report.
 pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport, ReadError> {
     let mut report = VerifyReport { seq, ..VerifyReport::default() };
     let mut walk = Walk {
@@ -72,7 +72,7 @@ pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport
     Ok(report)
 }
 
-/// Entries that no restore can make, brought by commits that were not looked at themselves (they are pruned).
+/// Reports entries that no restore can create, from commits that were not read themselves (they are pruned).
 fn entries(reader: &Reader, manifest: &Manifest, report: &mut VerifyReport) -> Result<(), ReadError> {
     for (id, what) in manifest.files().filter_map(|(id, file)| Some((id, file.meta.unmakeable()?))) {
         report.note(unmakeable(reader, manifest.seq(), id, manifest.path_of(id), what))?;
@@ -85,8 +85,8 @@ fn unmakeable(reader: &Reader, seq: Seq, id: FileId, path: Option<Vec<u8>>, what
     ReadError::Unmakeable { key: reader.key(Key::Commit(seq)), path, what }
 }
 
-/// Finding the head stops at the first absent commit, so a commit lost in the middle would pass for the end. A listing
-/// proves nothing by what it lacks, but a commit that it shows behind the head proves a gap.
+/// The search for the head stops at the first absent commit, so a commit lost in the middle would look like the end. A
+/// listing proves no absence, but a commit that it shows after the head proves a gap.
 fn beyond_a_gap(reader: &Reader, report: &mut VerifyReport) -> Result<(), ReadError> {
     let head = reader.head();
     let page = reader.list_after(Key::Commit(head))?;
@@ -106,9 +106,9 @@ struct Walk<'a> {
     reader: &'a Reader,
     report: &'a mut VerifyReport,
     read_data: bool,
-    /// `None` from the first commit on that does not apply.
+    /// `None` from the first commit that does not apply.
     manifest: Option<Manifest>,
-    /// Hash of the commit before, where it is known.
+    /// Hash of the previous commit, if known.
     last: Option<Hash>,
     /// Packs that were checked.
     seen: HashSet<ObjectRef>,
@@ -116,7 +116,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The oldest state from which commits lead on: the empty one, or a checkpoint's.
+    /// Starts from the oldest state from which commits continue: the empty one, or a checkpoint's.
     fn start(&mut self, to: Seq) -> Result<(), ReadError> {
         self.report.first = Seq::FIRST;
         if !self.reader.may_be_pruned(Seq::FIRST) || self.exists(Seq::FIRST)? {
@@ -126,7 +126,7 @@ impl Walk<'_> {
         self.jump(Seq::FIRST, to)
     }
 
-    /// Goes on from the first checkpoint from `from` on that loads and whose next commit is there.
+    /// Continues at the first checkpoint, from `from` on, that loads and whose next commit exists.
     fn jump(&mut self, from: Seq, to: Seq) -> Result<(), ReadError> {
         for candidate in self.reader.checkpoints_from(from, to)? {
             let seq = candidate.seq;
@@ -156,7 +156,7 @@ impl Walk<'_> {
     fn commits(&mut self, to: Seq) -> Result<(), ReadError> {
         let mut next = match &self.manifest {
             Some(manifest) => manifest.seq() + 1,
-            // Nothing older loads: what can be read is read all the same.
+            // Nothing older loads: still read what can be read.
             None => engine::format::era::first_seq(self.reader.closed, self.reader.format.era_len),
         };
         while next <= to {
@@ -203,7 +203,7 @@ impl Walk<'_> {
         };
         let applied = match (&mut self.manifest, self.last) {
             (Some(manifest), _) => self.reader.apply(manifest, &commit, hash),
-            // Without a state to apply it to, the chain can be checked still.
+            // Even without a state to apply it to, the chain can be checked.
             (None, Some(last)) => {
                 self.reader.same_hash(Key::Commit(seq - 1), last, commit.header.parent, Key::Commit(seq))
             }
@@ -246,7 +246,7 @@ impl Walk<'_> {
         self.report.objects += packs.len() as u64;
         self.seen.extend(packs.iter().map(PackInfo::object));
         let (reader, read_data) = (self.reader, self.read_data);
-        // Whole packs are up to 1 GiB: fewer at once.
+        // Whole packs are up to 1 GiB: read fewer at once.
         let threads = if read_data { 2 } else { THREADS };
         for checked in parallel::map(threads, packs, |info| reader.pack(info, read_data)) {
             match checked {
@@ -267,12 +267,12 @@ impl Reader {
         if whole {
             let bytes = self.get(key)?;
             let by = Key::Commit(info.seq);
-            // What is inside says more than the hash over it, so it comes first.
+            // Errors in the content say more than a wrong hash, so check the content first.
             pack::verify(volume, info.object(), &bytes).map_err(damaged)?;
             self.same_hash(key, blake3::hash(&bytes).into(), info.hash, by)?;
             return Ok(bytes.len() as u64);
         }
-        // The index holds the position of its own end: a pack of another size does not decode.
+        // The index contains its own end position: a pack of another size does not decode.
         let mut want = TAIL.min(info.bytes);
         loop {
             let tail = self.get_range(key, info.bytes - want, want)?;
@@ -284,7 +284,7 @@ impl Reader {
         }
     }
 
-    /// Refuses an object that goes on after `bytes`.
+    /// Refuses an object that continues after `bytes`.
     fn ends_there(&self, key: Key, bytes: u64) -> Result<(), ReadError> {
         match self.store.get_range(&key.to_string(), bytes, 1) {
             Ok(_) => {
@@ -297,7 +297,7 @@ impl Reader {
     }
 }
 
-/// Objects that hold data of the state and were not checked with their commit (it is pruned): are they there?
+/// Checks that objects with data of the state exist if they were not checked with their commit (it is pruned).
 fn objects(
     reader: &Reader,
     manifest: &Manifest,

@@ -1,6 +1,6 @@
-//! Where a volume is damaged: which older commits still have what is asked for.
+//! For a damaged volume: which older commits still have what was requested.
 //!
-//! Both searches are bounded, since they run when a restore has failed already and somebody waits for an answer.
+//! Both searches are bounded, since they run when a restore has already failed and somebody waits for an answer.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,15 @@ use crate::repository::error::ReadError;
 use crate::repository::reader::Reader;
 use crate::repository::report::{Failure, Older};
 
-/// Commits gone back over.
+/// How many commits to go back.
 const COMMITS_BACK: u64 = 1_000;
-/// Files looked for, versions of each, and bytes of content read for all of them.
+/// Limits: files searched for, versions of each, and bytes of content read for all of them.
 const FILES: usize = 100;
 const VERSIONS: usize = 16;
 const BYTES: u64 = 1 << 30;
 /// Commits fetched at once.
 const WINDOW: u64 = 16;
-/// Damaged commits gone around.
+/// How many damaged commits to skip.
 const TRIES: usize = 8;
 
 /// One version of a file, with the last seq that has it.
@@ -30,11 +30,11 @@ struct Version {
     file: File,
 }
 
-/// The first seq that was looked at, and the versions of each file, oldest first.
+/// The first seq that was examined, and the versions of each file, oldest first.
 type Versions = (Seq, Vec<Vec<Version>>);
 
 impl Reader {
-    /// The newest state before `seq` that can be rebuilt, where that of `seq` cannot.
+    /// The newest state before `seq` that can be rebuilt, if that of `seq` cannot.
     pub fn newest_before(&self, seq: Seq) -> Option<(Seq, Time)> {
         let mut at = seq;
         for _ in 0..TRIES {
@@ -57,8 +57,8 @@ impl Reader {
         None
     }
 
-    /// For files that are damaged in `manifest`: the newest older version of each that is whole. A version is what has
-    /// the file's path, or else its identity; commits and bytes beyond the bounds are not looked at.
+    /// For files that are damaged in `manifest`: the newest undamaged older version of each. A version is the file with the
+    /// same path, or else with the same identity. Commits and bytes beyond the limits are not examined.
     pub(crate) fn whole_versions(
         &self,
         manifest: &Manifest,
@@ -96,7 +96,7 @@ impl Reader {
         Ok(found)
     }
 
-    /// The versions of files in the states up to `seq`; `None` where no state within the bound can be rebuilt.
+    /// The versions of files in the states up to `seq`; `None` if no state within the limits can be rebuilt.
     fn versions(&self, seq: Seq, wanted: &[(FileId, &[u8])]) -> Result<Option<Versions>, ReadError> {
         let Some((mut manifest, from)) = self.earlier(seq)? else { return Ok(None) };
         let mut versions: Vec<Vec<Version>> = wanted.iter().map(|_| Vec::new()).collect();
@@ -128,7 +128,7 @@ impl Reader {
     }
 }
 
-/// Takes up the versions that a state has. `commit` led to it; what it does not touch is as before.
+/// Records the versions in a state. `commit` led to it; files that it does not change are as before.
 fn note(
     manifest: &Manifest,
     wanted: &[(FileId, &[u8])],

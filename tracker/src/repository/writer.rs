@@ -1,7 +1,7 @@
 //! What the one writer of a volume puts into its store: packs, commits, and the ends of eras with their checkpoints.
 //!
-//! Nothing is overwritten: each object is created, and one that is there already counts when it has the bytes that were to be
-//! put (invariant I5). Knows neither the kernel nor the catalog: whoever has a head and the bytes of a commit can write.
+//! Nothing is overwritten: each object is created, and an existing one counts if it has the bytes that were to be put
+//! (invariant I5). Knows neither the kernel nor the catalog: a caller that has a head and the bytes of a commit can write.
 
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use bytes::Bytes;
 use engine::catalog::Head;
 use engine::checkpoint;
 use engine::flush::world::Created;
+use engine::format::commit::{self, Expect};
 use engine::format::era::{CheckpointRef, Era, VolumeFormat, era_of, first_seq, last_seq};
 use engine::format::{EncodeError, Key};
 use engine::manifest::Manifest;
-use engine::model::{Hash, ObjectRef, Seq};
+use engine::model::{Hash, ObjectRef, Seq, WriterId};
 
 use crate::repository::error::ReadError;
 use crate::repository::presence;
@@ -21,7 +22,7 @@ use crate::store::{self, CreateOutcome, ErrorKind, Store, StoreError};
 use crate::test_switches;
 
 /// Tries of an object whose outcome stays unknown.
-const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;
 
 /// Why something could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -43,15 +44,15 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    fn object(key: &Key, cause: impl std::fmt::Display) -> WriteError {
+    pub(super) fn object(key: &Key, cause: impl std::fmt::Display) -> WriteError {
         WriteError::Object { key: key.to_string(), cause: cause.to_string() }
     }
 }
 
-/// What became of the era that the head fills.
+/// The result of closing the era whose last commit is the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// It is closed as this writer closes it, or was not due.
+    /// It is closed with what this writer would put, or was not due.
     Done,
     /// Another writer closed it: with other commits, or in another epoch.
     Fenced,
@@ -66,7 +67,7 @@ pub struct VolumeWriter {
     format: VolumeFormat,
     /// The writer's.
     epoch: u64,
-    /// The last era that this process saw closed as it should be, and the hash of its end.
+    /// The last era that this process found properly closed, and the hash of its end.
     era_ended: Option<(u64, Hash)>,
 }
 
@@ -93,8 +94,8 @@ impl VolumeWriter {
     /// Puts a pack.
     ///
     /// # Errors
-    /// `ForeignPack` where other bytes have that name: the next flush takes another one, and whether they are another
-    /// writer's shows when the commit is made.
+    /// `ForeignPack` if that name has other bytes: the next flush uses another name, and the commit's creation shows
+    /// whether they are another writer's.
     pub fn put_pack(&self, at: ObjectRef, bytes: Vec<u8>) -> Result<(), WriteError> {
         let key = Key::from(at).to_string();
         match store::create_exact(self.store(), &key, &Bytes::from(bytes), ATTEMPTS)? {
@@ -118,12 +119,26 @@ impl VolumeWriter {
         }
     }
 
-    /// The bytes of commit `seq` as the store has them, unchecked; `None` where it has none.
+    /// The bytes of commit `seq` in the store, unchecked; `None` if it has none.
     pub fn read_commit(&self, seq: Seq) -> Result<Option<Vec<u8>>, WriteError> {
         match self.store.get(&Key::Commit(seq).to_string()) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Who has made commit `seq`.
+    ///
+    /// # Errors
+    /// `Object` where what the store gives is no commit of this place.
+    pub fn writer_of(&self, seq: Seq) -> Result<WriterId, WriteError> {
+        let key = Key::Commit(seq);
+        let expect = Expect { volume: self.format.volume, seq };
+        let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
+        match store::get_checked(self.store(), &key.to_string(), decode)? {
+            Ok((_, header)) => Ok(header.writer),
+            Err((_, error)) => Err(WriteError::object(&key, error)),
         }
     }
 
@@ -135,7 +150,7 @@ impl VolumeWriter {
         }
     }
 
-    /// As [`VolumeWriter::must_have`], where asking costs no request: in a store that is not remote.
+    /// As [`VolumeWriter::must_have`], only if it costs no request: in a store that is not remote.
     pub fn must_have_where_free(&self, head: Seq) -> Result<(), WriteError> {
         if self.store.properties().remote { Ok(()) } else { self.must_have(head) }
     }
@@ -159,15 +174,15 @@ impl VolumeWriter {
         Era::decode(bytes, self.format.volume, number, self.format.era_len)
     }
 
-    /// Closes the era that `head` has just filled, before the first commit of the next one is made: checkpoint first, then
-    /// the object that names it. Does nothing in the middle of an era, or when it is closed already.
+    /// Closes the era whose last commit is `head`, before the first commit of the next one: first puts the checkpoint, then
+    /// the object that names it. Does nothing in the middle of an era, or if it is closed already.
     pub fn close_era_if_due(&mut self, head: &Head) -> Result<Closing, WriteError> {
         let number = era_of(head.seq, self.format.era_len);
         if head.seq == Seq::NONE || last_seq(number, self.format.era_len) != head.seq {
             return Ok(Closing::Done);
         }
         if self.era_ended.is_some_and(|(ended, _)| ended == number) {
-            // Looked at already: the head may rest here for long, and each look replays the era.
+            // Checked already: the head may stay here for long, and each check replays the era.
             return Ok(Closing::Done);
         }
         let manifest = self.reader(head.seq).manifest(head.seq)?;
@@ -182,7 +197,7 @@ impl VolumeWriter {
             checkpoint: None,
         };
         let key = Key::Era(number);
-        // What is there already was put by this writer, or by anybody who may add objects: it counts when it says the same.
+        // An existing object may be from this writer, or from anybody who may add objects. It counts if it says the same.
         if self.store.exists(&key.to_string())? {
             let found = store::get_checked(self.store(), &key.to_string(), |bytes| self.decode_era(number, bytes))?;
             let (bytes, found) = found.map_err(|(_, error)| WriteError::object(&key, error))?;
@@ -199,14 +214,14 @@ impl VolumeWriter {
                 self.era_ended = Some((number, blake3::hash(&bytes).into()));
                 Ok(Closing::Done)
             }
-            // Looked at in the next flush, with what it names.
+            // The next flush checks it again, with what it names.
             CreateOutcome::Other(_) => {
                 Err(WriteError::object(&key, "it was put by somebody else, or came back damaged"))
             }
         }
     }
 
-    /// Whether an era that lies in the store is the one this writer would put, and its checkpoint the state of its commits.
+    /// Whether an era in the store is the one that this writer would put, and its checkpoint the state of its commits.
     fn is_same_era(&self, ours: &Era, found: &Era, manifest: &Manifest) -> Result<bool, WriteError> {
         if *ours != (Era { checkpoint: None, ..found.clone() }) {
             return Ok(false);
@@ -217,10 +232,10 @@ impl VolumeWriter {
         }
     }
 
-    /// The hash of the end of the era before, for the commit `seq` to name; `None` where `seq` is not the first of an era.
+    /// The hash of the end of the previous era, for the commit `seq` to name; `None` if `seq` is not the first of an era.
     ///
     /// # Errors
-    /// `Object` where that era is not closed yet: an intent that was settled just now was its last commit. The next flush
+    /// `Object` if that era is not closed yet: an intent that was settled just now was its last commit. The next flush
     /// closes it first.
     pub fn era_before(&self, seq: Seq) -> Result<Option<Hash>, WriteError> {
         let length = self.format.era_len;
@@ -237,7 +252,7 @@ impl VolumeWriter {
     }
 }
 
-/// Puts the checkpoint of `manifest`. `None`: other bytes lie at a key of it, so that no reader could use it.
+/// Puts the checkpoint of `manifest`. `None`: one of its keys has other bytes, so no reader could use it.
 fn put_checkpoint(store: &dyn Store, manifest: &Manifest) -> Result<Option<CheckpointRef>, WriteError> {
     let mut refused = None;
     let put = |key: Key, bytes: Vec<u8>| -> Result<(), WriteError> {
@@ -252,7 +267,7 @@ fn put_checkpoint(store: &dyn Store, manifest: &Manifest) -> Result<Option<Check
     };
     let reference = match checkpoint::write(manifest, put) {
         Ok(reference) => Some(reference),
-        // Files of one page can have more attributes than a page holds. The commits lead to the same state.
+        // The files of one page can have more attributes than a page can hold. The commits lead to the same state.
         Err(WriteError::Encode(error)) => {
             tracing::warn!(%error, "the era is closed without a checkpoint");
             None

@@ -1,4 +1,4 @@
-//! Opening paths beneath one directory and nowhere else: no `..`, no symlink on the way, by `openat2` or step by step.
+//! Opens paths beneath one directory and nowhere else: no `..`, no symlink on the way, by `openat2` or step by step.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,16 +13,16 @@ use rustix::io::Errno;
 
 use super::stat::device_of;
 
-/// Bytes of a path that the kernel takes, its final zero among them.
+/// Longest path that the kernel takes, including its final zero.
 const PATH_MAX: usize = 4096;
-/// Tries of an `openat2` that answers EAGAIN because something moved meanwhile.
+/// Tries of an `openat2` that returns EAGAIN because something moved meanwhile.
 const TRIES: u32 = 16;
 
-/// A directory below which paths are opened.
+/// A directory beneath which paths are opened.
 #[derive(Debug)]
 pub(crate) struct Beneath {
     root: OwnedFd,
-    /// Whether a path may lead over a mount point.
+    /// Whether a path may cross a mount point.
     cross_mounts: bool,
     /// The kernel (before 5.6) or a seccomp filter has no `openat2`.
     step_by_step: AtomicBool,
@@ -37,8 +37,9 @@ impl Beneath {
         self.root.as_fd()
     }
 
-    /// Opens `path` (empty: the root itself); O_NOFOLLOW and O_CLOEXEC are added, so a last symlink can only be opened
-    /// with O_PATH. ELOOP: a symlink on the way. EXDEV: over a mount point. EINVAL: a path with `..` or a leading `/`.
+    /// Opens `path` (empty: the root itself). O_NOFOLLOW and O_CLOEXEC are added, so a final symlink can only be opened
+    /// with O_PATH. ELOOP: a symlink on the way. EXDEV: the path crosses a mount point. EINVAL: a path with `..` or a
+    /// leading `/`.
     pub(crate) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         if !path.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(Errno::INVAL);
@@ -55,7 +56,7 @@ impl Beneath {
         self.open_in(at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd), last, flags)
     }
 
-    /// Opens a path that the kernel takes as a whole, below a directory of this tree.
+    /// Opens a path of at most PATH_MAX, below a directory of this tree.
     fn open_in(&self, dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         if self.step_by_step.load(Ordering::Relaxed) {
             return self.walk(dir, path, flags);
@@ -71,8 +72,8 @@ impl Beneath {
                     self.step_by_step.store(true, Ordering::Relaxed);
                     return self.walk(dir, path, flags);
                 }
-                // EPERM is also what seccomp filters answer to calls they do not know, and O_NOATIME's refusal: the
-                // walk gives the call's own answer.
+                // EPERM may also come from a seccomp filter that does not know the call, or from O_NOATIME: walking step by
+                // step returns the error of the open itself.
                 Err(Errno::PERM | Errno::AGAIN) => return self.walk(dir, path, flags),
                 other => return other,
             }
@@ -93,7 +94,7 @@ impl Beneath {
             let dir = at.as_ref().map_or(from, AsFd::as_fd);
             let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let next = openat(dir, part, step, Mode::empty()).map_err(|error| {
-                // O_DIRECTORY with O_NOFOLLOW says ENOTDIR of a symlink too.
+                // O_DIRECTORY with O_NOFOLLOW returns ENOTDIR for a symlink too.
                 if error == Errno::NOTDIR && is_symlink(dir, part) { Errno::LOOP } else { error }
             })?;
             same_mount(next.as_fd())?;
@@ -106,12 +107,12 @@ impl Beneath {
     }
 }
 
-/// A path in parts of whole names, each short enough for one call; of a path in a deep tree the kernel takes no more at once.
-/// The fewer the better: each file of such a tree is opened by them.
+/// Splits a path into parts of whole names, each short enough for one call, since the kernel takes no longer path at once.
+/// As few as possible: each file of a deep tree is opened by them.
 fn parts(path: &Path) -> Vec<&Path> {
     let (mut out, mut rest) = (Vec::new(), path.as_os_str().as_bytes());
     while rest.len() >= PATH_MAX {
-        // A name is shorter than this; where one is not, the kernel says so.
+        // A name is normally shorter than this; otherwise the kernel returns an error.
         let Some(slash) = rest.iter().take(PATH_MAX).rposition(|byte| *byte == b'/') else { break };
         let (part, tail) = rest.split_at(slash);
         out.push(Path::new(OsStr::from_bytes(part)));
@@ -136,7 +137,7 @@ enum MountKey {
     Device(Dev),
 }
 
-/// The mount an open file lies on: its id where the kernel tells (5.8), else the device.
+/// The mount of an open file: its id if the kernel tells (5.8), else the device.
 fn mount_of(fd: BorrowedFd<'_>) -> Result<MountKey, Errno> {
     let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
@@ -145,7 +146,7 @@ fn mount_of(fd: BorrowedFd<'_>) -> Result<MountKey, Errno> {
     device_of(&stat).map(MountKey::Device)
 }
 
-/// Opens a directory as the root of a `Beneath`. Symlinks in `dir` itself are followed: it is the operator's word.
+/// Opens a directory as the root of a `Beneath`. Follows symlinks in `dir` itself, since the operator chose it.
 pub(crate) fn open_root(dir: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(dir, flags, Mode::empty())?)

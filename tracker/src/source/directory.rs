@@ -1,7 +1,7 @@
 //! One open directory of the source: its entries, and single names in it.
 //!
-//! Everything is asked of the descriptor, so an answer never comes from another directory that took its path meanwhile:
-//! whether a name is absent is decided by such answers.
+//! Every query uses the descriptor, so an answer never comes from another directory that took its path meanwhile: such
+//! answers decide whether a name is absent.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,17 +20,17 @@ use super::restore_area::is_area;
 use super::root::{RawEntry, SourceRoot, is_metacopy, names, whole_in_upper};
 use super::stat::{Births, SourceStat};
 
-/// Names from which on several threads ask for attributes: a thread is worth some 10 ms of such calls.
+/// From this many names on, several threads read attributes: a thread pays off for about 10 ms of such calls.
 const MANY: usize = 16_384;
 const THREADS: usize = 4;
 
-/// What does not belong to the volume, though it has a name in it.
+/// Why an entry does not belong to the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     MountPoint,
-    /// A directory with another device number: a btrfs subvolume, whose inode numbers are its own.
+    /// A directory with another device number: a btrfs subvolume, which has its own inode numbers.
     OtherDevice,
-    /// The temporary area of a `tracker restore` that runs here, or was killed here.
+    /// The temporary area of a `tracker restore` that runs in this directory, or was killed there.
     RestoreArea,
 }
 
@@ -40,7 +40,7 @@ pub struct Entries {
     pub entries: Vec<Entry>,
     /// Names left out.
     pub foreign: Vec<(Vec<u8>, Foreign)>,
-    /// Names of which nothing can be learned, each with the cause.
+    /// Names that could not be looked up, each with the cause.
     pub unknown: Unknown,
 }
 
@@ -54,7 +54,7 @@ pub struct Directory {
     above: Option<(OwnedFd, Births)>,
 }
 
-/// What one name leads to.
+/// The file at one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Named {
     Entry(Stat),
@@ -71,7 +71,7 @@ impl SourceRoot {
             let found = births.stat_fd(&fd).map_err(fail)?;
             return Ok(Directory { path: rel.into(), fd, found, births, above: None });
         };
-        // Two opens by path: they are one directory if the upper layer shows the same before and after the other.
+        // Two opens by path. Both give the same directory if the upper layer shows the same one before and after.
         let upper = self.births_of(true);
         let before = above(beneath, rel, upper)?;
         let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
@@ -89,13 +89,13 @@ impl SourceRoot {
         Ok(Directory { path: rel.into(), fd, found, births, above })
     }
 
-    /// The entries of the directory at `rel`, whichever that is.
+    /// The entries of the directory that is at `rel` now.
     pub fn entries(&self, rel: &Path) -> Result<Entries, SourceError> {
         self.directory(rel)?.entries()
     }
 }
 
-/// The directory in the upper layer; `None` where it is in lower layers only.
+/// The directory in the upper layer; `None` if it is only in lower layers.
 fn above(beneath: &Beneath, rel: &Path, births: Births) -> Result<Option<(OwnedFd, SourceStat)>, SourceError> {
     match beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(fd) => {
@@ -108,19 +108,19 @@ fn above(beneath: &Beneath, rel: &Path, births: Births) -> Result<Option<(OwnedF
 }
 
 impl Directory {
-    /// The inode that marks of this directory carry.
+    /// The inode in marks of this directory.
     pub fn inode(&self) -> InodeId {
         self.found.stat.inode
     }
 
-    /// Its entries, each with a `statx` after it was listed. What vanished in between is not listed.
+    /// Its entries, each with a `statx` made after the listing. Entries that vanished in between are left out.
     pub fn entries(&self) -> Result<Entries, SourceError> {
         let fd = self.fd.try_clone().map_err(|source| SourceError::Io { path: self.path.clone(), source })?;
         let mut all = names(fd).map_err(|errno| SourceError::at(&self.path, errno))?;
         if all.len() < MANY {
             return Ok(self.those(all));
         }
-        // Nearly all of the time of a large listing is in these calls.
+        // A large listing spends nearly all of its time in these calls.
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
         let share = all.len().div_ceil(threads);
         let mut shares = Vec::new();
@@ -147,14 +147,14 @@ impl Directory {
                 Ok(Some(Named::Entry(stat))) => out.entries.push(Entry { name, stat }),
                 Ok(Some(Named::Foreign(why))) => out.foreign.push((name, why)),
                 Ok(None) => {}
-                // One damaged inode, or the dead mount of another program, says nothing of the names beside it.
+                // One damaged inode, or a dead mount of another program, must not hide the other names.
                 Err(error) => out.unknown.push((name, error.cause())),
             }
         }
         out
     }
 
-    /// What `name` in it leads to now; `None` if nothing.
+    /// The file at `name` now; `None` if there is none.
     pub fn named(&self, name: &[u8]) -> Result<Option<Named>, SourceError> {
         let name = OsStr::from_bytes(name);
         let found = match self.births.stat_at(&self.fd, name) {
@@ -180,7 +180,7 @@ impl Directory {
         Ok(Some(Named::Entry(found.stat)))
     }
 
-    /// In doubt it is one.
+    /// If it cannot be determined, the answer is yes.
     fn metacopy(&self, name: &OsStr) -> bool {
         use rustix::fs::{Mode, openat};
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -12,7 +12,7 @@ use thiserror::Error;
 pub enum SourceError {
     #[error("source {}: {source}", crate::quoting::path(path))]
     Root { path: PathBuf, source: std::io::Error },
-    /// Nothing is there, or one of the directories on the way is none (any more).
+    /// Nothing is there, or a parent is not a directory (any more).
     #[error("{} is not there", crate::quoting::path(path))]
     Gone { path: PathBuf },
     #[error("{} lies on another mount", crate::quoting::path(path))]
@@ -22,12 +22,12 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Nothing is at the path: what was meant was moved or removed.
+    /// Nothing is at the path: the file was moved or removed.
     pub fn is_gone(&self) -> bool {
         matches!(self, SourceError::Gone { .. })
     }
 
-    /// What went wrong, for whoever names the path himself.
+    /// The cause, for callers that name the path themselves.
     pub fn cause(&self) -> String {
         match self {
             SourceError::Io { source, .. } => source.to_string(),

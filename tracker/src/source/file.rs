@@ -1,9 +1,9 @@
-//! One open file of the source: the thin steps of a flush, in no order of their own (that is `engine::flush::read`'s).
+//! One open file of the source: the primitive steps of a flush. `engine::flush::read` decides their order.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::model::{Ino, InodeId, Kind};
@@ -20,12 +20,13 @@ use super::stat::{Births, SourceStat, proc_path};
 use super::xattrs::{self, Layer};
 use super::{flags, sys};
 
-/// How dirty pages of a file are written back, so that the next store through a mapping faults again.
+/// How to write back a file's dirty pages, so that the next store through a mapping faults again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CleanBy {
     /// `sync_file_range` with all three flags: waits for the data, not for the journal or the disk's cache.
     WriteBack,
-    /// `fdatasync`: where the other does nothing (overlayfs), does not do (ext4 with journalled data), or is not known.
+    /// `fdatasync`: where `sync_file_range` has no effect (overlayfs), is not enough (ext4 with journalled data), or is not
+    /// known to work.
     DataSync,
 }
 
@@ -42,13 +43,13 @@ pub struct OpenFile {
 }
 
 impl SourceRoot {
-    /// Opens the regular file at `rel` if it is the inode that is expected. O_NOATIME where that is allowed; never follows a
-    /// symlink. What took its place is not opened: opening a fifo wakes its writers, and what opening a device does is the
-    /// device's. So the inode is found by O_PATH first, which opens nothing, and that very one is opened then.
+    /// Opens the regular file at `rel` if it is the expected inode. Uses O_NOATIME if allowed; never follows a symlink.
+    /// Another file in its place is not opened: opening a fifo wakes its writers, and opening a device may have any effect.
+    /// So the inode is first found by O_PATH, which opens nothing, and then exactly that inode is opened.
     pub fn open_file(&self, rel: &Path, expect: InodeId) -> Result<OpenFile, OpenError> {
         let found = self.find(rel)?;
         check(&found.stat, expect)?;
-        // NONBLOCK: a lease makes the open fail at once instead of waiting for its holder.
+        // NONBLOCK: if there is a lease, the open fails at once instead of waiting for its holder.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let path = proc_path(&found.fd);
         let fd = match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
@@ -64,7 +65,7 @@ impl SourceRoot {
 
     /// How long writing files back took since the last call, by inode number.
     pub fn take_cleans(&self) -> HashMap<Ino, Duration> {
-        std::mem::take(&mut *self.cleans.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.cleans.0.lock())
     }
 }
 
@@ -81,7 +82,7 @@ fn check(found: &SourceStat, expect: InodeId) -> Result<(), OpenError> {
 fn clean_by(fs: FsType, data_journal: bool, fd: &OwnedFd) -> CleanBy {
     match fs {
         FsType::Ext4 => {
-            // One file can have its data journalled too (`chattr +j`).
+            // A single file can have its data journalled too (`chattr +j`).
             let journalled =
                 rustix::fs::ioctl_getflags(fd).is_ok_and(|flags| flags.contains(rustix::fs::IFlags::JOURNALING));
             if data_journal || journalled { CleanBy::DataSync } else { CleanBy::WriteBack }
@@ -91,7 +92,7 @@ fn clean_by(fs: FsType, data_journal: bool, fd: &OwnedFd) -> CleanBy {
     }
 }
 
-/// No file reaches here.
+/// No file is this large.
 const BEHIND_EVERY_END: u64 = 1 << 62;
 
 impl OpenFile {
@@ -99,7 +100,7 @@ impl OpenFile {
         self.clean_by
     }
 
-    /// `statx` of the open inode, whatever its path says now.
+    /// `statx` of the open inode, whatever is at its path now.
     pub fn source_stat(&self) -> Result<SourceStat, FileError> {
         self.births.stat_fd(&self.fd).map_err(unreadable)
     }
@@ -146,12 +147,12 @@ impl FileOps for OpenFile {
 
     fn barrier(&mut self) -> Result<(), FileError> {
         match rustix::fs::seek(&self.fd, SeekFrom::Hole(0)) {
-            // ENXIO: an empty file. EINVAL: no such seek on this file system, and no lock to wait for by it.
+            // ENXIO: an empty file. EINVAL: this file system has no such seek, so it takes no lock either.
             Ok(_) | Err(Errno::NXIO | Errno::INVAL) => {}
             Err(errno) => return Err(unreadable(errno)),
         }
-        // On xfs that takes no lock, and a read does: without it the size would be that of a clone that is half done, which
-        // has marked already and grows the file without a mark. Where nothing is, so that no page is brought in.
+        // On xfs the seek takes no lock, but a read does. Without it the size could be that of a half-done clone, which has
+        // already marked and grows the file without another mark. Read beyond every end, so that no page is loaded.
         match rustix::io::pread(&self.fd, &mut [0u8; 1], BEHIND_EVERY_END) {
             Ok(_) | Err(Errno::INVAL) => Ok(()),
             Err(errno) => Err(unreadable(errno)),
@@ -170,7 +171,7 @@ impl FileOps for OpenFile {
                 Ok(data) => data,
                 // No data from here to the end of the file.
                 Err(Errno::NXIO) => break,
-                // The file system cannot tell holes: all is data.
+                // The file system cannot report holes: everything is data.
                 Err(Errno::INVAL) => return Ok(vec![(start, end)]),
                 Err(errno) => return Err(unreadable(errno)),
             };
@@ -179,7 +180,7 @@ impl FileOps for OpenFile {
             }
             let hole = match rustix::fs::seek(&self.fd, SeekFrom::Hole(data)) {
                 Ok(hole) => hole.min(end),
-                // The file was cut short in between: nothing is known behind `data`, so it is data up to the end.
+                // The file was truncated in between: what follows `data` is unknown, so treat it as data up to the end.
                 Err(Errno::NXIO) => end,
                 Err(errno) => return Err(unreadable(errno)),
             };

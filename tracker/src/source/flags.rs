@@ -1,11 +1,11 @@
 //! Inode flags (`chattr`) and the project number of an open file or directory: which are part of the tree, read and set.
 //!
-//! Kept is what somebody may set. What a file system says of its own doings (extents, index, encryption, verity, inline data)
-//! is no part of a mirror, nor are the flags `s` and `u`, which no file system heeds.
+//! Flags that a user may set are kept. Flags by which a file system describes its own work (extents, index, encryption,
+//! verity, inline data) are not part of a mirror, nor are the flags `s` and `u`, which no file system implements.
 //!
-//! Each file that is read is asked by `FS_IOC_GETFLAGS` and, where there can be projects, by `FS_IOC_FSGETXATTR`: about 0.3
+//! Each file that is read costs one `FS_IOC_GETFLAGS` and, where there can be projects, one `FS_IOC_FSGETXATTR`: about 0.3
 //! microseconds each on ext4 (Linux 6.18), against 3 for the list of its extended attributes and 2 for opening it. `statx`,
-//! which is made anyway, has neither no-COW nor the project.
+//! which is called anyway, has neither no-COW nor the project.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -18,10 +18,10 @@ use super::fs_type::FsType;
 use super::stat::proc_path;
 use super::sys;
 
-/// A flag as the store has it, as it is called, as `FS_IOC_GETFLAGS` has it, and as `FS_IOC_FSGETXATTR` has it (0: not).
+/// A flag: its bit in the store, its name, its bit in `FS_IOC_GETFLAGS`, and in `FS_IOC_FSGETXATTR` (0: none).
 type Row = (u32, &'static str, u32, u32);
 
-/// The numbers are those of include/uapi/linux/fs.h.
+/// Numbers from include/uapi/linux/fs.h.
 const TABLE: [Row; 15] = [
     (InodeFlags::IMMUTABLE, "immutable", 0x10, 0x8),
     (InodeFlags::APPEND, "append-only", 0x20, 0x10),
@@ -40,27 +40,29 @@ const TABLE: [Row; 15] = [
     (InodeFlags::CASEFOLD, "casefold", 0x4000_0000, 0),
 ];
 
-/// With one of these a file's content (but for its end), attributes and names cannot be changed, until it is taken away.
+/// With one of these flags, a file's content (except appends), attributes and names cannot be changed until the flag is
+/// removed.
 pub(crate) const SEALS: u32 = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
 
-/// The names of these flags, as `ls` and a restore give them.
+/// The names of these flags, as shown by `ls` and a restore.
 pub fn flag_names(bits: u32) -> Vec<&'static str> {
     TABLE.iter().filter(|row| bits & row.0 != 0).map(|row| row.1).collect()
 }
 
-/// A descriptor of the same file or directory for calls that take no O_PATH. Not for devices and fifos, which notice it.
+/// A descriptor of the same file or directory, for calls that do not take O_PATH. Not for devices and fifos, which react to
+/// an open.
 ///
 /// # Errors
-/// Where it may not be read.
+/// If it may not be read.
 pub(crate) fn reopen(fd: impl AsFd) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(proc_path(fd), flags, Mode::empty())
 }
 
-/// The flags of a regular file or directory that is open for reading; all 0 where its file system has none.
+/// The flags of a regular file or directory that is open for reading; all 0 if its file system has none.
 ///
 /// # Errors
-/// Where it has them and does not tell.
+/// If the file system has flags but they cannot be read.
 pub(crate) fn read(fd: impl AsFd, fs: FsType) -> Result<Flags, Errno> {
     let Some(bits) = bits(&fd)? else { return Ok(Flags::default()) };
     let project = match fs {
@@ -70,18 +72,18 @@ pub(crate) fn read(fd: impl AsFd, fs: FsType) -> Result<Flags, Errno> {
     Ok(Flags { bits, project })
 }
 
-/// As [`read`], without the project; `None` where the file system has none.
+/// As [`read`], without the project; `None` if the file system has no flags.
 pub(crate) fn bits(fd: impl AsFd) -> Result<Option<u32>, Errno> {
     let found = if_known(ioctl_getflags(fd))?;
     Ok(found.map(|found| TABLE.iter().filter(|row| found.bits() & row.2 != 0).fold(0, |bits, row| bits | row.0)))
 }
 
-/// The project; `None` where the file system has none.
+/// The project; `None` if the file system has none.
 pub(crate) fn project(fd: impl AsFd) -> Result<Option<u32>, Errno> {
     Ok(if_known(sys::get_xflags(fd))?.map(|found| found.project()))
 }
 
-/// Whether it is immutable or append-only, by a descriptor of any kind. `false` where the file system does not tell.
+/// Whether the file is immutable or append-only, by any kind of descriptor. `false` if the file system does not tell.
 pub(crate) fn is_sealed(fd: impl AsFd) -> bool {
     let seals = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
     let found = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
@@ -101,13 +103,13 @@ fn is_unknown(errno: Errno) -> bool {
     matches!(errno, Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)
 }
 
-/// Sets and clears flags; those given are disjoint.
+/// Sets and clears flags; the two sets are disjoint.
 ///
-/// Each goes by `FS_IOC_FSSETXATTR` if it can: the other call has btrfs choose the method of a compressed file anew
-/// (`btrfs_fileattr_set`, Linux 6.18).
+/// Each change uses `FS_IOC_FSSETXATTR` if possible: with the other call btrfs chooses the compression method of a
+/// compressed file again (`btrfs_fileattr_set`, Linux 6.18).
 ///
 /// # Errors
-/// Of the first call that failed: flags before it may be set.
+/// That of the first call that failed: earlier flags may be set.
 pub(crate) fn change(fd: impl AsFd, set: u32, clear: u32) -> Result<(), Errno> {
     let fd = fd.as_fd();
     let extended: u32 = TABLE.iter().filter(|row| row.3 != 0).fold(0, |bits, row| bits | row.0);
@@ -132,7 +134,7 @@ fn change_plain(fd: impl AsFd, set: u32, clear: u32) -> Result<(), Errno> {
     ioctl_setflags(&fd, IFlags::from_bits_retain(now & !of(clear) | of(set)))
 }
 
-/// Makes it part of a project.
+/// Sets the project of the file.
 ///
 /// # Errors
 /// Those of the call; EINVAL also in a user namespace other than the first.

@@ -1,6 +1,6 @@
 //! File systems by their magic number.
 
-/// The file systems whose ways are known; the magic number of any other.
+/// The file systems that tracker knows; for any other its magic number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsType {
     /// ext2, ext3 and ext4 share the number; all have the calls used here.

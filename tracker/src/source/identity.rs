@@ -1,9 +1,9 @@
-//! Whether what lies at a source's path is the directory that a volume was made of: what is noted of it, and a pure decision
+//! Whether the directory at a source's path is the one that a volume was made of: what is noted of it, and a pure decision
 //! over two such notes.
 //!
-//! A wrong "same" mirrors an empty mount point as the removal of everything, so what cannot be told apart is not called the
-//! same. An inode number is weak evidence: every root of a FUSE file system is inode 1, every root of ext4 is inode 2. A
-//! device number is no evidence from one mount to the next: loop devices and reboots change it.
+//! A wrong "same" would mirror an empty mount point as the removal of everything, so what cannot be told apart is not
+//! called the same. An inode number is weak evidence: every root of a FUSE file system is inode 1, every root of ext4 is
+//! inode 2. A device number is no evidence after another mount: loop devices and reboots change it.
 
 use std::collections::BTreeSet;
 
@@ -20,36 +20,36 @@ use super::sys;
 /// What is known of a source directory at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFacts {
-    /// `st_dev`; in the note as major << 32 | minor.
+    /// `st_dev` as major << 32 | minor.
     #[serde(with = "numbers::dev")]
     pub device: Dev,
     #[serde(with = "numbers::ino")]
     pub ino: Ino,
-    /// Birth of the directory (see `InodeId`); 0 where nothing tells.
+    /// Birth of the directory (see `InodeId`); 0 if unknown.
     pub generation: u64,
-    /// `f_type` of `statfs`; 0 in a note of an older version, which knew device, inode and birth alone.
+    /// `f_type` of `statfs`; 0 in a note of an older version, which had only device, inode and birth.
     pub fs_type: u64,
-    /// The file system's own identifier: its UUID, or `f_fsid` where that is made of it. Hexadecimal.
+    /// The file system's own identifier, hexadecimal: its UUID, or `f_fsid` if that is derived from it.
     pub fs_id: Option<String>,
-    /// The directory's file handle, where handles outlive a mount. Hexadecimal.
+    /// The directory's file handle, hexadecimal, if handles outlive a mount.
     pub handle: Option<String>,
-    /// The boot and the mount's number in it, which is never given twice (Linux 6.8 and later).
+    /// The boot, and the number of the mount in it, which is never reused (Linux 6.8 and later).
     pub mount: Option<String>,
     /// The directory is the root of that mount.
     pub mount_root: bool,
 }
 
-/// What one comparison came to. The policy that follows is not decided here.
+/// The result of one comparison. What follows from it is decided elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SameSource {
     Same,
     /// It is another directory, with the fact that shows it.
     Other(String),
-    /// Nothing proves either; a mount point whose file system is away looks like this.
+    /// Nothing proves either. A mount point whose file system is away looks like this.
     CannotTell(String),
 }
 
-/// Names in the root, as the catalog has them and as they are now.
+/// Names in the root: those in the catalog, and those there now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RootNames {
     pub known: BTreeSet<Vec<u8>>,
@@ -57,15 +57,15 @@ pub struct RootNames {
 }
 
 impl RootNames {
-    /// Whether at least half of the known names are still there: true where there was none, and nothing to lose.
+    /// Whether at least half of the known names are still there; true if none were known, since then nothing can be lost.
     fn alike(&self) -> bool {
         self.known.intersection(&self.now).count() * 2 >= self.known.len()
     }
 }
 
-/// Holds what is at the path `now` against what was `known`. Facts that one of the two does not have are no evidence.
+/// Compares what is at the path `now` with what was `known`. A fact that one of the two lacks is no evidence.
 ///
-/// The truth table stands in docs/guarantees.md.
+/// The truth table is in docs/guarantees.md.
 pub fn same_source(known: &SourceFacts, now: &SourceFacts, names: &RootNames) -> SameSource {
     let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
     let equal = |a: &Option<String>, b: &Option<String>| a.is_some() && a == b;
@@ -85,11 +85,11 @@ pub fn same_source(known: &SourceFacts, now: &SourceFacts, names: &RootNames) ->
             return SameSource::Same;
         }
         (Span::Always, Span::Always) => return other("it is another inode"),
-        // A note from before handles were taken for generations.
+        // A note from before handles were used as generations.
         (Span::Mount, Span::Always) if known.ino != now.ino => return other("it is another inode"),
         _ => {}
     }
-    // From here on the inode number does not stand for one directory.
+    // From here on the inode number does not identify one directory.
     if equal(&known.handle, &now.handle) && equal(&known.fs_id, &now.fs_id) {
         return SameSource::Same;
     }
@@ -107,10 +107,10 @@ pub fn same_source(known: &SourceFacts, now: &SourceFacts, names: &RootNames) ->
 }
 
 impl SourceRoot {
-    /// What tells this directory from others. `boot` is the kernel's id of this boot.
+    /// The facts that distinguish this directory from others. `boot` is the kernel's id of this boot.
     ///
     /// # Errors
-    /// When the directory cannot be asked at all; what a file system does not have is left out.
+    /// When the directory cannot be read at all. Facts that a file system does not have are left out.
     pub fn facts(&self, boot: Option<&str>) -> Result<SourceFacts, SourceError> {
         let fd = self.beneath.root();
         let fail = |source| SourceError::Root { path: self.path().to_path_buf(), source };
@@ -130,7 +130,7 @@ impl SourceRoot {
         })
     }
 
-    /// The names in it now, one pass.
+    /// The present names in it, from one pass.
     pub fn root_names(&self) -> Result<BTreeSet<Vec<u8>>, SourceError> {
         Ok(self.list(std::path::Path::new(""))?.into_iter().map(|entry| entry.name).collect())
     }
@@ -138,15 +138,15 @@ impl SourceRoot {
     fn fs_id(&self) -> Option<String> {
         let fd = self.beneath.root();
         match self.fs() {
-            // Made of the UUID: ext4_statfs, shmem_statfs (there the UUID is new for each mount), and btrfs_statfs, which
-            // tells subvolumes apart, whose roots may have one inode number and birth (Linux 6.18).
+            // Derived from the UUID: ext4_statfs, shmem_statfs (whose UUID is new for each mount), and btrfs_statfs, which
+            // tells subvolumes apart, whose roots may share inode number and birth (Linux 6.18).
             FsType::Ext4 | FsType::Tmpfs | FsType::Btrfs => {
                 let id = sys::fs_id(fd).ok()?;
                 (id != 0).then(|| hex(&id.to_be_bytes()))
             }
-            // The number of an overlay is not always written down.
+            // An overlay does not always store its number.
             FsType::Overlay => None,
-            // xfs_statfs makes `f_fsid` of the device number.
+            // xfs_statfs derives `f_fsid` from the device number.
             FsType::Xfs | FsType::Other(_) => {
                 let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let fd = rustix::fs::openat(fd, c".", open, rustix::fs::Mode::empty()).ok()?;
@@ -331,7 +331,7 @@ mod tests {
     }
 
     proptest! {
-        /// An empty root that had names is the same only by evidence that no other directory can have.
+        /// An empty root that had names counts as the same only with evidence that no other directory can have.
         #[test]
         fn an_empty_root_is_the_same_only_with_proof(known in facts(), now in facts()) {
             if answer(&known, &now, &names(&["a"], &[])) == Answer::Same {
@@ -342,7 +342,7 @@ mod tests {
             }
         }
 
-        /// What two notes say against each other is never outvoted by names.
+        /// Names never outvote a contradiction between two notes.
         #[test]
         fn names_do_not_outvote_a_difference(known in facts(), now in facts()) {
             let differ = known.fs_type != 0 && known.fs_type != now.fs_type

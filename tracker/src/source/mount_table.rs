@@ -1,5 +1,5 @@
-//! Which mounts lie inside the source, as this process sees them, and whether that has changed. Mounting changes no inode, so
-//! no mark tells of it.
+//! Which mounts are inside the source, as this process sees them, and whether that has changed. Mounting changes no inode,
+//! so it makes no mark.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::sys;
 use crate::mountinfo::{MOUNTINFO, inside};
 
-/// The kernel's table of mounts, held open: it says by itself when it has changed.
+/// The kernel's mount table, held open: the kernel signals changes on the descriptor.
 #[derive(Debug)]
 pub struct MountTable {
     file: File,
@@ -20,22 +20,22 @@ pub struct MountTable {
 }
 
 impl MountTable {
-    /// Of the mounts below `source`, an absolute path without symlinks.
+    /// Opens the table for mounts below `source`, an absolute path without symlinks.
     ///
     /// # Errors
-    /// When there is no table, as without `/proc`.
+    /// When there is no table, for instance without `/proc`.
     pub fn open(source: &Path) -> io::Result<MountTable> {
         let file = File::open(MOUNTINFO)?;
         Ok(MountTable { file, source: source.to_path_buf(), inside: BTreeSet::new(), read: false })
     }
 
-    /// Mount points that came or went since the last call, relative to the source; at the first call all there are. One
-    /// system call where nothing was mounted or unmounted anywhere.
+    /// Mount points that came or went since the last call, relative to the source; at the first call all of them. One
+    /// system call if nothing was mounted or unmounted anywhere.
     ///
     /// # Errors
     /// When the table cannot be read; the next call tries again.
     pub fn changes(&mut self) -> io::Result<Vec<PathBuf>> {
-        // Asked before it is read: a change in between is found by the next call.
+        // Check before reading: the next call then finds a change in between.
         if !sys::has_changed(&self.file)? && self.read {
             return Ok(Vec::new());
         }
@@ -50,7 +50,7 @@ impl MountTable {
         Ok(changes)
     }
 
-    /// What the last call of `changes` told could not be noted: the next one tells it again.
+    /// Called when the last result of `changes` could not be saved: the next call returns it again.
     pub fn again(&mut self, changes: &[PathBuf]) {
         for point in changes {
             if !self.inside.remove(point) {
@@ -60,13 +60,13 @@ impl MountTable {
         self.read = false;
     }
 
-    /// Whether nothing is mounted inside of the source.
+    /// Whether nothing is mounted inside the source.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inside.is_empty()
     }
 
-    /// Whether `path`, relative to the source, is a mount point or lies below one.
+    /// Whether `path`, relative to the source, is a mount point or below one.
     #[must_use]
     pub fn covers(&self, path: &Path) -> bool {
         path.ancestors().any(|at| self.inside.contains(at))

@@ -1,4 +1,4 @@
-//! What is known of a mount that the kernel does not list.
+//! What is known of a mount that is not in the kernel's list.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,8 @@ use engine::model::Dev;
 use super::fs_type::FsType;
 use crate::mountinfo::Mount;
 
-/// What can be said without mountinfo: the device, where the file system numbers its inodes once per superblock, so that
-/// `st_dev` is the superblock's.
+/// What can be said without mountinfo: the device, if the file system numbers its inodes per superblock, so that `st_dev`
+/// (major << 32 | minor here) is the superblock's.
 pub(super) fn unlisted(id: u64, fs: FsType, device: Dev) -> Option<Mount> {
     let fs_type = match fs {
         FsType::Ext4 => "ext4",

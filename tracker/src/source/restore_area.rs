@@ -1,4 +1,4 @@
-//! Temporary areas of restores that run in the source, or were killed there: they are no part of the volume.
+//! Temporary areas of restores that run in the source, or were killed there. They are not part of the volume.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,12 +9,12 @@ use rustix::io::Errno;
 
 pub(crate) const PREFIX: &[u8] = b".tracker-restore-";
 pub(crate) const DIGITS: usize = 16;
-/// The file that makes a directory with such a name an area. It is not held open: a file system that keeps what is removed
-/// while it is open under another name (FUSE, NFS) would not let the area go.
+/// The file that makes a directory with such a name an area. It is not held open: some file systems keep a removed file
+/// under another name while it is open (FUSE, NFS), and the area could then not be removed.
 pub(crate) const MARKER: &str = "tracker-restore-area";
 
-/// Whether `name` in `dir` is the area of a restore: a directory with an area's name and the marker in it, or with
-/// nothing in it (as it is for a moment when it is made and removed).
+/// Whether `name` in `dir` is the area of a restore: a directory with the name of an area, and with the marker in it or
+/// nothing (as briefly when it is made and removed).
 pub(crate) fn is_area(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
     if !has_area_name(name) {
         return false;
@@ -28,7 +28,7 @@ pub(crate) fn is_open_area(area: BorrowedFd<'_>) -> bool {
         || names(area).is_ok_and(|names| names.is_empty())
 }
 
-/// Whether a name is one that areas have.
+/// Whether a name has the form of an area's name.
 pub fn has_area_name(name: &[u8]) -> bool {
     let digits = name.strip_prefix(PREFIX).unwrap_or_default();
     digits.len() == DIGITS && digits.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))

@@ -1,4 +1,4 @@
-//! The protected directory: finding, listing and describing what lies in it. Reads only.
+//! The protected directory: finds, lists and describes what is in it. Read only.
 
 use std::ffi::OsString;
 use std::io;
@@ -22,7 +22,7 @@ use super::xattrs::{self, Layer};
 use super::{flags, mounts, sys};
 use crate::mountinfo::{MOUNTINFO, Mount, find};
 
-/// What tells a source directory from another one at the same path, while this host runs.
+/// Distinguishes a source directory from another one at the same path, while this host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootIdentity {
     /// `st_dev`.
@@ -30,7 +30,7 @@ pub struct RootIdentity {
     pub inode: InodeId,
 }
 
-/// What lies at the source's path now.
+/// What is at the source's path now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityCheck {
     Same,
@@ -38,19 +38,19 @@ pub enum IdentityCheck {
     Replaced(RootIdentity),
 }
 
-/// The writable layer behind a source on overlayfs: kernel marks carry its inodes, and only through it does CLEAN work.
+/// The writable layer behind a source on overlayfs: marks have its inodes, and CLEAN works only through it.
 #[derive(Debug)]
 pub struct Upper {
     pub upperdir: PathBuf,
     /// The source's own place in the upper directory.
     pub path: PathBuf,
-    /// Mounted `volatile`: fdatasync through the overlay cleans nothing.
+    /// Mounted `volatile`: fdatasync through the overlay does not clean.
     pub volatile: bool,
-    /// Some of its files may have attributes only, their data being below, and this process cannot see which: it would
-    /// read zeros there. It is not read then, and counts as one that cannot be reached.
+    /// Some of its files may have only attributes, with their data in a lower layer, and this process cannot see which: it
+    /// would read zeros there. Then the upper layer is not read, and counts as unreachable.
     pub metacopy_hidden: bool,
     layer: Layer,
-    /// Absent while the directory exists in lower layers only, or the upper layer cannot be reached from here.
+    /// Absent while the directory exists only in lower layers, or if the upper layer cannot be reached from here.
     beneath: Option<Beneath>,
     fs: Option<FsType>,
 }
@@ -76,7 +76,7 @@ impl Upper {
 pub struct RawEntry {
     pub name: Vec<u8>,
     pub ino: Ino,
-    /// `None` where the file system does not tell.
+    /// `None` if the file system does not tell.
     pub kind: Option<Kind>,
 }
 
@@ -92,7 +92,7 @@ pub struct SourceRoot {
     pub(super) cleans: Arc<CleanTimes>,
 }
 
-/// An inode found by path, and on which file system it is to be read.
+/// An inode found by path, and the file system that it is read on.
 pub(super) struct Found {
     pub(super) fd: OwnedFd,
     pub(super) stat: SourceStat,
@@ -100,7 +100,7 @@ pub(super) struct Found {
 }
 
 impl SourceRoot {
-    /// Opens a source directory and keeps it. `dir` may lead through symlinks; it is resolved once.
+    /// Opens a source directory and keeps it open. `dir` may contain symlinks; it is resolved once.
     pub fn open(dir: &Path) -> Result<SourceRoot, SourceError> {
         let at = |source: io::Error| SourceError::Root { path: dir.to_path_buf(), source };
         let path = std::fs::canonicalize(dir).map_err(at)?;
@@ -118,7 +118,7 @@ impl SourceRoot {
         &self.path
     }
 
-    /// Whether the directory is immutable or append-only: what is made in it cannot be removed again.
+    /// Whether the directory is immutable or append-only: what is created in it could not be removed.
     pub fn is_sealed(&self) -> bool {
         flags::is_sealed(self.beneath.root())
     }
@@ -131,7 +131,8 @@ impl SourceRoot {
         self.fs
     }
 
-    /// The mount that holds the source; its `kernel_dev` is the superblock's device (of the overlay, not of its upper layer).
+    /// The mount that contains the source; its `kernel_dev` is the superblock's device (of the overlay, not of its upper
+    /// layer).
     pub fn mount(&self) -> &Mount {
         &self.mount
     }
@@ -140,15 +141,15 @@ impl SourceRoot {
         self.upper.as_ref()
     }
 
-    /// The device whose inode numbers kernel marks carry: the superblock of the upper layer on overlayfs.
+    /// The device whose inode numbers marks have: on overlayfs that of the upper layer's superblock.
     pub fn marks_dev(&self) -> Dev {
         let upper = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref());
         let upper = upper.and_then(|upper| mount_of(upper.root()).ok());
         upper.map_or(self.mount.kernel_dev, |mount| mount.kernel_dev)
     }
 
-    /// Whether the path still leads to the directory that was opened. The descriptor itself cannot tell: it goes on
-    /// naming a directory that was moved away or unmounted.
+    /// Whether the path still leads to the directory that was opened. The descriptor cannot tell: it stays valid for a
+    /// directory that was moved away or unmounted.
     pub fn check_identity(&self) -> Result<IdentityCheck, SourceError> {
         match self.births_of(false).stat_path(self.path.as_os_str()) {
             Ok(found) => {
@@ -160,7 +161,7 @@ impl SourceRoot {
         }
     }
 
-    /// Finds `rel` in the tree; on overlayfs in the upper layer, when it has the whole file.
+    /// Finds `rel` in the tree; on overlayfs in the upper layer, if that has the whole file.
     pub(super) fn find(&self, rel: &Path) -> Result<Found, SourceError> {
         let fd = self.beneath.open(rel, OFlags::PATH).map_err(|errno| SourceError::at(rel, errno))?;
         let stat = self.births_of(false).stat_fd(&fd).map_err(|errno| SourceError::at(rel, errno))?;
@@ -175,7 +176,7 @@ impl SourceRoot {
     }
 
     /// Writes everything of the file system back and waits (`syncfs`): pages that were dirty before capture was attached
-    /// would never mark again.
+    /// would never mark otherwise.
     pub fn sync(&self) -> Result<(), SourceError> {
         let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);
         for root in above.into_iter().chain([self.beneath.root()]) {
@@ -187,30 +188,30 @@ impl SourceRoot {
         Ok(())
     }
 
-    /// `statx` of what lies at `rel` (empty: the source itself), a last symlink not followed.
+    /// `statx` of `rel` (empty: the source itself); does not follow a final symlink.
     pub fn stat(&self, rel: &Path) -> Result<SourceStat, SourceError> {
         Ok(self.find(rel)?.stat)
     }
 
-    /// The names in a directory, as one pass of `getdents` gives them: proof of presence, never of absence (I10).
+    /// The names in a directory, from one pass of `getdents`: proof of presence, never of absence (I10).
     pub fn list(&self, rel: &Path) -> Result<Vec<RawEntry>, SourceError> {
         let fail = |errno| SourceError::at(rel, errno);
         let fd = self.beneath.open(rel, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
         names(fd).map_err(fail)
     }
 
-    /// Extended attributes of anything, sorted by name (see the list of what is left out in `stat`).
+    /// Extended attributes of a file of any kind, sorted by name (`stat` lists those that are left out).
     pub fn xattrs(&self, rel: &Path) -> Result<Xattrs, SourceError> {
         xattrs::xattrs(&self.find(rel)?.fd).map_err(|errno| SourceError::at(rel, errno))
     }
 
-    /// Whose layer an inode is read through.
+    /// The layer through which an inode is read.
     pub(super) fn layer(&self, upper: bool) -> Layer {
         self.upper.as_ref().filter(|_| upper).map_or(Layer::None, |upper| upper.layer)
     }
 
-    /// All attributes of what lies at `rel`, with its `statx`, symlink target, extended attributes and flags from one inode.
-    /// Flags of a regular file are `OpenFile`'s to tell.
+    /// All attributes of `rel`, with its `statx`, symlink target, extended attributes and flags from one inode. `OpenFile`
+    /// has the flags of regular files.
     pub fn attributes(&self, rel: &Path) -> Result<Attributes, SourceError> {
         let found = self.find(rel)?;
         let fail = |errno| SourceError::at(rel, errno);
@@ -224,13 +225,13 @@ impl SourceRoot {
         Ok(Attributes { stat: found.stat.stat, target, xattrs })
     }
 
-    /// A handle of `inode` at `rel`; `None` where the file system has none, or another inode is there.
+    /// A handle of `inode` at `rel`; `None` if the file system has none, or another inode is there.
     pub fn handle(&self, rel: &Path, inode: InodeId) -> Result<Option<Vec<u8>>, SourceError> {
         let found = self.find(rel)?;
         if found.stat.stat.inode != inode {
             return Ok(None);
         }
-        // A handle of FUSE has the number that the file has in this mount, and is stale as soon as the kernel forgets it.
+        // A FUSE handle contains the number that the file has in this mount, and becomes stale when the kernel forgets it.
         if !self.fs_of(found.upper).has_lasting_handles() {
             return Ok(None);
         }
@@ -241,10 +242,10 @@ impl SourceRoot {
         }
     }
 
-    /// Whether the inode of a handle still exists with a name, and whether that is its only one and below the source.
-    /// Needs CAP_DAC_READ_SEARCH; `Unknown` without.
+    /// Whether the inode of a handle still has a name, and whether that is its only name and below the source. Needs
+    /// CAP_DAC_READ_SEARCH; `Unknown` without.
     pub fn alive(&self, handle: &[u8]) -> Alive {
-        // The descriptor only names the file system; on overlayfs handles were taken from the upper layer first.
+        // The descriptor only identifies the file system. On overlayfs handles are preferably from the upper layer.
         let above = self.upper.as_ref().and_then(|upper| upper.beneath.as_ref()).map(Beneath::root);
         let mut answer = Alive::Unknown;
         if self.fs.births() == Births::OfOneMount {
@@ -259,7 +260,8 @@ impl SourceRoot {
                 Ok(fd) => match stat_fd(&fd) {
                     Ok(found) if found.stat.nlink == 0 => return Alive::Gone,
                     Ok(found) if found.stat.kind != Kind::Dir && found.stat.nlink > 1 => return Alive::Yes,
-                    // Where the kernel last saw its name; for a file that nobody has looked up lately it may not know.
+                    // The place where the kernel last saw its name. For a file that nobody has looked up lately it may not
+                    // know.
                     Ok(_) => return if sys::is_below(&fd, &mount) { Alive::Inside } else { Alive::Yes },
                     Err(_) => return Alive::Unknown,
                 },
@@ -270,7 +272,7 @@ impl SourceRoot {
         answer
     }
 
-    /// What stands for the generation of a found inode.
+    /// What is used as the generation of a found inode.
     pub(super) fn births_of(&self, upper: bool) -> Births {
         match self.fs_of(upper) {
             FsType::Overlay => Births::OfLayers(self.identity.device),
@@ -278,25 +280,26 @@ impl SourceRoot {
         }
     }
 
-    /// On which kind of file system a found inode is read.
+    /// The kind of file system that a found inode is read on.
     pub(super) fn fs_of(&self, upper: bool) -> FsType {
         let above = self.upper.as_ref().filter(|_| upper).and_then(|upper| upper.fs);
         above.unwrap_or(self.fs)
     }
 
-    /// Whether all data of the file system goes through its journal, where `sync_file_range` does not do.
+    /// Whether all data of the file system goes through its journal, where `sync_file_range` is not enough.
     pub(super) fn data_journal(&self, upper: bool) -> bool {
         !upper && (!self.mount.listed || self.mount.option("data") == Some(b"journal"))
     }
 }
 
-/// The upper layer holds a file whole when the merged view shows that very kind, and the data is not still below.
-/// A whiteout is a character device 0:0, which the merged view never shows under that name.
+/// The upper layer has a whole file if the merged view shows the same kind, and its data is not still in a lower layer. A
+/// whiteout is a character device 0:0, which the merged view never shows under that name.
 pub(super) fn whole_in_upper(merged: &Stat, upper: &Stat, metacopy: impl FnOnce() -> bool) -> bool {
     merged.kind == upper.kind && merged.rdev == upper.rdev && (merged.kind != Kind::File || !metacopy())
 }
 
-/// A file of the upper layer that has attributes only, its data lies in a lower layer. In doubt it is one.
+/// Whether a file of the upper layer has only attributes, with its data in a lower layer. If it cannot be determined, the
+/// answer is yes.
 pub(super) fn is_metacopy(fd: BorrowedFd<'_>) -> bool {
     let path = stat::proc_path(fd);
     let mut value = [0; 64];
@@ -318,8 +321,8 @@ pub(super) fn names(fd: OwnedFd) -> Result<Vec<RawEntry>, Errno> {
     Ok(out)
 }
 
-/// The mount an open directory lies on, by the mount id in `/proc/self/fdinfo` (any kernel). In a chroot the table may not
-/// have it; what is needed of it is known then for most file systems.
+/// The mount of an open directory, by the mount id in `/proc/self/fdinfo` (any kernel). In a chroot the table may lack it;
+/// for most file systems its essential facts are known without.
 fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Mount> {
     use std::os::fd::AsRawFd;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
@@ -342,7 +345,7 @@ fn upper_of(mount: &Mount, source: &Path) -> Option<Upper> {
 }
 
 /// Whether the overlay makes and follows metacopies. fs/overlayfs/params.c (`ovl_show_options`, 6.18) shows the option only
-/// where it differs from the module's default. With `userxattr` there are none, and marks would be seen by everyone.
+/// if it differs from the module's default. With `userxattr` there are none, and everyone could see their marks.
 fn may_have_metacopies(mount: &Mount) -> bool {
     let default = || std::fs::read("/sys/module/overlay/parameters/metacopy").is_ok_and(|text| text.starts_with(b"Y"));
     match mount.option("metacopy") {
@@ -351,8 +354,8 @@ fn may_have_metacopies(mount: &Mount) -> bool {
     }
 }
 
-/// Whether this process sees attributes whose names begin with `trusted.`: fs/xattr.c (`xattr_permission`, 6.18) answers
-/// ENODATA to everyone who has no CAP_SYS_ADMIN in the first user namespace, as if they were not there.
+/// Whether this process sees attributes whose names begin with `trusted.`: without CAP_SYS_ADMIN in the first user
+/// namespace fs/xattr.c (`xattr_permission`, 6.18) returns ENODATA, as if they did not exist.
 fn sees_trusted() -> bool {
     // PROC_USER_INIT_INO of include/linux/proc_ns.h, the same on every boot.
     const FIRST: u64 = 0xefff_fffd;
@@ -361,7 +364,7 @@ fn sees_trusted() -> bool {
     first && sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
 }
 
-/// Overlayfs shows its option as it was given, with the backslashes by which it tells a comma or colon of a name.
+/// Overlayfs shows its option as it was given, including the backslashes before a comma or colon in a name.
 fn unescape_overlay(option: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(option.len());
     let mut bytes = option.iter();
@@ -371,8 +374,8 @@ fn unescape_overlay(option: &[u8]) -> Vec<u8> {
     out
 }
 
-/// File systems beside the named ones whose inode numbers outlive a mount, each with a birth time or a handle: NFS, f2fs,
-/// bcachefs, ZFS, CephFS, JFS. Not FUSE, 9p, vfat, exfat or CIFS, which may count their inodes as they are looked up.
+/// Further file systems whose inode numbers outlive a mount, each with a birth time or a handle: NFS, f2fs, bcachefs, ZFS,
+/// CephFS, JFS. Not FUSE, 9p, vfat, exfat or CIFS, which may number inodes as they are looked up.
 const LASTING: [u64; 6] = [0x6969, 0xf2f5_2010, 0xca45_1a4e, 0x2fc1_2fc1, 0x00c3_6400, 0x3153_464a];
 
 impl FsType {
@@ -383,7 +386,7 @@ impl FsType {
         }
     }
 
-    /// Whether a file handle names the same file after another mount.
+    /// Whether a file handle identifies the same file after another mount.
     pub(super) fn has_lasting_handles(self) -> bool {
         self != FsType::Overlay && self.births() == Births::Lasting
     }

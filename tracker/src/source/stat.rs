@@ -1,4 +1,4 @@
-//! What the kernel says of one inode, in the words of the engine.
+//! What the kernel reports of one inode, in the engine's types.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -11,40 +11,41 @@ use rustix::io::Errno;
 
 use super::sys;
 
-/// A `statx` with what only effects need to know beside it.
+/// A `statx`, with further fields that the engine does not need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStat {
     pub stat: Stat,
     /// Allocated units of 512 bytes.
     pub blocks: u64,
-    /// `st_dev`; on btrfs the subvolume's, on overlayfs perhaps a layer's.
+    /// `st_dev` as major << 32 | minor; on btrfs the subvolume's, on overlayfs perhaps a layer's.
     pub device: Dev,
-    /// The root of a mount: what lies here is not the directory below.
+    /// Whether this is the root of a mount: then the directory below it is not visible.
     pub mount_root: bool,
 }
 
-/// What stands for the generation of an inode on one file system.
+/// What is used as the generation of an inode on one file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Births {
-    /// The birth time; where there is none, the file handle, which has the generation that the file system gave.
+    /// The birth time; if there is none, the file handle, which contains the file system's generation.
     Lasting,
-    /// Nothing: inode numbers are given anew at each mount, so that not even a birth time names one file.
+    /// Nothing: every mount numbers inodes anew, so that not even a birth time identifies a file.
     OfOneMount,
-    /// An overlay with this device: what has another one has the number of a layer, and another layer may give the same, to
-    /// a file that was born in the same tick of the clock (fs/overlayfs/inode.c, `ovl_map_dev_ino`, 6.18).
+    /// An overlay with this device. An inode with another device has a layer's number, and another layer may use the same
+    /// number for a file born in the same clock tick (fs/overlayfs/inode.c, `ovl_map_dev_ino`, 6.18).
     OfLayers(Dev),
 }
 
 impl Births {
-    /// `statx` of `path`, which may be the root of a mount, and then waits for whoever serves that.
+    /// `statx` of `path`. If it is the root of a mount, this waits for whoever serves it.
     pub(crate) fn stat_path(self, path: &OsStr) -> Result<SourceStat, Errno> {
         self.stat(rustix::fs::CWD, path.as_bytes(), AtFlags::empty())
     }
 
-    /// `statx` of `name` in `dir`, never through a symlink and never triggering an automount. What is mounted on the name is
-    /// not asked: of it the attributes and the generation are those that were last known, or none.
+    /// `statx` of `name` in `dir`, never through a symlink and never triggering an automount. A file system mounted on the
+    /// name is not asked: its attributes and generation are the last known ones, or none.
     pub(crate) fn stat_at(self, dir: impl AsFd, name: &OsStr) -> Result<SourceStat, Errno> {
-        // What is mounted here may never answer (FUSE without its server, a network that is away): first without asking it.
+        // A mounted file system may never answer (FUSE without its server, a network that is away): query without asking it
+        // first.
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         let unasked = statx(&dir, name.as_bytes(), flags, StatxFlags::BASIC_STATS)?;
         if unasked.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
@@ -67,7 +68,7 @@ impl Births {
             Births::OfOneMount => *generation = 0,
             Births::OfLayers(_) if of_a_layer => *generation = 0,
             Births::Lasting | Births::OfLayers(_) if *generation == 0 => {
-                // ESTALE and the like: it went meanwhile, and is asked for again by whoever needs it.
+                // ESTALE and the like: the file was removed meanwhile. Whoever needs it queries it again.
                 let handle = sys::name_to_handle_at(dir, name);
                 *generation = handle.map_or(0, |handle| generation_of(&handle));
             }
@@ -137,16 +138,16 @@ pub(crate) fn kind_of(found: FileType) -> Option<Kind> {
 }
 
 fn time(stamp: &StatxTimestamp) -> Time {
-    // The format holds less than a second here, whatever a file system in user space says.
+    // The format holds less than a second here, whatever a FUSE file system returns.
     Time { sec: stamp.tv_sec, nsec: stamp.tv_nsec.min(999_999_999) }
 }
 
-/// Nanoseconds since 1970, wrapping: it is compared for equality only.
+/// Nanoseconds since 1970, wrapping: only compared for equality.
 fn nanoseconds(stamp: &StatxTimestamp) -> u64 {
     (stamp.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(stamp.tv_nsec))
 }
 
-/// A path that leads to an open inode itself, O_PATH descriptors of symlinks included.
+/// A path that leads to the open inode itself, also for O_PATH descriptors of symlinks.
 pub(crate) fn proc_path(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }

@@ -1,4 +1,4 @@
-//! What takes the place of a file between the look at it and its opening is not opened itself.
+//! A file that replaces another between its lookup and its opening is not opened.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use super::SourceRoot;
 
-/// A fifo changes places with a file all the time, and its writer asks all the time whether somebody reads: nobody ever does.
-/// One that waits for a reader would be woken by the shortest open too.
+/// A fifo and a file constantly swap places, and the fifo's writer constantly checks whether anybody reads: nobody ever
+/// does. Even the shortest open would wake a writer that waits for a reader.
 #[test]
 fn a_fifo_in_the_place_of_a_file_is_never_opened() {
     let dir = tempfile::tempdir().unwrap();
@@ -20,7 +20,7 @@ fn a_fifo_in_the_place_of_a_file_is_never_opened() {
     fs::write(&file, "content").unwrap();
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let inode = root.stat(Path::new("file")).unwrap().stat.inode;
-    // The very inode, whichever name it has.
+    // Exactly this inode, whichever name it has.
     let fifo_itself = open(&fifo, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let fifo_path = super::stat::proc_path(&fifo_itself);
     let (done, woken, asked) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
@@ -35,7 +35,8 @@ fn a_fifo_in_the_place_of_a_file_is_never_opened() {
             while !done.load(SeqCst) {
                 let answer = open(&fifo_path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
                 asked.fetch_add(1, SeqCst);
-                if !matches!(answer, Err(Errno::NXIO)) {
+                // The reader at the end lets this one in too.
+                if !matches!(answer, Err(Errno::NXIO)) && !done.load(SeqCst) {
                     woken.store(true, SeqCst);
                 }
             }
@@ -55,7 +56,7 @@ fn a_fifo_in_the_place_of_a_file_is_never_opened() {
             }
         }
         done.store(true, SeqCst);
-        // Lets the waiting writer go.
+        // Releases the waiting writer.
         let _reader = open(&fifo_path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
         std::thread::sleep(Duration::from_millis(50));
     });

@@ -1,5 +1,5 @@
-//! The system calls that no safe wrapper here has: file handles, `sync_file_range`, `poll`, extended inode flags and one store
-//! through a mapping. The only `unsafe` of `source`.
+//! The system calls for which there is no safe wrapper here: file handles, `sync_file_range`, `poll`, extended inode flags
+//! and one store through a mapping. The only `unsafe` code of `source`.
 #![expect(
     unsafe_code,
     reason = "file handles, sync_file_range, extended inode flags and mappings have no safe wrapper"
@@ -23,10 +23,10 @@ struct RawHandle {
     handle: [u8; HANDLE_BYTES],
 }
 
-/// Stores one byte at `offset` (a multiple of the page size) through a shared mapping that lives for this call only.
+/// Stores one byte at `offset` (a multiple of the page size) through a shared mapping that exists only for this call.
 ///
 /// # Errors
-/// When the file cannot be mapped. A file that is cut meanwhile ends the process with SIGBUS: use only with files that
+/// When the file cannot be mapped. Truncating the file meanwhile ends the process with SIGBUS: use only with files that
 /// nobody else can reach.
 pub fn store_mapped(file: &std::fs::File, offset: u64, byte: u8) -> io::Result<()> {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -41,12 +41,12 @@ pub fn store_mapped(file: &std::fs::File, offset: u64, byte: u8) -> io::Result<(
     Ok(())
 }
 
-/// A file handle as bytes that can be stored: the type (4 bytes, little endian) and the handle itself.
+/// A file handle as bytes for storage: the type (4 bytes, little endian) and the handle itself.
 pub(super) fn name_to_handle(fd: impl AsFd) -> io::Result<Vec<u8>> {
     name_to_handle_at(fd, b"")
 }
 
-/// As [`name_to_handle`], of `name` in the directory `fd`, a symlink not followed.
+/// As [`name_to_handle`], of `name` in the directory `fd`; does not follow a symlink.
 pub(super) fn name_to_handle_at(fd: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
     let name = std::ffi::CString::new(name)?;
     let mut raw = RawHandle { bytes: HANDLE_BYTES as c_uint, kind: 0, handle: [0; HANDLE_BYTES] };
@@ -94,19 +94,19 @@ pub(super) fn open_by_handle(mount: impl AsFd, handle: &[u8]) -> io::Result<Owne
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether the path of `fd`, as the kernel has it, lies below that of `dir`, both seen through the same mount.
+/// Whether the kernel's path of `fd` is below that of `dir`, both seen through the same mount.
 pub(super) fn is_below(fd: impl AsFd, dir: impl AsFd) -> bool {
     let path = |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}"));
     match (path(fd.as_fd().as_raw_fd()), path(dir.as_fd().as_raw_fd())) {
-        // A name that was removed while the file is open is still the kernel's path of it.
+        // For an open file the kernel still reports a name that was removed.
         (Ok(path), Ok(_)) if path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") => false,
         (Ok(path), Ok(dir)) => path != dir && path.starts_with(&dir),
         _ => false,
     }
 }
 
-/// Writes all dirty pages of the file back and waits for them (all three flags): later stores through mappings fault
-/// again. Does not flush the disk's cache nor the metadata.
+/// Writes all dirty pages of the file back and waits for them (all three flags): later stores through mappings fault again.
+/// Flushes neither the disk's cache nor the metadata.
 pub(super) fn write_back(fd: impl AsFd) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: no memory is passed.
@@ -114,7 +114,7 @@ pub(super) fn write_back(fd: impl AsFd) -> io::Result<()> {
     check(c_long::from(result)).map(|_| ())
 }
 
-/// Whether the table of mounts has changed since this was last asked of the open file.
+/// Whether the mount table has changed since the last call for this open file.
 pub(super) fn has_changed(table: &std::fs::File) -> io::Result<bool> {
     let mut poll = libc::pollfd { fd: table.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
     // SAFETY: one valid structure, which outlives the call.
@@ -145,7 +145,7 @@ pub(super) fn fs_uuid(fd: impl AsFd) -> io::Result<Vec<u8>> {
     found.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
-/// `struct fsxattr` of include/uapi/linux/fs.h, of which only flags and project are looked at; the rest goes back as it came.
+/// `struct fsxattr` of include/uapi/linux/fs.h. Only flags and project are used; the rest is written back unchanged.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FsXattr {

@@ -62,7 +62,7 @@ fn a_replaced_source_is_noticed() {
     assert!(matches!(root.check_identity().unwrap(), IdentityCheck::Replaced(_)), "a symlink is no source");
 }
 
-/// What is mounted at a name inside of a tree is not asked for anything; the source itself may be the root of a mount.
+/// A file system mounted inside the tree is never asked for anything; the source itself may be the root of a mount.
 #[test]
 fn a_source_that_is_the_root_of_a_mount_stays_the_same() {
     let root = SourceRoot::open(Path::new("/")).unwrap();
@@ -196,7 +196,7 @@ fn a_handle_tells_life_and_death() {
     let keep = File::open(dir.path().join("open")).unwrap();
     fs::remove_file(dir.path().join("open")).unwrap();
     assert_eq!(root.alive(&held), Alive::Gone, "open, but without a name");
-    // Its last name is outside, and the one inside is what the kernel remembers of it while it is open.
+    // Its last name is outside. The kernel still remembers the one inside while the file is open.
     fs::write(dir.path().join("kept"), "").unwrap();
     let kept = root.handle(rel("kept"), inode("kept")).unwrap().unwrap();
     let open = File::open(dir.path().join("kept")).unwrap();
@@ -224,7 +224,7 @@ fn only_the_expected_inode_is_opened() {
     assert_eq!(FileError::from(refused), FileError::Moved);
     fs::remove_file(&path).unwrap();
     assert_eq!(FileError::from(root.open_file(rel("f"), inode).unwrap_err()), FileError::Moved);
-    // A fifo is not waited for, a symlink not followed.
+    // A fifo is not waited for, and a symlink is not followed.
     mkfifo(&path);
     let inode = root.stat(rel("f")).unwrap().stat.inode;
     assert!(matches!(root.open_file(rel("f"), inode), Err(OpenError::NotAFile { kind: Kind::Fifo })));
@@ -253,7 +253,7 @@ fn the_steps_of_a_flush_read_the_file() {
     let after = fs::metadata(&path).unwrap();
     assert_eq!((before.atime(), before.atime_nsec()), (after.atime(), after.atime_nsec()));
     let by = match root.fs() {
-        // In a chroot nobody can tell how its data is journalled.
+        // In a chroot it is unknown how its data is journalled.
         FsType::Ext4 if !root.mount().listed => CleanBy::DataSync,
         FsType::Ext4 | FsType::Xfs | FsType::Btrfs => CleanBy::WriteBack,
         _ => CleanBy::DataSync,
@@ -287,7 +287,7 @@ fn holes_are_seen() {
     assert_eq!(file.data_ranges(9 << 20, 9 << 20).unwrap(), []);
 }
 
-/// Mounts; undone at the end of the scope, whatever happens in it.
+/// Mounts that are undone at the end of the scope, whatever happens in it.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -364,7 +364,7 @@ fn files_of_an_overlay_are_read_through_its_upper_layer() {
         let len = file.read(0, &mut buffer).unwrap();
         assert_eq!(&buffer[..len], content.as_bytes());
     }
-    // The first write copies the file up: another inode carries it from now on.
+    // The first write copies the file up: it has another inode from then on.
     let before = root.stat(rel("below")).unwrap().stat.inode;
     fs::write(at("merged/src/below"), "copied").unwrap();
     let after = root.stat(rel("below")).unwrap().stat.inode;
@@ -379,7 +379,7 @@ fn the_area_of_a_restore_is_not_in_the_volume() {
     fs::create_dir(dir.path().join(area)).unwrap();
     fs::write(dir.path().join(area).join("tracker-restore-area"), "").unwrap();
     fs::write(dir.path().join(area).join("0"), "half").unwrap();
-    // The same name without the marker, and the marker without the name, are a user's.
+    // The name without the marker, or the marker without the name, belongs to a user.
     for own in [".tracker-restore-0123456789abcdee", "mine"] {
         fs::create_dir(dir.path().join(own)).unwrap();
         fs::write(dir.path().join(own).join("thesis"), "x").unwrap();

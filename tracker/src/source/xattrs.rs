@@ -1,4 +1,4 @@
-//! Extended attributes of one inode, and its flags beside them: which are part of the tree, read as far as they can be.
+//! Extended attributes and flags of one inode: which are part of the tree, read as far as possible.
 
 use std::os::fd::AsFd;
 
@@ -9,26 +9,28 @@ use rustix::io::Errno;
 
 use super::stat::proc_path;
 
-/// The largest list of names and the largest value the kernel gives (XATTR_LIST_MAX, XATTR_SIZE_MAX).
+/// Largest list of names and largest value that the kernel returns (XATTR_LIST_MAX, XATTR_SIZE_MAX).
 const XATTR_MAX: usize = 65_536;
 
-/// Attributes by which an overlay describes its layers. In the upper layer that a source is read through they are no part of
-/// the tree that its users see; anywhere else (an upper layer inside the tree) they are what makes the layer what it is.
+/// Attributes by which an overlay describes its layers. In the upper layer through which a source is read, they are not
+/// part of the tree that its users see. Anywhere else (an upper layer inside the tree) they are kept, since they define
+/// that layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Layer {
     /// The inode is not read through an upper layer.
     #[default]
     None,
-    /// Of an overlay with `trusted.overlay.*`.
+    /// The upper layer of an overlay with `trusted.overlay.*`.
     Trusted,
-    /// Of one with the option `userxattr`.
+    /// The upper layer of an overlay with the option `userxattr`.
     User,
 }
 
 impl Layer {
-    /// The name under which users of the overlay see an attribute of its upper layer; `None` if it is the layer's own.
+    /// The name under which users of the overlay see an attribute of its upper layer; `None` if it belongs to the layer
+    /// itself.
     ///
-    /// An overlay inside this one has its marks stored with one `overlay.` more (fs/overlayfs/xattrs.c,
+    /// An overlay inside this one stores its own attributes with a further `overlay.` in the name (fs/overlayfs/xattrs.c,
     /// `ovl_xattr_escape_name`, 6.7).
     pub(crate) fn shown(self, name: &[u8]) -> Option<Vec<u8>> {
         let Some(own) = self.prefix() else { return Some(name.to_vec()) };
@@ -46,7 +48,7 @@ impl Layer {
         }
     }
 
-    /// Flags that users of the overlay see and the inode of its layer has not: an overlay keeps them in this attribute, so
+    /// Flags that users of the overlay see but the inode in its layer lacks: an overlay keeps them in this attribute, so
     /// that it can still write to its layer (fs/overlayfs/util.c, `ovl_check_protattr`, Linux 6.18).
     fn flags(self, name: &[u8], value: impl FnOnce() -> Option<Vec<u8>>) -> u32 {
         if self.prefix().is_none_or(|own| name.strip_prefix(own) != Some(b"protattr")) {
@@ -61,9 +63,9 @@ impl Layer {
     }
 }
 
-/// Whether an attribute is part of the tree. Left out: `security.evm` (a seal over the inode number, void on any copy), and
-/// xfs's second names of the ACLs, which `system.posix_acl_*` carries already.
-/// Everything else is kept, `security.selinux`, `security.capability` and the marks of overlays ([`Layer`]) too.
+/// Whether an attribute is part of the tree. Left out: `security.evm` (a seal over the inode number, invalid on any copy),
+/// and xfs's second names of ACLs, which `system.posix_acl_*` has already. Everything else is kept, including
+/// `security.selinux`, `security.capability` and the attributes of overlays ([`Layer`]).
 pub(crate) fn kept(name: &[u8]) -> bool {
     const OUT: [&[u8]; 2] = [b"trusted.SGI_ACL_", b"security.evm"];
     !OUT.iter().any(|out| name.starts_with(out))
@@ -107,8 +109,8 @@ fn value(path: &str, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
     }
 }
 
-/// Extended attributes of an open file of any kind, sorted by name, without those of [`kept`]. O_PATH descriptors are
-/// read through `/proc/self/fd`, which leads to the very inode, be it a symlink.
+/// Extended attributes of an open file of any kind, sorted by name, only those that are [`kept`]. O_PATH descriptors are
+/// read through `/proc/self/fd`, which leads to the inode itself, even a symlink.
 pub(crate) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
     let path = proc_path(fd.as_fd());
     let mut out = Vec::new();
@@ -121,8 +123,8 @@ pub(crate) fn xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
     Ok(out)
 }
 
-/// As [`xattrs`], as far as they can be read and a commit holds them, with the inode flags; what is left out is told. `flags` is
-/// what the inode itself says; `None` for kinds that have none.
+/// As [`xattrs`], as far as they can be read and fit into a commit, with the inode flags. Records what is left out. `flags`
+/// is read from the inode; `None` for kinds that have none.
 pub(crate) fn read(fd: impl AsFd, layer: Layer, flags: Option<Result<Flags, Errno>>) -> ReadXattrs {
     let path = proc_path(fd.as_fd());
     let mut taker = Taker::default();
@@ -144,7 +146,7 @@ pub(crate) fn read(fd: impl AsFd, layer: Layer, flags: Option<Result<Flags, Errn
                 }
             }
         }
-        // More names than the kernel lists: which there are is not known to anybody.
+        // More names than the kernel can list: nobody can tell which there are.
         Err(Errno::TOOBIG) => taker.unlisted("they have more than 65536 bytes of names".into()),
         Err(errno) => taker.unlisted(errno.to_string()),
     }
@@ -175,7 +177,7 @@ mod tests {
             "a plain one there"
         );
         assert_eq!(shown(Layer::User, "user.overlay.opaque"), None);
-        // An upper layer that lies in the merged tree of another overlay.
+        // An upper layer inside the merged tree of another overlay.
         assert_eq!(shown(Layer::Trusted, "trusted.overlay.overlay.opaque").as_deref(), Some("trusted.overlay.opaque"));
         let flags = |layer: Layer, name: &str| layer.flags(name.as_bytes(), || Some(b"ai".to_vec()));
         assert_eq!(flags(Layer::Trusted, "trusted.overlay.protattr"), InodeFlags::APPEND | InodeFlags::IMMUTABLE);

@@ -1,4 +1,4 @@
-//! The contract that every store meets, and what its methods speak of.
+//! The contract of every store, and the types of its methods.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use bytes::Bytes;
 
 use super::error::{ErrorKind, Op, StoreError};
 
-/// Largest object any store returns from [`Store::get`] or takes in [`Store::create`]: a bound on memory, far above
-/// what the writer makes (a flush carries at most 256 MiB).
+/// Largest object that any store returns from [`Store::get`] or accepts in [`Store::create`]: a limit on memory, far above
+/// what the writer makes (a flush takes at most 256 MiB).
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
 
-/// What [`Store::create`] found.
+/// The result of [`Store::create`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     /// The object was absent and now holds these bytes, durably.
     Yes,
-    /// An object is there already and was left as it is. It may be the caller's own, from an earlier call whose reply
-    /// was lost: [`super::create_exact`] tells.
+    /// An object exists and was left unchanged. It may be the caller's own, from an earlier call whose reply was lost:
+    /// [`super::create_exact`] finds out.
     Exists,
 }
 
@@ -35,48 +35,48 @@ pub struct Page {
     pub more: bool,
 }
 
-/// What can be relied upon, beyond the contract of the methods.
+/// What callers can rely on beyond the contract of the methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Properties {
-    /// `create` is exclusive between hosts. False only where the probe failed and the operator said `single_writer`.
+    /// `create` is exclusive between hosts. False only if the probe failed and the operator set `single_writer`.
     pub fenced: bool,
     /// Requests cross a network and may be paid for.
     pub remote: bool,
 }
 
-/// The contract every store meets (`tests/src/store_conformance.rs` is its executable form).
+/// The contract of every store (`tests/src/store_conformance.rs` is its executable form).
 ///
-/// For all methods: a key that is not legal (see [`super::key::check`]) is `Misconfigured`; a store that is itself missing
-/// (bucket deleted, directory unmounted) is `StoreAbsent` and never taken for an absent object; no object is ever
-/// visible under its key before it is complete.
+/// For all methods: an illegal key (see [`super::key::check`]) is `Misconfigured`. A store that is itself missing (bucket
+/// deleted, directory unmounted) is `StoreAbsent`, and never taken for an absent object. No object is ever visible under
+/// its key before it is complete.
 pub trait Store: Send + Sync {
-    /// Creates the object, only if the key is absent. Atomic against every other writer of the same store, where
+    /// Creates the object, only if the key is absent. Atomic against every other writer of the same store if
     /// [`Properties::fenced`].
     ///
-    /// `Ok` of either kind says that the object now under the key is durable. Implementations retry only where the
-    /// attempt certainly had no effect. `Unknown`: it may or may not have taken effect; the caller settles that by
-    /// calling again *with the very same bytes* ([`super::create_exact`] does). Every other error: certainly no effect.
+    /// Either `Ok` means that the object now under the key is durable. Implementations retry only if the attempt certainly
+    /// had no effect. `Unknown`: it may or may not have taken effect; the caller settles that by calling again *with
+    /// exactly the same bytes* ([`super::create_exact`] does). Every other error: certainly no effect.
     fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError>;
 
-    /// The whole object. Retried inside; the length is checked against what the store announced.
-    /// `NotFound` only when the store itself answered that this key is absent.
+    /// The whole object. Retries internally; checks the length against what the store announced. `NotFound` only if the
+    /// store itself answered that this key is absent.
     fn get(&self, key: &str) -> Result<Vec<u8>, StoreError>;
 
-    /// Exactly `len` bytes from `offset`. Retried inside. A range that does not lie wholly inside the object is
-    /// `Corrupt` (the caller's index and the object contradict each other). `len` 0 asks nothing and returns nothing.
+    /// Exactly `len` bytes from `offset`. Retries internally. A range that is not wholly inside the object is `Corrupt`
+    /// (the caller's index and the object contradict each other). With `len` 0 it makes no request and returns nothing.
     fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, StoreError>;
 
-    /// Whether the object is there, as of some moment during the call. Retried inside.
+    /// Whether the object exists, at some moment during the call. Retries internally.
     fn exists(&self, key: &str) -> Result<bool, StoreError>;
 
-    /// Removes the object; removing an absent one is fine, so it is retried inside also after a lost reply.
+    /// Removes the object. Removing an absent one succeeds, so it also retries internally after a lost reply.
     fn delete(&self, key: &str) -> Result<(), StoreError>;
 
     /// Objects whose key begins with `prefix` (a plain string prefix; may be empty) and comes after `after`, in the order
-    /// of the store: by bytes of the whole key, or (SeaweedFS) folder by folder, which only differs where a name goes on
-    /// after another with a character below the slash. The next page is asked with the last key of this one;
-    /// `after` must be the key of an object (SeaweedFS takes a folder's name for the end of the folder).
-    /// It proves presence, never absence: used to propose candidates, never for correctness.
+    /// of the store: by bytes of the whole key, or (SeaweedFS) folder by folder, which differs only if a name continues
+    /// another with a character below the slash. For the next page, pass the last key of this one; `after` must be the key
+    /// of an object (SeaweedFS takes a folder's name for the end of the folder). A listing proves presence, never absence:
+    /// it proposes candidates, and correctness never depends on it.
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError>;
 
     /// For operators: which store this is, without secrets.
@@ -112,7 +112,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
 }
 
-/// Every object under `prefix`, page by page. For tests and tools over small stores.
+/// Every object under `prefix`, page by page. For tests, and for tools over small stores.
 pub fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Entry>, StoreError> {
     let mut all: Vec<Entry> = Vec::new();
     loop {
@@ -125,7 +125,7 @@ pub fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Entry>, StoreErro
     }
 }
 
-/// The end of a range, when it lies inside an object of `size` bytes; the error every store gives when not.
+/// The end of a range if it is inside an object of `size` bytes, or else the error that every store returns.
 pub(super) fn range_end(key: &str, offset: u64, len: u64, size: u64) -> Result<u64, StoreError> {
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(end),

@@ -1,16 +1,16 @@
-//! The one error of all stores: which operation, on which key, of which class, and what an operator can do about it.
+//! The one error of all stores: which operation, on which key, of which kind, and what an operator can do about it.
 //!
-//! The class decides what callers do, so it is chosen with care: `Transient` only where certainly nothing was done.
+//! Callers act on the kind, so it is chosen with care: `Transient` only if certainly nothing was done.
 
 use std::fmt;
 
 use crate::error::{AppError, ExitCode};
 
-/// The code of an error for a store that was used before and is absent or empty now.
+/// Error code: a store that was used before is absent or empty now.
 pub const AWAY: &str = "Away";
-/// The code of an error for a path at which another store was found than the one that was opened.
+/// Error code: the path now leads to another store than the one that was opened.
 pub const OTHER_STORE: &str = "OtherStore";
-/// The code of an error for a store below a directory that is not there.
+/// Error code: the directory that should contain the store does not exist.
 pub const NO_PARENT: &str = "NoParent";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ impl Op {
         }
     }
 
-    /// Whether a repetition can change what the store holds.
+    /// Whether the operation only reads, so that repeating it cannot change the store.
     pub fn reads(self) -> bool {
         matches!(self, Op::Get | Op::GetRange | Op::Exists | Op::List)
     }
@@ -59,19 +59,19 @@ impl fmt::Display for Op {
 pub enum ErrorKind {
     /// The store answered: no object under this key.
     NotFound,
-    /// The bucket or directory itself is not there.
+    /// The bucket or directory itself does not exist.
     StoreAbsent,
     /// The change may or may not have taken effect.
     Unknown,
     /// Nothing was done; the same call may succeed later.
     Transient,
-    /// Credentials or permissions do not allow it.
+    /// The credentials or permissions do not allow it.
     Denied,
     NoSpace,
     ReadOnly,
-    /// What came back contradicts itself or the request: short, too long, wrong checksum, range outside the object.
+    /// The answer contradicts itself or the request: too short, too long, wrong checksum, range outside the object.
     Corrupt,
-    /// It cannot work this way: an illegal key, a wrong region, a file where a folder must be, a missing function.
+    /// The setup cannot work: an illegal key, a wrong region, a file instead of a folder, a missing function.
     Misconfigured,
     /// The store accepts a second create of a key, so it cannot keep two writers apart (only from the probe).
     Unfenced,
@@ -108,7 +108,7 @@ impl ErrorKind {
         }
     }
 
-    /// A word for what an operator sees of it: failures of one word are one trouble, whatever each try met.
+    /// One word for what an operator sees: failures with the same word are one trouble, whatever the cause of each try.
     pub fn trouble(self) -> &'static str {
         match self {
             ErrorKind::Transient | ErrorKind::Unknown | ErrorKind::StoreAbsent => "away",
@@ -138,39 +138,39 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// What to do about a mount that nobody serves any more.
+/// What to do about a mount whose server is gone.
 pub const DEAD_MOUNT: &str =
     "what is mounted there has lost its server: mount it again (where the dead mount is in the way: umount -l)";
 
-/// An error's cause, as found at the bottom.
+/// The lowest cause of an error.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// A sentence as a [`Source`], where no lower layer made an error.
+/// A sentence as a [`Source`], if no lower layer made an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Detail(pub String);
 
-/// What a store call failed with. `Display` includes the causes, on one line.
+/// The error of a store call. `Display` includes the causes, on one line.
 #[derive(Debug, thiserror::Error)]
 #[error("{op} {key:?}{}: {kind}{}", of(.site), causes(.code, .source))]
 pub struct StoreError {
     pub op: Op,
-    /// The key, or the store's place for `Open`, `Probe` and `List`.
+    /// The key, or the store's location for `Open`, `Probe` and `List`.
     pub key: String,
     pub kind: ErrorKind,
-    /// The store's own word for it (`AccessDenied`, `ENOSPC`), where it has one.
+    /// The store's own code for it (`AccessDenied`, `ENOSPC`), if it has one.
     pub code: Option<String>,
     pub source: Option<Source>,
-    /// Of a store with an address that is not in the key.
+    /// Set by a store whose address is not in the key.
     pub site: Option<Box<Site>>,
 }
 
-/// Where a failure was met, and what only that place knows to do about it.
+/// Where a failure occurred, and advice that only this place can give.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Site {
-    /// Which store, for operators, without secrets; empty where it is not known.
+    /// Which store, for operators, without secrets; empty if unknown.
     pub place: String,
-    /// Goes before what kind and code alone say.
+    /// Precedes the general hint for the kind and code.
     pub hint: Option<String>,
 }
 
@@ -218,19 +218,19 @@ impl StoreError {
         StoreError { code: Some(code.into()), ..self }
     }
 
-    /// With a hint of its own, which goes before the general one.
+    /// Adds a specific hint, which precedes the general one.
     pub fn advise(self, hint: impl Into<String>) -> StoreError {
         let place = self.site.as_ref().map(|site| site.place.clone()).unwrap_or_default();
         StoreError { site: Some(Box::new(Site { place, hint: Some(hint.into()) })), ..self }
     }
 
-    /// What an operator can do; empty where there is nothing but to wait or to read the causes.
+    /// What an operator can do; empty if there is nothing to do but wait or read the causes.
     pub fn hint(&self) -> &str {
         let own = self.site.as_ref().and_then(|site| site.hint.as_deref());
         own.unwrap_or_else(|| self.general_hint())
     }
 
-    /// What kind and code alone say about it.
+    /// The general hint for the kind and code.
     pub fn general_hint(&self) -> &'static str {
         let code = self.code.as_deref().unwrap_or("");
         match (self.kind, code) {
@@ -256,7 +256,7 @@ impl StoreError {
                 "the directory above the store is not there either: is a disk not mounted? --create (in the configuration: create = true) makes the whole path"
             }
             (ErrorKind::StoreAbsent, AWAY) => {
-                "mount the disk or share it lies on; where the store was removed on purpose, --create makes it anew for a volume of another name"
+                "mount the disk or share it lies on; if the store was removed on purpose, --create makes a new one for a volume of another name"
             }
             (ErrorKind::StoreAbsent, OTHER_STORE) => {
                 "mount the disk or share that the store lies on at this path; nothing was read from or written to the one that is there"
@@ -284,7 +284,7 @@ impl StoreError {
             }
             (_, "ENOTCONN" | "ESTALE") => DEAD_MOUNT,
             (ErrorKind::Unknown | ErrorKind::Transient, _) => {
-                // Whether it is tried again is for the caller to say: a restore or a start in the foreground is not.
+                // Only the caller knows whether it is tried again: a restore, or a start in the foreground, is not.
                 "check that the store is reachable"
             }
             (ErrorKind::Corrupt, _) => "run `tracker verify`; look for a proxy or disk that damages data",
@@ -293,8 +293,7 @@ impl StoreError {
     }
 }
 
-/// A failed system call as a store error. `changed` says that the failing step came after the point of effect, so that
-/// the outcome is open.
+/// Converts a failed system call. `changed`: the failing step came after the point of effect, so the outcome is unknown.
 pub fn from_errno(op: Op, key: &str, errno: rustix::io::Errno, changed: bool) -> StoreError {
     use rustix::io::Errno;
     let (kind, code) = match errno {

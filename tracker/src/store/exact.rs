@@ -1,29 +1,29 @@
-//! Telling one's own object from another's when a reply was lost, and an object that is damaged from one that was damaged on
-//! its way here: whatever comes back wrong is asked for again before anything is concluded from it.
+//! Distinguishes the caller's own object from another's after a lost reply, and a damaged object from one that was damaged
+//! in transfer: whatever comes back wrong is read again before anything is concluded from it.
 
 use bytes::Bytes;
 
 use super::{Created, ErrorKind, Op, Store, StoreError};
 
-/// Times that an object is read which is not as it should be.
+/// How often an unexpected object is read.
 const READS: u32 = 3;
 
-/// What [`create_exact`] settled.
+/// The result of [`create_exact`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateOutcome {
     /// The key holds exactly the given bytes, durably: by this call, or by an earlier one whose reply was lost.
     Own,
-    /// Every one of several reads gave other bytes (the last are given here). Whether they are a whole object of somebody
-    /// else, or a damaged one, the caller tells by decoding them.
+    /// Each of several reads returned other bytes (these are the last). The caller decodes them to see whether they are
+    /// somebody else's object, or a damaged one.
     Other(Vec<u8>),
 }
 
-/// Creates an object and settles an unknown outcome: tries again with the very same bytes up to `attempts` times, and
+/// Creates an object and settles an unknown outcome: tries again with exactly the same bytes up to `attempts` times, and
 /// reads an existing object back to compare. Does not wait between attempts.
 ///
 /// # Errors
-/// `Unknown` where the outcome is still open: after the last attempt, or when the object that is there cannot be read
-/// (whatever the failure: the object may be the caller's own). Other kinds say that this call created nothing.
+/// `Unknown` if the outcome is still open: after the last attempt, or if the existing object cannot be read (for whatever
+/// cause: the object may be the caller's own). Other kinds mean that this call created nothing.
 pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) -> Result<CreateOutcome, StoreError> {
     let mut unknown = false;
     for left in (0..attempts.max(1)).rev() {
@@ -37,7 +37,7 @@ pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) 
             },
             Err(e) => e,
         };
-        // A later failure that did nothing does not undo what an earlier attempt may have done.
+        // A later failure without effect does not undo what an earlier attempt may have done.
         unknown |= error.kind == ErrorKind::Unknown;
         if left == 0 || error.kind != ErrorKind::Unknown {
             return Err(StoreError { kind: if unknown { ErrorKind::Unknown } else { error.kind }, ..error });
@@ -46,14 +46,14 @@ pub fn create_exact(store: &dyn Store, key: &str, bytes: &Bytes, attempts: u32) 
     Err(StoreError::new(Op::Create, key, ErrorKind::Unknown))
 }
 
-/// An object with what `check` made of it, or why it was refused each time.
+/// An object with the result of `check`, or with why it was refused each time.
 pub type Checked<T, E> = Result<(Vec<u8>, T), (Vec<u8>, E)>;
 
-/// Reads an object until `check` takes it, three times at most: bytes that were damaged on their way are not judged as
-/// the object's own.
+/// Reads an object until `check` accepts it, at most three times: bytes damaged in transfer must not count as the object's
+/// own.
 ///
 /// # Errors
-/// As [`Store::get`], of the first read that fails.
+/// As [`Store::get`], from the first read that fails.
 pub fn get_checked<T, E>(
     store: &dyn Store,
     key: &str,

@@ -1,13 +1,13 @@
 //! A store that fails on purpose: by script (the nth call of a kind) or by seed. For tests and simulations.
 //!
-//! Fault model. A call may be slow. It may fail before it has any effect. It may take effect and lose its reply. A body
-//! that is read may come back shorter, or with one bit changed, under an answer that looks well (a server that serves
-//! damaged data; the real stores catch damage on the way). The store never invents or loses an object.
+//! Fault model. A call may be slow. It may fail before it has any effect. It may take effect and lose its reply. A body may
+//! be returned truncated, or with one bit changed, in an otherwise good answer (a server that serves damaged data; the real
+//! stores detect damage in transfer). The store never invents or loses an object.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError};
 
@@ -17,7 +17,7 @@ pub enum Fault {
     Before(ErrorKind),
     /// Takes effect, then fails with `Unknown` (a change) or `Transient` (a read).
     LostReply,
-    /// `get` returns only so many bytes; `get_range` fails with `Corrupt`, as its contract has it.
+    /// `get` returns only so many bytes; `get_range` fails with `Corrupt`, as its contract requires.
     ShortBody(usize),
     /// One bit of the body read is flipped; the number is taken modulo its bits.
     FlipBit(usize),
@@ -90,7 +90,7 @@ impl<S: Store> Faulty<S> {
 
     /// Adds a rule while running; in seeded mode it replaces the seed.
     pub fn add(&self, rule: Rule) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         match &mut state.0 {
             Plan::Script(rules) => rules.push((rule, 0)),
             plan => *plan = Plan::Script(vec![(rule, 0)]),
@@ -99,12 +99,12 @@ impl<S: Store> Faulty<S> {
 
     /// Ends all faults.
     pub fn heal(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = Plan::Script(Vec::new());
+        self.state.lock().0 = Plan::Script(Vec::new());
     }
 
     /// What struck so far.
     pub fn struck(&self) -> Vec<Struck> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.state.lock().1.clone()
     }
 
     pub fn inner(&self) -> &S {
@@ -112,7 +112,7 @@ impl<S: Store> Faulty<S> {
     }
 
     fn draw(&self, op: Op, key: &str) -> Option<Fault> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let fault = match &mut state.0 {
             Plan::Script(rules) => {
                 let mut hit = None;
@@ -138,7 +138,7 @@ impl<S: Store> Faulty<S> {
             Some(Fault::Before(kind)) => Err(StoreError::new(op, key, kind).code("Injected")),
             Some(Fault::LostReply) => {
                 let kind = if op.reads() { ErrorKind::Transient } else { ErrorKind::Unknown };
-                // An error of the call itself is as lost as its success.
+                // An error of the call itself is lost like its success.
                 drop(call());
                 Err(StoreError::new(op, key, kind).code("InjectedLostReply"))
             }
@@ -152,7 +152,7 @@ impl<S: Store> Faulty<S> {
     }
 }
 
-/// An outcome, and the fault that may still have to be done to its body.
+/// A result, and the fault that is still to be applied to its body.
 type Struckable<T> = (Result<T, StoreError>, Option<Fault>);
 
 fn seeded(state: &mut u64, chances: &Chances, op: Op) -> Option<Fault> {

@@ -1,16 +1,16 @@
-//! Which keys are legal: what every store can hold, list, and keep inside its own place.
+//! Which keys are legal: those that every store can hold, list, and keep inside its own location.
 
 use super::error::{ErrorKind, Op, StoreError};
 
-/// S3's limit for a whole key, in bytes; the prefix of the store counts.
+/// S3's limit for a whole key in bytes, including the prefix of the store.
 pub const MAX_KEY_BYTES: usize = 1024;
-/// Room is left below the 255 bytes of a file name for what a temporary name adds.
+/// Below the 255 bytes of a file name, to leave room for temporary names.
 pub const MAX_NAME_BYTES: usize = 200;
-/// Names that begin so are temporary files of the local store.
+/// Names with this prefix are temporary files of the local store.
 pub const TEMP_PREFIX: &str = ".tmp-";
 
 /// Accepts `a/b/c`: names of 1 to 200 bytes, none of them `.` or `..` or a temporary name, no control characters
-/// (they cannot stand in an S3 listing), no backslash (SeaweedFS takes it for a slash, so two keys would be one object),
+/// (they cannot occur in an S3 listing), no backslash (SeaweedFS takes it for a slash, so two keys would be one object),
 /// at most 1024 bytes in all.
 ///
 /// # Errors

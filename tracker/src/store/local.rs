@@ -1,18 +1,19 @@
 //! A store in a local directory (or a mounted share).
 //!
-//! One object is one file. It is written beside its place under a temporary name, checked, made durable, and then gets
-//! its name by `link(2)`, which fails when the name is taken: that is the exclusive step. All paths are resolved
-//! beneath an open directory, so a symbolic link cannot lead out of it. A directory that was unmounted or replaced meanwhile
-//! is noticed before each call, and another one is only taken when it is known to be the same store (`root`).
+//! One object is one file. It is written beside its final place under a temporary name, checked, made durable, and then
+//! gets its name by `link(2)`, which fails if the name is taken: that is the exclusive step. All paths are resolved beneath
+//! an open directory, so a symbolic link cannot lead out of it. Each call first checks whether the directory was unmounted
+//! or replaced, and accepts another one only if it is known to be the same store (`root`).
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -29,18 +30,18 @@ use root::{Marks, Root};
 #[derive(Debug)]
 pub struct Local {
     path: PathBuf,
-    /// `None` once its path led elsewhere: held open, a file system that was unmounted could not be let go of.
+    /// `None` while its path leads elsewhere: holding it open would keep a file system from being unmounted.
     root: RwLock<Option<Arc<Root>>>,
     marks: Marks,
 }
 
 impl Local {
-    /// Opens the directory; makes of it what `make` says when it is absent. Removes temporary files that are more than a day
-    /// old, as far as they can be removed.
+    /// Opens the directory; if it is absent, creates what `make` says. Removes temporary files that are more than a day
+    /// old, as far as possible.
     ///
     /// # Errors
-    /// `StoreAbsent` when there is no directory (with the code [`NO_PARENT`] where its parent is absent too and `make` is
-    /// [`Make::Last`]), and as [`Store::create`] for making it.
+    /// `StoreAbsent` if there is no directory (with the code [`NO_PARENT`] if its parent is absent too and `make` is
+    /// [`Make::Last`]), and as [`Store::create`] for creating it.
     pub fn open(path: &Path, make: Make) -> Result<Local, StoreError> {
         let shown = path.to_string_lossy().into_owned();
         let fail = |errno| match errno {
@@ -61,18 +62,18 @@ impl Local {
         Ok(Local { path, root: RwLock::new(Some(Arc::new(root))), marks: Marks::default() })
     }
 
-    /// The store's directory, as its path leads to it now.
+    /// The directory that the store's path leads to now.
     ///
     /// # Errors
-    /// Where it leads to nothing, or to what is not known to be this store: nothing is read or made there.
+    /// If there is none, or it is not known to be this store: nothing is read or created there.
     fn root(&self, op: Op, key: &str) -> Result<Arc<Root>, StoreError> {
-        let held = self.root.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.root.read().clone();
         if let Some(held) = held {
             if held.is_at(&self.path) {
                 return Ok(held);
             }
             if self.marks.are_known() {
-                *self.root.write().unwrap_or_else(PoisonError::into_inner) = None;
+                *self.root.write() = None;
             }
         }
         let shown = self.path.to_string_lossy();
@@ -95,11 +96,11 @@ impl Local {
         }
         tracing::debug!(store = %shown, "the directory was mounted anew and is the same store");
         let found = Arc::new(found);
-        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
+        *self.root.write() = Some(Arc::clone(&found));
         Ok(found)
     }
 
-    /// `errno` as an error of this store: an entry that is not there may mean that the store is not there.
+    /// Converts `errno` to an error of this store: a missing entry may mean that the store itself is missing.
     fn error(&self, root: &Root, op: Op, key: &str, errno: Errno) -> StoreError {
         root.note(errno);
         if errno == Errno::NOENT && !root.is_at(&self.path) {
@@ -110,7 +111,7 @@ impl Local {
         from_errno(op, key, errno, false)
     }
 
-    /// Opens the object's file. A folder of that name is no object.
+    /// Opens the object's file. A folder of that name is not an object.
     fn object(&self, op: Op, key: &str) -> Result<(File, u64), StoreError> {
         key::check(op, key)?;
         let root = self.root(op, key)?;
@@ -129,7 +130,7 @@ fn is_absent(path: &Path) -> bool {
     rustix::fs::stat(path).is_err_and(|e| e == Errno::NOENT)
 }
 
-/// Makes a directory and its missing parents, each made durable in the one above.
+/// Creates a directory and its missing parents, each made durable in its parent.
 fn make_folders(path: &Path) -> Result<(), Errno> {
     let mut missing = Vec::new();
     let mut at = path;
@@ -157,7 +158,7 @@ fn split(key: &str) -> (&str, &str) {
     key.rsplit_once('/').unwrap_or(("", key))
 }
 
-/// A temporary file beside its final place; removed when dropped, whatever happened.
+/// A temporary file beside its final place; always removed when dropped.
 struct Temp<'a> {
     folder: &'a OwnedFd,
     name: String,
@@ -187,7 +188,7 @@ impl<'a> Temp<'a> {
 
 impl Drop for Temp<'_> {
     fn drop(&mut self) {
-        // A temporary file that stays is ignored by listings and swept by a later open.
+        // If it stays, listings ignore it and a later open removes it.
         let _ = rustix::fs::unlinkat(self.folder, &self.name, AtFlags::empty());
     }
 }
@@ -198,7 +199,7 @@ impl Store for Local {
         key::check(OP, key)?;
         check_size(OP, key, bytes.len() as u64)?;
         let (folder, name) = split(key);
-        // Nothing has happened before the link, so an entry that vanished under our hands is worth another try.
+        // Nothing has happened before the link, so it is worth retrying if an entry vanished meanwhile.
         let root = self.root(OP, key)?;
         let early = |e| match self.error(&root, OP, key, e) {
             e if e.kind == ErrorKind::NotFound => StoreError { kind: ErrorKind::Transient, ..e },
@@ -213,7 +214,7 @@ impl Store for Local {
                 let there = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(early)?;
                 let own = rustix::fs::fstat(&temp.file).map_err(early)?;
                 if (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino) {
-                    // A network file system repeated the link after a lost reply of its own.
+                    // A network file system repeated the link after it lost a reply itself.
                     Created::Yes
                 } else {
                     if FileType::from_raw_mode(there.st_mode) != FileType::RegularFile {
@@ -231,8 +232,8 @@ impl Store for Local {
             Err(e) => return Err(early(e)),
         };
         drop(temp);
-        // From here on the object is visible; its name is not durable yet. The same holds for one that was found: its
-        // maker may have died before this step, and the caller may recognise it as its own and rely on it.
+        // From here on the object is visible, but its name is not durable yet. The same holds for an existing object: its
+        // writer may have died before this step, and the caller may recognise it as its own and rely on it.
         rustix::fs::fsync(&folder).map_err(|e| {
             root.note(e);
             from_errno(OP, key, e, true)
@@ -248,7 +249,7 @@ impl Store for Local {
         check_size(Op::Get, key, size)?;
         let mut bytes = Vec::with_capacity(size as usize);
         let failed = |e| StoreError::new(Op::Get, key, ErrorKind::Transient).with(e);
-        // One more than announced, so that a growing file is seen.
+        // One more than announced, to detect a file that grows.
         file.take(size + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 != size {
             return Err(StoreError::new(Op::Get, key, ErrorKind::Corrupt)
@@ -300,7 +301,7 @@ impl Store for Local {
         };
         match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
             Ok(()) => rustix::fs::fsync(&folder).map_err(|e| from_errno(OP, key, e, true)),
-            // A folder of that name is no object.
+            // A folder of that name is not an object.
             Err(Errno::NOENT | Errno::ISDIR) if root.is_at(&self.path) => Ok(()),
             Err(e) => Err(self.error(&root, OP, key, e)),
         }

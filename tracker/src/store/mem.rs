@@ -1,10 +1,10 @@
-//! A store in memory, for tests and simulations. It keeps nothing over the process's end.
+//! A store in memory, for tests and simulations. Nothing outlives the process.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::contract::{check_size, range_end};
 use super::{Created, Entry, ErrorKind, Op, Page, Properties, Store, StoreError, key};
@@ -23,11 +23,10 @@ impl Mem {
     }
 
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        // Each change is one map call, so a panic elsewhere cannot leave it half done.
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock()
     }
 
-    /// Replaces an object behind the contract's back: for tests that damage a store.
+    /// Replaces an object in violation of the contract: for tests that damage a store.
     pub fn overwrite(&self, key: &str, bytes: Bytes) {
         self.objects().insert(key.to_owned(), bytes);
     }

@@ -1,5 +1,5 @@
-//! Counts what goes through a store: requests, failures by kind, bytes and times per operation, for metrics and
-//! benchmarks. One request is one call; the attempts inside a call are the store's own affair.
+//! Counts what goes through a store: requests, failures by kind, bytes and times per operation, for metrics and benchmarks.
+//! One request is one call; attempts inside a call are not counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,14 +9,14 @@ use bytes::Bytes;
 
 use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError};
 
-/// Upper bounds of the histogram's buckets, in milliseconds; one more bucket takes the rest.
+/// Upper bounds of the histogram's buckets, in milliseconds; one more bucket holds the rest.
 pub const BUCKETS_MS: [u64; 11] = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000];
 
-/// What was counted for one operation.
+/// The counts of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub requests: u64,
-    /// By kind, in the order of [`ErrorKind::ALL`]. An absent object asked for by `get` is among them.
+    /// By kind, in the order of [`ErrorKind::ALL`]. Includes `get` of an absent object.
     pub errors: [u64; ErrorKind::ALL.len()],
     pub bytes_sent: u64,
     pub bytes_received: u64,
@@ -42,7 +42,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// What was counted so far for one operation. Single numbers are exact; they may be a request apart.
+    /// The counts so far of one operation. Each number is exact; together they may be one request apart.
     pub fn counts(&self, op: Op) -> Counts {
         let cells = &self.ops[op as usize];
         Counts {
@@ -84,7 +84,7 @@ impl Meter {
     }
 }
 
-/// A store with a meter before it.
+/// A store whose calls are counted.
 #[derive(Debug)]
 pub struct Metered<S> {
     inner: S,

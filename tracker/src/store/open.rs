@@ -1,4 +1,4 @@
-//! From a URL to an open store.
+//! Opens a store from its URL.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::probe;
 use super::s3::S3;
 use super::url::StoreUrl;
 
-/// Opens a store for reading: nothing is written, except that a local directory is made as `options.make` says.
+/// Opens a store for reading: nothing is written, except that a local directory is created as `options.make` says.
 pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     match url {
         StoreUrl::Local(path) => Ok(Arc::new(Local::open(path, options.make)?)),
@@ -21,7 +21,7 @@ pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, St
 /// Opens a store for writing: probes that it keeps two writers apart ([`probe::admit`]).
 ///
 /// # Errors
-/// As [`open`], and `Unfenced` where the probe fails without `options.single_writer`.
+/// As [`open`], and `Unfenced` if the probe fails without `options.single_writer`.
 pub fn open_for_writing(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     probe::admit(open(url, options)?, options.single_writer)
 }

@@ -3,19 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What opening a local store makes of a directory that is not there.
+/// What opening a local store creates if its directory is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Make {
     #[default]
     Nothing,
-    /// The last part of the path. Its parent has to be there: where a disk is not mounted, the parent most often is not, and a
-    /// store made there would fill the wrong disk.
+    /// The last part of the path. Its parent must exist: if a disk is not mounted, the parent is usually missing, and a
+    /// store created there would fill the wrong disk.
     Last,
     /// The whole path.
     Parents,
 }
 
-/// Keys given by hand instead of by the standard chain.
+/// Keys that are given explicitly instead of by the standard chain.
 #[derive(Clone)]
 pub struct StaticCredentials {
     pub access_key: String,
@@ -29,23 +29,23 @@ impl fmt::Debug for StaticCredentials {
     }
 }
 
-/// How a store is opened. The default is right for reading a store that exists.
+/// How a store is opened. The default is right for reading an existing store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Local: what of the directory is made when it is absent.
+    /// Local: what is created if the directory is absent.
     pub make: Make,
-    /// The operator's word that no other host writes: a store that fails the probe is taken all the same.
+    /// The operator guarantees that no other host writes: a store that fails the probe is accepted.
     pub single_writer: bool,
-    /// S3: URL of a server that is not AWS. Else `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, profile.
+    /// S3: URL of a server other than AWS. Else `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, profile.
     pub endpoint: Option<String>,
     pub region: Option<String>,
     pub profile: Option<String>,
-    /// S3: bucket in the path and not in the host name. Default: when there is an endpoint.
+    /// S3: whether the bucket is in the path and not in the host name. Default: yes with an endpoint.
     pub path_style: Option<bool>,
     pub credentials: Option<StaticCredentials>,
-    /// S3: attempts per call, where another attempt is right.
+    /// S3: attempts per call, where retrying is right.
     pub attempts: u32,
-    /// S3: time for one attempt, without that for its bytes (these may go as slowly as 32 KiB/s).
+    /// S3: time for one attempt, not counting the transfer (which may be as slow as 32 KiB/s).
     pub timeout: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! A part of a store as a store of its own: every key below one prefix. `Prefixed::new(store, volume)` is how a volume
-//! sees its store, so that no other module joins volume names and keys.
+//! A part of a store as a store of its own: every key below one prefix. A volume sees its store as `Prefixed::new(store,
+//! volume)`, so that no other module joins volume names and keys.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ impl<S: Store> Prefixed<S> {
     }
 
     fn full(&self, op: Op, key: &str) -> Result<String, StoreError> {
-        // Checked before joining: an empty key must not become the prefix.
+        // Check before joining: an empty key must not become the prefix.
         key::check(op, key)?;
         Ok(format!("{}{key}", self.prefix))
     }

@@ -1,8 +1,8 @@
 //! Proves, before anything is written, that a store keeps two writers apart.
 //!
-//! Many servers answer a conditional create with success and overwrite all the same; others check and write in two
-//! steps, which only a race shows. So racers create one key at the same moment, several times over: exactly one may
-//! win, and the object must hold the winner's bytes.
+//! Many servers answer a conditional create with success and overwrite anyway; others check and write in two steps, which
+//! only a race reveals. So several racers create one key at the same moment, several times over: exactly one may win, and
+//! the object must hold the winner's bytes.
 
 use std::sync::{Arc, Barrier};
 
@@ -10,29 +10,29 @@ use bytes::Bytes;
 
 use super::{Created, ErrorKind, Op, Page, Properties, Store, StoreError};
 
-/// Writers of one race, and races: a server that checks in two steps was seen to have a single winner in some races of
-/// sixteen, so one race proves little.
+/// Writers per race, and number of races. A server that checks in two steps had a single winner in some of sixteen races,
+/// so one race proves little.
 const RACERS: usize = 8;
 const RACES: usize = 4;
-/// Races that gave no verdict (lost replies) are run again so many times in all.
+/// How often in total races without a verdict (lost replies) are repeated.
 const REPEATS: usize = 4;
 /// Bytes of a racer's object.
 const BODY: usize = 512;
 
-/// What a race showed.
+/// The result of a race.
 enum Verdict {
     Exclusive,
     Broken(String),
-    /// A lost reply, or nobody won: says nothing either way.
+    /// A lost reply, or nobody won: proves nothing either way.
     Open(Option<StoreError>),
 }
 
 /// Probes the store.
 ///
-/// The races run at the same time: some servers let the losers of one key wait for seconds.
+/// The races run at the same time, because some servers let the losers of one key wait for seconds.
 ///
 /// # Errors
-/// `Unfenced`: create is not exclusive. Other kinds: the probe could not be made, as of the call that failed.
+/// `Unfenced`: create is not exclusive. Other kinds: the probe could not be completed, from the call that failed.
 pub fn probe(store: &dyn Store) -> Result<(), StoreError> {
     let mut missing = RACES;
     let mut cause = None;
@@ -41,7 +41,7 @@ pub fn probe(store: &dyn Store) -> Result<(), StoreError> {
             let races: Vec<_> = (0..missing).map(|_| scope.spawn(|| clean_race(store))).collect();
             races.into_iter().map(|r| r.join().unwrap_or_else(|_| Err(died(store)))).collect()
         });
-        // A proof that it is broken outweighs whatever else went wrong.
+        // A proof that the store is broken outweighs any other failure.
         let mut error = None;
         missing = 0;
         for verdict in verdicts {
@@ -74,13 +74,12 @@ fn clean_race(store: &dyn Store) -> Result<Verdict, StoreError> {
     getrandom::fill(&mut random).map_err(|e| failed(store, ErrorKind::Transient).detail(e.to_string()))?;
     let id = u64::from_le_bytes(random);
     let key = format!("probe/{id:016x}");
-    // Reading comes first: some servers make an absent bucket for whoever writes into it, and a misspelt name must not
-    // become a new store.
+    // Read first: some servers create a missing bucket on a write, and a misspelt name must not become a new store.
     if store.exists(&key)? {
         return Ok(Verdict::Broken("the store has an object that was never made".to_owned()));
     }
     let verdict = race(store, &key, id);
-    // Writers need no right to delete; a small object that stays does no harm.
+    // Writers need no right to delete; a small object that stays is harmless.
     if let Err(e) = store.delete(&key) {
         tracing::info!(%key, error = %e, "probe object stays");
     }
@@ -129,7 +128,7 @@ fn race(store: &dyn Store, key: &str, id: u64) -> Result<Verdict, StoreError> {
         }
     }
     let Some(&winner) = winners.first() else { return Ok(Verdict::Open(unknown)) };
-    // From here on the object is the winner's for good, whatever became of the others.
+    // From here on the object must stay the winner's, whatever became of the others.
     let intact = || Ok::<bool, StoreError>(store.get(key)? == body(id, winner)[..]);
     if !intact()? {
         return Ok(Verdict::Broken("the object does not hold the bytes of the create that succeeded".to_owned()));
@@ -146,8 +145,8 @@ fn race(store: &dyn Store, key: &str, id: u64) -> Result<Verdict, StoreError> {
     Ok(if unknown.is_some() { Verdict::Open(unknown) } else { Verdict::Exclusive })
 }
 
-/// The store, if it may be written to: it passed the probe, or it is not fenced and `single_writer` is the operator's
-/// word for that. In the latter case its properties say so.
+/// Accepts the store for writing if it passed the probe, or if it is not fenced and the operator set `single_writer`. In
+/// the latter case its properties say so.
 pub fn admit(store: Arc<dyn Store>, single_writer: bool) -> Result<Arc<dyn Store>, StoreError> {
     match probe(&*store) {
         Ok(()) => Ok(store),

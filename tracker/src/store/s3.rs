@@ -1,13 +1,13 @@
-//! A store in an S3 bucket, or in anything that speaks S3 and honours `If-None-Match: *`.
+//! A store in an S3 bucket, or on any server that speaks S3 and honours `If-None-Match: *`.
 //!
-//! The only place that names the AWS SDK. Requests run on a small runtime of its own, and callers block on it; so a call
+//! The only place that names the AWS SDK. Requests run on a small runtime of its own, and callers block on it. So a call
 //! from inside an async task panics (tokio refuses nested blocking), and callers are ordinary threads.
 //!
-//! Retries. The SDK's own are off: it would repeat a conditional PUT after a lost reply, and the repetition is answered
-//! with 412 by the object that the first attempt made. Nobody could then tell that 412 from a foreign writer's. Here a
-//! create is repeated only where the answer says that nothing was done (409 ConditionalRequestConflict, SlowDown, never
-//! connected); any other doubt is `Unknown` at once, and the caller settles it by reading the object back
-//! (`create_exact`). Reads and deletes change nothing by repetition, so every passing failure is repeated.
+//! Retries. The SDK's own are off: it would repeat a conditional PUT after a lost reply, and the object that the first
+//! attempt created would make the repetition fail with 412. Nobody could then tell that 412 from one caused by another
+//! writer. Here a create is repeated only if the answer says that nothing was done (409 ConditionalRequestConflict,
+//! SlowDown, never connected); any other uncertainty is `Unknown` at once, and the caller settles it by reading the object
+//! back (`create_exact`). Repeating a read or delete changes nothing, so they are repeated after every transient failure.
 
 use std::future::Future;
 use std::time::Duration;
@@ -34,10 +34,10 @@ use connect::Connected;
 use credentials::Keys;
 use site::Place;
 
-/// Waits between attempts: doubled from the first to the last, and shortened by up to a half at random.
+/// Waits between attempts: doubled from the first to the last, and shortened at random by up to a half.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LAST_WAIT: Duration = Duration::from_secs(2);
-/// No transfer is allowed to be slower than this for long: a server that drips must not hold a flush.
+/// Least speed of a transfer: a server that sends very slowly must not hold up a flush.
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Connects the client: credentials, region and endpoint by the standard AWS chain, or as `options` say. Sends no
+    /// Creates the client: credentials, region and endpoint come from the standard AWS chain, or from `options`. Sends no
     /// request to the store itself.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl S3 {
         self.timeout + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
     }
 
-    /// Runs attempts until one succeeds, fails for good, or none is left.
+    /// Makes attempts until one succeeds, fails permanently, or none is left.
     fn run<T, F>(&self, op: Op, key: &str, bytes: u64, attempt: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -121,7 +121,8 @@ impl S3 {
                     Err(_) => Err(StoreError::new(op, key, ErrorKind::Unknown).code("Timeout")),
                 };
                 match outcome {
-                    // Nothing was done. Keys that were rotated are had from their file; once, since the next ones are no better.
+                    // Nothing was done. Rotated keys are read from their file, but only once: further ones would be no
+                    // better.
                     Err(e) if !renewed && is_refused(&e) && self.renew(version).await => {
                         tracing::debug!(error = %e, "refused, and tried again with other credentials");
                         renewed = true;
@@ -164,7 +165,7 @@ impl S3 {
                 return Err(StoreError::new(op, key, ErrorKind::Misconfigured)
                     .detail("the server ignores Range and sends the whole object"));
             };
-            // The end is clipped by the server when the object is shorter: that must not pass for the range.
+            // If the object is shorter, the server clips the end: that must not count as the requested range.
             if !said.starts_with(&format!("bytes {offset}-{}/", offset + (len - 1))) {
                 return Err(StoreError::new(op, key, ErrorKind::Corrupt)
                     .code("RangeOutside")
@@ -204,14 +205,14 @@ fn is_retried(e: &StoreError) -> bool {
     }
 }
 
-/// The server did not take the credentials; what it says of keys that it no longer knows differs from server to server.
+/// The server rejected the credentials. The code for keys that it no longer knows differs from server to server.
 fn is_refused(e: &StoreError) -> bool {
     e.kind == ErrorKind::Denied && e.code.as_deref() != Some("NoCredentials")
 }
 
 fn jittered(wait: Duration) -> Duration {
     let mut random = [0];
-    // Without randomness the wait is merely not spread.
+    // Without randomness the wait is just not spread.
     let _ = getrandom::fill(&mut random);
     wait - wait / 2 * u32::from(random[0]) / 256
 }
@@ -256,8 +257,8 @@ impl Store for S3 {
         self.run(Op::GetRange, key, len, || self.download(Op::GetRange, key, &full, Some((offset, len))))
     }
 
-    /// By a GET of the first byte and not by HEAD: HEAD's 404 has no body, so an absent bucket would look like an
-    /// absent object, and "no such commit" is what heads and eras are decided by. It costs the same.
+    /// By a GET of the first byte instead of HEAD: the 404 of HEAD has no body, so an absent bucket would look like an
+    /// absent object, and absent commits decide where the head and eras end. It costs the same.
     fn exists(&self, key: &str) -> Result<bool, StoreError> {
         let full = self.full(Op::Exists, key)?;
         self.run(Op::Exists, key, 0, || async {
@@ -308,7 +309,7 @@ impl Store for S3 {
                 .iter()
                 .filter_map(|o| {
                     let key = o.key()?.strip_prefix(&own)?;
-                    // Somebody else's objects, under names that are none of ours.
+                    // Somebody else's objects, under names that are not ours.
                     key::check(Op::List, key).ok()?;
                     Some(Entry { key: key.to_owned(), bytes: u64::try_from(o.size().unwrap_or(0)).unwrap_or(0) })
                 })

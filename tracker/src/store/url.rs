@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::error::Op;
 use super::key;
 
-/// Where a store is, without any secret. `Display` gives a text that is read back as the same store.
+/// Where a store is, without any secret. `Display` returns a text that parses to the same store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StoreUrl {
     Local(PathBuf),
@@ -20,7 +20,7 @@ pub enum StoreUrl {
     },
 }
 
-/// Why a text is no store URL. None repeats what may hold a secret.
+/// Why a text is not a store URL. No variant repeats what may hold a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     #[error("the store URL is empty")]
@@ -82,8 +82,8 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// Refuses what looks like a URL or a remote place and is none: taken for a path, `s3:bucket/x`, `host:/x` and `S3://bucket`
-/// would be local directories of that name. A colon after the first slash is a path's own.
+/// Refuses what looks like a URL or a remote place but is not one: `s3:bucket/x`, `host:/x` and `S3://bucket` would
+/// otherwise be local directories of that name. A colon after the first slash belongs to a path.
 fn check_colon(text: &str) -> Result<(), UrlError> {
     let first = text.split('/').next().unwrap_or(text);
     let Some((before, _)) = first.split_once(':') else { return Ok(()) };
@@ -92,7 +92,7 @@ fn check_colon(text: &str) -> Result<(), UrlError> {
         "s3" if !slashes || before != "s3" => Err(UrlError::Spelling { right: "s3://bucket/prefix" }),
         "file" if !slashes || before != "file" => Err(UrlError::Spelling { right: "file:///path" }),
         _ if slashes && is_scheme(before) => Ok(()),
-        // What stands before an `@` may be a secret.
+        // The text before an `@` may be a secret.
         _ => Err(UrlError::Colon { before: before.rsplit('@').next().unwrap_or_default().to_owned() }),
     }
 }
@@ -147,7 +147,7 @@ impl StoreUrl {
         }
     }
 
-    /// Takes `STORE/VOLUME` apart at the last slash. `None` where no volume name is left, or no store before it.
+    /// Splits `STORE/VOLUME` at the last slash. `None` without a volume name or without a store.
     pub fn split_volume(&self) -> Option<(StoreUrl, String)> {
         match self {
             StoreUrl::Local(path) => {
@@ -232,7 +232,7 @@ mod tests {
             assert_eq!(error, UrlError::Colon { before: before.into() }, "{text}");
             assert!(error.to_string().contains(&format!("./{before}:")), "{error}");
         }
-        // A path with a colon has a way to be written.
+        // A path with a colon can still be written.
         for text in ["./s3:bucket/x", "/srv/a:b", "a/b:c", "../host:/x"] {
             assert_eq!(parse(text), Ok(StoreUrl::Local(text.into())), "{text}");
         }

@@ -1,16 +1,17 @@
-//! The temporary area of a restore: one directory in the target, open to its owner alone, in which every entry is made
+//! The temporary area of a restore: one directory in the target, open only to its owner, in which every entry is made
 //! before it gets its name.
 //!
-//! Nobody else can reach what is in it, so an entry may have its final owner and mode there. An area that a killed
-//! restore left behind is removed by the next one that makes an area in the same directory. It is never part of a
-//! volume: a listing of the source leaves out what `source::restore_area` tells, by its name and its marker.
+//! Nobody else can reach its contents, so an entry may have its final owner and mode there. If a killed restore left an
+//! area, the next one that makes an area in the same directory removes it. An area is never part of a volume: a listing of
+//! the source leaves it out, recognised by name and marker (`source::restore_area`).
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -18,18 +19,18 @@ use crate::source::flags::is_sealed;
 use crate::source::restore_area::{DIGITS, MARKER, PREFIX, has_area_name, is_open_area, names, open_dir};
 
 const TEXT: &[u8] = b"Temporary files of a running `tracker restore`. If none runs, this directory may be removed.\n";
-/// Areas are lost to the race for a name this often before it is an error.
+/// How often an area may lose a race for its name before it is an error.
 const TRIES: u32 = 8;
 
 /// Areas of this process, for [`remove_all`].
 static LIVE: Mutex<Vec<Weak<Area>>> = Mutex::new(Vec::new());
 
-/// Removed when it is dropped.
+/// The area is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Area {
     above: OwnedFd,
     name: OsString,
-    /// Locked as long as the restore runs.
+    /// Locked while the restore runs.
     dir: OwnedFd,
     next: AtomicU64,
     removed: AtomicBool,
@@ -39,7 +40,7 @@ impl Area {
     /// Makes an area in `above`, after removing those that killed restores left there.
     pub(crate) fn make(above: BorrowedFd<'_>) -> Result<Arc<Area>, Errno> {
         if is_sealed(above) {
-            // In an append-only directory it could be made, and not be removed.
+            // In an append-only directory it could be created but not removed.
             return Err(Errno::PERM);
         }
         remove_stale(above);
@@ -53,17 +54,17 @@ impl Area {
             }
             let dir = match open_dir(above.as_fd(), &name).and_then(|dir| claim(&dir).map(|()| dir)) {
                 Ok(dir) => dir,
-                // Another restore has taken it for a left one: it is gone, or will be.
+                // Another restore took it for an abandoned area: it is gone, or will be.
                 Err(Errno::NOENT | Errno::WOULDBLOCK) => continue,
                 Err(errno) => {
-                    // The reason counts; what is left is an empty directory at most.
+                    // Return the first error; at worst an empty directory is left.
                     let _ = rustix::fs::unlinkat(&above, &name, AtFlags::REMOVEDIR);
                     return Err(errno);
                 }
             };
             let (next, removed) = (AtomicU64::new(0), AtomicBool::new(false));
             let area = Arc::new(Area { above, name, dir, next, removed });
-            LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&area));
+            LIVE.lock().push(Arc::downgrade(&area));
             return Ok(area);
         }
         Err(Errno::EXIST)
@@ -73,12 +74,13 @@ impl Area {
         self.dir.as_fd()
     }
 
-    /// A name that nothing in the area has.
+    /// A name that is not used in the area.
     pub(crate) fn name(&self) -> OsString {
         OsString::from(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
-    /// Removes an entry of the area, if it is there; a failure leaves it to the removal of the area. Whether it is gone.
+    /// Removes an entry of the area, if it is there. If that fails, it is removed with the area. Returns whether it is
+    /// gone.
     pub(crate) fn discard(&self, name: &OsStr) -> bool {
         matches!(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()), Ok(()) | Err(Errno::NOENT))
     }
@@ -98,9 +100,9 @@ impl Drop for Area {
     }
 }
 
-/// Removes all areas of this process: for an end that does not wait for the threads that use them.
+/// Removes all areas of this process: for an exit that does not wait for the threads that use them.
 pub fn remove_all() {
-    let live = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
+    let live = std::mem::take(&mut *LIVE.lock());
     live.iter().filter_map(Weak::upgrade).for_each(|area| area.remove());
 }
 
@@ -111,23 +113,23 @@ fn new_name() -> Result<OsString, Errno> {
     Ok(OsStr::from_bytes(&[PREFIX, digits.as_bytes()].concat()).to_owned())
 }
 
-/// Locks a new area, then writes its marker. Who finds an area and can lock it knows that no restore uses it.
+/// Locks a new area, then writes its marker. A process that can lock an area knows that no restore uses it.
 fn claim(dir: &OwnedFd) -> Result<(), Errno> {
-    // Where there are no locks a left area is not removed by itself.
+    // Without locks an abandoned area is not removed automatically.
     if rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
         return Err(Errno::WOULDBLOCK);
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let marker = rustix::fs::openat(dir, MARKER, flags, Mode::RUSR | Mode::WUSR)?;
-    // Whoever may rename in the target may have put a directory of his own in the place of the new one. Its owner tells:
-    // a file that this process makes has the same, also where the file system gives all files one owner.
+    // Somebody who may rename in the target may have replaced the new directory by his own. Its owner shows that: a file
+    // created by this process has the same owner, even if the file system gives all files one owner.
     if rustix::fs::fstat(dir)?.st_uid != rustix::fs::fstat(&marker)?.st_uid {
         return Err(Errno::PERM);
     }
     rustix::io::write(&marker, TEXT).map(|_| ())
 }
 
-/// Removes the areas in `above` whose restores run no more. What cannot be removed stays for the next time.
+/// Removes the areas in `above` whose restores no longer run. What cannot be removed stays for the next time.
 fn remove_stale(above: BorrowedFd<'_>) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(found) = rustix::fs::openat(above, ".", flags, Mode::empty()).and_then(|fd| names(fd.as_fd())) else {
@@ -148,12 +150,12 @@ fn remove_stale(above: BorrowedFd<'_>) {
     }
 }
 
-/// The marker goes last: until then the directory is known for what it is.
+/// The marker goes last: until then the directory is recognised as an area.
 fn remove_area(above: BorrowedFd<'_>, name: &OsStr, dir: BorrowedFd<'_>) -> Result<(), Errno> {
     for entry in names(dir)?.iter().filter(|name| *name != MARKER) {
         match rustix::fs::unlinkat(dir, entry, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
-            // Directories are empty: nothing is put into one before it has its place.
+            // Directories are empty: nothing is put into one before it is in place.
             Err(Errno::ISDIR | Errno::PERM) => rustix::fs::unlinkat(dir, entry, AtFlags::REMOVEDIR)?,
             Err(errno) => return Err(errno),
         }
@@ -165,7 +167,7 @@ fn remove_area(above: BorrowedFd<'_>, name: &OsStr, dir: BorrowedFd<'_>) -> Resu
     rustix::fs::unlinkat(above, name, AtFlags::REMOVEDIR)
 }
 
-/// Names of `.tracker-PID-N.tmp`, the temporary files of restores by older versions: the process that made it.
+/// The process id in `.tracker-PID-N.tmp`, the names of temporary files of restores by older versions.
 pub(crate) fn old_temporary(name: &OsStr) -> Option<i32> {
     let inner = name.as_bytes().strip_prefix(b".tracker-")?.strip_suffix(b".tmp")?;
     let (pid, number) = std::str::from_utf8(inner).ok()?.split_once('-')?;
@@ -192,7 +194,7 @@ mod tests {
         let running = Area::make(above.as_fd()).unwrap();
         assert!(is_area(above.as_fd(), running.name.as_bytes()));
         assert_eq!(fs::metadata(dir.path().join(&running.name)).unwrap().permissions().mode() & 0o777, 0o700);
-        // As a kill leaves it: entries, the marker, no lock.
+        // As a kill leaves it: with entries and marker, without lock.
         let left = dir.path().join(".tracker-restore-0123456789abcdef");
         fs::create_dir_all(left.join("1")).unwrap();
         fs::write(left.join("0"), "half").unwrap();
@@ -201,7 +203,7 @@ mod tests {
         fs::create_dir(&own).unwrap();
         fs::write(own.join("thesis"), "x").unwrap();
         assert!(!is_area(above.as_fd(), own.file_name().unwrap().as_bytes()));
-        // And killed before it had a marker.
+        // The same, killed before it had a marker.
         fs::create_dir(dir.path().join(".tracker-restore-0123456789abcdea")).unwrap();
         fs::write(left.join(MARKER), TEXT).unwrap();
         assert!(is_area(above.as_fd(), left.file_name().unwrap().as_bytes()));

@@ -1,6 +1,6 @@
-//! Owner, extended attributes, mode and times of one inode, in the order in which none undoes another.
+//! Sets owner, extended attributes, mode and times of one inode, in an order in which none undoes another.
 //!
-//! Nothing here ends a restore: what the file system refuses, or takes and does not keep, becomes a warning.
+//! Nothing here ends a restore: what the file system refuses, or accepts and does not keep, becomes a warning.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::target::warning::Shortfall;
 pub(crate) const SETID: u32 = 0o6000;
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
-/// What was set without an error, to be held against what the file system then says.
+/// What was set without an error, to be compared with what the file system then reports.
 struct Given {
     owner: bool,
     mode: Option<u32>,
@@ -25,9 +25,9 @@ struct Given {
 }
 
 impl Target {
-    /// Owner first (it clears setuid bits and capabilities), then extended attributes (ACLs last: they may take away
-    /// the right to write the others), then the mode, then times. `fd` may be O_PATH: what takes no such descriptor goes
-    /// by `/proc/self/fd`, which leads to the inode itself.
+    /// Owner first (it clears setuid bits and capabilities), then extended attributes (ACLs last: they may take away the
+    /// right to write the others), then the mode, then times. `fd` may be O_PATH: calls that do not take such a descriptor
+    /// use `/proc/self/fd`, which leads to the inode itself.
     pub(crate) fn give(&self, rel: &Path, fd: impl AsFd, meta: &Meta) {
         let fd = fd.as_fd();
         let mut mode = meta.mode;
@@ -55,29 +55,29 @@ impl Target {
         self.check(rel, fd, meta, &given);
     }
 
-    /// `false`: the owner or the group is another than it should be.
+    /// Returns `false` if the owner or the group is wrong afterwards.
     fn give_owner(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> bool {
         let own = |uid, gid| rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW);
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
         if own(Some(uid), Some(gid)).is_ok() {
             return true;
         }
-        // Also right: it is the owner already, where no owner may be set.
+        // It may have the right owner already, where owners cannot be set.
         if stat_fd(fd).is_ok_and(|found| (found.stat.uid, found.stat.gid) == (meta.uid, meta.gid)) {
             return true;
         }
-        // A member of the group may give that much; the warning stands either way.
+        // A member of the group may set at least that; the warning is reported either way.
         let _ = own(None, Some(gid));
         self.warn(rel, Shortfall::Owner { uid: meta.uid, gid: meta.gid });
         false
     }
 
-    /// Makes the extended attributes those of `meta`: what is there beside them (inherited ACLs, an older file's) goes,
-    /// but for labels that the system's policy sets itself.
+    /// Makes the extended attributes equal to `meta`. Removes others (inherited ACLs, an older file's), except labels that
+    /// the system's policy sets.
     fn give_xattrs(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
         let path = stat::proc_path(fd);
         let warn = |name: &[u8], cause| self.warn(rel, Shortfall::Xattr { name: name.to_vec(), cause });
-        // A file system that cannot list them refuses to set them too, and each is named then.
+        // If a file system cannot list them, setting each one fails too and is reported.
         for (name, _) in xattrs::xattrs(fd).unwrap_or_default() {
             let wanted = meta.xattrs.iter().any(|(other, _)| *other == name);
             let policy = name.starts_with(b"security.") && name != CAPABILITY;
@@ -105,7 +105,7 @@ impl Target {
         }
     }
 
-    /// File systems there are that say yes and do nothing (FAT, and FUSE as it pleases).
+    /// Some file systems report success and do nothing (FAT, and some FUSE file systems).
     fn check(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta, given: &Given) {
         let Ok(found) = stat_fd(fd).map(|found| found.stat) else { return };
         if given.owner && (found.uid, found.gid) != (meta.uid, meta.gid) {
@@ -115,7 +115,7 @@ impl Target {
             self.warn(rel, Shortfall::Mode { mode, cause: format!("the file system made it {:04o}", found.mode) });
         }
         if given.time && found.mtime != meta.mtime {
-            // FUSE file systems there are that set both times or, without a word, none.
+            // Some FUSE file systems set either both times or silently none.
             let both = Timespec { tv_sec: meta.mtime.sec, tv_nsec: i64::from(meta.mtime.nsec) };
             let Ok(found) = give_times(fd, both, meta.mtime).and_then(|()| stat_fd(fd)) else { return };
             let Time { sec, nsec } = found.stat.mtime;
@@ -131,7 +131,7 @@ fn give_times(fd: BorrowedFd<'_>, last_access: Timespec, mtime: Time) -> Result<
     let times =
         Timestamps { last_access, last_modification: Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) } };
     match rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH) {
-        // Before 5.8 the kernel knows no empty path here; following the descriptor's own link is the same inode.
+        // Before 5.8 the kernel takes no empty path here; the descriptor's own link leads to the same inode.
         Err(Errno::INVAL | Errno::NOENT) => {
             rustix::fs::utimensat(rustix::fs::CWD, stat::proc_path(fd), &times, AtFlags::empty())
         }

@@ -12,10 +12,10 @@ use crate::quoting::quote_path;
 pub enum TargetError {
     #[error("target {}: {source}", path.display())]
     Root { path: PathBuf, source: std::io::Error },
-    /// An empty path, or one with `..`, a leading `/` or an empty name: the store's word is not trusted.
+    /// An empty path, or one with `..`, a leading `/` or an empty name: paths from the store are not trusted.
     #[error("{} is no path beneath the target", shown(path))]
     BadPath { path: PathBuf },
-    /// The directory that was made or found at this path is not there any more, or never was.
+    /// The directory that was created or found at this path is not there any more, or never was.
     #[error("the directory {} could not be made, or was replaced meanwhile", shown(path))]
     NotOurs { path: PathBuf },
     #[error("cannot {step} {}: {source}", shown(path))]
@@ -23,7 +23,7 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    /// Nothing more can be written after it: the disk or a quota is full, or this process may open no more files.
+    /// Nothing more can be written: the disk or a quota is full, or this process cannot open more files.
     pub fn is_fatal(&self) -> bool {
         let full = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
         match self {

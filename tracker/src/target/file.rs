@@ -1,4 +1,4 @@
-//! One file being restored: ranges are written in the area, its names come last.
+//! One file being restored: its ranges are written in the area, its names come last.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,20 +15,20 @@ use crate::target::flags;
 use crate::target::place::{Made, Unplaced};
 use crate::target::state::Target;
 
-/// A regular file that has no name of its own yet. Dropped before [`TargetFile::finish`], it leaves nothing.
+/// A regular file without its final name. Dropped before [`TargetFile::finish`], it leaves nothing.
 #[derive(Debug)]
 pub struct TargetFile<'a> {
     target: &'a Target,
     rel: PathBuf,
     area: Arc<Area>,
     fd: OwnedFd,
-    /// In the area.
+    /// Its name in the area.
     name: OsString,
     size: u64,
 }
 
 impl Target {
-    /// Begins a file of `size` bytes, all hole, that will be at `rel` and have `meta`.
+    /// Begins a file of `size` bytes, all hole, that will be at `rel` with `meta`.
     pub fn create_file(&self, rel: &Path, size: u64, meta: &Meta) -> Result<TargetFile<'_>, TargetError> {
         let area = self.area_of(rel)?;
         let (name, fd) = new_file(&area, meta).map_err(io("create", rel))?;
@@ -37,7 +37,7 @@ impl Target {
         Ok(file)
     }
 
-    /// A copy of an open file in an area, with its holes.
+    /// Makes a copy of an open file in an area, with its holes.
     pub(crate) fn copy_in(&self, area: &Area, made: &Made<'_>, rel: &Path) -> Result<(OsString, OwnedFd), TargetError> {
         let (name, to) = new_file(area, made.meta).map_err(io("create", rel))?;
         if let Err(errno) = copy(made.fd, to.as_fd()) {
@@ -103,7 +103,7 @@ impl TargetFile<'_> {
         Ok(())
     }
 
-    /// Makes a range a hole again. A range nothing was written to is one already.
+    /// Makes a range a hole again. Ranges that were never written are holes already.
     pub fn punch(&self, offset: u64, len: u64) -> Result<(), TargetError> {
         if len == 0 {
             return Ok(());
@@ -115,7 +115,7 @@ impl TargetFile<'_> {
         }
     }
 
-    /// The next best where the file system has no holes to punch: the bytes are right, the space is taken.
+    /// The fallback if the file system cannot punch holes: the bytes are right, but take space.
     fn zero(&self, mut offset: u64, len: u64) -> Result<(), TargetError> {
         let zeros = [0; 65_536];
         let end = offset.saturating_add(len).min(self.size);
@@ -127,7 +127,7 @@ impl TargetFile<'_> {
         Ok(())
     }
 
-    /// Reads back what was written; fewer bytes than asked only at the end.
+    /// Reads back what was written; returns fewer bytes than requested only at the end.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TargetError> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -141,9 +141,9 @@ impl TargetFile<'_> {
         Ok(done)
     }
 
-    /// Gives the attributes, then the names, over what is there, then the inode flags, with some of which it could not be given a
-    /// name. Nothing is under a name before everything else was done.
-    /// Returns the names that it could not be given.
+    /// Sets the attributes, then gives the file its names, replacing what is there, then sets the inode flags, some of
+    /// which would forbid naming it. No name exists before everything else is done. Returns the names that it could not be
+    /// given.
     pub fn finish(self, meta: &Meta, names: &[&Path]) -> Result<Vec<Unplaced>, TargetError> {
         self.target.give(&self.rel, self.fd.as_fd(), meta);
         if self.target.options.sync {
@@ -151,7 +151,7 @@ impl TargetFile<'_> {
         }
         let made = Made { area: &self.area, name: self.name.clone(), fd: self.fd.as_fd(), meta };
         let failed = self.target.put(&made, names);
-        // Behind a flag that forbids it, what is left in the area could not be removed.
+        // With a flag that forbids it, the name left in the area could not be removed.
         if failed.len() < names.len() && self.area.discard(&self.name) {
             self.target.give_flags(&self.rel, self.fd.as_fd(), meta);
         }

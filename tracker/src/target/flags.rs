@@ -1,11 +1,11 @@
 //! Inode flags and project of restored files and directories.
 //!
-//! They come last, when an entry has its names: nothing can be done any more with what is immutable or append-only. Some
-//! count for what is written after them alone, and come first as well ([`early`]).
+//! They are set last, when an entry has its names: an immutable or append-only file cannot be changed any more. Some affect
+//! only what is written after them, and are also set first ([`early`]).
 //!
-//! What the commit has is set. Taken away, where an existing or inherited flag is not in the commit, is only what says how the file
-//! may be used ([`TAKEN`]); how a file system stores a file and to whom it counts it is the target's own affair, and nobody
-//! takes away immutability but he who gave it.
+//! Flags of the commit are set. Of existing or inherited flags that are not in the commit, only those are removed that say
+//! how the file may be used ([`TAKEN`]). How a file system stores a file, and which project it counts it to, is the
+//! target's own affair. Immutability is never removed, except by whoever set it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -20,9 +20,9 @@ use crate::target::attributes::CAPABILITY;
 use crate::target::state::Target;
 use crate::target::warning::Shortfall;
 
-/// Flags that a restored file does not have if they are not in the commit.
+/// Flags that are removed from a restored file if they are not in the commit.
 const TAKEN: u32 = InodeFlags::NODUMP | InodeFlags::NOATIME | InodeFlags::SYNC | InodeFlags::DIRSYNC;
-/// Flags by which content is stored: only new content follows them, and btrfs sets no-COW on empty files alone.
+/// Flags that say how content is stored: they affect only new content, and btrfs sets no-COW only on empty files.
 const OF_CONTENT: u32 = InodeFlags::NOCOW
     | InodeFlags::COMPRESS
     | InodeFlags::NOCOMPRESS
@@ -30,19 +30,19 @@ const OF_CONTENT: u32 = InodeFlags::NOCOW
     | InodeFlags::NOTAIL
     | InodeFlags::DAX;
 
-/// Gives an empty file or directory the flags that it must have before there is something in it. A refusal is met again, and
-/// named, when all of them are set.
+/// Sets the flags that a file or directory must have while it is still empty. A refusal occurs again, and is reported, when
+/// all flags are set.
 pub(crate) fn early(fd: impl AsFd, meta: &Meta) {
     let of_kind = if meta.kind == Kind::Dir { InodeFlags::CASEFOLD } else { OF_CONTENT };
     let wanted = meta.flags & of_kind;
-    // Each for itself: one that this file system lacks must not keep out the others.
+    // One by one: a flag that this file system lacks must not keep out the others.
     for bit in (0..u32::BITS).map(|n| 1 << n).filter(|bit| wanted & bit != 0) {
         let _ = flags::change(&fd, bit, 0);
     }
 }
 
 impl Target {
-    /// Gives flags and project to what has all else, names too. `fd` is open for reading.
+    /// Sets flags and project, when everything else is set, names too. `fd` is open for reading.
     pub(crate) fn give_flags(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
         let (wanted, project) = self.wanted(meta);
         if (wanted, project) != (meta.flags, meta.project) {
@@ -67,7 +67,7 @@ impl Target {
             let names = flags::flag_names(clear);
             self.warn(rel, Shortfall::Flags { names, cause: format!("not taken away: {errno}") });
         }
-        // What seals the file comes last: the others could not be set behind it.
+        // Flags that seal the file come last: after them the others could not be set.
         let refused = [set & !SEALS, set & SEALS].into_iter().flat_map(|bits| refused(fd, bits)).collect::<Vec<_>>();
         let named = refused.iter().fold(0, |named, (bit, _)| named | bit);
         for (bit, errno) in refused {
@@ -79,14 +79,14 @@ impl Target {
         }
     }
 
-    /// What of the flags and the project is given.
+    /// Which of the flags and which project are set.
     fn wanted(&self, meta: &Meta) -> (u32, u32) {
-        // A stranger neither makes files that only root can remove, nor has them counted against somebody's quota.
+        // An untrusted store may neither make files that only root can remove, nor count them against somebody's quota.
         if self.options.untrusted { (meta.flags & !SEALS, 0) } else { (meta.flags, meta.project) }
     }
 
-    /// Leaves alone what is immutable or append-only in the target, whose content is right. If its attributes are others,
-    /// that is named: it is not for a restore to take such a flag away.
+    /// Leaves an immutable or append-only file of the target alone if its content is right. If its attributes differ, that
+    /// is reported: a restore does not remove such a flag.
     pub(crate) fn leave_sealed(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) {
         if !self.has_all(fd, meta) {
             self.warn(rel, Shortfall::Sealed);
@@ -105,7 +105,8 @@ impl Target {
             && (project == 0 || flags::project(fd).is_ok_and(|found| found == Some(project)))
     }
 
-    /// Whether this entry, which is no regular file, can stay: it is what it should be, and where it is nothing can be made.
+    /// Whether this entry, which is not a regular file, can stay: it is as it should be, and nothing can be created at its
+    /// place.
     pub(crate) fn is_there_for_good(&self, names: &[&Path], meta: &Meta) -> bool {
         use rustix::fs::{Mode, OFlags, openat};
         let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -124,7 +125,8 @@ impl Target {
         found.is_some_and(|found| found.windows(2).all(|pair| pair[0] == pair[1]))
     }
 
-    /// Whether a file whose content is right must be made anew, since what it should be can only be set on an empty one.
+    /// Whether a file with the right content must be created again, because one of its flags can only be set on an empty
+    /// file.
     pub(crate) fn must_be_empty_first(&self, fd: impl AsFd, size: u64, meta: &Meta) -> bool {
         meta.flags & InodeFlags::NOCOW != 0
             && size > 0
@@ -133,14 +135,14 @@ impl Target {
     }
 }
 
-/// Kind, owner, mode, time and extended attributes.
+/// Whether kind, owner, mode, time and extended attributes are equal.
 fn has_plain(fd: BorrowedFd<'_>, meta: &Meta) -> bool {
     let Ok(found) = stat_fd(fd).map(|found| found.stat) else { return false };
     let mut wanted = meta.xattrs.iter().filter(|(name, _)| xattrs::kept(name)).peekable();
     (found.kind, found.uid, found.gid, found.mtime) == (meta.kind, meta.uid, meta.gid, meta.mtime)
         && (meta.kind == Kind::Symlink || found.mode == meta.mode)
         && xattrs::xattrs(fd).is_ok_and(|found| {
-            // Labels that the system's policy sets itself are no difference.
+            // Labels that the system's policy sets do not count as a difference.
             let policy = |name: &[u8]| name.starts_with(b"security.") && name != CAPABILITY;
             found.iter().all(|have| wanted.next_if(|want| *want == have).is_some() || policy(&have.0))
                 && wanted.next().is_none()
@@ -156,7 +158,7 @@ fn give_project(fd: BorrowedFd<'_>, project: u32) -> Result<(), String> {
     }
 }
 
-/// Sets flags, at once or, where that fails, one by one. Gives those that cannot be set.
+/// Sets flags, all at once or, if that fails, one by one. Returns those that cannot be set.
 fn refused(fd: BorrowedFd<'_>, bits: u32) -> Vec<(u32, Errno)> {
     if bits == 0 || flags::change(fd, bits, 0).is_ok() {
         return Vec::new();

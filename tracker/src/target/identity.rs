@@ -1,4 +1,4 @@
-//! Which directory it is: known again by device, mount, inode and birth.
+//! The identity of a directory: device, mount, inode and birth.
 
 use std::os::fd::AsFd;
 
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::source::stat::device_of;
 
-/// Which directory it is.
+/// The identity of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: Dev,
@@ -32,7 +32,7 @@ impl Identity {
         })
     }
 
-    /// Between two of the same a rename is possible.
+    /// A rename is possible between two directories for which this is equal.
     pub(crate) fn file_system(self) -> (Dev, u64) {
         (self.device, self.mount)
     }

@@ -1,4 +1,4 @@
-//! Files of an existing tree that are right already: their attributes are set on the descriptor that was compared.
+//! Files of an existing tree that are already right: their attributes are set on the descriptor that was compared.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -17,10 +17,11 @@ use crate::target::identity::Identity;
 use crate::target::state::Target;
 
 impl Target {
-    /// Keeps the file that has the `names` and no other, `size` bytes and, by `same`, the right content: with `write` it
-    /// gets the attributes of `meta`. `false`: it is another file, changes, or must be made anew for its new owner's sake.
+    /// Keeps a file that has exactly `names`, `size` bytes and, by `same`, the right content; with `write` it gets the
+    /// attributes of `meta`. Returns `false` if it is another file, is changing, or must be created again for its new
+    /// owner.
     ///
-    /// Nothing but the file that `same` was given is changed, whatever has its name by then.
+    /// Only the file that was passed to `same` is changed, whatever has its name by then.
     pub fn keep(
         &self,
         names: &[&Path],
@@ -55,7 +56,7 @@ impl Target {
             return Ok(true);
         }
         if sealed {
-            // Nothing of it can be changed, nor another one take its name.
+            // Neither can it be changed, nor can another file take its name.
             self.leave_sealed(first, file.as_fd(), meta);
         } else {
             self.give_kept(first, &file, meta);
@@ -83,8 +84,8 @@ impl Target {
         Ok(true)
     }
 
-    /// Whoever could write to the file may still have it open or mapped, and would go on writing to it under another
-    /// owner's name or privileges. Such a file is made anew.
+    /// Somebody who could write to the file may still have it open or mapped, and could go on writing to it under another
+    /// owner's name or privileges. Such a file is created again.
     fn may_stay(&self, found: &Stat, file: &File, meta: &Meta) -> bool {
         let trusted = [0, rustix::process::geteuid().as_raw()].contains(&found.uid) && found.mode & 0o022 == 0;
         let same_owner = (found.uid, found.gid) == (meta.uid, meta.gid);
@@ -97,8 +98,8 @@ impl Target {
     }
 
     fn give_kept(&self, rel: &Path, file: &File, meta: &Meta) {
-        // It may be closed even to its owner, and the extended attributes need it open. A refusal is met again, and named,
-        // when the mode itself is set.
+        // It may be closed even to its owner, and setting extended attributes needs it open. A refusal occurs again, and is
+        // reported, when the mode itself is set.
         let _ = rustix::fs::fchmod(file, Mode::from_raw_mode(0o600));
         self.give(rel, file, meta);
         self.give_flags(rel, file.as_fd(), meta);

@@ -1,4 +1,4 @@
-//! Making what is no regular file and no directory, in an area.
+//! Makes symlinks, fifos, sockets and devices in an area.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::target::area::Area;
 
-/// Makes what is no regular file and no directory, in an area.
+/// Makes an entry that is neither a regular file nor a directory, in an area.
 pub(crate) fn make_in(area: &Area, meta: &Meta) -> Result<(OsString, OwnedFd), Errno> {
     let name = area.name();
     match meta.kind {

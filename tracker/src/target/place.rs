@@ -1,4 +1,4 @@
-//! Places in the target: directories known again by their inode, the area of each, and how an entry gets its names.
+//! Places in the target: directories recognised by their inode, the area of each, and how an entry gets its names.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,10 +17,10 @@ use crate::target::error::{TargetError, io};
 use crate::target::flags::early;
 use crate::target::identity::Identity;
 use crate::target::nodes::make_in;
-use crate::target::state::{Target, lock};
+use crate::target::state::Target;
 use crate::target::warning::Shortfall;
 
-/// Another directory is met at a path this often before it is an error.
+/// How often another directory may be found at a path before it is an error.
 const TRIES: u32 = 8;
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.nfs4_acl"];
 
@@ -48,7 +48,7 @@ pub(crate) struct Made<'a> {
 }
 
 impl Target {
-    /// Makes a directory only its owner may enter, until [`Target::finish_dir`]; one that exists is closed to others as
+    /// Makes a directory that only its owner may enter until [`Target::finish_dir`]. An existing one is closed to others as
     /// far as `meta`, its later attributes, does not let them in.
     pub fn make_dir(&self, rel: &Path, meta: &Meta) -> Result<(), TargetError> {
         let place = self.place(rel)?;
@@ -69,13 +69,13 @@ impl Target {
                 }
                 Err(errno) => Err(errno),
             };
-            lock(&self.dirs).insert(rel.to_path_buf(), at.map_err(io("make directory", rel))?);
+            self.dirs.lock().insert(rel.to_path_buf(), at.map_err(io("make directory", rel))?);
             return Ok(());
         }
         Err(io("make directory", rel)(Errno::EXIST))
     }
 
-    /// Made in the area, where nobody can put another one in its place before its inode is known.
+    /// Made in the area, where nobody can replace it before its inode is known.
     fn new_dir(&self, place: &Place<'_>, meta: &Meta) -> Result<Identity, Errno> {
         let area = self.area(place.parent, place.at)?;
         let name = area.name();
@@ -85,14 +85,14 @@ impl Target {
         early_in(&fd, meta);
         let to = |flags| rustix::fs::renameat_with(area.dir(), &name, &place.dir, place.name, flags);
         let moved = match to(RenameFlags::NOREPLACE) {
-            // A file system without the flag. Nothing was there; rename(2) replaces an empty directory at most.
+            // A file system without the flag. Nothing was there; rename(2) replaces at most an empty directory.
             Err(Errno::INVAL | Errno::NOSYS) => to(RenameFlags::empty()),
             other => other,
         };
         match moved {
             Ok(()) => Identity::of(&fd),
             Err(errno) => {
-                // What stays is removed with the area.
+                // If it stays, it is removed with the area.
                 let _ = rustix::fs::unlinkat(area.dir(), &name, AtFlags::REMOVEDIR);
                 if errno != Errno::XDEV {
                     return Err(errno);
@@ -105,10 +105,10 @@ impl Target {
         }
     }
 
-    /// Gives a directory (empty `rel`: the target itself) its attributes. After everything in it is written.
+    /// Sets the attributes of a directory (empty `rel`: the target itself), after everything in it is written.
     pub fn finish_dir(&self, rel: &Path, meta: &Meta) -> Result<(), TargetError> {
         let fd = self.own_dir(rel)?.0;
-        // While its owner may still read it.
+        // Reopen while its owner may still read it.
         let readable = flags::reopen(&fd);
         if flags::is_sealed(&fd) {
             self.leave_sealed(rel, readable.map_err(io("open", rel))?.as_fd(), meta);
@@ -123,8 +123,8 @@ impl Target {
         Ok(())
     }
 
-    /// Takes from an existing directory what others may do in it and, by `meta`, later will not; adds what its owner
-    /// needs. Where this is refused, `finish_dir` says so.
+    /// Removes the rights of others to an existing directory that `meta` will not give them; adds what its owner needs. If
+    /// that is refused, `finish_dir` reports it.
     pub(crate) fn close_to_others(&self, rel: &Path, fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), TargetError> {
         let found = stat_fd(fd).map_err(io("stat", rel))?.stat;
         if found.uid != meta.uid {
@@ -142,7 +142,7 @@ impl Target {
         Ok(())
     }
 
-    /// Removes what lies at `rel`, a directory with all below it; nothing there is no error.
+    /// Removes what is at `rel`, a directory with everything below it. If nothing is there, that is not an error.
     pub fn remove(&self, rel: &Path) -> Result<(), TargetError> {
         let (dir, name) = self.reach(rel)?;
         match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
@@ -152,7 +152,7 @@ impl Target {
         }
         match self.names(rel) {
             Ok(names) => names.into_iter().try_for_each(|name| self.remove(&rel.join(name)))?,
-            // No directory: what unlink said first is the reason.
+            // Not a directory: report the first error of unlink.
             Err(TargetError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
                 return Err(io("remove", rel)(Errno::PERM));
             }
@@ -165,7 +165,8 @@ impl Target {
     }
 
     /// Removes the temporary files that a restore by an older version left in the directory at `rel`: entries named
-    /// `.tracker-PID-N.tmp`, of this user, no directories, of no running process, and not `planned`.
+    /// `.tracker-PID-N.tmp` that belong to this user, are not directories, are of no running process, and are not
+    /// `planned`.
     pub fn remove_old_temporaries(
         &self,
         rel: &Path,
@@ -215,7 +216,7 @@ impl Target {
             }
         };
         match self.move_in(dir, name, rel, &place) {
-            // A directory that takes no entries from elsewhere, by its quota project or encryption.
+            // The directory accepts no entries from elsewhere, because of its quota project or encryption.
             Err(TargetError::Io { source, .. }) if source.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {
                 let here = Area::make(place.dir.as_fd()).map_err(io("make the temporary area beside", rel))?;
                 self.put_copy(made, rel, &place, &here)
@@ -227,7 +228,7 @@ impl Target {
         })
     }
 
-    /// Another one with the same content and attributes, made in `area`.
+    /// Puts a copy with the same content and attributes in place, made in `area`.
     fn put_copy(&self, made: &Made<'_>, rel: &Path, place: &Place<'_>, area: &Area) -> Result<(), TargetError> {
         let (name, fd) = if made.meta.kind == Kind::File {
             self.copy_in(area, made, rel)?
@@ -257,7 +258,7 @@ impl Target {
         .map_err(|errno| refused("move into place", rel, place, errno))
     }
 
-    /// The parent of `rel`, which must be the directory that was made or found there.
+    /// The parent of `rel`, which must be the directory that was created or found there.
     pub(crate) fn place<'a>(&self, rel: &'a Path) -> Result<Place<'a>, TargetError> {
         let bad = || TargetError::BadPath { path: rel.to_path_buf() };
         let name = rel.file_name().ok_or_else(bad)?;
@@ -268,7 +269,7 @@ impl Target {
 
     fn own_dir(&self, rel: &Path) -> Result<(OwnedFd, Identity), TargetError> {
         let not_ours = || TargetError::NotOurs { path: rel.to_path_buf() };
-        let known = lock(&self.dirs).get(rel).copied();
+        let known = self.dirs.lock().get(rel).copied();
         let dir = self.beneath.open(rel, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| match errno {
             Errno::INVAL => TargetError::BadPath { path: rel.to_path_buf() },
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => not_ours(),
@@ -278,7 +279,7 @@ impl Target {
         if known == Some(at) { Ok((dir, at)) } else { Err(not_ours()) }
     }
 
-    /// The parent of `rel`, whichever it is.
+    /// The parent of `rel`, whatever directory it is.
     fn reach<'a>(&self, rel: &'a Path) -> Result<(OwnedFd, &'a OsStr), TargetError> {
         let bad = || TargetError::BadPath { path: rel.to_path_buf() };
         let name = rel.file_name().ok_or_else(bad)?;
@@ -293,10 +294,10 @@ impl Target {
         made.map_err(|errno| refused("make the temporary area for", rel, &place, errno))
     }
 
-    /// The area of the file system that the directory at `rel` lies in: in the highest directory of it in the target in which
-    /// one can be made.
+    /// The area on the file system of the directory at `rel`, in the highest directory of that file system in the target in
+    /// which an area can be made.
     pub(crate) fn area(&self, rel: &Path, at: Identity) -> Result<Arc<Area>, Errno> {
-        let mut areas = lock(&self.areas);
+        let mut areas = self.areas.lock();
         if let Some(area) = areas.get(&at.file_system()) {
             return Ok(area.clone());
         }
@@ -316,14 +317,14 @@ impl Target {
     }
 }
 
-/// What a new directory must have before there is something in it; a refusal is named when it is finished.
+/// Sets what a new directory must have while it is empty; a refusal is reported when it is finished.
 fn early_in(dir: &OwnedFd, meta: &Meta) {
     if let Ok(fd) = flags::reopen(dir) {
         early(fd, meta);
     }
 }
 
-/// An error in words that tell of a seal, where it is the likely cause.
+/// The error, with words about a seal if that is the likely cause.
 fn refused(step: &'static str, rel: &Path, place: &Place<'_>, errno: Errno) -> TargetError {
     let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let there = || rustix::fs::openat(&place.dir, place.name, how, Mode::empty());

@@ -1,4 +1,4 @@
-//! Making the target ready, and looking at what is in it.
+//! Prepares the target, and looks at what is in it.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -13,28 +13,28 @@ use crate::source::restore_area::{self, is_area};
 use crate::source::stat::{SourceStat, stat_fd};
 use crate::target::error::{TargetError, io};
 use crate::target::identity::Identity;
-use crate::target::state::{Target, lock};
+use crate::target::state::Target;
 
 impl Target {
-    /// Closes the target to others, until `finish_dir` of it, and makes the area in it. `meta` is what it will have.
+    /// Closes the target to others, until its `finish_dir`, and makes its area. `meta` is what it will have.
     pub fn prepare(&self, meta: &Meta) -> Result<(), TargetError> {
         let rel = Path::new("");
         self.close_to_others(rel, self.beneath.root(), meta)?;
         let at = Identity::of(self.beneath.root()).map_err(io("stat", rel))?;
-        lock(&self.dirs).insert(PathBuf::new(), at);
+        self.dirs.lock().insert(PathBuf::new(), at);
         if is_sealed(self.beneath.root()) {
-            // Perhaps all is there already; else each entry that cannot be made says so.
+            // Everything may be there already; otherwise each entry that cannot be made is reported.
             return Ok(());
         }
         self.area(rel, at).map_err(io("make the temporary area in", rel)).map(|_| ())
     }
 
-    /// Removes the areas: nothing more is made. Before directories are finished, since it changes their times.
+    /// Removes the areas, since nothing more is made. Before directories are finished, because it changes their times.
     pub fn remove_own_areas(&self) {
-        lock(&self.areas).clear();
+        self.areas.lock().clear();
     }
 
-    /// Whether the target holds nothing; the area of an interrupted restore does not count.
+    /// Whether the target is empty, apart from the area of an interrupted restore.
     pub fn is_empty(&self) -> Result<bool, TargetError> {
         use std::os::unix::ffi::OsStrExt;
         let names = self.names(Path::new(""))?;

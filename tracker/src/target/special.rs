@@ -13,8 +13,8 @@ use crate::target::state::Target;
 use crate::target::warning::Shortfall;
 
 impl Target {
-    /// Makes a symlink, fifo, socket or device with all its attributes and names, in place of what is there. Empty: a
-    /// device that was left out (a warning says so), or all names were given; else the names that could not be.
+    /// Makes a symlink, fifo, socket or device with all its attributes and names, replacing what is there. Returns the
+    /// names that could not be given; none for a device that was left out (with a warning).
     pub fn make_special(&self, names: &[&Path], meta: &Meta) -> Result<Vec<Unplaced>, TargetError> {
         let Some(first) = names.first() else { return Ok(Vec::new()) };
         let device = matches!(meta.kind, Kind::CharDevice | Kind::BlockDevice);

@@ -1,8 +1,10 @@
-//! The target of a restore: what is open and known of it while it is written.
+//! The state of a restore's target while it is written.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use engine::model::Dev;
 
@@ -15,24 +17,24 @@ use crate::target::warning::{Bounded, Shortfall, Warning};
 /// How to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetOptions {
-    /// The store is another's: leave out devices, setuid and setgid bits, file capabilities, what makes files immutable, and
-    /// projects.
+    /// The store is not trusted: leave out devices, setuid and setgid bits, file capabilities, flags that make files
+    /// immutable, and projects.
     pub untrusted: bool,
-    /// Inode flags that are not in the commit were not there. Commits of format version 1 say nothing of them.
+    /// Whether flags that are not in the commit were absent. Commits of format version 1 do not record flags.
     pub flags_known: bool,
     /// fsync each file before it gets its name.
     pub sync: bool,
-    /// The target held something before (`--merge`): what stands in the way of an entry is removed, and directories that
-    /// are there keep what their old and their new mode both allow.
+    /// The target was not empty (`--merge`): whatever blocks an entry is removed, and existing directories keep what their
+    /// old and their new mode both allow.
     pub merge: bool,
 }
 
-/// The directory a tree is written to. Can be shared by threads that write different files.
+/// The directory that a tree is written to. Threads that write different files can share it.
 #[derive(Debug)]
 pub struct Target {
     pub(crate) beneath: Beneath,
     pub(crate) options: TargetOptions,
-    /// The directories that were made or found, by path. The target itself is one of them after `prepare`.
+    /// The directories that were created or found, by path. Includes the target itself after `prepare`.
     pub(crate) dirs: Mutex<HashMap<PathBuf, Identity>>,
     /// One for each mount and device beneath the target.
     pub(crate) areas: Mutex<HashMap<(Dev, u64), Arc<Area>>>,
@@ -52,18 +54,14 @@ impl Target {
         })
     }
 
-    /// What could not be given so far, and what `untrusted` left out.
+    /// What could not be restored so far, and what `untrusted` left out.
     pub fn warnings(&self) -> (Bounded<Warning>, Bounded<Warning>) {
-        lock(&self.warnings).clone()
+        self.warnings.lock().clone()
     }
 
     pub(crate) fn warn(&self, rel: &Path, what: Shortfall) {
-        let mut warnings = lock(&self.warnings);
+        let mut warnings = self.warnings.lock();
         let list = if what.by_wish() { &mut warnings.1 } else { &mut warnings.0 };
         list.push(Warning { path: rel.to_path_buf(), what });
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Restored files and attributes, looked at with plain system calls.
+//! Restored files and attributes, checked with plain system calls.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -55,7 +55,7 @@ fn mtime(path: &Path) -> (i64, i64) {
 
 const TIME: (i64, i64) = (1_234_567_890, 987_654_321);
 
-/// Names that a restore makes for itself, but for its running area.
+/// Names that a restore creates for itself, except its running area.
 fn leftovers(dir: &Path) -> usize {
     fs::read_dir(dir)
         .unwrap()
@@ -157,7 +157,7 @@ fn directories_are_finished_from_below() {
         let found = fs::metadata(dir.path().join(path)).unwrap();
         assert_eq!((found.mode() & 0o7777, mtime(&dir.path().join(path))), (mode, TIME), "{path:?}");
     }
-    // A second run, onto what is there: closed directories are opened for it.
+    // A second run onto the existing tree: closed directories are opened for it.
     target.make_dir(rel("a/b"), &meta(Kind::Dir, 0o755)).unwrap();
     target.create_file(rel("a/b/g"), 0, &plain()).unwrap().finish(&meta(Kind::File, 0o600), &[rel("a/b/g")]).unwrap();
     let mut names = target.names(rel("a/b")).unwrap();
@@ -175,7 +175,7 @@ fn special_files_are_made_with_their_attributes() {
     assert!(target.make_special(&[rel("s")], &link).unwrap().is_empty());
     assert!(target.make_special(&[rel("p")], &meta(Kind::Fifo, 0o642)).unwrap().is_empty());
     assert!(target.make_special(&[rel("k")], &meta(Kind::Socket, 0o600)).unwrap().is_empty());
-    // Once more, over what is there.
+    // Once more, onto what is there.
     assert!(target.make_special(&[rel("p")], &meta(Kind::Socket, 0o604)).unwrap().is_empty());
     use std::os::unix::ffi::OsStrExt;
     assert_eq!(fs::read_link(dir.path().join("s")).unwrap().as_os_str().as_bytes(), b"no\xffwhere");
@@ -201,7 +201,7 @@ fn hard_links_are_links_also_the_second_time() {
         assert!(target.make_special(&[rel("s"), rel("d/t")], &link).unwrap().is_empty());
         assert_eq!(ino("s"), ino("d/t"));
     }
-    // A name that cannot be given is told, and the others are given.
+    // A name that cannot be given is reported, and the others are given.
     let file = target.create_file(rel("k"), 0, &plain()).unwrap();
     let failed = file.finish(&meta(Kind::File, 0o600), &[rel("none/x"), rel("k"), rel("d")]).unwrap();
     assert_eq!(failed.iter().map(|name| name.path.as_path()).collect::<Vec<_>>(), [rel("none/x"), rel("d")]);
@@ -227,7 +227,7 @@ fn attributes_replace_those_that_were_there() {
     assert_eq!(found.into_iter().filter(|(name, _)| name.starts_with(b"user.")).collect::<Vec<_>>(), wanted.xattrs);
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o444);
     assert_eq!(target.warnings().0.count, 0);
-    // No such name space: said, and the rest is done.
+    // There is no such name space: that is reported, and the rest is set.
     wanted.xattrs = vec![(b"nonsense.x".to_vec(), Vec::new())];
     assert!(target.keep(&[rel("f")], 1, &wanted, true, |_| true).unwrap());
     assert!(

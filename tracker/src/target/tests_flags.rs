@@ -1,4 +1,4 @@
-//! Inode flags of restored entries: which are given, which are taken away, and what a sealed target lets be done.
+//! Inode flags of restored entries: which are set, which are removed, and what can be done in a sealed target.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -20,7 +20,7 @@ fn restore(target: &Target, name: &str, wanted: &Meta) -> usize {
     target.create_file(rel(name), 0, wanted).unwrap().finish(wanted, &[rel(name)]).unwrap().len()
 }
 
-/// Whether this test can seal files in the temporary directory; else says that it does not run.
+/// Whether this test can seal files in the temporary directory; if not, prints that it is skipped.
 fn can_seal(test: &str) -> bool {
     let file = tempfile::tempfile().unwrap();
     let can = is_root() && change(&file, InodeFlags::IMMUTABLE, 0).is_ok();
@@ -34,7 +34,7 @@ fn can_seal(test: &str) -> bool {
 
 fn inheriting(options: TargetOptions) -> Option<(TempDir, Target)> {
     let (dir, target) = fresh_with(options);
-    // The area is there already: what is made in it from now on must not have what the target has.
+    // The area exists already: entries made in it must not inherit the target's flags.
     let area = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     let given = [dir.path(), &area]
         .iter()
@@ -46,7 +46,7 @@ fn inheriting(options: TargetOptions) -> Option<(TempDir, Target)> {
     given.then_some((dir, target))
 }
 
-/// How a file may be used is as it was committed; how it is stored is the target's affair where the commit says nothing.
+/// How a file may be used is restored from the commit; how it is stored is the target's affair if the commit does not say.
 #[test]
 fn inherited_flags_stay_only_where_they_say_how_a_file_is_stored() {
     let Some((dir, target)) = inheriting(KNOWN) else { return };
@@ -55,7 +55,7 @@ fn inherited_flags_stay_only_where_they_say_how_a_file_is_stored() {
     assert_eq!(target.warnings().0.count, 0);
 }
 
-/// A commit of format version 1 says nothing of flags: nothing is taken away.
+/// A commit of format version 1 does not record flags: none is removed.
 #[test]
 fn where_flags_are_not_known_none_is_taken_away() {
     let Some((dir, target)) = inheriting(TargetOptions { flags_known: false, ..KNOWN }) else { return };
@@ -63,7 +63,7 @@ fn where_flags_are_not_known_none_is_taken_away() {
     assert_eq!(flags_of(&dir.path().join("f")), InodeFlags::NODUMP | InodeFlags::NOTAIL);
 }
 
-/// A file without a name is not sealed, so that the area goes; one that has any is.
+/// A file without a name is not sealed, so that the area can be removed; one with any name is.
 #[test]
 fn what_could_not_be_placed_is_not_sealed() {
     if !can_seal("what_could_not_be_placed_is_not_sealed") {
@@ -82,7 +82,7 @@ fn what_could_not_be_placed_is_not_sealed() {
     assert_eq!(names.len(), 2, "no area is left: {names:?}");
 }
 
-/// No area is made where it could not be removed, but in the next directory in which it can.
+/// No area is made in a directory from which it could not be removed, but in the next directory that allows it.
 #[test]
 fn no_area_is_made_in_an_append_only_directory() {
     if !can_seal("no_area_is_made_in_an_append_only_directory") {

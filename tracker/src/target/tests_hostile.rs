@@ -1,4 +1,4 @@
-//! Others who may write to the target, or read it: what they put in the place of an entry, and what they see meanwhile.
+//! Others who may write to the target, or read it: what they substitute for an entry, and what they can see meanwhile.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -51,7 +51,7 @@ fn a_file_that_changes_while_it_is_compared_is_not_kept() {
     fs::write(&path, "equal").unwrap();
     let before = mode(&path);
     let change = |_: &fs::File| {
-        // So that the change time moves on whatever its granularity.
+        // So that the change time advances whatever its granularity.
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(&path, "other").unwrap();
         true
@@ -128,7 +128,7 @@ fn nobody_else_enters_before_the_end() {
     fs::create_dir(dir.path().join("e")).unwrap();
     fs::set_permissions(dir.path().join("e"), Permissions::from_mode(0o755)).unwrap();
     target.prepare(&meta(Kind::Dir, 0o755)).unwrap();
-    // Onto what is there: nobody loses what the new mode gives too, and what it does not give is taken at once.
+    // Onto an existing tree: nobody loses rights that the new mode gives too, and other rights are removed at once.
     target.make_dir(rel("d"), &meta(Kind::Dir, 0o750)).unwrap();
     target.make_dir(rel("e"), &meta(Kind::Dir, 0o700)).unwrap();
     assert_eq!((mode(&dir.path().join("d")), mode(&dir.path().join("e"))), (0o750, 0o700));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What was left out or not fully given, and why.
+/// What was left out or not fully restored, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     pub path: PathBuf,
@@ -11,7 +11,7 @@ pub struct Warning {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shortfall {
-    /// Owner or group not given. Setuid and setgid bits are left out then: they would serve another user.
+    /// Owner or group not restored. Setuid and setgid bits are then left out too: they would serve another user.
     Owner {
         uid: u32,
         gid: u32,
@@ -37,17 +37,17 @@ pub enum Shortfall {
         project: u32,
         cause: String,
     },
-    /// An entry of an existing tree that is immutable or append-only there, with other attributes than it should have.
+    /// An entry of an existing tree that is immutable or append-only and has other attributes than it should.
     Sealed,
-    /// A device that was not made: no right to.
+    /// A device that was not made, for lack of rights.
     Device,
-    /// A second name of a file is a file of its own with the same content: the file system makes no hard links.
+    /// A second name of a file became a separate file with the same content: the file system has no hard links.
     Copy,
     /// `untrusted`: a device left out.
     DeviceUnwanted,
     /// `untrusted`: setuid, setgid or a file capability left out.
     Privilege,
-    /// `untrusted`: flags that only root may take away, and the project unless that is 0.
+    /// `untrusted`: flags that only root may remove, and the project unless it is 0.
     FlagsUnwanted {
         names: Vec<&'static str>,
         project: u32,
@@ -55,20 +55,20 @@ pub enum Shortfall {
 }
 
 impl Shortfall {
-    /// Asked for by `untrusted`.
+    /// Whether `untrusted` requested it.
     pub(crate) fn by_wish(&self) -> bool {
         matches!(self, Shortfall::DeviceUnwanted | Shortfall::Privilege | Shortfall::FlagsUnwanted { .. })
     }
 }
 
-/// The first of many, and how many there are.
+/// The first of many, and their number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounded<T> {
     pub first: Vec<T>,
     pub count: u64,
 }
 
-/// What [`Bounded::first`] holds at most.
+/// How many [`Bounded::first`] holds at most.
 pub const BOUNDED_MAX: usize = 1_000;
 
 impl<T> Bounded<T> {

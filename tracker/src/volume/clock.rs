@@ -1,4 +1,4 @@
-//! The clocks of this host: wall clock and boot, and the times of commits as numbers.
+//! The clocks of this host: wall clock and boot id, and the times of commits as numbers.
 
 use engine::model::Time;
 
@@ -13,19 +13,20 @@ pub(crate) fn wall_clock() -> Time {
     Time::of_unix_ns(now_ns())
 }
 
-/// Names the boot of this host; `None` where the kernel does not tell.
+/// Identifies the boot of this host; `None` if the kernel does not tell.
 pub(crate) fn boot_id() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
 }
 
-/// Seconds that `now` lies before the clock of the last commit; less than one is no news. Both in nanoseconds since 1970.
+/// By how many seconds `now` is before the time of the last commit; less than one second counts as 0. Both in nanoseconds
+/// since 1970.
 pub(crate) fn clock_behind(last: u64, now: u64) -> f64 {
     let behind = last.saturating_sub(now);
     if behind < 1_000_000_000 { 0.0 } else { behind as f64 / 1e9 }
 }
 
-/// Since 1970.
+/// Seconds since 1970.
 pub(crate) fn seconds(time: Time) -> f64 {
     time.sec as f64 + f64::from(time.nsec) / 1e9
 }

@@ -1,5 +1,5 @@
 //! A volume as the rest of the process has it: what it is asked for, what it shows, and how it ended. Its thread is
-//! `runner::life`.
+//! `volume::life`.
 
 mod report;
 
@@ -22,12 +22,12 @@ use crate::volume::progress::{Shared, Synced};
 use crate::volume::startup::prepared::Prepared;
 use crate::volume::status::VolumeSync;
 
-/// What of a volume does not change from its opening on.
+/// What does not change after a volume was opened.
 pub(crate) struct VolumeFacts {
     pub volume_id: String,
     pub backend: BackEnd,
     pub reasons: Vec<String>,
-    /// `None` before a probe of the store has told.
+    /// `None` until a probe of the store has answered.
     pub fenced_store: Option<bool>,
     pub pending: Arc<Pending>,
     pub catalog: Arc<Catalog>,
@@ -39,25 +39,25 @@ pub(crate) struct VolumeFacts {
 pub(crate) struct Volume {
     pub name: String,
     pub shared: Arc<Shared>,
-    /// `None` until it was opened once.
+    /// `None` until the volume was opened once.
     pub facts: Mutex<Option<VolumeFacts>>,
     pub prepared: Mutex<Option<Prepared>>,
-    /// Why it has ended by itself.
+    /// Why the volume has ended by itself.
     pub failure: Mutex<Option<AppError>>,
     pub thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How a volume's thread came to its end.
+/// How the thread of a volume ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Ended,
     Panicked,
-    /// It has not, by the time that was set.
+    /// It had not ended by the deadline.
     NotInTime,
 }
 
 impl Volume {
-    /// A volume without a thread.
+    /// A volume whose thread is not started yet.
     pub(crate) fn new(config: VolumeConfig, prepared: Option<Prepared>) -> Volume {
         Volume {
             name: config.name.clone(),
@@ -69,7 +69,7 @@ impl Volume {
         }
     }
 
-    /// Its configuration, as it was changed last.
+    /// Its current configuration.
     pub(crate) fn config(&self) -> Arc<VolumeConfig> {
         self.shared.config()
     }
@@ -78,7 +78,7 @@ impl Volume {
         self.failure.lock().is_some()
     }
 
-    /// Whether some state of it is in the store, as far as this process knows.
+    /// Whether the store has a commit of it, as far as this process knows.
     pub(crate) fn has_committed(&self) -> bool {
         let catalog = self.facts.lock().as_ref().map(|facts| Arc::clone(&facts.catalog));
         let head = catalog.and_then(|catalog| catalog.head().ok().flatten());
@@ -104,7 +104,7 @@ impl Volume {
         }
     }
 
-    /// What is not committed after a stop that came to this `end`.
+    /// What is not committed after a stop that ended with `end`.
     pub(crate) fn uncommitted(&self, end: End) -> Option<Uncommitted> {
         let why = match end {
             End::Ended => None,
@@ -112,7 +112,7 @@ impl Volume {
             End::Panicked => Some("the volume's thread ended in a panic".to_owned()),
         };
         let facts = self.facts.lock();
-        // A volume that was never opened has marked nothing that this process knows of.
+        // This process knows of no marks of a volume that was never opened.
         let (oldest, inodes, bytes) = facts.as_ref()?.pending.summary();
         let (last_error, left_over) = {
             let progress = self.shared.progress();
@@ -147,7 +147,7 @@ impl Volume {
             Synced::Done => {}
             Synced::Partial(why) => reply.partial = why,
             Synced::Ended(_) => {
-                // The volume's thread may still be on its way out.
+                // The volume's thread may still be ending.
                 let failure = status.failure.or_else(|| self.shared.progress().fenced());
                 reply.failure = failure.or_else(|| Some(AppError::new(ExitCode::Error, "it was stopped")));
             }
@@ -158,7 +158,7 @@ impl Volume {
         reply
     }
 
-    /// Whether the volume's thread has taken note of a person's word.
+    /// Whether the volume's thread has accepted an operator's request.
     ///
     /// # Errors
     /// Why it has not.

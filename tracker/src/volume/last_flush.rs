@@ -1,11 +1,11 @@
-//! What a process that was asked to end could not commit, and with which exit code it ends then.
+//! What a process could not commit before it ended on request, and its exit code.
 
 use std::fmt;
 
 use crate::error::{AppError, ExitCode};
 use crate::units::{show_bytes, show_seconds};
 
-/// What a volume had not committed when its process ended. The numbers are what is known: the kernel may hold more.
+/// What a volume had not committed when its process ended. The numbers are lower bounds: the kernel may hold more.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Uncommitted {
     pub volume: String,
@@ -13,7 +13,7 @@ pub struct Uncommitted {
     pub bytes: u64,
     /// Age of the oldest change, in seconds.
     pub oldest_seconds: Option<f64>,
-    /// Why the last flush did not take them, as far as that is known.
+    /// Why the last flush did not commit it, if known.
     pub why: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl fmt::Display for Uncommitted {
             0 => write!(f, "what changed last is not committed")?,
             n => write!(f, "changes of at least {n} {} are not committed", if n == 1 { "file" } else { "files" })?,
         }
-        // Of new files the size is not known before they are read.
+        // The size of a new file is not known before it is read.
         if self.bytes > 0 {
             write!(f, ", {} in blocks that are known", show_bytes(self.bytes))?;
         }
@@ -38,7 +38,8 @@ impl fmt::Display for Uncommitted {
     }
 }
 
-/// How a process ends that was asked to and would have ended with `asked`: with "partial" where something is not committed.
+/// The exit code of a process that ended on request and would have returned `asked`: "partial" if something is not
+/// committed.
 ///
 /// # Errors
 /// What is not committed, by volume.

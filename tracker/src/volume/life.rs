@@ -1,6 +1,7 @@
-//! The whole life of one volume in its thread: it is opened and runs; what stands in its way ends it, or is waited for.
+//! The life of one volume in its thread: it is opened and runs; an obstacle ends it or is waited for.
 //!
-//! While it waits, marks go on being made for it: they are drained to its catalog, so that they outlive the process.
+//! While the volume waits, its changes are still marked, and its marks are drained to its catalog, so that they outlive the
+//! process.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::capture::BackEnd;
 use crate::catalog::Catalog;
-use crate::config::guard;
-use crate::config::guard::GuardedVolume;
+use crate::config::Nice;
+use crate::config::guard::{self, GuardedVolume};
 use crate::error::{AppError, ExitCode};
 use crate::units;
 use crate::volume::handle::{Volume, VolumeFacts};
@@ -25,15 +26,15 @@ use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared};
 use crate::volume::startup::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
 use crate::volume::world::WorldError;
 
-/// Gap between two drains of a volume that waits.
+/// Time between two drains of a volume that waits.
 const DRAIN_GAP: Duration = Duration::from_secs(1);
 
 /// What the volumes of one process share.
 pub(crate) struct Surroundings {
-    /// What the capture of the process came to; it may come to something later, when a volume asks for it.
+    /// The process's capture, or none; may be replaced when a volume asks for one.
     pub capture: Mutex<Arc<ChosenCapture>>,
     pub state_dir: std::path::PathBuf,
-    /// It is a daemon: a volume whose source or store is away waits for it.
+    /// Whether this is a daemon: a daemon's volume waits for a source or store that is away.
     pub daemon: bool,
     /// All volumes that this process runs or waits for.
     pub guarded: Mutex<Vec<GuardedVolume>>,
@@ -45,16 +46,20 @@ impl Surroundings {
     }
 }
 
+/// Lowers the priority of this thread, and of those that it starts, to `nice`, if it is not as low already.
+fn give_way(nice: Nice) -> rustix::io::Result<()> {
+    match nice.above(rustix::process::getpriority_process(None)?) {
+        Some(nice) => rustix::process::setpriority_process(None, nice),
+        None => Ok(()),
+    }
+}
+
 /// Starts the thread of a volume that has none.
 pub(crate) fn spawn(volume: &Arc<Volume>, around: &Arc<Surroundings>) {
     let (mine, around) = (Arc::clone(volume), Arc::clone(around));
     let spawned = std::thread::Builder::new().name("volume".into()).spawn(move || {
-        // Of this thread, and of those that it starts.
-        let nice = i32::from(mine.config().options.nice);
-        if nice > 0
-            && let Err(error) = rustix::process::setpriority_process(None, nice)
-        {
-            tracing::warn!(volume = mine.name, nice, %error, "the priority cannot be lowered");
+        if let Err(error) = give_way(mine.config().options.nice) {
+            tracing::warn!(volume = mine.name, %error, "the priority cannot be lowered");
         }
         if let Err(error) = live(&mine, &around) {
             *mine.failure.lock() = Some(error);
@@ -71,11 +76,11 @@ pub(crate) fn spawn(volume: &Arc<Volume>, around: &Arc<Surroundings>) {
     }
 }
 
-/// Lives until a stop, a fence or an error that no waiting heals.
+/// Runs until a stop, a fence or an error that waiting cannot heal.
 fn live(volume: &Volume, around: &Surroundings) -> Result<(), AppError> {
     let mut prepared = volume.prepared.lock().take();
     let result = tries(volume, around, &mut prepared);
-    // For a later try: until then its marks go on having a place.
+    // Kept for a later try: until then it receives the volume's marks.
     *volume.prepared.lock() = prepared;
     if let (Err(error), true) = (&result, around.daemon) {
         let (name, code, hint) = (&volume.name, error.code.number(), error.hint.as_deref().unwrap_or_default());
@@ -90,7 +95,7 @@ fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>
     loop {
         let Err(obstacle) = once(volume, around, prepared, &mut backoff) else { return Ok(()) };
         if volume.shared.progress().waiting.is_none() {
-            // It went on since.
+            // The volume has run since the last message.
             said = None;
         }
         let committed = has_committed(volume, around, prepared.as_ref());
@@ -126,7 +131,7 @@ fn has_committed(volume: &Volume, around: &Surroundings, prepared: Option<&Prepa
     matches!(head, Ok(Some(_)))
 }
 
-/// One try: until what runs has ended, or could not begin.
+/// One try: opens the volume and runs it. Returns when it has ended, or could not start.
 fn once(
     volume: &Volume,
     around: &Surroundings,
@@ -149,7 +154,7 @@ fn once(
     });
     if let Some(waited) = waited.filter(|_| volume.shared.progress().waiting.is_some()) {
         let (volume, after) = (&volume.name, units::show_seconds(waited.as_secs_f64()));
-        tracing::info!(volume, after, "what the volume waited for is there: it goes on");
+        tracing::info!(volume, after, "what the volume waited for is there: it continues");
     }
     volume.shared.update(|progress| progress.waiting = None);
     let (shared, options) = (Arc::clone(&volume.shared), config.options.clone());
@@ -157,11 +162,12 @@ fn once(
     Runner { opened, shared, options, trusted: false, pace, guard, waits: HashSet::new() }.run()
 }
 
-/// The paths of a daemon are held against each other when it starts; those of a source that was away then, only now.
+/// A daemon checks the paths of all volumes against each other when it starts. If a source was away then, it is checked
+/// here.
 fn may_be_protected(volume: &Volume, around: &Surroundings) -> Result<(), Obstacle> {
     let name = &volume.name;
     let mut all = around.guarded.lock().clone();
-    // The last one is told of two that overlap: the others may be running.
+    // Of two volumes that overlap, the later one in the list is reported: the others may be running.
     all.sort_by_key(|other| other.name == *name);
     let found = guard::check_paths(&all, &around.state_dir, &guard::log_files());
     match found.into_iter().find(|refused| refused.volume.as_ref() == Some(name)) {
@@ -171,7 +177,7 @@ fn may_be_protected(volume: &Volume, around: &Surroundings) -> Result<(), Obstac
     }
 }
 
-/// Waits for `pause`, for a request to try at once, or for a stop, which is true.
+/// Waits for `pause`, for a request to try at once, or for a stop. Returns true for a stop.
 fn wait(
     volume: &Volume,
     around: &Surroundings,
@@ -201,13 +207,13 @@ fn wait(
     }
 }
 
-/// Lets the log say what is waited for.
+/// Logs what the volume waits for.
 fn tell(name: &str, error: &AppError) {
     let hint = error.hint.as_deref().unwrap_or_default();
     tracing::warn!(volume = name, hint, "the volume waits, it is tried again by itself: {error}");
 }
 
-/// Lets the status say what is waited for.
+/// Shows in the status what the volume waits for.
 fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: Option<&Prepared>) {
     let error = obstacle.error();
     let capture = around.capture();
@@ -227,7 +233,7 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
     }
     drop(facts);
     let armed = prepared.is_some() && matches!(obstacle, Obstacle::Store(..));
-    // Without it there would be no loss window to show, though changes wait.
+    // Without the baseline, no loss window would be shown although changes wait.
     let baseline = prepared.filter(|prepared| matches!(prepared.catalog.note(BASELINE), Ok(Some(_))));
     let baseline = baseline.and_then(|prepared| prepared.catalog.head().ok().flatten()).map(|head| head.seq);
     volume.shared.update(|progress| {
@@ -240,8 +246,8 @@ fn show(volume: &Volume, around: &Surroundings, obstacle: &Obstacle, prepared: O
 }
 
 impl Prepared {
-    /// Watches what the catalog knows, once, unless the last process left it watched: from then on changes are marked while the
-    /// volume waits for its store. Whether the marks can be trusted is decided when it is armed.
+    /// Watches all files of the catalog, once, unless the last process left them watched: from then on changes are marked
+    /// while the volume waits for its store. Arming decides later whether the marks can be trusted.
     fn keep_marking(&self, dispatcher: &Dispatcher, resumed: bool) -> Result<(), WorldError> {
         if (self.first && resumed) || self.watched.swap(true, std::sync::atomic::Ordering::Relaxed) {
             return Ok(());

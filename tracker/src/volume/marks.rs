@@ -1,4 +1,5 @@
-//! The marks of the volumes: drained from the one capture of the process, and kept for each volume until they are committed.
+//! The marks of the volumes: drained from the one capture of the process, and kept for each volume until they are
+//! committed.
 
 pub mod compare;
 pub mod dispatcher;

@@ -1,4 +1,4 @@
-//! What a volume keeps of the guard against the loss of many files: what waits, what a person confirmed, how long it rests.
+//! A volume's part of the guard against losing many files: what waits, what a person confirmed, and how long it rests.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -7,19 +7,19 @@ use engine::dirty::DirtySet;
 use engine::flush::{MaxDelete, Report};
 use engine::model::Ino;
 
-/// For how long the guard remembers how many files there were: a large tree takes a while to be removed.
+/// How long the guard remembers the number of files: removing a large tree takes a while.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// While removals wait, looking at them again may take one part in this many of the time.
+/// While removals wait, checking them again may take up to this fraction (1/n) of the time.
 const SHARE: u32 = 20;
-/// Longest rest between two looks.
+/// Longest rest between two checks.
 const REST_MAX: Duration = Duration::from_secs(30);
 
-/// Removals that wait for a person.
+/// Removals that wait for confirmation by a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub volume: String,
     pub removals: u64,
-    /// Files that the volume has.
+    /// Number of files of the volume.
     pub of: u64,
 }
 
@@ -33,12 +33,12 @@ impl fmt::Display for Held {
     }
 }
 
-/// The state of the guard in memory: a process that begins asks again.
+/// The state of the guard, in memory only: a new process asks again.
 #[derive(Debug, Default)]
 pub struct Guard {
-    /// Removals that a person let through, until they are done.
+    /// Removals that a person confirmed, until they are done.
     confirmed: Option<u64>,
-    /// The most files that were counted lately, and when.
+    /// The highest recent number of files, and when it was counted.
     counted: Option<(u64, Instant)>,
     rests_until: Option<Instant>,
 }
@@ -54,10 +54,10 @@ impl Guard {
         MaxDelete { percent, confirmed: self.confirmed.unwrap_or(0), before, ..MaxDelete::DEFAULT }
     }
 
-    /// After a flush that began at `began` and ended at `now`. `settled`: what it decided is in the store.
+    /// Updates the guard after a flush from `began` to `now`. `settled`: its decisions are in the store.
     pub fn note(&mut self, report: &Report, settled: bool, began: Instant, now: Instant) {
         if settled && report.removals_left == 0 {
-            // What was confirmed is done, or there was less to remove, or more and it asks again.
+            // What was confirmed is done. If fewer were removed the confirmation lapses; if more, the guard asks again.
             self.confirmed = None;
         }
         let old = self.counted.filter(|(_, at)| now < *at + REMEMBERED);
@@ -68,13 +68,13 @@ impl Guard {
         self.rests_until = (report.removals_held > 0).then(|| now + rest);
     }
 
-    /// Whether nothing but what waited before is looked at anew at `now`.
+    /// Whether removals that waited before are left alone at `now`.
     pub fn rests(&self, now: Instant) -> bool {
         self.rests_until.is_some_and(|until| now < until)
     }
 }
 
-/// Inodes of what is left over while removals wait.
+/// Inodes that may rest while removals wait.
 pub fn resting(report: &Report, kept: &DirtySet) -> Vec<Ino> {
     if report.removals_held == 0 {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! A volume that was brought up, and what its thread does with it beside the flush.
+//! A volume that was opened, and what its thread does with it besides the flush.
 
 use std::sync::Arc;
 
@@ -34,22 +34,22 @@ pub struct Opened {
     pub first_phase: Phase,
     /// Listings are compared with the records.
     pub compare: bool,
-    /// .. only until the first pass is through.
+    /// `compare` holds only until the first pass is through.
     pub compare_once: bool,
     pub backend: BackEnd,
     pub reasons: Vec<String>,
     pub fenced_store: bool,
     pub meter: Arc<Meter>,
-    /// Drains, also those that no dispatcher counts.
+    /// Counts drains, including those without a dispatcher.
     pub scans: u64,
     pub last_scan: Option<std::time::Instant>,
-    /// Proves the capture, where there is one.
+    /// The self-tests of the capture, if there is one.
     pub self_tests: SelfTestSchedule,
     pub scrub: Scrub,
 }
 
 impl Opened {
-    /// SWAP .. clear for all volumes, or one look at the tree where no kernel marks it.
+    /// Drains for all volumes, or compares the tree once if no kernel marks it.
     pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
         self.world.begin_flush();
         self.world.note_mounts()?;
@@ -67,15 +67,15 @@ impl Opened {
         Ok(self.scans)
     }
 
-    /// The capture of the process is none for this volume any more.
+    /// The volume cannot use the capture of the process any more.
     pub(crate) fn scan_from_now_on(&mut self) -> Result<(), WorldError> {
         self.world.dispatcher = None;
         (self.compare, self.compare_once) = (true, false);
-        // The next process must not trust marks that were not made for this volume.
+        // The next process must not trust marks, since none are made for this volume now.
         Ok(self.world.catalog.set_note(RUN, "0")?)
     }
 
-    /// The first pass is through: what the catalog says is the tree, and marks keep it so.
+    /// The first pass is complete: the catalog matches the tree, and marks keep it so.
     pub fn trust(&mut self) -> Result<(), WorldError> {
         if self.compare_once {
             self.compare = false;
@@ -104,7 +104,7 @@ impl Opened {
         }
     }
 
-    /// Every directory is to be listed.
+    /// Marks every directory, so that it is listed.
     pub(crate) fn mark_directories(&self) -> Result<(), WorldError> {
         self.mark_all(|row| (row.meta.kind == Kind::Dir).then(Marks::names))
     }
@@ -123,5 +123,5 @@ impl Opened {
     }
 }
 
-/// Gap between two looks at the tree without kernel marks.
+/// Time between two comparisons of the tree without kernel marks.
 const SCAN_GAP: std::time::Duration = std::time::Duration::from_secs(1);

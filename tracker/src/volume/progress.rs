@@ -1,4 +1,4 @@
-//! What a running volume shows of itself and what others may ask of it: phase, counters, full re-reads, stop, waiters of `sync`.
+//! What a running volume shows and what others may ask of it: phase, counters, full re-reads, stop, waiters of `sync`.
 
 mod instants;
 
@@ -21,14 +21,14 @@ use crate::volume::world::write_back::WriteBack;
 
 pub use instants::Instants;
 
-/// What is said of the capture of a running volume.
+/// What is shown of the capture of a running volume.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CaptureState {
-    /// The back end in operation, where it is not the one that the volume began with.
+    /// The back end in operation, if it differs from the first one of the volume.
     pub back_end: Option<BackEnd>,
-    /// Why it is not.
+    /// Why it differs.
     pub reasons: Vec<String>,
-    /// A failure whose consequences are not over.
+    /// A failure whose full re-read is not complete.
     pub failed: Option<String>,
     pub failures: BTreeMap<String, u64>,
     pub self_test: SelfTestState,
@@ -39,7 +39,7 @@ pub struct CaptureState {
 /// What others may see and ask of a running volume.
 #[derive(Debug)]
 pub struct Shared {
-    /// As it was changed last; the volume's thread takes the settings in it at its next round.
+    /// The current configuration; the volume's thread applies it at its next round.
     config: Mutex<Arc<VolumeConfig>>,
     progress: Mutex<Progress>,
     pub(crate) changed: Condvar,
@@ -50,20 +50,20 @@ pub struct Progress {
     pub(crate) stop: bool,
     /// The volume is to be opened again after the stop.
     reopening: bool,
-    /// Until when the last flush is tried, once a stop was asked for.
+    /// The deadline for the last flush, once a stop was requested.
     pub(crate) stop_by: Option<Instant>,
-    /// Somebody waits: do not wait for the interval.
+    /// How many callers wait, so that the interval is skipped.
     pub(crate) hurry: u32,
-    /// Times that somebody began to wait, and of these the ones that a round has begun after: each is worth one round at once.
+    /// How often a caller began to wait, and how many of these a round has started after: each gets one round at once.
     pub(crate) asked: u64,
     pub(crate) heard: u64,
-    /// Flushes whose SWAP has begun.
+    /// Flushes whose SWAP has started.
     pub(crate) begun: u64,
-    /// The newest flush after which nothing was left over.
+    /// The newest flush after which nothing was left.
     pub(crate) clean: u64,
-    /// The newest flush after which nothing was left over but what cannot be read.
+    /// The newest flush after which nothing was left but what cannot be read.
     pub(crate) settled: u64,
-    /// The newest flush that ended at all.
+    /// The newest flush that has ended, whatever its result.
     pub(crate) ended: u64,
     pub phase: Phase,
     pub totals: Totals,
@@ -73,10 +73,10 @@ pub struct Progress {
     /// What an operator can do about it.
     pub hint: Option<String>,
     pub fenced_at: Option<Seq>,
-    /// The store lacks what this host has committed: why, and in which flush that was found last.
+    /// The store lacks commits of this host: why, and the flush that found it last.
     pub lost: Option<(String, u64)>,
     pub unreadable: BTreeMap<PathBuf, String>,
-    /// Marks are being made (or the tree is being compared).
+    /// Changes are being marked (or the tree is being compared).
     pub armed: bool,
     pub baseline_seq: Option<Seq>,
     pub started: Option<Instant>,
@@ -86,20 +86,20 @@ pub struct Progress {
     pub unsettled: bool,
     pub watch_full: bool,
     pub stalled: u64,
-    /// Why content is being read again, and how often that was found: until a flush that leaves nothing over.
+    /// Causes of full re-reads and how often each occurred, until a flush leaves nothing.
     pub rereads: BTreeMap<String, u64>,
     /// Write-back errors that nobody has acknowledged.
     pub write_back: Option<WriteBack>,
-    /// Somebody has; the volume's thread has not taken note yet.
+    /// A person has acknowledged them; the volume's thread has not recorded that yet.
     pub(crate) acknowledge: bool,
-    /// Removals that wait for a person.
+    /// Removals that wait for confirmation by a person.
     pub held: Option<Held>,
-    /// A person has let as many removals through; the volume's thread has not taken note yet.
+    /// How many removals a person has confirmed; the volume's thread has not recorded that yet.
     pub(crate) confirm: Option<u64>,
     pub capture: CaptureState,
     /// What the volume waits for before it can start or go on.
     pub waiting: Option<AppError>,
-    /// Somebody asked to try at once.
+    /// A caller requested a try at once.
     pub(crate) retry: bool,
 }
 
@@ -107,9 +107,9 @@ pub struct Progress {
 pub enum Phase {
     #[default]
     Starting,
-    /// Its source or its store is away; it is tried again by itself.
+    /// Its source or its store is away; it is tried again automatically.
     Waiting,
-    /// The first copy of the tree is on its way.
+    /// The first copy of the tree is being made.
     Baseline,
     /// Marks are not trusted yet: the tree is compared with the catalog.
     Verifying,
@@ -158,19 +158,18 @@ pub struct Totals {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Synced {
     Done,
-    /// At the deadline something was still unreadable, unclean, carried over or to be read again.
+    /// At the deadline something was still unreadable, not clean, carried over or waiting for a full re-read.
     Partial(Vec<String>),
     Ended(Phase),
 }
 
 impl Progress {
-    /// Whether a full re-read goes on until a flush leaves nothing over.
+    /// Whether a full re-read is not complete, which needs a flush that leaves nothing.
     pub(crate) fn awaits_reread(&self) -> bool {
         !self.rereads.is_empty() || self.capture.failed.is_some()
     }
 
-    /// What one is told now who waits for a flush from number `wanted` on that leaves nothing over, with `instant` also for all
-    /// of it to be in a commit of one instant; `None`: to wait on.
+    /// The answer for a caller that waits for a flush numbered `wanted` or later to leave nothing; `None`: keep waiting.
     fn answer(&self, wanted: u64, instant: bool) -> Option<Synced> {
         let done = if instant { self.instants.whole } else { self.clean };
         match (&self.lost, self.phase) {
@@ -181,7 +180,7 @@ impl Progress {
         }
     }
 
-    /// What another writer's commit means to this volume.
+    /// The error if another writer's commit was met.
     pub(crate) fn fenced(&self) -> Option<AppError> {
         self.fenced_at.map(|seq| {
             AppError::new(ExitCode::Locked, format_args!("another writer has made commit {seq}: this one stops"))
@@ -189,14 +188,14 @@ impl Progress {
         })
     }
 
-    /// Whether the last round left nothing over, and whether somebody waits.
+    /// Whether the last round left nothing, and whether a caller waits.
     pub(crate) fn was_clean(&self) -> (bool, bool) {
         (self.clean == self.begun, self.hurry > 0)
     }
 
-    /// What the volume is called: its phase, unless there is something that a person should know of first.
+    /// The state of the volume: its phase, unless something needs a person's attention first.
     pub fn state(&self) -> State {
-        // The comparison that goes on does not take these away.
+        // A comparison in progress must not hide these.
         let for_a_person = self.held.is_some() || self.write_back.is_some();
         match self.phase {
             Phase::Verifying if for_a_person => State::Degraded,
@@ -207,7 +206,7 @@ impl Progress {
         }
     }
 
-    /// Why the volume is not wholly protected, in plain words.
+    /// Why the volume is not fully protected, in plain words.
     pub fn trouble(&self) -> Vec<String> {
         let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
         if !self.unreadable.is_empty() {
@@ -245,16 +244,16 @@ impl Progress {
 }
 
 impl Shared {
-    /// Of a volume that has not begun.
+    /// The state of a volume that has not started.
     pub(crate) fn new(config: VolumeConfig) -> Shared {
         Shared { config: Mutex::new(Arc::new(config)), progress: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// The volume's thread is over.
+    /// Called when the volume's thread ends.
     pub fn end(&self) {
         self.update(|progress| match progress.phase {
             Phase::Fenced => {}
-            // Whoever waits for a flush waits on: one comes when the volume is open again.
+            // Callers that wait for a flush keep waiting: one follows when the volume is open again.
             _ if progress.reopening => progress.phase = Phase::Starting,
             _ => progress.phase = Phase::Stopped,
         });
@@ -264,12 +263,12 @@ impl Shared {
         self.progress.lock()
     }
 
-    /// A volume that waits looks again at once.
+    /// Makes a volume that waits try again at once.
     pub fn retry(&self) {
         self.update(|progress| progress.retry = true);
     }
 
-    /// A volume that has ended, or was stopped, is to have another thread.
+    /// Resets a volume that has ended or was stopped, for a new thread.
     pub(crate) fn begin_again(&self) {
         self.update(|progress| {
             (progress.stop, progress.stop_by, progress.reopening) = (false, None, false);
@@ -277,20 +276,20 @@ impl Shared {
             progress.armed = false;
             progress.fenced_at = None;
             (progress.last_error, progress.hint) = (None, None);
-            // It is opened with what the process has now.
+            // It is opened with the present capture of the process.
             progress.capture.back_end = None;
             progress.capture.reasons.clear();
         });
     }
 
-    /// From the next round on.
+    /// Changes the configuration from the next round on.
     pub(crate) fn apply(&self, config: VolumeConfig) {
         *self.config.lock() = Arc::new(config);
-        // A long interval that was made short must not be waited for.
+        // Ends a wait for the old interval, which may be long.
         self.update(|progress| progress.asked += 1);
     }
 
-    /// The configuration as it is now.
+    /// The current configuration.
     pub(crate) fn config(&self) -> Arc<VolumeConfig> {
         Arc::clone(&self.config.lock())
     }
@@ -300,18 +299,17 @@ impl Shared {
         self.update(|progress| (progress.stop, progress.stop_by, progress.reopening) = (true, Some(by), false));
     }
 
-    /// Asks for a flush and the end of the thread; `begin_again` follows.
+    /// Asks for a flush and the end of the thread, before `begin_again`.
     pub(crate) fn stop_to_reopen(&self, by: Instant) {
         self.update(|progress| (progress.stop, progress.stop_by, progress.reopening) = (true, Some(by), true));
     }
 
-    /// Whether the last word was `stop_to_reopen`.
+    /// Whether the last request was `stop_to_reopen`.
     pub(crate) fn is_to_reopen(&self) -> bool {
         self.progress().reopening
     }
 
-    /// Waits for a flush whose SWAP begins after this call and that leaves nothing over; with `instant` until all from before
-    /// this call is in a commit of one instant.
+    /// Waits for a flush whose SWAP starts after this call and that leaves nothing.
     pub fn sync(&self, timeout: Duration, instant: bool) -> Synced {
         let deadline = Instant::now() + timeout;
         let mut progress = self.progress();
@@ -323,7 +321,7 @@ impl Shared {
             if let Some(answer) = progress.answer(wanted, instant) {
                 break answer;
             }
-            // Two flushes have left over what cannot be read and nothing else: a third will not do better.
+            // Two flushes left only what cannot be read: a third will not do better.
             let goes_on = progress.phase == Phase::Protected || progress.held.is_some();
             if progress.settled > wanted && goes_on && !progress.left_over.is_empty() {
                 break Synced::Partial(progress.left_over.clone());
@@ -345,24 +343,24 @@ impl Shared {
         result
     }
 
-    /// Takes the write-back errors as seen. False: the volume's thread did not take note within `timeout`.
+    /// Acknowledges the write-back errors. False: the volume's thread did not record it within `timeout`.
     pub fn acknowledge(&self, timeout: Duration) -> bool {
         self.progress().acknowledge = true;
         self.taken_note(timeout, |progress| !progress.acknowledge)
     }
 
-    /// Lets as many removals as wait now through. False: the volume's thread did not take note within `timeout`.
+    /// Confirms as many removals as wait now. False: the volume's thread did not record it within `timeout`.
     pub fn confirm(&self, timeout: Duration) -> bool {
         {
             let mut progress = self.progress();
-            // Where nothing waits, nothing is allowed: it would hold for removals that nobody has seen.
+            // If none wait, confirm none: the confirmation would apply to removals that nobody has seen.
             let Some(held) = &progress.held else { return true };
             progress.confirm = Some(held.removals);
         }
         self.taken_note(timeout, |progress| progress.confirm.is_none())
     }
 
-    /// Asks for a round at once, and waits until `done` or the end of the volume.
+    /// Asks for a round at once, and waits until `done` or until the volume ends.
     fn taken_note(&self, timeout: Duration, done: impl Fn(&Progress) -> bool) -> bool {
         let deadline = Instant::now() + timeout;
         let mut progress = self.progress();

@@ -33,17 +33,17 @@ use crate::volume::world::WorldError;
 use crate::volume::world::unread::Unread;
 use crate::volume::world::write_back::WriteBack;
 
-/// The thread's own part.
+/// The state that belongs to the thread alone.
 pub struct Runner {
     pub opened: Opened,
     pub shared: Arc<Shared>,
-    /// As of this round.
+    /// The settings of the current round.
     pub options: VolumeOptions,
-    /// The first pass is through.
+    /// The first pass is complete.
     pub trusted: bool,
     pub pace: Pace,
     pub guard: Guard,
-    /// Inodes that are looked at less often while removals wait.
+    /// Inodes that are checked less often while removals wait.
     pub waits: HashSet<Ino>,
 }
 
@@ -51,7 +51,7 @@ pub struct Runner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
     Nothing,
-    /// Only what the next flush will not read either.
+    /// Only what the next flush cannot read either.
     Lasting,
     Open,
 }
@@ -109,7 +109,7 @@ impl Runner {
                 Ok(true) => self.succeeded(&mut patience, self.opened.meter.requests() > asked),
                 Ok(false) => return Ok(()),
                 Err(error) => {
-                    // The source may be what is wrong.
+                    // The failure may come from the source.
                     self.opened.check_source()?;
                     self.failed(&mut patience, &error);
                 }
@@ -123,7 +123,7 @@ impl Runner {
         }
     }
 
-    /// A round has ended. `asked`: it took the store.
+    /// Called when a round succeeded. `asked`: it used the store.
     fn succeeded(&self, patience: &mut Patience, asked: bool) {
         let (clean, awaited, unsettled) = {
             let progress = self.shared.progress();
@@ -137,7 +137,7 @@ impl Runner {
         self.shared.update(|progress| (progress.last_error, progress.hint, progress.lost) = (None, None, None));
     }
 
-    /// A round has failed, and is made again.
+    /// Called when a round failed and will be repeated.
     fn failed(&self, patience: &mut Patience, error: &WorldError) {
         let message = error.to_string();
         let (what, hint) = match error {
@@ -163,12 +163,12 @@ impl Runner {
             progress.last_error = Some(message);
             progress.hint = (!hint.is_empty()).then_some(hint);
         });
-        // What was taken is in the catalog still, and in memory again.
+        // What was taken is still in the catalog; make it wait again in memory too.
         self.opened.world.pending.give_back_taken();
     }
 
-    /// After a round that began when a stop was asked for: whether it was the last one. What failed is tried again while there
-    /// is time; what was left over gets a few rounds more, since a removal is proven by a second listing.
+    /// Whether a round that began after a stop request was the last one. A failed round is repeated while there is time.
+    /// Work left over gets a few more rounds, since only a second listing proves a removal.
     fn is_over(&self, succeeded: bool, tries: &mut u32) -> bool {
         let (by, clean) = {
             let progress = self.shared.progress();
@@ -185,7 +185,7 @@ impl Runner {
         false
     }
 
-    /// Waits for the next round; not at all when a stop was asked for, which makes one last round.
+    /// Waits for the next round. Does not wait after a stop request, which gets one last round.
     fn pause(&mut self, started: Instant, patience: &Patience) {
         let mut progress = self.shared.progress();
         loop {
@@ -224,13 +224,13 @@ impl Runner {
         let rereads = self.shared.progress().awaits_reread();
         let calm = !hurry && !last && !rereads;
         let (taken, resting) = self.opened.world.pending.take_except(|ino| {
-            // Also before the first pass is through, which it is not while removals wait.
+            // Also before the first pass is complete, since it cannot complete while removals wait.
             let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
             waits || (calm && self.trusted && self.pace.rests(ino, began))
         });
         let mapped = self.opened.world.pending.take_mapped(&taken);
         if self.shared.progress().lost.is_some() {
-            // Nothing is committed onto a history that is not there; what brings it back is waited for.
+            // Nothing is committed onto a history that the store has lost: wait until it is back.
             self.opened.world.look_for_head()?;
             self.shared.update(|progress| progress.lost = None);
         }
@@ -285,7 +285,7 @@ impl Runner {
         self.after(number, began, &outcome, left, report, unread)
     }
 
-    /// Perhaps the only report the owner of the application ever gets: kept until it is acknowledged.
+    /// This may be the only report that the application's owner ever gets: keep it until it is acknowledged.
     pub(crate) fn write_back_failed(&self, path: &Path, cause: &str) -> Result<(), WorldError> {
         tracing::error!(volume = %self.opened.name, path = crate::quoting::path(path), cause, "write-back failed");
         let mut errors = self.shared.progress().write_back.clone().unwrap_or_default();
@@ -298,8 +298,8 @@ impl Runner {
         Ok(())
     }
 
-    /// The first pass is through, and the newest commit does not say so: a flush makes one that does. It is of an older format
-    /// version, or what was left over then was nothing after all.
+    /// Whether the first pass is complete but the newest commit does not say so, so that a flush must make one that does.
+    /// The commit may be of an older format version, or what was left then needed no commit.
     fn must_say_complete(&self) -> Result<bool, WorldError> {
         let head = self.opened.world.catalog.head()?;
         Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
@@ -319,11 +319,11 @@ impl Runner {
         }
     }
 
-    /// After a flush: which removals wait for a person, and when they are looked at again.
+    /// Updates which removals wait for a person, and when they are checked again, after a flush.
     fn note_held(&mut self, report: &Report, kept: &DirtySet, settled: bool, rested: bool, began: Instant) {
         let now = Instant::now();
         if report.removals_held == 0 && rested && !self.waits.is_empty() {
-            // It was not looked at, and waits still.
+            // The removals were not checked in this flush, and still wait.
             return;
         }
         self.guard.note(report, settled, began, now);
@@ -360,12 +360,12 @@ impl Runner {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
         let damaged = self.opened.world.damaged.take();
-        // Also what another volume's drain, or a new file, has shown meanwhile: its marks came after those of this flush.
-        let doubted = self.note_rereads();
-        let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !doubted;
-        // What cannot be read is named, and waits; nothing else waits for it.
-        let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !doubted;
-        // What comes back to a place that was not compared yet has to be compared: until then the first pass goes on.
+        // Includes causes from another volume's drain or a new file: their marks came after those of this flush.
+        let reread = self.note_rereads();
+        let clean = flush::acknowledges(outcome, left == Left::Nothing, Steps::ALL) && !reread;
+        // What cannot be read is reported and waits; nothing else waits for it.
+        let settled = flush::acknowledges(outcome, left != Left::Open, Steps::ALL) && !reread;
+        // A file that comes back to a place not compared yet has to be compared: until then the first pass is not complete.
         let held = self.shared.progress().held.clone();
         let passed = held.is_none() || !self.opened.compare_once;
         if settled && passed && !self.trusted {
@@ -429,7 +429,7 @@ impl Runner {
             progress.foreign = foreign;
             progress.instants.note(number, outcome, report.consistency, clean, head);
             if let Outcome::Fenced { seq } = outcome {
-                // In the same moment: nobody may be told in between that all is well.
+                // Set both under one lock: in between, no caller may be told that all is well.
                 (progress.fenced_at, progress.phase) = (Some(*seq), Phase::Fenced);
             }
         });
@@ -438,6 +438,6 @@ impl Runner {
     }
 }
 
-/// Rounds of a stop that leave something over, and the gap between those that fail.
+/// Rounds after a stop request that may leave something, and the time between failed ones.
 const LAST_TRIES: u32 = 3;
 const LAST_GAP: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! Whether the capture tells of every change: changes of our own that must be seen, a scrub of what was committed, and the
+//! Whether the capture sees every change: self-tests with changes of our own, the scrub of committed files, and the
 //! failover to the next back end when a change was missed.
 
 pub mod changes;

@@ -1,5 +1,5 @@
-//! Bringing a volume up: whose it is, what may be trusted of what was before, which capture it gets, and what follows when
-//! something stands in the way.
+//! Opening a volume: whose it is, what of its earlier state may be trusted, which capture it gets, and what follows from an
+//! obstacle.
 
 pub(crate) mod agree;
 pub(crate) mod arm;

@@ -1,6 +1,6 @@
-//! What the daemon says of its volumes: the one record that `status`, the metrics and `/readyz` are made from.
+//! What the daemon reports of its volumes: the one record behind `status`, the metrics and `/readyz`.
 //!
-//! Plain values, filled in by the volume runner. Rules that read it (ready or not, which exit code) live here too, so
+//! Plain values, filled in by the volume runner. Rules that read it (whether it is ready, which exit code) are here too, so
 //! that the command line and the HTTP endpoints cannot disagree.
 
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use crate::error::{AppError, ExitCode};
 use crate::repository::ConsistencyField;
 use crate::units::PathField;
 
-/// Most files a status names as unreadable. The count beyond is in `VolumeStatus::unreadable_total`.
+/// Most unreadable files that a status names. `VolumeStatus::unreadable_total` has the full count.
 pub const UNREADABLE_MAX: usize = 100;
 
 /// Upper bounds of the flush histogram in seconds; the last bucket is everything above.
 pub const FLUSH_BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// A commit is fresh when no change has waited longer than this many seconds, or than 20 intervals if that is more.
+/// A commit is fresh if no change has waited longer than this many seconds, or than 20 intervals if that is more.
 pub const FRESH_SECONDS: f64 = 5.0;
 
 #[derive(
@@ -29,7 +29,7 @@ pub const FRESH_SECONDS: f64 = 5.0;
 pub enum State {
     #[default]
     Starting,
-    /// Its source or its store is away; `waiting` says which and why. It is tried again by itself.
+    /// Its source or its store is away; `waiting` says which and why. It is tried again automatically.
     Waiting,
     /// The first commit of the tree is being made.
     Baseline,
@@ -88,17 +88,17 @@ pub struct VolumeStatus {
     pub store: String,
     pub state: State,
     pub backend: BackEnd,
-    /// The store refuses a second writer; absent until a probe of it has told. `false` ("unfenced") only under
+    /// Whether the store refuses a second writer; absent until a probe of it has answered. `false` ("unfenced") only under
     /// `single_writer`.
     pub fenced_store: Option<bool>,
-    /// Marks are being taken (or, with `scan`, the tree is being compared).
+    /// Changes are being marked (or, with `scan`, the tree is being compared).
     pub armed: bool,
     /// Seq of the commit that completed the baseline.
     pub baseline_seq: Option<u64>,
     /// Why degraded, or why the back end is not a better one.
     pub reasons: Vec<String>,
-    /// Age of the oldest change not committed; 0 when there is none. Absent before the baseline is committed: until then nothing
-    /// that a restore gives is the tree.
+    /// Age of the oldest change not committed; 0 if there is none. Absent before the baseline is committed: until then no
+    /// restore gives the whole tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_window_seconds: Option<f64>,
     pub head_seq: u64,
@@ -119,11 +119,11 @@ pub struct VolumeStatus {
     pub commits_by_consistency: BTreeMap<String, u64>,
     /// For how long writers were paused, of each commit that paused them.
     pub pause_histogram: Histogram,
-    /// How far the clock is behind that of the last commit: it, or that one, is wrong. 0 where it is not.
+    /// By how many seconds the clock is behind that of the last commit: one of the two is wrong. 0 if it is not behind.
     pub clock_behind_seconds: f64,
     pub pending_inodes: u64,
     pub pending_bytes: u64,
-    /// Files with changes, among those pending, that could not be saved in the state directory: at least.
+    /// Pending files with changes that could not be saved in the state directory; a lower bound.
     pub unsaved_inodes: u64,
     pub commits: u64,
     pub bytes_marked: u64,
@@ -132,16 +132,16 @@ pub struct VolumeStatus {
     pub bytes_uploaded: u64,
     pub store_requests: u64,
     pub files_read: u64,
-    /// Times that data of a file, directory or volume had to be read without a mark that says what changed.
+    /// How often data of a file, directory or volume was read because no mark says what changed.
     pub rescans: u64,
     /// `rescans` by reason. The reasons are a closed set of words, never a path.
     pub rescan_reasons: BTreeMap<String, u64>,
-    /// Files put off to the next flush because they passed their deadline.
+    /// Files left for the next flush because they exceeded their deadline.
     pub carried: u64,
     /// Flushes that took longer than the interval allows.
     pub late: u64,
     pub write_back_errors: u64,
-    /// Those that nobody has acknowledged, of earlier processes too.
+    /// Write-back errors that nobody has acknowledged, of earlier processes too.
     pub write_back: Option<crate::volume::world::write_back::WriteBack>,
     /// At most `UNREADABLE_MAX`.
     pub unreadable: Vec<Unreadable>,
@@ -149,9 +149,9 @@ pub struct VolumeStatus {
     pub removals_waiting: u64,
     /// Files that are gone from the source and whose removal waits for `tracker confirm`.
     pub removals_held: u64,
-    /// Flushes finished, those that had nothing to commit included: the sign of life of the volume's thread.
+    /// Flushes that have ended, including those with nothing to commit: shows that the volume's thread is alive.
     pub flushes: u64,
-    /// Of the last flush.
+    /// Duration of the last flush.
     pub flush_seconds: f64,
     pub flush_histogram: Histogram,
     pub kernel_map_bytes: u64,
@@ -162,35 +162,36 @@ pub struct VolumeStatus {
     #[serde(default)]
     pub hint: Option<String>,
     pub interval_ms: u64,
-    /// What the present pace would cost at the store.
+    /// Estimated requests to the store per day at the present rate.
     pub requests_per_day_estimate: u64,
-    /// The last self-test of the capture saw every change it made. `false` also where none can be made, see `self_test_untried`.
+    /// The last self-test of the capture saw every change it made. `false` also if none can be made, see
+    /// `self_test_untried`.
     pub self_test_passed: bool,
     /// The kinds of change it saw.
     pub self_test_kinds: Vec<String>,
     /// Why there is no self-test, or which kind it does not try.
     pub self_test_untried: Vec<String>,
     pub self_tests: u64,
-    /// Times that capture was found to have missed a change, by how that was found.
+    /// How often capture was found to have missed a change, by how that was found.
     pub capture_failures: BTreeMap<String, u64>,
-    /// Bytes that the scrub has looked at.
+    /// Bytes that the scrub has read.
     pub scrubbed_bytes: u64,
-    /// Blocks in which the scrub found a change that no mark told of.
+    /// Blocks in which the scrub found a change without a mark.
     pub scrub_differences: u64,
     /// What the volume waits for, in state `waiting`.
     pub waiting: Option<String>,
-    /// Set once the volume has ended by itself; it says with which exit code.
+    /// Set once the volume has ended by itself, with its exit code.
     pub failure: Option<AppError>,
 }
 
 impl VolumeStatus {
-    /// True once `ready` may be said: armed, and the baseline is committed.
+    /// Whether the volume is ready: armed, and the baseline is committed.
     pub fn is_ready(&self) -> bool {
         let alive = matches!(self.state, State::Verifying | State::Protected | State::Degraded);
         alive && self.armed && self.baseline_seq.is_some()
     }
 
-    /// Why `/readyz` must say no for this volume; empty when it may say yes.
+    /// Why `/readyz` fails for this volume; empty if it does not.
     pub fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if matches!(self.state, State::Fenced | State::Stopped) {
@@ -225,7 +226,7 @@ impl VolumeStatus {
     }
 }
 
-/// What `sync` found, of each volume: it is only ok (exit code 0) when all lists are empty and none has ended.
+/// What `sync` found, by volume. Its exit code is 0 only if all lists are empty and no volume has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncReply {
     pub volumes: Vec<VolumeSync>,
@@ -237,9 +238,9 @@ pub struct VolumeSync {
     pub volume: String,
     /// Head after the flush.
     pub seq: u64,
-    /// What is still unreadable, unclean or pending at the deadline.
+    /// What is still unreadable, not clean or pending at the deadline.
     pub partial: Vec<String>,
-    /// What is still widened, or why the volume is degraded.
+    /// Which full re-reads are not complete, or why the volume is degraded.
     pub degraded: Vec<String>,
     /// Why the volume has ended.
     #[serde(default)]
@@ -247,7 +248,7 @@ pub struct VolumeSync {
 }
 
 impl SyncReply {
-    /// The code of the first volume that has ended; else as of the worst volume.
+    /// The code of the first volume that has ended, or else that of the worst volume.
     pub fn exit_code(&self) -> ExitCode {
         let codes = || self.volumes.iter().map(VolumeSync::exit_code);
         let ended = self.volumes.iter().find_map(|volume| Some(volume.failure.as_ref()?.code));
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_never_exits_with_zero() {
+    fn an_uncertain_volume_never_exits_with_zero() {
         let volume = |partial: &[&str], degraded: &[&str]| VolumeSync {
             volume: "v".into(),
             seq: 1,

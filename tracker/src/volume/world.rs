@@ -1,5 +1,5 @@
-//! What a flush needs, over the real thing: directories and files of the source, the catalog, the store, the kernel's watch set.
-//! Each of the engine's four traits has a file; every decision is the engine's.
+//! The engine's world of a flush, implemented: directories and files of the source, the catalog, the store, the kernel's
+//! watch set. Each of the engine's four traits has a file here; the engine makes every decision.
 
 mod commits;
 mod committed;

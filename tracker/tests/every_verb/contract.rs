@@ -9,16 +9,16 @@ use serde_json::Value;
 struct Field {
     /// Such as `[string]` or `object or null`.
     form: String,
-    /// It is there in every object of its kind.
+    /// Whether it is in every object of its kind.
     always: bool,
 }
 
 type Table = BTreeMap<String, Field>;
 
-/// Tables by the words of the heading above them: `status`, or `status.volumes` for what lies in a field.
+/// Tables by the words of the heading above them: `status`, or `status.volumes` for the value of a field.
 static TABLES: LazyLock<BTreeMap<String, Table>> = LazyLock::new(|| read(include_str!("../../../docs/json.md")));
 
-/// The tables that an object was held against.
+/// The tables that an object was checked against.
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 fn read(page: &str) -> BTreeMap<String, Table> {
@@ -40,7 +40,7 @@ fn read(page: &str) -> BTreeMap<String, Table> {
     tables
 }
 
-/// What the page says a value is.
+/// Checks a value against the form on the page.
 fn is_of(value: &Value, form: &str) -> bool {
     if let Some(form) = form.strip_suffix(" or null") {
         return value.is_null() || is_of(value, form);
@@ -58,7 +58,7 @@ fn is_of(value: &Value, form: &str) -> bool {
     }
 }
 
-/// The table of what lies in a field; those that two kinds of object share stand where they come first.
+/// The table for the value of a field; a table that two kinds of object share is listed under the first.
 fn inside(table: &str, field: &str) -> Option<&'static str> {
     let name = match (table, field) {
         ("acknowledge", "write_back") => "status.write_back".to_owned(),
@@ -90,13 +90,13 @@ fn check(table: &str, object: &Value) {
     }
 }
 
-/// Holds a line of output against the page.
+/// Checks a line of output against the page.
 pub(super) fn hold(line: &Value) {
     let kind = line["type"].as_str().expect("a type");
     check(if kind == "ready" && line.get("inodes").is_some() { "ready of watch" } else { kind }, line);
 }
 
-/// Tables that nothing was held against: a page that is about something else would have all of them here.
+/// Tables that nothing was checked against: on a page about something else, all of them.
 pub(super) fn unseen() -> Vec<&'static str> {
     let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     TABLES.keys().map(String::as_str).filter(|table| !seen.contains(*table)).collect()

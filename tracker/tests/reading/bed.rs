@@ -79,7 +79,7 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        // Directories without write permission cannot be emptied by the temporary directory's own drop.
+        // The temporary directory's own drop cannot empty directories without write permission.
         let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(self.dir.path()).status();
     }
 }
@@ -92,7 +92,7 @@ pub(crate) fn flip(path: &Path, at: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Every regular file that has a name in the target is what it was; nothing else is claimed.
+/// Checks that every regular file with a name in the target is as committed; nothing else is checked.
 pub(crate) fn assert_no_false_file(bed: &Bed, target: &str, seq: usize) {
     let mut pending = vec![PathBuf::new()];
     while let Some(rel) = pending.pop() {
@@ -109,7 +109,7 @@ pub(crate) fn assert_no_false_file(bed: &Bed, target: &str, seq: usize) {
     }
 }
 
-/// Gives a directory the times of another, after entries were taken out of it.
+/// Sets a directory's times to those of another, after entries were removed from it.
 pub(crate) fn filetime(from: &Path, to: &Path) {
     let time = fs::metadata(from).unwrap().modified().unwrap();
     fs::File::open(to).unwrap().set_modified(time).unwrap();

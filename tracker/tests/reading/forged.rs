@@ -1,4 +1,4 @@
-//! What somebody can do to a store who may only add objects, and what is noticed: the table in `docs/security.md`.
+//! What somebody who may only add objects can do to a store, and what is noticed: the table in `docs/security.md`.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use engine::model::{Hash, Seq};
 use crate::bed::{Bed, code, text, tracker};
 use crate::volume::VOLUME;
 
-/// Era length, and a history that has just begun its third era.
+/// Era length, with a history that has just begun its third era.
 const ERA: u64 = 4;
 
 fn bed(last: Seq) -> Bed {
@@ -37,7 +37,8 @@ fn state(bed: &Bed, seq: Seq) -> Manifest {
     state
 }
 
-/// Adds a checkpoint of `seq`, at its place in the chain, that holds the state of the first commit. Its place and name.
+/// Adds a checkpoint of `seq`, at its place in the chain, that holds the state of the first commit. Returns its place and
+/// name.
 fn plant_checkpoint(bed: &Bed, seq: Seq) -> (Position, CheckpointRef) {
     let position = state(bed, seq).position().clone();
     let mut hash = Hash::default();
@@ -85,7 +86,7 @@ fn an_untouched_history_with_eras_and_checkpoints_is_ok() {
     }
 }
 
-/// Without it no commit can be found by counting up; what a listing shows is there all the same, and nothing is early.
+/// Without it no commit can be found by counting up. What a listing shows still exists, so the history is damaged, not new.
 #[test]
 fn a_first_commit_that_is_lost_is_damage_and_no_beginning() {
     let bed = bed(Seq(3));
@@ -129,7 +130,7 @@ fn an_end_of_an_era_that_has_not_ended_is_not_used_and_is_told() {
         };
         fs::write(bed.object(&Key::Era(era.era).to_string()), era.encode().unwrap()).unwrap();
     }
-    // The head is what it was, and so is every state.
+    // The head and all states are unchanged.
     let newest = bed.restore("newest", &["--expect-head", "6"]);
     assert_eq!(code(&newest), 0, "{}", text(&newest));
     bed.assert_state("newest", 6);
@@ -137,8 +138,8 @@ fn an_end_of_an_era_that_has_not_ended_is_not_used_and_is_told() {
     verify_names(&bed, Key::Era(1), "named by no commit");
 }
 
-/// At the end of an era its end and its checkpoint may be there before a commit names them, so both must say what the commits
-/// give.
+/// At the end of an era, its end and its checkpoint may exist before a commit names them, so both must agree with the
+/// commits.
 #[test]
 fn a_false_end_at_the_head_is_not_used_and_is_told() {
     let bed = bed(Seq(7));
@@ -159,7 +160,7 @@ fn a_false_end_at_the_head_is_not_used_and_is_told() {
     verify_names(&bed, Key::Checkpoint(Seq(7)), "another state");
 }
 
-/// Who may overwrite replaces the checkpoint, and the era that names it; the commit that names the era is left.
+/// Somebody who may overwrite replaces the checkpoint, and the era that names it; the commit that names the era stays.
 #[test]
 fn an_era_that_was_replaced_does_not_fit_the_commit_that_names_it() {
     let bed = bed(Seq(9));

@@ -1,4 +1,4 @@
-//! A restore that meets damage, a refusal, an interrupt or a target that it must not touch: what it does all the same.
+//! What a restore still does when it meets damage, a refusal, an interrupt or a target that it must not touch.
 
 use engine::model::Seq;
 use std::fs;
@@ -79,7 +79,7 @@ fn one_damaged_block_costs_one_file_and_the_last_whole_version_is_named() {
     let told = tracker(&["restore", url.to_str().unwrap(), dir.path().join("told").to_str().unwrap()]);
     assert!(text(&told).contains("not restored: f0: vol/packs/"), "{}", text(&told));
     assert!(text(&told).contains("commit 6 of "), "{}", text(&told));
-    // Onto an older whole tree: the older file stays.
+    // Into an existing older tree: the older file stays.
     fs::write(out.join("f3"), "older").unwrap();
     let merged = tracker(&["restore", url.to_str().unwrap(), out.to_str().unwrap(), "--merge"]);
     assert_eq!((code(&merged), fs::read(out.join("f3")).unwrap()), (3, b"older".to_vec()), "{}", text(&merged));
@@ -94,7 +94,7 @@ fn an_entry_that_cannot_be_made_is_named_and_the_rest_is_there() {
     fs::write(source.join("d/f"), "x").unwrap();
     fs::write(source.join("g"), "y").unwrap();
     volume.commit(&source, 500_000);
-    // As in a store of before the encoder refused it: a symlink whose target cannot be.
+    // As in a store from before the encoder refused it: a symlink with an impossible target.
     std::os::unix::fs::symlink("target-to-be-lost", source.join("..data")).unwrap();
     volume.commit(&source, 500_000);
     fs::remove_file(source.join("..data")).unwrap();
@@ -123,7 +123,7 @@ fn a_directory_in_the_way_of_its_mode_is_opened_for_the_restore() {
         fs::create_dir(&out).unwrap();
         fs::set_permissions(&out, fs::Permissions::from_mode(mode)).unwrap();
         if mode == 0 && !is_root() {
-            // Nobody but root can see that it is empty.
+            // Only root can see that it is empty.
             continue;
         }
         let done = bed.restore(&format!("out-{mode:o}"), &[]);
@@ -184,7 +184,7 @@ fn a_restore_that_is_interrupted_leaves_nothing_of_its_own() {
     assert_eq!(ended.status.code(), Some(130), "{}", text(&ended));
     assert!(text(&ended).contains("interrupted"), "{}", text(&ended));
     assert_eq!((areas(&out).len(), mode(&out)), (0, 0o700));
-    // One that is killed leaves its area, which the next one removes.
+    // A killed restore leaves its area, which the next one removes.
     let mut child = halted(&bed, &out);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -1,4 +1,4 @@
-//! What commits say of themselves: whether the first copy had ended, and what the clock said.
+//! What commits record: whether the baseline is complete, and the wall clock.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ fn at(sec: i64) -> Option<At> {
     Some(At::Time(jiff::Timestamp::from_second(START + sec).unwrap()))
 }
 
-/// Case 26: the clock is two days ahead for a while, then right again.
+/// The clock is two days ahead for a while, then right again.
 #[test]
 fn a_time_is_what_the_wall_clock_said() {
     let clocks = [1, 2, 2 * DAY + 3, 2 * DAY + 4, 2 * DAY + 5, 6, 7, 8, 9, 10];
@@ -99,11 +99,11 @@ fn a_time_is_what_the_wall_clock_said() {
         warning.to_string().contains("the clock was set back") && warning.to_string().contains("--at 2"),
         "{warning}"
     );
-    // Before it was set ahead there is nothing to warn of.
+    // Before it was set ahead, there is nothing to warn about.
     assert_eq!(reader.choose(at(2)).unwrap(), repository::Chosen { seq: Seq(2), clocks: None });
     assert_eq!(reader.choose(at(3 * DAY)).unwrap(), repository::Chosen { seq: Seq(10), clocks: None });
     assert!(reader.choose(at(0)).is_err());
-    // While it was ahead: the last one that says no later time is the newest, and the other answer is named.
+    // While it was ahead: the last commit with no later wall clock is the newest, and the other answer is named.
     let chosen = reader.choose(at(2 * DAY + 4)).unwrap();
     assert_eq!((chosen.seq, chosen.clocks.and_then(|warning| warning.in_order)), (Seq(10), Some(Seq(4))));
 }
@@ -137,7 +137,7 @@ fn finding_by_time_reads_few_commits() {
     let before = meter.requests();
     assert_eq!(reader.choose(at(300)).unwrap().seq, Seq(301));
     assert!(meter.requests() - before <= 1 + 4 + 6 + 2, "{} requests", meter.requests() - before);
-    // A clock that fell once costs a second search and a few reads more.
+    // A clock that went back once costs a second search and a few more reads.
     let fallen: Vec<i64> = (0..600).map(|n| if n < 500 { n + 1000 } else { n }).collect();
     let (reader, meter) = with_clocks(&fallen, 64);
     let before = meter.requests();

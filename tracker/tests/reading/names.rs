@@ -1,4 +1,4 @@
-//! What `ls` prints is what `cat` and `ls` take, through a shell or as it stands.
+//! `cat` and `ls` accept what `ls` prints, through a shell or directly.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -43,7 +43,7 @@ fn what_ls_prints_is_what_cat_takes() {
     assert_eq!(printed.len(), 1 + 2 * NAMES.len());
     let mut seen = 0;
     for line in printed.iter().filter(|line| line.starts_with("file")) {
-        // Kind, mode, owner, group, size, time; what is left is the path.
+        // Kind, mode, owner, group, size, time; the rest is the path.
         let (_, word) = line.split_once("Z ").unwrap();
         let shell = Command::new("bash")
             .args(["-c", &format!("exec \"$0\" cat \"$1\" {word}"), env!("CARGO_BIN_EXE_tracker"), url])

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Bytes that do not compress to nothing and differ with `seed`.
+/// Bytes that hardly compress and differ with `seed`.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
@@ -39,7 +39,7 @@ pub(crate) fn first(dir: &Path) {
     }
     fs::create_dir_all(&deep).unwrap();
     fs::write(deep.join("bottom"), "deep").unwrap();
-    // Holes at the beginning, in the middle, at the end; one file that is nothing else.
+    // Holes at the beginning, in the middle, at the end; and one file that is all hole.
     let sparse = File::create(dir.join("sparse")).unwrap();
     sparse.set_len(3 << 20).unwrap();
     sparse.write_all_at(&noise(3, 10_000), 1 << 20).unwrap();
@@ -56,7 +56,7 @@ pub(crate) fn first(dir: &Path) {
         0,
     )
     .unwrap();
-    // Where the file system has none, the tree has none.
+    // If the file system has none, the tree has none.
     let _ = rustix::fs::setxattr(dir.join("small"), "user.note", b"kept", rustix::fs::XattrFlags::empty());
     let mode = |path: &str, mode| fs::set_permissions(dir.join(path), fs::Permissions::from_mode(mode)).unwrap();
     age(&dir.join("small"), 1_000_000_000, 123_456_789);
@@ -97,7 +97,7 @@ pub(crate) fn third(dir: &Path) {
     fs::remove_file(dir.join("sparse")).unwrap();
 }
 
-/// A copy of a tree as it is, by the system's own tool.
+/// Copies a tree with the system's own tool.
 pub(crate) fn copy(from: &Path, to: &Path) {
     let done =
         std::process::Command::new("cp").args(["-a", "--sparse=always", "-T"]).arg(from).arg(to).status().unwrap();

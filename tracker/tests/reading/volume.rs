@@ -1,5 +1,5 @@
-//! Builds a volume by hand: directories are scanned with the standard library, and what changed is put into a store with
-//! the engine's encoders. Shares no code with the reader nor with the daemon's writer.
+//! Builds a volume by hand: scans directories with the standard library, and puts changes into a store with the engine's
+//! encoders. Shares no code with the reader or with the daemon's writer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -26,9 +26,9 @@ const BLOCK: usize = 4096;
 pub(crate) struct Volume {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) manifest: Manifest,
-    /// What the clock says at the next commit; else seq n is at `START + n` seconds.
+    /// The wall clock of the next commit; by default seq n is at `START + n` seconds.
     pub(crate) wall: Option<Time>,
-    /// What the next commit says of the baseline; `None`: it is of format version 1.
+    /// What the next commit records of the baseline; `None`: it is of format version 1.
     pub(crate) baseline: Option<bool>,
     /// What the next commit says of its instant.
     pub(crate) consistency: Option<Consistency>,
@@ -81,7 +81,7 @@ impl Volume {
         assert!(made == Created::Yes || matches!(key, Key::Page(_)), "{key} is there already");
     }
 
-    /// Commits what a directory is now; `inline` is the limit above which literals go to packs.
+    /// Commits the present state of a directory; `inline` is the limit above which literals go to packs.
     pub(crate) fn commit(&mut self, dir: &Path, inline: usize) -> Seq {
         let changes = self.changes(scan(dir));
         self.commit_changes(changes, inline)
@@ -209,7 +209,7 @@ impl Volume {
     }
 }
 
-/// Blocks that are as before are copied, the others sent; whole blocks inside holes are holes.
+/// Copies unchanged blocks and sends the others; whole blocks inside holes are holes.
 fn content(id: FileId, old: Option<&[u8]>, bytes: &[u8], holes: &[(u64, u64)]) -> Content<Vec<u8>> {
     let hole_bytes: u64 = holes.iter().map(|(_, len)| *len).sum();
     let kind = if hole_bytes > 1 << 30 { RootKind::Sparse } else { RootKind::Blake3 };

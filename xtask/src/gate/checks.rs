@@ -6,14 +6,13 @@ use anyhow::Result;
 
 use super::packaging;
 use super::step::{Gate, Outcome, absent};
-use crate::stream::checked;
 use crate::{ebpf, setup, sh, tidy};
 
 pub(super) type Check = (&'static str, fn(&Gate) -> Result<Outcome>);
 
 /// Done before anything is built.
 pub(super) const QUICK: [Check; 6] = [
-    ("fmt", |gate| passed(sh::cargo().args(["fmt", "--all", "--", "--check"]), gate, "fmt")),
+    ("fmt", |gate| gate.passed(sh::cargo().args(["fmt", "--all", "--", "--check"]), "fmt")),
     ("tidy", |_| tidy::main().map(|()| Outcome::Passed)),
     ("dependencies", dependencies),
     ("packaging: systemd unit", packaging::unit),
@@ -23,18 +22,24 @@ pub(super) const QUICK: [Check; 6] = [
 
 /// Done beside the tests.
 pub(super) const SLOW: [Check; 5] = [
-    ("clippy, host", clippy),
-    ("clippy, kernel object", |gate| passed(&mut ebpf::clippy_command()?, gate, "clippy-ebpf")),
-    ("documentation", rustdoc),
+    ("clippy, host", |gate| {
+        let workspace = ["clippy", "--workspace", "--exclude", "tracker-ebpf", "--all-targets", "--", "-D", "warnings"];
+        gate.passed(sh::cargo().args(workspace), "clippy-host")
+    }),
+    ("clippy, kernel object", |gate| gate.passed(&mut ebpf::clippy_command()?, "clippy-ebpf")),
+    ("documentation", |gate| {
+        let workspace = ["doc", "--no-deps", "--workspace", "--exclude", "tracker-ebpf"];
+        gate.passed(sh::cargo().args(workspace).env("RUSTDOCFLAGS", "-D warnings"), "rustdoc")
+    }),
     ("documentation's examples", |gate| {
-        passed(sh::cargo().args(["test", "--doc", "--workspace", "--exclude", "tracker-ebpf"]), gate, "doc-tests")
+        gate.passed(sh::cargo().args(["test", "--doc", "--workspace", "--exclude", "tracker-ebpf"]), "doc-tests")
     }),
     ("Miri, common", miri),
 ];
 
 /// The kernel object comes before everything that compiles `tracker`, which embeds it.
 pub(super) fn build_ebpf(gate: &Gate) -> Result<Outcome> {
-    passed(&mut ebpf::build_command()?, gate, "build-ebpf")
+    gate.passed(&mut ebpf::build_command()?, "build-ebpf")
 }
 
 /// Licences, sources and crates that were left out for a reason: `deny.toml`.
@@ -42,19 +47,7 @@ fn dependencies(gate: &Gate) -> Result<Outcome> {
     let Some(program) = setup::deny() else { return absent("deny", "cargo-deny is not installed") };
     let mut command = Command::new(program);
     command.current_dir(sh::root()).args(["--locked", "check", "licenses", "bans", "sources"]);
-    passed(&mut command, gate, "dependencies")
-}
-
-fn clippy(gate: &Gate) -> Result<Outcome> {
-    let mut command = sh::cargo();
-    command.args(["clippy", "--workspace", "--exclude", "tracker-ebpf", "--all-targets", "--", "-D", "warnings"]);
-    passed(&mut command, gate, "clippy-host")
-}
-
-fn rustdoc(gate: &Gate) -> Result<Outcome> {
-    let mut command = sh::cargo();
-    command.args(["doc", "--no-deps", "--workspace", "--exclude", "tracker-ebpf"]).env("RUSTDOCFLAGS", "-D warnings");
-    passed(&mut command, gate, "rustdoc")
+    gate.passed(&mut command, "dependencies")
 }
 
 /// Miri over `common`, where the layout of bytes shared with the kernel is defined. The engine links C code (zstd), which
@@ -65,12 +58,8 @@ fn miri(gate: &Gate) -> Result<Outcome> {
         command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(sh::root()).args(["+nightly", "miri"]);
         command
     };
-    if !sh::succeeds(nightly().arg("--version")) || !ebpf::nightly_has_sources() {
+    if !sh::succeeds(nightly().arg("--version")) || ebpf::nightly("nightly").is_none() {
         return absent("miri", "no rustup nightly with the components miri and rust-src");
     }
-    passed(nightly().args(["test", "-p", "common"]), gate, "miri")
-}
-
-fn passed(command: &mut Command, gate: &Gate, log: &str) -> Result<Outcome> {
-    checked(command, &gate.log(log)).map(|()| Outcome::Passed)
+    gate.passed(nightly().args(["test", "-p", "common"]), "miri")
 }

@@ -1,14 +1,14 @@
 //! Tier 3: the program from end to end under other kernels, one guest per kernel, all at once: most of a run is the kernel's
-//! verifier, which takes one processor. Then cuts of a guest's power.
+//! verifier, which takes one processor. Cuts of a guest's power, as soon as one of them is done.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::step::{Gate, Outcome, absent};
-use super::tally::Tally;
 use super::tiers;
-use crate::powercut::{self, Campaign};
+use crate::powercut;
 use crate::programs::Program;
 use crate::vm::{self, Kernel, Request, Series};
 use crate::{matrix, sh};
@@ -100,32 +100,42 @@ pub(super) fn all(gate: &mut Gate, programs: &[Program], filter: Option<&str>) {
     let kernels: Vec<(Series, Kernel)> =
         Series::ALL.into_iter().filter_map(|series| Some((series, kernel(gate, series)?))).collect();
     let missing = kernels.len() < Series::ALL.len();
+    let mut cuts = gate.part(gate.prefix.clone());
     let parts: Vec<Gate> = std::thread::scope(|scope| {
+        let (ended, first) = channel();
         let started: Vec<_> = kernels
             .iter()
             .map(|(series, kernel)| {
-                let prefix = format!("{}{}: ", gate.prefix, series.name());
-                let mut part = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix };
+                let (mut part, ended) = (gate.part(format!("{}{}: ", gate.prefix, series.name())), ended.clone());
                 let script = script(*series, &runs, seed, filter);
                 scope.spawn(move || {
                     guest(&mut part, *series, kernel, &script);
+                    // Nobody may wait for it any more.
+                    let _ = ended.send(());
                     part
                 })
             })
             .collect();
+        drop(ended);
+        // One guest alone does not fill two processors. An error is a panic of all, which is seen below.
+        if !missing && filter.is_none() && first.recv().is_ok() {
+            power_cuts(&mut cuts);
+        }
         // A panic of a part is one of the gate.
         started.into_iter().map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    for part in parts {
+    for part in parts.into_iter().chain([cuts]) {
         gate.tally.add(part.tally);
     }
-    if !missing && filter.is_none() {
-        gate.check("tier 3: power cuts", |gate| {
-            let campaign = Campaign::by_the_clock(CUTS);
-            powercut::run(&campaign, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
-            Ok(Outcome::Passed)
-        });
-    }
+}
+
+/// A few cuts.
+fn power_cuts(gate: &mut Gate) {
+    gate.check("tier 3: power cuts", |gate| {
+        let options = powercut::Options::of_the_gate(CUTS);
+        powercut::run(&options, &gate.log("power-cut"), |line| gate.say(&format!("   {line}")))?;
+        Ok(Outcome::Passed)
+    });
 }
 
 /// Whether some case matches.
@@ -147,24 +157,23 @@ fn kernel(gate: &mut Gate, series: Series) -> Option<Kernel> {
 
 fn guest(gate: &mut Gate, series: Series, kernel: &Kernel, script: &str) {
     let step = format!("tier 3: Linux {}", series.name());
-    let words = ["sh".into(), "-c".into(), script.to_owned()];
-    let request = Request { words: &words, variables: &vm::test_variables(), limit: LIMIT, disks: &[] };
+    let request = Request { script, limit: LIMIT, disks: &[], cut: None };
     let prefix = gate.prefix.clone();
     tiers::follow(gate, &step, None, |log, each| {
-        let code = vm::run(kernel, &request, log, |line| {
+        let code = vm::run(kernel, request, log, |line| {
             if line.starts_with("BACK END ") {
                 println!("{prefix}   {line}");
             }
             each(line);
         })?;
-        Ok((code != 0).then(|| format!("exit code {code}")))
+        Ok((code != Some(0)).then(|| format!("exit code {code:?}")))
     });
 }
 
 /// The runs of this kernel one after the other. Before each stands what cargo would say, so that kernel and back end stand in
 /// front of each name.
 fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&str>) -> String {
-    let mut script = String::from("code=0\n");
+    let mut lines = Vec::new();
     for (run, program) in runs.iter().filter(|(run, _)| run.series.is_none_or(|only| only == series)) {
         let Run { series: _, test, back_end, cases, threads, part } = run;
         let mut variables = String::new();
@@ -174,16 +183,15 @@ fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&st
         if let Some(part) = part {
             variables.push_str(&format!("{}={part} {}={seed} ", matrix::PART, matrix::SEED));
         }
-        script.push_str(&format!(
+        lines.push(format!(
             "echo '     Running tests/{test}.rs ({test} under {}, {back_end}-0)'\n\
-             {variables}{} --show-output --test-threads={threads} {} || code=1\n",
+             {variables}{} --show-output --test-threads={threads} {}",
             series.name(),
             sh::quote(&program.display().to_string()),
             sh::quote(filter.unwrap_or(cases)),
         ));
     }
-    script.push_str("exit $code\n");
-    script
+    sh::each_of(lines)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Reads what test programs print with `--show-output`: per test binary its counts, the names of failed tests, and the lines
 //! `SKIP name: reason` of our tests. Pure: lines in, numbers out.
 
-use super::tally::Tally;
+use super::step::Tally;
 
 /// What one test binary reported.
 #[derive(Debug, Default)]
@@ -111,10 +111,7 @@ pub(super) fn ended(line: &str) -> Option<&str> {
 }
 
 fn counts(text: &str) -> Option<(usize, usize, usize)> {
-    let count = |what: &str| {
-        let (before, _) = text.split_once(&format!(" {what}"))?;
-        before.rsplit(' ').next()?.parse().ok()
-    };
+    let count = |what: &str| text.split_once(what)?.0.trim_end().rsplit(' ').next()?.parse().ok();
     Some((count("passed")?, count("failed")?, count("ignored")?))
 }
 

@@ -1,12 +1,14 @@
 //! One step of the gate: what it may come to, how it is told and counted.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
 
-use super::tally::{self, Tally};
 use crate::sh;
+use crate::stream::checked;
 
 /// What a check found out, when it could run at all.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,14 +26,12 @@ pub(super) struct Gate {
     pub(super) prefix: String,
 }
 
-/// Has the calling thread, and all that it starts, take processors from others less by `nice`.
-pub(super) fn lower_priority(nice: i32) {
-    if let Err(error) = rustix::process::nice(nice) {
-        println!("xtask: the priority stays as it is: {error}");
-    }
-}
-
 impl Gate {
+    /// A part that goes on beside this one; its tally is added in the end.
+    pub(super) fn part(&self, prefix: String) -> Gate {
+        Gate { logs: self.logs.clone(), tally: Tally::default(), prefix }
+    }
+
     /// Runs one check, which counts as one test, between two header lines.
     pub(super) fn check(&mut self, name: &str, check: impl FnOnce(&Gate) -> Result<Outcome>) -> bool {
         self.say(&format!("== {name}"));
@@ -57,6 +57,11 @@ impl Gate {
         false
     }
 
+    /// A command that has to succeed, with its output in the log of this name.
+    pub(super) fn passed(&self, command: &mut Command, log: &str) -> Result<Outcome> {
+        checked(command, &self.log(log)).map(|()| Outcome::Passed)
+    }
+
     /// Prints what a person is to see now, each line behind the prefix.
     pub(super) fn say(&self, text: &str) {
         for line in text.lines() {
@@ -73,7 +78,7 @@ impl Gate {
     pub(super) fn finish(self, started: Instant) -> Result<()> {
         println!("== summary after {:.0} s (logs: target/test-logs)", started.elapsed().as_secs_f64());
         for (what, times) in [("step", &self.tally.steps), ("test", &self.tally.times)] {
-            for (name, seconds) in tally::slowest(times) {
+            for (name, seconds) in slowest(times) {
                 println!("slowest {what}: {seconds:.1} s {name}");
             }
         }
@@ -104,4 +109,80 @@ pub(super) fn absent(what: &str, reason: &str) -> Result<Outcome> {
         return Err(sh::missing(reason, help));
     }
     Ok(Outcome::Skipped(reason.to_owned()))
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Tests and checks that passed.
+    pub(super) passed: usize,
+    /// Names of tests and checks that failed.
+    pub(super) failed: Vec<String>,
+    /// Names of tests, cases and checks that did not run, each with its reason.
+    pub(super) skipped: Vec<(String, String)>,
+    /// Results that came from test binaries, to notice a gate that tested nothing.
+    pub(super) tests: usize,
+    /// How many seconds each step took.
+    pub(super) steps: Vec<(String, f64)>,
+    /// How many seconds each test took, where tests run one after the other.
+    pub(super) times: Vec<(String, f64)>,
+}
+
+/// So many of the slowest are told.
+const SLOWEST: usize = 10;
+
+impl Tally {
+    pub(super) fn fail(&mut self, name: &str) {
+        self.failed.push(name.to_owned());
+    }
+
+    pub(super) fn skip(&mut self, name: &str, reason: &str) {
+        self.skipped.push((name.to_owned(), reason.to_owned()));
+    }
+
+    /// Adds what another part of the same run has counted.
+    pub(super) fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.skipped.extend(other.skipped);
+        self.tests += other.tests;
+        self.steps.extend(other.steps);
+        self.times.extend(other.times);
+    }
+}
+
+/// The slowest of `times` (name, seconds), the slowest first.
+fn slowest(times: &[(String, f64)]) -> Vec<&(String, f64)> {
+    let mut sorted: Vec<_> = times.iter().collect();
+    sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+    sorted.truncate(SLOWEST);
+    sorted
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_line_has_the_agreed_form() {
+        let mut tally = Tally { passed: 3, ..Tally::default() };
+        tally.fail("a");
+        tally.skip("b", "no root");
+        assert_eq!(tally.to_string(), "3 passed, 1 failed, 1 skipped");
+        let mut whole = Tally { passed: 1, tests: 1, ..Tally::default() };
+        whole.add(tally);
+        assert_eq!(whole.to_string(), "4 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn the_slowest_come_first_and_are_ten() {
+        let times: Vec<_> = (0..20).map(|n| (n.to_string(), f64::from(n))).collect();
+        let names: Vec<_> = slowest(&times).iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["19", "18", "17", "16", "15", "14", "13", "12", "11", "10"]);
+    }
 }

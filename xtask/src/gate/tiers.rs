@@ -10,10 +10,9 @@ use anyhow::Result;
 use super::leftovers;
 use super::libtest::{self, Reader};
 use super::step::{Gate, Outcome, absent};
-use super::tally::Tally;
 use crate::programs::{self, Program};
 use crate::stream::{failure, stream};
-use crate::{docker, setup, sh};
+use crate::{setup, sh};
 
 /// Builds all test programs and what they start, in one call: parts would be built again with other features. `all`: also those
 /// that need root. None if that failed.
@@ -89,7 +88,7 @@ pub(super) fn privileged(gate: &mut Gate, programs: &[Program], filter: Option<&
     };
     let one_by_one = ["--test-threads=1"];
     tier(gate, "tier 2, alone", &alone, &one_by_one, filter, &mut { look });
-    let mut other = Gate { logs: gate.logs.clone(), tally: Tally::default(), prefix: "  ".into() };
+    let mut other = gate.part("  ".into());
     std::thread::scope(|scope| {
         let lane = scope.spawn(|| tier(&mut other, "tier 2, beside", &beside, &one_by_one, filter, &mut { look }));
         tier(gate, "tier 2", &rest, &one_by_one, filter, &mut { look });
@@ -118,8 +117,10 @@ fn tier(
         command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
         command.arg("--show-output").args(options).args(filter);
         // Where the things are that were built for the tests.
-        command.env("TRACKER_TEST_BIN", sh::target_dir().join("debug/tracker"));
-        command.env("TRACKER_TEST_VENV", setup::venv()).env("TRACKER_TEST_DOCKER", docker::folder());
+        command
+            .envs(programs::variables())
+            .env("TRACKER_TEST_VENV", setup::folder("venv"))
+            .env("TRACKER_TEST_DOCKER", setup::folder("docker"));
         let step = format!("{name}: {}", program.name);
         follow(gate, &step, Some(&program.name), |log, each| {
             let status = stream(&mut command, log, |line: &str| {

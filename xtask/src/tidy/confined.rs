@@ -1,41 +1,73 @@
 //! Checks on who may use what: the kernel library, the AWS SDK, and the purity of the engine (invariants I6 and I9 of
 //! docs/architecture.md). `unsafe` is confined by the lint `unsafe_code`: a file that needs it says so in its head.
 
-use super::file::{Fault, File};
-use super::source::{self, tokens};
+use regex_lite::Regex;
 
-/// Where aya may be named.
-const AYA: [&str; 3] = ["tracker/src/capture", "common/src/", "tracker-ebpf/src/"];
-/// Where the AWS SDK may be named: one file or folder whose name begins with `s3`.
-const AWS: [&str; 1] = ["tracker/src/store/s3"];
+use super::file::{Fault, File};
+use super::source;
+
+/// Paths that code may name nowhere but in some files.
+struct Confined {
+    paths: &'static str,
+    /// Where it is forbidden.
+    within: &'static str,
+    /// Where it is allowed all the same.
+    but: &'static [&'static str],
+    why: &'static str,
+    /// Only a file that has this text can name one.
+    word: &'static str,
+}
+
+const CONFINED: [Confined; 4] = [
+    Confined {
+        paths: r"\baya(_log|_obj|_ebpf|_log_ebpf)?\b",
+        within: "",
+        but: &["tracker/src/capture", "common/src/", "tracker-ebpf/src/"],
+        why: "aya outside of capture",
+        word: "aya",
+    },
+    Confined {
+        paths: r"\baws_\w",
+        within: "",
+        // One file or folder whose name begins so.
+        but: &["tracker/src/store/s3"],
+        why: "AWS SDK outside of store/s3",
+        word: "aws_",
+    },
+    Confined {
+        paths: r"^std::(fs|io::stdin|net|process|thread)\b|\b(Instant|RandomState|SystemTime)\b",
+        within: "engine/src/",
+        but: &[],
+        why: "the engine does no effects: no I/O, clocks, randomness, threads",
+        word: "",
+    },
+    Confined {
+        paths: r"^std::env\b",
+        within: "engine/src/",
+        // The simulation is test code, and takes its seed from the environment.
+        but: &["engine/src/sim"],
+        why: "the engine does no effects",
+        word: "",
+    },
+];
 
 /// What the engine may depend on: pure computation only.
 const ENGINE_DEPENDENCIES: [&str; 9] =
     ["blake3", "bytes", "chacha20poly1305", "common", "fast_rsync", "petgraph", "roaring", "thiserror", "zstd"];
 
-/// What the engine may not use of the standard library: I/O, clocks, randomness, threads.
-const IMPURE: [&str; 6] = ["env", "fs", "io::stdin", "net", "process", "thread"];
-const IMPURE_TYPES: [&str; 3] = ["Instant", "RandomState", "SystemTime"];
-
-pub(super) fn kernel_library(files: &[File]) -> Vec<Fault> {
-    let names = ["aya", "aya_log", "aya_obj", "aya_ebpf", "aya_log_ebpf"];
-    confined(files, &AYA, "aya", |word| names.contains(&word), "aya outside of capture")
-}
-
-pub(super) fn aws(files: &[File]) -> Vec<Fault> {
-    confined(files, &AWS, "aws_", |word| word.starts_with("aws_") && word.len() > 4, "AWS SDK outside of store/s3")
-}
-
-/// Faults for words of code that `found` accepts, in Rust files outside of `places`. All of them contain `part`.
-fn confined(files: &[File], places: &[&str], part: &str, found: impl Fn(&str) -> bool, text: &str) -> Vec<Fault> {
-    let outside = |file: &&File| file.is_rust() && !places.iter().any(|place| file.path.starts_with(place));
+pub(super) fn paths(files: &[File]) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for file in files.iter().filter(outside).filter(|file| file.text.contains(part)) {
-        let tokens = tokens(file);
-        for (before, (line, word)) in std::iter::once(&(0, String::new())).chain(&tokens).zip(&tokens) {
-            // A function may have such a name.
-            if found(word) && before.1 != "fn" {
-                faults.push(file.fault(*line, text));
+    for rule in CONFINED {
+        let pattern = Regex::new(rule.paths).expect("a pattern of ours");
+        let free = |file: &File| rule.but.iter().any(|place| file.path.starts_with(place));
+        let bound = |file: &&File| file.is_rust() && file.path.starts_with(rule.within) && !free(file);
+        for file in files.iter().filter(bound).filter(|file| file.text.contains(rule.word)) {
+            match source::items(file) {
+                Ok(items) => faults.extend(source::paths(&items, true).iter().filter_map(|named| {
+                    let path = named.segments.join("::");
+                    pattern.is_match(&path).then(|| file.fault(named.line, format!("`{path}`: {}", rule.why)))
+                })),
+                Err(fault) => faults.push(fault),
             }
         }
     }
@@ -59,67 +91,39 @@ pub(super) fn engine_dependencies(files: &[File]) -> Vec<Fault> {
         .collect()
 }
 
-pub(super) fn engine_purity(files: &[File]) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for file in files.iter().filter(|file| file.is_rust() && file.path.starts_with("engine/src/")) {
-        let items = match syn::parse_file(&file.text) {
-            Ok(syntax) => syntax.items,
-            Err(error) => {
-                faults.push(file.fault(error.span().start().line, format!("no Rust: {error}")));
-                continue;
-            }
-        };
-        for named in source::paths(&items, true) {
-            let path = named.segments.join("::");
-            let inside = path.strip_prefix("std::").unwrap_or_default();
-            let of =
-                |name: &&&str| inside.strip_prefix(**name).is_some_and(|end| end.is_empty() || end.starts_with("::"));
-            // The simulation is test code, and takes its seed from the environment.
-            let allowed = |name: &&str| *name == "env" && file.path.starts_with("engine/src/sim");
-            let effect = IMPURE.iter().find(of).is_some_and(|name| !allowed(name));
-            if effect || named.segments.iter().any(|word| IMPURE_TYPES.contains(&word.as_str())) {
-                faults.push(file.fault(named.line, format!("the engine may not use `{path}`: it does no effects")));
-            }
-        }
-    }
-    faults
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::file::file;
     use super::*;
 
     #[test]
-    fn aya_outside_of_capture_is_found() {
-        let text = "//! Head naming aya.\nuse aya::Ebpf;\n";
-        assert_eq!(kernel_library(&[file("tracker/src/volume.rs", text)])[0].line, 2);
-        assert_eq!(kernel_library(&[file("tracker/src/capture/load.rs", text)]), []);
-    }
-
-    #[test]
-    fn the_aws_sdk_outside_of_s3_is_found() {
-        let text = "//! Head.\nuse aws_sdk_s3::Client;\n";
-        assert_eq!(aws(&[file("tracker/src/store/local.rs", text)]).len(), 1);
-        assert_eq!(aws(&[file("tracker/src/store/s3/client.rs", text)]), []);
+    fn what_is_confined_is_found_outside_and_nowhere_else() {
+        let kernel = "//! Head naming aya::Ebpf.\nuse aya::Ebpf;\n";
+        let aws = "use aws_sdk_s3::Client;\nfn f() { g!(aws_config::load()) }\n";
+        let effects = "//! Head: no std::fs here.\nuse std::{fs::File, fmt};\nfn f() { let t = Instant::now(); }\n";
+        for (path, text, lines) in [
+            ("tracker/src/volume.rs", kernel, &[2][..]),
+            ("tracker/src/volume.rs", "extern crate aya_obj as x;", &[1]),
+            ("tracker/src/volume.rs", "fn aya() {}", &[]),
+            ("tracker/src/capture/load.rs", kernel, &[]),
+            ("tracker/src/store/local.rs", aws, &[1, 2]),
+            ("tracker/src/store/s3/client.rs", aws, &[]),
+            ("engine/src/x.rs", effects, &[2, 3]),
+            ("engine/src/x.rs", "#[cfg(test)]\nmod tests { fn f() { std::thread::yield_now(); } }", &[2]),
+            ("engine/src/x.rs", "use std::env;", &[1]),
+            ("engine/src/sim/x.rs", "use std::env;", &[]),
+            ("tracker/src/x.rs", effects, &[]),
+        ] {
+            let found: Vec<_> = paths(&[file(path, text)]).iter().map(|fault| fault.line).collect();
+            assert_eq!(found, lines, "{path}: {text}");
+        }
     }
 
     #[test]
     fn a_dependency_beyond_the_allow_list_is_found() {
         let text = "[dependencies]\nblake3.workspace = true\ntokio = \"1\"\n[dev-dependencies]\nproptest = \"1\"\n";
         let faults = engine_dependencies(&[file("engine/Cargo.toml", text)]);
-        assert_eq!(
-            faults.iter().map(|fault| &*fault.text).collect::<Vec<_>>(),
-            ["the engine may not depend on `tokio`"]
-        );
-    }
-
-    #[test]
-    fn effects_in_the_engine_are_found() {
-        let text = "//! Head: no std::fs here.\nuse std::{fs::File, fmt};\nfn f() { let t = Instant::now(); }\n";
-        assert_eq!(engine_purity(&[file("engine/src/x.rs", text)]).len(), 2);
-        let test = "#[cfg(test)]\nmod tests { fn f() { std::thread::yield_now(); } }\n";
-        assert_eq!(engine_purity(&[file("engine/src/x.rs", test)]).len(), 1);
-        assert_eq!(engine_purity(&[file("tracker/src/x.rs", text)]), []);
+        let texts: Vec<_> = faults.iter().map(|fault| &*fault.text).collect();
+        assert_eq!(texts, ["the engine may not depend on `tokio`"]);
     }
 }

@@ -1,9 +1,11 @@
 //! Checks on the documents: nothing is orphaned, no link is dead, and a test that a document leans on exists.
 
 use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+
+use regex_lite::Regex;
 
 use super::file::{Fault, File};
-use super::source::tokens;
 
 /// A document nobody is led to is not read, and rots.
 pub(super) fn linked_from_readme(files: &[File]) -> Vec<Fault> {
@@ -42,22 +44,17 @@ pub(super) fn links(files: &[File]) -> Vec<Fault> {
 
 /// Documents name the test that holds a promise like this: `test: name`. Such a name must be a function of that name.
 pub(super) fn named_tests(files: &[File]) -> Vec<Fault> {
-    let mut functions = HashSet::new();
-    for file in files.iter().filter(|file| file.is_rust()) {
-        let tokens = tokens(file);
-        let pairs = tokens.iter().zip(tokens.iter().skip(1));
-        functions.extend(pairs.filter(|((_, word), _)| word == "fn").map(|(_, (_, name))| name.clone()));
-    }
+    // At the beginning of a line, so that what a comment says is none.
+    let function = Regex::new(r"(?m)^[\w() ]*\bfn (\w+)").expect("a pattern of ours");
+    let found = files.iter().filter(|file| file.is_rust()).flat_map(|file| function.captures_iter(&file.text));
+    let functions: HashSet<&str> = found.map(|found| found.extract::<1>().1[0]).collect();
+    let named = Regex::new(r"`test: ((?:[^`]*::)?([^`]*))`").expect("a pattern of ours");
     let mut faults = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
         for (number, line) in file.lines() {
-            for after in line.split("`test: ").skip(1) {
-                let name = after.split('`').next().unwrap_or_default().trim();
-                let function = name.rsplit("::").next().unwrap_or_default();
-                if !functions.contains(function) {
-                    faults.push(file.fault(number, format!("there is no test `{name}`")));
-                }
-            }
+            let names = named.captures_iter(line).map(|found| found.extract::<2>().1);
+            let missing = names.filter(|[_, function]| !functions.contains(function));
+            faults.extend(missing.map(|[name, _]| file.fault(number, format!("there is no test `{name}`"))));
         }
     }
     faults
@@ -79,31 +76,25 @@ fn targets(file: &File) -> impl Iterator<Item = (usize, &str)> {
 
 /// `target` as seen from the folder of `from`.
 fn resolve(from: &str, target: &str) -> String {
-    let mut parts: Vec<&str> = from.split('/').collect();
-    parts.pop();
-    for part in target.split('/') {
+    let mut path = PathBuf::from(from);
+    path.pop();
+    for part in Path::new(target).components() {
         match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir => drop(path.pop()),
+            _ => {}
         }
     }
-    parts.join("/")
+    path.display().to_string()
 }
 
 /// Anchors of a page's headings, as code hosting sites make them: lower case, blanks to `-`, punctuation dropped.
 fn anchors(page: &File) -> HashSet<String> {
     let headings = page.lines().filter(|(_, line)| line.starts_with('#'));
+    let kept = |c: &char| c.is_alphanumeric() || "_-".contains(*c);
     headings
         .map(|(_, line)| {
-            let text = line.trim_start_matches('#').trim().to_lowercase();
-            text.chars()
-                .filter_map(|c| {
-                    if c == ' ' { Some('-') } else { (c.is_alphanumeric() || c == '_' || c == '-').then_some(c) }
-                })
-                .collect()
+            line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-").chars().filter(kept).collect()
         })
         .collect()
 }

@@ -1,9 +1,7 @@
 //! Which file may lean on which: no circle of files in any crate, and in `tracker` no arrow from a lower layer to a higher
-//! one. What is broken today is listed, and may only become less.
+//! one.
 
-mod known;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -37,10 +35,6 @@ const LAYERS: [&[&str]; 13] = [
 const LAYERED: &str = "tracker/src/";
 
 pub(super) fn check(files: &[File]) -> Vec<Fault> {
-    check_but(files, known::KNOWN)
-}
-
-fn check_but(files: &[File], known: &[(&str, &str)]) -> Vec<Fault> {
     let (mut arrows, mut faults) = (Vec::new(), Vec::new());
     for root in ROOTS {
         match Crate::read(files, root) {
@@ -48,55 +42,30 @@ fn check_but(files: &[File], known: &[(&str, &str)]) -> Vec<Fault> {
             Err(fault) => faults.push(fault),
         }
     }
-    let excused = |arrow: &Arrow| known.contains(&(arrow.from.as_str(), arrow.to.as_str()));
-    let kept: Vec<Arrow> = arrows.iter().filter(|arrow| !excused(arrow)).cloned().collect();
-    faults.extend(upward(&kept));
-    faults.extend(circles(&kept));
-    for (from, to) in known {
-        let arrow = arrows.iter().find(|arrow| arrow.from == *from && arrow.to == *to);
-        if !arrow.is_some_and(|arrow| breaks(arrow, &kept)) {
-            faults.push(Fault {
-                path: (*from).to_owned(),
-                line: 0,
-                text: format!("KNOWN has an arrow to {to} that is not needed any more: take it out"),
-            });
-        }
-    }
+    faults.extend(upward(&arrows));
+    faults.extend(circles(&arrows));
     faults
 }
 
-/// Whether `arrow` would be a fault beside those that are `kept`.
-fn breaks(arrow: &Arrow, kept: &[Arrow]) -> bool {
-    let with: Vec<Arrow> = kept.iter().chain([arrow]).cloned().collect();
-    is_upward(arrow) || circles(&with).len() > circles(kept).len() || grown(&with) > grown(kept)
-}
-
-/// Files that stand in some circle.
-fn grown(arrows: &[Arrow]) -> usize {
-    components(arrows).iter().map(Vec::len).sum()
-}
-
-/// The layer of a file of `tracker`; none for other crates, an error for a file that the list does not have.
-fn layer(path: &str) -> Option<Result<usize, ()>> {
+/// The layer of a file of `tracker`, which the list may not have; none for other crates.
+fn layer(path: &str) -> Option<Option<usize>> {
     let top = path.strip_prefix(LAYERED)?.split(['/', '.']).next()?;
-    Some(LAYERS.iter().position(|names| names.contains(&top)).ok_or(()))
-}
-
-fn is_upward(arrow: &Arrow) -> bool {
-    matches!((layer(&arrow.from), layer(&arrow.to)), (Some(Ok(from)), Some(Ok(to))) if to < from)
+    Some(LAYERS.iter().position(|names| names.contains(&top)))
 }
 
 fn upward(arrows: &[Arrow]) -> Vec<Fault> {
-    let fault = |arrow: &Arrow, text: String| Fault { path: arrow.from.clone(), line: arrow.line, text };
     let mut faults = Vec::new();
     for arrow in arrows {
-        for path in [&arrow.from, &arrow.to] {
-            if layer(path) == Some(Err(())) {
-                faults.push(fault(arrow, format!("{path} has no place in the layers of xtask/src/tidy/layers.rs")));
+        let mut fault = |text| faults.push(Fault { path: arrow.from.clone(), line: arrow.line, text });
+        let [from, to] = [&arrow.from, &arrow.to].map(|path| {
+            let layer = layer(path)?;
+            if layer.is_none() {
+                fault(format!("{path} has no place in the layers of xtask/src/tidy/layers.rs"));
             }
-        }
-        if is_upward(arrow) {
-            faults.push(fault(arrow, format!("leans on {}, which is of a higher layer", arrow.to)));
+            layer
+        });
+        if from.zip(to).is_some_and(|(from, to)| to < from) {
+            fault(format!("leans on {}, which is of a higher layer", arrow.to));
         }
     }
     faults
@@ -104,30 +73,27 @@ fn upward(arrows: &[Arrow]) -> Vec<Fault> {
 
 /// The circles of files, each as one fault with the arrows that it is made of.
 fn circles(arrows: &[Arrow]) -> Vec<Fault> {
-    let describe = |circle: Vec<&str>| {
-        let within = |arrow: &&Arrow| circle.contains(&arrow.from.as_str()) && circle.contains(&arrow.to.as_str());
-        let lines: Vec<String> = arrows
-            .iter()
-            .filter(within)
-            .map(|arrow| format!("\n    {}:{} -> {}", arrow.from, arrow.line, arrow.to))
-            .collect();
-        let path = circle.iter().min().map_or(String::new(), |path| (*path).to_owned());
-        Fault { path, line: 0, text: format!("a circle of {} files:{}\n   ", circle.len(), lines.concat()) }
-    };
-    components(arrows).into_iter().map(describe).collect()
-}
-
-/// Files that lead to each other, in groups of two and more.
-fn components(arrows: &[Arrow]) -> Vec<Vec<&str>> {
-    let mut graph = DiGraph::<&str, ()>::new();
-    let mut nodes: BTreeMap<&str, NodeIndex> = BTreeMap::new();
-    for arrow in arrows {
-        let [from, to] =
-            [&arrow.from, &arrow.to].map(|path| *nodes.entry(path).or_insert_with(|| graph.add_node(path)));
+    let (mut graph, mut nodes) = (DiGraph::<&str, ()>::new(), BTreeMap::<&str, NodeIndex>::new());
+    for Arrow { from, to, .. } in arrows {
+        let [from, to] = [from, to].map(|path| *nodes.entry(path).or_insert_with(|| graph.add_node(path)));
         graph.add_edge(from, to, ());
     }
-    let all = tarjan_scc(&graph).into_iter().filter(|group| group.len() > 1);
-    all.map(|group| group.into_iter().filter_map(|node| graph.node_weight(node).copied()).collect()).collect()
+    let mut faults = Vec::new();
+    for group in tarjan_scc(&graph).into_iter().filter(|group| group.len() > 1) {
+        let circle: BTreeSet<&str> = group.into_iter().map(|node| graph[node]).collect();
+        let mut text = format!("a circle of {} files:", circle.len());
+        for Arrow { from, to, line } in arrows {
+            if circle.contains(from.as_str()) && circle.contains(to.as_str()) {
+                text.push_str(&format!("\n    {from}:{line} -> {to}"));
+            }
+        }
+        faults.push(Fault {
+            path: circle.first().copied().unwrap_or_default().to_owned(),
+            line: 0,
+            text: text + "\n   ",
+        });
+    }
+    faults
 }
 
 #[cfg(test)]
@@ -135,12 +101,9 @@ mod tests {
     use super::super::file::file;
     use super::*;
 
-    fn tree(parts: &[(&str, &str)]) -> Vec<File> {
-        parts.iter().map(|(path, text)| file(&format!("tracker/src/{path}"), text)).collect()
-    }
-
-    fn faults(parts: &[(&str, &str)], known: &[(&str, &str)]) -> Vec<String> {
-        check_but(&tree(parts), known).into_iter().map(|fault| fault.text).collect()
+    fn faults(parts: &[(&str, &str)]) -> Vec<String> {
+        let files: Vec<File> = parts.iter().map(|(path, text)| file(&format!("{LAYERED}{path}"), text)).collect();
+        check(&files).into_iter().map(|fault| fault.text).collect()
     }
 
     #[test]
@@ -151,14 +114,14 @@ mod tests {
             ("store/a.rs", "use super::b; pub struct A(b::B);"),
             ("store/b.rs", "pub struct B; fn f() { g!(crate::store::a::A) }"),
         ];
-        let found = faults(&parts, &[]);
+        let found = faults(&parts);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
             found[0].contains("a circle of 2 files") && found[0].contains("store/b.rs:1 -> tracker/src/store/a.rs")
         );
         // What only tests need makes none.
         let tests = "pub struct B; #[cfg(test)] mod tests { use super::super::a::A; } #[cfg(test)] use super::a::A;";
-        assert_eq!(faults(&[parts[0], parts[1], parts[2], ("store/b.rs", tests)], &[]), [""; 0]);
+        assert_eq!(faults(&[parts[0], parts[1], parts[2], ("store/b.rs", tests)]), [""; 0]);
     }
 
     #[test]
@@ -169,13 +132,13 @@ mod tests {
             ("store/a.rs", "pub struct A;"),
             ("store/b.rs", "use super::A; pub struct B(A);"),
         ];
-        assert_eq!(faults(&only, &[]), [""; 0]);
+        assert_eq!(faults(&only), [""; 0]);
         let own = "mod a; mod b; pub use a::A; pub use b::B; pub trait Store {} pub fn open() -> A { A }";
         let mut parts = only;
         parts[1] = ("store.rs", own);
-        assert_eq!(faults(&parts, &[]), [""; 0], "a calls nothing of it");
+        assert_eq!(faults(&parts), [""; 0], "a calls nothing of it");
         parts[2] = ("store/a.rs", "pub struct A; impl super::Store for A {}");
-        assert_eq!(faults(&parts, &[]).len(), 1);
+        assert_eq!(faults(&parts).len(), 1);
     }
 
     #[test]
@@ -186,36 +149,12 @@ mod tests {
             ("volume.rs", "pub struct V; use crate::store; use crate::stray::S;"),
             ("stray.rs", "pub struct S;"),
         ];
-        let found = faults(&parts, &[]);
+        let found = faults(&parts);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
             found.iter().any(|text| text == "leans on tracker/src/volume.rs, which is of a higher layer"),
             "{found:?}"
         );
         assert!(found.iter().any(|text| text.contains("stray.rs has no place")), "{found:?}");
-    }
-
-    #[test]
-    fn what_is_known_is_excused_until_it_is_mended() {
-        let broken = [
-            ("lib.rs", "pub mod store; pub mod units;"),
-            ("store.rs", "pub struct S;"),
-            ("units.rs", "use crate::store::S;"),
-        ];
-        let arrow = ("tracker/src/units.rs", "tracker/src/store.rs");
-        assert_eq!(faults(&broken, &[arrow]), [""; 0]);
-        let stale = "KNOWN has an arrow to tracker/src/store.rs that is not needed any more: take it out";
-        let mended = [broken[0], broken[1], ("units.rs", "pub struct U;")];
-        assert_eq!(faults(&mended, &[arrow]), [stale]);
-        // Of the two arrows of a circle one is enough.
-        let circle = [
-            ("lib.rs", "pub mod store;"),
-            ("store.rs", "pub mod a; pub mod b;"),
-            ("store/a.rs", "use super::b::B; pub struct A;"),
-            ("store/b.rs", "use super::a::A; pub struct B;"),
-        ];
-        let (one, other) = ("tracker/src/store/a.rs", "tracker/src/store/b.rs");
-        assert_eq!(faults(&circle, &[(one, other)]), [""; 0]);
-        assert_eq!(faults(&circle, &[(one, other), (other, one)]).len(), 2);
     }
 }

@@ -48,15 +48,9 @@ impl Crate {
         let mut all = Crate::default();
         let folder = root.rsplit_once('/').map_or("", |(folder, _)| folder);
         if let Some(file) = files.iter().find(|file| file.path == root) {
-            all.add_file(files, file, Vec::new(), folder)?;
+            all.add(files, file, Vec::new(), folder, &source::items(file)?)?;
         }
         Ok(all)
-    }
-
-    fn add_file(&mut self, files: &[File], file: &File, path: Vec<String>, folder: &str) -> Result<(), Fault> {
-        let syntax = syn::parse_file(&file.text)
-            .map_err(|error| file.fault(error.span().start().line, format!("no Rust: {error}")))?;
-        self.add(files, file, path, folder, &syntax.items)
     }
 
     /// Modules below this one lie in `folder`.
@@ -75,15 +69,11 @@ impl Crate {
                 continue;
             }
             let name = item.ident.to_string();
-            let (mut below, inside) = (path.clone(), format!("{folder}/{name}"));
-            below.push(name.clone());
+            let (below, inside) = (below(&path, &name), format!("{folder}/{name}"));
             if let Some((_, items)) = &item.content {
                 self.add(files, file, below, &inside, items)?;
-            } else if let Some(child) = files
-                .iter()
-                .find(|child| child.path == format!("{inside}.rs") || child.path == format!("{inside}/mod.rs"))
-            {
-                self.add_file(files, child, below, &inside)?;
+            } else if let Some(child) = files.iter().find(|child| child.path == format!("{inside}.rs")) {
+                self.add(files, child, below, &inside, &source::items(child)?)?;
             }
             children.insert(name);
         }
@@ -125,12 +115,9 @@ impl Crate {
             "crate" => return self.walk(&[], rest, depth),
             "self" => return self.walk(path, rest, depth),
             "super" => {
-                let mut up = path.split_last()?.1;
-                let mut rest = rest;
-                while let Some((_, after)) = rest.split_first().filter(|(next, _)| *next == "super") {
-                    (up, rest) = (up.split_last()?.1, after);
-                }
-                return self.walk(up, rest, depth);
+                let up = path.split_last()?.1;
+                let again = rest.first().is_some_and(|next| next == "super");
+                return if again { self.resolve(up, rest, depth) } else { self.walk(up, rest, depth) };
             }
             _ => {}
         }
@@ -149,8 +136,7 @@ impl Crate {
         let module = self.modules.get(path)?;
         let Some((name, after)) = rest.split_first() else { return Some(End::Module) };
         if module.children.contains(name) && (!after.is_empty() || !module.items.contains(name)) {
-            let below: Vec<String> = path.iter().chain([name]).cloned().collect();
-            return self.walk(&below, after, depth);
+            return self.walk(&below(path, name), after, depth);
         }
         if module.items.contains(name) {
             return Some(End::Item(module.file.clone()));
@@ -173,6 +159,11 @@ impl Crate {
     }
 }
 
+/// The module `name` in the module `path`.
+fn below(path: &[String], name: &String) -> Vec<String> {
+    path.iter().chain([name]).cloned().collect()
+}
+
 /// The name that `item` defines.
 fn definition(item: &syn::Item) -> Option<&syn::Ident> {
     match item {
@@ -183,7 +174,6 @@ fn definition(item: &syn::Item) -> Option<&syn::Ident> {
         syn::Item::Static(item) => Some(&item.ident),
         syn::Item::Struct(item) => Some(&item.ident),
         syn::Item::Trait(item) => Some(&item.ident),
-        syn::Item::TraitAlias(item) => Some(&item.ident),
         syn::Item::Type(item) => Some(&item.ident),
         syn::Item::Union(item) => Some(&item.ident),
         _ => None,

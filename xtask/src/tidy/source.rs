@@ -1,43 +1,12 @@
-//! What the checks read out of a Rust file: its tokens, and with `syn` every path that its code names. Comments and literals
-//! are neither.
+//! What the checks read out of a Rust file with `syn`: every path that its code names. Comments and literals name none.
 
-use std::str::FromStr;
-
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
 use syn::visit::{self, Visit};
+use syn::{Ident, Token, UseTree};
 
-use super::file::File;
-
-/// The tokens of `file` with their lines, brackets included; none of a file that is no Rust.
-pub(super) fn tokens(file: &File) -> Vec<(usize, String)> {
-    let mut all = Vec::new();
-    if let Ok(stream) = TokenStream::from_str(&file.text) {
-        flatten(stream, &mut all);
-    }
-    all
-}
-
-fn flatten(stream: TokenStream, all: &mut Vec<(usize, String)>) {
-    for tree in stream {
-        let line = tree.span().start().line;
-        match tree {
-            TokenTree::Group(group) => {
-                let (open, close) = match group.delimiter() {
-                    Delimiter::Parenthesis => ("(", ")"),
-                    Delimiter::Brace => ("{", "}"),
-                    Delimiter::Bracket => ("[", "]"),
-                    Delimiter::None => ("", ""),
-                };
-                all.push((line, open.into()));
-                flatten(group.stream(), all);
-                all.push((group.span_close().start().line, close.into()));
-            }
-            // What a string or a doc comment says is no code.
-            TokenTree::Literal(_) => all.push((line, "\"\"".into())),
-            other => all.push((line, other.to_string())),
-        }
-    }
-}
+use super::file::{Fault, File};
 
 /// A path that code names, such as `crate::store::open`, or one leaf of a `use`.
 #[derive(Debug)]
@@ -54,6 +23,13 @@ pub(super) struct Import {
     pub(super) name: Option<String>,
     /// Others may use the name too (`pub use`, `pub(crate) use`).
     pub(super) public: bool,
+}
+
+pub(super) fn items(file: &File) -> Result<Vec<syn::Item>, Fault> {
+    let syntax = syn::parse_file(&file.text);
+    syntax
+        .map(|syntax| syntax.items)
+        .map_err(|error| file.fault(error.span().start().line, format!("no Rust: {error}")))
 }
 
 /// Every path that `items` name, also inside of macros and attributes. `tests`: also those under `#[cfg(test)]`, and those of
@@ -107,14 +83,17 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         if self.tests || !for_tests(&item.attrs) {
             let public = !matches!(item.vis, syn::Visibility::Inherited);
-            self.leaves(&item.tree, &mut Vec::new(), public);
+            self.leaves(&item.tree, &[], public);
         }
     }
 
+    fn visit_item_extern_crate(&mut self, item: &'ast syn::ItemExternCrate) {
+        self.push(item.ident.span(), vec![item.ident.to_string()], None);
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let segments = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        let line = path.segments.first().map_or(0, |segment| segment.ident.span().start().line);
-        self.found.push(Named { line, segments, import: None });
+        let at = path.segments.first().map_or_else(Span::call_site, |segment| segment.ident.span());
+        self.push(at, path.segments.iter().map(|segment| segment.ident.to_string()).collect(), None);
         visit::visit_path(self, path);
     }
 
@@ -132,92 +111,58 @@ impl<'ast> Visit<'ast> for Collector {
 }
 
 impl Collector {
-    fn leaves(&mut self, tree: &syn::UseTree, prefix: &mut Vec<String>, public: bool) {
-        let (ident, name) = match tree {
-            syn::UseTree::Path(path) => {
-                prefix.push(path.ident.to_string());
-                self.leaves(&path.tree, prefix, public);
-                prefix.pop();
-                return;
-            }
-            syn::UseTree::Group(group) => {
-                return group.items.iter().for_each(|item| self.leaves(item, prefix, public));
-            }
-            syn::UseTree::Name(name) => (Some(&name.ident), Some(name.ident.to_string())),
-            syn::UseTree::Rename(rename) => (Some(&rename.ident), Some(rename.rename.to_string())),
-            syn::UseTree::Glob(glob) => {
-                let line = glob.star_token.spans[0].start().line;
-                let import = Some(Import { name: None, public });
-                return self.found.push(Named { line, segments: prefix.clone(), import });
-            }
+    fn push(&mut self, at: Span, segments: Vec<String>, import: Option<Import>) {
+        self.found.push(Named { line: at.start().line, segments, import });
+    }
+
+    fn leaves(&mut self, tree: &UseTree, prefix: &[String], public: bool) {
+        // `a::{self}` is `a`.
+        let below = |ident: &Ident| {
+            let own = (ident != "self" || prefix.is_empty()).then(|| ident.to_string());
+            prefix.iter().cloned().chain(own).collect::<Vec<_>>()
         };
-        let Some(ident) = ident else { return };
-        let mut segments = prefix.clone();
-        let mut name = name;
-        if ident == "self" {
-            // `a::{self}` imports `a`, unless it is renamed.
-            name = name.filter(|name| name != "self").or_else(|| prefix.last().cloned());
-        } else {
-            segments.push(ident.to_string());
-        }
-        let line = ident.span().start().line;
-        self.found.push(Named { line, segments, import: Some(Import { name, public }) });
+        let (at, segments, name) = match tree {
+            UseTree::Path(path) => return self.leaves(&path.tree, &below(&path.ident), public),
+            UseTree::Group(group) => return group.items.iter().for_each(|item| self.leaves(item, prefix, public)),
+            UseTree::Glob(glob) => (glob.star_token.spans[0], prefix.to_vec(), None),
+            UseTree::Name(name) => (name.ident.span(), below(&name.ident), below(&name.ident).pop()),
+            UseTree::Rename(name) => (name.ident.span(), below(&name.ident), Some(name.rename.to_string())),
+        };
+        self.push(at, segments, Some(Import { name, public }));
     }
 
     /// Paths of two segments and more in tokens that are no syntax yet.
     fn loose(&mut self, tokens: TokenStream) {
-        let mut path: Vec<(usize, String)> = Vec::new();
-        let mut colons = 0;
-        for tree in tokens {
-            match &tree {
-                TokenTree::Punct(punct) if punct.as_char() == ':' && !path.is_empty() && colons < 2 => {
-                    colons += 1;
-                    continue;
+        let read = |input: ParseStream<'_>| {
+            while !input.is_empty() {
+                let mut path: Vec<Ident> = Vec::new();
+                while let Ok(ident) = input.call(Ident::parse_any) {
+                    path.push(ident);
+                    if input.parse::<Token![::]>().is_err() {
+                        break;
+                    }
                 }
-                TokenTree::Ident(ident) if colons == 2 => {
-                    path.push((ident.span().start().line, ident.to_string()));
-                    colons = 0;
-                    continue;
+                if let [first, _, ..] = path.as_slice() {
+                    self.push(first.span(), path.iter().map(Ident::to_string).collect(), None);
+                } else if path.is_empty()
+                    && let TokenTree::Group(group) = input.parse()?
+                {
+                    self.loose(group.stream());
                 }
-                _ => {}
             }
-            self.close(&mut path);
-            colons = 0;
-            match tree {
-                TokenTree::Ident(ident) => path.push((ident.span().start().line, ident.to_string())),
-                TokenTree::Group(group) => self.loose(group.stream()),
-                _ => {}
-            }
-        }
-        self.close(&mut path);
-    }
-
-    fn close(&mut self, path: &mut Vec<(usize, String)>) {
-        let line = path.first().map_or(0, |(line, _)| *line);
-        let segments: Vec<String> = path.drain(..).map(|(_, name)| name).collect();
-        if segments.len() > 1 {
-            self.found.push(Named { line, segments, import: None });
-        }
+            Ok(())
+        };
+        read.parse2(tokens).expect("any token is read");
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::file;
     use super::*;
 
     fn named(text: &str) -> Vec<String> {
         let items = syn::parse_file(text).expect("it is Rust").items;
         paths(&items, false).into_iter().map(|named| named.segments.join("::")).collect()
-    }
-
-    #[test]
-    fn comments_and_literals_are_no_code() {
-        let text =
-            "//! unsafe\nlet a = \"unsafe \\\" unsafe\"; /* unsafe */ fn f<'a>(c: &'a str, r: r#\"unsafe\"#) {}\n";
-        let tokens = tokens(&file("a.rs", text));
-        assert!(tokens.iter().all(|(_, token)| !token.contains("unsafe")), "{tokens:?}");
-        assert!(tokens.contains(&(2, "fn".into())), "{tokens:?}");
     }
 
     #[test]
@@ -231,12 +176,14 @@ mod tests {
         let found = named(concat!(
             "fn f() { info!(a = %crate::m::x(), \"{}\", g(crate::n::Y)); }\n",
             "struct S { #[arg(value_parser = crate::units::parse)] a: super::T }\n",
+            "/* crate::comment::f */ extern crate x; fn g() { h!(\"crate::literal::f\") }\n",
             "#[cfg(test)] fn t() { crate::only_in_tests::f(); }\n",
             "#[cfg(test)] use crate::only_in_tests::g;\n",
         ));
-        for path in ["crate::m::x", "crate::n::Y", "crate::units::parse", "super::T"] {
+        for path in ["crate::m::x", "crate::n::Y", "crate::units::parse", "super::T", "x"] {
             assert!(found.iter().any(|name| name == path), "{path} is not in {found:?}");
         }
-        assert!(!found.iter().any(|name| name.contains("only_in_tests")), "{found:?}");
+        let none = ["only_in_tests", "comment", "literal"];
+        assert!(!found.iter().any(|name| none.iter().any(|none| name.contains(none))), "{found:?}");
     }
 }

@@ -1,73 +1,76 @@
-//! Checks that hold for every text file, whatever its language.
+//! Checks on the text of files: what no line may have, how long a file is, how it begins.
+
+use regex_lite::Regex;
 
 use super::file::{Fault, File};
 
 /// No file is longer than this; the aim is 350.
 const MAX_LINES: usize = 500;
 
-/// Files that nobody writes by hand.
-fn is_generated(file: &File) -> bool {
-    file.path == "Cargo.lock"
+/// What no line may have, of which files, and why. Patterns are written so that they do not find themselves.
+struct Banned {
+    of: fn(&File) -> bool,
+    pattern: &'static str,
+    why: &'static str,
+}
+
+const BANNED: [Banned; 6] = [
+    Banned { of: |_| true, pattern: r"\s+$", why: "whitespace at the end of the line" },
+    // Absolute paths of the machines this was written on would work nowhere else. Parts of longer paths are none.
+    Banned {
+        of: |_| true,
+        pattern: r"(^|[^\w.}~-])(/[w]ork|/[r]oot)($|[^\w-])|\.[l]ibrary/",
+        why: "a path of one machine",
+    },
+    // Package registries are the user's choice: mirrors, proxies and offline caches must keep working.
+    Banned {
+        of: is_written,
+        pattern: r"crates\.io|(pypi|pythonhosted|debian|npmjs)\.org|static\.rust-lang\.org",
+        why: "the host of a registry",
+    },
+    // Lookalike and invisible characters have no place in source. Literals use escapes.
+    Banned { of: File::is_rust, pattern: r"[^\x00-\x7F]", why: "source is ASCII" },
+    // Marks of unfinished work, in code and in comments alike; clippy refuses the macros that say the same.
+    Banned { of: File::is_rust, pattern: r"\b(TO[D]O|FIX[M]E|XX[X])\b", why: "must not stay" },
+    // A test that does not run proves nothing, and looks as if it did.
+    Banned {
+        of: File::is_rust,
+        pattern: r"#\s*\[\s*ignore\b",
+        why: "ignored test: print `SKIP name: reason` and return instead",
+    },
+];
+
+/// Not so the files that nobody writes by hand.
+fn is_written(file: &File) -> bool {
+    file.path != "Cargo.lock"
+}
+
+pub(super) fn banned(files: &[File]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for banned in BANNED {
+        let pattern = Regex::new(banned.pattern).expect("a pattern of ours");
+        for file in files.iter().filter(|file| (banned.of)(file)) {
+            let found = |line| pattern.find(line).map(|found| found.as_str().escape_default());
+            let of_file = file.lines().filter_map(|(number, line)| Some((number, found(line)?)));
+            faults.extend(of_file.map(|(number, found)| file.fault(number, format!("`{found}`: {}", banned.why))));
+        }
+    }
+    faults
 }
 
 /// A file above [`MAX_LINES`] has more than one subject. Prose is exempt: a page is read by its headings.
 pub(super) fn length(files: &[File]) -> Vec<Fault> {
-    let sources = files.iter().filter(|file| !is_generated(file) && !file.path.ends_with(".md"));
-    sources
-        .filter_map(|file| {
-            let lines = file.text.lines().count();
-            (lines > MAX_LINES).then(|| file.fault(lines, format!("{lines} lines, at most {MAX_LINES}")))
-        })
+    let lengths = files.iter().map(|file| (file, file.text.lines().count()));
+    lengths
+        .filter(|(file, lines)| *lines > MAX_LINES && is_written(file) && !file.path.ends_with(".md"))
+        .map(|(file, lines)| file.fault(lines, format!("{lines} lines, at most {MAX_LINES}")))
         .collect()
 }
 
-pub(super) fn trailing_whitespace(files: &[File]) -> Vec<Fault> {
-    each_line(files, |line| (line.trim_end() != line).then(|| "whitespace at the end of the line".into()))
-}
-
-/// Absolute paths of the machines this was written on would work nowhere else.
-pub(super) fn machine_paths(files: &[File]) -> Vec<Fault> {
-    // Built from pieces, so that this file does not name them.
-    let paths = [format!("/{}", "work"), format!("/{}", "root"), format!(".{}/", "library")];
-    each_line(files, |line| {
-        paths.iter().find(|path| has_path(line, path)).map(|path| format!("names the machine's `{path}`"))
-    })
-}
-
-/// Package registries are the user's choice: mirrors, proxies and offline caches must keep working.
-pub(super) fn registry_hosts(files: &[File]) -> Vec<Fault> {
-    let hosts = [
-        format!("{}.io", "crates"),
-        format!("{}.org", "pypi"),
-        format!("{}.org", "pythonhosted"),
-        format!("{}.org", "debian"),
-        format!("{}.org", "npmjs"),
-        format!("{}.rust-lang.org", "static"),
-    ];
-    let written: Vec<File> = files.iter().filter(|file| !is_generated(file)).cloned().collect();
-    each_line(&written, |line| {
-        hosts.iter().find(|host| line.contains(*host)).map(|host| format!("names the registry host `{host}`"))
-    })
-}
-
-/// True if `path` stands in `line` as a path of its own or the beginning of one, not as a part of a longer one.
-fn has_path(line: &str, path: &str) -> bool {
-    line.match_indices(path).any(|(at, _)| {
-        let before = line.get(..at).and_then(|text| text.chars().next_back());
-        let after = line.get(at + path.len()..).and_then(|text| text.chars().next());
-        let inside = |c: char| c.is_alphanumeric() || "_-.}~".contains(c);
-        let starts = !path.starts_with('/') || !before.is_some_and(inside);
-        let ends = path.ends_with('/') || !after.is_some_and(|c| c.is_alphanumeric() || "_-".contains(c));
-        starts && ends
-    })
-}
-
-fn each_line(files: &[File], check: impl Fn(&str) -> Option<String>) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for file in files {
-        faults.extend(file.lines().filter_map(|(number, line)| Some(file.fault(number, check(line)?))));
-    }
-    faults
+/// Each Rust file begins by saying what it is and what it must not do.
+pub(super) fn head(files: &[File]) -> Vec<Fault> {
+    let without = files.iter().filter(|file| file.is_rust() && !file.text.starts_with("//! "));
+    without.map(|file| file.fault(1, "the first line is no `//!` head")).collect()
 }
 
 #[cfg(test)]
@@ -76,25 +79,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn length_is_limited() {
-        assert_eq!(length(&[file("a.rs", &"x\n".repeat(500))]), []);
+    fn length_is_limited_and_a_missing_head_is_found() {
+        assert_eq!(length(&[file("a.rs", &"x\n".repeat(500)), file("a.md", &"x\n".repeat(501))]), []);
         assert_eq!(length(&[file("a.rs", &"x\n".repeat(501))]).len(), 1);
+        assert_eq!(head(&[file("a.rs", "use std::fs;\n"), file("b.rs", "//! Head.\n")]).len(), 1);
     }
 
     #[test]
-    fn whitespace_at_a_line_end_is_found() {
-        assert_eq!(trailing_whitespace(&[file("a.md", "a\nb \n")])[0].line, 2);
-    }
-
-    #[test]
-    fn machine_paths_are_found_and_lookalikes_are_not() {
-        let bad = format!("cd /{}/main\nHOME=/{}\n", "work", "root");
-        assert_eq!(machine_paths(&[file("a.sh", &bad)]).len(), 2);
-        assert_eq!(machine_paths(&[file("a.sh", "upper/root target/work /workload /srv/work-dir\n")]), []);
-    }
-
-    #[test]
-    fn registry_hosts_are_found() {
-        assert_eq!(registry_hosts(&[file("a.toml", &format!("index = \"https://{}.io/\"\n", "crates"))]).len(), 1);
+    fn each_banned_text_is_found_and_lookalikes_are_not() {
+        // `_` is left out, so that this file has none of them.
+        for (path, text, expected) in [
+            ("a.md", "a\nb \n", 1),
+            ("a.sh", "cd /w_ork/main\nHOME=/r_oot\nls ../.l_ibrary/x\n", 3),
+            ("a.sh", "upper/root target/work /workload /srv/work-dir\n", 0),
+            ("a.toml", "index = \"https://c_rates.io/\"\npip = \"py_pi.org\"\n", 2),
+            ("Cargo.lock", "https://c_rates.io/", 0),
+            ("a.rs", "// caf\u{e9}\n", 1),
+            ("a.md", "caf\u{e9}\n", 0),
+            ("a.rs", "// FIX_ME: later\nconst TO_DO: u8 = 1;\n", 2),
+            ("a.rs", "let name = \"mkXXXXXX\";\n", 0),
+            ("a.rs", "#[i_gnore = \"slow\"]\nfn f() {}\n", 1),
+        ] {
+            assert_eq!(banned(&[file(path, &text.replace('_', ""))]).len(), expected, "{text}");
+        }
     }
 }

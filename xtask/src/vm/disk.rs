@@ -37,8 +37,7 @@ impl Disk {
     }
 
     /// Makes a file system on it, with a tool that takes the image as its last argument.
-    pub(crate) fn format(&self, tool: &[&str]) -> Result<()> {
-        let Some((program, options)) = tool.split_first() else { return Ok(()) };
+    pub(crate) fn format(&self, [program, options @ ..]: [&str; 3]) -> Result<()> {
         // They are not in the path of every user.
         let program = sh::which(program).unwrap_or_else(|| Path::new("/sbin").join(program));
         sh::output(Command::new(program).args(options).arg(&self.path)).map(drop)
@@ -80,16 +79,15 @@ mod tests {
             println!("SKIP a_killed_disk_has_lost_what_was_not_flushed: no qemu-io or no qemu-img (cargo xtask setup)");
             return;
         }
-        let folder = std::env::temp_dir().join(format!("xtask-disk-{}", std::process::id()));
-        fs_err::create_dir(&folder).unwrap();
-        let disk = Disk::new(&folder, "disk", 512 << 20).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path(), "disk", 512 << 20).unwrap();
         disk.power_on().unwrap();
         // As OPTIONS, in the words of this program.
         let overlay = format!("driver=qcow2,l2-cache-size=1M,file.filename={}", disk.overlay().display());
         let mut qemu = Command::new("qemu-io");
         let commands = "write -P 1 0 4k\nflush\nwrite -P 4 0 4k\nwrite -P 2 8k 4k\nwrite -P 3 300M 1M\nsleep 60000\n";
-        fs_err::write(folder.join("commands"), commands).unwrap();
-        let input = std::fs::File::open(folder.join("commands")).unwrap();
+        fs_err::write(folder.path().join("commands"), commands).unwrap();
+        let input = std::fs::File::open(folder.path().join("commands")).unwrap();
         qemu.args(["-t", "unsafe", "--image-opts", &overlay]).stdin(input).stdout(Stdio::null());
         let mut child = qemu.spawn().unwrap();
         // Data goes into the image at once, the last of it behind all else.
@@ -102,7 +100,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         disk.power_off().unwrap();
-        let file = std::fs::File::open(folder.join("disk")).unwrap();
+        let file = std::fs::File::open(folder.path().join("disk")).unwrap();
         let byte = |at: u64| {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
@@ -110,6 +108,5 @@ mod tests {
         };
         // The block that was written twice may have either content; this model keeps the second one.
         assert_eq!((byte(0), byte(8192), byte(300 << 20), byte((300 << 20) + 500_000)), (4, 0, 0, 0));
-        fs_err::remove_dir_all(&folder).unwrap();
     }
 }

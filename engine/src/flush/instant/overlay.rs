@@ -75,7 +75,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{InodeId, Kind, Time};
+    use crate::model::{Ino, InodeId, Kind, Time};
     use crate::source::Stat;
     use crate::xattrs::ReadXattrs;
 
@@ -83,7 +83,7 @@ mod tests {
 
     fn image(size: usize, whole: bool, parts: Vec<Part>) -> FileImage {
         let stat = Stat {
-            inode: InodeId { ino: 1, generation: 1 },
+            inode: InodeId { ino: Ino(1), generation: 1 },
             kind: Kind::File,
             mode: 0o644,
             uid: 0,

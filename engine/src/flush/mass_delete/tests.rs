@@ -27,7 +27,7 @@ fn weighed(gone: &[Gone], now: &[(u64, &str, u64)]) -> Weighed {
 #[test]
 fn an_emptied_source_is_held_and_daily_removals_are_not() {
     let guard = MaxDelete::DEFAULT;
-    // Lost, of how many.
+    // Pairs: files lost, files in total.
     for (lost, files) in [(1001, 1001), (1001, 2001), (1190, 1200), (600_000, 1_000_000)] {
         assert!(guard.holds(lost, files), "{lost} of {files}");
     }
@@ -45,7 +45,7 @@ fn what_was_confirmed_goes_and_more_than_that_does_not() {
     assert!(!guard.holds(1190, 1200) && guard.holds(1191, 1200));
 }
 
-/// `rm -rf` over several flushes: the last of them is measured by what there was before the first.
+/// `rm -rf` over several flushes: the last part is measured against what existed before the first.
 #[test]
 fn the_last_part_of_a_long_removal_is_measured_by_the_whole() {
     let guard = MaxDelete { before: 41_000, ..MaxDelete::DEFAULT };
@@ -80,7 +80,7 @@ fn a_tree_in_the_place_of_another_is_no_loss_where_it_has_the_same_names() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Nothing is lost twice, in whatever order files come, and what lies in the places only lessens a loss.
+    /// No file counts as lost twice, in whatever order files come, and files at the old paths only lessen a loss.
     #[test]
     fn a_loss_is_bounded_and_falls_with_what_is_there(
         parents in proptest::collection::vec((0u64..12, any::<bool>()), 1..12),
@@ -90,7 +90,7 @@ proptest! {
         let name = |at: usize| format!("n{at}");
         let mut gone: Vec<Gone> = parents.iter().enumerate().map(|(at, (parent, is_dir))| {
             let id = at as u64 + 1;
-            // Below an earlier one, or the root: no circles.
+            // The parent is an earlier directory or the root, so there are no circles.
             let parent = parent % id;
             let above = parent.checked_sub(1).and_then(|above| parents.get(above as usize));
             let parent = if above.is_none_or(|(_, is_dir)| *is_dir) { parent } else { 0 };

@@ -1,4 +1,4 @@
-//! Which steps are taken on one file, in which order, and what a file that changes under the read becomes.
+//! Which steps run on one file, in which order, and what a file that changes during the read becomes.
 
 use super::*;
 use crate::dirty::Marks;
@@ -6,16 +6,16 @@ use crate::model::{FileId, Ino, InodeId, Kind, Time};
 
 const INODE: InodeId = InodeId { ino: Ino(7), generation: 1 };
 
-/// A file that records what is asked of it.
+/// A file that records the calls made to it.
 struct Fake {
     /// What `statx` says, whatever `data` holds.
     size: u64,
     data: Vec<u8>,
     /// Blocks without data.
     holes: Vec<u64>,
-    /// Bytes by which a write under way has grown the file when it lets go of its lock.
+    /// Bytes by which a write under way has grown the file when it releases its lock.
     grows: u64,
-    /// Bytes that every read finds cut off the end.
+    /// Bytes that every read finds truncated.
     shrinks: usize,
     calls: Vec<&'static str>,
     reads: Vec<(u64, usize)>,
@@ -106,7 +106,7 @@ fn the_order_is_statx_clean_barrier_read() {
     assert!(!image.short && !image.whole);
 }
 
-/// A write has marked its block, and sets the size when S0 is taken already: its block belongs to the image.
+/// A write marked its block but sets the size only after S0 was taken: its block belongs to the image.
 #[test]
 fn a_size_that_an_append_sets_late_counts() {
     let mut file = Fake::new(3 * BLOCK_BYTES);
@@ -147,7 +147,7 @@ fn a_short_read_ends_the_image_and_is_read_again() {
     assert!(image.short);
     assert_eq!((image.size, image.stat.size), (BLOCK_BYTES + 10, 3 * BLOCK_BYTES));
     assert_eq!(shape(&image).iter().map(|part| part.1).sum::<u64>(), BLOCK_BYTES + 10);
-    // The steps before are not repeated, the read is: its blocks belong to one size.
+    // The read is repeated, the steps before it are not: all blocks of an image belong to one size.
     assert_eq!(file.calls.iter().filter(|call| **call == "clean").count(), 1);
     assert!(file.reads.iter().filter(|read| read.0 == 0).count() == 2, "{:?}", file.reads);
 }
@@ -183,7 +183,7 @@ fn a_hole_reaches_to_the_end_of_the_file() {
     }
 }
 
-/// A file that is shorter by now has no data in its old end either; that is no hole of the image.
+/// A file that is shorter by now has no data at its old end either. That is not a hole of the image.
 #[test]
 fn a_file_cut_short_has_no_hole_at_its_old_end() {
     let b = BLOCK_BYTES;

@@ -1,4 +1,4 @@
-//! Whose a commit is that was read back.
+//! Whose commit was read back.
 
 use super::*;
 use crate::format::commit::Header;

@@ -10,7 +10,7 @@ use rustix::fs::{ioctl_getflags, ioctl_setflags, removexattr, setxattr};
 use super::super::{Cell, Op};
 use super::{directory, file};
 
-/// A name that every file system lets root set: those of users are not on every tmpfs and overlay.
+/// A name that root may set on every file system; user attributes are not supported by every tmpfs and overlay.
 pub(super) const ATTRIBUTE: &str = "trusted.a";
 
 fn set(cell: &Cell, value: &[u8]) -> io::Result<()> {

@@ -1,4 +1,5 @@
-//! Stores through shared mappings, in every state that a page can be in, and writers that reach a mapping from afar.
+//! Stores through shared mappings, in every state that a page can be in, and writers that reach a mapping from another
+//! process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,7 +11,7 @@ use crate::raw_calls::{read_into, store_from_afar};
 use crate::raw_io::Mapping;
 
 const AT: usize = 40_967;
-/// tmpfs never cleans a page, so that a store into one that is mapped already is no event at all.
+/// tmpfs never cleans a page, so a store into one that is already mapped causes no event at all.
 const AGAIN: &[Rule] = &[unseen(
     TMPFS,
     By::Any,
@@ -22,7 +23,7 @@ fn map(cell: &mut Cell) -> io::Result<()> {
     cell.map().map(drop)
 }
 
-/// A page that is mapped, and dirty, before the baseline.
+/// A page that is mapped and dirty before the baseline.
 fn map_dirty(cell: &mut Cell) -> io::Result<()> {
     file(cell)?;
     cell.map()?.store(AT, b'0');

@@ -1,4 +1,4 @@
-//! Names: made, removed, moved, linked, in every way of the system calls.
+//! Names: created, removed, moved, linked, by every system call.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -31,7 +31,7 @@ fn outside(cell: &mut Cell) -> io::Result<()> {
     fs::write(cell.out("f"), bytes(73, 9000))
 }
 
-/// `f` has a second name outside of the tree.
+/// `f` has a second name outside the tree.
 fn linked(cell: &mut Cell) -> io::Result<()> {
     file(cell)?;
     fs::hard_link(cell.path("f"), cell.out("f"))
@@ -64,7 +64,7 @@ pub(super) const OPS: &[Op] = &[
         node(cell, "null", FileType::CharacterDevice, rustix::fs::makedev(1, 3))
     }),
     Op::new("socket", "a socket bound to a name", empty, |cell, _| {
-        // The path is longer than a socket's address may be: by way of the directory's descriptor.
+        // The path is too long for a socket's address: use the directory's descriptor.
         use std::os::fd::AsRawFd;
         let dir = File::open(&cell.dir)?;
         std::os::unix::net::UnixListener::bind(format!("/proc/self/fd/{}/socket", dir.as_raw_fd())).map(drop)

@@ -1,4 +1,4 @@
-//! The same files by other ways to them: bind mounts, mount namespaces, lower layers of an overlay, subvolumes.
+//! The same files reached in other ways: bind mounts, mount namespaces, lower layers of an overlay, subvolumes.
 
 use std::fs;
 use std::io;

@@ -22,7 +22,7 @@ const NO_ZERO: &[Rule] = &[absent(TMPFS, "tmpfs has no such mode of `fallocate`"
 const NO_CLONE: &[Rule] =
     &[absent(&[Kind::Ext4, Kind::Overlay, Kind::OverlayVolatile, Kind::Tmpfs], "the file system shares no blocks")];
 
-/// tmpfs gives up with EINTR where the task is called, which io_uring does for the completions of cells that are over.
+/// tmpfs returns EINTR if the task has pending work, which io_uring creates for the completions of finished cells.
 fn allocate(cell: &Cell, mode: Mode, start: u64, len: u64) -> io::Result<()> {
     let file = cell.open()?;
     Ok(rustix::io::retry_on_intr(|| fallocate(&file, mode, start, len))?)
@@ -42,7 +42,7 @@ fn clone_range(cell: &Cell, from: u64, to: u64, len: u64) -> io::Result<()> {
     ioctl(&cell.open()?, CLONE_RANGE, &mut [source.as_raw_fd() as u64, from, len, to]).map(drop)
 }
 
-/// Two files with one content.
+/// Two files with the same content.
 fn equal(cell: &mut Cell) -> io::Result<()> {
     file(cell)?;
     fs::write(cell.out("source"), bytes(1, SIZE as usize))

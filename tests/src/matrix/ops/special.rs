@@ -68,7 +68,7 @@ fn swap_extents(cell: &Cell) -> io::Result<()> {
     ioctl(&target, SWAP_EXTENTS, &mut words).map(drop)
 }
 
-/// One block of zstd, written as it is at the start of the file.
+/// One block of zstd, written encoded at the start of the file.
 fn encoded(cell: &Cell) -> io::Result<()> {
     const ZSTD: u64 = 2;
     let plain = vec![b'e'; 8192];
@@ -109,7 +109,7 @@ pub(super) const OPS: &[Op] = &[
         // Reserved and donor; first blocks of both; count; moved.
         let mut words = [(donor.as_raw_fd() as u64) << 32, 4, 4, 8, 0];
         ioctl(&target, MOVE_EXTENTS, &mut words)?;
-        // The donor's old pages stay in memory otherwise, and hide what it has become.
+        // Otherwise the donor's old pages stay in memory, and hide its new content.
         for file in [&target, &donor] {
             file.sync_data()?;
             rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
@@ -148,7 +148,7 @@ fn core_dump_setup(cell: &mut Cell) -> io::Result<()> {
     two(cell)
 }
 
-/// A process that aborts in the cell's directory; where cores go elsewhere there is none.
+/// A process that aborts in the cell's directory; if cores go elsewhere, there is none.
 fn core_dump(cell: &Cell) -> io::Result<()> {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern")?;
     if pattern.starts_with(['|', '/']) {

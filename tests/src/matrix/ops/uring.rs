@@ -1,4 +1,4 @@
-//! Everything that io_uring can do to a file or a name, and that is then no system call of its own.
+//! Everything that io_uring can do to a file or a name, without a separate system call.
 
 use std::fs;
 use std::path::Path;

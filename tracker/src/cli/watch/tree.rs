@@ -1,6 +1,6 @@
-//! What `tracker watch` keeps in memory: the tree by inode, and how marks and listings become changed paths.
+//! The state of `tracker watch` in memory: the tree by inode, and how marks and listings become changed paths.
 //!
-//! Pure but for [`World`], through which it lists, looks and watches. Knows no kernel maps and prints nothing.
+//! Pure except for [`World`], through which it lists, stats and watches. Knows no kernel maps and prints nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -38,10 +38,10 @@ pub struct Change {
 /// The tree and the capture as this module sees them. Paths are relative to the watched directory.
 pub trait World {
     type Error;
-    /// Entries of a directory; `None` when it is not there or cannot be listed.
+    /// Entries of a directory; `None` if it is absent or cannot be listed.
     fn list(&mut self, dir: &Path) -> Option<Vec<Entry>>;
     fn stat(&mut self, path: &Path) -> Option<Stat>;
-    /// Changes of these inodes are marked from now on.
+    /// Marks changes of these inodes from now on.
     fn watch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
     /// Writes dirty pages of a file back, so that later stores through mappings mark again.
     fn clean(&mut self, path: &Path, inode: InodeId);
@@ -53,7 +53,7 @@ struct Node {
     size: u64,
     /// Names: parent's inode number and name.
     links: BTreeSet<(Ino, Vec<u8>)>,
-    /// Of a directory.
+    /// Entries, if it is a directory.
     children: BTreeMap<Vec<u8>, Ino>,
 }
 
@@ -62,9 +62,9 @@ struct Node {
 pub struct Tree {
     root: Ino,
     nodes: HashMap<Ino, Node>,
-    /// Without a name since the last drain: its new directory may be listed by the next one only.
+    /// Inodes without a name since the last drain: only the next drain may list their new directory.
     orphans: BTreeSet<Ino>,
-    /// Marks of inodes whose path was not where it should be; they are looked for again at the next drain.
+    /// Marks of inodes that were not at their path; they are looked for again at the next drain.
     held: HashMap<Ino, Marks>,
 }
 
@@ -94,8 +94,8 @@ impl Tree {
         self.nodes.is_empty()
     }
 
-    /// Takes the marks of one drain, brings the tree up to date, and says what changed. `reread` tells which inodes may
-    /// have lost marks.
+    /// Takes the marks of one drain, updates the tree, and returns the changes. `reread` says which inodes may have lost
+    /// marks.
     ///
     /// # Errors
     /// When inodes cannot be watched.
@@ -113,7 +113,7 @@ impl Tree {
         }
         if let Some(reread) = reread {
             for ino in self.nodes.keys().filter(|ino| reread(**ino)) {
-                // A directory with this flag is listed, a file compared: which it is, the reports below see.
+                // With this flag a directory is listed and a file compared; the reports below know which it is.
                 dirty.entry(*ino).or_default().merge(&Marks { rescan: true, names: true, ..Marks::default() });
             }
         }
@@ -126,7 +126,7 @@ impl Tree {
         let reported: BTreeSet<Ino> = dirty.keys().copied().chain(news.iter().copied()).collect();
         for ino in reported {
             let marks = dirty.remove(&ino).unwrap_or_default();
-            // Of the file, whatever its names: each of them tells the same change.
+            // The file's state, shared by all its names: each of them reports the same change.
             let before = self.nodes.get(&ino).map(|node| (node.inode, node.size));
             let mut seen = false;
             for path in self.paths(ino) {
@@ -170,7 +170,7 @@ impl Tree {
         self.nodes.insert(stat.inode.ino, node);
     }
 
-    /// Lists these directories, and every new one below them, each after it is watched.
+    /// Lists these directories and every new one below them, each after it is watched.
     fn list<W: World>(
         &mut self,
         mut queue: Vec<Ino>,
@@ -250,7 +250,7 @@ impl Tree {
         }
     }
 
-    /// Drops an inode, its names, and what has no name without it.
+    /// Drops an inode, its names, and everything that has no name without it.
     fn forget(&mut self, ino: Ino) {
         let mut queue = vec![ino];
         while let Some(ino) = queue.pop() {
@@ -284,7 +284,7 @@ impl Tree {
     fn path_in(&self, mut dir: Ino, name: &[u8]) -> Option<PathBuf> {
         let mut names = vec![name];
         while dir != self.root {
-            // Directories that change places while listed could point at each other.
+            // Directories that swap places while being listed could point at each other.
             if names.len() > 4096 {
                 return None;
             }

@@ -1,4 +1,4 @@
-//! Cycles of every kind in a temporary directory. Bind mounts need root: their case works on a stored mount table.
+//! Cycles of every kind in a temporary directory. Bind mounts need root: their case uses a stored mount table.
 
 use crate::config::guard::*;
 

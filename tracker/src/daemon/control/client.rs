@@ -1,4 +1,4 @@
-//! The asking side of the control socket: `status`, `sync` and their like find the daemon through its state directory.
+//! The client of the control socket: `status`, `sync` and other verbs find the daemon through its state directory.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,13 +13,13 @@ use crate::daemon::control::protocol::{REPLY_MAX, Reply, Request, socket_path};
 use crate::error::{AppError, ExitCode};
 use crate::volume::status::{SyncReply, VolumeStatus};
 
-/// How long an answer may take beyond the time the request itself allows.
+/// How much longer than the request's own time an answer may take.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// How long changes may take: a stop may take an hour at most, by its configuration.
+/// How long changes may take: by its configuration a stop may take up to an hour.
 const CHANGES: Duration = Duration::from_secs(3660);
 
-/// Asks the daemon of one state directory. Every call is a connection of its own.
+/// Sends requests to the daemon of one state directory. Every call uses a new connection.
 #[derive(Clone, Debug)]
 pub struct Client {
     state_dir: PathBuf,
@@ -72,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Whether somebody listens.
+    /// Whether a daemon listens.
     pub fn is_there(&self) -> bool {
         UnixStream::connect(socket_path(&self.state_dir)).is_ok()
     }
@@ -97,7 +97,7 @@ impl Client {
         self.ask_for_changes(&Request::Reload)
     }
 
-    /// Volumes may be stopped for them, each after a last flush.
+    /// Volumes may have to be stopped for the change, each after a last flush.
     fn ask_for_changes(&self, request: &Request) -> Result<Vec<Change>, AppError> {
         match self.ask(request, CHANGES)? {
             Reply::Changed { changes } => Ok(changes),
@@ -105,7 +105,7 @@ impl Client {
         }
     }
 
-    /// Returns when the daemon has taken the request, not when it has stopped.
+    /// Returns when the daemon has accepted the request, not when it has stopped.
     pub fn stop(&self) -> Result<(), AppError> {
         match self.ask(&Request::Stop, Duration::ZERO)? {
             Reply::Done => Ok(()),

@@ -1,4 +1,4 @@
-//! A `Control` for tests: a list of volumes that the test changes, and a record of what was asked.
+//! A `Control` for tests: a list of volumes that the test changes, and a record of the requests.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Fake {
     }
 }
 
-/// A volume that is as it should be.
+/// The status of a healthy volume.
 pub(crate) fn protected(name: &str) -> VolumeStatus {
     VolumeStatus {
         volume: name.into(),

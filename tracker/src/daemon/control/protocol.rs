@@ -1,6 +1,6 @@
-//! What a running tracker can be asked, and how a question and its answer are written.
+//! The requests to a running tracker, and how requests and replies are written.
 //!
-//! It decides nothing: every answer comes from the `Control` behind it.
+//! It decides nothing: every reply comes from the `Control` behind it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,45 +25,46 @@ pub(super) const CONNECTIONS_MAX: usize = 16;
 ///
 /// Calls come from several threads at once. `status` must return at once, whatever a flush or the store is doing.
 pub trait Control: Send + Sync {
-    /// All volumes, in a stable order. Must not wait for a flush, a lock held during I/O, or the store.
+    /// All volumes, in a stable order. Must not wait for a flush, for a lock held during I/O, or for the store.
     fn status(&self) -> Vec<VolumeStatus>;
 
-    /// Waits until a flush whose SWAP began after this call has committed, of one volume or of all.
-    /// What is not done when `timeout` has passed is in the reply. A `timeout` of zero asks for a flush and returns. `instant`:
-    /// until all from before the call is in a commit that is the state of one instant.
+    /// Waits until a flush of one volume or of all, whose SWAP began after this call, has committed. What is not done after
+    /// `timeout` is in the reply. With a `timeout` of zero it requests a flush and returns.
     fn sync(&self, volume: Option<&str>, timeout: Duration, instant: bool) -> Result<SyncReply, ControlError>;
 
-    /// Takes the write-back errors of a volume as seen by a person: they are no longer a reason to be degraded.
+    /// Acknowledges the write-back errors of a volume: they no longer make it degraded.
     fn acknowledge(&self, volume: &str) -> Result<(), ControlError>;
 
-    /// Lets as many removals through as wait now for a person (`VolumeStatus::removals_held`); where none wait, nothing.
+    /// Confirms as many removals as are held now (`VolumeStatus::removals_held`).
     fn confirm(&self, volume: &str) -> Result<(), ControlError>;
 
-    /// Lets a volume take another directory for its source, or find its store at another address, once; tries it at once
-    /// where it waits or has ended.
+    /// Lets a volume adopt another directory as its source, or accept its store at another address, once. If it waits or
+    /// has ended, it is tried at once.
     fn adopt(&self, volume: &str, allow: Allow) -> Result<(), ControlError>;
 
-    /// Starts a volume as at the start of the process. It is in no file: it is gone with the process, or when it is removed.
+    /// Starts a volume as at the start of the process. No file names it: it is gone with the process, or when it is
+    /// removed.
     fn add(&self, volume: &VolumeConfig) -> Result<Vec<Change>, ControlError>;
 
-    /// Changes settings of a volume, by the keys of `[[volume]]`. What cannot be applied is refused alone.
+    /// Changes settings of a volume, by the keys of `[[volume]]`. A setting that cannot be applied is refused; the others
+    /// are applied.
     fn change(&self, volume: &str, settings: &Map<String, Value>) -> Result<Vec<Change>, ControlError>;
 
-    /// Makes a last flush of a volume and lets go of it.
+    /// Makes a last flush of a volume and releases it.
     fn remove(&self, volume: &str) -> Result<Vec<Change>, ControlError>;
 
     /// Reads the configuration again and applies it; without a configuration file, `ControlError::Unsupported`.
     fn reload(&self) -> Result<Vec<Change>, ControlError>;
 
-    /// Makes a last flush of every volume and ends; returns when that is done or its time is over, with what could not be
-    /// committed. May be called again.
+    /// Makes a last flush of every volume and ends them. Returns when that is done or the time is over, with what could not
+    /// be committed. May be called again.
     fn stop(&self) -> Vec<Uncommitted>;
 
-    /// The process ends now, whatever is under way: takes out of the kernel what is not to stay there.
+    /// Called when the process ends at once, whatever is under way: removes from the kernel what must not stay there.
     fn abandon(&self) {}
 }
 
-/// Why a request got no answer of its own kind.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "error", rename_all = "snake_case")]
 pub enum ControlError {
@@ -106,7 +107,7 @@ impl From<ControlError> for AppError {
             ControlError::Unsupported => AppError::new(ExitCode::Error, error)
                 .hint("`tracker daemon --config FILE` serves volumes that come and go"),
             ControlError::BadRequest { .. } => {
-                AppError::new(ExitCode::Usage, error).hint("docs/operation.md lists the keys of a volume")
+                AppError::new(ExitCode::Usage, error).hint("docs/configuration.md lists the keys of a volume")
             }
             ControlError::Running { .. } => AppError::new(ExitCode::Error, error)
                 .hint("`tracker status` says whether a volume waits for a word, and for which"),
@@ -162,12 +163,12 @@ pub enum Reply {
     Error { cause: ControlError },
 }
 
-/// Where the socket of a state directory lies.
+/// The path of the socket in a state directory.
 pub fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
 }
 
-/// Answers one request. `Stop` is answered before it is done: the caller stops after the reply was sent.
+/// Answers one request. `Stop` is answered before it is executed: the caller stops after sending the reply.
 pub(super) fn answer(control: &dyn Control, request: &Request) -> Reply {
     let result = match request {
         Request::Status => Ok(Reply::Status { volumes: control.status() }),

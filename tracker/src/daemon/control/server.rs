@@ -17,10 +17,10 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::daemon::control::protocol::{CONNECTIONS_MAX, Control, ControlError, REQUEST_MAX, Reply, Request, answer};
 
-/// A client that says nothing, or takes nothing, loses its place after this long.
+/// A client that sends nothing, or reads nothing, is disconnected after this long.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a server that waits for a free place looks whether it shall stop.
+/// How often a server that waits for a free place checks whether it should stop.
 const STOP_POLL: Duration = Duration::from_millis(100);
 
 /// A listening control socket; closed and removed when dropped.
@@ -54,20 +54,20 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // A connection of our own wakes the thread out of accept().
+        // A connection of our own wakes the thread from accept().
         let woken = UnixStream::connect(&self.path).is_ok();
         if let Some(thread) = self.thread.take()
             && woken
         {
-            // The thread only panics through a bug that the panic hook has printed already.
+            // The thread panics only through a bug, which the panic hook has already printed.
             let _ = thread.join();
         }
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Binds in a private directory beside `path` and moves the socket into place, so that it is never seen with wider
-/// permissions than 0600 (the umask belongs to the whole process and is left alone).
+/// Binds in a private directory beside `path` and moves the socket into place, so that it never has wider permissions than
+/// 0600 (the umask belongs to the whole process and is not changed).
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let private = parent.join(".control");
@@ -93,7 +93,7 @@ struct Places {
 }
 
 impl Places {
-    /// Waits for a place; `false` when the server stops meanwhile.
+    /// Waits for a place; `false` if the server stops meanwhile.
     fn take(&self, stop: &AtomicBool) -> bool {
         let mut taken = self.taken.lock();
         while *taken >= CONNECTIONS_MAX {
@@ -112,7 +112,7 @@ impl Places {
     }
 }
 
-/// Gives a place back, also when the answering thread panics.
+/// Releases a place, also if the answering thread panics.
 struct Place(Arc<Places>);
 
 impl Drop for Place {
@@ -152,7 +152,7 @@ fn accept_loop(
                 }
             }
             Err(error) => {
-                // Out of file descriptors, most likely: slow down instead of spinning, and say it once.
+                // Most likely out of file descriptors: slow down instead of spinning, and log it once.
                 if errors.fetch_add(1, Ordering::Relaxed) == 0 {
                     tracing::warn!(%error, "cannot accept control clients");
                 }
@@ -180,7 +180,7 @@ fn serve(stream: &UnixStream, control: &dyn Control, on_stop: &(dyn Fn() + Send 
     Ok(())
 }
 
-/// One line, or `None` when the client closed without asking.
+/// One line, or `None` if the client closed without a request.
 pub(crate) fn read_request(stream: &UnixStream) -> io::Result<Option<Result<Request, ControlError>>> {
     let mut line = Vec::new();
     let limit = REQUEST_MAX as u64 + 1;

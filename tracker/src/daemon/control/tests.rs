@@ -131,7 +131,7 @@ fn hostile_requests_get_an_error_and_harm_nothing() {
     let mut long = vec![b'x'; REQUEST_MAX];
     long.push(b'\n');
     assert_eq!(raw(&open, &long)["cause"]["error"], "too_long");
-    // A client that says nothing and one that goes away do not hold the next one up.
+    // A client that sends nothing and one that disconnects must not hold up the next one.
     let silent = UnixStream::connect(socket_path(open.dir.path())).unwrap();
     drop(UnixStream::connect(socket_path(open.dir.path())).unwrap());
     assert_eq!(Client::new(open.dir.path()).status().unwrap().len(), 1);
@@ -167,7 +167,7 @@ fn an_ended_volume_gives_its_own_exit_code() {
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(20_000))]
 
-    /// Edited requests, over a socket as they come: each is taken or refused, none does harm.
+    /// Mutated requests over the socket: each is accepted or refused, and none does harm.
     #[test]
     fn mutated_requests_are_taken_or_refused(
         which in 0usize..8,

@@ -1,5 +1,5 @@
-//! Volumes that are added, changed and removed while the process runs: by a request, or since the configuration was read again.
-//! Both end in the same functions.
+//! Adds, changes and removes volumes while the process runs: by a request, or after a reload of the configuration. Both use
+//! the same functions.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,9 +15,9 @@ use crate::volume::life;
 use crate::volume::progress::Phase;
 use crate::volume::startup::{capture, prepared};
 
-/// How a setting is had that cannot be applied.
+/// How to get a setting that cannot be applied.
 const RESTART: &str = "restart the process to change it";
-/// As [`RESTART`], of what makes the volume another one.
+/// The same for a setting that would make it another volume.
 const ANEW: &str = "take the volume out and add it again";
 
 impl Fleet {
@@ -46,7 +46,7 @@ impl Fleet {
         Ok(told(vec![Change::of_volume(&new.name, Outcome::Added)]))
     }
 
-    /// Changes settings of a volume; the next reading of the configuration may change them back.
+    /// Changes settings of a volume; the next reload of the configuration may change them back.
     pub(super) fn change_settings(
         &self,
         name: &str,
@@ -65,7 +65,7 @@ impl Fleet {
         Ok(told(self.change_volume(&volume, &VolumeConfig { options, ..VolumeConfig::clone(&old) })))
     }
 
-    /// Makes a last flush of a volume and lets go of it.
+    /// Makes a last flush of a volume and releases it.
     pub(super) fn remove_volume(&self, name: &str) -> Result<Vec<Change>, ControlError> {
         let _one = self.changing.lock();
         self.may_change()?;
@@ -73,7 +73,7 @@ impl Fleet {
         Ok(told(self.end(&[volume])))
     }
 
-    /// Reads the configuration again and makes the process and its volumes as it says.
+    /// Reads the configuration again and applies it to the process and its volumes.
     pub(super) fn read_again(&self) -> Result<Vec<Change>, ControlError> {
         let Some(file) = self.config.lock().file.clone() else { return Err(ControlError::Unsupported) };
         let _one = self.changing.lock();
@@ -93,7 +93,7 @@ impl Fleet {
         for volume in self.list() {
             let Some(new) = wanted(&volume.name) else { continue };
             changes.extend(self.change_volume(&volume, new));
-            // A person has asked: whoever waits looks now, and who has ended has another try.
+            // A person requested it: volumes that wait or have ended are tried at once.
             self.try_again(&volume);
         }
         let added: Vec<_> = new.volumes.iter().filter(|new| self.find(&new.name).is_err()).cloned().collect();
@@ -114,13 +114,13 @@ impl Fleet {
         if self.around.daemon { Ok(()) } else { Err(ControlError::Unsupported) }
     }
 
-    /// The configuration in force, with the volumes that there are.
+    /// The configuration in force, with the present volumes.
     fn running(&self) -> Config {
         let volumes = self.list().iter().map(|volume| VolumeConfig::clone(&volume.config())).collect();
         Config { volumes, ..self.config.lock().clone() }
     }
 
-    /// Applies what can be applied of the settings of the process.
+    /// Applies the settings of the process that can be applied.
     fn change_process(&self, new: &Config) -> Vec<Change> {
         let mut config = self.config.lock().clone();
         let captures = self.around.capture().dispatcher.is_some();
@@ -159,7 +159,7 @@ impl Fleet {
         Some(format!("it asks for {wanted}, the process captures with {other}, and all volumes share one capture"))
     }
 
-    /// Makes a volume as `new` says, as far as that can be done while it is there.
+    /// Applies `new` to a volume, as far as possible while it runs.
     fn change_volume(&self, volume: &Arc<Volume>, new: &VolumeConfig) -> Vec<Change> {
         let old = volume.config();
         let mut new = VolumeConfig { allow: old.allow, ..new.clone() };
@@ -204,7 +204,7 @@ impl Fleet {
         }
         volume.shared.apply(new);
         *self.around.guarded.lock() = self.running().guarded();
-        if again && let Err(error) = self.take_up(volume) {
+        if again && let Err(error) = self.run_again(volume) {
             // Everything else stays applied.
             volume.shared.apply(VolumeConfig {
                 options: VolumeOptions { capture: old.options.capture, ..volume.config().options.clone() },
@@ -220,7 +220,7 @@ impl Fleet {
     }
 
     /// Opens a volume again, with a capture if it asks for one and the process had none.
-    fn take_up(&self, volume: &Arc<Volume>) -> Result<(), AppError> {
+    fn run_again(&self, volume: &Arc<Volume>) -> Result<(), AppError> {
         let opened = self.gain_capture()?.iter().any(|opened| Arc::ptr_eq(opened, volume));
         if volume.has_failed() {
             self.try_again(volume);
@@ -230,8 +230,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Makes a flush and opens a volume again, with what it and the process are asked for now. A flush that takes longer than a
-    /// stop may is waited for behind this.
+    /// Flushes and reopens a volume, with its present configuration and that of the process. If the flush takes longer than
+    /// a stop may, another thread waits for it.
     fn reopen(&self, volume: &Arc<Volume>) {
         let deadline = self.deadline();
         volume.shared.stop_to_reopen(deadline);
@@ -252,7 +252,7 @@ impl Fleet {
         }
     }
 
-    /// Another thread for a volume whose thread was stopped; one that has ended by itself meanwhile stays so.
+    /// Starts another thread for a volume whose thread was stopped; one that has ended by itself meanwhile stays so.
     fn begin_again(&self, volume: &Arc<Volume>) {
         if !self.stopping.load(Ordering::SeqCst) && !volume.has_failed() {
             volume.shared.begin_again();
@@ -263,7 +263,7 @@ impl Fleet {
     /// Starts volumes as at the start of a process.
     ///
     /// # Errors
-    /// When a back end that is asked for by name cannot be had; none of them is there then.
+    /// If a back end that is requested by name cannot be used; then none of the volumes is started.
     fn begin(&self, new: &[VolumeConfig]) -> Result<(), AppError> {
         let new: Vec<_> = new.iter().map(|config| Arc::new(Volume::new(config.clone(), None))).collect();
         self.volumes.lock().extend(new.iter().cloned());
@@ -277,8 +277,8 @@ impl Fleet {
         gained.map(drop)
     }
 
-    /// Starts the capture of a process that has none, if some volume asks for one. Every volume that wants it is opened again, and
-    /// has a place for its marks before the first drain; these are returned.
+    /// Starts the capture of a process that has none, if a volume wants one. Every such volume is reopened, and registered
+    /// for its marks before the first drain. Returns these volumes.
     fn gain_capture(&self) -> Result<Vec<Arc<Volume>>, AppError> {
         let config = self.running();
         let wants = |volume: &VolumeConfig| volume.options.capture != CaptureMode::SCAN;
@@ -305,7 +305,7 @@ impl Fleet {
         Ok(running)
     }
 
-    /// Stops volumes after a last flush each, and lets go of them.
+    /// Stops volumes after a last flush each, and releases them.
     fn end(&self, volumes: &[Arc<Volume>]) -> Vec<Change> {
         let deadline = self.deadline();
         volumes.iter().for_each(|volume| volume.shared.stop(deadline));
@@ -314,7 +314,7 @@ impl Fleet {
             let end = volume.end_by(deadline);
             let left = volume.uncommitted(end);
             let outcome = if end == End::NotInTime {
-                // Its thread still has the catalog and the store: another one must not.
+                // Its thread still has the catalog and the store open: no other thread may use them.
                 Outcome::refused("its last flush did not end in time", "ask again, or restart the process")
             } else {
                 self.let_go(volume);
@@ -326,7 +326,7 @@ impl Fleet {
         changes
     }
 
-    /// Of a volume without a thread: its marks have no place with it any more.
+    /// Ends the registration of a volume without a thread.
     fn let_go(&self, volume: &Volume) {
         let Some(prepared) = volume.prepared.lock().take() else { return };
         let capture = self.around.capture();
@@ -347,7 +347,7 @@ impl Fleet {
     }
 }
 
-/// The changes, which are in the log then.
+/// Logs the changes and returns them.
 fn told(changes: Vec<Change>) -> Vec<Change> {
     changes.iter().for_each(Change::log);
     changes

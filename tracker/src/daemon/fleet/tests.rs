@@ -1,4 +1,4 @@
-//! Volumes that come, change and go, with real volumes that scan.
+//! Volumes that are added, changed and removed, with real volumes that scan.
 
 use std::path::PathBuf;
 
@@ -13,8 +13,13 @@ struct Bed {
 }
 
 impl Bed {
-    /// A daemon whose file says `text`.
+    /// A daemon whose file says `text`, after what all these files have in common.
     fn new(text: &str) -> Bed {
+        Bed::whole(&format!("{COMMON}{text}"))
+    }
+
+    /// A daemon whose file says `text`.
+    fn whole(text: &str) -> Bed {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = Endpoint::bind(None, Arc::new(Process::new())).unwrap();
         let mut bed = Bed { dir, endpoint: Arc::new(endpoint), fleet: None };
@@ -34,7 +39,6 @@ impl Bed {
     }
 
     fn write(&self, text: &str) {
-        let text = format!("[defaults]\ncapture = \"scan\"\ninterval = \"20ms\"\nstore = \"@/store\"\n{text}");
         std::fs::write(self.at("tracker.toml"), text.replace('@', self.dir.path().to_str().unwrap())).unwrap();
     }
 
@@ -44,6 +48,10 @@ impl Bed {
 
     /// Each change in words.
     fn reload(&self, text: &str) -> Vec<String> {
+        self.reload_whole(&format!("{COMMON}{text}"))
+    }
+
+    fn reload_whole(&self, text: &str) -> Vec<String> {
         self.write(text);
         self.words(self.fleet().reload().unwrap())
     }
@@ -90,6 +98,7 @@ fn volume(name: &str, more: &str) -> String {
     format!("[[volume]]\nname = \"{name}\"\nsource = \"@/{name}\"\n{more}\n")
 }
 
+const COMMON: &str = "[defaults]\ncapture = \"scan\"\ninterval = \"20ms\"\nstore = \"@/store\"\n";
 const QUIET: &str = "[metrics]\nlisten = \"off\"\n";
 
 #[test]
@@ -119,7 +128,7 @@ fn a_reload_adds_changes_and_removes_and_names_each() {
     bed.is_when("c", "protected");
     let names: Vec<String> = bed.fleet().status().into_iter().map(|v| v.volume).collect();
     assert_eq!(names, ["a", "c"]);
-    // What was refused is refused again; the rest is as the file says.
+    // What was refused is refused again; everything else is as the file says.
     assert_eq!(bed.reload(&file), [refused]);
     let reader = |name: &str| {
         let store = crate::store::open(&bed.config(name).store, &crate::store::StoreOptions::default()).unwrap();
@@ -136,7 +145,7 @@ fn what_does_not_run_takes_any_change() {
     let changes = bed.reload(&format!("{QUIET}{}", volume("a", "")));
     assert_eq!(changes, ["volume a: source = @/a applied"]);
     bed.is_when("a", "protected");
-    // It ends: the directory is another one.
+    // It ends, because the directory is another one.
     std::fs::rename(bed.at("a"), bed.at("old")).unwrap();
     std::fs::create_dir(bed.at("a")).unwrap();
     bed.is_when("a", "stopped");
@@ -166,13 +175,29 @@ fn a_request_adds_changes_and_removes_what_no_file_names() {
     assert_eq!(bed.is_when("b", "protected").interval_ms, 2000);
     assert!(matches!(bed.set("b", serde_json::json!({ "x": 1 })), Err(ControlError::BadRequest { .. })));
     assert!(matches!(bed.set("b", serde_json::json!({ "interval": "1" })), Err(ControlError::BadRequest { .. })));
-    // A reload leaves it alone, and takes back what was changed of a volume that the file names.
+    // A reload leaves it alone, and undoes changes of a volume that the file names.
     bed.set("a", serde_json::json!({ "interval": "3s" })).unwrap();
     assert_eq!(bed.reload(&text), ["volume a: interval = 20ms applied"]);
     bed.is_when("b", "protected");
     assert_eq!(bed.words(bed.fleet().remove("b").unwrap()), ["volume b: removed"]);
     assert_eq!(bed.fleet().remove("b"), Err(ControlError::UnknownVolume { volume: "b".into() }));
-    // It comes back as it was: nothing is sent again.
+    // It comes back as it was: nothing is uploaded again.
     bed.fleet().add(&bed.config("b")).unwrap();
     assert_eq!(bed.is_when("b", "protected").head_seq, 1);
+}
+
+#[test]
+fn a_daemon_can_begin_without_volumes() {
+    let nothing = format!("state_dir = \"@/state\"\n{COMMON}{QUIET}");
+    let bed = Bed::whole(&nothing);
+    assert_eq!(bed.fleet().status(), []);
+    bed.fleet().add(&bed.config("b")).unwrap();
+    bed.is_when("b", "protected");
+    // It is in no file.
+    assert_eq!(bed.reload_whole(&nothing), [""; 0]);
+    assert_eq!(bed.words(bed.fleet().remove("b").unwrap()), ["volume b: removed"]);
+    let changes = bed.reload_whole(&format!("{nothing}{}", volume("a", "")));
+    assert_eq!(changes, ["volume a: added"]);
+    bed.is_when("a", "protected");
+    assert_eq!(bed.reload_whole(&nothing), ["volume a: removed"]);
 }

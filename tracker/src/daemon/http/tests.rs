@@ -1,4 +1,4 @@
-//! The endpoints, asked over a socket as a scraper would.
+//! The endpoints over a socket, as a scraper uses them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,6 +1,6 @@
 //! The one table of all metrics: name, type, unit, labels, stability, meaning, and how each is read from a status.
 //!
-//! A name that is `stable` keeps its meaning; changing one is a change of the interface.
+//! A `stable` name keeps its meaning; changing one changes the interface.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use crate::volume::status::{Histogram, State, VolumeStatus};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stability {
-    /// Alerts and dashboards may rest on it.
+    /// Alerts and dashboards may rely on it.
     Stable,
-    /// Bound to how tracker works inside; may change with it.
+    /// Depends on the internals of tracker, and may change with them.
     Internal,
 }
 
@@ -26,7 +26,7 @@ impl Stability {
     }
 }
 
-/// Where the samples of a metric come from.
+/// How the samples of a metric are read.
 #[derive(Clone, Copy, Debug)]
 pub enum Read {
     BuildInfo,
@@ -35,7 +35,7 @@ pub enum Read {
     Gauge(fn(&VolumeStatus) -> f64),
     /// Absent for volumes that have no such value.
     GaugeIf(fn(&VolumeStatus) -> Option<f64>),
-    /// 1 for the word that holds now, 0 for the others: label, all words, reader.
+    /// 1 for the present word, 0 for the others: label, all words, reader.
     OneOf(&'static str, &'static [&'static str], fn(&VolumeStatus) -> &'static str),
     Counter(fn(&VolumeStatus) -> u64),
     /// By one more label, whose values are a closed set of words.
@@ -45,7 +45,7 @@ pub enum Read {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// As it is exposed, with unit and `_total`.
+    /// As exposed, with unit and `_total`.
     pub name: &'static str,
     pub unit: Option<&'static str>,
     pub labels: &'static [&'static str],
@@ -64,7 +64,7 @@ impl Metric {
         }
     }
 
-    /// The name without what the encoder appends by itself (`_total`, the unit).
+    /// The name without what the encoder appends (`_total`, the unit).
     pub fn stem(&self) -> &'static str {
         let name = self.name.strip_suffix("_total").unwrap_or(self.name);
         let unit = self.unit.and_then(|unit| name.strip_suffix(unit)).and_then(|name| name.strip_suffix('_'));
@@ -106,7 +106,7 @@ pub const METRICS: &[Metric] = &[
     metric("tracker_volume_self_tests_total", None, VOLUME, Internal, "Self-tests of the capture", Counter(|v| v.self_tests)),
     metric("tracker_volume_capture_failures_total", None, &["volume", "cause"], Stable, "Times capture was found to have missed a change, by what found it", CounterBy("cause", |v| &v.capture_failures)),
     metric("tracker_volume_scrubbed_bytes_total", BYTES, VOLUME, Stable, "Bytes that the scrub has looked at", Counter(|v| v.scrubbed_bytes)),
-    metric("tracker_volume_scrub_differences_total", None, VOLUME, Stable, "Blocks in which the scrub found a change that no mark told of", Counter(|v| v.scrub_differences)),
+    metric("tracker_volume_scrub_differences_total", None, VOLUME, Stable, "Blocks in which the scrub found a change without a mark", Counter(|v| v.scrub_differences)),
     metric("tracker_volume_ready", None, VOLUME, Stable, "1 when /readyz would say yes for the volume", Gauge(|v| flag(v.not_ready().is_empty()))),
     metric("tracker_volume_unfenced", None, VOLUME, Stable, "1 when the store does not refuse a second writer (single_writer)", Gauge(|v| flag(v.fenced_store == Some(false)))),
     metric("tracker_volume_head_seq", None, VOLUME, Stable, "Seq of the last commit", Gauge(|v| v.head_seq as f64)),

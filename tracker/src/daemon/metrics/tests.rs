@@ -152,7 +152,7 @@ fn a_refused_reload_shows() {
     assert!(text.contains("# TYPE tracker_volume_loss_window_seconds gauge"), "described even without volumes");
 }
 
-/// TRACKER_BLESS=1 writes the page anew.
+/// TRACKER_BLESS=1 rewrites the page.
 #[test]
 fn the_reference_page_is_the_table() {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");

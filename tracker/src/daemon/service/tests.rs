@@ -10,7 +10,7 @@ use crate::daemon::control::Client;
 use crate::daemon::control::fake::{Fake, protected};
 use crate::daemon::service::*;
 
-/// What was written, readable while the loop still holds the writer.
+/// What was written; readable while the loop still holds the writer.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -36,7 +36,7 @@ struct Run {
     fake: Arc<Fake>,
     shared: Shared,
     thread: std::thread::JoinHandle<Result<ExitCode, AppError>>,
-    /// What the service manager is told.
+    /// Messages to the service manager.
     manager: Receiver<String>,
 }
 
@@ -53,7 +53,7 @@ fn start(volumes: Vec<VolumeStatus>, json: bool) -> Run {
         let config =
             Config { file, state_dir, metrics_listen, listen_by_command, kernel_maps, process, volumes: vec![] };
         let state = StateDir::lock(&state).unwrap();
-        // Nobody listens any more where a test has ended.
+        // If the test has ended, nobody receives.
         let send = Box::new(move |state: &[NotifyState<'_>]| {
             let words: Vec<String> = state.iter().map(ToString::to_string).collect();
             sender.send(words.join("\n")).map_err(io::Error::other)
@@ -104,7 +104,7 @@ fn ready_is_said_once_when_the_baseline_is_committed() {
     assert_eq!(fake.calls(), ["stop"], "the last flush is made");
 }
 
-/// The last flush that could not be made is an exit code of its own, whatever has asked for the end.
+/// A failed last flush has its own exit code, whatever requested the end.
 #[test]
 fn what_could_not_be_committed_ends_the_process_as_partial() {
     let run = start(vec![protected("db")], false);
@@ -156,7 +156,7 @@ fn a_volume_that_stands_still_starves_the_watchdog() {
     let run = start(vec![stuck], false);
     run.hears("WATCHDOG=1");
     std::thread::sleep(Duration::from_millis(700));
-    // What was sent before the stillness was noticed.
+    // Discard what was sent before the standstill was noticed.
     while run.manager.try_recv().is_ok() {}
     std::thread::sleep(Duration::from_millis(400));
     assert!(run.manager.try_recv().is_err(), "the watchdog is still fed");

@@ -1,10 +1,11 @@
-//! Every file's root, from the bytes in the store: small files in groups, as a restore fetches them, large ones in order.
+//! Checks every file's root from the bytes in the store: small files in groups, as a restore fetches them, large ones in
+//! order.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engine::manifest::Manifest;
-use engine::plan::{PlanFile, PlanFrame, PlanLimits, RestorePlan, Run};
+use engine::plan::{PlanFile, PlanFrame, RestorePlan, Run};
+use parking_lot::Mutex;
 
 use crate::repository::error::ReadError;
 use crate::repository::fetch::{Group, SMALL, data_ranges, groups, root_of};
@@ -15,17 +16,17 @@ use crate::repository::verify::report::VerifyReport;
 type Shared<'a> = Mutex<&'a mut VerifyReport>;
 
 pub(crate) fn files(reader: &Reader, manifest: &Manifest, report: &mut VerifyReport) -> Result<(), ReadError> {
-    let mut plan = RestorePlan::new(manifest, None, PlanLimits::default())?;
-    let reads = std::mem::take(&mut plan.reads);
+    let mut plan = RestorePlan::new(manifest)?;
+    let frames = std::mem::take(&mut plan.frames);
     let large: Vec<(u32, &PlanFile)> = (0u32..).zip(&plan.files).filter(|(_, file)| file.size > SMALL).collect();
-    let groups = groups(&plan.files, reads, &large.iter().map(|(n, _)| *n).collect());
+    let groups = groups(&plan.files, frames, &large.iter().map(|(n, _)| *n).collect());
     let report = Mutex::new(report);
     parallel::try_each(THREADS, &groups, |group| self::group(reader, &plan.files, group, &report))?;
     parallel::try_each(THREADS, &large, |(_, file)| {
         let Some(content) = manifest.get(file.id) else { return Ok(()) };
         match reader.stream(content, &shown(file), None) {
-            Ok(bytes) => lock(&report).bytes_read += bytes,
-            Err(error) => lock(&report).note(error)?,
+            Ok(bytes) => report.lock().bytes_read += bytes,
+            Err(error) => report.lock().note(error)?,
         }
         Ok(())
     })
@@ -34,7 +35,7 @@ pub(crate) fn files(reader: &Reader, manifest: &Manifest, report: &mut VerifyRep
 fn group(reader: &Reader, files: &[PlanFile], group: &Group, report: &Shared<'_>) -> Result<(), ReadError> {
     let sizes = group.files.iter().map(|n| files.get(*n as usize).map_or(0, |file| file.size));
     let mut buffers: Vec<Vec<u8>> = sizes.map(|size| vec![0; usize::try_from(size).unwrap_or_default()]).collect();
-    // A file whose bytes could not be read is named by that; its root would only repeat it.
+    // A file whose bytes could not be read is already reported; its root would only repeat it.
     let mut broken: HashSet<u32> = HashSet::new();
     for read in &group.reads {
         let mut put = |run: &Run, bytes: &[u8]| {
@@ -51,10 +52,10 @@ fn group(reader: &Reader, files: &[PlanFile], group: &Group, report: &Shared<'_>
             errors.push(error);
         };
         let done = reader.carry_out(read, &mut put, &mut lost);
-        lock(report).bytes_read += read.bytes;
-        errors.into_iter().try_for_each(|error| lock(report).note(error))?;
+        report.lock().bytes_read += read.bytes;
+        errors.into_iter().try_for_each(|error| report.lock().note(error))?;
         if let Err(error) = done {
-            lock(report).note(error)?;
+            report.lock().note(error)?;
             broken.extend(read.frames.iter().flat_map(|frame| &frame.runs).map(|run| run.file));
         }
     }
@@ -67,14 +68,10 @@ fn group(reader: &Reader, files: &[PlanFile], group: &Group, report: &Shared<'_>
             Ok::<_, ReadError>(())
         })?;
         if found != expected {
-            lock(report).note(ReadError::Root { path: shown(file), found, expected })?;
+            report.lock().note(ReadError::Root { path: shown(file), found, expected })?;
         }
     }
     Ok(())
-}
-
-fn lock<'a, 'b>(report: &'a Shared<'b>) -> MutexGuard<'a, &'b mut VerifyReport> {
-    report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn shown(file: &PlanFile) -> String {

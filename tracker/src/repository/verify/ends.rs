@@ -1,5 +1,5 @@
-//! Ends of eras and checkpoints: what the chain names must be what it names, and hold what the commits give; what it does not
-//! name counts for nothing and is told, since somebody put it there.
+//! Ends of eras and checkpoints. Those that the chain names must be exactly what it names, and hold what the commits give.
+//! Others count for nothing, and are reported since somebody put them there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::repository::reader::{Reader, THREADS};
 use crate::repository::verify::report::VerifyReport;
 use crate::store::Store;
 
-/// Checkpoints that the chain names up to a seq, and those that were held against their commits.
+/// Checkpoints that the chain names up to a seq, and those that were checked against their commits.
 #[derive(Default)]
 pub(crate) struct Points {
     named: BTreeMap<Seq, Candidate>,
@@ -28,7 +28,7 @@ impl Points {
         Ok(Points { named: named.into_iter().map(|named| (named.seq, named)).collect(), ..Points::default() })
     }
 
-    /// Holds the checkpoint of `manifest`'s seq, if there is one, against that state, which was made of commits.
+    /// Checks the checkpoint at `manifest`'s seq, if there is one, against that state, which was built from commits.
     pub(crate) fn check(
         &mut self,
         reader: &Reader,
@@ -41,14 +41,14 @@ impl Points {
         match reader.load(*candidate) {
             Ok(found) if found == *manifest => Ok(()),
             Ok(_) => report.note(ReadError::Contradicts { key: reader.key(Key::Checkpoint(candidate.seq)) }),
-            // An older one may be pruned; a restore begins with the newest.
+            // An older one may be pruned; a restore starts with the newest.
             Err(ReadError::Missing { .. }) if self.named.keys().next_back() != Some(&candidate.seq) => Ok(()),
             Err(error) => report.note(error),
         }
     }
 }
 
-/// The ends of eras, those that the chain names first, and the newest checkpoint that they name.
+/// Checks the ends of eras, those that the chain names first, and the newest checkpoint that they name.
 pub(crate) fn eras(reader: &Reader, seq: Seq, points: &Points, report: &mut VerifyReport) -> Result<(), ReadError> {
     let eras: Vec<u64> = (0..reader.closed).collect();
     for (era, found) in eras.iter().zip(parallel::map(THREADS, &eras, |era| reader.named_era(*era))) {
@@ -76,7 +76,7 @@ pub(crate) fn eras(reader: &Reader, seq: Seq, points: &Points, report: &mut Veri
             }
         }
     }
-    // Older ones may be pruned; the newest one is what a restore begins with.
+    // Older ones may be pruned; a restore starts with the newest one.
     if let Some(candidate) = points.named.values().next_back().filter(|newest| !points.checked.contains(&newest.seq)) {
         report.objects += 1;
         report.check(reader.load(*candidate).map(|_| ()))?;
@@ -84,13 +84,13 @@ pub(crate) fn eras(reader: &Reader, seq: Seq, points: &Points, report: &mut Veri
     Ok(())
 }
 
-/// What lies in the store and is named by no commit. Where the head ends an era, its checkpoint and the era's end may be there
-/// before the commit that names them: they must say the same as the commits. `state` is the one at the head.
+/// Reports objects in the store that no commit names. If the head ends an era, its checkpoint and the era's end may exist
+/// before the commit that names them: they must agree with the commits. `state` is the one at the head.
 pub(crate) fn unnamed(reader: &Reader, state: Option<&Manifest>, report: &mut VerifyReport) -> Result<(), ReadError> {
     let (head, era_len) = (reader.head, reader.format.era_len);
     let ends = last_seq(era_of(head, era_len), era_len) == head;
     let named: BTreeSet<Seq> = reader.checkpoints_from(Seq::FIRST, head)?.into_iter().map(|named| named.seq).collect();
-    // Those that eras name which are damaged were told.
+    // Damaged ones that eras name are already reported.
     for seq in reader.listed_checkpoints(Seq::FIRST..=Seq::MAX) {
         if named.contains(&seq)
             || (era_of(seq, era_len) < reader.closed && reader.named_era(era_of(seq, era_len)).is_err())

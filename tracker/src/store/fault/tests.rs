@@ -69,8 +69,8 @@ fn create_exact_tells_own_from_foreign_after_a_lost_reply() {
     assert_eq!(create_exact(&store, "own", &bytes("mine"), 1).unwrap_err().kind, ErrorKind::Unknown);
 }
 
-/// Whatever the faults, `create_exact` never says `Own` of foreign bytes, nor `Other` of its own, nor "nothing was done"
-/// when an earlier attempt of it took effect.
+/// Whatever the faults, `create_exact` never returns `Own` for foreign bytes, nor `Other` for its own, nor "nothing was
+/// done" if an earlier attempt of it took effect.
 #[test]
 fn create_exact_is_right_under_seeded_faults() {
     let chances = Chances { transient: 100, lost_request: 150, lost_reply: 200, ..Chances::default() };
@@ -110,7 +110,7 @@ fn one_seed_gives_one_course() {
     assert!(course(7).len() > 50);
 }
 
-/// One's own object, damaged on its way back, is asked for again; what stays wrong is given to the caller to judge.
+/// The caller's own object, damaged in transfer, is read again; if it stays wrong, the caller judges it.
 #[test]
 fn own_bytes_that_come_back_damaged_are_asked_for_again() {
     for fault in [Fault::FlipBit(9), Fault::ShortBody(1)] {

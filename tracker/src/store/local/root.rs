@@ -1,9 +1,9 @@
-//! The directory of a local store: open while it is used, opened anew by its path when that leads elsewhere.
+//! The directory of a local store: held open while it is used, and opened again by its path if that leads elsewhere.
 //!
-//! A share that was unmounted and mounted again, or whose server died, is another directory to the kernel than the one that was
-//! opened; the old one fails for ever (`ENOTCONN`, `ESTALE`), or takes writes that nobody will find. What is at the path then
-//! is taken for the same store when it has the `format` objects that were seen in it, byte for byte: each of them holds the
-//! random id of a volume. An empty mount point has none.
+//! A share that was unmounted and mounted again, or whose server died, is a different directory to the kernel than the one
+//! that was opened. The old one fails forever (`ENOTCONN`, `ESTALE`), or accepts writes that nobody will find. The
+//! directory now at the path counts as the same store if it has the `format` objects seen before, byte for byte: each of
+//! them holds the random id of a volume. An empty mount point has none.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -11,28 +11,28 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use engine::format::Key;
+use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// Folders whose entries up to the root are known to be durable; beyond it the set starts over (it only saves fsyncs).
+/// Most folders that are remembered as durable up to the root; beyond that the set starts over (it only saves fsyncs).
 const DURABLE_FOLDERS: usize = 4096;
-/// `format` objects that are remembered, one a volume; those of more volumes are not asked for.
+/// Most `format` objects that are remembered, one per volume; those of further volumes are not checked.
 const MARKS: usize = 64;
-/// A `format` object is some tens of bytes; more is read of none.
+/// A `format` object has some tens of bytes; larger ones are not read.
 const MARK_BYTES: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Root {
     fd: OwnedFd,
     durable: Mutex<HashSet<String>>,
-    /// A call said that what lies below is gone for good. The kernel may go on giving cached attributes of it.
+    /// A call failed because the file system below is gone for good. The kernel may still return cached attributes of it.
     dead: AtomicBool,
 }
 
-/// What has the name of an object.
+/// What is at the path of an object.
 pub(super) enum Object {
     /// With its length in bytes.
     File(File, u64),
@@ -51,7 +51,7 @@ impl Root {
         self.fd.as_fd()
     }
 
-    /// Whether `path` still leads to this directory, and it is alive.
+    /// Whether `path` still leads to this directory, and it is not dead.
     pub(super) fn is_at(&self, path: &Path) -> bool {
         match (rustix::fs::fstat(&self.fd), rustix::fs::stat(path)) {
             (Ok(held), Ok(found)) => {
@@ -61,14 +61,14 @@ impl Root {
         }
     }
 
-    /// Notes a failure that no later call on this directory can heal.
+    /// Records a failure that no later call on this directory can recover from.
     pub(super) fn note(&self, errno: Errno) {
         if matches!(errno, Errno::NOTCONN | Errno::STALE) {
             self.dead.store(true, Relaxed);
         }
     }
 
-    /// Opens something beneath the root. `EAGAIN` says that a rename elsewhere disturbed the resolution.
+    /// Opens a path beneath the root. `EAGAIN` means that a rename elsewhere disturbed the resolution.
     pub(super) fn beneath(&self, key: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut tries = 0;
@@ -80,9 +80,9 @@ impl Root {
         }
     }
 
-    /// Opens what has the name of an object.
+    /// Opens what is at the path of an object.
     pub(super) fn object(&self, key: &str) -> Result<Object, Errno> {
-        // Without NONBLOCK a fifo put there by somebody would block the open.
+        // Without NONBLOCK, a fifo that somebody put there would block the open.
         let file = self.beneath(key, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)?;
         let stat = rustix::fs::fstat(&file)?;
         Ok(match FileType::from_raw_mode(stat.st_mode) {
@@ -92,14 +92,14 @@ impl Root {
         })
     }
 
-    /// Opens the folder of an object, makes it when it is absent, and makes sure that its own entries up to the root
-    /// are durable: the fsync of a folder says nothing about the folder's own name.
+    /// Opens the folder of an object, creating it if absent, and makes its own entries durable up to the root: the fsync of
+    /// a folder does not cover the folder's own name.
     pub(super) fn folder(&self, folder: &str) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         if folder.is_empty() {
             return self.beneath(".", flags);
         }
-        if self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder) {
+        if self.durable.lock().contains(folder) {
             match self.beneath(folder, flags) {
                 Err(Errno::NOENT) => {}
                 done => return done,
@@ -112,7 +112,7 @@ impl Root {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(e),
             }
-            // Also when it was there: whoever made it may not have come to this line.
+            // Also if it existed: whoever created it may have died before this line.
             rustix::fs::fsync(&parent)?;
             if !upto.is_empty() {
                 upto.push('/');
@@ -120,7 +120,7 @@ impl Root {
             upto.push_str(name);
             parent = self.beneath(&upto, flags)?;
         }
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut durable = self.durable.lock();
         if durable.len() >= DURABLE_FOLDERS {
             durable.clear();
         }
@@ -129,7 +129,7 @@ impl Root {
     }
 }
 
-/// The `format` objects that were seen in a store, by their hashes.
+/// The `format` objects that were seen in a store, as hashes.
 #[derive(Debug, Default)]
 pub(super) struct Marks(Mutex<BTreeMap<String, blake3::Hash>>);
 
@@ -137,34 +137,34 @@ pub(super) struct Marks(Mutex<BTreeMap<String, blake3::Hash>>);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Same,
-    /// Nothing is known of the store to tell it by.
+    /// No `format` object was seen, so the store cannot be recognised.
     Unmarked,
-    /// This object is not there.
+    /// This object is missing.
     Lacks(String),
-    /// This object is there with other bytes.
+    /// This object has other bytes.
     Other(String),
 }
 
 impl Marks {
-    /// Remembers an object that was read or made, if it is one by which a store is told. The last bytes count: the first ones
-    /// may have been damaged on their way.
+    /// Remembers an object that was read or created, if it identifies the store. The last bytes count: earlier ones may
+    /// have been damaged in transfer.
     pub(super) fn note(&self, key: &str, bytes: &[u8]) {
         if key.rsplit('/').next() != Some(Key::Format.to_string().as_str()) {
             return;
         }
-        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut marks = self.0.lock();
         if marks.len() < MARKS || marks.contains_key(key) {
             marks.insert(key.to_owned(), blake3::hash(bytes));
         }
     }
 
     pub(super) fn are_known(&self) -> bool {
-        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.0.lock().is_empty()
     }
 
-    /// Holds a directory against what is known of the store.
+    /// Compares a directory with what is known of the store.
     pub(super) fn compare(&self, root: &Root) -> Result<Verdict, Errno> {
-        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let marks = self.0.lock().clone();
         if marks.is_empty() {
             return Ok(Verdict::Unmarked);
         }

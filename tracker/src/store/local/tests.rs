@@ -92,7 +92,7 @@ fn a_store_that_went_away_is_not_an_empty_store() {
     assert_eq!(kind(Local::open(&dir.path().join("none"), Make::Nothing)), ErrorKind::StoreAbsent);
 }
 
-/// What a share looks like that was unmounted and mounted again: another directory with the same objects.
+/// A share that was unmounted and mounted again looks like this: another directory with the same objects.
 #[test]
 fn the_same_store_at_another_inode_is_gone_on_with_and_nothing_else_is() {
     let parent = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ fn the_same_store_at_another_inode_is_gone_on_with_and_nothing_else_is() {
     let code = |error: StoreError| (error.kind, error.code);
     std::fs::create_dir(at("store")).unwrap();
     let local = Local::open(&at("store"), Make::Nothing).unwrap();
-    // Nothing is known of it yet, so that any other directory may be another store.
+    // Nothing is known of the store yet, so any other directory may be another store.
     std::fs::rename(at("store"), at("aside")).unwrap();
     put(&at("store"), b"volume 1");
     assert_eq!(code(local.get("v/format").unwrap_err()), (ErrorKind::StoreAbsent, Some(AWAY.into())));
@@ -147,7 +147,7 @@ fn the_same_store_at_another_inode_is_gone_on_with_and_nothing_else_is() {
     assert!(!local.exists("v/k").unwrap(), "and it can come back");
 }
 
-/// A dead mount goes on giving the attributes that were cached: then the path alone tells nothing.
+/// A dead mount still returns cached attributes, so the path alone tells nothing.
 #[test]
 fn a_directory_that_was_said_to_be_dead_is_opened_anew() {
     let (dir, local) = store();
@@ -184,7 +184,7 @@ fn a_folder_without_permission_is_denied() {
     assert!(error.hint().contains("owner and mode"), "{}", error.hint());
 }
 
-/// Runs in a mount namespace of its own, where a small tmpfs can be filled and made read-only.
+/// Runs in its own mount namespace, where a small tmpfs can be filled and made read-only.
 #[test]
 fn full_and_read_only_file_systems_are_said_and_leave_nothing() {
     const INSIDE: &str = "TRACKER_TEST_SMALL_FS";
@@ -196,7 +196,7 @@ fn full_and_read_only_file_systems_are_said_and_leave_nothing() {
         assert_eq!(error.kind, ErrorKind::NoSpace, "{error}");
         assert_eq!(files(&dir.join("f")), ["small"], "nothing stays that takes space");
         assert_eq!(local.create("f/next", Bytes::from_static(b"2")).unwrap(), Created::Yes);
-        // By the system call: mount(8) repeats the owner that mountinfo shows, whom this namespace does not know.
+        // By system call: mount(8) repeats the owner that mountinfo shows, which this namespace does not know.
         rustix::mount::mount_remount(dir, rustix::mount::MountFlags::RDONLY, "").unwrap();
         assert_eq!(kind(local.create("f/k", Bytes::new())), ErrorKind::ReadOnly);
         assert_eq!(kind(local.create("new/k", Bytes::new())), ErrorKind::ReadOnly);

@@ -1,6 +1,6 @@
-//! Walks the local store's directory: for listings, and for sweeping what crashed writers left.
+//! Walks the local store's directory, for listings and for removing what crashed writers left.
 //!
-//! Symbolic links are not walked into. One folder is open at a time, whatever the depth.
+//! Does not follow symbolic links. One folder is open at a time, whatever the depth.
 
 use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,15 +12,15 @@ use rustix::io::Errno;
 use super::super::key::{MAX_KEY_BYTES, TEMP_PREFIX};
 use super::super::{Entry, Page};
 
-/// Entries in one page. Every page is a walk of its own, so pages are large; the bound is on memory (about 5 MB).
+/// Entries in one page. Every page is a separate walk, so pages are large; memory is the limit (about 5 MB).
 const PAGE: usize = 50_000;
 /// Older temporary files belong to no living writer.
 const TEMP_AGE: Duration = Duration::from_secs(24 * 3600);
-/// The sweep at the start must not hold up a daemon before a huge store; what it does not reach, it leaves.
+/// The cleanup at the start must not delay a daemon with a huge store; what it does not reach stays.
 const SWEEP_ENTRIES: usize = 100_000;
 
 /// Calls `found` for each regular file (its path below the root) in every folder that `enter` accepts, until `found`
-/// returns false. Entries that vanish meanwhile, and names that are not UTF-8, are passed over.
+/// returns false. Skips entries that vanish meanwhile, and names that are not UTF-8.
 fn walk(
     root: BorrowedFd<'_>,
     enter: &dyn Fn(&str) -> bool,
@@ -72,7 +72,7 @@ fn is_temp(key: &str) -> bool {
 pub(super) fn page(root: BorrowedFd<'_>, prefix: &str, after: Option<&str>) -> Result<Page, Errno> {
     let after = after.unwrap_or("");
     let enter = |folder: &str| {
-        // All keys of a folder begin with it: they lie on one side of `after`, unless `after` begins with it too.
+        // All keys of a folder begin with its name: they are on one side of `after`, unless `after` begins with it too.
         (folder.starts_with(prefix) || prefix.starts_with(folder)) && (folder > after || after.starts_with(folder))
     };
     let mut smallest: BinaryHeap<String> = BinaryHeap::new();
@@ -97,7 +97,7 @@ pub(super) fn page(root: BorrowedFd<'_>, prefix: &str, after: Option<&str>) -> R
     Ok(Page { entries, more })
 }
 
-/// Removes old temporary files, as far as that works: a store that can only be read is left alone.
+/// Removes old temporary files, as far as possible: in a read-only store nothing is removed.
 pub(super) fn sweep_temps(root: impl AsFd) {
     let root = root.as_fd();
     let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) else { return };

@@ -1,4 +1,4 @@
-//! Stores that only seem to keep writers apart must be refused.
+//! Stores that only appear to keep writers apart must be refused.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use super::*;
 /// How a server gets conditional creates wrong.
 #[derive(Clone, Copy)]
 enum Flaw {
-    /// Says yes and overwrites.
+    /// Reports success and overwrites.
     Ignores,
-    /// Looks first, writes a moment later.
+    /// Checks first, writes a moment later.
     TwoSteps,
-    /// Answers as if it refused, but has overwritten.
+    /// Reports a refusal, but has overwritten.
     RefusesLate,
-    /// Says yes and keeps the old object.
+    /// Reports success and keeps the old object.
     LiesYes,
 }
 

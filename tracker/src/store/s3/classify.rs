@@ -1,6 +1,6 @@
-//! What an S3 failure means: was something done, may it be repeated, whose fault is it.
+//! What an S3 failure means: whether something was done, whether it may be repeated, and who caused it.
 //!
-//! In doubt the class is `Unknown`: it costs a read, while a wrong `Transient` could cost a commit.
+//! If uncertain, the kind is `Unknown`: it costs a read, while a wrong `Transient` could cost a commit.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -8,7 +8,7 @@ use aws_sdk_s3::primitives::ByteStreamError;
 
 use super::super::{ErrorKind, Op, StoreError};
 
-/// Code of a body that came damaged or short: worth another attempt, then `Corrupt`.
+/// Code of a body that arrived damaged or truncated: worth another attempt, then `Corrupt`.
 pub(super) const BAD_BODY: &str = "BadBody";
 
 /// The HTTP status of an answer, where there was one.
@@ -59,7 +59,7 @@ where
     if shown.is_empty() { out } else { out.code(shown) }
 }
 
-/// Whether a server says that it was spoken to without TLS: in words (those of Go and nginx), or by sending there.
+/// Whether a server says that TLS was missing: in words (those of Go and nginx), or by a redirect.
 fn asks_for_tls(answer: &HttpResponse) -> bool {
     let says =
         |word: &[u8]| answer.body().bytes().is_some_and(|body| body.windows(word.len()).any(|part| part == word));
@@ -68,11 +68,11 @@ fn asks_for_tls(answer: &HttpResponse) -> bool {
     (status == 400 && says(b"HTTPS")) || (matches!(status, 301 | 302 | 307 | 308) && sent_on())
 }
 
-/// The word for a request that got no answer, from the texts of its causes (`site` has the hints). As with `never_sent` the
-/// client has no public types for these; `tests/tests/store_s3_errors.rs` meets each of them.
+/// The code for a request without an answer, from the texts of its causes (`site` has the hints). As with `never_sent`, the
+/// client has no public types for these; `tests/tests/store_s3_errors.rs` provokes each of them.
 fn no_answer(text: &str) -> &'static str {
     const SIGNS: [(&str, &str); 16] = [
-        // Before what the tunnel itself failed with.
+        // Before the failure of the tunnel itself.
         ("failed to lookup address", "NameNotFound"),
         ("dns error", "NameNotFound"),
         ("Connection refused", "ConnectionRefused"),
@@ -93,12 +93,12 @@ fn no_answer(text: &str) -> &'static str {
     SIGNS.iter().find(|(sign, _)| text.contains(sign)).map_or("", |(_, code)| code)
 }
 
-/// The class of an answer, by its code first and its status second.
+/// The kind of an answer, by its code first and its status second.
 fn kind_of(op: Op, status: u16, code: &str) -> ErrorKind {
     match (code, status) {
         ("NoSuchBucket", _) => ErrorKind::StoreAbsent,
         ("NoSuchKey", _) => ErrorKind::NotFound,
-        // Only an answer that names the object says that it is absent; a 404 of some proxy does not.
+        // Only an answer that names the object proves that it is absent; a proxy's 404 does not.
         (_, 404) => ErrorKind::Misconfigured,
         ("ConditionalRequestConflict" | "OperationAborted", _) | (_, 409) => ErrorKind::Transient,
         ("SlowDown" | "SlowDownWrite" | "SlowDownRead" | "TooManyRequests" | "RequestLimitExceeded", _) | (_, 429) => {
@@ -137,8 +137,8 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Whether no connection came about, so that nothing can have been done. The client does not say so in types that are
-/// public; if its texts change, the class falls back to `Unknown`, and a test of `tests/tests/store_s3.rs` fails.
+/// Whether no connection was made, so that nothing can have been done. The client has no public types for this. If its
+/// texts change, the kind falls back to `Unknown`, and a test in `tests/tests/store_s3.rs` fails.
 fn never_sent(text: &str) -> bool {
     ["client error (Connect)", "HTTP connect timeout", "dns error"].iter().any(|sign| text.contains(sign))
 }

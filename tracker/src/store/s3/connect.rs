@@ -1,5 +1,5 @@
-//! Makes the S3 client: the standard AWS chain for credentials, region and endpoint, an HTTP client on rustls and ring,
-//! no retries of the SDK.
+//! Creates the S3 client: the standard AWS chain for credentials, region and endpoint, an HTTP client on rustls and ring,
+//! and no retries of the SDK.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,21 +23,21 @@ use super::site::{self, Place};
 use super::trust;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What servers that are not AWS mostly take.
+/// A region that most servers other than AWS accept.
 const ANY_REGION: &str = "us-east-1";
 
-/// What a store in S3 is made of.
+/// The parts of a store in S3.
 pub(super) struct Connected {
     pub client: Client,
     pub place: Place,
-    /// `None` where the keys were given by hand and stay.
+    /// `None` if the keys were given explicitly and do not change.
     pub keys: Option<Keys>,
 }
 
-/// Makes the client; asks for credentials, and for nothing else. `url`: `s3://bucket/prefix`.
+/// Creates the client. Requests credentials, and nothing else. `url`: `s3://bucket/prefix`.
 ///
 /// # Errors
-/// `Denied` without credentials; `Misconfigured` without a region, or with an endpoint, a proxy or a file of certificates that
+/// `Denied` without credentials; `Misconfigured` without a region, or with an endpoint, a proxy or a certificate file that
 /// cannot be used.
 pub(super) async fn connect(url: &str, options: &StoreOptions) -> Result<Connected, StoreError> {
     let misconfigured = || StoreError::new(Op::Open, url, ErrorKind::Misconfigured);
@@ -55,7 +55,7 @@ pub(super) async fn connect(url: &str, options: &StoreOptions) -> Result<Connect
     if let Some(region) = &options.region {
         loader = loader.region(Region::new(region.clone()));
     } else if options.endpoint.is_some() || by_variable {
-        // The whole chain would ask Amazon's metadata service, for the region of a server that is not Amazon's.
+        // The full chain would ask Amazon's metadata service for the region of a server that is not Amazon's.
         let mut profile = ProfileFileRegionProvider::builder();
         if let Some(name) = &options.profile {
             profile = profile.profile_name(name);
@@ -84,7 +84,8 @@ pub(super) async fn connect(url: &str, options: &StoreOptions) -> Result<Connect
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
         .force_path_style(options.path_style.unwrap_or(endpoint.is_some()));
-    // Service managers and compose files set variables to nothing for "unset"; the SDK takes that for an address.
+    // Service managers and compose files set variables to an empty value for "unset"; the SDK would take that for an
+    // address.
     if ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
         .iter()
         .any(|name| std::env::var_os(name).is_some_and(|e| e.is_empty()))
@@ -116,10 +117,10 @@ pub(super) async fn connect(url: &str, options: &StoreOptions) -> Result<Connect
         (None, Some(keys)) => SharedCredentialsProvider::new(keys.clone()),
         (None, None) => return Err(place.tell(StoreError::new(Op::Open, url, ErrorKind::Denied).code("NoCredentials"))),
     };
-    // Asked here, so that a host without credentials is told at once and in clear words.
+    // Requested here, so that a host without credentials is told at once and clearly.
     let asked = provider.provide_credentials().await;
     asked.map_err(|e| place.tell(StoreError::new(Op::Open, url, ErrorKind::Denied).code("NoCredentials").with(e)))?;
-    // Each request asks for credentials: what may be kept, and for how long, the provider knows.
+    // Each request asks for credentials: the provider knows which may be kept, and for how long.
     let config = config.region(region).credentials_provider(provider).identity_cache(IdentityCache::no_cache());
     Ok(Connected { client: Client::from_conf(config.build()), place, keys })
 }

@@ -1,9 +1,9 @@
 //! Credentials that may change while the process runs.
 //!
-//! The SDK's chain reads a file once and keeps what it found for good; what has no end of its own is never asked for again.
-//! Keys are rotated by writing the file anew, though, so here the chain is made anew when one of its files has changed, when the
-//! credentials are about to end, and when the server refuses them. Environment variables stay as they were at the start: nobody
-//! can change those of a running process.
+//! The SDK's chain reads a file once and keeps the result forever; credentials without an expiry are never read again. But
+//! keys are rotated by rewriting the file. So the chain is run again when one of its files has changed, when the
+//! credentials are about to expire, and when the server rejects them. Environment variables keep their values: nobody can
+//! change those of a running process.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -17,17 +17,17 @@ use aws_credential_types::provider::future;
 use aws_sdk_s3::config::{Credentials, ProvideCredentials, Region, SharedHttpClient};
 use tokio::sync::Mutex;
 
-/// Credentials that end sooner are replaced before they are used.
+/// Credentials that expire sooner are replaced before use.
 const ENDING: Duration = Duration::from_secs(60);
-/// Least time between two requests for credentials that did not bring others: each may be a request to a server.
+/// Least time between two fruitless requests for credentials: each may be a request to a server.
 const GAP: Duration = Duration::from_secs(1);
-/// The same while the ones that are held are good: a file that is just being written must not slow every request down.
+/// The same while the present credentials are valid: a file that is being written must not slow down every request.
 const GAP_WHILE_GOOD: Duration = Duration::from_secs(5);
 
-/// What tells one version of a file from another; `None` where there is none.
+/// Identifies a version of a file; `None` if the file does not exist.
 type Stamp = Option<(u64, u64, u64, i64, i64, i64)>;
 
-/// The standard chain, asked as often as needed. Cheap to clone.
+/// The standard chain, run as often as needed. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Keys(Arc<Inner>);
 
@@ -43,11 +43,11 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Held {
     credentials: Option<Credentials>,
-    /// Of the files when they were read.
+    /// Stamps of the files when they were read.
     stamps: Vec<Stamp>,
-    /// Counts the credentials that differed from the ones before.
+    /// Counts changes of the credentials.
     version: u64,
-    /// When the chain last brought nothing new.
+    /// When the chain last returned nothing new.
     fruitless: Option<Instant>,
 }
 
@@ -56,12 +56,12 @@ impl Keys {
         Keys(Arc::new(Inner { http, region, profile, files: files(), held: Mutex::default() }))
     }
 
-    /// Which credentials a request that begins now is signed with; for [`Keys::renew`].
+    /// The version of the credentials that sign a request that starts now; for [`Keys::renew`].
     pub(super) async fn version(&self) -> u64 {
         self.0.held.lock().await.version
     }
 
-    /// After a refusal of credentials of `version`: whether there are others now, so that another try is worth it.
+    /// Called after credentials of `version` were rejected: whether there are others now, so that another try is worth it.
     pub(super) async fn renew(&self, version: u64) -> bool {
         let mut held = self.0.held.lock().await;
         if held.version != version {
@@ -70,7 +70,7 @@ impl Keys {
         if held.fruitless.is_some_and(|at| at.elapsed() < GAP) {
             return false;
         }
-        // Whatever it fails with, the refusal says more.
+        // If this fails too, the rejection says more.
         self.0.ask(&mut held).await.is_ok() && held.version != version
     }
 
@@ -87,7 +87,7 @@ impl Keys {
         let asked = self.0.ask(&mut held).await;
         match (asked, held.credentials.clone()) {
             (Ok(()), Some(credentials)) => Ok(credentials),
-            // A file that is half written, a server that is away: the old ones are as good as they were.
+            // The file is half written, or a server is away: the old credentials are still valid.
             (Err(error), Some(old)) if !ends_within(&old, Duration::ZERO) => {
                 tracing::debug!(%error, "no new credentials, those from before are used");
                 held.fruitless = Some(Instant::now());
@@ -102,16 +102,16 @@ impl Keys {
 impl Inner {
     fn stamps(&self) -> Vec<Stamp> {
         let stamp = |path: &PathBuf| {
-            // Through symbolic links: a secret of Kubernetes is changed by replacing one.
+            // Follows symbolic links: Kubernetes changes a secret by replacing one.
             let meta = std::fs::metadata(path).ok()?;
             Some((meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()))
         };
         self.files.iter().map(stamp).collect()
     }
 
-    /// Asks the whole chain anew, and notes what it gives.
+    /// Runs the whole chain again, and stores the result.
     async fn ask(&self, held: &mut Held) -> Result<(), CredentialsError> {
-        // Before the files are read: what changes meanwhile is read once more.
+        // Before the files are read: a change meanwhile causes another read.
         let stamps = self.stamps();
         let config = ProviderConfig::default().with_http_client(self.http.clone()).with_region(self.region.clone());
         let mut chain = DefaultCredentialsChain::builder().configure(config).region(self.region.clone());
@@ -151,7 +151,7 @@ fn ends_within(credentials: &Credentials, time: Duration) -> bool {
     credentials.expiry().is_some_and(|end| end <= SystemTime::now() + time)
 }
 
-/// The files that the chain may read, whether they are there or not.
+/// The files that the chain may read, whether they exist or not.
 fn files() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let named = |variable: &str| {

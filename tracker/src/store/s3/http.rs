@@ -1,7 +1,8 @@
-//! HTTP for the S3 client: hyper over rustls, directly or by a proxy of the environment.
+//! HTTP for the S3 client: hyper over rustls, directly or through a proxy from the environment.
 //!
-//! Not the SDK's own client (aws-smithy-http-client): it takes no check of certificates but its own, which no self-signed
-//! certificate passes. The parts are the same: hyper-util's pooled client, its reading of the proxy variables, hyper-rustls.
+//! Not the SDK's own client (aws-smithy-http-client): it allows no certificate check but its own, which no self-signed
+//! certificate passes. The parts are the same: hyper-util's pooled client, its parsing of the proxy variables,
+//! hyper-rustls.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -37,12 +38,12 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than the time after which S3 and usual proxies close idle connections, so that a flush after a pause does
-/// not send its commit into one that is just being closed.
+/// Shorter than the time after which S3 and common proxies close idle connections, so that a flush after a pause does not
+/// send its commit on a connection that is just being closed.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-/// To the server, or to a proxy, each with TLS or without.
+/// To the server or to a proxy, with or without TLS.
 type First = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// The client. Cheap to clone; clones share its connections.
@@ -66,14 +67,15 @@ impl Http {
         Http { client: builder.build(connector), proxies }
     }
 
-    /// The proxy by which a URL is reached, without its password.
+    /// The proxy for a URL, without its password.
     pub(super) fn proxy(&self, url: &str) -> Option<Uri> {
         let intercept = self.proxies.intercept(&url.parse().ok()?)?;
         Some(intercept.uri().clone())
     }
 }
 
-/// The proxies of the environment. An asterisk for all names is none for addresses to the library, and is to curl and AWS's own.
+/// The proxies from the environment. An asterisk for all names does not cover addresses in the library, but does in curl
+/// and AWS's tools.
 fn proxies() -> Matcher {
     let all = |name: &str| std::env::var(name).is_ok_and(|list| list.split(',').any(|item| item.trim() == "*"));
     if all("NO_PROXY") || all("no_proxy") { Matcher::builder().build() } else { Matcher::from_env() }
@@ -85,7 +87,7 @@ impl fmt::Debug for Http {
     }
 }
 
-/// The client with the limit of one user of it: the look for a role asks an address that mostly nobody has.
+/// The client with the time limits of one use: the lookup of a role contacts an address that usually does not exist.
 #[derive(Debug)]
 struct Limited {
     http: Http,
@@ -112,14 +114,14 @@ impl SdkConnector for Limited {
             Ok(request) => request,
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
-        // Where there is a tunnel, its own request has this.
+        // In a tunnel, the request for the tunnel has this header.
         if request.uri().scheme() == Some(&Scheme::HTTP)
             && let Some(intercept) = self.http.proxies.intercept(request.uri())
             && let Some(authorization) = intercept.basic_auth()
         {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
         }
-        // The SDK has a connection closed on which a server failed, so that the next try does not meet the same one.
+        // The SDK closes a connection on which a server failed, so that the next try does not use the same one.
         let captured = capture_connection(&mut request);
         if let Some(asked) = request.extensions().get::<CaptureSmithyConnection>() {
             asked.set_connection_retriever(move || connection(&captured));
@@ -140,7 +142,7 @@ impl SdkConnector for Limited {
     }
 }
 
-/// The connection that a request went by, once it has one.
+/// The connection of a request, once it has one.
 fn connection(captured: &CaptureConnection) -> Option<ConnectionMetadata> {
     let proxied = captured.connection_metadata().as_ref()?.is_proxied();
     let captured = captured.clone();
@@ -185,7 +187,7 @@ impl Connector {
     }
 }
 
-/// A connection by a proxy did not come about.
+/// A connection through a proxy could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("by the proxy {proxy}")]
 struct ProxyError {
@@ -217,7 +219,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection, by TLS inside of a tunnel or not.
+/// A connection, with or without TLS inside a tunnel.
 struct Conn {
     stream: MaybeHttpsStream<First>,
     /// Requests on it name the whole URL, since a proxy reads them.

@@ -1,31 +1,31 @@
-//! What a person is told beside an S3 failure: which server and bucket were asked, and what can be done about it.
+//! What a person is told in addition to an S3 failure: which server and bucket were contacted, and what can be done.
 
 use super::super::error::Site;
 use super::super::{ErrorKind, StoreError};
 use super::http::Http;
 
-/// Variables that are taken for the address of a server and are not read by anything that speaks AWS's conventions.
+/// Variables that people set for the address of a server, but that no program with AWS's conventions reads.
 const NO_ENDPOINT: [&str; 3] = ["AWS_ENDPOINT", "AWS_S3_ENDPOINT", "S3_ENDPOINT"];
 
-/// Where requests go.
+/// Where requests are sent.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     /// `s3://bucket/prefix`.
     bucket: String,
-    /// URL of a server that is not AWS, without user and password.
+    /// URL of a server other than AWS, without user and password.
     endpoint: Option<String>,
     region: String,
-    /// By which requests go, without user and password.
+    /// The proxy for requests, without user and password.
     proxy: Option<String>,
-    /// `AWS_CA_BUNDLE` names certificates.
+    /// Whether `AWS_CA_BUNDLE` names certificates.
     bundle: bool,
-    /// A variable of [`NO_ENDPOINT`] that is set though there is no endpoint.
+    /// A variable of [`NO_ENDPOINT`] that is set although there is no endpoint.
     mistaken: Option<&'static str>,
-    /// The keys come from variables, which cannot change.
+    /// Whether the keys come from variables, which cannot change.
     fixed_keys: bool,
 }
 
-/// Whether a variable is set to something.
+/// Whether a variable is set and not empty.
 pub(super) fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
@@ -44,7 +44,7 @@ impl Place {
         }
     }
 
-    /// The scheme of a proxy that is none of HTTP.
+    /// The scheme of the proxy if it is not an HTTP proxy.
     pub(super) fn unknown_proxy(&self) -> Option<&str> {
         let (scheme, _) = self.proxy.as_deref()?.split_once("://")?;
         (!matches!(scheme, "http" | "https")).then_some(scheme)
@@ -57,14 +57,14 @@ impl Place {
         format!("{} at {at}, region {}{by}", self.bucket, self.region)
     }
 
-    /// Completes an error of a request with this place and a hint.
+    /// Adds this place and a hint to an error of a request.
     pub(super) fn tell(&self, error: StoreError) -> StoreError {
         let hint = self.hint(&error);
         let site = Site { place: self.name(), hint };
         StoreError { site: Some(Box::new(site)), ..error }
     }
 
-    /// What can be done; `None` where the kind and code of the error alone say it.
+    /// What can be done; `None` if the general hint for the kind and code says it.
     fn hint(&self, error: &StoreError) -> Option<String> {
         if error.kind == ErrorKind::NotFound {
             return None;
@@ -125,7 +125,7 @@ impl Place {
     }
 }
 
-/// Of the variables that are not read, one that is set where no endpoint is.
+/// A variable that is set but not read, if there is no endpoint.
 pub(super) fn mistaken(endpoint: Option<&str>) -> Option<&'static str> {
     NO_ENDPOINT.into_iter().find(|name| endpoint.is_none() && is_set(name))
 }

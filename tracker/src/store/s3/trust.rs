@@ -1,9 +1,9 @@
-//! Whom the S3 client believes to be the server: who has a certificate of the system's authorities, of those in
-//! `AWS_CA_BUNDLE`, or one that stands in that file itself.
+//! Which servers the S3 client trusts: those with a certificate from the system's authorities, from the authorities in
+//! `AWS_CA_BUNDLE`, or with exactly a certificate in that file.
 //!
-//! The last is what a server has that was set up in a minute: a certificate that it signed itself and that calls itself an
-//! authority. rustls takes no authority for a server, whoever vouches for it; here it is taken where a person named that very
-//! certificate, byte for byte, and name and time are right.
+//! The last case is a server that was set up quickly: its self-signed certificate also claims to be an authority. rustls
+//! never accepts an authority as a server. Here it is accepted if a person named exactly that certificate, byte for byte,
+//! and name and time are right.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -25,7 +25,7 @@ static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
     found.certs
 });
 
-/// Why there is no configuration of TLS.
+/// Why TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TrustError {
     #[error("cannot read {path}: {cause}")]
@@ -40,15 +40,15 @@ pub(super) enum TrustError {
     Verifier(#[from] rustls::client::VerifierBuilderError),
 }
 
-/// The client's side of TLS; `bundle` is trusted besides the system's authorities.
+/// TLS for the client; trusts `bundle` in addition to the system's authorities.
 ///
 /// # Errors
-/// Where the bundle cannot be read or has no certificate.
+/// If the bundle cannot be read or has no certificate.
 pub(super) fn tls(bundle: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let mut roots = RootCertStore::empty();
-    // Of the system's some may be of forms that rustls does not know.
+    // rustls cannot parse some of the system's certificates.
     roots.add_parsable_certificates(SYSTEM.iter().cloned());
     let named = bundle.map(read).transpose()?.unwrap_or_default();
     for certificate in &named {
@@ -85,7 +85,7 @@ struct Verifier {
     named: Vec<CertificateDer<'static>>,
 }
 
-/// Whether all that was found wrong is who signed it. webpki looks at the time before either, so that it is right then.
+/// Whether the only fault is the issuer. webpki checks the time first, so the time is right then.
 fn is_about_the_issuer(error: &rustls::Error) -> bool {
     let rustls::Error::InvalidCertificate(error) = error else { return false };
     match error {

@@ -1,4 +1,4 @@
-//! What `status` says of a volume, from what its thread shows.
+//! Builds a volume's `status` from what its thread shows.
 
 use crate::repository::ConsistencyField;
 use crate::store::Op;
@@ -10,7 +10,7 @@ use crate::volume::status::VolumeStatus;
 use crate::volume::world::unread;
 
 impl Volume {
-    /// Waits for no flush and no store.
+    /// The present status. Waits for no flush and no store.
     pub(crate) fn status(&self) -> VolumeStatus {
         let config = self.config();
         let progress = self.shared.progress().clone();
@@ -39,7 +39,7 @@ impl Volume {
     }
 }
 
-/// How changes are found, and what is known of how well.
+/// Fills in how changes are found, and what is known of how well.
 fn of_capture(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progress) {
     status.volume_id.clone_from(&facts.volume_id);
     status.backend = facts.backend;
@@ -57,7 +57,7 @@ fn of_capture(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     status.capture_failures.clone_from(&capture.failures);
     status.scrubbed_bytes = capture.scrubbed;
     status.scrub_differences = capture.differences;
-    // What failed is among the reasons already.
+    // A failure is among the reasons already.
     status.reasons.extend(progress.trouble().into_iter().filter(|why| !capture.reasons.contains(why)));
     if progress.watch_full {
         status.reasons.push("the watch set is full: changes of every inode of the file system are recorded".into());
@@ -70,7 +70,7 @@ fn of_capture(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     }
 }
 
-/// The baseline and the newest commit.
+/// Fills in the baseline and the newest commit.
 fn of_history(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progress) {
     status.baseline_seq = progress.baseline_seq.map(|seq| seq.0);
     let Ok(Some(head)) = facts.catalog.head() else { return };
@@ -81,13 +81,13 @@ fn of_history(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     status.clock_behind_seconds = clock_behind(wall.unix_ns(), now_ns());
     if status.clock_behind_seconds > 0.0 {
         status.reasons.push(format!(
-            "the clock is {:.0} s behind that of the last commit: one of the two is wrong, and --at finds by the clocks of the commits",
+            "the clock is {:.0} s behind that of the last commit: one of the two is wrong, and --at searches by the clocks of the commits",
             status.clock_behind_seconds
         ));
     }
 }
 
-/// What is not committed, cannot be read, or waits for a person.
+/// Fills in what is not committed, cannot be read, or waits for confirmation by a person.
 fn of_pending(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progress) {
     let (oldest, inodes, bytes) = facts.pending.summary();
     let window = oldest.map_or(0.0, |at| now_ns().saturating_sub(at) as f64 / 1e9);
@@ -120,7 +120,7 @@ fn of_instants(status: &mut VolumeStatus, progress: &Progress) {
     status.instant_age_seconds = Some(if is_state { 0.0 } else { age });
 }
 
-/// Counters since the start of the process.
+/// Fills in the counters since the start of the process.
 fn of_flushes(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progress) {
     let totals = &progress.totals;
     status.commits = totals.commits;
@@ -144,7 +144,7 @@ fn of_flushes(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     }
 }
 
-/// Why a volume is degraded whose catalog cannot be written.
+/// The reason shown for a volume whose catalog cannot be written.
 fn unsaved_reason(inodes: u64) -> String {
     format!("changes of at least {inodes} files are in the kernel alone: the state directory cannot be written")
 }

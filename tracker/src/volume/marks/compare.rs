@@ -1,12 +1,12 @@
-//! What of a volume is to be compared with its source, as a note in its catalog that outlives the process.
+//! What has to be compared with the source, kept as a note in a volume's catalog so that it outlives the process.
 
-/// Name of the note: it stays until the first pass is through.
+/// Name of the note. It stays until the first pass is complete.
 pub(crate) const COMPARE: &str = "compare";
 
-/// What must be looked at, in ascending order.
+/// What must be compared, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Compare {
-    /// The marks say what changed.
+    /// Nothing: the marks say what changed.
     Nothing,
     /// Every directory is listed, and files that differ from their record in inode, size or times are read.
     Listings,
@@ -15,7 +15,7 @@ pub enum Compare {
 }
 
 impl Compare {
-    /// As a note in the catalog.
+    /// The word for the note in the catalog.
     pub fn word(self) -> &'static str {
         match self {
             Compare::Nothing => "nothing",
@@ -24,7 +24,7 @@ impl Compare {
         }
     }
 
-    /// From a note; what it does not know is everything.
+    /// Parses a note. An unknown word means everything.
     pub fn of_word(word: Option<&str>) -> Compare {
         match word {
             None | Some("nothing") => Compare::Nothing,

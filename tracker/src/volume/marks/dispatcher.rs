@@ -1,16 +1,17 @@
 //! One capture for all volumes of a daemon: drains the kernel maps and hands each volume its marks.
 //!
-//! A drain retires the generation of every volume at once, so their marks are made pending together, each in its own
-//! catalog, before the maps are cleared.
+//! A drain retires the generation of every volume at once. So the marks of all volumes are made pending together, each in
+//! its own catalog, before the maps are cleared.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE};
 use engine::dirty::Marks;
 use engine::flush::{self, DrainWorld, Steps};
 use engine::model::{Dev, FileId, Ino, Kind};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::quiet::slot_of;
 use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, Problem, Retired, WatchOutcome};
@@ -33,15 +34,15 @@ pub enum DispatcherError {
     Ended,
 }
 
-/// Where one volume's marks go.
+/// Receives one volume's marks.
 #[derive(Debug)]
 pub struct Subscriber {
     pub volume: String,
-    /// Superblock that the marks are of.
+    /// Superblock, in the kernel's encoding.
     pub dev: Dev,
     pub catalog: Arc<Catalog>,
     pub pending: Arc<Pending>,
-    /// Doubts since last asked: cause -> how often.
+    /// Causes of full re-reads since they were last taken, and how often each occurred.
     pub rereads: Mutex<BTreeMap<String, u64>>,
     /// Where the kernel counts its changes.
     pub slot: u32,
@@ -54,12 +55,12 @@ impl Subscriber {
     }
 
     pub(crate) fn note_reread(&self, cause: &str) {
-        let mut rereads = self.rereads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rereads = self.rereads.lock();
         *rereads.entry(cause.to_owned()).or_default() += 1;
     }
 
-    /// A full re-read of the volume: each file is read again and compared, each directory listed. Also what a flush
-    /// of this moment is about to commit.
+    /// Makes a full re-read of the volume pending, for the files that `only` selects: each file is read again and compared,
+    /// each directory listed. Includes files that a running flush is about to commit.
     pub fn widen(&self, cause: &str, only: impl Fn(Ino) -> bool) -> Result<u64, CatalogError> {
         self.note_reread(cause);
         let fresh = self.pending.fresh().into_iter().filter(|ino| only(*ino));
@@ -81,14 +82,14 @@ impl Subscriber {
     }
 }
 
-/// How long a direct write that was under way when its file system was tracked first is waited for. The block layer gives up
-/// a request after 30 s by default, some drivers after several tries.
+/// How long to wait for direct writes that were under way when their file system was first tracked. The block layer gives
+/// up a request after 30 s by default, some drivers after several tries.
 const EARLIER_DIO: Duration = Duration::from_secs(600);
 
-/// Every volume of the file system is asked about each.
+/// Inodes unwatched under one lock: every volume of the file system is asked about each.
 const UNWATCHED_AT_ONCE: usize = 256;
 
-/// How long a measurement of kernel memory stands.
+/// How long a measurement of kernel memory is reused.
 const MEASURED_FOR: Duration = Duration::from_secs(10);
 
 /// What the drains have shown so far.
@@ -106,34 +107,34 @@ pub struct Dispatcher {
 }
 
 pub(crate) struct Inner {
-    /// `None`: it failed, and no back end was left.
+    /// `None`: capture failed, and no back end was left.
     pub(crate) capture: Option<Capture>,
     pub(crate) subscribers: Vec<Arc<Subscriber>>,
     last_swap_ns: u64,
     this_swap_ns: u64,
-    /// How often drains have found that changes were not marked because the lease was over.
+    /// How many drains found that changes were not marked because the lease was over.
     lapses: u64,
     facts: DispatcherState,
-    /// Back end (by `failovers`) whose kernel memory is in `facts`, and when it was asked for: it grows with what the maps hold,
-    /// and asking costs a dozen files of `/proc`.
+    /// The back end (by `failovers`) whose kernel memory is in `facts`, and when it was measured. It grows with what the
+    /// maps hold, and measuring it costs a dozen reads in `/proc`.
     measured: Option<(u64, Instant)>,
-    /// `CLOCK_MONOTONIC` of the last look at what is under way, ns.
+    /// `CLOCK_MONOTONIC` of the last check of changes in flight, ns.
     inflight_before: u64,
     pub(crate) left_over: bool,
-    /// Since when completions of direct writes are marked whose begin is not known.
+    /// Since when completions of direct writes without a known begin are marked.
     pub(crate) earlier_dio: Option<Instant>,
-    /// Files of the self-tests: their marks since `forget_probes`.
+    /// Marks of the self-tests' files since `forget_probes`.
     probes: BTreeMap<(Dev, Ino), Marks>,
-    /// Counts the back ends that this process has had.
+    /// How many failovers this process has had.
     pub(crate) failovers: u64,
-    /// What speaks against back ends since this process began.
+    /// Why back ends were rejected since this process started.
     pub(crate) against: Vec<(BackEnd, String)>,
-    /// Why everything is to be read again before the next drain.
+    /// Why all volumes need a full re-read before the next drain.
     pub(crate) reread_all: Option<&'static str>,
     drop: DropMarks,
-    /// Why marks were widened, as of the last drain.
+    /// Why the last drain widened marks.
     widened: Vec<&'static str>,
-    /// Doubts about everything that not every catalog has yet.
+    /// Causes of a full re-read of everything that are not yet saved in every catalog.
     unsaved: BTreeSet<&'static str>,
 }
 
@@ -165,7 +166,7 @@ impl Dispatcher {
     }
 
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     pub fn add(&self, subscriber: Arc<Subscriber>) -> Result<(), DispatcherError> {
@@ -176,27 +177,28 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Ends what `add` began: marks have no place with this volume any more. The file system stays tracked.
+    /// Ends what `add` began: nothing receives this volume's marks any more. The file system stays tracked.
     pub fn remove(&self, subscriber: &Arc<Subscriber>) {
         self.inner().subscribers.retain(|there| !Arc::ptr_eq(there, subscriber));
     }
 
-    /// Counts the back ends of this process: whoever finds another number than before has to look anew at what it may use.
+    /// How many failovers this process has had. A volume that sees a new number checks again which back end it may use.
     pub fn failovers(&self) -> u64 {
         self.inner().failovers
     }
 
-    /// How often changes went unmarked because the lease of the capture was over: what was missed then tells nothing of it.
+    /// How many drains found that changes were not marked because the lease was over. A change missed then proves nothing
+    /// against the capture.
     pub fn lapses(&self) -> u64 {
         self.inner().lapses
     }
 
-    /// What spoke against back ends of this process, in their order.
+    /// Why back ends of this process were rejected, in order.
     pub fn failures(&self) -> Vec<(BackEnd, String)> {
         self.inner().against.clone()
     }
 
-    /// Watches files of a self-test, and keeps their marks for it.
+    /// Watches the files of a self-test, and keeps their marks for it.
     pub fn add_probes(&self, dev: Dev, inodes: &[Ino]) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
         let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
@@ -205,7 +207,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Ends what `add_probes` began; the files must still be open.
+    /// Ends what `add_probes` began. The files must still be open.
     pub fn remove_probes(&self, dev: Dev, inodes: &[Ino]) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
         let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
@@ -213,11 +215,11 @@ impl Dispatcher {
         if inner.capture.is_none() {
             return Ok(());
         }
-        // A subvolume of btrfs has inode numbers of its own under the same device.
+        // On btrfs a volume of another subvolume may have the same inode number under the same device.
         inner.unwatch(keys, None)
     }
 
-    /// Marks of these files that were drained so far count no more.
+    /// Forgets the marks of these files that were drained so far.
     pub fn forget_probes(&self, dev: Dev, inodes: &[Ino]) {
         let mut inner = self.inner();
         for ino in inodes {
@@ -227,13 +229,13 @@ impl Dispatcher {
         }
     }
 
-    /// Marks of a file of a self-test in all drains since `forget_probes`, whoever drained.
+    /// Marks of a self-test's file in all drains since `forget_probes`, whichever volume drained.
     pub fn probe(&self, dev: Dev, ino: Ino) -> Marks {
         self.inner().probes.get(&(dev, ino)).cloned().unwrap_or_default()
     }
 
-    /// After a restart with pins, before the first swap: the generation that was retired when the former process died
-    /// still holds its marks. They are taken up as soon as every volume of this process is here to take its own.
+    /// Called after a restart with pins, before the first swap: the generation that was retired when the previous process
+    /// died still holds its marks. They are saved once every volume of this process is registered to receive its own.
     pub fn resume(&self) {
         self.inner().left_over = true;
     }
@@ -251,7 +253,7 @@ impl Dispatcher {
         }
     }
 
-    /// SWAP, GRACE, save pending, clear. Returns the number of this drain.
+    /// One drain: SWAP, GRACE, save pending, clear. Returns its number.
     pub fn drain(&self) -> Result<u64, DispatcherError> {
         let mut inner = self.inner();
         inner.reread_everything()?;
@@ -260,7 +262,7 @@ impl Dispatcher {
             inner.left_over = false;
         }
         if let Err(error) = flush::drain(&mut *inner, Steps::ALL) {
-            // What is retired is read before the next swap would make it the current set again.
+            // The retired generation must be read before the next swap makes it current again.
             inner.left_over = true;
             return Err(error);
         }
@@ -272,7 +274,7 @@ impl Dispatcher {
         Ok(inner.facts.drains)
     }
 
-    /// Whether the watch set was full once, so that all inodes of the superblock are marked.
+    /// Whether the watch set was once full, so that all inodes of the superblock are marked.
     pub fn is_widened(&self, dev: Dev) -> Result<bool, DispatcherError> {
         Ok(self.inner().capture()?.is_widened(dev)?)
     }
@@ -285,10 +287,10 @@ impl Dispatcher {
         inner.watch(slot, dev, &keys)
     }
 
-    /// For the volume of `pending`, which has no more use for them. A number that a file of another volume or of a self-test
-    /// has by now stays watched.
+    /// Stops watching inodes that the volume of `pending` no longer needs. An inode that another volume or a self-test uses
+    /// stays watched.
     pub fn unwatch(&self, pending: &Arc<Pending>, dev: Dev, inodes: &[Ino]) -> Result<(), DispatcherError> {
-        // Drains of all volumes wait meanwhile: in pieces.
+        // In pieces, since drains of all volumes wait meanwhile.
         for some in inodes.chunks(UNWATCHED_AT_ONCE) {
             let mut inner = self.inner();
             let keys = some.iter().map(|ino| (dev, *ino)).filter(|key| !inner.probes.contains_key(key)).collect();
@@ -308,7 +310,7 @@ impl Dispatcher {
 }
 
 impl Inner {
-    /// Leaves out what `inflight` says need not be marked now; gives what can be forgotten after this drain.
+    /// Removes in-flight writes that need no mark now (`inflight`). Returns those to forget after this drain.
     fn age_inflight(&mut self, retired: &mut Retired) -> Vec<InflightWrite> {
         let now = crate::capture::monotonic_ns();
         let before = std::mem::replace(&mut self.inflight_before, now);
@@ -328,8 +330,8 @@ impl Inner {
         let before = capture.tracked()?;
         let outcome = capture.watch_in(slot, keys)?;
         if outcome != WatchOutcome::Watching && !before.contains(&(dev, true)) {
-            // Nothing is known to be lost. The file system is taken from one way of recording to another, and its volumes are
-            // not called protected before a whole pass has followed.
+            // No mark is known to be lost. But the file system changes from one way of marking to another, so its volumes
+            // are not called protected before a complete pass.
             for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.dev == dev) {
                 subscriber.widen("watch set full", |_| true)?;
             }
@@ -337,8 +339,8 @@ impl Inner {
         Ok(outcome)
     }
 
-    /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. A volume tells `pending`
-    /// of an inode before it has it watched, so whichever of the two comes first here, it ends up watched.
+    /// The watch set is that of all volumes of a superblock: what one but `own` knows stays in it. An inode is added to
+    /// `pending` before it is watched, so either order leaves it watched.
     fn unwatch(&mut self, keys: Vec<(Dev, Ino)>, own: Option<&Arc<Pending>>) -> Result<(), DispatcherError> {
         let mut free = Vec::new();
         'keys: for (dev, ino) in keys {
@@ -356,14 +358,14 @@ impl Inner {
         self.capture.as_mut().ok_or(DispatcherError::Ended)
     }
 
-    /// Why the capture may have missed changes since the last drain, in a closed set of words. What a mark or an
-    /// overflow bit stands for already is not among it.
+    /// Why the capture may have missed changes since the last drain, in a closed set of words. Causes already covered by
+    /// a mark or overflow bit are left out.
     fn check_health(&mut self) -> Result<(Vec<&'static str>, Vec<&'static str>), DispatcherError> {
         let health = self.capture()?.health()?;
         if health.problems.iter().any(|problem| matches!(problem, Problem::LinkGone { .. }))
             && let Err(error) = self.capture()?.pin_again()
         {
-            // Told again at the next drain, which compares everything again: the volume does not come to rest.
+            // The next drain reports it again and everything is compared again: the volume stays degraded.
             tracing::warn!(%error, "a removed pin cannot be made again");
         }
         self.lapses += u64::from(health.problems.contains(&Problem::Lapsed));
@@ -391,10 +393,10 @@ impl DrainWorld for Inner {
         let mut retired: Retired = self.capture()?.read_retired()?;
         test_switches::hit("read-retired");
         let (causes, widened) = self.check_health()?;
-        // Told once: they stay until every catalog has them.
+        // The kernel reports a cause once: keep it until every catalog has it.
         self.unsaved.extend(causes);
         let before = std::mem::replace(&mut self.widened, widened.clone());
-        // A mark is at least as young as the swap before the one that retired it.
+        // A mark is no older than the swap before the one that retired it.
         let since = self.last_swap_ns;
         let ended = self.age_inflight(&mut retired);
         let by_dev = marks_by_superblock(&retired);
@@ -407,7 +409,7 @@ impl DrainWorld for Inner {
             }
         }
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
-        // A catalog that cannot be written keeps no other volume's marks from being saved, and its own volume tells of them.
+        // An unwritable catalog must not keep other volumes' marks from being saved; its own volume reports the error.
         let mut failed = None;
         for subscriber in &self.subscribers {
             let mut mine = Vec::new();
@@ -426,7 +428,7 @@ impl DrainWorld for Inner {
                 .pending
                 .note_mapped(mine.iter().map(|(ino, _)| *ino).filter(|ino| is_mapped(&retired, subscriber.dev, *ino)));
             if mine.iter().any(|(_, marks)| marks.rescan) {
-                // The counters of two drains: one that was raised between the swap and now belongs to marks of the next.
+                // The counters of two drains: one that rose after the swap belongs to marks of the next drain.
                 widened.iter().chain(&before).for_each(|word| subscriber.note_reread(word));
             }
             if retired.overflow.any() {
@@ -455,9 +457,9 @@ impl DrainWorld for Inner {
 mod tests {
     use super::*;
 
-    /// A flush of this moment may have read it already, and commits it only afterwards.
+    /// A flush may have read the file already and commit it only afterwards.
     #[test]
-    fn a_doubt_reaches_files_that_are_not_in_the_catalog_yet() {
+    fn a_full_reread_reaches_files_that_are_not_in_the_catalog_yet() {
         let folder = tempfile::tempdir().unwrap();
         let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());

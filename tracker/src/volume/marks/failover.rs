@@ -1,7 +1,8 @@
-//! A capture that was found to miss changes is replaced while the daemon runs: by the next back end, at last by none.
+//! Failover: replaces a capture that was found to miss changes while the daemon runs, by the next back end or in the end by
+//! none.
 //!
-//! What the failed one has missed nobody knows, and while one is exchanged for another nothing is marked. So every file of
-//! every volume is compared afterwards; a note in each catalog makes the next process do it if this one dies before.
+//! Nobody knows which changes the failed capture missed, and nothing is marked during the exchange. So every file of every
+//! volume is compared afterwards; a note in each catalog makes the next process do it if this one dies first.
 
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ impl Dispatcher {
     /// another volume has done so since `failovers`.
     ///
     /// # Errors
-    /// When a catalog cannot be written: before anything was done, or afterwards, and then the next drain goes on with it.
+    /// When a catalog cannot be written: either nothing was done yet, or the next drain tries again.
     pub fn fail(&self, failovers: u64, failure: &Failure) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
         if inner.failovers != failovers {
@@ -40,21 +41,21 @@ impl Dispatcher {
         inner.reread_everything()
     }
 
-    /// Leaves `inner` without a capture when none can be had.
+    /// Leaves `inner` without a capture if no back end can be started.
     fn start_next(&self, inner: &mut Inner) {
         let mut facts = choose::KernelFacts::gather_for(self.restart.only);
         facts.against.extend(inner.against.iter().cloned());
         let (capture, _) = match Capture::start_best(&self.restart.wanted, facts, &self.restart.prove) {
             Ok(started) => started,
             Err(choice) => {
-                tracing::error!(reasons = ?choice.reasons, "no other back end can be had: volumes scan from now on");
+                tracing::error!(reasons = ?choice.reasons, "no other back end can be used: volumes scan from now on");
                 return;
             }
         };
         inner.left_over = false;
         if let Err(error) = inner.subscribers.iter().try_for_each(|subscriber| watch_all(&capture, subscriber)) {
             tracing::error!(error = chain(&error), "the next back end cannot watch: volumes scan from now on");
-            // Its pins would be taken up by the next process as whole ones.
+            // Otherwise the next process would take its pins over as intact.
             if let Err(error) = capture.detach() {
                 tracing::warn!(error = chain(&error), "it cannot be detached either");
             }
@@ -67,12 +68,12 @@ impl Dispatcher {
 }
 
 impl Inner {
-    /// What a failed capture may have missed becomes pending, if that is not done yet.
+    /// Makes everything that a failed capture may have missed pending, if not done yet.
     pub(crate) fn reread_everything(&mut self) -> Result<(), DispatcherError> {
         let Some(cause) = self.reread_all else { return Ok(()) };
         for subscriber in &self.subscribers {
             subscriber.widen(cause, |ino| ino != Ino::NONE)?;
-            // They are pending now, and outlive this process.
+            // The marks are pending now, and outlive this process.
             subscriber.catalog.set_note(COMPARE, Compare::Listings.word())?;
         }
         self.reread_all = None;
@@ -80,7 +81,7 @@ impl Inner {
     }
 }
 
-/// Everything of a volume that a capture must know before anything is compared.
+/// Watches all inodes of a volume, which must happen before anything is compared.
 fn watch_all(capture: &Capture, subscriber: &Subscriber) -> Result<(), DispatcherError> {
     capture.track(subscriber.dev, false)?;
     let fresh: Vec<(Dev, Ino)> = subscriber.pending.fresh().into_iter().map(|ino| (subscriber.dev, ino)).collect();

@@ -1,40 +1,43 @@
-//! What is under way for long: when it is marked once more, and when it may be forgotten.
+//! Changes that stay in flight for long: when they are marked again, and when they may be forgotten.
 //!
-//! A change that began and has not completed is marked at every drain. Two kinds never complete. A direct request that fails
-//! before it reaches the disk has a begin and no end; it changed nothing by itself (what it falls back to marks its pages),
-//! and its entry goes when its request block is used again. It is not forgotten earlier: the entry is what marks the range when
-//! a request completes that was only slow. So after a minute it is marked at doubling ages only, and read for nothing a few
-//! times a day instead of at every drain. A call whose return probe was missed ends with its task at the latest: then it is
-//! marked a last time and forgotten. A task that lives may still be in it, so it stays marked at every drain.
+//! A change that began and has not completed is marked at every drain. Two kinds never complete.
+//!
+//! A direct request that fails before it reaches the disk has a begin and no end. It changed nothing by itself (its
+//! fallback marks its pages), and its entry is overwritten when the kernel reuses its request block. The entry is not
+//! forgotten earlier, because it marks the range if the request was only slow and completes later. So after a minute its
+//! range is marked only at doubling ages, and read in vain a few times a day instead of at every drain.
+//!
+//! A call whose return probe was missed is over when its task ends, at the latest: then it is marked a last time and
+//! forgotten. While the task lives it may still be in the call, so it is marked at every drain.
 
 use std::path::Path;
 
 use crate::capture::InflightWrite;
 
-/// Age from which on a direct write is thought to have failed, ns.
+/// Age at which a direct write is assumed to have failed, ns.
 const OLD_NS: u64 = 60_000_000_000;
 
-/// Whether it is to be marked in this drain, the last one having been at `before` and this one being at `now`.
+/// Whether this drain at `now` marks it again, when the last drain was at `before`.
 pub(crate) fn is_due(io: &InflightWrite, before: u64, now: u64) -> bool {
     let age = |at: u64| at.saturating_sub(io.began_ns);
     if io.task().is_some() || age(now) < OLD_NS {
         return true;
     }
-    // Not since a power of two of minutes was passed.
+    // Not due unless its age passed a power of two of minutes.
     let step = |age: u64| (age / OLD_NS).checked_ilog2();
     before < io.began_ns || step(age(before)) != step(age(now))
 }
 
-/// Whether it is a call whose task is no more, as far as this process can know.
+/// Whether it is a call whose task has ended, as far as this process can tell.
 pub(crate) fn is_over(io: &InflightWrite) -> bool {
     io.task().is_some_and(|task| sees_all_tasks() && !Path::new("/proc").join(task.to_string()).exists())
 }
 
-/// Whether `/proc` shows the kernel's own task numbers: in a container they are others, and absence proves nothing.
+/// Whether `/proc` shows the kernel's own task numbers. In a container the numbers differ, and absence proves nothing.
 fn sees_all_tasks() -> bool {
     const INIT_PID_NAMESPACE: &str = "pid:[4026531836]";
     let own = std::fs::read_link("/proc/self/ns/pid").is_ok_and(|at| at == Path::new(INIT_PID_NAMESPACE));
-    // A mount of another namespace has no process 1 of this one's.
+    // A `/proc` of another namespace does not show this one's process 1.
     own && Path::new("/proc/1/ns").exists() && Path::new("/proc").join(std::process::id().to_string()).exists()
 }
 

@@ -1,4 +1,4 @@
-//! What the health of a capture means for the volumes, in words.
+//! Translates problems of a capture's health into causes for the volumes.
 
 use crate::capture::Problem;
 
@@ -14,7 +14,7 @@ pub(crate) fn widened_by(problems: &[Problem]) -> Vec<&'static str> {
     problems.iter().filter_map(word).collect()
 }
 
-/// The causes, in a closed set of words, that no mark stands for already.
+/// Causes of a full re-read, in a closed set of words, that no mark covers already.
 pub(crate) fn reread_causes(problems: &[Problem]) -> Vec<&'static str> {
     let mut causes: Vec<&'static str> = Vec::new();
     for problem in problems {
@@ -24,7 +24,7 @@ pub(crate) fn reread_causes(problems: &[Problem]) -> Vec<&'static str> {
             Problem::Missed { .. } => "missed program run",
             Problem::Lapsed => "tracking paused",
             Problem::Widened { counter: "lost", .. } => "mark lost",
-            // A mark or an overflow bit stands for it (`widened_by`).
+            // A mark or an overflow bit covers it (`widened_by`).
             Problem::Widened { .. } => continue,
         };
         tracing::warn!(?problem, "marks may be missing: everything is compared");
@@ -39,9 +39,9 @@ pub(crate) fn reread_causes(problems: &[Problem]) -> Vec<&'static str> {
 mod tests {
     use super::*;
 
-    /// A run that the kernel skipped cannot be brought about at will; what follows from the kernel's count of them is this.
+    /// A missed run cannot be provoked at will; this tests what follows from the kernel's count of them.
     #[test]
-    fn each_problem_of_the_capture_is_a_doubt_by_name() {
+    fn each_problem_of_the_capture_is_a_named_cause() {
         let found = [
             Problem::Missed { program: "dio_complete", runs: 3 },
             Problem::Missed { program: "dirty_folio", runs: 1 },

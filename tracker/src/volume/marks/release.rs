@@ -1,4 +1,4 @@
-//! The end of a process that serves volumes: whether its capture stays in the kernel, and what must be noted before it goes.
+//! The end of a process that serves volumes: whether its capture stays in the kernel, and what is noted before it goes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,31 +11,31 @@ use crate::volume::clock::now_ns;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Subscriber};
 use crate::volume::startup::prepared::RUN;
 
-/// A change whose call began this long before the end may still be going on: a write sets the time at its begin and the bytes
-/// afterwards, so that times alone would not show it.
+/// A call that began this long before the end may still be writing: a write sets the time when it begins and the bytes
+/// afterwards, so times alone would not show it.
 const LONG_WRITE: Duration = Duration::from_secs(60);
 
-/// What is known when a process ends by its own will.
+/// What is known when a process ends on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ending {
     /// Its volumes are meant to come back.
     pub keep: bool,
-    /// The capture was there before this process.
+    /// The capture existed before this process.
     pub resumed: bool,
-    /// The first copy of some volume is committed.
+    /// The baseline of some volume is committed.
     pub committed: bool,
 }
 
 impl Ending {
-    /// Whether the programs go on marking: only for somebody who comes back, and not for one that has not come to anything.
+    /// Whether the programs go on marking: only for volumes that come back, and only once something is committed.
     pub(crate) fn keeps_tracking(self) -> bool {
         self.keep && (self.resumed || self.committed)
     }
 }
 
 impl Dispatcher {
-    /// Takes the last marks into the catalogs and detaches everything. The next start compares by listings: what it could not
-    /// tell by times is noted as to be read again. Where that cannot be noted the capture stays, until its lease is over.
+    /// Saves the last marks in the catalogs and detaches everything. The next start compares by listings; files that times
+    /// could not prove are noted for a re-read. If that cannot be noted, the capture stays until its lease is over.
     ///
     /// # Errors
     /// When marks cannot be saved or pins cannot be removed.
@@ -54,13 +54,13 @@ impl Dispatcher {
 }
 
 impl Dispatcher {
-    /// Lets go of one volume while the others go on: its last marks are saved, its inodes are not watched any more, and its next
-    /// start compares, as after [`Dispatcher::release`].
+    /// Releases one volume while the others go on: saves its last marks, stops watching its inodes, and makes its next
+    /// start compare, as after [`Dispatcher::release`].
     ///
     /// # Errors
-    /// When marks cannot be saved or the maps cannot be changed. The volume has its place then still.
+    /// When marks cannot be saved or the maps cannot be changed. The volume is still registered then.
     pub(crate) fn let_go(&self, subscriber: &Arc<Subscriber>) -> Result<(), DispatcherError> {
-        // First: whatever fails later, the next start does not trust marks that are not made.
+        // First: whatever fails later, the next start must not trust marks that are no longer made.
         subscriber.catalog.set_note(RUN, "0")?;
         let dev = subscriber.dev;
         if self.inner().capture.is_some() {
@@ -78,7 +78,7 @@ impl Dispatcher {
     }
 }
 
-/// What changed shortly before is read at the next start.
+/// Notes files that changed shortly before for reading at the next start.
 fn read_again(subscriber: &Arc<Subscriber>) -> Result<(), DispatcherError> {
     let now = Duration::from_nanos(now_ns());
     let since = i64::try_from(now.saturating_sub(LONG_WRITE).as_secs()).unwrap_or(0);
@@ -87,7 +87,7 @@ fn read_again(subscriber: &Arc<Subscriber>) -> Result<(), DispatcherError> {
     Ok(subscriber.pending.add(&marks, now_ns())?)
 }
 
-/// As [`Dispatcher::release`]: what fails is told and ends nothing, since the process ends anyway.
+/// As [`Dispatcher::release`], but only logs errors, since the process ends anyway.
 pub(crate) fn release(dispatcher: &Dispatcher) {
     match dispatcher.release() {
         Ok(()) => tracing::debug!("the capture is detached"),

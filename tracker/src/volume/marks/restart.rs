@@ -1,22 +1,22 @@
-//! How the capture of the process is replaced by the next back end, and why.
+//! Replaces the capture of the process by the next back end.
 
 use crate::capture::{BackEnd, Capture, CaptureConfig};
 
-/// The self-test of a capture that has just begun: the error says what it does not see.
+/// The self-test of a capture that was just started. The error says which change it does not see.
 pub type Prove = Box<dyn Fn(&mut Capture) -> Result<(), String> + Send + Sync>;
 
-/// How another back end is started.
+/// How to start another back end.
 pub struct Restart {
-    /// As the first was started, but for the back end.
+    /// The settings of the first start, except for the back end.
     pub wanted: CaptureConfig,
-    /// The user wants this one and no other.
+    /// Set if the user requires this back end.
     pub only: Option<BackEnd>,
     pub prove: Prove,
-    /// Told which back end is in operation from now on.
+    /// Called with the back end that is in operation from now on.
     pub chosen: Box<dyn Fn(&Capture) + Send + Sync>,
 }
 
-/// Why a capture is not trusted any more: a closed set of words for counters, and what exactly happened.
+/// Why a capture is no longer trusted: a word of a closed set, for counters, and the details.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub cause: &'static str,

@@ -1,15 +1,16 @@
 //! The marks of one volume that are not in the store yet: a dirty set in memory with its copy in the catalog.
 //!
 //! The copy is written before the kernel maps are cleared, so a killed daemon finds every mark again (invariant I3). While
-//! a flush runs its marks are `taken`: they stay in the catalog until the commit is settled, and marks that arrive
-//! meanwhile are kept apart from them, so that settling forgets exactly what was read.
+//! a flush runs its marks are `taken`: they stay in the catalog until the commit is settled. Marks that arrive meanwhile
+//! are kept apart, so that settling forgets exactly what was read.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use engine::catalog::{CatalogChange, Head};
 use engine::dirty::{DirtySet, Marks};
 use engine::model::Ino;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::volume::clock::now_ns;
@@ -24,19 +25,19 @@ pub struct Pending {
 struct State {
     waiting: DirtySet,
     taken: DirtySet,
-    /// Marks of files that a mount covers. They cannot be read before it is unmounted.
+    /// Marks of files that a mount covers. They cannot be read until it is unmounted.
     aside: DirtySet,
-    /// Marks of a drain that the catalog could not save. They are still in the kernel's maps, and nowhere else; what the kernel
-    /// has marked since is not known here.
+    /// Marks of a drain that the catalog could not save. They are still in the kernel's maps, and nowhere else. What the
+    /// kernel has marked since is not included.
     unsaved: DirtySet,
-    /// Inodes watched for files that the catalog does not have yet.
+    /// Inodes watched for files that are not in the catalog yet.
     fresh: HashSet<Ino>,
-    /// Inodes that were marked while some program could store to the file through a mapping.
+    /// Inodes that were marked while a program could store to the file through a mapping.
     mapped: HashSet<Ino>,
 }
 
 impl State {
-    /// Adds all marks of an inode that wait or are taken, and those of `more`, to `all`.
+    /// Adds to `all` every mark of an inode: waiting, taken, and in `more`.
     fn collect(&self, ino: Ino, more: &DirtySet, all: &mut DirtySet) {
         for set in [&self.waiting, &self.taken, &self.aside, more] {
             if let Some(waiting) = set.get(ino) {
@@ -47,33 +48,34 @@ impl State {
 }
 
 impl Pending {
-    /// Takes up what an earlier process left in the catalog.
+    /// Loads what an earlier process left in the catalog.
     pub fn load(catalog: Arc<Catalog>) -> Result<Pending, CatalogError> {
         let mut state = State::default();
         for (ino, waiting) in catalog.load_pending()?.iter() {
-            // Rows of an older version may say 0, "since 1970", where nobody knew.
+            // Rows of an older version may say 0, for an unknown time.
             let since_ns = if waiting.since_ns == 0 { now_ns() } else { waiting.since_ns };
             state.waiting.add(ino, &waiting.marks, since_ns);
         }
         Ok(Pending { catalog, state: Mutex::new(state) })
     }
 
-    /// These inodes, whose marks were just added, could be stored to through a mapping. Not kept over a restart.
+    /// Records that these inodes, whose marks were just added, could be stored to through a mapping. Not kept over a
+    /// restart.
     pub fn note_mapped(&self, inodes: impl Iterator<Item = Ino>) {
         self.state().mapped.extend(inodes);
     }
 
-    /// Returns the inodes of `taken` that were mapped, and forgets that they were.
+    /// Returns the inodes of `taken` that were mapped, and forgets them.
     pub fn take_mapped(&self, taken: &DirtySet) -> HashSet<Ino> {
         let mut state = self.state();
         taken.iter().map(|(ino, _)| ino).filter(|ino| state.mapped.remove(ino)).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// Adds marks, in the catalog first.
+    /// Adds marks, to the catalog first.
     pub fn add(&self, marks: &[(Ino, Marks)], since_ns: u64) -> Result<(), CatalogError> {
         if marks.is_empty() {
             return Ok(());
@@ -94,7 +96,7 @@ impl Pending {
         Ok(())
     }
 
-    /// How many inodes have changes that the catalog could not save at the last try: at least.
+    /// How many inodes have changes that the catalog could not save at the last try; a lower bound.
     pub fn unsaved(&self) -> usize {
         self.state().unsaved.len()
     }
@@ -114,7 +116,7 @@ impl Pending {
         (taken, held.len())
     }
 
-    /// As [`Pending::take_except`], of all.
+    /// As [`Pending::take_except`], for all marks.
     pub fn take(&self) -> DirtySet {
         self.take_except(|_| false).0
     }
@@ -124,7 +126,7 @@ impl Pending {
         self.state().waiting.clone()
     }
 
-    /// Forgets `taken` but for `kept`, together with what `write` does, in one transaction of the catalog.
+    /// Forgets `taken` except `kept`, and runs `write` in the same transaction of the catalog.
     fn forget_with(
         &self,
         taken: &[Ino],
@@ -142,15 +144,15 @@ impl Pending {
         written
     }
 
-    /// The commit is in the store: head moves, `taken` but for `kept` is forgotten.
+    /// Called when the commit is in the store: moves the head, and forgets `taken` except `kept`.
     pub fn settle(&self, head: Head, taken: &[Ino], kept: &DirtySet) -> Result<(), CatalogError> {
         self.forget_with(taken, kept, |forget, keep| self.catalog.settle_commit(&head, forget, keep))
     }
 
-    /// Nothing had to be committed: `taken` but for `kept` is forgotten, and `change` holds what is new all the same.
+    /// Called when nothing had to be committed: forgets `taken` except `kept`, and applies `change`.
     ///
-    /// With nothing `taken`, `kept` is what the commit about to be made will leave open: it waits from now on, whatever
-    /// becomes of that commit.
+    /// With an empty `taken`, `kept` is what the commit about to be created will leave open: it is pending from now on,
+    /// whatever becomes of that commit.
     pub fn forget(&self, change: &CatalogChange, taken: &[Ino], kept: &DirtySet) -> Result<(), CatalogError> {
         self.forget_with(taken, kept, |forget, keep| self.catalog.settle_without_commit(change, forget, keep))?;
         if taken.is_empty() {
@@ -167,37 +169,37 @@ impl Pending {
         state.aside.add_all(covered);
     }
 
-    /// Marks of covered files wait for the next flush, as all others do.
+    /// Makes marks of covered files wait for the next flush, as all others do.
     pub fn uncover(&self) {
         let mut state = self.state();
         let aside = std::mem::take(&mut state.aside);
         state.waiting.add_all(&aside);
     }
 
-    /// The flush failed: what was taken waits again.
+    /// Called when the flush failed: what was taken waits again.
     pub fn give_back_taken(&self) {
-        // Under one lock: marks that are in no set would be left out of a row that another volume's drain saves meanwhile.
+        // Under one lock. Otherwise another volume's drain could save a row while the marks are in no set.
         let mut state = self.state();
         let taken = std::mem::take(&mut state.taken);
         state.waiting.add_all(&taken);
     }
 
-    /// Inodes that are watched before the catalog knows them.
+    /// Records inodes that are watched before the catalog knows them.
     pub fn add_fresh(&self, inodes: &[Ino]) {
         self.state().fresh.extend(inodes);
     }
 
-    /// Inodes that are watched, and that the catalog may not know.
+    /// Inodes that are watched and may be missing in the catalog.
     pub fn fresh(&self) -> Vec<Ino> {
         self.state().fresh.iter().copied().collect()
     }
 
-    /// Forgets them: the flush has ended, and the catalog has those that were committed.
+    /// Forgets them when the flush has ended: the catalog has those that were committed.
     pub fn clear_fresh(&self) {
         self.state().fresh.clear();
     }
 
-    /// Whether a mark of this inode is this volume's business.
+    /// Whether this volume has the inode, so that its marks are kept.
     pub fn knows(&self, ino: Ino) -> Result<bool, CatalogError> {
         if self.state().fresh.contains(&ino) {
             return Ok(true);
@@ -205,7 +207,7 @@ impl Pending {
         Ok(!self.catalog.by_ino(ino)?.is_empty())
     }
 
-    /// Everything that is marked of an inode and not committed.
+    /// All marks of an inode that are not committed.
     pub fn marks(&self, ino: Ino) -> Option<Marks> {
         let state = self.state();
         let mut all: Option<Marks> = None;
@@ -215,8 +217,8 @@ impl Pending {
         all
     }
 
-    /// Since when the oldest mark waits (nanoseconds since 1970), how many inodes wait, and the bytes they mark. What could not
-    /// be saved counts.
+    /// Since when the oldest mark has been waiting (nanoseconds since 1970), how many inodes wait, and how many bytes they
+    /// mark. Includes what could not be saved.
     pub fn summary(&self) -> (Option<u64>, usize, u64) {
         let state = self.state();
         let all = [&state.waiting, &state.taken, &state.aside, &state.unsaved];
@@ -244,7 +246,7 @@ mod tests {
         assert!(pending.take().get(Ino(5)).is_some());
     }
 
-    /// A catalog that refuses every row stands for a full disk: what a drain brought counts from its first mark all the same.
+    /// A catalog that refuses every row simulates a full disk: the marks of a drain must count from the first one on.
     #[test]
     fn what_cannot_be_saved_counts_and_is_no_longer_apart_once_it_can() {
         let folder = tempfile::tempdir().unwrap();
@@ -277,7 +279,7 @@ mod tests {
         let mut covered = pending.take();
         covered.remove(Ino(6));
         pending.give_back_except(&DirtySet::default(), &covered);
-        // A later mark of the same file is saved with the one that waits apart.
+        // A later mark of the same file is saved together with the one set aside.
         pending.add(&[(Ino(5), block(2))], 20).unwrap();
         assert_eq!(pending.summary().0, Some(10));
         let saved = Pending::load(open()).unwrap().take();

@@ -1,4 +1,4 @@
-//! What those who wait for a sync are told.
+//! The answers that callers of `sync` get.
 
 use crate::volume::progress::*;
 
@@ -25,7 +25,7 @@ fn who_waits_for_an_instant_is_not_served_by_a_commit_that_is_none() {
     assert_eq!(fenced.answer(5, true), None);
 }
 
-/// Whatever the counters say: in the moment in which another writer is met, nobody is told that all is in the store.
+/// Whatever the counters say: once another writer is met, no caller may be told that everything is in the store.
 #[test]
 fn a_fenced_volume_never_says_synced() {
     for (phase, fenced_at) in [(Phase::Protected, Some(Seq(3))), (Phase::Fenced, Some(Seq(3))), (Phase::Stopped, None)]
@@ -46,7 +46,7 @@ fn lost_objects_are_told_at_once_to_who_asked_before_they_were_looked_for() {
     assert!(lost(4).trouble().contains(&"gone".to_owned()), "the volume is degraded");
 }
 
-/// A restart compares what a lost write has left open; the word for that must not hide that somebody's data may be gone.
+/// A restart compares what a lost write left open. The state for that must not hide that data may be lost.
 #[test]
 fn a_comparison_does_not_hide_what_a_person_must_see() {
     let write_back = Some(WriteBack::default());

@@ -1,8 +1,7 @@
-//! What a running volume does so as not to trust its capture blindly: the self-test, the scrub, and what follows when one of
-//! them finds a change that no mark told of. All of it lies around the ordinary drain of a round and makes none of its own.
+//! Checks that a running volume makes of its capture: the self-test, the scrub, and what follows when one of them finds a
+//! change without a mark. They use the ordinary drain of a round and make none of their own.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use engine::flush::world::CommittedState;
 
@@ -16,20 +15,20 @@ use crate::volume::selftest::scrub::Missed;
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
 use crate::volume::world::WorldError;
 
-/// Word for a difference that the scrub found, where causes are counted.
+/// The cause for a difference found by the scrub, in counters.
 const SCRUB: &str = "scrub";
 
 impl Runner {
-    /// Before a drain.
+    /// Called before a drain.
     pub(crate) fn before_drain(&mut self) -> Result<(), WorldError> {
-        self.adopt()?;
+        self.follow_failover()?;
         if let Some((dispatcher, _)) = &self.opened.world.dispatcher {
             self.opened.self_tests.change(dispatcher);
         }
         Ok(())
     }
 
-    /// After a drain, before its marks are taken.
+    /// Called after a drain, before its marks are taken.
     pub(crate) fn after_drain(&mut self) -> Result<(), WorldError> {
         let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() else { return Ok(()) };
         let mut failure = self.opened.self_tests.judge(&dispatcher);
@@ -41,16 +40,17 @@ impl Runner {
         if let Some(failure) = failure {
             tracing::error!(volume = %self.opened.name, what = failure.what, "a change was missed");
             self.opened.self_tests.fail(&dispatcher, &failure)?;
-            self.adopt()?;
+            self.follow_failover()?;
             self.shared.update(|progress| {
                 *progress.capture.failures.entry(failure.cause.to_owned()).or_default() += 1;
             });
         }
         // What another volume has found is pending by now, and this round takes it.
-        self.adopt()
+        self.follow_failover()
     }
 
-    /// What was missed, in words. On tmpfs it is nothing new, and another back end would miss it too: that file is read.
+    /// What the scrub missed, in words. On tmpfs such a miss is expected, and another back end would miss it too: only that
+    /// file is read.
     fn scrub_failure(&mut self, missed: &Missed) -> Result<Option<Failure>, WorldError> {
         let world = &self.opened.world;
         let path = world.path(missed.id)?.unwrap_or_default();
@@ -71,12 +71,12 @@ impl Runner {
         Ok(None)
     }
 
-    /// At the end of a round.
+    /// Called at the end of a round.
     pub(crate) fn after_flush(&mut self, settled: bool) -> Result<(), WorldError> {
         let Opened { self_tests, scrub, world, .. } = &mut self.opened;
         if let Some((dispatcher, _)) = world.dispatcher.clone() {
             self_tests.prepare(&dispatcher, &world.root);
-            // Before that the catalog is not the tree, and nobody expects it.
+            // Before that the catalog need not match the tree.
             if self.trusted && self.shared.progress().phase == Phase::Protected {
                 scrub.look(world)?;
             }
@@ -93,7 +93,7 @@ impl Runner {
             let capture = &mut progress.capture;
             capture.self_test = state;
             (capture.scrubbed, capture.differences) = (scrubbed, differences);
-            // Everything was compared, and the next back end has shown that it sees. A volume that scans stays as it is.
+            // Everything was compared, and the next back end has passed its self-test. A volume that scans stays as it is.
             if settled && tested {
                 capture.failed = None;
             }
@@ -101,10 +101,10 @@ impl Runner {
         Ok(())
     }
 
-    /// Takes over why files are read again in full since the last drain. True: there was a cause.
+    /// Takes over the causes of full re-reads since the last drain. True: there was one.
     pub(crate) fn note_rereads(&self) -> bool {
         let rereads = match &self.opened.subscriber {
-            Some(subscriber) => std::mem::take(&mut *subscriber.rereads.lock().unwrap_or_else(PoisonError::into_inner)),
+            Some(subscriber) => std::mem::take(&mut *subscriber.rereads.lock()),
             None => BTreeMap::new(),
         };
         let any = !rereads.is_empty();
@@ -120,7 +120,7 @@ impl Runner {
     }
 
     /// Goes over to the back end that the process has now.
-    fn adopt(&mut self) -> Result<(), WorldError> {
+    fn follow_failover(&mut self) -> Result<(), WorldError> {
         let Some((dispatcher, _)) = self.opened.world.dispatcher.clone() else { return Ok(()) };
         if dispatcher.failovers() == self.opened.self_tests.failovers {
             return Ok(());

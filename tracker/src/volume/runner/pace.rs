@@ -1,26 +1,27 @@
-//! How often a file is flushed that is stored to through a mapping all the time. A flush writes the file's dirty pages back, and
-//! each of them costs its writer a fault afterwards, and the disk a write that the kernel would have put off. So a mapped file
-//! whose write-back takes long rests: its marks wait, in the catalog as all others, and the loss window shows their age. Files
-//! without a mapping never rest: a slow disk is no reason to lose more.
+//! How often to flush a file that a program constantly stores to through a mapping.
+//!
+//! A flush writes the file's dirty pages back. Each page then costs its writer a fault, and the disk a write that the
+//! kernel would have delayed. So a mapped file whose write-back takes long rests: its marks wait in the catalog as all
+//! others, and the loss window shows their age. Files without a mapping never rest: a slow disk is no reason to lose more.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use engine::model::Ino;
 
-/// Write-back may take one part in this many of the time.
+/// Write-back may take up to this fraction (1/n) of the time.
 const SHARE: u32 = 20;
-/// Longest rest, and so the most that pacing adds to a file's loss window.
+/// Longest rest, which bounds what pacing adds to a file's loss window.
 const REST_MAX: Duration = Duration::from_secs(5);
 
-/// How long a file rests after a flush whose write-back took `clean`; zero where flushing at each `interval` costs less than
-/// its share.
+/// How long a file rests after a flush whose write-back took `clean`; zero if flushing at each `interval` costs less than
+/// the share.
 pub fn rest_after(clean: Duration, interval: Duration) -> Duration {
     let wanted = clean.saturating_mul(SHARE);
     if wanted <= interval { Duration::ZERO } else { wanted.min(REST_MAX) }
 }
 
-/// The files of one volume that rest now: not more than were flushed in the last 5 s.
+/// The files of one volume that rest now: at most those flushed in the last 5 s.
 #[derive(Debug, Default)]
 pub struct Pace {
     until: HashMap<Ino, Instant>,
@@ -32,7 +33,7 @@ impl Pace {
         self.until.get(&ino).is_some_and(|until| *until > now)
     }
 
-    /// After a flush that ended at `now`: which inodes were written back, how long that took, and which were mapped.
+    /// Called after a flush that ended at `now`: which inodes were written back, how long each took, and which were mapped.
     pub fn note(&mut self, cleans: HashMap<Ino, Duration>, mapped: &HashSet<Ino>, interval: Duration, now: Instant) {
         self.until.retain(|_, until| *until > now);
         for (ino, clean) in cleans.into_iter().filter(|(ino, _)| mapped.contains(ino)) {
@@ -70,7 +71,7 @@ mod tests {
         pace.note(HashMap::from([(Ino(1), ms(100)), (Ino(2), ms(1)), (Ino(3), ms(100))]), &mapped, ms(250), now);
         assert!(pace.rests(Ino(1), now + ms(1999)) && !pace.rests(Ino(1), now + ms(2000)));
         assert!(!pace.rests(Ino(2), now) && !pace.rests(Ino(3), now));
-        // What is over is forgotten, and the next flush decides anew.
+        // Rests that are over are forgotten, and the next flush decides again.
         pace.note(HashMap::new(), &mapped, ms(250), now + ms(2000));
         assert!(pace.until.is_empty());
     }

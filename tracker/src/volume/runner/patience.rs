@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 
 /// Longest wait between tries while the store does not answer.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
-/// Pause before the next round while somebody waits for a sync; doubles with each round that left something over.
+/// Pause before the next round while a caller waits for a sync; doubles with each round that leaves something.
 pub(crate) const HURRY: Duration = Duration::from_millis(5);
-/// Longest such pause, where the volume's interval is longer.
+/// Longest such pause, if the volume's interval is longer.
 const HURRY_MAX: Duration = Duration::from_secs(1);
-/// The same failure again is said once in this time.
+/// A repeated failure is logged once in this time.
 const REPEAT: Duration = Duration::from_secs(60);
-/// .. and that a store is away: whoever was told knows it, and is told when it is back.
+/// The same for a store that is away: the log also says when it is back.
 const REPEAT_AWAY: Duration = Duration::from_secs(3600);
 
 /// What failed, as far as the log depends on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Failed<'a> {
-    /// The store did not answer, or refused: its `ErrorKind::trouble`. Texts differ from try to try, by key and by cause.
+    /// The store did not answer, or refused: its `ErrorKind::trouble`. The texts differ from try to try, by key and by
+    /// cause.
     Store(&'static str),
     Other(&'a str),
 }
@@ -26,18 +27,18 @@ pub(crate) enum Failed<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
     backoff: Duration,
-    /// Rounds in a row that somebody waited for, and that left something over.
+    /// Consecutive rounds that a caller waited for and that left something.
     fruitless: u32,
     said: Option<(String, Instant)>,
-    /// Failures since then that were not said.
+    /// Failures since the last log line that were not logged.
     unsaid: u64,
-    /// Since when the store has not been there.
+    /// Since when the store has been away.
     away: Option<Instant>,
 }
 
 impl Patience {
-    /// A round has ended without a failure. `clean`: nothing was left over. `answered`: the store was asked for something and
-    /// has given it. Some: it is back, after so long.
+    /// Called when a round ended without a failure. `clean`: nothing was left. `answered`: the store answered a request.
+    /// Returns how long the store was away, if it is back now.
     pub(crate) fn ended(&mut self, clean: bool, awaited: bool, answered: bool, now: Instant) -> Option<Duration> {
         self.backoff = Duration::ZERO;
         self.fruitless = if clean || !awaited { 0 } else { self.fruitless.saturating_add(1) };
@@ -54,7 +55,7 @@ impl Patience {
         self.backoff > Duration::ZERO
     }
 
-    /// A round has failed. Some: it is to be said, with the number of times that it was not.
+    /// Called when a round failed. `Some`: log it, with the number of failures that were not logged.
     pub(crate) fn failed(&mut self, what: Failed<'_>, interval: Duration, now: Instant) -> Option<u64> {
         self.backoff = (self.backoff * 2).clamp(interval.min(BACKOFF_MAX), BACKOFF_MAX);
         let (what, repeat) = match what {
@@ -73,8 +74,8 @@ impl Patience {
         Some(std::mem::take(&mut self.unsaid))
     }
 
-    /// Least time from the begin of a round to that of the next. `awaited`: somebody waits for a sync, which makes rounds come
-    /// sooner, but is no reason to hammer at a store that does not answer, or at a file that cannot be read.
+    /// Least time from the start of a round to the start of the next. `awaited`: a caller waits for a sync. Then rounds
+    /// come sooner, but a store that does not answer or a file that cannot be read is not retried without pause.
     pub(crate) fn gap(&self, interval: Duration, awaited: bool) -> Duration {
         if self.backoff > Duration::ZERO {
             return interval.max(self.backoff);
@@ -95,7 +96,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// The rounds that begin within `time`, when each fails or leaves something over at once.
+    /// How many rounds start within `time` if each fails or leaves something at once.
     fn rounds(time: Duration, interval: Duration, mut round: impl FnMut(&mut Patience, Duration)) -> u32 {
         let (mut patience, mut at, mut rounds) = (Patience::default(), Duration::ZERO, 0);
         while at < time {
@@ -126,7 +127,7 @@ mod tests {
             });
             assert!(unread <= 6010 && (interval < ms(250) || unread <= 260), "{interval:?}: {unread} rounds");
         }
-        // What can be had is had at once.
+        // A round that leaves nothing is followed without delay.
         let mut patience = Patience::default();
         patience.ended(true, true, true, start);
         assert_eq!(patience.gap(ms(250), true), HURRY);
@@ -158,7 +159,7 @@ mod tests {
         let failed = |patience: &mut Patience, trouble, at| patience.failed(Failed::Store(trouble), ms(10), now + at);
         assert_eq!(patience.ended(true, false, true, now), None, "it was never away");
         assert_eq!(failed(&mut patience, "away", seconds(1)), Some(0));
-        // A round that had nothing to ask of the store knows nothing of it.
+        // A round that sent the store no request proves nothing about it.
         assert_eq!(patience.ended(true, false, false, now + seconds(2)), None);
         assert_eq!(failed(&mut patience, "away", seconds(3)), None);
         assert_eq!(failed(&mut patience, "denied", seconds(4)), Some(1), "it is there, and refuses");

@@ -1,8 +1,8 @@
-//! The self-test: changes of each kind, made to files of our own in the superblock of a volume, must be seen.
+//! The self-test: makes changes of each kind to files of its own in the superblock of a volume; the capture must see them.
 //!
-//! Files are `O_TMPFILE`: no directory lists them and making them changes none. A rename needs a directory: one in the
-//! state directory where that lies in the same superblock; else one in the source, for a moment and only by [`prove`].
-//! A kind has a file of its own, since one mark may cover a whole folio. This module drains nothing but in [`prove`].
+//! Files are `O_TMPFILE`: no directory lists them, and creating them changes none. A rename needs a directory: one in the
+//! state directory if that is in the same superblock; else one in the source, briefly and only by [`prove`]. Each kind has
+//! its own file, since one mark may cover a whole folio. Only [`prove`] drains.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,12 +18,12 @@ use crate::capture::{Capture, CaptureError};
 use crate::source::{FsType, SourceRoot, store_mapped};
 use crate::volume::marks::retired::marks_of;
 
-/// What the self-test came to.
+/// The result of a self-test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SelfTestOutcome {
-    /// Every kind of change that could be made was seen; why the others could not be made.
+    /// Every change that could be made was seen; `untried` says why others could not be made.
     Passed { kinds: Vec<&'static str>, untried: Vec<String> },
-    /// No change can be made there; why.
+    /// No change can be made there, and why.
     NotPossible { why: String },
     /// Changes of this kind are not seen.
     Failed { kind: &'static str },
@@ -35,7 +35,7 @@ const BLOCKS: u64 = 16;
 /// Kind of the change that needs a directory.
 pub const RENAME: &str = "a rename";
 
-/// Name of the directory in which a rename is tried: in the source for a moment, in the state directory for good.
+/// Name of the directory in which a rename is tried: briefly in the source, permanently in the state directory.
 const DIRECTORY: &str = ".tracker-self-test";
 
 #[repr(C, align(4096))]
@@ -44,7 +44,8 @@ struct Page([u8; BLOCK as usize]);
 /// One kind of change to a file.
 struct Kind {
     name: &'static str,
-    /// Makes the change in the second block; `Unsupported` and `InvalidInput`: the file system has no such thing.
+    /// Makes the change in the second block. `Unsupported` and `InvalidInput` mean that the file system has no such
+    /// operation.
     change: fn(&File) -> io::Result<()>,
     seen: fn(&Marks) -> bool,
 }
@@ -53,8 +54,8 @@ fn second_block(marks: &Marks) -> bool {
     marks.all_content() || marks.blocks_within(BLOCKS * BLOCK).contains(1)
 }
 
-/// ext4 with `inline_data` keeps a small file in its inode, where a write makes no page dirty
-/// (`ext4_write_inline_data_end`, Linux 6.18).
+/// ext4 with `inline_data` keeps a small file in its inode, where a write dirties no page (`ext4_write_inline_data_end`,
+/// Linux 6.18).
 const SMALL: &str = "a write to a file of some bytes";
 const SMALL_BYTES: usize = 40;
 
@@ -86,18 +87,18 @@ fn mode(file: &File) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o640))
 }
 
-/// What is not there on this file system is left out; anything else makes the test impossible.
+/// An operation that this file system lacks is left out; any other error makes the test impossible.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
 }
 
-/// The files to which changes are made, open and watched by whoever asked for [`SelfTest::inodes`].
+/// The open files to which changes are made. The caller watches [`SelfTest::inodes`].
 pub struct SelfTest {
     dev: Dev,
     files: Vec<(&'static Kind, File, Ino)>,
     folder: Option<Folder>,
     untried: Vec<String>,
-    /// Kinds whose change was made and not yet judged.
+    /// Kinds of change that were made and not judged yet.
     made: Vec<&'static str>,
 }
 
@@ -105,25 +106,26 @@ pub struct SelfTest {
 struct Folder {
     path: PathBuf,
     ino: Ino,
-    /// Goes with the self_test.
+    /// Removed together with the self-test.
     passing: bool,
 }
 
-/// A state directory, and the volume for which a directory may be kept there.
+/// A state directory, and the volume for which it may keep a directory for renames.
 #[derive(Clone, Copy, Debug)]
 pub struct Home<'a> {
     pub state: &'a Path,
     pub volume: &'a str,
 }
 
-/// The directory behind a source where its files are really made.
+/// The directory behind a source in which its files are really created.
 pub(crate) fn real_dir(root: &SourceRoot) -> &Path {
     root.upper().filter(|upper| upper.reachable()).map_or(root.path(), |upper| &upper.path)
 }
 
 impl SelfTest {
-    /// Makes clean files in the superblock of a source: in `home`, the state directory, if it lies there, else beside the
-    /// source's own files. With `in_source` a directory for renames may be made in the source. Inner error: why it cannot be.
+    /// Creates clean files in the superblock of a source: in `home`, the state directory, if that is on it, else beside the
+    /// source's own files. With `in_source` a directory for renames may be created in the source. The error says why the
+    /// test is impossible.
     pub fn open(root: &SourceRoot, home: Option<Home<'_>>, in_source: bool) -> Result<SelfTest, String> {
         let dev = root.marks_dev();
         let folder = home.map_or_else(|| DIRECTORY.to_owned(), |home| format!("{DIRECTORY}-{}", home.volume));
@@ -132,7 +134,7 @@ impl SelfTest {
         let fs = root.upper().and_then(|upper| upper.fs()).unwrap_or(root.fs());
         let mut files = Vec::new();
         for kind in &KINDS {
-            // tmpfs never tells of stores through mappings, which its volumes say.
+            // tmpfs never reports stores through mappings; its volumes say so.
             if fs == FsType::Tmpfs && kind.name == "a store through a mapping" {
                 continue;
             }
@@ -155,17 +157,17 @@ impl SelfTest {
         Ok(self_test)
     }
 
-    /// Superblock and inodes that must be watched.
+    /// Superblock and inodes that the caller must watch.
     pub fn inodes(&self) -> (Dev, Vec<Ino>) {
         let folder = self.folder.as_ref().map(|folder| folder.ino);
         (self.dev, self.files.iter().map(|(_, _, ino)| *ino).chain(folder).collect())
     }
 
-    /// Fills and writes back: a page that is dirty already tells of no further change, nor does a hole of a punch. The
-    /// marks of this must be drained before the next [`SelfTest::change`].
+    /// Fills the files and writes them back: a page that is already dirty reports no further change, and punching a hole
+    /// reports nothing either. The caller must drain these marks before the next [`SelfTest::change`].
     pub fn prepare(&mut self) -> Result<(), String> {
         for (kind, file, _) in &self.files {
-            // As much as it takes: the change is made again and again for as long as the volume lives.
+            // Only as much as needed: the change is repeated for as long as the volume lives.
             let bytes = if kind.name == SMALL { SMALL_BYTES } else { (BLOCKS * BLOCK) as usize };
             let filled = file.write_all_at(&vec![0; bytes], 0).and_then(|()| file.sync_data());
             filled.map_err(|error| format!("{}: its file cannot be filled: {error}", kind.name))?;
@@ -190,7 +192,7 @@ impl SelfTest {
         Ok(())
     }
 
-    /// What the marks since [`SelfTest::change`] say of it.
+    /// Judges the test by the marks since [`SelfTest::change`].
     pub fn judge(&self, marks: impl Fn(Ino) -> Marks) -> SelfTestOutcome {
         let folder = self.folder.iter().map(|folder| (RENAME, marks(folder.ino).names));
         let files = self.files.iter().map(|(kind, _, ino)| (kind.name, (kind.seen)(&marks(*ino))));
@@ -203,11 +205,11 @@ impl SelfTest {
 }
 
 impl Folder {
-    /// `passing`: it goes with the self_test, and what a killed process left of one is taken away first.
+    /// `passing`: removed together with the self-test; first removes what a killed process left of it.
     fn make(place: &SourceRoot, name: &str, passing: bool) -> io::Result<Folder> {
         let path = place.path().join(name);
         if passing && place.is_sealed() {
-            // In an append-only directory it could be made, and would stay.
+            // In an append-only directory it could be created but not removed.
             return Err(io::Error::other("the directory is immutable or append-only"));
         }
         if passing {
@@ -232,7 +234,7 @@ impl Folder {
     }
 }
 
-/// Removes a directory of ours, and nothing that is not ours in it.
+/// Removes a directory of ours, and in it only what is ours.
 fn remove(path: &Path) -> io::Result<()> {
     for file in ["a", "b"] {
         match fs::remove_file(path.join(file)) {
@@ -257,7 +259,7 @@ impl Drop for Folder {
 }
 
 /// Tries every kind of change on the file system of a source, whose superblock is tracked from then on. It drains, so it
-/// must not be run on a capture that holds marks.
+/// must not run on a capture that holds marks.
 ///
 /// # Errors
 /// When the capture itself fails.
@@ -283,7 +285,7 @@ pub fn prove(
         Ok(self_test.judge(|ino| retired.inodes.get(&(dev, ino)).map_or_else(Marks::default, marks_of)))
     };
     let outcome = outcome();
-    // While the files are still open: a number that was given to another file by then must not lose its watch.
+    // While the files are still open: otherwise a file that reused the number could lose its watch.
     capture.unwatch(&keys)?;
     outcome
 }

@@ -1,5 +1,5 @@
-//! Proves one volume's capture while it runs: the self-test after the start and every so often, and what follows when a
-//! change was missed. Its marks come with the ordinary drains; it makes none of its own.
+//! Runs the self-tests of one volume's capture: after the start and at intervals, and starts the failover when a change was
+//! missed. Its marks come with the ordinary drains; it makes none of its own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
 use crate::volume::marks::restart::Failure;
 use crate::volume::selftest::changes::{Home, SelfTest, SelfTestOutcome};
 
-/// Gap between two self-tests of a volume. What they write is about 320 KiB, to files that nobody else has.
+/// Time between two self-tests of a volume. Each writes about 320 KiB, to files that nobody else has.
 const GAP: Duration = Duration::from_secs(60);
 
-/// Word for a failed self-test where causes are counted.
+/// The cause for a failed self-test, in counters.
 pub const SELF_TEST: &str = "self-test failed";
 
 /// What is known of the capture of one volume.
@@ -24,7 +24,7 @@ pub struct SelfTestState {
     pub passed: bool,
     /// The kinds of change it saw.
     pub kinds: Vec<&'static str>,
-    /// Why it was not made, or not with every kind.
+    /// Why no self-test was made, or not with every kind of change.
     pub untried: Vec<String>,
     pub tests: u64,
 }
@@ -33,13 +33,13 @@ pub struct SelfTestSchedule {
     volume: String,
     state: PathBuf,
     gap: Duration,
-    /// The dispatcher's when this volume last looked at its back end.
+    /// The dispatcher's number of failovers when this volume last checked its back end.
     pub failovers: u64,
     self_test: Option<SelfTest>,
     due: Option<Instant>,
-    /// A drain has taken away the marks of making the files ready.
+    /// A drain has removed the marks from preparing the files.
     ready: bool,
-    /// The changes are made, and not judged or made ready again yet.
+    /// The changes are made, and not judged yet.
     made: bool,
     /// Lapses of the capture's lease before the changes were made.
     lapses: u64,
@@ -63,7 +63,7 @@ impl SelfTestSchedule {
         }
     }
 
-    /// Between two rounds: makes files ready for the next test.
+    /// Called between two rounds: prepares files for the next test.
     pub fn prepare(&mut self, dispatcher: &Arc<Dispatcher>, root: &SourceRoot) {
         if self.self_test.is_none() {
             if self.due.is_some_and(|due| due > Instant::now()) {
@@ -88,7 +88,7 @@ impl SelfTestSchedule {
         }
     }
 
-    /// Before a drain: makes the changes, if a test is due.
+    /// Called before a drain: makes the changes if a test is due.
     pub fn change(&mut self, dispatcher: &Arc<Dispatcher>) {
         let Some(self_test) = self.self_test.as_mut().filter(|_| self.ready && !self.made) else { return };
         if self.due.is_none_or(|due| due > Instant::now()) {
@@ -104,7 +104,7 @@ impl SelfTestSchedule {
         self.due = Some(Instant::now() + self.gap);
     }
 
-    /// After that drain: whether it has shown all of them.
+    /// Called after that drain: judges whether it showed all changes.
     pub fn judge(&mut self, dispatcher: &Arc<Dispatcher>) -> Option<Failure> {
         let self_test = self.self_test.as_ref()?;
         if !self.made {
@@ -122,7 +122,7 @@ impl SelfTestSchedule {
                 self.impossible(dispatcher, why);
                 None
             }
-            // The programs were told not to mark: nothing is known, and the test is made again.
+            // The programs did not mark because the lease was over. That proves nothing: repeat the test.
             SelfTestOutcome::Failed { .. } if dispatcher.lapses() != self.lapses => {
                 self.due = Some(Instant::now());
                 None
@@ -135,7 +135,7 @@ impl SelfTestSchedule {
         }
     }
 
-    /// Tried again after the usual gap: a full or read-only file system may be mended by then.
+    /// Tries again after the usual time: a full or read-only file system may be repaired by then.
     fn impossible(&mut self, dispatcher: &Arc<Dispatcher>, why: String) {
         tracing::debug!(volume = self.volume, why, "the self-test could not be made");
         self.forget(dispatcher);
@@ -143,7 +143,7 @@ impl SelfTestSchedule {
         self.due = Some(Instant::now() + self.gap);
     }
 
-    /// Lets go of the files. Their watch ends first: a number that another file has by then must not lose its own.
+    /// Closes the files. Stops watching them first: a file that reuses a number must not lose its own watch.
     fn forget(&mut self, dispatcher: &Arc<Dispatcher>) {
         if let Some(self_test) = self.self_test.take() {
             let (dev, inodes) = self_test.inodes();
@@ -154,7 +154,7 @@ impl SelfTestSchedule {
         (self.ready, self.made) = (false, false);
     }
 
-    /// Another back end is in operation: everything begins anew. Also at the end of the volume.
+    /// Starts over because another back end is in operation, or because the volume ends.
     pub fn reset(&mut self, dispatcher: &Arc<Dispatcher>) {
         self.forget(dispatcher);
         self.due = None;
@@ -162,7 +162,7 @@ impl SelfTestSchedule {
         self.failovers = dispatcher.failovers();
     }
 
-    /// Has the failed back end replaced.
+    /// Starts the failover from the failed back end.
     ///
     /// # Errors
     /// When a catalog cannot be written.

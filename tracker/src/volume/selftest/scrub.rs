@@ -1,9 +1,9 @@
-//! The scrub of one volume: reads blocks at its pace, and after the next ordinary drain compares those that no mark excuses
-//! with the committed values. What to read and what counts as a difference is `engine::scrub`'s.
+//! The scrub of one volume: reads blocks at its pace. After the next ordinary drain it compares those without a mark with
+//! their committed values. `engine::scrub` decides what to read and what counts as a difference.
 //!
-//! A file is read as by a flush (CLEAN, BARRIER, READ), so that what is dirty without a mark is not mistaken for a miss, nor
-//! a write that has not made its mark yet: a difference counts only when a second reading, a drain later, finds the same
-//! bytes and there is still no mark. The writer whose bytes were read first has been waited for by then.
+//! A file is read as by a flush (CLEAN, BARRIER, READ), so that neither a dirty block without a mark nor a write that has
+//! not made its mark yet counts as a miss. A difference counts only if a second reading, one drain later, finds the same
+//! bytes and still no mark. By then the scrub has waited for the writer of those bytes.
 
 use std::time::Instant;
 
@@ -20,15 +20,15 @@ use roaring::RoaringBitmap;
 
 use crate::volume::world::{VolumeWorld, WorldError};
 
-/// Name of the note where the scrub goes on.
+/// Name of the note with the position of the scrub.
 const CURSOR: &str = "scrub";
-/// Rows of the catalog that are passed over in one round at most.
+/// Most catalog rows that one round skips.
 const ROWS: usize = 256;
-/// Gap between two counts of the volume's bytes, and between two notes of the cursor.
+/// Time between two counts of the volume's bytes, and between two saves of the cursor.
 const COUNT_GAP: std::time::Duration = std::time::Duration::from_secs(3600);
 const NOTE_GAP: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// What one reading found.
+/// The result of one reading.
 #[derive(Clone)]
 struct Look {
     id: FileId,
@@ -36,9 +36,9 @@ struct Look {
     chunk: Chunk,
     /// Size of the file when it was read.
     size_now: u64,
-    /// Of each block of the chunk.
+    /// The value of each block of the chunk.
     found: Vec<Value>,
-    /// Blocks that differed, with their values, when the same chunk was read before.
+    /// Blocks that differed when the same chunk was read before, with their values.
     before: Option<(RoaringBitmap, Vec<Value>)>,
 }
 
@@ -51,11 +51,11 @@ pub struct Scrub {
     counted: Option<Instant>,
     noted: Instant,
     looks: Vec<Look>,
-    /// To be read once more.
+    /// Chunks to be read once more.
     suspects: Vec<Look>,
     pub scrubbed: u64,
     pub differences: u64,
-    /// Write-back errors that came up in a reading: the kernel may tell them to nobody else.
+    /// Write-back errors that a reading reported: the kernel may report them to nobody else.
     pub write_back: Vec<(FileId, String)>,
 }
 
@@ -86,19 +86,19 @@ impl Scrub {
         }
     }
 
-    /// From now on at another rate.
+    /// Changes the rate.
     pub fn set_rate(&mut self, rate: Rate) {
         self.off = rate == Rate::OFF;
         self.pace.set_rate(rate);
     }
 
-    /// What was read before counts no more: the catalog or the capture is another one now.
+    /// Discards what was read before, because the catalog or the capture has been replaced.
     pub fn reset(&mut self) {
         self.looks.clear();
         self.suspects.clear();
     }
 
-    /// At the end of a round: reads what is due. The catalog must not change before [`Scrub::compare`].
+    /// Called at the end of a round: reads what is due. The catalog must not change before [`Scrub::compare`].
     pub fn look(&mut self, world: &mut VolumeWorld) -> Result<(), WorldError> {
         if self.off {
             return Ok(());
@@ -135,7 +135,7 @@ impl Scrub {
         Ok(())
     }
 
-    /// Reads what is left of a file as far as the pace allows. False: it does not allow the next chunk now.
+    /// Reads the rest of a file as far as the pace allows. False: the pace does not allow the next chunk now.
     fn pass(&mut self, world: &mut VolumeWorld, row: &Record, cursor: &mut Cursor) -> Result<bool, WorldError> {
         if row.meta.kind != Kind::File || row.inode.ino == Ino::NONE {
             cursor.pass_file(row.id);
@@ -167,7 +167,7 @@ impl Scrub {
         let mut marks = Marks::default();
         marks.mark_bytes(block::offset(chunk.first), block::offset(chunk.first + chunk.count));
         let job = ReadJob { id, inode, marks, committed_size: Some(row.size) };
-        // What is moved, late or unreadable now comes again when the scrub has been through all others.
+        // A file that has moved, is late or unreadable now comes again after the scrub has read all others.
         match world.read_files(&[job], Steps::ALL).pop() {
             Some(Ok(image)) => {
                 let bytes = chunk.bytes(row.size);
@@ -181,7 +181,8 @@ impl Scrub {
         Ok(())
     }
 
-    /// After a drain, before a flush: what the last [`Scrub::look`] found is held against what is committed and marked.
+    /// Called after a drain and before a flush: compares what the last [`Scrub::look`] read with what is committed and
+    /// marked.
     pub fn compare(&mut self, world: &VolumeWorld) -> Result<Option<Missed>, WorldError> {
         for look in std::mem::take(&mut self.looks) {
             let Some(row) = world.catalog.file(look.id)? else { continue };
@@ -200,7 +201,7 @@ impl Scrub {
                 }
                 continue;
             };
-            // The same bytes as the first time: whoever wrote them had come to an end before the second reading.
+            // The same bytes as the first time: their writer had finished before the second reading.
             let same = |at: &u32| {
                 let at = u64::from(*at).checked_sub(look.chunk.first).and_then(|at| usize::try_from(at).ok());
                 at.is_some_and(|at| values.get(at) == look.found.get(at))

@@ -1,19 +1,17 @@
-//! Holds the store's head against the catalog's: which commits are ours, whether the catalog has to be made anew.
+//! Compares the store's head with the catalog's: which commits are ours, and whether the catalog must be rebuilt.
 
 use engine::catalog::{CatalogChange, Head, Record};
-use engine::format::{Key, commit};
 use engine::model::{FileId, Ino, InodeId, NameChange, Seq};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
-use crate::store;
 use crate::volume::opened::Opened;
 use crate::volume::startup::errors::failed;
 use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::world::WorldError;
 
 impl Opened {
-    /// Compares the store's head with the catalog's. True: the catalog was made anew.
+    /// Compares the store's head with the catalog's. True: the catalog was rebuilt.
     pub(crate) fn agree_on_head(&mut self) -> Result<bool, Obstacle> {
         let world = &self.world;
         let ours = world.catalog.head().map_err(|error| failed("catalog", error))?.unwrap_or_default().seq;
@@ -27,15 +25,10 @@ impl Opened {
                 ExitCode::Mismatch,
                 format_args!("the store's head is {theirs}, but this host has committed {ours}: commits were lost"),
             )
-            .hint("bring the store's lost objects back; to go on without them, start anew under another --name")
+            .hint("bring the store's lost objects back; to go on without them, start over under another --name")
             .into());
         }
-        let key = Key::Commit(theirs).to_string();
-        let expect = commit::Expect { volume: self.volume_id, seq: theirs };
-        let decode = |bytes: &[u8]| commit::decode_header(bytes, expect);
-        let (_, header) = store::get_checked(world.writer.store(), &key, decode)?
-            .map_err(|(_, error)| AppError::new(ExitCode::Mismatch, format_args!("{key}: {error}")))?;
-        if header.writer != self.writer.id {
+        if world.writer.writer_of(theirs).map_err(WorldError::from)? != self.writer.id {
             return Err(AppError::new(
                 ExitCode::Locked,
                 format_args!("another writer has committed: the store's head is {theirs}, ours was {ours}"),
@@ -47,8 +40,8 @@ impl Opened {
         Ok(true)
     }
 
-    /// Our own commits are in the store and the catalog does not know them (it was set back, for instance by a power
-    /// cut): it is thrown away, and every file is read and compared with the manifest.
+    /// Rebuilds the catalog when the store has commits of ours that it does not know (it was set back, for instance by a
+    /// power cut). The old one is discarded, and every file is read and compared with the manifest.
     fn rebuild(&mut self, head: Seq) -> Result<(), WorldError> {
         let world = &self.world;
         tracing::warn!(volume = %self.name, head = head.0, "the catalog is older than the store: all files are compared again");
@@ -57,7 +50,7 @@ impl Opened {
         let mut change = CatalogChange::default();
         let mut highest = FileId::ROOT;
         for (id, file) in manifest.files() {
-            // An inode that no file has: what lies at a name now is new, with this file as the base it is compared to.
+            // An inode that no file has: the file at this name now counts as new, with this one as its base.
             let inode = InodeId { ino: Ino::NONE, generation: id.0 };
             change.records.push(Record {
                 id,

@@ -1,4 +1,4 @@
-//! Arming a volume: its inodes are watched, and it is decided what has to be compared.
+//! Arming a volume: watches its inodes and decides what has to be compared.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared, RUN, r
 use crate::volume::startup::trust::{Boot, StartFacts, must_compare};
 use crate::volume::world::WorldError;
 
-/// Name of the note that inode flags were read of all files in the catalog, or that they are marked for it.
+/// Name of the note that the inode flags of all files in the catalog were read, or are marked for reading.
 const FLAGS: &str = "inode flags";
 
 impl Opened {
-    /// ARM, CLEAN; decides what has to be compared. `anew`: why no record's inode is to be believed, where that is so.
+    /// Arms and cleans, and decides what has to be compared. `anew`: why the inodes in the records are not to be trusted,
+    /// if so.
     pub(crate) fn arm(
         &mut self,
         capture: &ChosenCapture,
@@ -46,14 +47,14 @@ impl Opened {
         };
         let compare = must_compare(&facts);
         tracing::debug!(volume = %self.name, ?facts, ?compare, "what is to be compared");
-        // Before the notes by which the next process would trust this one: it may end before the comparison does.
+        // Before the notes that make the next process trust this one: this one may end before the comparison does.
         world.catalog.set_note(COMPARE, compare.word())?;
         let run = if world.dispatcher.is_some() { capture.run } else { 0 };
         world.catalog.set_note(RUN, &format!("{run} {}", dev.kernel()))?;
         if let (Some((dispatcher, dev)), Some(prepared)) = (&world.dispatcher, prepared) {
             self.subscriber = Some(Arc::clone(&prepared.subscriber));
             world.watch_full |= dispatcher.is_widened(*dev)?;
-            // Where the marks are trusted, the watch set has been kept since they began.
+            // If the marks are trusted, the watch set has existed since they began.
             if compare != Compare::Nothing {
                 world.watch_all()?;
             }
@@ -69,8 +70,8 @@ impl Opened {
             self.first_phase = Phase::Protected;
             return Ok(());
         }
-        // The kernel tells of a write-back error that nobody has asked for yet once, to whoever syncs next, and has tried to
-        // write everything all the same. A second one tells whether it is written now.
+        // The kernel reports a write-back error that nobody has seen yet once, to whoever syncs next, and has still tried
+        // to write everything. A second sync tells whether the data is written now.
         if let Err(error) = world.root.sync() {
             tracing::warn!(volume = %self.name, %error, "the file system had lost writes before this start");
             world.root.sync().map_err(WorldError::Source)?;
@@ -84,7 +85,7 @@ impl Opened {
                 .get_or_insert_with(|| Arc::new(Subscriber::new(&self.name, Dev::NONE, catalog, pending)));
             // A file without an inode is found by its name.
             subscriber.widen(anew.unwrap_or("reboot"), |ino| ino != Ino::NONE)?;
-            // They are pending now and outlive this process.
+            // The marks are pending now and outlive this process.
             world.catalog.set_note(COMPARE, Compare::Listings.word())?;
         } else {
             self.mark_directories()?;
@@ -95,8 +96,8 @@ impl Opened {
     /// Binds the root's record to the inode of the source directory.
     fn bind_root(&self) -> Result<(), WorldError> {
         let world = &self.world;
-        // That of the listings and the marks: on an overlay the upper layer's, which a directory that is also in a lower
-        // layer does not show.
+        // The inode that listings and marks show. On an overlay it is the upper layer's, which a directory that is also in
+        // a lower layer does not show.
         let root = world.root.stat(Path::new(""))?.stat.inode;
         let known = world.catalog.file(FileId::ROOT)?;
         if known.as_ref().is_none_or(|row| row.inode != root) {
@@ -129,7 +130,7 @@ impl Opened {
         Ok(())
     }
 
-    /// A catalog of a version that read no inode flags has none of files that did not change since.
+    /// A catalog of a version that did not read inode flags lacks those of files that did not change since.
     fn read_flags_once(&self) -> Result<(), WorldError> {
         let catalog = &self.world.catalog;
         if catalog.head()?.is_some() && catalog.note(FLAGS)?.as_deref() != Some("read") {

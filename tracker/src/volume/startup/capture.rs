@@ -1,4 +1,4 @@
-//! Starting the one capture of a process: taking over what the last one left, or trying back ends with a self-test each.
+//! Starts the one capture of a process: takes over what the last process left, or tries back ends with a self-test each.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,17 +16,17 @@ use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
 use crate::volume::startup::prepared::ChosenCapture;
 use crate::volume::startup::watch_capacity;
 
-/// Counts this start of capture, before its first drain.
+/// Returns the number of this start of capture, durably, before its first drain.
 fn next_run(state_dir: &Path) -> Result<u64, AppError> {
     let path = state_dir.join("capture-run");
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().unwrap_or(0),
         Err(_) => 0u64,
     };
-    // A number that was unreadable starts anew: no volume's note fits it then, and all are compared.
+    // If the number was unreadable, counting starts over: no volume's note matches then, and all are compared.
     let run = before + 1;
     let beside = state_dir.join("capture-run.new");
-    // Durable: a number that a power cut set back would be given again, and another run's marks taken for this one's.
+    // Durable: a number that a power cut undid would be given again, and another run's marks taken for this one's.
     let written = std::fs::File::create(&beside).and_then(|mut file| {
         file.write_all(format!("{run}\n").as_bytes())?;
         file.sync_all()?;
@@ -38,11 +38,11 @@ fn next_run(state_dir: &Path) -> Result<u64, AppError> {
     Ok(run)
 }
 
-/// Name of the file that says which back end was taken, and under which circumstances.
+/// Name of the file that says which back end was chosen, and under which circumstances.
 const CHOICE: &str = "capture-choice";
 
-/// Everything that may speak for another choice than the last one, as text: kernel, modules with type information (each may
-/// bring tracepoints), binary, kernel object, and the back end that is asked for. A boot is not among them: pins end with it.
+/// Everything that may lead to another choice than last time, as text: kernel, modules with type information (each may
+/// bring tracepoints), binary, kernel object, and the requested back end. The boot is not included: pins end with it.
 fn circumstances(only: Option<BackEnd>) -> String {
     let system = rustix::system::uname();
     let mut modules: Vec<String> = std::fs::read_dir("/sys/kernel/btf")
@@ -60,7 +60,7 @@ fn circumstances(only: Option<BackEnd>) -> String {
     )
 }
 
-/// The last line of the note: what was chosen, with every program that belongs to it.
+/// The last line of the note: the chosen back end and all its programs.
 fn choice(capture: &Capture) -> String {
     let programs: Vec<&str> = capture.programs().collect();
     format!("{} {}\n", capture.back_end().name(), programs.join(","))
@@ -68,14 +68,14 @@ fn choice(capture: &Capture) -> String {
 
 fn remember(state_dir: &Path, only: Option<BackEnd>, capture: &Capture) {
     let path = state_dir.join(CHOICE);
-    // A text that is cut off or absent fits no circumstances: the next start tries back ends, as the first one does.
+    // A truncated or absent note matches no circumstances: the next start tries back ends as the first one did.
     if let Err(error) = std::fs::write(&path, circumstances(only) + &choice(capture)) {
         tracing::warn!(path = %path.display(), %error, "the choice of the back end cannot be noted");
     }
 }
 
-/// Pins of the last process, without a trial of any back end: what was chosen stands while the circumstances do, and while
-/// every program is still attached that was then.
+/// Takes over the pins of the last process without trying any back end. Its choice stands while the circumstances are the
+/// same and every program of then is still attached.
 fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) -> Option<Capture> {
     let text = std::fs::read_to_string(state_dir.join(CHOICE)).ok()?;
     let chosen = text.strip_prefix(circumstances(only).as_str())?;
@@ -84,11 +84,15 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
     match Capture::take_over(&CaptureConfig { back_end, ..wanted.clone() }) {
         Ok(capture) if choice(&capture) == chosen => {
             let started = Started::Resumed;
-            tracing::debug!(back_end = back_end.name(), ?started, "capture goes on, as it was chosen last time");
+            tracing::debug!(
+                back_end = back_end.name(),
+                ?started,
+                "capture continues with the back end chosen last time"
+            );
             Some(capture)
         }
         Ok(capture) => {
-            // An optional program is gone: what it would have marked is not marked, so these maps are not to be trusted.
+            // An optional program is gone, so its changes were not marked: these maps are not to be trusted.
             if let Err(error) = capture.detach() {
                 tracing::warn!(error = chain(&error), "pins that are not whole cannot be removed");
             }
@@ -101,7 +105,7 @@ fn take_over(wanted: &CaptureConfig, state_dir: &Path, only: Option<BackEnd>) ->
     }
 }
 
-/// Starts capture if some volume may use it.
+/// Starts capture if any volume may use it.
 pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture, AppError> {
     let wanted = config.volumes.iter().any(|volume| volume.options.capture != config::CaptureMode::SCAN);
     let mut none = ChosenCapture { dispatcher: None, resumed: false, reasons: Vec::new(), run: 0 };
@@ -121,8 +125,8 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture
     sets::reap(root, &wanted.pin_dir);
     let (volumes, home) = (config.volumes.clone(), state_dir.to_path_buf());
     let prove = move |capture: &mut Capture| prove(capture, &volumes, &home);
-    // Before anything is attached: a process that dies between a fresh capture and this number would leave empty maps that
-    // the next one takes for those of the run before. A number that is given for nothing costs a comparison.
+    // Before anything is attached: a process that died between a fresh capture and this number would leave empty maps that
+    // the next one takes for those of the run before. A number that is skipped costs only a comparison.
     let run = next_run(state_dir)?;
     let started = match take_over(&wanted, state_dir, only) {
         Some(capture) => Ok((capture, Started::Resumed)),
@@ -160,9 +164,9 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture
     }
 }
 
-/// Speaks against every back end when the kernel memory of all captures would pass its bound.
+/// Rejects every back end if the kernel memory of all captures would exceed its limit.
 fn too_much(wanted: &CaptureConfig, most: u64) -> Vec<(BackEnd, String)> {
-    // What cannot be looked at cannot be counted; then nothing can be attached either.
+    // Sets that cannot be listed cannot be counted; then nothing can be attached either.
     let others: Vec<_> = sets::list(Path::new(sets::ROOT)).unwrap_or_default();
     let others: Vec<_> = others.into_iter().filter(|set| set.dir != wanted.pin_dir).collect();
     let Some(why) = sets::too_much(&others, &wanted.entries, most) else { return Vec::new() };

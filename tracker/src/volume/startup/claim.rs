@@ -1,25 +1,24 @@
-//! Whose volume it is: the source, the store and the catalog must name the same one, and nobody else may write it.
+//! Whose volume it is: source, store and catalog must name the same one, and nobody else may write it.
 
-use bytes::Bytes;
 use engine::format::era::VolumeFormat;
-use engine::format::{Key, commit};
 use engine::model::{FileId, Seq, VolumeId, WriterId};
 
 use crate::catalog::{self, Catalog, Writer};
 use crate::config::{Allow, Replaced, VolumeConfig};
 use crate::error::{AppError, ExitCode};
-use crate::repository::head_of;
+use crate::repository::{self, WriteError, head_of};
 use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
-use crate::store::{self, ErrorKind, Store};
+use crate::store::{ErrorKind, Store};
 use crate::volume::clock::{boot_id, wall_clock};
 use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::startup::errors::{failed, world_error};
 use crate::volume::startup::rebind::rebind;
 use crate::volume::startup::ways_on;
 use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::world::WorldError;
 
-/// Name of the note that another directory is being taken for the source: from before inodes are forgotten until the new
-/// directory is noted.
+/// Name of the note that another directory is being adopted as the source. It is set before the old inodes are forgotten,
+/// and cleared when the new directory is noted.
 const ADOPTING: &str = "adopting";
 
 /// Name of the note with what an operator allows the next start to do.
@@ -38,7 +37,7 @@ pub(crate) fn allowed(catalog: &Catalog, config: &VolumeConfig) -> Result<Allow,
     Ok(Allow::of_words(&noted).or(config.allow))
 }
 
-/// A start has succeeded: what was allowed is used up.
+/// Called when a start succeeded: what was allowed is used up.
 pub(crate) fn use_up(catalog: &Catalog) -> Result<(), AppError> {
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     match catalog.note(ALLOWED).map_err(broken)? {
@@ -47,12 +46,12 @@ pub(crate) fn use_up(catalog: &Catalog) -> Result<(), AppError> {
     }
 }
 
-/// Makes sure that the source is the directory that the catalog describes, or makes it so where that is allowed: for this
-/// once, or by `replaced = "adopt"`. True: it was another directory, and everything is to be compared.
+/// Makes sure that the source is the directory that the catalog describes. Adopts another directory if that is allowed,
+/// once or by `replaced = "adopt"`. True: it was another directory, and everything must be compared.
 ///
 /// # Errors
-/// `SourceAway` where the directory may be a mount point whose file system is away, which only a person can tell from an
-/// empty source. A replaced source is not mirrored as a deletion of everything, and neither is one that cannot be told apart.
+/// `SourceAway` if the directory may be a mount point whose file system is away, which only a person can tell from an empty
+/// source. Neither a replaced source nor one that cannot be identified is committed as a removal of everything.
 pub(crate) fn agree_on_source(
     catalog: &Catalog,
     root: &SourceRoot,
@@ -60,7 +59,7 @@ pub(crate) fn agree_on_source(
     allow: Allow,
 ) -> Result<bool, Obstacle> {
     let broken = |error: catalog::CatalogError| failed("catalog", error);
-    // A death in the middle of it leaves files without inodes, whatever directory is there now.
+    // If a process died in the middle of it, files are without inodes, whatever directory is there now.
     let unfinished = catalog.note(ADOPTING).map_err(broken)?.is_some_and(|note| note == "yes");
     match compare_source(catalog, root)? {
         SameSource::Same if !unfinished => {
@@ -89,20 +88,20 @@ pub(crate) fn agree_on_source(
         "another directory is taken for the source: its files are compared with the newest commit"
     );
     remember_source(catalog, root)?;
-    // Also what a death before the comparison is through leaves to the next process.
+    // The next process must do it too if this one dies before the comparison is complete.
     catalog.set_note(COMPARE, Compare::Everything.word()).map_err(broken)?;
     catalog.set_note(ADOPTING, "no").map_err(broken)?;
     Ok(true)
 }
 
-/// Whether the source was the root of a mount and is a plain directory now.
+/// Whether the source was the root of a mount and is now a plain directory.
 fn is_unmounted(catalog: &Catalog, root: &SourceRoot) -> Result<bool, AppError> {
     let known = catalog.source_facts().map_err(|error| failed("catalog", error))?;
     let now = root.facts(None).map_err(|error| failed("cannot look at the source", error))?;
     Ok(known.is_some_and(|known| known.mount_root) && !now.mount_root)
 }
 
-/// Holds the source against what the catalog has of it. A new volume's is the same.
+/// Compares the source with what the catalog says of it. A new volume has the same source by definition.
 pub(crate) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<SameSource, AppError> {
     let broken = |error: catalog::CatalogError| failed("catalog", error);
     let Some(known) = catalog.source_facts().map_err(broken)? else { return Ok(SameSource::Same) };
@@ -113,13 +112,13 @@ pub(crate) fn compare_source(catalog: &Catalog, root: &SourceRoot) -> Result<Sam
     Ok(source::same_source(&known, &now, &names))
 }
 
-/// From now on the catalog describes this directory.
+/// Makes the catalog describe this directory from now on.
 pub(crate) fn remember_source(catalog: &Catalog, root: &SourceRoot) -> Result<(), AppError> {
     let facts = root.facts(boot_id().as_deref()).map_err(|error| failed("cannot look at the source", error))?;
     catalog.set_source_facts(&facts).map_err(|error| failed("catalog", error))
 }
 
-/// A store at another address than before: it must hold our newest commit, the very one.
+/// Checks that a store at a new address holds exactly our newest commit.
 fn same_history(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(), Obstacle> {
     let Some(head) = catalog.head().map_err(|error| failed("catalog", error))? else { return Ok(()) };
     let differs = |what: &str| {
@@ -129,15 +128,14 @@ fn same_history(catalog: &Catalog, store: &dyn Store, url: &str) -> Result<(), O
         )
         .hint("name the store as it was when this host last committed; an older copy of it cannot be gone on with")
     };
-    match store.get(&Key::Commit(head.seq).to_string()) {
-        Ok(bytes) if commit::hash(&bytes) == head.hash => Ok(()),
-        Ok(_) => Err(differs("is another one").into()),
-        Err(error) if error.kind == ErrorKind::NotFound => Err(differs("is not").into()),
-        Err(error) => Err(error.into()),
+    match repository::is_commit(store, head.seq, head.hash)? {
+        Some(true) => Ok(()),
+        Some(false) => Err(differs("is another one").into()),
+        None => Err(differs("is not").into()),
     }
 }
 
-/// Who we are in this store: makes the volume, or finds it as ours, or refuses. `moved`: the store may have another address
+/// Claims the volume in this store: creates it, finds it as ours, or refuses. `moved`: the store may have another address
 /// than before, if it holds the same volume with our newest commit.
 pub(crate) fn claim(
     catalog: &Catalog,
@@ -147,45 +145,40 @@ pub(crate) fn claim(
 ) -> Result<(VolumeId, Writer, VolumeFormat), Obstacle> {
     let url = &config.store.to_string();
     let broken = |error: catalog::CatalogError| failed("catalog", error);
-    let key = Key::Format.to_string();
     let known = catalog.volume_id().map_err(broken)?;
     let elsewhere = catalog.store().map_err(broken)?.filter(|there| there != url);
     if let Some(there) = elsewhere.as_ref().filter(|_| !moved) {
         return Err(ways_on::other_store(there, url, &config.name).into());
     }
-    let bytes = match store::get_checked(store, &key, VolumeFormat::decode) {
-        Ok(Ok((bytes, _)) | Err((bytes, _))) => bytes,
-        Err(error) if error.kind == ErrorKind::NotFound => match known {
-            Some(_) => {
-                // A mount point whose file system is away looks like this.
-                let told = AppError::new(
-                    ExitCode::Absent,
-                    format_args!("the volume is no longer in {url}, though this host has committed to it"),
-                );
-                let hint = "bring the store back, or start anew with another --state-dir";
-                return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
-            }
-            None => {
-                let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
-                let mut format = VolumeFormat::new(id, wall_clock());
-                if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
-                    // For tests of what happens at the end of an era; stands in the volume's format from then on.
-                    format.era_len = length;
-                }
-                let bytes = format.encode().map_err(|error| failed("format", error))?;
-                match store::create_exact(store, &key, &Bytes::from(bytes.clone()), 3) {
-                    Ok(store::CreateOutcome::Own) => bytes,
-                    Ok(store::CreateOutcome::Other(bytes)) => bytes,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        },
-        Err(error) => return Err(error.into()),
+    let no_format = |error: WriteError| match error {
+        WriteError::Object { cause, .. } => {
+            AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {cause}"))
+                .hint("this may not be a tracker store, or one of a newer version")
+                .into()
+        }
+        error => Obstacle::from(WorldError::from(error)),
     };
-    let format = VolumeFormat::decode(&bytes).map_err(|error| {
-        AppError::new(ExitCode::Mismatch, format_args!("the volume's format object in {url}: {error}"))
-            .hint("this may not be a tracker store, or one of a newer version")
-    })?;
+    let format = match repository::find_format(store).map_err(no_format)? {
+        Some(format) => format,
+        None if known.is_some() => {
+            // A mount point whose file system is away looks like this.
+            let told = AppError::new(
+                ExitCode::Absent,
+                format_args!("the volume is no longer in {url}, though this host has committed to it"),
+            );
+            let hint = "bring the store back, or start over with another --state-dir";
+            return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
+        }
+        None => {
+            let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
+            let mut format = VolumeFormat::new(id, wall_clock());
+            if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
+                // For tests of what happens at the end of an era; stands in the volume's format from then on.
+                format.era_len = length;
+            }
+            repository::make_format(store, &format).map_err(no_format)?
+        }
+    };
     if known.is_some_and(|known| known != format.volume) {
         return Err(AppError::new(ExitCode::Locked, "the store holds another volume under this name")
             .hint("use another --name; this one belongs to another host or another state directory")
@@ -197,7 +190,7 @@ pub(crate) fn claim(
     let writer = match catalog.writer().map_err(broken)? {
         Some(writer) => writer,
         None => {
-            // No catalog: whoever has committed here is somebody else, even if it was this host once.
+            // Without a catalog, whoever committed here counts as another writer, even if it was once this host.
             let (head, _) = head_of(store, format.era_len)?;
             if head > Seq::NONE {
                 return Err(AppError::new(

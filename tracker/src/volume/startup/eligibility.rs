@@ -1,4 +1,4 @@
-//! Whether a capture's marks would tell of all changes of a source.
+//! Eligibility: whether a capture's marks would show all changes of a source.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -18,13 +18,14 @@ fn fs_name(fs: FsType) -> &'static str {
     }
 }
 
-/// Name of the file system whose inodes the marks of a source carry.
+/// Name of the file system whose inodes appear in the marks of a source.
 pub(crate) fn marked_fs(root: &SourceRoot) -> &'static str {
     let upper = root.upper().filter(|upper| upper.reachable()).and_then(|upper| upper.fs());
     fs_name(upper.unwrap_or(root.fs()))
 }
 
-/// Why the marks of a capture that supports so much would not tell of all changes of a source.
+/// Checks that the marks of a capture would show all changes of a source. `supported`: what the capture says of a file
+/// system.
 ///
 /// # Errors
 /// What is missing.
@@ -44,7 +45,7 @@ pub(crate) const IN_INODES: &str = "its inline_data feature keeps small files wh
 const INLINE_DATA: u32 = 0x1000_0000;
 
 /// Whether the file system of a source keeps the content of small files in their inodes (ext4 with `inline_data`), where no
-/// hook tells of a write. No, where no file can be made to find out.
+/// hook sees a write. False if no file can be created to find out.
 pub(crate) fn keeps_content_in_inodes(root: &SourceRoot) -> bool {
     if marked_fs(root) != "ext4" {
         return false;

@@ -1,7 +1,7 @@
-//! Bringing a volume up: source, store, catalog, capture, and what may be believed of what was before.
+//! Opening a volume: source, store, catalog, capture, and what of its earlier state may be trusted.
 //!
-//! ARM before anything is compared: inodes are watched first, then dirty pages are written back, then the tree is looked
-//! at. After a restart in the same boot with pins intact nothing is looked at: the marks never stopped.
+//! ARM before anything is compared: first inodes are watched, then dirty pages are written back, then the tree is compared.
+//! After a restart in the same boot with intact pins nothing is compared: the marks never stopped.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use crate::volume::startup::store_home;
 use crate::volume::startup::ways_on::Obstacle;
 use crate::volume::world::{VolumeWorld, WorldError};
 
-/// Why an upper layer is left alone, in `status`.
+/// Why the upper layer is not watched, in `status`.
 const METACOPY_HIDDEN: &str =
-    "overlay: mounted with metacopy=on: which files of its upper layer have no data there shows to CAP_SYS_ADMIN only";
+    "overlay: mounted with metacopy=on: only CAP_SYS_ADMIN can tell which files of its upper layer have no data there";
 
-/// The capture that a volume can use, and why it is not a better one.
+/// Chooses the capture that a volume can use, and why it is not a better one.
 fn capture_for(
     config: &VolumeConfig,
     root: &SourceRoot,
@@ -58,8 +58,8 @@ fn capture_for(
     (dispatcher, reasons)
 }
 
-/// Opens everything. Nothing is in the store yet when it returns, but the `format` object. `prepared` is filled as soon as the
-/// volume has a place for its marks, also where this fails later, and is used by the next try.
+/// Opens everything. When it returns, the store has nothing new but the `format` object. `prepared` is set as soon as the
+/// volume can receive its marks, even if a later step fails; the next try uses it.
 pub fn open(
     config: &VolumeConfig,
     state: &Path,
@@ -70,7 +70,7 @@ pub fn open(
         .map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
     let root = Arc::new(root);
     let dev = root.marks_dev();
-    // It may have been captured before.
+    // The volume may have been captured before.
     let scans = config.options.capture == crate::config::CaptureMode::SCAN;
     if let (Some(dispatcher), Some(old)) =
         (&capture.dispatcher, prepared.take_if(|there| there.subscriber.dev != dev || scans))
@@ -90,7 +90,7 @@ pub fn open(
     let allow = allowed(&catalog, config)?;
     let adopted = agree_on_source(&catalog, &root, config, allow)?;
 
-    // Before anything is asked of it: whatever it turns into later is noticed.
+    // Before the source is used, so that a later change of its state is noticed.
     let self_tests = SelfTestSchedule::new(
         &config.name,
         state,
@@ -104,7 +104,7 @@ pub fn open(
         Some(prepared) => Arc::clone(&prepared.pending),
         None => Arc::new(Pending::load(Arc::clone(&catalog)).map_err(|error| failed("catalog", error))?),
     };
-    // Of a try before this one.
+    // Left by an earlier try.
     pending.give_back_taken();
     pending.uncover();
 

@@ -1,4 +1,4 @@
-//! A place for a volume's marks, from before the first drain of the process on.
+//! Registers a volume for its marks, from before the first drain of the process.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use engine::model::Dev;
 /// Name of the note that the baseline is committed.
 pub(crate) const BASELINE: &str = "baseline";
 
-/// What the kernel's capture came to, for one daemon.
+/// The capture that one daemon has started, if any.
 pub struct ChosenCapture {
     pub dispatcher: Option<Arc<Dispatcher>>,
-    /// Marks went on being made since the last daemon of this boot.
+    /// Changes were marked without a gap since the last daemon of this boot.
     pub resumed: bool,
     /// Why there is no dispatcher.
     pub reasons: Vec<String>,
@@ -26,21 +26,22 @@ pub struct ChosenCapture {
     pub run: u64,
 }
 
-/// A volume whose marks have a place to go: without it, a drain for another volume would clear this one's marks. It outlives
-/// the tries to start the volume.
+/// A volume that is registered for its marks. Without it, a drain for another volume would clear this one's marks. It
+/// outlives the attempts to start the volume.
 #[derive(Clone)]
 pub struct Prepared {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) pending: Arc<Pending>,
     pub(crate) subscriber: Arc<Subscriber>,
-    /// Since before the first drain of this process. Only such a volume may trust that nothing was lost since the last one.
+    /// Registered before the first drain of this process. Only then may the volume trust that nothing was lost since the
+    /// last process.
     pub(crate) first: bool,
-    /// All that the catalog knew was watched once.
+    /// All files of the catalog were watched once.
     pub(crate) watched: Arc<AtomicBool>,
 }
 
 impl Prepared {
-    /// Registers a volume with a catalog for its marks.
+    /// Registers a volume, with the catalog that keeps its marks.
     pub(crate) fn new(
         name: &str,
         dev: Dev,
@@ -53,8 +54,8 @@ impl Prepared {
         Ok(Prepared { catalog, pending, subscriber, first: false, watched: Arc::default() })
     }
 
-    /// Gives the place up, so that another one can take it: what was marked for it since the last drain is lost, and the next
-    /// process must not believe otherwise.
+    /// Ends the registration, so that another volume can take its place. Marks since the last drain are lost, and the next
+    /// process must know that.
     pub(crate) fn retire(self, dispatcher: &Dispatcher) -> Result<(), WorldError> {
         self.catalog.set_note(RUN, "0")?;
         dispatcher.remove(&self.subscriber);
@@ -74,10 +75,10 @@ pub fn prepare(config: &VolumeConfig, state: &Path, dispatcher: &Dispatcher) -> 
     Some(Prepared { first: true, ..prepared })
 }
 
-/// Name of the note in which run of capture a volume last had a place for its marks.
+/// Name of the note with the last run of capture in which a volume was registered.
 pub(crate) const RUN: &str = "capture run";
 
-/// The run that a note names, if it was on superblock `dev`: a file system that is mounted again may have another number, under
+/// The run in a note, if it was on superblock `dev`. A file system that is mounted again may have another number, under
 /// which nothing was marked or watched.
 pub(crate) fn run_on(note: &str, dev: Dev) -> Option<u64> {
     let (run, on) = note.split_once(' ')?;
@@ -88,7 +89,7 @@ pub(crate) fn run_on(note: &str, dev: Dev) -> Option<u64> {
 mod tests {
     use engine::model::Dev;
 
-    /// Mounted again under another number, nothing was marked: the run before does not count.
+    /// After a mount under another number nothing was marked: the earlier run does not count.
     #[test]
     fn a_run_on_another_superblock_does_not_count() {
         assert_eq!(super::run_on("7 9", Dev::of_kernel(9)), Some(7));

@@ -1,9 +1,9 @@
-//! Another directory in place of the source that a catalog describes: restored, moved or made again.
+//! Adopts another directory in place of the source that a catalog describes: one that was restored, moved or created again.
 //!
-//! The committed files keep their ids, block values and signatures; what changes is by which inode each is found. Names decide
-//! that, once: who has the name of a committed file and is of its kind is taken for it, and all of it is read and compared
-//! afterwards, so that only what differs is uploaded. A committed name that is not there is a removal like any other, and what
-//! is there under no committed name is new.
+//! The committed files keep their ids, block values and signatures; only their inodes change. Names decide that, once: a
+//! file that has the name and kind of a committed file is taken for it. All of it is read and compared afterwards, so that
+//! only differences are uploaded. A committed name that is not there counts as a removal like any other, and a file under
+//! no committed name is new.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
@@ -25,11 +25,11 @@ pub(crate) struct Rebound {
     pub absent: u64,
 }
 
-/// Gives every committed file the inode that has its name in `root` now, and no inode where none has. A death in between
-/// leaves fewer files with an inode; the caller notes before that it must be done again.
+/// Gives every committed file the inode that has its name in `root` now, or none if there is no such file. If the process
+/// dies in between, fewer files have an inode; the caller notes before that it must be repeated.
 ///
 /// # Errors
-/// The catalog's. A directory that cannot be listed keeps its files as they are committed; the flush names it.
+/// The catalog's. If a directory cannot be listed its files stay as committed; the flush reports it.
 pub(crate) fn rebind(catalog: &Catalog, root: &SourceRoot) -> Result<Rebound, WorldError> {
     catalog.forget_inodes()?;
     let mut bound: HashSet<FileId> = HashSet::new();
@@ -52,13 +52,13 @@ pub(crate) fn rebind(catalog: &Catalog, root: &SourceRoot) -> Result<Rebound, Wo
         for (name, id) in children {
             let Some(stat) = seen.get(name.as_slice()) else { continue };
             let Some(record) = catalog.file(id)? else { continue };
-            // A second name of a file, here or there, is told from its first by the flush.
+            // The flush tells a second name of a file, here or there, from its first.
             if record.meta.kind != stat.kind || bound.contains(&id) || !used.insert(stat.inode) {
                 continue;
             }
             let at = path.join(OsStr::from_bytes(&name));
             handles.extend(root.handle(&at, stat.inode).ok().flatten().map(|handle| (id, handle)));
-            // Without a time of change the record speaks for no content: it is read.
+            // Without a change time the record proves nothing about the content: the file is read.
             records.push(Record { inode: stat.inode, ctime: None, ..record });
             bound.insert(id);
             if stat.kind == Kind::Dir {
@@ -69,6 +69,6 @@ pub(crate) fn rebind(catalog: &Catalog, root: &SourceRoot) -> Result<Rebound, Wo
     }
     let found = bound.len() as u64;
     let files = catalog.counts()?.files;
-    // The source itself is a file of the catalog too, and bound when it is armed.
+    // The source itself is a file of the catalog too, and arming binds it.
     Ok(Rebound { found, absent: files.saturating_sub(found + 1) })
 }

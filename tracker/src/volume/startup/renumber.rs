@@ -1,4 +1,4 @@
-//! After another mount: whether the inode numbers in the catalog still say anything, and finding the files by name if not.
+//! After another mount: whether the inode numbers in the catalog are still valid, and if not, finding the files by name.
 
 use engine::flush::rebind::{is_void, rebind};
 use engine::model::{Ino, Kind};
@@ -6,26 +6,28 @@ use engine::model::{Ino, Kind};
 use crate::volume::clock::boot_id;
 use crate::volume::world::{VolumeWorld, WorldError};
 
-/// Name of the note of the mount, and the boot, that the inode numbers in the catalog are of.
+/// Name of the note of the mount and the boot to which the inode numbers in the catalog belong.
 const NUMBERS_OF: &str = "inode numbers of";
 
-/// Whether numbers that are of the mount `known` hold in `now`. A mount that cannot be named is another one.
+/// Whether inode numbers from the mount `known` are valid in `now`. A mount that cannot be identified counts as another
+/// one.
 fn numbers_hold(known: Option<&str>, now: Option<&str>) -> bool {
     known.is_some() && known == now
 }
 
 impl VolumeWorld {
-    /// Binds what has no lasting inode to what lies at its name, unless the file system is mounted as it was when the numbers
-    /// were noted. The root is bound already. Whether anything had to be bound: then it all counts as changed.
+    /// Binds files without a lasting inode to what is at their names, unless the mount is the one for which the numbers
+    /// were noted. The root is bound already. Returns whether anything had to be bound; then all of it counts as changed.
     ///
-    /// `rebuilt`: the catalog was made from the store.
+    /// `rebuilt`: the catalog was rebuilt from the store.
     pub(crate) fn renumber(&mut self, rebuilt: bool) -> Result<bool, WorldError> {
         let mount = self.root.facts(boot_id().as_deref())?.mount;
         let known = self.catalog.note(NUMBERS_OF)?;
         let mut bound = false;
         if rebuilt || (!numbers_hold(known.as_deref(), mount.as_deref()) && self.catalog.has_void_inodes()?) {
             tracing::info!("inode numbers are of another mount: files are found by name and compared by content");
-            // A file of a rebuilt catalog stays without an inode: what lies at its name is new, with this file as its base.
+            // A file of a rebuilt catalog stays without an inode: the file at its name counts as new, with this one as its
+            // base.
             let found = rebind(self, |record| match record.meta.kind {
                 Kind::Dir => is_void(record.inode),
                 _ => is_void(record.inode) && record.inode.ino != Ino::NONE,
@@ -33,7 +35,7 @@ impl VolumeWorld {
             tracing::debug!(found, "files were found by name");
             bound = true;
         }
-        // Only now: a walk that was cut off is made again.
+        // Only now: an interrupted walk must be repeated.
         self.catalog.set_note(NUMBERS_OF, mount.as_deref().unwrap_or_default())?;
         Ok(bound)
     }

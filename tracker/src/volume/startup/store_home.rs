@@ -1,7 +1,7 @@
-//! Opening the store of a volume that is to be written: a new store is made, one that was used before is only found.
+//! Opens the store of a volume for writing. A new store is created; one that was used before must exist.
 //!
-//! A disk that is not mounted leaves an empty directory, or none. Taken for a new store it would be filled on the wrong
-//! disk, and the volume begun anew. So the state directory remembers which local stores it has committed to.
+//! If a disk is not mounted, its directory is empty or absent. Taken for a new store, it would be filled on the wrong disk,
+//! and the volume started over. So the state directory remembers which local stores it has committed to.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -15,11 +15,11 @@ use crate::config::VolumeConfig;
 use crate::store::error::AWAY;
 use crate::store::{self, ErrorKind, Make, Op, Prefixed, Store, StoreError, StoreOptions, StoreUrl, probe};
 
-/// Name of the file with the local stores that were used, one a line.
+/// Name of the file with the local stores that were used, one per line.
 const USED: &str = "stores";
 
-/// What may be made of an absent local directory. `known`: the volume has committed there. `used`: some volume of this state
-/// directory has. `create`: the operator's word that the whole path may be made.
+/// What may be created of an absent local directory. `known`: the volume has committed there. `used`: some volume of this
+/// state directory has. `create`: the operator allows the whole path to be created.
 fn what_to_make(known: bool, used: bool, create: bool) -> Make {
     match (known, used, create) {
         (true, _, _) | (false, true, false) => Make::Nothing,
@@ -41,13 +41,14 @@ pub(crate) fn open_for_writing(
     probe::admit(found(config, is_known(config, catalog)?, state)?, config.options.single_writer)
 }
 
-/// Asks the store of `config` for one object, so that a wrong name or key is told before anything is attached to the kernel.
+/// Asks the store of `config` for one object, so that a wrong name or key is reported before anything is attached to the
+/// kernel.
 ///
 /// # Errors
-/// As [`open_for_writing`], but for what only writing shows.
+/// As [`open_for_writing`], except those that only writing shows.
 pub(crate) fn look(config: &VolumeConfig, state: &Path) -> Result<(), StoreError> {
     let location = Catalog::location(state, &config.name);
-    // A catalog that cannot be opened is told of by who needs it.
+    // A catalog that cannot be opened is reported by the code that needs it.
     let known = match Catalog::open(&location) {
         Ok(catalog) => is_known(config, &catalog)?,
         Err(_) => false,
@@ -61,7 +62,7 @@ fn is_known(config: &VolumeConfig, catalog: &Catalog) -> Result<bool, StoreError
     Ok(catalog.volume_id().map_err(failed)?.is_some())
 }
 
-/// The store at its place, which an absent or empty directory is not for a volume that is `known`.
+/// Finds the store at its place. An absent or empty directory is no store for a volume that is `known`.
 fn found(config: &VolumeConfig, known: bool, state: &Path) -> Result<Arc<dyn Store>, StoreError> {
     let used = known || is_used(state, &config.store);
     let make = what_to_make(known, used, config.options.create);
@@ -80,7 +81,7 @@ fn found(config: &VolumeConfig, known: bool, state: &Path) -> Result<Arc<dyn Sto
     Ok(store)
 }
 
-/// Notes that a volume of this state directory is kept in `store`, so that it is never taken for a new one.
+/// Records that a volume of this state directory uses `store`, so that it is never taken for a new one.
 pub(crate) fn remember(state: &Path, store: &StoreUrl) -> std::io::Result<()> {
     if store.local().is_none() || is_used(state, store) {
         return Ok(());
@@ -94,13 +95,13 @@ fn list(state: &Path) -> PathBuf {
     state.join(USED)
 }
 
-/// A store in one line, whatever its path is made of.
+/// A store in one line, whatever characters its path has.
 fn line(store: &StoreUrl) -> String {
     store.to_string().escape_default().to_string()
 }
 
 fn is_used(state: &Path, store: &StoreUrl) -> bool {
-    // A list that cannot be read names nothing: then the volume's own catalog is what is left.
+    // A list that cannot be read names no store: then only the volume's own catalog tells.
     let used = std::fs::read_to_string(list(state)).unwrap_or_default();
     used.lines().any(|used| used == line(store))
 }
@@ -178,7 +179,7 @@ mod tests {
         }
         assert_eq!(std::fs::read_to_string(home.at("state/stores")).unwrap().lines().count(), 1);
         home.open("store", false).unwrap();
-        // Unmounted: the directory below, with what a file system has in it at most.
+        // Unmounted: the directory below the mount point, with at most what every file system has.
         std::fs::remove_dir_all(home.at("store")).unwrap();
         home.is_away("store");
         std::fs::create_dir_all(home.at("store/lost+found")).unwrap();
@@ -189,7 +190,7 @@ mod tests {
             "nothing was written below the mount point"
         );
         home.open("store", true).unwrap();
-        // A volume that has committed there is not begun anew, whatever is said.
+        // A volume that has committed there is not started over, whatever the operator allows.
         home.catalog.set_volume_id(&engine::model::VolumeId([7; 16])).unwrap();
         home.is_away("store");
         assert!(home.open("store", true).is_err());

@@ -1,20 +1,20 @@
-//! What must be compared with the source before a volume's catalog is believed: a pure decision over facts. It looks at
-//! nothing itself; where a fact is unknown it answers with more.
+//! What must be compared with the source before a volume's catalog is trusted: a pure decision over facts. It does no I/O;
+//! for an unknown fact it compares more.
 
 use crate::volume::marks::compare::Compare;
 
-/// The boot in which the catalog was last live, against this one.
+/// How the boot in which the catalog was last in use relates to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boot {
-    /// It never was: nothing is committed from it.
+    /// The catalog was never in use: nothing was committed from it.
     First,
     Same,
-    /// Another one, or one of the two is not known.
+    /// Another boot, or one of the two is unknown.
     Other,
 }
 
 impl Boot {
-    /// `committed`: the catalog has a head. Then it was live in some boot, known or not.
+    /// `committed`: the catalog has a head, so it was in use in some boot, known or not.
     pub fn of(before: Option<&str>, now: Option<&str>, committed: bool) -> Boot {
         match (before, now) {
             (None, _) if !committed => Boot::First,
@@ -24,29 +24,29 @@ impl Boot {
     }
 }
 
-/// What is known when a volume comes back.
+/// What is known when a volume starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartFacts {
     pub boot: Boot,
-    /// The pins of the last process were whole: marks went on being made.
+    /// The pins of the last process were intact: changes were marked without a gap.
     pub resumed: bool,
-    /// The volume had a place for its marks before the first drain of this process.
+    /// The volume was registered for its marks before the first drain of this process.
     pub registered: bool,
-    /// It took part in the run of capture just before this one. In any other its marks were drained for others, or its
+    /// The volume took part in the run of capture just before this one. Otherwise its marks were drained for others, or its
     /// new files were not watched.
     pub in_order: bool,
-    /// The first pass over the tree was once through.
+    /// The first pass over the tree was once complete.
     pub baseline: bool,
-    /// The catalog was made anew from the store.
+    /// The catalog was rebuilt from the store.
     pub rebuilt: bool,
-    /// Files were found by name, since their inode numbers were of another mount: they count as changed.
+    /// Files were found by name, since their inode numbers were from another mount: they count as changed.
     pub renumbered: bool,
-    /// What an earlier process had to compare and did not come to the end of.
+    /// What an earlier process had to compare and did not finish.
     pub unfinished: Compare,
 }
 
-/// Times prove nothing after another boot: on ext4 and xfs an overwrite, an fdatasync and a power cut leave new data under
-/// the old ctime.
+/// What must be compared. Times prove nothing after another boot: on ext4 and xfs an overwrite, an fdatasync and a power
+/// cut leave new data under the old ctime.
 pub fn must_compare(facts: &StartFacts) -> Compare {
     let tracked = facts.resumed && facts.registered && facts.in_order;
     let compare = match facts.boot {
@@ -89,7 +89,7 @@ mod tests {
             (StartFacts { unfinished: Compare::Everything, ..TRACKED }, Compare::Everything),
             (other, Compare::Everything),
             (StartFacts { rebuilt: true, ..other }, Compare::Everything),
-            // Pieces of a baseline that did not end are committed as well.
+            // Parts of a baseline that was not completed are committed as well.
             (StartFacts { baseline: false, ..other }, Compare::Everything),
             (StartFacts { boot: Boot::First, baseline: false, in_order: false, ..other }, Compare::Listings),
         ] {
@@ -97,7 +97,7 @@ mod tests {
         }
     }
 
-    /// Of all combinations: what makes a fact worse never makes the comparison smaller.
+    /// For all combinations: a worse fact never makes the comparison smaller.
     #[test]
     fn a_worse_fact_never_compares_less() {
         let bit = |bits: u32, n: u32| bits >> n & 1 == 1;

@@ -1,4 +1,5 @@
-//! How large the kernel's watch set is made, which is fixed when capture starts afresh: by the files that are known, or there.
+//! Watch capacity: how large the kernel's watch set is made. It is fixed when capture starts fresh, from the number of
+//! files.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,8 @@ use crate::config::{CaptureMode, Config, VolumeConfig};
 use crate::source::SourceRoot;
 use engine::model::Kind;
 
-/// Entries for all volumes that may be captured: as many as last time, while that is enough, since maps of another size are new
-/// ones and everything is compared then.
+/// Watch capacity for all volumes that may be captured: as last time while that is enough, since maps of another size are
+/// new ones, after which everything is compared.
 pub(crate) fn watch_entries(config: &Config, state: &Path) -> u32 {
     let captured = config.volumes.iter().filter(|volume| volume.options.capture != CaptureMode::SCAN);
     let files = captured.map(|volume| files_of(volume, state)).sum();
@@ -25,20 +26,20 @@ pub(crate) fn watch_entries(config: &Config, state: &Path) -> u32 {
     entries
 }
 
-/// `last` while all files find room in it.
+/// Keeps `last` while all files fit into it.
 fn sized(last: Option<u32>, files: u64) -> u32 {
     let last = last.filter(|last| (WATCH_ENTRIES..=WATCH_ENTRIES_MAX).contains(last));
     last.filter(|last| files <= u64::from(*last) || *last == WATCH_ENTRIES_MAX).unwrap_or(entries_for(files))
 }
 
-/// A quarter more than there are files, within bounds. What finds no room later makes the whole file system be marked, which
+/// A quarter more than there are files, within bounds. If more files come later, the whole file system is marked, which
 /// `status` shows.
 fn entries_for(files: u64) -> u32 {
     let wanted = u32::try_from(files.saturating_add(files / 4)).unwrap_or(u32::MAX);
     wanted.clamp(WATCH_ENTRIES, WATCH_ENTRIES_MAX)
 }
 
-/// Files of a volume: those in its catalog, and before there is one those in the tree.
+/// Files of a volume: those in its catalog, or those in the tree before there is a catalog.
 fn files_of(volume: &VolumeConfig, state: &Path) -> u64 {
     let location = Catalog::location(state, &volume.name);
     let known = Catalog::open(&location).and_then(|catalog| catalog.counts()).map_or(0, |counts| counts.files);

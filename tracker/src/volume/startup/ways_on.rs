@@ -1,6 +1,6 @@
 //! Why a volume cannot start or go on, and what follows: it ends, waits and tries again, or takes what is there now.
 //!
-//! The table of `docs/operation.md` is this file's: `way_on` is all of it.
+//! The table in `docs/operation.md` describes `way_on`, which decides all of it.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,13 @@ use crate::repository::WriteError;
 use crate::store::{ErrorKind, StoreError};
 use crate::volume::world::WorldError;
 
-/// What stands in the way of a volume, as far as the way on depends on it.
+/// An obstacle to a volume, as far as the decision depends on it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Obstacle {
     /// Nothing that can be protected is at the source's path.
     SourceAway(AppError),
-    /// A running volume found another directory at its source's path; opening it anew tells whether it may go on with that.
+    /// A running volume found another directory at its source's path. Opening it again decides whether it may continue with
+    /// that.
     SourceChanged(AppError),
     /// The store did not answer, or refused.
     Store(ErrorKind, AppError),
@@ -54,7 +55,7 @@ impl Obstacle {
         }
     }
 
-    /// Whether it is the same thing to an operator: the texts of a store differ from try to try, by key and by cause.
+    /// Whether it is the same obstacle to an operator: texts of a store differ from try to try, by key and by cause.
     pub fn is_like(&self, other: &Obstacle) -> bool {
         match (self, other) {
             (Obstacle::Store(one, _), Obstacle::Store(two, _)) => one.trouble() == two.trouble(),
@@ -72,13 +73,13 @@ impl Obstacle {
     }
 }
 
-/// What the way on depends on beside the obstacle.
+/// What else the decision depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Circumstances {
-    /// It is a volume of a daemon: nobody looks at its start, and others may run beside it.
+    /// The volume belongs to a daemon: nobody watches its start, and other volumes may run.
     pub daemon: bool,
     pub replaced: Replaced,
-    /// The volume has commits: the store was reached with these settings before.
+    /// The volume has commits, so the store was reached with these settings before.
     pub committed: bool,
 }
 
@@ -87,11 +88,11 @@ pub enum WayOn {
     End,
     /// Try again after a while.
     Wait,
-    /// Open it anew at once.
+    /// Open it again at once.
     Again,
 }
 
-/// What follows from an obstacle.
+/// Decides what follows from an obstacle.
 pub fn way_on(obstacle: &Obstacle, circumstances: Circumstances) -> WayOn {
     let Circumstances { daemon, replaced, committed } = circumstances;
     let adopts = replaced == Replaced::Adopt;
@@ -103,10 +104,10 @@ pub fn way_on(obstacle: &Obstacle, circumstances: Circumstances) -> WayOn {
         Obstacle::Store(..) if !daemon => WayOn::End,
         Obstacle::Store(kind, _) => match kind {
             ErrorKind::Transient | ErrorKind::Unknown | ErrorKind::NoSpace | ErrorKind::ReadOnly => WayOn::Wait,
-            // Two writers could both believe that they have committed.
+            // Two writers could both believe that they had committed.
             ErrorKind::Unfenced => WayOn::End,
-            // A wrong key or name at the first start is a mistake that somebody is there to see. Later it is an expired
-            // token, a mount that is not there yet, a proxy without its server.
+            // At the first start a wrong key or name is a mistake, and somebody is there to see it. Later it means an
+            // expired token, a missing mount, or a proxy without its server.
             ErrorKind::Denied
             | ErrorKind::StoreAbsent
             | ErrorKind::NotFound
@@ -122,16 +123,16 @@ pub fn way_on(obstacle: &Obstacle, circumstances: Circumstances) -> WayOn {
     }
 }
 
-/// Pauses between tries: doubled from the first to the longest.
+/// Pauses between tries, doubled from the shortest to the longest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Backoff {
     next: Option<Duration>,
-    /// Of the first pause.
+    /// When the first pause began.
     began: Option<Instant>,
 }
 
 impl Backoff {
-    /// How long to wait now. A look at a path costs nothing; a request may be paid for.
+    /// How long to wait now. Checking a path costs nothing; a request may be charged for.
     pub fn pause(&mut self, obstacle: &Obstacle) -> Duration {
         let (first, longest) = match obstacle {
             Obstacle::Store(..) => (Duration::from_secs(1), Duration::from_secs(30)),
@@ -143,14 +144,14 @@ impl Backoff {
         pause
     }
 
-    /// What was waited for is there; for how long it was waited for, if it was.
+    /// Called when the obstacle is gone. Returns how long it lasted, if there was one.
     pub fn reset(&mut self) -> Option<Duration> {
         self.next = None;
         self.began.take().map(|began| began.elapsed())
     }
 }
 
-/// The source `is not`, or `may not be`, the directory that the volume was made of, and why.
+/// The error that the source `is not`, or `may not be`, the directory that the volume was made of, and why.
 pub fn other_source(config: &VolumeConfig, is_not: &str, why: &str) -> AppError {
     let (source, volume) = (config.source.display(), &config.name);
     AppError::new(
@@ -160,7 +161,7 @@ pub fn other_source(config: &VolumeConfig, is_not: &str, why: &str) -> AppError 
     .hint(go_on(volume))
 }
 
-/// How a volume goes on with another directory.
+/// Tells an operator how a volume can continue with another directory.
 pub fn go_on(volume: &str) -> String {
     format!(
         "nothing was removed from the store. If it was restored, moved or made again on purpose, `tracker adopt {volume}` (or \
@@ -169,7 +170,7 @@ pub fn go_on(volume: &str) -> String {
     )
 }
 
-/// The state directory names another store.
+/// The error that the state directory names another store.
 pub fn other_store(there: &str, url: &str, volume: &str) -> AppError {
     AppError::new(
         ExitCode::Guard,
@@ -226,7 +227,7 @@ mod tests {
         }
     }
 
-    /// Nobody may be at a daemon: what it gives up, `protect` gives up too.
+    /// Nobody may be watching a daemon: what ends its volumes must end `protect` too.
     #[test]
     fn a_daemon_never_ends_where_protect_goes_on() {
         for kind in ErrorKind::ALL {

@@ -50,17 +50,17 @@ impl VolumeWorld {
         Ok(self.catalog.head()?.unwrap_or_default().seq)
     }
 
-    /// Before anything is put into a store that costs nothing to be asked: that the history is there still.
+    /// Before a store whose requests are free gets anything: checks that it still has the history.
     fn look_where_free(&self) -> Result<(), WorldError> {
         Ok(self.writer.must_have_where_free(self.head_seq()?)?)
     }
 
-    /// Fails where the store lacks what this host has committed.
+    /// Fails if the store lacks commits of this host.
     pub fn look_for_head(&self) -> Result<(), WorldError> {
         Ok(self.writer.must_have(self.head_seq()?)?)
     }
 
-    /// Closes the era that the head fills, unless a commit is under way.
+    /// Closes the era if the head is its last commit, unless a commit is under way.
     pub fn close_era_if_due(&mut self) -> Result<Closing, WorldError> {
         if self.catalog.intent()?.is_some() {
             return Ok(Closing::Done);

@@ -1,4 +1,4 @@
-//! The committed state as a flush sees it: the catalog, with the marks that wait for it.
+//! The committed state as a flush sees it: the catalog, with the pending marks.
 
 use engine::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Record};
 use engine::dirty::DirtySet;
@@ -73,7 +73,7 @@ impl CommittedState for VolumeWorld {
         let mut handles = Handles::new();
         for record in &mut change.records {
             handles.extend(self.handle(record).map(|handle| (record.id, handle)));
-            self.doubt_recent(record);
+            self.forget_recent_ctime(record);
         }
         test_switches::hit("before-intent");
         self.catalog.begin_commit(intent, &change, &handles)?;
@@ -95,15 +95,15 @@ impl CommittedState for VolumeWorld {
         taken: &[Ino],
         kept: &DirtySet,
     ) -> Result<(), WorldError> {
-        records.iter_mut().for_each(|record| self.doubt_recent(record));
+        records.iter_mut().for_each(|record| self.forget_recent_ctime(record));
         let change = CatalogChange { records, missing: Some(missing), ..CatalogChange::default() };
         Ok(self.pending.forget(&change, taken, kept)?)
     }
 }
 
 impl VolumeWorld {
-    /// Forgets a change time that a later change could have too: the file is compared by its content then.
-    fn doubt_recent(&self, record: &mut Record) {
+    /// Forgets a change time that a later change could also get: the file is then compared by its content.
+    fn forget_recent_ctime(&self, record: &mut Record) {
         record.ctime = record.ctime.and_then(|ctime| timestamp_granularity::settled(ctime, self.began));
     }
 

@@ -1,5 +1,5 @@
-//! What is mounted inside the tree. A mount is another file system and not part of the volume; what it covers still is, and
-//! stays in the commits as it was: nobody here sees it, so nobody can say that it is gone.
+//! Mounts inside the tree. A mounted file system is not part of the volume. The files that it covers still are, and stay as
+//! committed: nobody can see them here, so nobody can say that they are gone.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,14 +13,15 @@ use super::parts::VolumeWorld;
 use crate::source::Foreign;
 use crate::volume::clock::now_ns;
 
-/// Name of the note with the inodes of the directories that hold names of other file systems, so that a process that lists
-/// nothing (a restart that trusts its marks) knows of them too.
+/// Name of the note with the inodes of directories that hold names of other file systems, so that a process that lists
+/// nothing (a restart that trusts its marks) knows them too.
 const FOREIGN_IN: &str = "foreign in";
-/// Directories in that note; what is above is found when it is listed next.
+/// Most directories in that note; further ones are found when they are listed next.
 const FOREIGN_IN_MAX: usize = 1000;
 
 impl VolumeWorld {
-    /// Has the directories listed in which something was mounted or unmounted since the last call, and what was covered read.
+    /// Marks the directories in which something was mounted or unmounted since the last call, and makes uncovered files
+    /// wait for the flush.
     pub fn note_mounts(&mut self) -> Result<(), WorldError> {
         let Some(table) = &mut self.mounts else { return Ok(()) };
         let changes = match table.changes() {
@@ -36,7 +37,7 @@ impl VolumeWorld {
         let parents: BTreeSet<&Path> = changes.iter().filter_map(|point| point.parent()).collect();
         let mut marks = Vec::new();
         for parent in parents {
-            // One that is covered itself is listed when its own cover goes.
+            // A directory that is covered itself is listed when its own cover goes.
             if let Ok(found) = self.root.stat(parent) {
                 marks.push((found.stat.inode.ino, Marks::names()));
             }
@@ -50,7 +51,7 @@ impl VolumeWorld {
         Ok(added?)
     }
 
-    /// Takes what lies under mounts out of `kept`: reading it again before they are gone would fail again.
+    /// Takes marks of files under mounts out of `kept`: reading those files again before the unmount would fail again.
     pub fn take_covered(&self, kept: &mut DirtySet) -> Result<DirtySet, WorldError> {
         let mut covered = DirtySet::default();
         let Some(table) = self.mounts.as_ref().filter(|table| !table.is_empty()) else { return Ok(covered) };
@@ -70,7 +71,7 @@ impl VolumeWorld {
         Ok(covered)
     }
 
-    /// What the catalog has under a name at which something is mounted; `None` if nothing.
+    /// The committed file at a name on which something is mounted; `None` if there is none.
     pub(crate) fn covered(&self, dir: FileId, name: &[u8]) -> Result<Option<Stat>, WorldError> {
         let Some(row) = self.catalog.child(dir, name)?.map(|id| self.catalog.file(id)).transpose()?.flatten() else {
             return Ok(None);
@@ -84,14 +85,14 @@ impl VolumeWorld {
             gid: meta.gid,
             rdev: meta.rdev,
             size: row.size,
-            // Whether it has other names shows under none that is covered: two, so that no other name is taken for a move.
+            // Its link count cannot be seen while it is covered. Two, so that no other name of it is taken for a move.
             nlink: if meta.kind == Kind::Dir { 1 } else { 2 },
             mtime: meta.mtime,
             ctime: row.ctime.unwrap_or_default(),
         }))
     }
 
-    /// Has the directories listed that held names of other file systems when this was last written down.
+    /// Marks the directories that held names of other file systems when the note was last written.
     pub fn recall_foreign(&self) -> Result<(), WorldError> {
         let text = self.catalog.note(FOREIGN_IN)?.unwrap_or_default();
         let marks: Vec<(Ino, Marks)> =
@@ -99,7 +100,7 @@ impl VolumeWorld {
         Ok(self.pending.add(&marks, now_ns())?)
     }
 
-    /// Writes down which directories hold names of other file systems, where that has changed.
+    /// Writes the note of directories that hold names of other file systems, if it has changed.
     pub fn remember_foreign(&mut self) -> Result<(), WorldError> {
         let parents: BTreeSet<&Path> = self.foreign.keys().filter_map(|path| path.parent()).collect();
         if self

@@ -8,7 +8,7 @@ use crate::source::SourceError;
 use crate::store::StoreError;
 use crate::volume::marks::dispatcher::DispatcherError;
 
-/// What ends a flush. Files that cannot be read are not among them.
+/// Errors that end a flush. A file that cannot be read does not.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
     #[error(transparent)]

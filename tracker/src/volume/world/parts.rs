@@ -1,4 +1,4 @@
-//! What the world of one volume is made of.
+//! The parts of the world of one volume.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,22 +29,22 @@ pub struct VolumeWorld {
     pub writer: VolumeWriter,
     /// `None` with the scan back end.
     pub dispatcher: Option<(Arc<Dispatcher>, Dev)>,
-    /// Files that the catalog does not have yet: parent and name, and inode.
+    /// New files that are not in the catalog yet: parent and name, and inode.
     pub(super) placed: HashMap<FileId, ((FileId, Vec<u8>), InodeId)>,
-    /// Files that the running flush has found elsewhere than the catalog has them.
+    /// Files that the running flush found at another place than their committed one.
     pub(super) moved: Moved,
-    /// What was found by both and by the catalog.
+    /// Paths found from `placed`, `moved` and the catalog.
     pub(super) paths: RefCell<Paths>,
     pub(super) pool: Pool<OpenFile>,
-    /// What has a name in the tree and is not part of the volume: mounts and subvolumes inside it.
+    /// Names in the tree that are not part of the volume: mounts and subvolumes inside it.
     pub foreign: BTreeMap<PathBuf, Foreign>,
-    /// Mounts come and go; `None` where there is no `/proc` to tell.
+    /// The mount table, which changes; `None` if there is no `/proc`.
     pub(super) mounts: Option<MountTable>,
-    /// Directories of `foreign` as they are noted in the catalog; `None` before the first time.
+    /// Directories of `foreign` as noted in the catalog; `None` before the first note.
     pub(super) foreign_noted: Option<BTreeSet<PathBuf>>,
-    /// The watch set was full: every inode of the superblock is recorded now.
+    /// The watch set was full: every inode of the superblock is marked now.
     pub watch_full: bool,
-    /// The commit that this flush asked for came back damaged: why.
+    /// Why the commit that this flush requested came back damaged, if it did.
     pub damaged: Option<String>,
     /// Looks for a quiet moment, once a flush has asked for one.
     pub(super) quiet: Option<Quiet>,
@@ -81,13 +81,13 @@ impl VolumeWorld {
         }
     }
 
-    /// Notes when a flush begins: change times from shortly before on are not trusted.
+    /// Records the begin of a flush: change times from shortly before on are not trusted.
     pub fn begin_flush(&mut self) {
         self.began = wall_clock();
         self.quiet = None;
     }
 
-    /// Files whose reading thread has not come back.
+    /// Files whose reading thread has not returned.
     pub fn stalled(&self) -> usize {
         self.pool.stalled()
     }

@@ -1,4 +1,4 @@
-//! Paths from files up to the source directory, as far as they were found.
+//! Caches the paths from files up to the source directory.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -8,19 +8,19 @@ use std::sync::Arc;
 
 use engine::model::FileId;
 
-/// Names held in one set of paths; beyond them all are found anew.
+/// Most names in one cache; with more it starts over.
 pub(super) const MOST: usize = 200_000;
 /// Stands for the source directory.
 const TOP: u32 = u32::MAX;
 
-/// Paths from files up to the source directory. What lies above many files is held once: as paths, a tree of a thousand levels
-/// would be five hundred times as large.
+/// Paths from files up to the source directory. A directory above many files is held once: as whole paths, a tree of a
+/// thousand levels would take five hundred times as much memory.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
     at: HashMap<FileId, u32>,
-    /// Each name, with the place of the one above it.
+    /// Each name, with the index of its parent's.
     pub(super) steps: Vec<(u32, Arc<[u8]>)>,
-    /// Of the catalog's names.
+    /// Version of the catalog's names.
     pub(super) version: u64,
 }
 
@@ -45,7 +45,7 @@ impl Paths {
         }
     }
 
-    /// Path below the source; `None` when no way was found.
+    /// Path below the source; `None` if none was found.
     pub(crate) fn path(&self, id: FileId) -> Option<PathBuf> {
         let mut names: Vec<&[u8]> = Vec::new();
         let mut at = self.find(id)?;

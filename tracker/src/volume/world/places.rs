@@ -1,4 +1,4 @@
-//! Where the files of a volume are: by the names that the catalog has, and by those that the running flush has seen.
+//! Where the files of a volume are: by the catalog's names and by those that the running flush has seen.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::catalog::{CatalogError, MAX_DEPTH};
 use crate::source::{Directory, SourceError};
 
 impl VolumeWorld {
-    /// Forgets what the last flush has seen.
+    /// Forgets what the last flush saw.
     pub fn end_flush(&mut self) {
         self.placed.clear();
         self.moved.clear();
@@ -23,7 +23,7 @@ impl VolumeWorld {
         self.pending.clear_fresh();
     }
 
-    /// Where a new file was seen.
+    /// Records where a new file was seen.
     pub(crate) fn set_place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
         let place = (parent, name.to_vec());
         if self.placed.get(&id).is_none_or(|(before, _)| *before != place) {
@@ -36,7 +36,7 @@ impl VolumeWorld {
         }
     }
 
-    /// Where known files were seen.
+    /// Records where known files were seen.
     pub(crate) fn set_moved(&mut self, places: &Moved) {
         if self.moved != *places {
             self.paths.get_mut().clear();
@@ -56,7 +56,7 @@ impl VolumeWorld {
         Ok(paths.path(id))
     }
 
-    /// Adds the way to `id` to those that are found; nothing where no name is known, or it leads nowhere.
+    /// Finds the path of `id` and adds it to `paths`. Adds nothing if no name is known, or the names lead nowhere.
     pub(crate) fn find_path(&self, id: FileId, paths: &mut Paths) -> Result<(), CatalogError> {
         let mut names: Vec<(FileId, Arc<[u8]>)> = Vec::new();
         let mut passed: HashSet<FileId> = HashSet::new();
@@ -66,7 +66,7 @@ impl VolumeWorld {
                 paths.add(above, names);
                 return Ok(());
             }
-            // Names of two times can lead in a circle.
+            // Names from different moments can form a circle.
             if names.len() == MAX_DEPTH || !(self.moved.is_empty() || passed.insert(at)) {
                 return Ok(());
             }
@@ -81,7 +81,7 @@ impl VolumeWorld {
         }
     }
 
-    /// A handle for a file that gets a record for the first time; it proves later that an inode is gone.
+    /// A handle for a file that gets its first record; it later proves that the inode is gone.
     pub(crate) fn handle(&self, record: &Record) -> Option<Vec<u8>> {
         if !self.placed.contains_key(&record.id) {
             return None;
@@ -90,7 +90,7 @@ impl VolumeWorld {
         self.root.handle(&path, record.inode).ok()?
     }
 
-    /// Opens the directory `dir`; `None` if it is at its path no more, an inner error if it is and cannot be opened.
+    /// Opens the directory `dir`; `None` if it is no longer at its path; an inner error if it is but cannot be opened.
     #[expect(clippy::type_complexity, reason = "two kinds of failure, one of them an answer")]
     pub(crate) fn directory(
         &self,

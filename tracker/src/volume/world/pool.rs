@@ -1,26 +1,27 @@
 //! Reads files in parallel, each under a deadline, so that one stalled writer or slow write-back does not hold up the
-//! volume (design 4.1, step 7).
+//! volume.
 //!
-//! A thread inside a system call cannot be called back. So a file that is late keeps its thread, is not tried again before
-//! that thread returns, and has twice the time at its next try; other files go on with other threads.
+//! A thread inside a system call cannot be interrupted. So a late file keeps its thread, is not tried again before that
+//! thread returns, and gets twice the time at its next try. Other files are read by other threads.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::flush::Steps;
 use engine::flush::read::read_file;
 use engine::model::Ino;
 use engine::source::{FileError, FileImage, FileOps, ReadJob};
+use parking_lot::Mutex;
 
 /// Threads that may be reading at once, stalled ones not counted.
 const THREADS: usize = 4;
 /// Threads that may exist, stalled ones included.
 const THREADS_MAX: usize = 64;
-/// Time a file has at its first try.
+/// Deadline of a file at its first try.
 const DEADLINE: Duration = Duration::from_millis(250);
-/// Time a file has at most.
+/// Longest deadline.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 
 /// Opens the file of a job; runs on a pool thread.
@@ -44,14 +45,10 @@ pub struct Pool<F> {
     queue: Sender<Task<F>>,
     source: Arc<Mutex<Receiver<Task<F>>>>,
     threads: usize,
-    /// Inodes being read by some thread; whether that one is late.
+    /// Inodes being read by a thread, and whether that read is late.
     running: Arc<Mutex<HashMap<Ino, bool>>>,
     late: HashMap<Ino, u32>,
     deadline: Duration,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<F: FileOps + 'static> Pool<F> {
@@ -72,9 +69,9 @@ impl<F: FileOps + 'static> Pool<F> {
         Pool { deadline, ..Pool::new() }
     }
 
-    /// Files whose thread is still out.
+    /// Files whose thread has not returned.
     pub fn stalled(&self) -> usize {
-        lock(&self.running).values().filter(|late| **late).count()
+        self.running.lock().values().filter(|late| **late).count()
     }
 
     fn add_threads(&mut self) {
@@ -84,12 +81,12 @@ impl<F: FileOps + 'static> Pool<F> {
             let work = move || {
                 loop {
                     // The lock is held while waiting: one idle thread waits in `recv`, the others for the lock.
-                    let Ok(task) = lock(&source).recv() else { return };
-                    lock(&running).insert(task.job.inode.ino, false);
+                    let Ok(task) = source.lock().recv() else { return };
+                    running.lock().insert(task.job.inode.ino, false);
                     // A reply nobody waits for any more is dropped: the file was late.
                     let _ = task.reply.send(Reply::Started(task.index, Instant::now()));
                     let image = (task.open)(&task.job).and_then(|mut file| read_file(&mut file, &task.job, task.steps));
-                    lock(&running).remove(&task.job.inode.ino);
+                    running.lock().remove(&task.job.inode.ino);
                     let _ = task.reply.send(Reply::Done(task.index, image));
                 }
             };
@@ -100,14 +97,14 @@ impl<F: FileOps + 'static> Pool<F> {
         }
     }
 
-    /// Reads all jobs; the order of the results is theirs.
+    /// Reads all jobs. The results are in the order of the jobs.
     pub fn read(&mut self, jobs: &[ReadJob], steps: Steps, open: &Opener<F>) -> Vec<Result<FileImage, FileError>> {
         self.add_threads();
         let (reply, replies) = channel();
         let mut results: Vec<Option<Result<FileImage, FileError>>> = vec![None; jobs.len()];
         let mut waiting = 0;
         for (index, job) in jobs.iter().enumerate() {
-            let busy = lock(&self.running).contains_key(&job.inode.ino);
+            let busy = self.running.lock().contains_key(&job.inode.ino);
             let task = Task { index, job: job.clone(), steps, open: Arc::clone(open), reply: reply.clone() };
             if busy || self.threads == 0 || self.queue.send(task).is_err() {
                 if let Some(result) = results.get_mut(index) {
@@ -146,14 +143,14 @@ impl<F: FileOps + 'static> Pool<F> {
                         due.remove(&index);
                         let (Some(job), Some(slot)) = (jobs.get(index), results.get_mut(index)) else { continue };
                         // Not running any more: it has just returned, and its reply is on the way.
-                        let mut running = lock(&self.running);
+                        let mut running = self.running.lock();
                         let Some(late) = running.get_mut(&job.inode.ino) else { continue };
                         *late = true;
                         *slot = Some(Err(FileError::Late));
                         waiting -= 1;
                         *self.late.entry(job.inode.ino).or_default() += 1;
                     }
-                    // Its thread is lost for now: the files behind it need another one.
+                    // Its thread is blocked for now: the files behind it need another one.
                     self.add_threads();
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -206,7 +203,7 @@ mod tests {
         }
         fn barrier(&mut self) -> Result<(), FileError> {
             if let Some(gate) = &self.gate {
-                lock(gate).recv().unwrap();
+                gate.lock().recv().unwrap();
             }
             Ok(())
         }
@@ -239,7 +236,7 @@ mod tests {
         let results = pool.read(&[job(1), job(2), job(3)], Steps::ALL, &open);
         assert_eq!(results[0], Err(FileError::Late));
         assert!(results[1].is_ok() && results[2].is_ok());
-        // Not tried again while its thread is out, so the others do not wait for it a second time.
+        // Not tried again while its thread is blocked, so the others do not wait for it a second time.
         let results = pool.read(&[job(1), job(2)], Steps::ALL, &open);
         assert_eq!((results[0].clone(), pool.stalled()), (Err(FileError::Late), 1));
         go.send(()).unwrap();

@@ -1,8 +1,9 @@
-//! Whether an equal change time will prove an unchanged file. Pure.
+//! Whether an equal change time will prove that a file is unchanged. Pure.
 //!
-//! The time that a kernel gives to a change moves in steps: with the timer tick before Linux 6.13 (`current_time` of
-//! `fs/inode.c`; from then on ext4, xfs, btrfs and tmpfs step on after each look), and by the second where inodes have no room for
-//! more (ext4 with inodes of 128 bytes). A change within the step in which a file was read leaves the very time that was read.
+//! The times that a kernel gives to changes move in steps: with the timer tick before Linux 6.13 (`current_time` of
+//! `fs/inode.c`; since then ext4, xfs, btrfs and tmpfs advance the time after each stat), and by the second if inodes have
+//! no room for more (ext4 with inodes of 128 bytes). A change within the step in which a file was read gets the same time
+//! that was read.
 
 use engine::model::Time;
 
@@ -11,7 +12,7 @@ const TICK_NS: i128 = 20_000_000;
 /// Twice the step of file systems that store whole seconds, in nanoseconds.
 const SECOND_NS: i128 = 2_000_000_000;
 
-/// `ctime`, read at or after `began`, if every later change will get another one; else `None`, "unknown".
+/// Returns `ctime`, read at or after `began`, if every later change will get another one; else `None`, "unknown".
 ///
 /// A time in the future, left by a clock that was set back, is unknown until the clock has passed it.
 pub(crate) fn settled(ctime: Time, began: Time) -> Option<Time> {

@@ -22,7 +22,7 @@ fn unreadable(error: impl std::fmt::Display) -> FileError {
     FileError::Unreadable { cause: error.to_string() }
 }
 
-/// Opens by path and makes sure that it is the inode that was meant.
+/// Opens by path and checks that it is the expected inode.
 fn open(root: &SourceRoot, path: Option<&PathBuf>, inode: InodeId) -> Result<OpenFile, FileError> {
     let Some(path) = path else { return Err(FileError::Moved) };
     Ok(root.open_file(path, inode)?)
@@ -53,7 +53,7 @@ impl SourceTree for VolumeWorld {
 
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, WorldError> {
         let Some((_, opened)) = self.directory(dir)? else { return Ok(Named::NoDirectory) };
-        // A directory or name that does not tell is no reason to end the flush: nothing is known of it.
+        // A directory or name that cannot be looked up must not end the flush: the name is unknown.
         let Ok(found) = opened.and_then(|dir| dir.named(name)) else { return Ok(Named::NoDirectory) };
         let found = match found {
             Some(source::Named::Entry(stat)) => Some(stat),
@@ -66,7 +66,8 @@ impl SourceTree for VolumeWorld {
     fn alive(&mut self, id: FileId) -> Result<Alive, WorldError> {
         let Some(handle) = self.catalog.handle(id)? else { return Ok(Alive::Unknown) };
         let alive = self.root.alive(&handle);
-        // One of several committed names may be the one it has: what is missing is another one then, and really gone.
+        // Of several committed names, this may be the one that the inode still has. Then another is missing, and really
+        // gone.
         let several = alive == Alive::Inside && self.catalog.names_of(id)?.len() > 1;
         Ok(if several { Alive::Yes } else { alive })
     }
@@ -92,7 +93,7 @@ impl SourceTree for VolumeWorld {
         test_switches::hit("names");
         let mut paths = Paths::default();
         for job in jobs {
-            // One without a way counts as moved.
+            // A file without a path counts as moved.
             let _ = self.find_path(job.id, &mut paths);
         }
         let root = Arc::clone(&self.root);

@@ -1,4 +1,4 @@
-//! What a flush could not read or could not commit, by path and in words.
+//! What a flush could not read or commit, by path and in words.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,18 +14,18 @@ use super::parts::VolumeWorld;
 use crate::units::PathField;
 use crate::volume::status::{UNREADABLE_MAX, Unreadable};
 
-/// Paths that one flush warns of.
+/// Most paths that one flush warns about.
 const WARNED_MAX: usize = 10;
 
-/// Made before the flush forgets where it looked: new files that cannot be read have no other path.
+/// Built before the flush forgets where it looked: new files that cannot be read have no other path.
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
-    /// What keeps a flush from being one that leaves nothing over.
+    /// Why the flush is not one that leaves nothing.
     pub(crate) left_over: Vec<String>,
-    /// What cannot be read until somebody acts, and why.
+    /// Files that cannot be read until somebody acts, and why.
     pub(crate) paths: BTreeMap<PathBuf, String>,
     pub(crate) write_back: Vec<(PathBuf, String)>,
-    /// What was not read this time, for a cause that passes: late, moved, no room.
+    /// Files that were not read this time for a passing cause: late, moved, no room.
     passing: Vec<PathBuf>,
 }
 
@@ -74,7 +74,7 @@ impl Unread {
         self.paths.entry(path).or_insert_with(|| cause.to_string());
     }
 
-    /// What the flush before said of files that were not looked at in this one still holds.
+    /// Keeps what the previous flush reported of files that this one did not try.
     pub(crate) fn carry_on(&mut self, before: &BTreeMap<PathBuf, String>) {
         for path in std::mem::take(&mut self.passing) {
             if let Some(cause) = before.get(&path) {
@@ -83,7 +83,7 @@ impl Unread {
         }
     }
 
-    /// Warns of what the flush before did not know.
+    /// Warns of files that the previous flush did not report.
     pub(crate) fn warn(&self, volume: &str, before: &BTreeMap<PathBuf, String>) {
         let new = || self.paths.iter().filter(|(path, _)| !before.contains_key(*path));
         for (path, cause) in new().take(WARNED_MAX) {
@@ -100,7 +100,7 @@ impl Unread {
     }
 }
 
-/// The first of those files, as a status names them.
+/// The first of those files, for the status.
 pub(crate) fn named(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
     all.iter()
         .take(UNREADABLE_MAX)

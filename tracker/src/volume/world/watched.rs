@@ -1,4 +1,4 @@
-//! Whose changes the kernel marks, and whether it marks any now.
+//! The watch set of a volume: the inodes whose changes the kernel marks.
 
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,7 @@ impl VolumeWorld {
         self.quiet.as_ref().ok_or_else(|| DispatcherError::Ended.into())
     }
 
-    /// Watches all that the catalog knows.
+    /// Watches all inodes of the catalog.
     pub fn watch_all(&mut self) -> Result<(), WorldError> {
         let Some((dispatcher, dev)) = &self.dispatcher else { return Ok(()) };
         let (full, pending) = (&mut self.watch_full, &self.pending);

@@ -1,5 +1,5 @@
-//! Write-back errors that nobody has acknowledged. The kernel tells of one once, and the next write-back succeeds: without a
-//! note that stays, the only sign that an application lost data would be gone with the flush that saw it.
+//! Write-back errors that nobody has acknowledged. The kernel reports an error once, and the next write-back succeeds.
+//! Without a note that stays, the only sign that an application lost data would disappear with the flush that saw it.
 
 use std::fmt;
 use std::path::Path;
@@ -17,10 +17,10 @@ const NOTE: &str = "write-back errors";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteBack {
     pub count: u64,
-    /// Of the first and of the last, nanoseconds since 1970.
+    /// Time of the first and of the last one, nanoseconds since 1970.
     pub first_ns: u64,
     pub last_ns: u64,
-    /// File of the last, from the source.
+    /// File of the last error, relative to the source.
     #[serde(flatten)]
     pub path: PathField,
     /// The kernel's word for the last.
@@ -39,7 +39,7 @@ impl WriteBack {
         cause.clone_into(&mut self.cause);
     }
 
-    /// What an earlier process left. A note that cannot be read counts as one error: it was there.
+    /// Loads what an earlier process saved. A note that cannot be read counts as one error.
     pub fn load(catalog: &Catalog) -> Option<WriteBack> {
         let text = catalog.note(NOTE).ok().flatten().filter(|text| !text.is_empty())?;
         let unknown = || WriteBack { count: 1, cause: "unknown".into(), ..WriteBack::default() };
@@ -48,11 +48,11 @@ impl WriteBack {
 
     /// Keeps it in the catalog.
     pub fn save(&self, catalog: &Catalog) -> Result<(), CatalogError> {
-        // Plain values: no text of them fails.
+        // Plain values, so serializing cannot fail.
         catalog.set_note(NOTE, &serde_json::to_string(self).unwrap_or_else(|_| "{}".into()))
     }
 
-    /// It was acknowledged.
+    /// Clears the alert after an acknowledgement.
     pub fn forget(catalog: &Catalog) -> Result<(), CatalogError> {
         catalog.set_note(NOTE, "")
     }

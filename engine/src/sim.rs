@@ -27,6 +27,7 @@ mod catalog;
 mod check;
 mod deep;
 mod files;
+mod instant;
 mod kernel;
 mod links;
 mod numbers;
@@ -228,4 +229,9 @@ fn new_files_that_cannot_be_read_keep_out_none_behind_them() {
         }
     }
     assert!(all > 50, "{all} files stood behind unreadable ones");
+}
+
+#[test]
+fn sim_a_quiet_tree_is_proven_to_be_of_one_instant_once() {
+    instant::a_quiet_tree_is_proven_once();
 }

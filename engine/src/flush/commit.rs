@@ -10,7 +10,7 @@ use crate::catalog::{CatalogChange, Intent};
 use crate::dirty::DirtySet;
 use crate::format::commit::{self, Header};
 use crate::format::seal::Span;
-use crate::model::{ChangeSet, Seq, Standing, Time};
+use crate::model::{ChangeSet, Consistency, Seq, Standing, Time};
 
 /// Puts the packs, writes the intent, creates the commit and settles it. `complete`: once this commit is made, every file that
 /// was there before the first pass is in the commits.
@@ -36,7 +36,9 @@ pub(super) fn commit<W: World>(
     // A tree in which nothing changes any more is complete all the same, and one commit says so.
     let before = head.standing.is_some_and(|head| head.baseline);
     let says_so = complete && !before && head.seq > Seq::NONE;
-    if changes.is_empty() && !says_so {
+    let proves = flush.facts.prove_instant && flush.report.consistency.is_some_and(Consistency::is_instant);
+    let proves = proves && head.seq > Seq::NONE;
+    if changes.is_empty() && !says_so && !proves {
         flush.world.forget(change.records, names.plan.missing.clone(), &inodes, &flush.kept)?;
         return Ok(Outcome::Unchanged);
     }

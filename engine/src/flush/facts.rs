@@ -23,6 +23,9 @@ pub struct FlushFacts {
     /// The first pass was through before this flush. Else `taken` is all that is pending, and the pass is through if the flush
     /// leaves nothing over.
     pub baseline: bool,
+    /// Somebody waits for a commit of one instant, and the newest one is none: one is made even where nothing has changed, if the
+    /// flush finds the tree at one instant.
+    pub prove_instant: bool,
     pub steps: Steps,
     pub limits: Limits,
     pub max_delete: MaxDelete,

@@ -53,6 +53,7 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
         drain: round,
         compare: false,
         baseline: false,
+        prove_instant: false,
         steps,
         limits: Limits {
             files,

@@ -18,7 +18,7 @@ use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
 use engine::model::{CommitId, Seq};
 use engine::source::FileError;
 
-use crate::config::VolumeOptions;
+use crate::config::{ConsistencyMode, VolumeOptions};
 use crate::repository::{Closing, WriteError};
 use crate::units;
 use crate::volume::clock::{now_ns, wall_clock};
@@ -233,7 +233,9 @@ impl Runner {
             self.opened.world.look_for_head()?;
             self.shared.update(|progress| progress.lost = None);
         }
-        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || self.must_say_complete()?;
+        let prove_instant = self.must_prove_instant();
+        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || prove_instant;
+        let had = had || self.must_say_complete()?;
         let mut report = Report::default();
         let mut unread = Unread::default();
         let (outcome, mut kept) = if had {
@@ -250,6 +252,7 @@ impl Runner {
                 drain,
                 compare: self.opened.compare,
                 baseline: self.trusted,
+                prove_instant,
                 steps: Steps::ALL,
                 limits: Limits::DEFAULT,
                 max_delete: self.guard.rule(self.options.max_delete.0, began),
@@ -300,6 +303,13 @@ impl Runner {
     fn must_say_complete(&self) -> Result<bool, WorldError> {
         let head = self.opened.world.catalog.head()?;
         Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
+    }
+
+    /// Somebody waits for a commit of one instant, and the newest one is none: a flush makes one though nothing has changed.
+    fn must_prove_instant(&self) -> bool {
+        let wanted = self.options.consistency == ConsistencyMode::Instant;
+        let progress = self.shared.progress();
+        wanted && self.trusted && progress.instants.is_waited_for()
     }
 
     fn take_confirmation(&mut self) {

@@ -29,6 +29,7 @@ mod check;
 mod deep;
 mod files;
 mod fine;
+mod instant;
 mod kernel;
 mod links;
 mod numbers;
@@ -296,4 +297,9 @@ fn sim_finds_a_kernel_whose_statx_arms_nothing() {
     let found = (1..=seeds())
         .find_map(|seed| Some((seed, fine::instants(SimWorld::without_multigrain(seed), seed, Steps::ALL).err()?)));
     println!("{:?}", found.expect("nothing was wrong on a kernel without multigrain timestamps"));
+}
+
+#[test]
+fn sim_a_quiet_tree_is_proven_to_be_of_one_instant_once() {
+    instant::a_quiet_tree_is_proven_once();
 }

@@ -35,9 +35,10 @@ pub(super) fn commit<W: World>(
     let inodes: Vec<Ino> = flush.taken.iter().map(|(ino, _)| ino).collect();
     // Even if nothing changed, one commit records that the baseline is complete.
     let before = head.standing.is_some_and(|head| head.baseline);
-    let instant = flush.facts.prove_instant && flush.report.consistency.is_some_and(Consistency::is_instant);
-    let says_so = ((complete && !before) || instant) && head.seq > Seq::NONE;
-    if changes.is_empty() && !says_so {
+    let says_so = complete && !before && head.seq > Seq::NONE;
+    let proves = flush.facts.prove_instant && flush.report.consistency.is_some_and(Consistency::is_instant);
+    let proves = proves && head.seq > Seq::NONE;
+    if changes.is_empty() && !says_so && !proves {
         flush.world.forget(change.records, names.plan.missing.clone(), &inodes, &flush.kept)?;
         return Ok(Outcome::Unchanged);
     }

@@ -25,7 +25,8 @@ pub struct FlushFacts {
     pub baseline: bool,
     /// Whether the commit is to be the state of one instant. `None`: not asked for; an error: why it cannot be.
     pub instant: Option<Result<(), NotInstant>>,
-    /// The newest commit is not the state of one instant: one without any change says so, if the flush finds the tree at one.
+    /// Somebody waits for a commit of one instant, and the newest one is none: one is made even where nothing has changed, if the
+    /// flush finds the tree at one instant.
     pub prove_instant: bool,
     pub steps: Steps,
     pub limits: Limits,

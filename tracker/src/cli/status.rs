@@ -127,7 +127,8 @@ fn instant(v: &VolumeStatus, said: &ConsistencyField) -> String {
     });
     let counts = &v.commits_by_consistency;
     let (of, all) = (counts.get(Consistency::INSTANT).copied().unwrap_or(0), counts.values().sum::<u64>());
-    let share = if all == 0 { String::new() } else { format!(" ({} % of {} commits)", of * 100 / all, grouped(all)) };
+    let percent = (of * 100).checked_div(all);
+    let share = percent.map(|percent| format!(" ({percent} % of {} commits)", grouped(all))).unwrap_or_default();
     match (said, age) {
         (ConsistencyField::Instant { .. }, Some(age)) => format!("instant: {age}{share}"),
         (said, Some(age)) => format!("{said}; the newest commit of one instant: {age}{share}"),

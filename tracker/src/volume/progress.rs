@@ -316,6 +316,7 @@ impl Shared {
         let wanted = progress.begun + 1;
         progress.hurry += 1;
         progress.asked += 1;
+        progress.instants.waiters += u32::from(instant);
         self.changed.notify_all();
         let result = loop {
             if let Some(answer) = progress.answer(wanted, instant) {
@@ -340,6 +341,7 @@ impl Shared {
             self.changed.wait_for(&mut progress, left);
         };
         progress.hurry -= 1;
+        progress.instants.waiters -= u32::from(instant);
         result
     }
 

@@ -19,7 +19,7 @@ use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
 use engine::model::{CommitId, Ino, Seq};
 use engine::source::FileError;
 
-use crate::config::VolumeOptions;
+use crate::config::{ConsistencyMode, VolumeOptions};
 use crate::repository::{Closing, WriteError};
 use crate::units;
 use crate::volume::clock::{now_ns, wall_clock};
@@ -234,7 +234,9 @@ impl Runner {
             self.opened.world.look_for_head()?;
             self.shared.update(|progress| progress.lost = None);
         }
-        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || self.must_say_complete()?;
+        let waited_for = self.instant_is_waited_for();
+        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || waited_for;
+        let had = had || self.must_say_complete()?;
         let mut report = Report::default();
         let mut unread = Unread::default();
         let (outcome, mut kept) = if had {
@@ -252,7 +254,7 @@ impl Runner {
                 compare: self.opened.compare,
                 baseline: self.trusted,
                 instant: self.instant(resting),
-                prove_instant: self.must_prove_instant(),
+                prove_instant: waited_for || self.head_is_live(),
                 steps: Steps::ALL,
                 limits: Limits::DEFAULT,
                 max_delete: self.guard.rule(self.options.max_delete.0, began),
@@ -305,8 +307,14 @@ impl Runner {
         Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
     }
 
-    /// The newest commit is of no instant: a flush that finds one says so though nothing has changed.
-    fn must_prove_instant(&self) -> bool {
+    /// Somebody waits for a commit of one instant, and the newest one is none: a flush looks for one though nothing has changed.
+    fn instant_is_waited_for(&self) -> bool {
+        let wanted = self.options.consistency == ConsistencyMode::Instant;
+        wanted && self.trusted && self.shared.progress().instants.is_waited_for()
+    }
+
+    /// The newest commit says that it is of no instant: a flush that finds one says so though nothing has changed.
+    fn head_is_live(&self) -> bool {
         self.trusted && self.shared.progress().instants.said.is_some_and(|said| !said.is_instant())
     }
 

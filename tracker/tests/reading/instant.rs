@@ -30,7 +30,7 @@ fn a_commit_that_is_not_of_one_instant_is_restored_and_said() {
     bed.assert_state("newest", 6);
     let said = String::from_utf8_lossy(&newest.stderr);
     assert!(said.contains("commit 6 is not of one instant (live: never_quiet)"), "{said}");
-    assert!(said.contains("commit 4 of 2023-11-14T22:13:24Z, is 2.0 s older, by 2 commits: --instant"), "{said}");
+    assert!(said.contains("commit 4 of 2023-11-14T22:13:24Z, is 2.00 s older, by 2 commits: --instant"), "{said}");
     let json = lines(&bed.restore("again", &["--json"]).stdout);
     assert_eq!((json[0]["type"].as_str(), json[0]["warning"].as_str()), (Some("warning"), Some("not_instant")));
     assert_eq!(json[1]["consistency"], serde_json::json!({"kind": "live", "reason": "never_quiet"}));

@@ -175,7 +175,7 @@ proptest::proptest! {
     ) {
         let requests = [
             Request::Status,
-            Request::Sync { volume: Some("db".into()), timeout_ms: 5000 },
+            Request::Sync { volume: Some("db".into()), timeout_ms: 5000, instant: false },
             Request::Acknowledge { volume: "db".into() },
             Request::Confirm { volume: "db".into() },
             Request::Change { volume: "db".into(), settings: [("interval".to_owned(), "1s".into())].into_iter().collect() },

@@ -17,6 +17,8 @@ pub struct Instants {
     pub said: Option<Consistency>,
     /// The newest flush after which everything from before it is in a commit of one instant.
     pub(crate) whole: u64,
+    /// Calls that wait for a commit of one instant.
+    pub(crate) waiters: u32,
     /// Commits that say something of it, by word.
     pub counts: BTreeMap<String, u64>,
     /// Of writers, for commits of one instant; those without a pause are left out.
@@ -28,7 +30,7 @@ impl Default for Instants {
     fn default() -> Instants {
         let words = NotInstant::ALL.into_iter().map(NotInstant::word);
         let counts = [Consistency::INSTANT].into_iter().chain(words).map(|word| (word.to_owned(), 0)).collect();
-        Instants { newest: None, said: None, whole: 0, counts, pauses: Histogram::default() }
+        Instants { newest: None, said: None, whole: 0, waiters: 0, counts, pauses: Histogram::default() }
     }
 }
 
@@ -71,6 +73,11 @@ impl Instants {
                 self.pauses.observe(f64::from(pause_us) / 1e6);
             }
         }
+    }
+
+    /// Somebody waits, and the newest commit does not serve.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiters > 0 && !self.said.is_some_and(Consistency::is_instant)
     }
 
     /// Why nobody who waits for an instant was served, in words.

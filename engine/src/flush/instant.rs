@@ -60,10 +60,12 @@ pub(super) fn find<'w, W: World>(
 ) -> Result<Found<'w, W>, W::Error> {
     let mut view = View::new(world, facts.steps, asked);
     let live = |why| Consistency::Live(why);
-    if let Err(why) = look(&mut view, taken, facts)? {
-        return Ok(Found { view: None, marks: taken.clone(), consistency: live(why) });
+    let first = look(&mut view, taken, facts)?;
+    if first == Err(NotInstant::TooMuch) {
+        return Ok(Found { view: None, marks: taken.clone(), consistency: live(NotInstant::TooMuch) });
     }
-    let (mut tries, mut decided_again) = (0, false);
+    // What moved meanwhile is where the next look finds it.
+    let (mut tries, mut decided_again) = (0, first.is_err());
     loop {
         let seen = try_once(&mut view, taken, facts)?;
         decided_again |= seen.decided_again;
@@ -105,7 +107,7 @@ fn try_once<W: World>(view: &mut View<'_, W>, taken: &DirtySet, facts: &FlushFac
         let live = view.live()?;
         (view.count()?, live)
     };
-    let known = view.holds_all(&live.marks);
+    let known = view.complete && view.holds_all(&live.marks);
     let seen = |result| Ok(Seen { decided_again: !known, result });
     if live.direct && steps.none_in_flight {
         return seen(Err(NotInstant::DirectIo));
@@ -136,6 +138,17 @@ fn try_once<W: World>(view: &mut View<'_, W>, taken: &DirtySet, facts: &FlushFac
 
 /// Lists and reads what a flush of `marks` would, where the view does not hold it already.
 fn look<W: World>(
+    view: &mut View<'_, W>,
+    marks: &DirtySet,
+    facts: &FlushFacts,
+) -> Result<Result<(), NotInstant>, W::Error> {
+    view.complete = false;
+    let looked = look_at_all(view, marks, facts)?;
+    view.complete = looked.is_ok();
+    Ok(looked)
+}
+
+fn look_at_all<W: World>(
     view: &mut View<'_, W>,
     marks: &DirtySet,
     facts: &FlushFacts,

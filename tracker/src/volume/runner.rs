@@ -223,10 +223,10 @@ impl Runner {
         self.note_rereads();
         let rereads = self.shared.progress().awaits_reread();
         let calm = !hurry && !last && !rereads;
-        let (taken, resting) = self.opened.world.pending.take_except(|ino| {
+        let (taken, resting) = self.opened.world.pending.take_except(|ino, marks| {
             // Also before the first pass is complete, since it cannot complete while removals wait.
             let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
-            waits || (calm && self.trusted && self.pace.rests(ino, began))
+            waits || (calm && self.trusted && self.pace.rests(ino, marks, began))
         });
         let mapped = self.opened.world.pending.take_mapped(&taken);
         if self.shared.progress().lost.is_some() {

@@ -37,6 +37,8 @@ pub(in crate::flush) struct View<'w, W: World> {
     pub(super) placed: HashMap<FileId, InodeId>,
     /// All that was watched by this flush.
     pub(in crate::flush) watched: BTreeSet<Ino>,
+    /// The last look found everything that it looked for.
+    pub(super) complete: bool,
     /// Some directory was not where it was looked for, or could not be read.
     pub(super) unsteady: bool,
     /// Nothing is to be asked of the tree any more.
@@ -59,6 +61,7 @@ impl<'w, W: World> View<'w, W> {
             open: BTreeMap::new(),
             placed: HashMap::new(),
             watched: BTreeSet::new(),
+            complete: false,
             unsteady: false,
             sealed: false,
             asked,

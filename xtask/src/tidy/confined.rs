@@ -111,7 +111,7 @@ mod tests {
             ("tracker/src/capture/load.rs", kernel, &[]),
             ("tracker/src/store/local.rs", aws, &[1, 2]),
             ("tracker/src/store/s3/client.rs", aws, &[]),
-            ("tracker/src/volume.rs", decoders, &[1, 2, 3]),
+            ("tracker/src/volume.rs", decoders, &[1, 2, 2, 3]),
             ("tracker/src/repository/x.rs", decoders, &[]),
             ("engine/src/x.rs", effects, &[2, 3]),
             ("engine/src/x.rs", "#[cfg(test)]\nmod tests { fn f() { std::thread::yield_now(); } }", &[2]),

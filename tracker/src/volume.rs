@@ -3,6 +3,7 @@
 //! states and effects.
 
 pub(crate) mod clock;
+pub(crate) mod errors;
 pub(crate) mod handle;
 pub mod last_flush;
 pub(crate) mod life;
@@ -14,13 +15,5 @@ pub mod runner;
 pub mod selftest;
 pub mod startup;
 pub mod status;
+pub mod ways_on;
 pub mod world;
-
-use engine::model::Id;
-
-/// A random identifier.
-pub fn random_id() -> Result<Id, world::WorldError> {
-    let mut id = Id::default();
-    getrandom::fill(&mut id).map_err(|error| world::WorldError::Random { cause: error.to_string() })?;
-    Ok(id)
-}

@@ -31,44 +31,22 @@ pub(crate) fn build() -> Result<()> {
 
 /// The command of [`build`], for callers that handle its output themselves.
 pub(crate) fn build_command() -> Result<Command> {
-    let toolchain = require()?;
+    let mut command = cargo("cargo", "build")?;
     if linker().is_none() {
         return Err(sh::missing(
             format!("bpf-linker {LINKER_VERSION} is not installed"),
             "run: cargo xtask setup --build",
         ));
     }
-    let mut command = cargo(&toolchain, "cargo");
-    command.args(["build", "--release"]);
-    common_args(&mut command);
     command.env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
     Ok(command)
 }
 
 /// clippy over the kernel object, with the same compiler that builds it.
 pub(crate) fn clippy_command() -> Result<Command> {
-    let toolchain = require()?;
-    let mut command = cargo(&toolchain, "cargo-clippy");
-    // In the profile of the build, so that the two share what macros need.
-    command.args(["clippy", "--release"]);
-    common_args(&mut command);
+    let mut command = cargo("cargo-clippy", "clippy")?;
     command.args(["--", "-D", "warnings"]);
     Ok(command)
-}
-
-fn common_args(command: &mut Command) {
-    command.args(["-Z", "build-std=core", "--target", TARGET, "-p", "tracker-ebpf"]);
-    command.env("CARGO_TARGET_DIR", sh::root().join("target/ebpf"));
-}
-
-fn require() -> Result<Toolchain> {
-    find().ok_or_else(|| {
-        sh::missing(
-            "no compiler that can build the kernel object",
-            "on Debian run: cargo xtask setup --build\n\
-               elsewhere: rustup toolchain install nightly --component rust-src",
-        )
-    })
 }
 
 /// Debian's compiler if it is complete, else any rustup nightly with the sources of `core`.
@@ -100,9 +78,19 @@ fn has_core_sources(rustc: &Path) -> bool {
     sysroot.is_ok_and(|path| Path::new(path.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file())
 }
 
-fn cargo(toolchain: &Toolchain, program: &str) -> Command {
+/// A verb of cargo over the kernel object. In one profile, so that build and clippy share what macros need.
+fn cargo(program: &str, verb: &str) -> Result<Command> {
+    let toolchain = find().ok_or_else(|| {
+        sh::missing(
+            "no compiler that can build the kernel object",
+            "on Debian run: cargo xtask setup --build\n\
+               elsewhere: rustup toolchain install nightly --component rust-src",
+        )
+    })?;
     let mut command = Command::new(toolchain.bin.join(program));
     clean(&mut command).current_dir(sh::root()).env("RUSTC", toolchain.bin.join("rustc"));
+    command.args([verb, "--release", "-Z", "build-std=core", "--target", TARGET, "-p", "tracker-ebpf"]);
+    command.env("CARGO_TARGET_DIR", sh::root().join("target/ebpf"));
     if toolchain.bootstrap {
         command.env("RUSTC_BOOTSTRAP", "1");
     }
@@ -114,7 +102,7 @@ fn cargo(toolchain: &Toolchain, program: &str) -> Command {
         first.reverse();
     }
     command.env("PATH", std::env::join_paths(first.into_iter().chain(std::env::split_paths(&old))).unwrap_or(old));
-    command
+    Ok(command)
 }
 
 /// Under `cargo xtask` the environment describes the host's toolchain: another cargo would pick it up, build with the

@@ -64,7 +64,7 @@ pub(crate) fn main(selection: &Selection) -> Result<()> {
     let programs = built.as_deref();
     let mut beside = gate.part("beside: ".into());
     std::thread::scope(|scope| {
-        let lane = scope.spawn(|| {
+        scope.spawn(|| {
             // Of this thread, and of all that it starts.
             if let Err(error) = rustix::process::nice(NICE) {
                 println!("xtask: the priority stays as it is: {error}");
@@ -84,8 +84,6 @@ pub(crate) fn main(selection: &Selection) -> Result<()> {
                 tiers::privileged(&mut gate, programs, filter);
             }
         }
-        // A panic of a lane is one of the gate.
-        lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     // Tier 3 alone may have nothing to run: its skips say so.
     if (unprivileged || privileged) && gate.tally.tests == 0 {

@@ -31,8 +31,8 @@ pub(crate) struct Options {
     /// Seconds after which the guest is ended: translated code is slow, and the matrix has hundreds of operations
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-    /// Test programs of the crate `tests`; without any, and without a command, those that depend on the kernel
-    #[arg(long = "test", value_name = "NAME", conflicts_with = "command")]
+    /// Test programs of the crate `tests`, if there is no command
+    #[arg(long = "test", value_name = "NAME", default_values = TESTS, conflicts_with = "command")]
     tests: Vec<String>,
     #[arg(last = true)]
     command: Vec<String>,
@@ -41,11 +41,7 @@ pub(crate) struct Options {
 pub(crate) fn main(options: &Options) -> Result<()> {
     prepare()?;
     let kernel = ensure(options.series)?;
-    let script = match (options.tests.as_slice(), options.command.as_slice()) {
-        ([], []) => script_of(&TESTS)?,
-        (tests, []) => script_of(tests)?,
-        (_, command) => sh::line(command),
-    };
+    let script = if options.command.is_empty() { script_of(&options.tests)? } else { sh::line(&options.command) };
     let log = kernel::folder().join(format!("{}.log", options.series.name()));
     let request = Request { script: &script, limit: Duration::from_secs(options.timeout), disks: &[], cut: None };
     let started = Instant::now();
@@ -68,9 +64,9 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 /// Builds these tests and the program under test; lines of a shell that run them all.
-fn script_of(tests: &[impl AsRef<str>]) -> Result<String> {
+fn script_of(tests: &[String]) -> Result<String> {
     build()?;
-    let programs: Vec<PathBuf> = tests.iter().map(|name| test_program(name.as_ref())).collect::<Result<_>>()?;
+    let programs: Vec<PathBuf> = tests.iter().map(|name| test_program(name)).collect::<Result<_>>()?;
     let run = |program: PathBuf| sh::line([&*program.to_string_lossy(), "--test-threads=1", "--show-output"]);
     Ok(sh::each_of(programs.into_iter().map(run)))
 }

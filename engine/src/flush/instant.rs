@@ -67,7 +67,10 @@ pub(super) fn find<'w, W: World>(
     // What moved meanwhile is where the next look finds it.
     let (mut tries, mut decided_again) = (0, first.is_err());
     loop {
-        let seen = try_once(&mut view, taken, facts)?;
+        view.world.hurry(true);
+        let seen = try_once(&mut view, taken, facts);
+        view.world.hurry(false);
+        let seen = seen?;
         decided_again |= seen.decided_again;
         match seen.result {
             Ok((marks, window_us)) => {

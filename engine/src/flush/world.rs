@@ -155,6 +155,8 @@ pub trait WatchSet: Fails {
     fn live(&mut self) -> Result<Live, Self::Error>;
     /// Whether every change since the last drain was marked and counted, as far as the kernel can tell.
     fn is_sure(&mut self) -> Result<bool, Self::Error>;
+    /// Told at the begin of a look (`true`) and at its end: while it lasts, every moment counts.
+    fn hurry(&mut self, _looking: bool) {}
     /// Waits a moment before the tree is looked at again. Returns false when the time for that is over.
     fn try_again(&mut self, tries: u32) -> Result<bool, Self::Error>;
 }

@@ -17,12 +17,13 @@ use crate::daemon::control::{Control, ControlError};
 use crate::daemon::endpoint::Endpoint;
 use crate::error::{AppError, ExitCode};
 use crate::repository::location;
+use crate::volume::errors;
 use crate::volume::handle::Volume;
 use crate::volume::last_flush::Uncommitted;
 use crate::volume::life::{self, Surroundings};
 use crate::volume::marks::release::{self, Ending};
 use crate::volume::progress::Phase;
-use crate::volume::startup::{capture, claim, errors, prepared, store_home};
+use crate::volume::startup::{capture, claim, prepared, store_home};
 use crate::volume::status::{SyncReply, VolumeStatus, VolumeSync};
 
 /// How long an acknowledgement waits for the flush under way.

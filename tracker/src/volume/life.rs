@@ -17,13 +17,14 @@ use crate::error::{AppError, ExitCode};
 use crate::units;
 use crate::volume::handle::{Volume, VolumeFacts};
 use crate::volume::marks::dispatcher::Dispatcher;
+use crate::volume::marks::notes::BASELINE;
 use crate::volume::mass_delete::Guard;
 use crate::volume::progress::Phase;
 use crate::volume::runner::Runner;
 use crate::volume::runner::pace::Pace;
 use crate::volume::startup::open;
-use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared};
-use crate::volume::startup::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
+use crate::volume::startup::prepared::{ChosenCapture, Prepared};
+use crate::volume::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
 use crate::volume::world::WorldError;
 
 /// Time between two drains of a volume that waits.

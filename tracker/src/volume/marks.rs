@@ -6,6 +6,7 @@ pub mod dispatcher;
 pub(crate) mod failover;
 pub(crate) mod inflight;
 pub mod live;
+pub(crate) mod notes;
 pub(crate) mod problems;
 pub(crate) mod release;
 pub mod restart;

@@ -13,14 +13,14 @@ use crate::error::{AppError, ExitCode};
 use crate::source::IdentityCheck;
 use crate::store::meter::Meter;
 use crate::volume::clock::now_ns;
+use crate::volume::errors::failed;
 use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::marks::dispatcher::Subscriber;
+use crate::volume::marks::notes::{BASELINE, RUN};
 use crate::volume::progress::Phase;
 use crate::volume::selftest::schedule::SelfTestSchedule;
 use crate::volume::selftest::scrub::Scrub;
-use crate::volume::startup::errors::failed;
-use crate::volume::startup::prepared::{BASELINE, RUN};
-use crate::volume::startup::ways_on::{self, Obstacle};
+use crate::volume::ways_on::{self, Obstacle};
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// A volume that can flush.

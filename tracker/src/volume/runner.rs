@@ -28,8 +28,9 @@ use crate::volume::opened::Opened;
 use crate::volume::progress::{Phase, Progress, Shared};
 use crate::volume::runner::pace::Pace;
 use crate::volume::runner::patience::{Failed, HURRY, Patience};
-use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::ways_on::Obstacle;
 use crate::volume::world::WorldError;
+use crate::volume::world::random::random_id;
 use crate::volume::world::unread::Unread;
 use crate::volume::world::write_back::WriteBack;
 
@@ -248,7 +249,7 @@ impl Runner {
                 volume: self.opened.volume_id,
                 writer: self.opened.writer.id,
                 epoch: self.opened.writer.epoch,
-                commit_id: CommitId(crate::volume::random_id()?),
+                commit_id: CommitId(random_id()?),
                 now,
                 drain,
                 compare: self.opened.compare,

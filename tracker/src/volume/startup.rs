@@ -1,12 +1,10 @@
-//! Opening a volume: whose it is, what of its earlier state may be trusted, which capture it gets, and what follows from an
-//! obstacle.
+//! Opening a volume: whose it is, what of its earlier state may be trusted, and which capture it gets.
 
 pub(crate) mod agree;
 pub(crate) mod arm;
 pub(crate) mod capture;
 pub(crate) mod claim;
 pub(crate) mod eligibility;
-pub(crate) mod errors;
 pub mod open;
 pub mod prepared;
 pub(crate) mod rebind;
@@ -14,4 +12,3 @@ pub(crate) mod renumber;
 pub(crate) mod store_home;
 pub mod trust;
 pub(crate) mod watch_capacity;
-pub mod ways_on;

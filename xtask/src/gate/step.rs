@@ -97,14 +97,10 @@ impl Gate {
     }
 }
 
-/// True if `what` is named in TRACKER_TEST_REQUIRE (a comma list): then its absence is a failure, not a skip.
-pub(super) fn required(what: &str) -> bool {
-    std::env::var("TRACKER_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
-}
-
-/// Skips because `what` is absent, or fails where it is required.
+/// Skips because `what` is absent, or fails where TRACKER_TEST_REQUIRE (a comma list) names it.
 pub(super) fn absent(what: &str, reason: &str) -> Result<Outcome> {
-    if required(what) {
+    let required = std::env::var("TRACKER_TEST_REQUIRE").unwrap_or_default();
+    if required.split(',').any(|item| item.trim() == what) {
         let help = format!("TRACKER_TEST_REQUIRE names `{what}`; run: cargo xtask setup");
         return Err(sh::missing(reason, help));
     }

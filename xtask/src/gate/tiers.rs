@@ -90,9 +90,8 @@ pub(super) fn privileged(gate: &mut Gate, programs: &[Program], filter: Option<&
     tier(gate, "tier 2, alone", &alone, &one_by_one, filter, &mut { look });
     let mut other = gate.part("  ".into());
     std::thread::scope(|scope| {
-        let lane = scope.spawn(|| tier(&mut other, "tier 2, beside", &beside, &one_by_one, filter, &mut { look }));
+        scope.spawn(|| tier(&mut other, "tier 2, beside", &beside, &one_by_one, filter, &mut { look }));
         tier(gate, "tier 2", &rest, &one_by_one, filter, &mut { look });
-        lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     gate.tally.add(other.tally);
     // A run of single tests may have neighbours.

@@ -250,6 +250,10 @@ impl<W: World> WatchSet for View<'_, W> {
         self.world.is_sure()
     }
 
+    fn hurry(&mut self, looking: bool) {
+        self.world.hurry(looking);
+    }
+
     fn try_again(&mut self, tries: u32) -> Result<bool, W::Error> {
         self.world.try_again(tries)
     }

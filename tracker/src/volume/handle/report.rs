@@ -1,13 +1,14 @@
 //! Builds a volume's `status` from what its thread shows.
 
+use std::os::unix::ffi::OsStrExt;
+
 use crate::repository::ConsistencyField;
 use crate::store::Op;
-use crate::units::rfc3339;
+use crate::units::{PathField, rfc3339};
 use crate::volume::clock::{clock_behind, now_ns, seconds};
 use crate::volume::handle::{Volume, VolumeFacts};
 use crate::volume::progress::Progress;
-use crate::volume::status::VolumeStatus;
-use crate::volume::world::unread;
+use crate::volume::status::{UNREADABLE_MAX, Unreadable, VolumeStatus};
 
 impl Volume {
     /// The present status. Waits for no flush and no store.
@@ -100,7 +101,10 @@ fn of_pending(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     }
     status.write_back.clone_from(&progress.write_back);
     status.unreadable_total = progress.unreadable.len() as u64;
-    status.unreadable = unread::named(&progress.unreadable);
+    let unreadable = progress.unreadable.iter().take(UNREADABLE_MAX);
+    status.unreadable = unreadable
+        .map(|(path, cause)| Unreadable { path: PathField::new(path.as_os_str().as_bytes()), cause: cause.clone() })
+        .collect();
     status.removals_waiting = progress.removals_waiting;
     status.removals_held = progress.held.as_ref().map_or(0, |held| held.removals);
     status.reasons.extend(progress.held.iter().map(ToString::to_string));

@@ -9,7 +9,7 @@ use engine::model::Ino;
 use crate::error::chain;
 use crate::volume::clock::now_ns;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Subscriber};
-use crate::volume::startup::prepared::RUN;
+use crate::volume::marks::notes::RUN;
 
 /// A call that began this long before the end may still be writing: a write sets the time when it begins and the bytes
 /// afterwards, so times alone would not show it.

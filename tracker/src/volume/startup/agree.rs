@@ -5,9 +5,9 @@ use engine::model::{FileId, Ino, InodeId, NameChange, Seq};
 
 use crate::error::{AppError, ExitCode};
 use crate::repository::head_of;
+use crate::volume::errors::failed;
 use crate::volume::opened::Opened;
-use crate::volume::startup::errors::failed;
-use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::ways_on::Obstacle;
 use crate::volume::world::WorldError;
 
 impl Opened {

@@ -10,9 +10,10 @@ use engine::model::{Dev, FileId, Ino, Kind, Meta, Time};
 use crate::volume::clock::boot_id;
 use crate::volume::marks::compare::{COMPARE, Compare};
 use crate::volume::marks::dispatcher::Subscriber;
+use crate::volume::marks::notes::{BASELINE, RUN, run_on};
 use crate::volume::opened::Opened;
 use crate::volume::progress::Phase;
-use crate::volume::startup::prepared::{BASELINE, ChosenCapture, Prepared, RUN, run_on};
+use crate::volume::startup::prepared::{ChosenCapture, Prepared};
 use crate::volume::startup::trust::{Boot, StartFacts, must_compare};
 use crate::volume::world::WorldError;
 

@@ -10,12 +10,13 @@ use crate::repository::{self, WriteError, head_of};
 use crate::source::{self, RootNames, SameSource, SourceError, SourceRoot};
 use crate::store::{ErrorKind, Store};
 use crate::volume::clock::{boot_id, wall_clock};
+use crate::volume::errors::{failed, world_error};
 use crate::volume::marks::compare::{COMPARE, Compare};
-use crate::volume::startup::errors::{failed, world_error};
 use crate::volume::startup::rebind::rebind;
-use crate::volume::startup::ways_on;
-use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::ways_on;
+use crate::volume::ways_on::Obstacle;
 use crate::volume::world::WorldError;
+use crate::volume::world::random::random_id;
 
 /// Name of the note that another directory is being adopted as the source. It is set before the old inodes are forgotten,
 /// and cleared when the new directory is noted.
@@ -170,7 +171,7 @@ pub(crate) fn claim(
             return Err(Obstacle::Store(ErrorKind::NotFound, told.hint(hint)));
         }
         None => {
-            let id = VolumeId(crate::volume::random_id().map_err(world_error)?);
+            let id = VolumeId(random_id().map_err(world_error)?);
             let mut format = VolumeFormat::new(id, wall_clock());
             if let Some(length) = crate::test_switches::value("TRACKER_ERA_LENGTH") {
                 // For tests of what happens at the end of an era; stands in the volume's format from then on.
@@ -200,7 +201,7 @@ pub(crate) fn claim(
                 .hint("one host writes a volume; restore it, or protect this directory under another --name")
                 .into());
             }
-            let writer = Writer { id: WriterId(crate::volume::random_id().map_err(world_error)?), epoch: 1 };
+            let writer = Writer { id: WriterId(random_id().map_err(world_error)?), epoch: 1 };
             catalog.set_writer(&writer).map_err(broken)?;
             writer
         }

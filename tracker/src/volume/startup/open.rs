@@ -13,6 +13,7 @@ use crate::repository::VolumeWriter;
 use crate::source::SourceRoot;
 use crate::store::meter::{Meter, Metered};
 use crate::store::{Prefixed, Store};
+use crate::volume::errors::failed;
 use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::marks::waiting::Pending;
 use crate::volume::opened::Opened;
@@ -21,10 +22,9 @@ use crate::volume::selftest::schedule::SelfTestSchedule;
 use crate::volume::selftest::scrub::Scrub;
 use crate::volume::startup::claim::{agree_on_source, allowed, claim, use_up};
 use crate::volume::startup::eligibility::{can_be_marked, marked_fs};
-use crate::volume::startup::errors::failed;
 use crate::volume::startup::prepared::{ChosenCapture, Prepared};
 use crate::volume::startup::store_home;
-use crate::volume::startup::ways_on::Obstacle;
+use crate::volume::ways_on::Obstacle;
 use crate::volume::world::{VolumeWorld, WorldError};
 
 /// Why the upper layer is not watched, in `status`.

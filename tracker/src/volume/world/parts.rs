@@ -12,6 +12,7 @@ use engine::model::{Dev, FileId, InodeId, Time};
 use super::error::WorldError;
 use super::paths::Paths;
 use super::pool::Pool;
+use super::urgent::Urgent;
 use super::watched::Quiet;
 use crate::catalog::Catalog;
 use crate::repository::VolumeWriter;
@@ -48,6 +49,8 @@ pub struct VolumeWorld {
     pub damaged: Option<String>,
     /// Looks for a quiet moment, once a flush has asked for one.
     pub(super) quiet: Option<Quiet>,
+    /// While it looks at what changed, nothing is to come between.
+    pub(super) urgent: Option<Urgent>,
     /// Wall clock before anything of this flush was read.
     pub(super) began: Time,
 }
@@ -77,6 +80,7 @@ impl VolumeWorld {
             watch_full: false,
             damaged: None,
             quiet: None,
+            urgent: None,
             began: Time::default(),
         }
     }

@@ -11,8 +11,6 @@ use engine::source::FileError;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
-use crate::units::PathField;
-use crate::volume::status::{UNREADABLE_MAX, Unreadable};
 
 /// Most paths that one flush warns about.
 const WARNED_MAX: usize = 10;
@@ -98,14 +96,6 @@ impl Unread {
             );
         }
     }
-}
-
-/// The first of those files, for the status.
-pub(crate) fn named(all: &BTreeMap<PathBuf, String>) -> Vec<Unreadable> {
-    all.iter()
-        .take(UNREADABLE_MAX)
-        .map(|(path, cause)| Unreadable { path: PathField::new(path.as_os_str().as_bytes()), cause: cause.clone() })
-        .collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use engine::model::Ino;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
+use super::urgent::Urgent;
 use crate::capture::WatchOutcome;
 use crate::volume::marks::dispatcher::DispatcherError;
 use crate::volume::marks::live::Probe;
@@ -43,6 +44,10 @@ impl WatchSet for VolumeWorld {
     fn is_sure(&mut self) -> Result<bool, WorldError> {
         let Some((dispatcher, _)) = self.dispatcher.clone() else { return Ok(false) };
         Ok(dispatcher.is_sure(&self.quiet()?.probe)?)
+    }
+
+    fn hurry(&mut self, looking: bool) {
+        self.urgent = looking.then(Urgent::begin).flatten();
     }
 
     fn try_again(&mut self, tries: u32) -> Result<bool, WorldError> {

@@ -40,7 +40,7 @@ impl From<WorldError> for Obstacle {
     fn from(error: WorldError) -> Obstacle {
         match error {
             WorldError::Write(WriteError::Store(error)) => error.into(),
-            error => Obstacle::Final(crate::volume::startup::errors::world_error(error)),
+            error => Obstacle::Final(crate::volume::errors::world_error(error)),
         }
     }
 }

@@ -39,6 +39,7 @@ mod punch;
 mod rival;
 mod run;
 mod seeds;
+mod stalled;
 mod store;
 mod tree;
 mod watch;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::kernel::{Kernel, Rng};
 use super::numbers::Numbers;
+use super::stalled::Stalled;
 use crate::dirty::Marks;
 use crate::model::{BLOCK_BYTES, Ino, InodeId, Kind, Time};
 use crate::source::Stat;
@@ -33,42 +34,6 @@ pub(super) struct Inode {
     pub(super) entries: Vec<(Vec<u8>, Ino)>,
     /// Of a symlink.
     pub(super) target: Vec<u8>,
-}
-
-/// An operation that holds the inode lock, or a direct write: started and marked, not yet visible.
-#[derive(Clone, Debug)]
-pub(super) enum Stalled {
-    Punch {
-        ino: Ino,
-        block: u64,
-    },
-    Direct {
-        token: u64,
-        ino: Ino,
-        block: u64,
-        count: u64,
-        fill: u8,
-    },
-    /// A buffered write between its change time and its last byte.
-    Write {
-        ino: Ino,
-        at: u64,
-        end: u64,
-        byte: u8,
-    },
-    /// The fault is handled (and marked), the store has not happened yet.
-    Store {
-        ino: Ino,
-        at: usize,
-        byte: u8,
-    },
-}
-
-impl Stalled {
-    /// Whether it holds the lock of this inode.
-    fn locks(&self, ino: Ino) -> bool {
-        matches!(self, Stalled::Punch { ino: held, .. } | Stalled::Write { ino: held, .. } if *held == ino)
-    }
 }
 
 #[derive(Clone, Debug)]

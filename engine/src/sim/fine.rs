@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::check;
-use super::files::{Files, Stalled};
+use super::files::Files;
 use super::run::{Failure, run_in};
+use super::stalled::Stalled;
 use super::world::SimWorld;
 use crate::dirty::Marks;
 use crate::flush::Steps;

@@ -289,14 +289,9 @@ impl fmt::Display for ConsistencyMode {
     }
 }
 
-/// For how long writers may be paused so that a commit is of one instant; 0: never.
+/// For how long writers may be paused so that a commit is of one instant; 0: never, which is all that this version does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pause(pub Duration);
-
-impl Pause {
-    /// Longer than that no application should stand still.
-    const MAX: Duration = Duration::from_secs(1);
-}
 
 impl FromStr for Pause {
     type Err = String;
@@ -305,8 +300,8 @@ impl FromStr for Pause {
         match text {
             "0" => Ok(Pause(Duration::ZERO)),
             _ => match parse_duration(text) {
-                Ok(pause) if pause <= Pause::MAX => Ok(Pause(pause)),
-                Ok(_) => Err(format!("the pause must be at most {}", show_duration(Pause::MAX))),
+                Ok(Duration::ZERO) => Ok(Pause(Duration::ZERO)),
+                Ok(_) => Err("this version never pauses writers: the pause must be 0".to_owned()),
                 Err(error) => Err(error.to_string()),
             },
         }
@@ -406,7 +401,7 @@ mod tests {
         same::<Listen>(&["off", "127.0.0.1:9750", "[::1]:1"]);
         same::<Lease>(&["5s", "36h"]);
         same::<ConsistencyMode>(&["instant", "live"]);
-        same::<Pause>(&["0", "0s", "20ms", "1s"]);
+        same::<Pause>(&["0", "0s"]);
         assert_eq!(Pause::default().to_string(), "0");
         same::<Nice>(&["0", "19"]);
     }

@@ -9,6 +9,7 @@ mod parts;
 mod paths;
 mod places;
 pub mod pool;
+mod quiet;
 pub(crate) mod random;
 pub(crate) mod timestamp_granularity;
 mod tree;

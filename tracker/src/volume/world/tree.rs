@@ -110,6 +110,6 @@ impl SourceTree for VolumeWorld {
 
     fn is_mapped(&mut self, file: &OpenFile) -> bool {
         let Ok(quiet) = self.quiet() else { return true };
-        quiet.probe.quiet.is_mapped(file.as_fd()).unwrap_or(true)
+        quiet.probe().quiet.is_mapped(file.as_fd()).unwrap_or(true)
     }
 }

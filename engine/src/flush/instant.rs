@@ -31,6 +31,7 @@ use super::running::Flush;
 use super::world::{CommittedState, SourceTree, WatchSet, World};
 use super::{few_names, jobs, mass_delete};
 use crate::dirty::DirtySet;
+use crate::identity::Span;
 use crate::model::{Consistency, FileId, Kind, NotInstant};
 pub(super) use view::View;
 
@@ -61,8 +62,10 @@ pub(super) fn find<'w, W: World>(
     let mut view = View::new(world, facts.steps, asked);
     let live = |why| Consistency::Live(why);
     let first = look(&mut view, taken, facts)?;
-    if first == Err(NotInstant::TooMuch) {
-        return Ok(Found { view: None, marks: taken.clone(), consistency: live(NotInstant::TooMuch) });
+    if let Err(why) = first
+        && is_final(why)
+    {
+        return Ok(Found { view: None, marks: taken.clone(), consistency: live(why) });
     }
     // What moved meanwhile is where the next look finds it.
     let (mut tries, mut decided_again) = (0, first.is_err());
@@ -80,16 +83,21 @@ pub(super) fn find<'w, W: World>(
             }
             Err(why) => {
                 tries += 1;
-                if why == NotInstant::TooMuch || !view.world.try_again(tries)? {
+                if is_final(why) || !view.world.try_again(tries)? {
                     // Each file is as it was at some moment since the drain, and was read by the name that was decided then.
                     view.seal();
-                    let steady = !decided_again && !view.unsteady && why != NotInstant::TooMuch;
+                    let steady = !decided_again && !view.unsteady && !is_final(why);
                     let view = steady.then_some(view);
                     return Ok(Found { view, marks: taken.clone(), consistency: live(why) });
                 }
             }
         }
     }
+}
+
+/// Whether another look would end the same way.
+fn is_final(why: NotInstant) -> bool {
+    matches!(why, NotInstant::TooMuch | NotInstant::FileSystem)
 }
 
 /// What one look has seen.
@@ -170,6 +178,11 @@ fn look_at_all<W: World>(
     let bytes: u64 = jobs.sizes.values().sum();
     if large || bytes > HELD_BYTES_MAX || jobs.reads.len() > HELD_FILES_MAX {
         return Ok(Err(NotInstant::TooMuch));
+    }
+    // Where an inode has no room for a birth time it has none for parts of a second: a change time stands still for a second then,
+    // whoever looks at it.
+    if jobs.reads.iter().any(|job| Span::of(job.inode) == Span::Mount) {
+        return Ok(Err(NotInstant::FileSystem));
     }
     flush.world.keep_only(&jobs.reads.iter().map(|job| job.inode).collect());
     for piece in jobs.reads.chunks(READ_AT_ONCE) {

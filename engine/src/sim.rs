@@ -249,6 +249,14 @@ fn sim_commits_of_one_instant_are() {
     assert!(all > seeds() * 2, "only {all} commits of one instant in {} runs", seeds());
 }
 
+#[test]
+fn sim_one_fine_seed() {
+    let seed = one_seed();
+    if let Err(failure) = fine::instants(SimWorld::fine(seed), seed, Steps::ALL) {
+        panic!("seed {seed}: {failure}\nrepeat: TRACKER_SIM_SEED={seed} cargo test -p engine --lib sim_one_fine_seed");
+    }
+}
+
 /// A step of the search for one instant, switched off, must show.
 fn no_instant(name: &str, steps: Steps) {
     let found = (1..=seeds()).find_map(|seed| Some((seed, fine::instants(SimWorld::fine(seed), seed, steps).err()?)));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::VOLUME;
+use super::places::walk;
 use super::world::{SimError, SimWorld};
 use crate::catalog::{CatalogChange, Head, Intent, Missing, NodeKey, Record};
 use crate::dirty::DirtySet;
@@ -87,7 +88,12 @@ impl CommittedState for SimWorld {
         let put = put.map_err(|error| SimError::Tree(error.to_string()))?;
         // Of one instant: that is held against the tree of that instant.
         let instant = put.header.consistency.is_some_and(Consistency::is_instant);
-        if let Some(id) = self.opened.borrow().elsewhere(&put.changes, &catalog.names).filter(|_| !instant) {
+        // What was held when the tree was quiet is content of the names that it had then.
+        let was_at = |id: FileId, path: &[Vec<u8>]| {
+            let inode = catalog.records.get(&id).map(|record| record.inode.ino);
+            self.at_count.as_ref().is_some_and(|files| walk(files, path) == inode)
+        };
+        if let Some(id) = self.opened.borrow().elsewhere(&put.changes, &catalog.names, was_at).filter(|_| !instant) {
             return Err(SimError::Elsewhere(id));
         }
         if let Some(files) = self.at_count.take().filter(|_| instant) {

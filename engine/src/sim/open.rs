@@ -79,6 +79,11 @@ impl FileOps for SimFile {
         Ok(())
     }
 
+    fn uncache(&mut self) -> Result<(), FileError> {
+        // The model's files have one content, in memory and on the disk.
+        Ok(())
+    }
+
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
         self.step()?;
         let inner = self.inner.borrow();

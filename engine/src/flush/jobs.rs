@@ -183,6 +183,10 @@ fn add_new<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut Jobs
         if budget.is_spent() {
             flush.report.carried += 1;
             jobs.excluded.insert(new.id);
+            if let Some(waiting) = flush.taken.get(new.stat.inode.ino).filter(|waiting| waiting.marks.remapped) {
+                // To read it whole later is not enough.
+                flush.kept.add(new.stat.inode.ino, &waiting.marks, waiting.since_ns);
+            }
             continue;
         }
         budget.spend(new.stat.size);

@@ -52,7 +52,7 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
             // the lock that BARRIER waited for. S0 may have been taken between the two, and no further mark would follow.
             stat.size = stat.size.max(ops.statx()?.size);
         }
-        if job.marks.remapped {
+        if steps.uncache && job.marks.remapped {
             ops.uncache()?;
         }
     }

@@ -62,7 +62,16 @@ impl SourceRoot {
         let fs = self.fs_of(found.upper);
         let clean_by = clean_by(fs, self.data_journal(found.upper), &fd);
         let (layer, births) = (self.layer(found.upper), self.births_of(found.upper));
-        Ok(OpenFile { fd, clean_by, layer, fs, births, ino: expect.ino, cleans: Arc::clone(&self.cleans), direct: false })
+        Ok(OpenFile {
+            fd,
+            clean_by,
+            layer,
+            fs,
+            births,
+            ino: expect.ino,
+            cleans: Arc::clone(&self.cleans),
+            direct: false,
+        })
     }
 
     /// How long writing files back took since the last call, by inode number.

@@ -150,7 +150,9 @@ impl Files {
     fn finish(&mut self, stalled: Stalled) {
         match stalled {
             Stalled::Punch { ino, block, keeps_page: true } => {
-                self.inodes.get_mut(&ino).map(|inode| inode.exchange(block));
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.exchange(block);
+                }
             }
             Stalled::Punch { ino, block, .. } => {
                 if let Some(inode) = self.inodes.get_mut(&ino) {

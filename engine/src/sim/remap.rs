@@ -11,7 +11,9 @@ impl Files {
     pub(super) fn exchange(&mut self) {
         if self.rng.one_in(2) {
             // Memory is needed.
-            self.pick(Kind::File).map(|ino| self.drop_pages(ino));
+            if let Some(ino) = self.pick(Kind::File) {
+                self.drop_pages(ino);
+            }
             return;
         }
         let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };

@@ -92,6 +92,16 @@ impl Target {
         range(self.dev, self.ino, start, len);
     }
 
+    /// Marks `len` bytes at `start`, and sets `flags` in the same generation: none is drained without the other.
+    #[inline(always)]
+    pub(crate) fn range_and(&self, flags: u64, start: u64, len: u64) {
+        let generation = generation();
+        if flags != 0 {
+            inode_mark(generation, self.dev, self.ino, flags, u64::MAX, 0);
+        }
+        range_of(generation, self.dev, self.ino, start, len);
+    }
+
     /// Marks everything from `start` on.
     #[inline(always)]
     pub(crate) fn from(&self, start: u64) {
@@ -162,7 +172,11 @@ pub(crate) fn flags(dev: u32, ino: u64, flags: u64) {
 /// Marks `len` bytes at `start` of an inode.
 #[inline(always)]
 pub(crate) fn range(dev: u32, ino: u64, start: u64, len: u64) {
-    let generation = generation();
+    range_of(generation(), dev, ino, start, len);
+}
+
+#[inline(always)]
+fn range_of(generation: u64, dev: u32, ino: u64, start: u64, len: u64) {
     match ranges::place(start, len) {
         Place::Nothing => {}
         Place::Span(start, u64::MAX) => inode_mark(generation, dev, ino, flag::FROM, start, u64::MAX),

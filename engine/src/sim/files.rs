@@ -12,7 +12,7 @@ use crate::source::Stat;
 pub(super) const ROOT: Ino = Ino(1);
 pub(super) const OUTSIDE: Ino = Ino(2);
 
-const BLOCK: usize = BLOCK_BYTES as usize;
+pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
 pub(super) const BLOCKS_MAX: u64 = 6;
 pub(super) const FILES_MAX: usize = 14;
 
@@ -26,8 +26,10 @@ pub(super) struct Inode {
     pub(super) data: Vec<u8>,
     pub(super) holes: BTreeSet<u64>,
     /// Pages that are dirty, and pages a mapping may store to without a fault.
-    dirty: BTreeSet<u64>,
-    writable: BTreeSet<u64>,
+    pub(super) dirty: BTreeSet<u64>,
+    pub(super) writable: BTreeSet<u64>,
+    /// Clean pages with other content than their blocks.
+    pub(super) stale: BTreeMap<u64, Vec<u8>>,
     pub(super) entries: Vec<(Vec<u8>, Ino)>,
     /// Of a symlink.
     pub(super) target: Vec<u8>,
@@ -39,6 +41,7 @@ pub(super) enum Stalled {
     Punch {
         ino: Ino,
         block: u64,
+        keeps_page: bool,
     },
     Direct {
         token: u64,
@@ -64,10 +67,13 @@ pub(super) struct Files {
     pub(super) free: Vec<Ino>,
     pub(super) clock: u64,
     pub(super) stalled: Vec<Stalled>,
-    token: u64,
+    pub(super) token: u64,
     pub(super) numbers: Numbers,
     /// Symlinks are replaced by renames all the time.
     pub(super) symlinks: bool,
+    exchanges: bool,
+    /// Inodes and their generations.
+    pub(super) committed: BTreeSet<(Ino, u64)>,
 }
 
 impl Files {
@@ -81,8 +87,10 @@ impl Files {
             clock: 1,
             stalled: Vec::new(),
             token: 0,
-            // Not in all runs, so that the other seeds behave as before symlinks were added.
+            // Not in all runs, so that the other seeds behave as before these were added.
             symlinks: seed % 7 == 5,
+            exchanges: seed % 5 == 1,
+            committed: BTreeSet::new(),
             numbers: Numbers::Lasting,
         };
         for ino in [ROOT, OUTSIDE] {
@@ -141,8 +149,14 @@ impl Files {
 
     fn finish(&mut self, stalled: Stalled) {
         match stalled {
-            Stalled::Punch { ino, block } => {
+            Stalled::Punch { ino, block, keeps_page: true } => {
                 if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.exchange(block);
+                }
+            }
+            Stalled::Punch { ino, block, .. } => {
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.stale.remove(&block);
                     let at = block as usize * BLOCK;
                     let end = (at + BLOCK).min(inode.data.len());
                     if at < end {
@@ -179,6 +193,7 @@ impl Files {
                     inode.holes.insert(block);
                 }
             }
+            (at / BLOCK_BYTES..(at + len).div_ceil(BLOCK_BYTES)).for_each(|block| inode.takes_page(block));
             inode.data[at as usize..end].fill(byte);
             for block in at / BLOCK_BYTES..(at + len).div_ceil(BLOCK_BYTES) {
                 inode.holes.remove(&block);
@@ -236,6 +251,9 @@ impl Files {
         if self.symlinks && self.rng.one_in(3) {
             self.relink();
         }
+        if self.exchanges && self.rng.one_in(3) {
+            self.exchange();
+        }
         match self.rng.below(20) {
             0..=5 => self.write(),
             6..=8 => self.store(),
@@ -280,9 +298,9 @@ impl Files {
 
     /// Marks only when the page goes from clean to dirty.
     fn dirty_page(&mut self, ino: Ino, block: u64, marks: &mut Marks) {
-        if let Some(inode) = self.inodes.get_mut(&ino)
-            && inode.dirty.insert(block)
-        {
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        inode.takes_page(block);
+        if inode.dirty.insert(block) {
             marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
         }
     }
@@ -309,24 +327,6 @@ impl Files {
         self.finish(Stalled::Store { ino, at, byte });
     }
 
-    fn direct(&mut self) {
-        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
-        let size = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
-        let blocks = size / BLOCK_BYTES;
-        if blocks == 0 {
-            return;
-        }
-        let (block, fill) = (self.rng.below(blocks), self.rng.below(250) as u8 + 1);
-        let count = 1 + self.rng.below(blocks - block);
-        self.token += 1;
-        let (token, start, end) = (self.token, block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
-        self.kernel.in_flight.insert(token, (ino, start, end));
-        let mut marks = Marks::meta();
-        marks.mark_bytes(start, end);
-        self.kernel.mark(&mut self.rng, ino, marks);
-        self.stalled.push(Stalled::Direct { token, ino, block, count, fill });
-    }
-
     fn truncate(&mut self) {
         let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
         let busy = self.stalled.iter().any(|s| matches!(s, Stalled::Direct { ino: writing, .. } if *writing == ino));
@@ -336,6 +336,8 @@ impl Files {
         let size = self.numbers.rounded(self.rng.below(BLOCKS_MAX * BLOCK_BYTES), 0) as usize;
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         let old = inode.data.len();
+        inode.takes_page((size / BLOCK) as u64);
+        inode.stale.retain(|block, _| *block < (size / BLOCK) as u64);
         inode.data.resize(size, 0);
         let mut marks = Marks::meta();
         if size < old {
@@ -478,6 +480,7 @@ fn inode(kind: Kind, generation: u64) -> Inode {
         holes: BTreeSet::new(),
         dirty: BTreeSet::new(),
         writable: BTreeSet::new(),
+        stale: BTreeMap::new(),
         entries: Vec::new(),
         target: Vec::new(),
     }

@@ -104,6 +104,9 @@ pub mod flag {
     /// In addition to block bits: when they were set, a mapping of the file allowed stores. Says nothing about what
     /// changed.
     pub const MAPPED: u64 = 1 << 7;
+    /// In addition to a range or `RESCAN`: other blocks of the disk were mapped into the file, and its pages in memory may
+    /// still have the content of the old ones.
+    pub const REMAPPED: u64 = 1 << 8;
 
     /// Any of the flags that mean "compare the whole content".
     pub const WHOLE_CONTENT: u64 = WHOLE | RESCAN | DATA_NO_RANGE;

@@ -55,6 +55,14 @@ pub const fn cause(number: u64) -> Cause {
     }
 }
 
+/// Whether a system call may be `ioctl`: its x86-64 number, the 32-bit one, or that of x32. On a file, none of the others
+/// with these numbers does anything.
+#[must_use]
+#[inline(always)]
+pub const fn is_ioctl(number: u64) -> bool {
+    matches!(number, 16 | 54 | 0x4000_0202)
+}
+
 /// `super_block.s_magic` of btrfs.
 pub const BTRFS_MAGIC: u64 = 0x9123_683e;
 /// `super_block.s_magic` of overlayfs.

@@ -25,6 +25,9 @@ pub struct Marks {
     pub whole: bool,
     /// The file needs a full re-read: marks were lost (map full, missed program run, unclean stop). Counted.
     pub rescan: bool,
+    /// In addition to marks of content: the file was given other blocks of the disk, and its pages in memory may still have
+    /// the content of the old ones. It must be read from the disk.
+    pub remapped: bool,
 }
 
 impl Marks {
@@ -69,6 +72,7 @@ impl Marks {
         self.names |= other.names;
         self.whole |= other.whole;
         self.rescan |= other.rescan;
+        self.remapped |= other.remapped;
     }
 
     /// Marks the bytes `start..end`.

@@ -4,6 +4,7 @@
 //! - a page marks when it goes from clean to dirty, and not again while it is dirty; a mapped page stays silently writable
 //!   until it is cleaned (`writeback_dirty_folio`, kernel 6.18);
 //! - punch-like operations mark first and change bytes later, holding the inode lock;
+//! - in one run of five blocks of committed files are exchanged, while their pages keep the old content and give way later;
 //! - direct writes mark at begin and at completion, and are in flight between;
 //! - a hook's program reads the generation and may write its mark later, until a grace period ends;
 //! - in one run of four some files cannot be read;
@@ -36,6 +37,7 @@ mod numbers;
 mod open;
 mod places;
 mod punch;
+mod remap;
 mod rival;
 mod run;
 mod seeds;
@@ -115,6 +117,11 @@ fn sim_finds_a_missing_clean() {
 #[test]
 fn sim_finds_a_missing_barrier() {
     must_be_found("barrier", Steps { barrier: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_pages_that_are_older_than_their_blocks() {
+    must_be_found("uncache", Steps { uncache: false, ..Steps::ALL });
 }
 
 #[test]

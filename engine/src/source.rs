@@ -117,6 +117,8 @@ pub trait FileOps {
     fn clean(&mut self) -> Result<(), FileError>;
     /// Waits for a writer that holds the inode lock.
     fn barrier(&mut self) -> Result<(), FileError>;
+    /// From now on, `read` gives what is on the disk, whatever pages of the file are in memory.
+    fn uncache(&mut self) -> Result<(), FileError>;
     /// Bytes from `offset`, fewer than asked only at the end of the file.
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError>;
     /// The data ranges (first byte, first byte after) inside `start..end`, in order.

@@ -22,7 +22,8 @@ const MOVE_EXT: u64 = 0xc028_660f;
 const SWAP_BOOT: u64 = 0x6611;
 
 /// Exchanges the disk blocks of `file` and `donor` for `len` blocks at `start`; `file` keeps its content in its new blocks,
-/// and the donor gets the old ones. Both starts must be equal. Returns how many blocks were moved.
+/// and the donor gets the old ones as unwritten, so that it has zeros there. Its pages in memory keep its old content. Both
+/// starts must be equal. Returns how many blocks were moved.
 ///
 /// # Errors
 /// The kernel's.

@@ -228,6 +228,10 @@ impl FileOps for Watched<'_> {
         result
     }
 
+    fn uncache(&mut self) -> Result<(), FileError> {
+        self.file.uncache()
+    }
+
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
         let result = self.file.read(offset, buffer);
         (self.at)(Point::Read);

@@ -4,10 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use common::hooks::{HookId, counter_cell};
+use common::maps::flag;
 use engine::model::Ino;
+use rustix::fs::{FallocateFlags, fallocate};
 use tests::capture_mounts::Kind;
 use tests::capture_rig::{Rig, back_end, config};
 use tests::ext4_calls::{move_extents, swap_boot};
+use tests::race_bed::{self, Bed};
+use tests::raw_io::Mapping;
 use tracker::capture::BackEnd;
 
 const SIZE: u64 = 1 << 20;
@@ -38,9 +42,69 @@ fn moved_extents_mark_both_files() {
     let block = fs::metadata(rig.path("f")).unwrap().blksize();
     assert!(marks[0].covers(16 * block, 48 * block), "{marks:?}");
     assert!(marks[1].covers(16 * block, 48 * block), "{marks:?}");
+    assert!(marks.iter().all(|marks| marks.flags & flag::REMAPPED != 0), "{marks:?}");
     if back_end() == BackEnd::Tracepoint {
         assert_eq!(marks[1].blocks.len(), 32 * block / 4096, "{marks:?}");
     }
+}
+
+/// These drop the same mapping, but the pages with it. Such files may be read as they are in memory.
+#[test]
+fn calls_that_drop_pages_do_not_say_remapped() {
+    let Some(mut rig) = Rig::new("calls_that_drop_pages_do_not_say_remapped", Kind::Ext4) else { return };
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fs::write(rig.path("f"), vec![b'f'; SIZE as usize]).unwrap();
+    rig.settle(&["f"]);
+    let seen = rig.drain().counters.get(counter_cell(HookId::Ext4Remap));
+    fallocate(open(&rig, "f"), punch, 65_536, 65_536).unwrap();
+    fallocate(open(&rig, "f"), FallocateFlags::COLLAPSE_RANGE, 0, 65_536).unwrap();
+    open(&rig, "f").set_len(SIZE / 2).unwrap();
+    let retired = rig.drain();
+    assert!(retired.counters.get(counter_cell(HookId::Ext4Remap)) > seen, "none of them dropped a mapping");
+    let marks = rig.marks(&retired, rig.ino("f"));
+    assert!(marks.covers(65_536, 131_072) && marks.flags & flag::REMAPPED == 0, "{marks:?}");
+}
+
+/// Exchanges blocks of the file, the donor, whose pages are in memory, and flushes it at once. The pages still show the old
+/// content then, and give way later, which is no event. What is on the disk must be committed.
+fn a_donor_is_committed(case: &str, mapped: bool) {
+    let Some(mut bed) = Bed::new(case, Kind::Ext4) else { return };
+    fs::write(bed.rig.path("other"), vec![b'o'; race_bed::SIZE as usize]).unwrap();
+    let (donor, other) = (bed.file(), open(&bed.rig, "other"));
+    other.sync_all().unwrap();
+    let block = donor.metadata().unwrap().blksize();
+    let (at, end) = (16 * block, 48 * block);
+    let byte = || {
+        let mut byte = [0];
+        donor.read_exact_at(&mut byte, at + 7).unwrap();
+        byte[0]
+    };
+    let mapping = mapped.then(|| Mapping::new(&donor, race_bed::SIZE as usize).unwrap());
+    let old = mapping.as_ref().map_or_else(byte, |mapping| mapping.load(at as usize + 7));
+    assert_ne!(old, 0);
+    assert_eq!(move_extents(&other, &donor, 16, 32).unwrap(), 32);
+    assert_eq!(byte(), old, "the kernel drops the pages now: is the hook's flag still needed?");
+    bed.flush(&mut |_| {});
+    assert!(bed.marks.remapped, "{:?}", bed.marks);
+    // The blocks that the donor got count as never written.
+    assert!((at..end).all(|at| bed.byte(at) == 0), "what was in memory was committed");
+    if mapped {
+        assert_eq!(byte(), old, "a mapped page was dropped");
+        drop(mapping);
+    }
+    rustix::fs::fadvise(&donor, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert_eq!(bed.difference(), None);
+}
+
+#[test]
+fn a_donor_with_pages_in_memory_is_read_from_the_disk() {
+    a_donor_is_committed("a_donor_with_pages_in_memory_is_read_from_the_disk", false);
+}
+
+/// A page that somebody has mapped cannot be dropped.
+#[test]
+fn a_donor_with_mapped_pages_is_read_from_the_disk() {
+    a_donor_is_committed("a_donor_with_mapped_pages_is_read_from_the_disk", true);
 }
 
 /// Shows why the hook is needed: without it nothing reports the donor.

@@ -149,10 +149,10 @@ pub(crate) fn dio_done(args: &impl Args) -> Option<Change> {
     None
 }
 
-/// A file whose content is exchanged with another's.
+/// A file whose content is exchanged with another's, while its pages stay in memory.
 #[inline(always)]
 pub(crate) fn exchanged<const AT: usize>(args: &impl Args) -> Option<Change> {
-    Some(Change::flags(file_inode(args.address(AT))?, flag::META | flag::RESCAN))
+    Some(Change::flags(file_inode(args.address(AT))?, flag::META | flag::RESCAN | flag::REMAPPED))
 }
 
 /// `btrfs_do_encoded_write(kiocb, ..)`

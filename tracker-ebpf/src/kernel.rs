@@ -77,18 +77,35 @@ pub(crate) fn file_type(inode: Address) -> Option<u16> {
     Some(member::<u16>(inode, &globals::INODE_MODE)? & 0o170_000)
 }
 
+/// Whether it can be found out which system call a task is in.
+#[inline(always)]
+fn knows_calls() -> bool {
+    globals::REGS_SYSCALL.load() != ABSENT && globals::REGS_IP.load() != ABSENT
+}
+
+/// The registers with which the current task entered the kernel.
+#[inline(always)]
+fn registers() -> Address {
+    // SAFETY: both helpers are available to tracing programs; the second takes what the first gives.
+    unsafe {
+        let task: *mut task_struct = generated::bpf_get_current_task_btf();
+        generated::bpf_task_pt_regs(task) as Address
+    }
+}
+
+/// Whether the current task may be inside `ioctl`. Kernel threads are not: their system call is 0.
+#[inline(always)]
+pub(crate) fn may_be_ioctl() -> bool {
+    !knows_calls() || member::<u64>(registers(), &globals::REGS_SYSCALL).is_none_or(syscalls::is_ioctl)
+}
+
 /// What the current task is doing, judged by its system call; with `Truncate`, the requested size.
 #[inline(always)]
 pub(crate) fn cause() -> (Cause, u64) {
-    let known = globals::REGS_SYSCALL.load() != ABSENT && globals::REGS_IP.load() != ABSENT;
-    if !known || globals::REGS_ARGUMENT_2.load() == ABSENT {
+    if !knows_calls() || globals::REGS_ARGUMENT_2.load() == ABSENT {
         return (Cause::Unknown, 0);
     }
-    // SAFETY: both helpers are available to tracing programs; the second takes what the first gives.
-    let regs = unsafe {
-        let task: *mut task_struct = generated::bpf_get_current_task_btf();
-        generated::bpf_task_pt_regs(task) as Address
-    };
+    let regs = registers();
     // The registers of a kernel thread, an io_uring worker or its poll thread are not those of a system call: there it is
     // 0.
     match member::<u64>(regs, &globals::REGS_IP) {

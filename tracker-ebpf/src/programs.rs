@@ -299,6 +299,9 @@ const EXT4_LAST_BLOCK: u64 = 0xffff_ffff;
 /// The cached mapping of a range is dropped, because other blocks will be mapped there. Its callers hold the inode's lock
 /// (`ext4_move_extents` and `swap_inode_boot_loader` by `lock_two_nondirectories`, Linux 6.1 to 6.18), so a flush that
 /// swaps after this mark waits for the change before it reads.
+///
+/// `ext4_move_extents`, which only an `ioctl` calls, leaves the donor's old pages in memory (Linux 6.1 to 6.18), so such a
+/// file must be read from the disk. All other callers drop the pages first, or do not change what is mapped.
 #[raw_tracepoint(tracepoint = "ext4_es_remove_extent")]
 pub(crate) fn ext4_remap(ctx: RawTracePointContext) -> Option<()> {
     let inode: Address = ctx.arg(0);
@@ -308,12 +311,15 @@ pub(crate) fn ext4_remap(ctx: RawTracePointContext) -> Option<()> {
         return Some(());
     }
     let (first, blocks) = (u64::from(ctx.arg::<u32>(1)), u64::from(ctx.arg::<u32>(2)));
+    let flags = if kernel::may_be_ioctl() { flag::REMAPPED } else { 0 };
     match kernel::member::<u8>(inode, &globals::INODE_BLKBITS) {
-        Some(bits) if bits < 32 && first + blocks < EXT4_LAST_BLOCK => target.range(first << bits, blocks << bits),
-        Some(bits) if bits < 32 => target.from(first << bits),
+        Some(bits) if bits < 32 && first + blocks < EXT4_LAST_BLOCK => {
+            target.range_and(flags, first << bits, blocks << bits);
+        }
+        Some(bits) if bits < 32 => target.range_and(flags, first << bits, u64::MAX),
         _ => {
             count(counter::UNREADABLE);
-            target.flags(flag::RESCAN);
+            target.flags(flag::RESCAN | flags);
         }
     }
     Some(())

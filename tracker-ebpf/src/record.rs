@@ -116,6 +116,17 @@ impl Marked {
         changed(self.slot);
     }
 
+    /// Marks `len` bytes at `start`, and sets `flags` in the same generation: none is drained without the other.
+    #[inline(always)]
+    pub(crate) fn range_and(&self, flags: u64, start: u64, len: u64) {
+        let generation = generation();
+        if flags != 0 {
+            inode_mark(generation, self.dev, self.ino, flags, u64::MAX, 0);
+        }
+        range_of(generation, self.dev, self.ino, start, len);
+        changed(self.slot);
+    }
+
     /// Marks everything from `start` on.
     #[inline(always)]
     pub(crate) fn from(&self, start: u64) {
@@ -180,7 +191,11 @@ fn generation() -> u64 {
 /// Marks `len` bytes at `start` of an inode.
 #[inline(always)]
 fn range(dev: u32, ino: u64, start: u64, len: u64) {
-    let generation = generation();
+    range_of(generation(), dev, ino, start, len);
+}
+
+#[inline(always)]
+fn range_of(generation: u64, dev: u32, ino: u64, start: u64, len: u64) {
     match ranges::place(start, len) {
         Place::Nothing => {}
         Place::Span(start, u64::MAX) => inode_mark(generation, dev, ino, flag::FROM, start, u64::MAX),

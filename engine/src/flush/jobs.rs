@@ -9,7 +9,7 @@ use super::gathered::Gathered;
 use super::running::Flush;
 use super::world::World;
 use crate::catalog::Record;
-use crate::dirty::{Marks, Waiting};
+use crate::dirty::{DirtySet, Marks, Waiting};
 use crate::identity::Span;
 use crate::model::{BLOCK_BYTES, FileId, Ino, Kind};
 use crate::source::ReadJob;
@@ -28,11 +28,17 @@ pub(super) struct Jobs {
 
 impl Jobs {
     /// Adds a full re-read of a known file that now has `size` bytes.
-    fn rescan(&mut self, record: &Record, size: u64) {
+    fn rescan(&mut self, record: &Record, size: u64, taken: &DirtySet) {
         self.sizes.insert(record.id, size);
-        let (marks, committed_size) = (Marks::rescan(), Some(record.size));
+        let remapped = is_remapped(taken, record.inode.ino);
+        let (marks, committed_size) = (Marks { remapped, ..Marks::rescan() }, Some(record.size));
         self.reads.push(ReadJob { id: record.id, inode: record.inode, marks, committed_size });
     }
+}
+
+/// Whether the pages of an inode in memory may be older than its blocks, however much of it is read.
+fn is_remapped(taken: &DirtySet, ino: Ino) -> bool {
+    taken.get(ino).is_some_and(|waiting| waiting.marks.remapped)
 }
 
 /// Decides which files are read.
@@ -107,7 +113,7 @@ fn marks_to_read<W: World>(flush: &mut Flush<'_, W>, record: &Record, waiting: &
         // Take another part in each flush, so that a file that is constantly marked all over gets its end committed too.
         let part = flush.facts.drain % marks.blocks.len().div_ceil(most);
         let now = marks.blocks.iter().skip((part * most) as usize).take(most as usize).collect();
-        let rest = Marks { blocks: &marks.blocks - &now, ..Marks::default() };
+        let rest = Marks { blocks: &marks.blocks - &now, remapped: marks.remapped, ..Marks::default() };
         marks.blocks = now;
         flush.kept.add(record.inode.ino, &rest, waiting.since_ns);
     }
@@ -145,7 +151,7 @@ fn add_differing<W: World>(
         }
         budget.spend(stat.size);
         flush.report.rescans += 1;
-        jobs.rescan(&record, stat.size);
+        jobs.rescan(&record, stat.size, flush.taken);
     }
     Ok(())
 }
@@ -163,7 +169,7 @@ fn add_claimed<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut 
             continue;
         }
         budget.spend(record.size);
-        jobs.rescan(&record, record.size);
+        jobs.rescan(&record, record.size, flush.taken);
     }
     Ok(())
 }
@@ -177,6 +183,10 @@ fn add_new<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut Jobs
         if budget.is_spent() {
             flush.report.carried += 1;
             jobs.excluded.insert(new.id);
+            if let Some(waiting) = flush.taken.get(new.stat.inode.ino).filter(|waiting| waiting.marks.remapped) {
+                // To read it whole later is not enough.
+                flush.kept.add(new.stat.inode.ino, &waiting.marks, waiting.since_ns);
+            }
             continue;
         }
         budget.spend(new.stat.size);
@@ -184,7 +194,7 @@ fn add_new<W: World>(flush: &mut Flush<'_, W>, names: &Gathered, jobs: &mut Jobs
         if let Some(base) = new.replaces {
             jobs.bases.insert(new.id, base);
         }
-        let marks = Marks::default();
+        let marks = Marks { remapped: is_remapped(flush.taken, new.stat.inode.ino), ..Marks::default() };
         jobs.reads.push(ReadJob { id: new.id, inode: new.stat.inode, marks, committed_size: None });
     }
 }

@@ -3,6 +3,9 @@
 //! The generation that holds the marks was retired before. So a later change either marks the other generation or is seen
 //! by the read. CLEAN is needed because `writeback_dirty_folio` fires only when a page goes from clean to dirty. BARRIER is
 //! needed because some hooks mark before the bytes are in the file (punch, clone, tmpfs writes), under the inode lock.
+//!
+//! Where a file was given other blocks of the disk, its pages in memory may be older than these. They give way without an
+//! event, so READ goes to the disk: CLEAN has written back what is newer in memory, and a later store marks again.
 
 use roaring::RoaringBitmap;
 
@@ -49,6 +52,9 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
             // the lock that BARRIER waited for. S0 may have been taken between the two, and no further mark would follow.
             stat.size = stat.size.max(ops.statx()?.size);
         }
+        if steps.uncache && job.marks.remapped {
+            ops.uncache()?;
+        }
     }
     Ok((stat, xattrs))
 }
@@ -74,6 +80,9 @@ pub fn read_again(
     }
     if steps.barrier_always {
         ops.barrier()?;
+    }
+    if steps.uncache && job.marks.remapped {
+        ops.uncache()?;
     }
     let xattrs = ops.xattrs()?;
     let now = ops.statx()?;

@@ -8,6 +8,8 @@ pub struct Steps {
     pub grace: bool,
     pub clean: bool,
     pub barrier: bool,
+    /// A file whose pages in memory may be older than its blocks is read from the disk.
+    pub uncache: bool,
     /// Pending marks are saved before the maps are cleared.
     pub durable_pending: bool,
     /// The commit is in the store before its marks are forgotten.
@@ -48,6 +50,7 @@ impl Steps {
         grace: true,
         clean: true,
         barrier: true,
+        uncache: true,
         durable_pending: true,
         commit_before_forget: true,
         same_bytes: true,

@@ -13,7 +13,7 @@ use crate::source::Stat;
 pub(super) const ROOT: Ino = Ino(1);
 pub(super) const OUTSIDE: Ino = Ino(2);
 
-const BLOCK: usize = BLOCK_BYTES as usize;
+pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
 pub(super) const BLOCKS_MAX: u64 = 6;
 pub(super) const FILES_MAX: usize = 14;
 
@@ -31,6 +31,8 @@ pub(super) struct Inode {
     pub(super) writable: BTreeSet<u64>,
     /// A mapping exists through which it can be stored to.
     pub(super) mapped: bool,
+    /// Clean pages with other content than their blocks.
+    pub(super) stale: BTreeMap<u64, Vec<u8>>,
     pub(super) entries: Vec<(Vec<u8>, Ino)>,
     /// Of a symlink.
     pub(super) target: Vec<u8>,
@@ -45,13 +47,16 @@ pub(super) struct Files {
     pub(super) free: Vec<Ino>,
     pub(super) clock: u64,
     pub(super) stalled: Vec<Stalled>,
-    token: u64,
+    pub(super) token: u64,
     pub(super) numbers: Numbers,
     /// Inodes that were looked at since their change time was set: the next change sets another one. `None`: changes are not
     /// modelled so finely.
     pub(super) armed: Option<BTreeSet<Ino>>,
     /// Symlinks are replaced by renames all the time.
     pub(super) symlinks: bool,
+    exchanges: bool,
+    /// Inodes and their generations.
+    pub(super) committed: BTreeSet<(Ino, u64)>,
 }
 
 impl Files {
@@ -65,8 +70,10 @@ impl Files {
             clock: 1,
             stalled: Vec::new(),
             token: 0,
-            // Not in all runs, so that the other seeds behave as before symlinks were added.
+            // Not in all runs, so that the other seeds behave as before these were added.
             symlinks: seed % 7 == 5,
+            exchanges: seed % 5 == 1,
+            committed: BTreeSet::new(),
             numbers: Numbers::Lasting,
             armed: None,
         };
@@ -124,8 +131,14 @@ impl Files {
 
     pub(super) fn finish(&mut self, stalled: Stalled) {
         match stalled {
-            Stalled::Punch { ino, block } => {
+            Stalled::Punch { ino, block, keeps_page: true } => {
                 if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.exchange(block);
+                }
+            }
+            Stalled::Punch { ino, block, .. } => {
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.stale.remove(&block);
                     let at = block as usize * BLOCK;
                     let end = (at + BLOCK).min(inode.data.len());
                     if at < end {
@@ -166,6 +179,7 @@ impl Files {
                     inode.holes.insert(block);
                 }
             }
+            (at / BLOCK_BYTES..(at + len).div_ceil(BLOCK_BYTES)).for_each(|block| inode.takes_page(block));
             inode.data[at as usize..end].fill(byte);
             for block in at / BLOCK_BYTES..(at + len).div_ceil(BLOCK_BYTES) {
                 inode.holes.remove(&block);
@@ -225,6 +239,9 @@ impl Files {
         if self.symlinks && self.rng.one_in(3) {
             self.relink();
         }
+        if self.exchanges && self.rng.one_in(3) {
+            self.exchange();
+        }
         match self.rng.below(20) {
             0..=5 => self.write(),
             6..=8 => self.store(),
@@ -274,9 +291,9 @@ impl Files {
 
     /// Marks only when the page goes from clean to dirty.
     pub(super) fn dirty_page(&mut self, ino: Ino, block: u64, marks: &mut Marks) {
-        if let Some(inode) = self.inodes.get_mut(&ino)
-            && inode.dirty.insert(block)
-        {
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        inode.takes_page(block);
+        if inode.dirty.insert(block) {
             marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
         }
     }
@@ -309,24 +326,6 @@ impl Files {
         self.finish(Stalled::Store { ino, at, byte });
     }
 
-    fn direct(&mut self) {
-        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
-        let size = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
-        let blocks = size / BLOCK_BYTES;
-        if blocks == 0 {
-            return;
-        }
-        let (block, fill) = (self.rng.below(blocks), self.rng.below(250) as u8 + 1);
-        let count = 1 + self.rng.below(blocks - block);
-        self.token += 1;
-        let (token, start, end) = (self.token, block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
-        self.kernel.in_flight.insert(token, (ino, start, end));
-        let mut marks = Marks::meta();
-        marks.mark_bytes(start, end);
-        self.kernel.mark(&mut self.rng, ino, marks);
-        self.stalled.push(Stalled::Direct { token, ino, block, count, fill });
-    }
-
     fn truncate(&mut self) {
         let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
         let busy = self.stalled.iter().any(|s| matches!(s, Stalled::Direct { ino: writing, .. } if *writing == ino));
@@ -336,6 +335,8 @@ impl Files {
         let size = self.numbers.rounded(self.rng.below(BLOCKS_MAX * BLOCK_BYTES), 0) as usize;
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         let old = inode.data.len();
+        inode.takes_page((size / BLOCK) as u64);
+        inode.stale.retain(|block, _| *block < (size / BLOCK) as u64);
         inode.data.resize(size, 0);
         let mut marks = Marks::meta();
         if size < old {
@@ -480,6 +481,7 @@ fn inode(kind: Kind, generation: u64) -> Inode {
         dirty: BTreeSet::new(),
         writable: BTreeSet::new(),
         mapped: false,
+        stale: BTreeMap::new(),
         entries: Vec::new(),
         target: Vec::new(),
     }

@@ -64,6 +64,8 @@ impl Inner {
 pub(super) struct SimFile {
     pub(super) inner: Rc<RefCell<Inner>>,
     pub(super) ino: Ino,
+    /// Whether it is read past the pages in memory.
+    pub(super) direct: bool,
 }
 
 impl SimFile {
@@ -94,11 +96,19 @@ impl FileOps for SimFile {
         Ok(())
     }
 
+    fn uncache(&mut self) -> Result<(), FileError> {
+        self.step()?;
+        self.inner.borrow_mut().files.drop_pages(self.ino);
+        self.direct = true;
+        Ok(())
+    }
+
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
         self.step()?;
         let inner = self.inner.borrow();
         let Some(inode) = inner.files.inodes.get(&self.ino) else { return Err(FileError::Moved) };
-        let rest = inode.data.get(offset as usize..).unwrap_or(&[]);
+        let data = if self.direct { inode.data.clone() } else { inode.cached() };
+        let rest = data.get(offset as usize..).unwrap_or(&[]);
         let len = rest.len().min(buffer.len());
         buffer[..len].copy_from_slice(&rest[..len]);
         Ok(len)
@@ -110,7 +120,7 @@ impl FileOps for SimFile {
         let block = crate::model::BLOCK_BYTES;
         let end = end.min(inode.data.len() as u64);
         Ok((start / block..end.div_ceil(block))
-            .filter(|b| !inode.holes.contains(b))
+            .filter(|b| !inode.holes.contains(b) || (!self.direct && inode.stale.contains_key(b)))
             .map(|b| ((b * block).max(start), ((b + 1) * block).min(end)))
             .filter(|(a, b)| a < b)
             .collect())

@@ -8,6 +8,7 @@ pub(super) enum Stalled {
     Punch {
         ino: Ino,
         block: u64,
+        keeps_page: bool,
     },
     Direct {
         token: u64,

@@ -124,6 +124,8 @@ impl SimWorld {
             let (key, bytes) = self.delayed.remove(0);
             self.store.entry(key).or_insert(bytes);
         }
+        let committed = self.catalog.records.values().map(|record| (record.inode.ino, record.inode.generation));
+        self.inner.borrow_mut().files.set_committed(committed.collect());
         if self.inner.borrow_mut().step() { Ok(()) } else { Err(SimError::Crash) }
     }
 
@@ -201,7 +203,7 @@ impl SimWorld {
             return Err(FileError::Unreadable { cause: "it was made so".into() });
         }
         self.opened.borrow_mut().add(id, path);
-        Ok(SimFile { inner: Rc::clone(&self.inner), ino })
+        Ok(SimFile { inner: Rc::clone(&self.inner), ino, direct: false })
     }
 }
 

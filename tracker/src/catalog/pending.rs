@@ -15,6 +15,7 @@ const META: u32 = 1;
 const NAMES: u32 = 2;
 const WHOLE: u32 = 4;
 const RESCAN: u32 = 8;
+const REMAPPED: u32 = 16;
 
 impl Catalog {
     /// Adds marks to what is stored: an existing row is merged, never narrowed, so a caller that knows less cannot lose a
@@ -92,7 +93,11 @@ fn put(conn: &Connection, ino: Ino, waiting: &Waiting) -> Result<()> {
             .map_err(|_| CatalogError::Damaged { table: "pending", what: "bitmap cannot be written" })?;
     }
     let bit = |on: bool, bit: u32| if on { bit } else { 0 };
-    let flags = bit(marks.meta, META) | bit(marks.names, NAMES) | bit(marks.whole, WHOLE) | bit(marks.rescan, RESCAN);
+    let flags = bit(marks.meta, META)
+        | bit(marks.names, NAMES)
+        | bit(marks.whole, WHOLE)
+        | bit(marks.rescan, RESCAN)
+        | bit(marks.remapped, REMAPPED);
     conn.prepare_cached(
         "INSERT OR REPLACE INTO pending(ino, flags, from_, end_, blocks, since_ns) VALUES(?1,?2,?3,?4,?5,?6)",
     )?
@@ -131,8 +136,16 @@ fn read(row: &Row<'_>) -> Result<Waiting> {
     };
     let flags: u32 = row.get(1)?;
     let has = |bit: u32| flags & bit != 0;
-    let marks =
-        Marks { blocks, from, range: None, meta: has(META), names: has(NAMES), whole: has(WHOLE), rescan: has(RESCAN) };
+    let marks = Marks {
+        blocks,
+        from,
+        range: None,
+        meta: has(META),
+        names: has(NAMES),
+        whole: has(WHOLE),
+        rescan: has(RESCAN),
+        remapped: has(REMAPPED),
+    };
     Ok(Waiting { marks, since_ns: row.get::<_, i64>(5)? as u64 })
 }
 
@@ -180,6 +193,7 @@ mod tests {
             Marks { names: true, ..none() },
             Marks { whole: true, ..none() },
             Marks { rescan: true, ..none() },
+            Marks { remapped: true, ..none() },
             Marks { from: Some(1 << 50), ..none() },
             Marks { blocks: [7].into_iter().collect(), ..none() },
         ];

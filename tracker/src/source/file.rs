@@ -40,6 +40,8 @@ pub struct OpenFile {
     births: Births,
     ino: Ino,
     cleans: Arc<CleanTimes>,
+    /// Whether `FileOps::read` goes past the pages in memory.
+    direct: bool,
 }
 
 impl SourceRoot {
@@ -60,7 +62,16 @@ impl SourceRoot {
         let fs = self.fs_of(found.upper);
         let clean_by = clean_by(fs, self.data_journal(found.upper), &fd);
         let (layer, births) = (self.layer(found.upper), self.births_of(found.upper));
-        Ok(OpenFile { fd, clean_by, layer, fs, births, ino: expect.ino, cleans: Arc::clone(&self.cleans) })
+        Ok(OpenFile {
+            fd,
+            clean_by,
+            layer,
+            fs,
+            births,
+            ino: expect.ino,
+            cleans: Arc::clone(&self.cleans),
+            direct: false,
+        })
     }
 
     /// How long writing files back took since the last call, by inode number.
@@ -92,6 +103,9 @@ fn clean_by(fs: FsType, data_journal: bool, fd: &OwnedFd) -> CleanBy {
     }
 }
 
+/// Bytes by which direct reads are aligned, in the file and in memory: no disk has larger logical blocks.
+const DIRECT_ALIGN: usize = 64 << 10;
+
 /// No file is this large.
 const BEHIND_EVERY_END: u64 = 1 << 62;
 
@@ -117,6 +131,38 @@ impl OpenFile {
             }
         }
         Ok(done)
+    }
+
+    /// As `read_at`, past the pages in memory.
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let align = DIRECT_ALIGN as u64;
+        let most = buffer.len().next_multiple_of(DIRECT_ALIGN) + DIRECT_ALIGN;
+        let mut space = vec![0; most + DIRECT_ALIGN];
+        let aligned = space.as_ptr().align_offset(DIRECT_ALIGN);
+        let Some(space) = space.get_mut(aligned..aligned + most) else { return Err(Errno::INVAL) };
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            let skip = (at % align) as usize;
+            let want = (skip + buffer.len() - done).next_multiple_of(DIRECT_ALIGN);
+            let got = match rustix::io::pread(&self.fd, &mut space[..want], at - skip as u64) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            let Some(fresh) = space.get(skip..got).filter(|fresh| !fresh.is_empty()) else { break };
+            let len = fresh.len().min(buffer.len() - done);
+            buffer[done..done + len].copy_from_slice(&fresh[..len]);
+            done += len;
+        }
+        Ok(done)
+    }
+
+    fn set_direct(&mut self, on: bool) -> Result<(), Errno> {
+        let mut flags = rustix::fs::fcntl_getfl(&self.fd)?;
+        flags.set(OFlags::DIRECT, on);
+        rustix::fs::fcntl_setfl(&self.fd, flags)?;
+        self.direct = on;
+        Ok(())
     }
 }
 
@@ -159,7 +205,24 @@ impl FileOps for OpenFile {
         }
     }
 
+    fn uncache(&mut self) -> Result<(), FileError> {
+        // So that others, and the scrub, see the same. Pages that somebody has mapped stay.
+        let _ = rustix::fs::fadvise(&self.fd, 0, None, rustix::fs::Advice::DontNeed);
+        match self.set_direct(true) {
+            // This file system reads no file directly.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(unreadable(errno)),
+        }
+    }
+
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
+        if self.direct {
+            match self.read_direct(offset, buffer) {
+                // The disk has larger blocks, or this file is not read directly.
+                Err(Errno::INVAL) => self.set_direct(false).map_err(unreadable)?,
+                other => return other.map_err(unreadable),
+            }
+        }
         self.read_at(offset, buffer)
     }
 

@@ -392,3 +392,24 @@ fn the_area_of_a_restore_is_not_in_the_volume() {
     let named = root.directory(Path::new("")).unwrap().named(area.as_bytes()).unwrap();
     assert_eq!(named, Some(Named::Foreign(Foreign::RestoreArea)));
 }
+
+/// At any place, and up to an end that is at no border of a block. Where the file system reads nothing directly, it is read
+/// as usual.
+#[test]
+fn a_file_read_directly_has_the_same_bytes() {
+    let (dir, root) = fresh();
+    let bytes: Vec<u8> = (0..200_001u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(dir.path().join("f"), &bytes).unwrap();
+    let inode = root.stat(rel("f")).unwrap().stat.inode;
+    let mut file = root.open_file(rel("f"), inode).unwrap();
+    file.clean().unwrap();
+    file.uncache().unwrap();
+    for offset in [0, 1, 4095, 4096, 65_543, 131_072, 196_608, 200_000, 200_001, 300_000] {
+        for len in [1, 100, 4096, 65_537, 1 << 20] {
+            let mut read = vec![0; len];
+            let got = file.read(offset, &mut read).unwrap();
+            let rest = bytes.get(offset as usize..).unwrap_or(&[]);
+            assert_eq!(read[..got], rest[..rest.len().min(len)], "{len} bytes at {offset}");
+        }
+    }
+}

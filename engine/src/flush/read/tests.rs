@@ -62,6 +62,11 @@ impl FileOps for Fake {
         Ok(())
     }
 
+    fn uncache(&mut self) -> Result<(), FileError> {
+        self.calls.push("uncache");
+        Ok(())
+    }
+
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
         self.calls.push("read");
         self.reads.push((offset, buffer.len()));
@@ -104,6 +109,15 @@ fn the_order_is_statx_clean_barrier_read() {
     assert_eq!(file.calls, ["statx", "xattrs", "clean", "barrier", "statx", "data_ranges", "read"]);
     assert_eq!(image.parts, [Part::Bytes { offset: BLOCK_BYTES, bytes: vec![2; BLOCK_BYTES as usize] }]);
     assert!(!image.short && !image.whole);
+}
+
+/// Before the holes are asked for: a page in memory counts as data there.
+#[test]
+fn a_file_with_other_blocks_is_read_from_the_disk() {
+    let mut file = Fake::new(2 * BLOCK_BYTES);
+    let job = job(Marks { remapped: true, ..marked([1]) }, Some(file.size));
+    read_file(&mut file, &job, Steps::ALL).unwrap();
+    assert_eq!(file.calls, ["statx", "xattrs", "clean", "barrier", "statx", "uncache", "data_ranges", "read"]);
 }
 
 /// A write marked its block but sets the size only after S0 was taken: its block belongs to the image.

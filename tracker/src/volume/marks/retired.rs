@@ -36,6 +36,7 @@ pub(crate) fn marks_of(marks: &InodeMarks) -> Marks {
         names: has(flag::NAMES),
         whole: has(flag::WHOLE) || has(flag::DATA_NO_RANGE),
         rescan: has(flag::RESCAN),
+        remapped: has(flag::REMAPPED),
     }
 }
 
@@ -53,11 +54,23 @@ fn marks_under_way(io: &InflightWrite) -> Marks {
 mod tests {
     use super::*;
 
+    use roaring::RoaringBitmap;
+
     const A: Dev = Dev::of_kernel(1);
     const B: Dev = Dev::of_kernel(9);
 
     fn io(start: u64, len: u64, flags: u64) -> InflightWrite {
         InflightWrite { dev: A, ino: Ino(2), start, len, flags, began_ns: 0, key: 7 }
+    }
+
+    /// Not by themselves, but with the content that they are about.
+    #[test]
+    fn remapped_blocks_are_told() {
+        let blocks = RoaringBitmap::from_iter([4]);
+        let marks = marks_of(&InodeMarks { flags: flag::REMAPPED, blocks: blocks.clone(), ..InodeMarks::default() });
+        assert_eq!(marks, Marks { blocks, remapped: true, ..Marks::default() });
+        let under_way = marks_under_way(&io(0, 0, flag::META | flag::RESCAN | flag::REMAPPED));
+        assert_eq!(under_way, Marks { remapped: true, ..Marks::rescan() });
     }
 
     #[test]

@@ -207,6 +207,9 @@ mod tests {
             }
             Ok(())
         }
+        fn uncache(&mut self) -> Result<(), FileError> {
+            Ok(())
+        }
         fn read(&mut self, _: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
             buffer.fill(7);
             Ok(buffer.len())

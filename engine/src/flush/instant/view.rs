@@ -136,10 +136,8 @@ impl<'w, W: World> View<'w, W> {
         self.ask();
         let Some(held) = self.held.get_mut(&inode) else { return Ok(()) };
         let mut job = ReadJob { marks: held.stale.clone(), committed_size: Some(held.image.size), ..held.job.clone() };
-        if held.image.whole {
-            // What a file has grown by is part of a whole image, marked or not.
-            job.marks.from = Some(job.marks.from.unwrap_or(u64::MAX).min(held.image.size));
-        }
+        // What the file has grown by since is read, marked or not: what is committed there may have been cut off before.
+        job.marks.from = Some(job.marks.from.unwrap_or(u64::MAX).min(held.image.size));
         if self.open.len() >= OPEN_MAX && !self.open.contains_key(&inode) {
             self.open.clear();
         }

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::history::Facts;
 use super::tree::CHAINS;
@@ -90,6 +91,12 @@ impl Chain {
             Chain { first: Target::new(&dir, "first", *first), second: Target::new(&dir, "second", *second), number: 0 }
         };
         ALL.iter().enumerate().map(chain).collect()
+    }
+
+    /// How long it rests after each number: a direct write that is under way is no moment for a commit of one instant.
+    #[must_use]
+    pub fn rest(&self) -> Duration {
+        Duration::from_millis(if self.second.place == Place::Direct { 50 } else { 0 })
     }
 
     /// The next number, with `pause` after each of the two changes.

@@ -33,9 +33,9 @@ type Call = (u64, fn(&mut Changes));
 const CALLS: [Call; 30] = [
     (8, Changes::write),
     (2, Changes::punch),
-    (3, Changes::write_directly),
+    (1, Changes::write_directly),
     (3, Changes::write_by_ring),
-    (2, Changes::write_directly_by_ring),
+    (1, Changes::write_directly_by_ring),
     (6, Changes::store),
     (5, Changes::append),
     (1, Changes::empty_log),

@@ -18,11 +18,10 @@ use crate::stop::Stop;
 /// Writers that make the numbered changes.
 const WRITERS: u64 = 3;
 /// How long the writers all keep one pace.
-const PACE_MS: u128 = 100;
-/// The longest pause between two changes of one writer, by pace, in microseconds.
-const PAUSES_US: [u64; 4] = [0, 300, 2_000, 2_000];
-/// In the last pace each pause is one of some longer ones.
-const LONG_US: u64 = 20_000;
+const PACE: Duration = Duration::from_millis(250);
+/// The longest pause between two changes of one writer, by pace, in microseconds; `None`: nobody begins anything. A debug build on a
+/// busy machine needs some of these, since one look at so many files that move takes it tens of milliseconds.
+const PAUSES_US: [Option<u64>; 8] = [Some(0), Some(300), Some(2_000), Some(20_000), None, None, None, None];
 
 /// A tree with its writers.
 pub struct Load {
@@ -61,6 +60,7 @@ impl Load {
                 scope.spawn(move || {
                     while !stop.load(SeqCst) {
                         chain.step(|| pauses.pause());
+                        thread::sleep(chain.rest());
                     }
                 });
             }
@@ -113,12 +113,15 @@ impl Pauses {
     }
 
     fn pause(&mut self) {
-        let period = (self.begun.elapsed().as_millis() / PACE_MS) as u64;
-        let pace = Random::new(self.seed ^ period << 8).below(PAUSES_US.len() as u64) as usize;
-        let longest = if pace + 1 == PAUSES_US.len() && self.random.one_in(3) { LONG_US } else { PAUSES_US[pace] };
-        match longest {
-            0 => thread::yield_now(),
-            _ => thread::sleep(Duration::from_micros(self.random.below(longest))),
+        loop {
+            let period = (self.begun.elapsed().as_micros() / PACE.as_micros()) as u32;
+            let pace = Random::new(self.seed ^ u64::from(period) << 8).below(PAUSES_US.len() as u64);
+            match PAUSES_US[pace as usize] {
+                Some(0) => return thread::yield_now(),
+                Some(longest) => return thread::sleep(Duration::from_micros(self.random.below(longest))),
+                // Also before what a writer does in the middle of a chain.
+                None => thread::sleep((PACE * (period + 1)).saturating_sub(self.begun.elapsed())),
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod loads;
 pub mod matrix;
 pub mod mounts;
 pub mod powercut;
+pub mod prefix;
 pub mod race_bed;
 pub mod raw_calls;
 pub mod raw_io;

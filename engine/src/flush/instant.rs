@@ -85,7 +85,9 @@ pub(super) fn find<'w, W: World>(
                 tries += 1;
                 if is_final(why) || !view.world.try_again(tries)? {
                     // Each file is as it was at some moment since the drain, and was read by the name that was decided then.
+                    view.of_one_moment = false;
                     view.seal();
+                    decided_again |= view.moment_decided.get();
                     let steady = !decided_again && !view.unsteady && !is_final(why);
                     let view = steady.then_some(view);
                     return Ok(Found { view, marks: taken.clone(), consistency: live(why) });
@@ -171,6 +173,8 @@ fn look_at_all<W: World>(
     few_names::limit_changes(&mut flush, &mut names)?;
     names.look_where_decided(flush.world)?;
     let jobs = jobs::plan(&mut flush, &names)?;
+    names.keep_not_there(&mut flush.kept);
+    names.forget_gone(&*flush.world, &mut flush.kept)?;
     if !flush.kept.is_empty() || !names.plan.missing.is_empty() {
         return Ok(Err(NotInstant::LeftOver));
     }

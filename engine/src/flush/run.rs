@@ -88,6 +88,7 @@ fn commit_tree<W: World>(
     attributes::add_others(&mut flush, &mut builder, &names)?;
     keep_unread(&mut flush, &names, &builder)?;
     keep_left_out(&mut flush, &mut builder);
+    names.keep_not_there(&mut flush.kept);
     names.forget_gone(&*flush.world, &mut flush.kept)?;
     mass_delete::keep_marks(&mut flush, &names)?;
     keep_missing(&mut flush, &names, held)?;

@@ -32,6 +32,10 @@ pub trait SourceTree: Fails {
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Self::Error>;
     /// Whether the inode of a committed file still exists.
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
+    /// Whether all that is listed and asked is of one moment.
+    fn is_of_one_moment(&self) -> bool {
+        false
+    }
     /// Tells the tree where this flush saw a new file, so that `open` and `attributes` find files that are not in the
     /// catalog yet.
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId);

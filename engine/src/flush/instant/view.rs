@@ -41,10 +41,14 @@ pub(in crate::flush) struct View<'w, W: World> {
     pub(super) complete: bool,
     /// Some directory was not where it was looked for, or could not be read.
     pub(super) unsteady: bool,
+    /// What is decided counts only if nothing changed meanwhile.
+    pub(super) of_one_moment: bool,
+    /// .. and something was decided by that.
+    pub(super) moment_decided: Cell<bool>,
     /// Nothing is to be asked of the tree any more.
     sealed: bool,
     /// .. and something was.
-    asked: &'w Cell<bool>,
+    pub(super) asked: &'w Cell<bool>,
 }
 
 impl<'w, W: World> View<'w, W> {
@@ -63,6 +67,8 @@ impl<'w, W: World> View<'w, W> {
             watched: BTreeSet::new(),
             complete: false,
             unsteady: false,
+            of_one_moment: true,
+            moment_decided: Cell::new(false),
             sealed: false,
             asked,
         }

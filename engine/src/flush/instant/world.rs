@@ -62,6 +62,13 @@ impl<W: World> SourceTree for View<'_, W> {
         Ok(found)
     }
 
+    fn is_of_one_moment(&self) -> bool {
+        // What is asked after the look is of a later moment.
+        let holds = self.of_one_moment && !self.asked.get();
+        self.moment_decided.set(self.moment_decided.get() || holds);
+        holds
+    }
+
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId) {
         self.placed.insert(id, inode);
         self.world.place(id, parent, name, inode);

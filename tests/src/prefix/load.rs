@@ -17,11 +17,13 @@ use crate::stop::Stop;
 
 /// Writers that make the numbered changes.
 const WRITERS: u64 = 3;
-/// How long the writers all keep one pace.
-const PACE: Duration = Duration::from_millis(250);
-/// The longest pause between two changes of one writer, by pace, in microseconds; `None`: nobody begins anything. A debug build on a
-/// busy machine needs some of these, since one look at so many files that move takes it tens of milliseconds.
-const PAUSES_US: [Option<u64>; 8] = [Some(0), Some(300), Some(2_000), Some(20_000), None, None, None, None];
+/// The writers work for a part of each period, all at one pace, and rest until its end, each wherever it is. A debug build on a
+/// machine with too much to do needs that: one look at so many files that move takes it tens of milliseconds.
+const PERIOD: Duration = Duration::from_millis(700);
+/// Shortest and longest of these parts.
+const WORK_MS: (u64, u64) = (100, 400);
+/// The longest pause between two changes of one writer, by pace, in microseconds.
+const PAUSES_US: [u64; 4] = [1, 300, 2_000, 20_000];
 
 /// A tree with its writers.
 pub struct Load {
@@ -113,16 +115,30 @@ impl Pauses {
     }
 
     fn pause(&mut self) {
-        loop {
-            let period = (self.begun.elapsed().as_micros() / PACE.as_micros()) as u32;
-            let pace = Random::new(self.seed ^ u64::from(period) << 8).below(PAUSES_US.len() as u64);
-            match PAUSES_US[pace as usize] {
-                Some(0) => return thread::yield_now(),
-                Some(longest) => return thread::sleep(Duration::from_micros(self.random.below(longest))),
-                // Also before what a writer does in the middle of a chain.
-                None => thread::sleep((PACE * (period + 1)).saturating_sub(self.begun.elapsed())),
-            }
+        thread::sleep(Duration::from_micros(self.random.below(self.longest())));
+        // Also before what a writer does in the middle of a chain.
+        while let Some(left) = self.rest() {
+            thread::sleep(left);
         }
+    }
+
+    /// What all writers draw for this period.
+    fn drawn(&self) -> (u32, Random) {
+        let period = (self.begun.elapsed().as_micros() / PERIOD.as_micros()) as u32;
+        (period, Random::new(self.seed ^ u64::from(period) << 8))
+    }
+
+    fn longest(&self) -> u64 {
+        PAUSES_US[self.drawn().1.below(PAUSES_US.len() as u64) as usize]
+    }
+
+    /// How long nobody begins anything.
+    fn rest(&self) -> Option<Duration> {
+        let (period, mut random) = self.drawn();
+        random.below(PAUSES_US.len() as u64);
+        let work = Duration::from_millis(WORK_MS.0 + random.below(WORK_MS.1 - WORK_MS.0));
+        let since = self.begun.elapsed().saturating_sub(PERIOD * period);
+        (since > work).then(|| PERIOD.saturating_sub(since)).filter(|left| !left.is_zero())
     }
 }
 

@@ -28,6 +28,8 @@ pub(in crate::flush) struct View<'w, W: World> {
     pub(super) world: &'w mut W,
     steps: Steps,
     pub(super) listings: BTreeMap<InodeId, Listed>,
+    /// Directories that were not where they were looked for last. Within one look they may be found elsewhere yet.
+    pub(super) nowhere: BTreeSet<InodeId>,
     pub(super) named: HashMap<(InodeId, Vec<u8>), Named>,
     pub(super) alive: HashMap<InodeId, Alive>,
     pub(super) attributes: BTreeMap<InodeId, Attributes>,
@@ -46,7 +48,7 @@ pub(in crate::flush) struct View<'w, W: World> {
     /// .. and something was decided by that.
     pub(super) moment_decided: Cell<bool>,
     /// Nothing is to be asked of the tree any more.
-    sealed: bool,
+    pub(super) sealed: bool,
     /// .. and something was.
     pub(super) asked: &'w Cell<bool>,
 }
@@ -58,6 +60,7 @@ impl<'w, W: World> View<'w, W> {
             world,
             steps,
             listings: BTreeMap::new(),
+            nowhere: BTreeSet::new(),
             named: HashMap::new(),
             alive: HashMap::new(),
             attributes: BTreeMap::new(),
@@ -106,6 +109,7 @@ impl<'w, W: World> View<'w, W> {
         if live.marks.iter().any(|(_, waiting)| waiting.marks.names) {
             // Names, and how many a file has, hang together over all directories.
             self.listings.clear();
+            self.nowhere.clear();
             self.named.clear();
             self.alive.clear();
         }

@@ -27,10 +27,17 @@ impl<W: World> SourceTree for View<'_, W> {
         if let Some(found) = inode.and_then(|inode| self.listings.get(&inode)) {
             return Ok(found.clone());
         }
+        if self.sealed && inode.is_some_and(|inode| self.nowhere.contains(&inode)) {
+            return Ok(Listed::NotThere);
+        }
         self.ask();
         let found = self.world.list(dir)?;
         match (inode, &found) {
             (Some(inode), Listed::Entries(_)) => _ = self.listings.insert(inode, found.clone()),
+            (Some(inode), Listed::NotThere) => {
+                self.nowhere.insert(inode);
+                self.unsteady = true;
+            }
             _ => self.unsteady = true,
         }
         Ok(found)

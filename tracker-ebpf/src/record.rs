@@ -222,6 +222,7 @@ fn home(generation: u64, dev: u32) -> u64 {
 /// Sets the bits of blocks `first..=last` that are in `group`; not 0 if there is no room. A global function, as `mark_range`.
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
 extern "C" fn mark_group(home: u64, ino: u64, group: u64, first: u64, last: u64) -> u64 {
     let map = if home >> 32 == 0 { &DIRTY0 } else { &DIRTY1 };
     let key = GroupKey { ino, dev: home as u32, group: group as u32 };
@@ -238,7 +239,7 @@ extern "C" fn mark_group(home: u64, ino: u64, group: u64, first: u64, last: u64)
     0
 }
 
-/// A group of which nothing is marked. Not on the stack, where the verifier would follow each byte of it.
+/// A group of which nothing is marked. Not on the stack, where the verifier would follow each byte that is zeroed.
 static NO_BITS: GroupBits = [0; GROUP_WORDS];
 
 #[inline(always)]

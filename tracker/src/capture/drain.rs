@@ -20,6 +20,9 @@ use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Live, Overflo
 use super::running::Capture;
 use super::sys::Table;
 
+/// Marks by (superblock device, inode number).
+type MarksByInode = HashMap<(Dev, Ino), InodeMarks>;
+
 impl Capture {
     /// Retires the generation that programs write. Marks made after `grace` go to the other one.
     ///
@@ -124,18 +127,14 @@ impl Capture {
     }
 
     /// The marks in one of the two sets of maps, and their keys. `filled`: which of its maps, by block and by inode, may hold any.
-    fn marks_of_set(
-        &self,
-        set: usize,
-        filled: [bool; 2],
-    ) -> Result<(HashMap<(Dev, Ino), InodeMarks>, Drained), CaptureError> {
+    fn marks_of_set(&self, set: usize, filled: [bool; 2]) -> Result<(MarksByInode, Drained), CaptureError> {
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
         let [by_block, by_inode] = filled;
         let (groups, blocks) =
             if by_block { self.maps.dirty[set].read_all() } else { Ok(Default::default()) }.map_err(failed("DIRTY"))?;
         let (flagged, flags) =
             if by_inode { self.maps.inode[set].read_all() } else { Ok(Default::default()) }.map_err(failed("INODE"))?;
-        let mut inodes: HashMap<(Dev, Ino), InodeMarks> = HashMap::with_capacity(flagged.len());
+        let mut inodes = MarksByInode::with_capacity(flagged.len());
         for (key, mark) in flagged.iter().zip(&flags) {
             let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             marks.flags = mark.flags;

@@ -31,6 +31,7 @@ mod object;
 pub mod owner;
 mod pin_files;
 mod pins;
+mod plain;
 mod points;
 pub mod quiet;
 mod retired;

@@ -20,6 +20,9 @@ use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Live, Overflo
 use super::running::Capture;
 use super::sys::Table;
 
+/// Marks by (superblock device, inode number).
+type MarksByInode = HashMap<(Dev, Ino), InodeMarks>;
+
 impl Capture {
     /// Retires the generation that programs write. Marks made after `grace` go to the other one.
     ///
@@ -28,11 +31,11 @@ impl Capture {
     pub fn swap(&mut self) -> Result<(), CaptureError> {
         let now = self.generation()?;
         self.overflows = self.overflowed()?;
-        self.maps.ctrl.set(ctrl::GENERATION, now.wrapping_add(1)).map_err(|source| CaptureError::Map {
-            what: "swap",
-            map: "CTRL",
-            source,
-        })
+        let inserted = if self.cleared { Some(self.inserted()?) } else { None };
+        let swapped = self.maps.ctrl.set(ctrl::GENERATION, now.wrapping_add(1));
+        swapped.map_err(|source| CaptureError::Map { what: "swap", map: "CTRL", source })?;
+        (self.inserted, self.cleared) = (inserted, false);
+        Ok(())
     }
 
     /// Waits until all programs that were running at this call have ended. About 10 ms.
@@ -51,12 +54,12 @@ impl Capture {
         let retired = self.generation()?.wrapping_add(1);
         let set = (retired & 1) as usize;
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
-        let (inodes, drained) = self.marks_of_set(set)?;
-        let words = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
+        let (inodes, drained) = self.marks_of_set(set, [true; 2])?;
+        let (indexes, words) = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
         let inflight = self.inflight()?;
         let mut overflow = vec![0; OVERFLOW_WORDS as usize];
         let mut set_words = Vec::new();
-        for (index, word) in words {
+        for (index, word) in indexes.into_iter().zip(words) {
             if word != 0
                 && let Some(slot) = overflow.get_mut(index as usize)
             {
@@ -74,7 +77,10 @@ impl Capture {
     /// # Errors
     /// When a map cannot be read.
     pub fn read_live(&self) -> Result<Live, CaptureError> {
-        let (inodes, _) = self.marks_of_set((self.generation()? & 1) as usize)?;
+        // To find that a map is empty takes the kernel 40 microseconds, in which a change may come.
+        let now = self.inserted()?;
+        let filled = self.inserted.map_or([true; 2], |before| [now[0] != before[0], now[1] != before[1]]);
+        let (inodes, _) = self.marks_of_set((self.generation()? & 1) as usize, filled)?;
         Ok(Live { inodes, inflight: self.inflight()? })
     }
 
@@ -102,18 +108,34 @@ impl Capture {
     /// # Errors
     /// When the map cannot be read.
     pub(super) fn overflowed(&self) -> Result<u64, CaptureError> {
-        use std::os::fd::AsFd;
-        Table::<u32, u64>::sum(self.maps.counters.as_fd(), counter::OVERFLOW, self.cpus)
-            .map_err(|source| CaptureError::Map { what: "reading", map: "COUNTERS", source })
+        self.counter(counter::OVERFLOW)
     }
 
-    /// The marks in one of the two sets of maps, and their keys.
-    fn marks_of_set(&self, set: usize) -> Result<(HashMap<(Dev, Ino), InodeMarks>, Drained), CaptureError> {
+    /// How many marks have been inserted into maps by block and by inode. A program counts after it has inserted, and before it
+    /// counts the change.
+    fn inserted(&self) -> Result<[u64; 2], CaptureError> {
+        Ok([self.counter(counter::GROUPS_NEW)?, self.counter(counter::INODES_NEW)?])
+    }
+
+    fn counter(&self, cell: u32) -> Result<u64, CaptureError> {
+        use std::os::fd::AsFd;
+        Table::<u32, u64>::sum(self.maps.counters.as_fd(), cell, self.cpus).map_err(|source| CaptureError::Map {
+            what: "reading",
+            map: "COUNTERS",
+            source,
+        })
+    }
+
+    /// The marks in one of the two sets of maps, and their keys. `filled`: which of its maps, by block and by inode, may hold any.
+    fn marks_of_set(&self, set: usize, filled: [bool; 2]) -> Result<(MarksByInode, Drained), CaptureError> {
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
-        let groups = self.maps.dirty[set].read_all().map_err(failed("DIRTY"))?;
-        let flags = self.maps.inode[set].read_all().map_err(failed("INODE"))?;
-        let mut inodes: HashMap<(Dev, Ino), InodeMarks> = HashMap::new();
-        for (key, mark) in &flags {
+        let [by_block, by_inode] = filled;
+        let (groups, blocks) =
+            if by_block { self.maps.dirty[set].read_all() } else { Ok(Default::default()) }.map_err(failed("DIRTY"))?;
+        let (flagged, flags) =
+            if by_inode { self.maps.inode[set].read_all() } else { Ok(Default::default()) }.map_err(failed("INODE"))?;
+        let mut inodes = MarksByInode::with_capacity(flagged.len());
+        for (key, mark) in flagged.iter().zip(&flags) {
             let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             marks.flags = mark.flags;
             if mark.flags & (flag::FROM | flag::RANGE) != 0 {
@@ -121,7 +143,7 @@ impl Capture {
                 marks.end = mark.end;
             }
         }
-        for (key, bits) in &groups {
+        for (key, bits) in groups.iter().zip(&blocks) {
             let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             let base = u64::from(key.group) * GROUP_BLOCKS;
             // Beyond 16 TiB, block indexes no longer fit into the bitmap.
@@ -131,20 +153,17 @@ impl Capture {
                 marks.flags |= flag::WHOLE;
             }
         }
-        let drained = Drained {
-            groups: groups.into_iter().map(|(key, _)| key).collect(),
-            inodes: flags.into_iter().map(|(key, _)| key).collect(),
-            ..Drained::default()
-        };
+        let drained = Drained { groups, inodes: flagged, ..Drained::default() };
         Ok((inodes, drained))
     }
 
     /// What is under way.
     fn inflight(&self) -> Result<Vec<InflightWrite>, CaptureError> {
         let failed = |source| CaptureError::Map { what: "reading", map: "INFLIGHT", source };
-        let inflight = self.maps.inflight.read_all().map_err(failed)?;
-        Ok(inflight
+        let (keys, writes) = self.maps.inflight.read_all().map_err(failed)?;
+        Ok(keys
             .into_iter()
+            .zip(writes)
             .map(|(key, write)| InflightWrite {
                 key,
                 dev: Dev::of_kernel(write.dev),
@@ -174,6 +193,7 @@ impl Capture {
         for index in drained.overflow {
             self.maps.overflow[set].set(index, 0).map_err(failed("OVERFLOW"))?;
         }
+        self.cleared = true;
         Ok(())
     }
 
@@ -193,13 +213,8 @@ impl Capture {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters, CaptureError> {
-        use std::os::fd::AsFd;
         let cells = counter::HOOK_BASE + (HOOKS.len() + FUNCTIONS.len()) as u32;
-        (0..cells)
-            .map(|cell| Table::<u32, u64>::sum(self.maps.counters.as_fd(), cell, self.cpus))
-            .collect::<Result<_, _>>()
-            .map(Counters)
-            .map_err(|source| CaptureError::Map { what: "reading", map: "COUNTERS", source })
+        (0..cells).map(|cell| self.counter(cell)).collect::<Result<_, _>>().map(Counters)
     }
 
     pub(super) fn generation(&self) -> Result<u64, CaptureError> {

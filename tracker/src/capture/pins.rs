@@ -202,6 +202,8 @@ impl Capture {
             cpus: possible_cpus(),
             mapped_now: open_pin(&program_path(pin_dir, mapped::PROGRAM))?,
             overflows: 0,
+            inserted: None,
+            cleared: false,
             drained: Drained::default(),
             seen: Seen::default(),
             _log: log,

@@ -14,6 +14,8 @@ use std::{
     path::Path,
 };
 
+use super::plain::Plain;
+
 const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
@@ -36,43 +38,6 @@ const TYPE_ARRAY_OF_MAPS: u32 = 12;
 const NO_PREALLOC: u32 = 1;
 /// `BPF_NOEXIST`
 const NO_REPLACE: u64 = 1;
-
-/// Integers and `repr(C)` structs of integers without padding: every bit pattern is a value.
-///
-/// # Safety
-/// The type has no padding and no invalid bit pattern.
-pub(super) unsafe trait Plain: Copy {
-    /// All bits zero.
-    const ZERO: Self;
-}
-// SAFETY: an integer.
-unsafe impl Plain for u32 {
-    const ZERO: Self = 0;
-}
-// SAFETY: an integer.
-unsafe impl Plain for u64 {
-    const ZERO: Self = 0;
-}
-// SAFETY: an array of integers.
-unsafe impl<const N: usize> Plain for [u64; N] {
-    const ZERO: Self = [0; N];
-}
-// SAFETY: integers only; its size is asserted in `common` to be the sum of theirs.
-unsafe impl Plain for common::maps::GroupKey {
-    const ZERO: Self = Self { ino: 0, dev: 0, group: 0 };
-}
-// SAFETY: as above.
-unsafe impl Plain for common::maps::InodeKey {
-    const ZERO: Self = Self { ino: 0, dev: 0, pad: 0 };
-}
-// SAFETY: as above.
-unsafe impl Plain for common::maps::InodeMark {
-    const ZERO: Self = Self { flags: 0, from: 0, end: 0 };
-}
-// SAFETY: as above.
-unsafe impl Plain for common::maps::Inflight {
-    const ZERO: Self = Self { ino: 0, start: 0, len: 0, began_ns: 0, dev: 0, flags: 0 };
-}
 
 #[repr(C)]
 #[derive(Default)]
@@ -295,7 +260,11 @@ pub(super) struct Table<K, V> {
     kind: std::marker::PhantomData<(K, V)>,
 }
 
-/// Elements per batch call.
+/// What a map holds: keys, and the value of each at the same index.
+pub(super) type Elements<K, V> = (Vec<K>, Vec<V>);
+
+/// Elements of a first batch call, and of one at most.
+const FIRST_BATCH: usize = 256;
 const BATCH: usize = 4096;
 
 impl<K: Plain, V: Plain> Table<K, V> {
@@ -382,28 +351,29 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Reads every element. Complete only if nobody changes the map meanwhile; otherwise at least the elements that stay.
-    pub(super) fn read_all(&self) -> io::Result<Vec<(K, V)>> {
+    pub(super) fn read_all(&self) -> io::Result<Elements<K, V>> {
         match self.read_batches() {
             Err(error) if is_unsupported(&error) => self.read_one_by_one(),
             other => other,
         }
     }
 
-    fn read_batches(&self) -> io::Result<Vec<(K, V)>> {
-        let mut all = Vec::new();
-        let mut room = BATCH;
-        let mut keys = vec![K::ZERO; room];
-        let mut values = vec![V::ZERO; room];
+    fn read_batches(&self) -> io::Result<Elements<K, V>> {
+        let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+        let mut room = FIRST_BATCH;
         // The cursor is 4 bytes for hash maps and a key for arrays, whose keys are 4 bytes.
         let mut cursor = 0u32;
         let mut started = false;
         loop {
+            // Not zeroed: this runs while an instant waits, and most maps hold few elements.
+            keys.reserve(room);
+            values.reserve(room);
             let mut next = 0u32;
             let mut attr = BatchAttr {
                 in_batch: if started { address(&raw const cursor) } else { 0 },
                 out_batch: address(&raw mut next),
-                keys: address(keys.as_mut_ptr()),
-                values: address(values.as_mut_ptr()),
+                keys: address(keys.spare_capacity_mut().as_mut_ptr()),
+                values: address(values.spare_capacity_mut().as_mut_ptr()),
                 count: room as u32,
                 map_fd: raw(self.fd()),
                 element_flags: 0,
@@ -415,25 +385,28 @@ impl<K: Plain, V: Plain> Table<K, V> {
                 // One bucket has more elements than fit into the buffer.
                 (Err(_), Some(libc::ENOSPC)) if room < 1 << 24 => {
                     room *= 2;
-                    keys.resize(room, K::ZERO);
-                    values.resize(room, V::ZERO);
                     continue;
                 }
                 (Ok(_), _) | (_, Some(libc::ENOENT)) => {}
                 (Err(error), _) => return Err(error),
             }
             let count = (attr.count as usize).min(room);
-            all.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
-            if code.is_some() {
-                return Ok(all);
+            // SAFETY: there is room for `count` more, which the kernel has written, and any bytes are a value.
+            unsafe {
+                keys.set_len(keys.len() + count);
+                values.set_len(values.len() + count);
             }
+            if code.is_some() {
+                return Ok((keys, values));
+            }
+            room = room.max(BATCH);
             cursor = next;
             started = true;
         }
     }
 
-    fn read_one_by_one(&self) -> io::Result<Vec<(K, V)>> {
-        let mut all = Vec::new();
+    fn read_one_by_one(&self) -> io::Result<Elements<K, V>> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
         let mut key = K::ZERO;
         let mut started = false;
         loop {
@@ -441,11 +414,12 @@ impl<K: Plain, V: Plain> Table<K, V> {
             let from = if started { address(&raw const key) } else { 0 };
             match bpf(MAP_NEXT_KEY, &mut self.element(from, address(&raw mut next), 0)) {
                 Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok((keys, values)),
                 Err(error) => return Err(error),
             }
             if let Some(value) = self.get(next)? {
-                all.push((next, value));
+                keys.push(next);
+                values.push(value);
             }
             key = next;
             started = true;

@@ -12,6 +12,7 @@ use super::{
     config::{CaptureConfig, MapEntries},
     error::CaptureError,
     pin_files::map_path,
+    plain::Plain,
     sys::{self, Table},
 };
 
@@ -93,7 +94,7 @@ impl Maps {
     }
 }
 
-fn table<K: sys::Plain, V: sys::Plain>(pin_dir: &Path, map: &'static str) -> Result<Table<K, V>, CaptureError> {
+fn table<K: Plain, V: Plain>(pin_dir: &Path, map: &'static str) -> Result<Table<K, V>, CaptureError> {
     let fd = open_pin(&map_path(pin_dir, map))?;
     Table::new(fd).map_err(|source| CaptureError::Map { what: "sizes", map, source })
 }

@@ -90,8 +90,8 @@ impl Capture {
     /// When the map cannot be read.
     pub fn tracked(&self) -> Result<Vec<(Dev, bool)>, CaptureError> {
         let all = self.maps.supers.read_all();
-        let all = all.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
-        Ok(all.into_iter().map(|(dev, mode)| (Dev::of_kernel(dev), mode == mode::ALL)).collect())
+        let (devs, modes) = all.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
+        Ok(devs.into_iter().zip(modes).map(|(dev, mode)| (Dev::of_kernel(dev), mode == mode::ALL)).collect())
     }
 
     /// Marks changes of these inodes (superblock device, inode number) from now on, and counts them for no volume.

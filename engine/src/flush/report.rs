@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::steps::Steps;
 use crate::catalog::Head;
 use crate::dirty::DirtySet;
-use crate::model::{Consistency, FileId, Ino, NotInstant, Seq};
+use crate::model::{Consistency, FileId, Ino, Seq};
 use crate::source::{FileError, Unknown};
 
 /// How a flush ended.
@@ -79,13 +79,6 @@ impl Report {
             self.lasting.insert(ino);
         }
         self.errors.push((id, error));
-    }
-
-    /// What is committed is not all of one instant after all.
-    pub(super) fn deny_instant(&mut self, why: NotInstant) {
-        if self.consistency.is_some_and(Consistency::is_instant) {
-            self.consistency = Some(Consistency::Live(why));
-        }
     }
 
     /// Whether everything in `kept` is pending only because it cannot be read, so that the next flush would do no better.

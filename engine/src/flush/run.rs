@@ -31,72 +31,75 @@ pub fn flush<W: World>(
         Settled::Unknown => return Ok((Outcome::Unsettled, taken.clone())),
     }
     match facts.instant {
-        None => commit_tree(world, taken, facts, report, &Cell::new(false)),
-        Some(Err(why)) => {
-            report.consistency = Some(Consistency::Live(why));
-            commit_tree(world, taken, facts, report, &Cell::new(false))
+        None => {}
+        Some(Err(why)) => report.consistency = Some(Consistency::Live(why)),
+        Some(Ok(())) => {
+            if let Some(ended) = commit_instant(world, taken, facts, report)? {
+                return Ok(ended);
+            }
+            let consistency = report.consistency.map(|said| said.or_live(NotInstant::LeftOver));
+            *report = Report { consistency, ..Report::default() };
         }
-        Some(Ok(())) => commit_instant(world, taken, facts, report),
     }
+    let mut flush = Flush { world, taken, facts, report, kept: DirtySet::default() };
+    let (names, builder) = read_tree(&mut flush)?;
+    let outcome = end(&mut flush, builder, &names)?;
+    Ok((outcome, flush.kept))
 }
 
-/// Commits the tree of one instant, if there is a gap between changes; else as it is read.
+/// Commits what the search for one instant holds: the tree of that instant, or else what it has read before. `None`: that is not
+/// all, so everything is to be read again, and the commit is of no instant.
 fn commit_instant<W: World>(
     world: &mut W,
     taken: &DirtySet,
     facts: &FlushFacts,
     report: &mut Report,
-) -> Result<(Outcome, DirtySet), W::Error> {
+) -> Result<Option<(Outcome, DirtySet)>, W::Error> {
     let asked = Cell::new(false);
     let found = instant::find(world, taken, facts, &asked)?;
     report.consistency = Some(found.consistency);
-    let Some(mut view) = found.view else {
-        return commit_tree(world, taken, facts, report, &Cell::new(false));
-    };
-    let ended = commit_tree(&mut view, &found.marks, facts, report, &asked)?;
-    if matches!(ended.0, Outcome::Committed(_)) {
+    let Some(mut view) = found.view else { return Ok(None) };
+    let kept = DirtySet::default();
+    let mut flush = Flush { world: &mut view, taken: &found.marks, facts, report, kept };
+    let (names, builder) = read_tree(&mut flush)?;
+    // Of names that are not of the instant, or were asked for after it, what is held may be the content of other names.
+    if asked.get() || (found.consistency.is_instant() && flush.leaves_over(&names)) {
+        return Ok(None);
+    }
+    let outcome = end(&mut flush, builder, &names)?;
+    let kept = flush.kept;
+    if matches!(outcome, Outcome::Committed(_)) {
         let watched = view.watched.iter().copied().collect();
         stop_watching(&mut view, watched)?;
     }
-    Ok(ended)
+    Ok(Some((outcome, kept)))
 }
 
-/// Commits what `world` has of the tree. `asked`: the tree had to be asked again for a part of it, which ends the claim of
-/// `report.consistency` to be of one instant.
-fn commit_tree<W: World>(
-    world: &mut W,
-    taken: &DirtySet,
-    facts: &FlushFacts,
-    report: &mut Report,
-    asked: &Cell<bool>,
-) -> Result<(Outcome, DirtySet), W::Error> {
-    let mut flush = Flush { world, taken, facts, report, kept: DirtySet::default() };
-    let mut names = gather(&mut flush)?;
-    mass_delete::guard(&mut flush, &mut names)?;
-    few_names::limit_changes(&mut flush, &mut names)?;
+/// Lists, decides and reads: everything of a flush but the commit.
+fn read_tree<W: World>(flush: &mut Flush<'_, W>) -> Result<(Gathered, Builder), W::Error> {
+    let facts = flush.facts;
+    let mut names = gather(flush)?;
+    mass_delete::guard(flush, &mut names)?;
+    few_names::limit_changes(flush, &mut names)?;
     names.look_where_decided(flush.world)?;
-    let mut jobs = jobs::plan(&mut flush, &names)?;
+    let mut jobs = jobs::plan(flush, &names)?;
 
     let mut builder = Builder::new(flush.world, facts)?;
     let mut excluded: HashSet<_> = std::mem::take(&mut jobs.excluded);
     excluded.extend(&names.excluded);
-    read_all(&mut flush, &jobs, &mut builder, &mut excluded)?;
-    leave_out(&mut flush, &mut names, &mut builder, excluded)?;
-    let held = mass_delete::hold(&flush, &mut names)?;
-    few_removals::limit_removals(&mut flush, &mut names)?;
+    read_all(flush, &jobs, &mut builder, &mut excluded)?;
+    leave_out(flush, &mut names, &mut builder, excluded)?;
+    let held = mass_delete::hold(flush, &mut names)?;
+    few_removals::limit_removals(flush, &mut names)?;
     builder.keep_only(&*flush.world, &names)?;
-    attributes::add_others(&mut flush, &mut builder, &names)?;
-    keep_unread(&mut flush, &names, &builder)?;
-    keep_left_out(&mut flush, &mut builder);
+    attributes::add_others(flush, &mut builder, &names)?;
+    keep_unread(flush, &names, &builder)?;
+    keep_left_out(flush, &mut builder);
     names.keep_not_there(&mut flush.kept);
     names.forget_gone(&*flush.world, &mut flush.kept)?;
-    mass_delete::keep_marks(&mut flush, &names)?;
-    keep_missing(&mut flush, &names, held)?;
-    if flush.leaves_over(&names) || asked.get() {
-        flush.report.deny_instant(NotInstant::LeftOver);
-    }
-    let outcome = end(&mut flush, builder, &names)?;
-    Ok((outcome, flush.kept))
+    mass_delete::keep_marks(flush, &names)?;
+    keep_missing(flush, &names, held)?;
+    Ok((names, builder))
 }
 
 /// Keeps the marks of directories with a name whose removal waits for proof, so that they are listed again after a later

@@ -88,6 +88,11 @@ impl Consistency {
     /// The word of a commit that is of one instant.
     pub const INSTANT: &str = "instant";
 
+    /// Itself where it is of no instant, and else no longer of one, for the reason `why`.
+    pub fn or_live(self, why: NotInstant) -> Consistency {
+        if self.is_instant() { Consistency::Live(why) } else { self }
+    }
+
     pub fn is_instant(self) -> bool {
         matches!(self, Consistency::Instant { .. })
     }

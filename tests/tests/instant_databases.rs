@@ -6,17 +6,29 @@
 use tests::databases::bank::Bank;
 use tests::databases::postgres::Bench;
 use tests::databases::{Form, every_instant_is_intact};
-use tests::mounts::{Kind, Mount};
+use tests::mounts::{Kind, Mount, skip};
 
 const KINDS: [Kind; 3] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs];
 
-fn bank(test: &str, kind: &'static str, programs: &[&str], module: &str) {
-    for on in KINDS {
+/// On each file system, at the same time: most of it is waiting for the programs to start.
+fn on_each(test: &str, one: impl Fn(&str, &Mount) + Sync) {
+    let of = &|on: Kind| {
         let name = format!("{test}/{}", on.name());
-        let Some(mount) = Mount::new_or_skip(&name, on) else { continue };
-        let Some(mut database) = Bank::new_or_skip(&name, kind, programs, module) else { return };
-        every_instant_is_intact(&name, &mount, &mut database);
+        if let Some(mount) = Mount::new_or_skip(&name, on) {
+            one(&name, &mount);
+        }
+    };
+    std::thread::scope(|scope| KINDS.map(|on| scope.spawn(move || of(on))).map(|each| each.join().is_ok()))
+        .iter()
+        .for_each(|fine| assert!(fine, "{test}: see above"));
+}
+
+fn bank(test: &str, kind: &'static str, programs: &[&str], module: &str) {
+    if let Some(reason) = Bank::obstacle(programs, module) {
+        skip(test, "databases", &reason);
+        return;
     }
+    on_each(test, |name, mount| every_instant_is_intact(name, mount, &mut Bank::new(kind)));
 }
 
 fn long(test: &str, kind: &'static str, programs: &[&str], module: &str) {
@@ -37,12 +49,11 @@ fn every_instant_of_sqlite_with_a_rollback_journal_is_intact() {
 
 #[test]
 fn every_instant_of_postgres_is_intact() {
-    for on in KINDS {
-        let name = format!("every_instant_of_postgres_is_intact/{}", on.name());
-        let Some(mount) = Mount::new_or_skip(&name, on) else { continue };
-        let Some(mut database) = Bench::new_or_skip(&name) else { return };
-        every_instant_is_intact(&name, &mount, &mut database);
-    }
+    on_each("every_instant_of_postgres_is_intact", |name, mount| {
+        if let Some(mut database) = Bench::new_or_skip(name) {
+            every_instant_is_intact(name, mount, &mut database);
+        }
+    });
 }
 
 #[test]

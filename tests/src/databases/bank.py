@@ -251,7 +251,7 @@ class Mariadb:
 
     def fill(self):
         rows = ", ".join(f"({n}, {START}, MD5(RAND()))" for n in range(ACCOUNTS))
-        self.ask(f"CREATE DATABASE bank; CREATE TABLE bank.account(id INT PRIMARY KEY, balance INT, pad VARCHAR(200), KEY(balance)) "
+        self.ask(f"CREATE DATABASE bank; USE bank; CREATE TABLE bank.account(id INT PRIMARY KEY, balance INT, pad VARCHAR(200), KEY(balance)) "
                  f"ENGINE=InnoDB; CREATE TABLE bank.done(client INT PRIMARY KEY, n INT) ENGINE=InnoDB;"
                  f"INSERT INTO bank.account VALUES {rows}; INSERT INTO bank.done SELECT seq, 0 FROM seq_1_to_{self.CLIENTS};"
                  f"DELIMITER //\n{self.PROCEDURE} //")

@@ -10,7 +10,6 @@ use tempfile::TempDir;
 
 use super::{Database, aside, aside_of};
 use crate::daemon::utf8;
-use crate::mounts::{programs_or_skip, skip};
 
 const SCRIPT: &str = include_str!("bank.py");
 /// Debian's own, which has the modules of Debian's packages.
@@ -24,17 +23,21 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// `kind` as in `bank.py`; prints why `test` is skipped if a program or a Python module is missing.
-    pub fn new_or_skip(test: &str, kind: &'static str, programs: &[&str], module: &str) -> Option<Bank> {
-        if !programs_or_skip(test, "databases", programs) {
-            return None;
+    /// Why there can be none: a program or a Python module is missing.
+    pub fn obstacle(programs: &[&str], module: &str) -> Option<String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let missing = |name: &&&str| !std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+        if let Some(name) = programs.iter().find(missing) {
+            return Some(format!("no {name} in the path"));
         }
         let found = Command::new(PYTHON).args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
-        if !found.is_ok_and(|status| status.success()) {
-            skip(test, "databases", &format!("{PYTHON} has no module {module}"));
-            return None;
-        }
-        Some(Bank { kind, aside: aside(), running: None })
+        let fine = found.is_ok_and(|status| status.success());
+        (!fine).then(|| format!("{PYTHON} has no module {module}"))
+    }
+
+    /// `kind` as in `bank.py`.
+    pub fn new(kind: &'static str) -> Bank {
+        Bank { kind, aside: aside(), running: None }
     }
 
     fn command(&self, what: &str, dir: &Path, aside: &Path) -> Command {

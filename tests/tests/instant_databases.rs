@@ -73,6 +73,12 @@ fn every_instant_of_redis_with_a_log_is_intact() {
 }
 
 #[test]
+fn every_instant_of_redis_with_a_log_that_is_synced_later_is_intact() {
+    let name = "every_instant_of_redis_with_a_log_that_is_synced_later_is_intact";
+    long(name, "redis-aof-everysec", &["redis-server"], "socket");
+}
+
+#[test]
 fn every_instant_of_redis_with_snapshots_is_intact() {
     long("every_instant_of_redis_with_snapshots_is_intact", "redis-rdb", &["redis-server"], "socket");
 }

@@ -266,8 +266,13 @@ class Mariadb:
             time.sleep(60)
 
     def verify(self):
-        for table, _, kind, text in self.ask("CHECK TABLE bank.account, bank.done EXTENDED"):
-            assert kind == "status" and text == "OK", (table, kind, text)
+        # A record that was deleted may go while the check looks at it, which it warns of: also after a real `kill -9`.
+        for _ in range(20):
+            said = [row for row in self.ask("CHECK TABLE bank.account, bank.done EXTENDED") if row[2:] != ["status", "OK"]]
+            if not said or not all("info_bits=32" in row[3] for row in said):
+                break
+            time.sleep(0.2)
+        assert not said, said
         return [int(row[0]) for row in self.ask("SELECT balance FROM bank.account")], int(self.ask("SELECT SUM(n) FROM bank.done")[0][0])
 
 

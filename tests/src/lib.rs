@@ -5,6 +5,7 @@ pub mod capture_mounts;
 pub mod capture_rig;
 pub mod compare;
 pub mod daemon;
+pub mod databases;
 pub mod docker;
 pub mod ext4_calls;
 pub mod held;

@@ -49,6 +49,7 @@ macro_rules! kernel_fields {
             INODE_INO: Required Offset "inode" ["i_ino"];
             INODE_SIZE: Required Offset "inode" ["i_size"];
             INODE_BLKBITS: Required Offset "inode" ["i_blkbits"];
+            INODE_MAPPING: Optional Offset "inode" ["i_mapping"];
             INODE_COUNT: Required Offset "inode" ["i_count"];
             SB_DEV: Required Offset "super_block" ["s_dev"];
             SB_MAGIC: Required Offset "super_block" ["s_magic"];
@@ -71,6 +72,9 @@ macro_rules! kernel_fields {
             IATTR_VALID: Optional Offset "iattr" ["ia_valid"];
             IATTR_SIZE: Optional Offset "iattr" ["ia_size"];
             DIO_IOCB: Optional Offset "iomap_dio" ["iocb"];
+            TASK_FILES: Optional Offset "task_struct" ["files"];
+            FILES_TABLE: Optional Offset "files_struct" ["fdt"];
+            TABLE_FILES: Optional Offset "fdtable" ["fd"];
             REGS_SYSCALL: Optional Offset "pt_regs" ["orig_ax"];
             REGS_IP: Optional Offset "pt_regs" ["ip"];
             REGS_ARGUMENT_2: Optional Offset "pt_regs" ["si"];

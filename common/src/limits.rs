@@ -36,3 +36,11 @@ pub const WATCH_ENTRIES_MAX: u32 = 1 << 22;
 pub const INFLIGHT_ENTRIES: u32 = 1 << 13;
 /// Superblocks that can be tracked at once.
 pub const SUPERS_ENTRIES: u32 = 1024;
+
+/// Slots in which changes are counted: one for each volume, by a hash of its id, so two volumes can share one. That is harmless:
+/// a volume then seems to change when its neighbour does.
+pub const SLOTS: u32 = 4096;
+/// The slot of inodes that belong to several volumes, or to none that is known: it counts for every volume.
+pub const SLOT_OF_ALL: u32 = 0;
+/// The slot of files that belong to no volume.
+pub const SLOT_OF_NONE: u32 = SLOTS - 1;

@@ -120,6 +120,18 @@ pub mod mode {
     pub const ALL: u32 = 2;
 }
 
+/// What the program `mapped_now` answers of a file: whether it can be stored to through a mapping.
+pub mod mapped {
+    /// Name of the program. It is attached to nothing: user space runs it, with a file descriptor of its own.
+    pub const PROGRAM: &str = "mapped_now";
+    /// That cannot be told.
+    pub const UNKNOWN: u32 = 0;
+    /// No mapping is shared and writable.
+    pub const NO: u32 = 1;
+    /// Some mapping is.
+    pub const YES: u32 = 2;
+}
+
 /// Words of the CTRL map (an array of u64).
 pub mod ctrl {
     /// Generation; its lowest bit selects the map set that programs write.

@@ -39,28 +39,57 @@ pub const fn place(start: u64, len: u64) -> Place {
     Place::Bits(Blocks { first, last })
 }
 
-/// The bits of word `word` (0..8) of group `group` that `blocks` covers.
-#[must_use]
-#[inline(always)]
-pub const fn word_mask(blocks: Blocks, group: u64, word: u64) -> u64 {
-    let low = group * GROUP_BLOCKS + word * 64;
-    let high = low + 63;
-    if blocks.last < low || blocks.first > high {
-        return 0;
+/// Some bits of one group of blocks, `first..=last`, both below `GROUP_BLOCKS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bits {
+    /// The lowest bit.
+    pub first: u64,
+    /// The highest bit.
+    pub last: u64,
+}
+
+impl Bits {
+    /// The bits of `group` that `blocks` covers. `group` is one of those that `blocks` touches.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(blocks: Blocks, group: u64) -> Self {
+        let base = group * GROUP_BLOCKS;
+        let first = blocks.first.saturating_sub(base);
+        let last = blocks.last.wrapping_sub(base);
+        let last = if last < GROUP_BLOCKS { last } else { GROUP_BLOCKS - 1 };
+        Self { first, last }
     }
-    let from = blocks.first.saturating_sub(low);
-    let to = if blocks.last < high { blocks.last - low } else { 63 };
-    // `& 63` tells the verifier that the shift is in range.
-    (u64::MAX << (from & 63)) & (u64::MAX >> ((63 - to) & 63))
+
+    /// The word of the lowest bit (below `GROUP_WORDS`), which of its bits these are, and those in words behind it, if any.
+    #[must_use]
+    #[inline(always)]
+    pub const fn lowest_word(self) -> (usize, u64, Option<Self>) {
+        // The verifier does not know what is promised of `first`.
+        let first = self.first & (GROUP_BLOCKS - 1);
+        let end = first | 63;
+        let from = u64::MAX << (first & 63);
+        let word = (first / 64) as usize;
+        if end < self.last {
+            return (word, from, Some(Self { first: end + 1, last: self.last }));
+        }
+        (word, from & (u64::MAX >> (63 - (self.last & 63))), None)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Blocks, Place, place, word_mask};
-    use crate::limits::{GROUP_BLOCKS, GROUP_BYTES};
+    use super::{Bits, Blocks, Place, place};
+    use crate::limits::{GROUP_BLOCKS, GROUP_BYTES, GROUP_WORDS};
 
-    fn covered(blocks: Blocks, group: u64, bit: u64) -> bool {
-        word_mask(blocks, group, bit / 64) >> (bit % 64) & 1 == 1
+    fn words(blocks: Blocks, group: u64) -> [u64; GROUP_WORDS] {
+        let mut words = [0; GROUP_WORDS];
+        let mut left = Some(Bits::of(blocks, group));
+        while let Some(bits) = left {
+            let (word, mask, rest) = bits.lowest_word();
+            assert!(words[word] == 0 && mask != 0, "{blocks:?} {group} {word}");
+            (words[word], left) = (mask, rest);
+        }
+        words
     }
 
     #[test]
@@ -69,10 +98,12 @@ mod tests {
         for &first in &edges {
             for &last in edges.iter().filter(|&&last| last >= first) {
                 let blocks = Blocks { first, last };
-                for group in 0..3 {
+                for group in first / GROUP_BLOCKS..=last / GROUP_BLOCKS {
+                    let words = words(blocks, group);
                     for bit in 0..GROUP_BLOCKS {
                         let block = group * GROUP_BLOCKS + bit;
-                        assert_eq!(covered(blocks, group, bit), block >= first && block <= last, "{blocks:?} {block}");
+                        let covered = words[bit as usize / 64] >> (bit % 64) & 1 == 1;
+                        assert_eq!(covered, block >= first && block <= last, "{blocks:?} {block}");
                     }
                 }
             }

@@ -65,6 +65,8 @@ pub const fn is_ioctl(number: u64) -> bool {
 
 /// `super_block.s_magic` of btrfs.
 pub const BTRFS_MAGIC: u64 = 0x9123_683e;
+/// `super_block.s_magic` of overlayfs.
+pub const OVERLAY_MAGIC: u64 = 0x794c_7630;
 /// `super_block.s_magic` of tmpfs.
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 

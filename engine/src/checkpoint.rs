@@ -15,7 +15,7 @@ use crate::format::codec::{
 use crate::format::era::CheckpointRef;
 use crate::format::limits;
 use crate::format::parts::{delta, put_delta, put_standing, put_time, standing, time, version_of};
-use crate::format::{CHECKSUM_BYTES, MAGIC_CHECKPOINT, VERSION};
+use crate::format::{CHECKSUM_BYTES, MAGIC_CHECKPOINT, STANDING_VERSION};
 use crate::manifest::{FileParts, Manifest, ManifestError, Position};
 use crate::model::{FileId, Hash, Seq, VolumeId};
 use page::{FileEntry, Page};
@@ -24,8 +24,13 @@ use thiserror::Error;
 
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 checkpoint";
-const ROOT: ObjectKind =
-    ObjectKind { name: "checkpoint", magic: MAGIC_CHECKPOINT, newest: VERSION, context: CONTEXT, limit: limits::PAGE };
+const ROOT: ObjectKind = ObjectKind {
+    name: "checkpoint",
+    magic: MAGIC_CHECKPOINT,
+    newest: STANDING_VERSION,
+    context: CONTEXT,
+    limit: limits::PAGE,
+};
 /// File ids of one page of files.
 pub const FILES_A_PAGE: u64 = 1024;
 /// A page of names ends after an entry whose hash has this many zero bits ...

@@ -23,6 +23,7 @@ mod few_names;
 mod few_removals;
 mod gather;
 mod gathered;
+mod instant;
 mod jobs;
 mod leave;
 mod limits;

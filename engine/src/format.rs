@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod commit;
+mod consistency;
 pub(crate) mod content;
 pub mod era;
 pub mod frame;
@@ -20,6 +21,6 @@ pub use codec::{DecodeError, EncodeError};
 pub use keys::Key;
 pub use parts::is_entry_name;
 pub use version::{
-    CHECKSUM_BYTES, DEFAULT_ERA_LEN, DEFAULT_LEVEL, DEFAULT_PACK_BYTES, FIRST_VERSION, HEAD_BYTES, MAGIC_CHECKPOINT,
-    MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PACK, MAGIC_PAGE, VERSION,
+    CHECKSUM_BYTES, CONSISTENCY_VERSION, DEFAULT_ERA_LEN, DEFAULT_LEVEL, DEFAULT_PACK_BYTES, FIRST_VERSION, HEAD_BYTES,
+    MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PACK, MAGIC_PAGE, STANDING_VERSION, VERSION,
 };

@@ -2,12 +2,14 @@
 //!
 //! Only plain values; no I/O, no encoding (that is `format`), no rules (those are `reconcile`, `image`, `flush`).
 
+mod consistency;
 mod ids;
 mod numbers;
 mod seq;
 
 use std::fmt;
 
+pub use consistency::{Consistency, NotInstant};
 pub use ids::{CommitId, IdError, VolumeId, WriterId};
 pub use numbers::{Dev, Ino};
 pub use seq::Seq;

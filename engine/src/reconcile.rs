@@ -36,6 +36,8 @@ pub trait Lookup {
     /// Asks the file system for one name, directly.
     fn direct(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Self::Error>;
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
+    /// Whether all listings and answers are of one moment: a name that is in none of them is nowhere. Asked only where it decides.
+    fn is_of_one_moment(&self) -> bool;
 }
 
 /// A file that the catalog does not have yet.
@@ -366,11 +368,10 @@ impl Names {
                 self.see(place.0, &entry, assigned, excluded, lookup)?;
                 continue;
             }
-            let has_children = !lookup.children(id)?.is_empty();
             let alive = lookup.alive(id)?;
-            let proven = !has_children && alive == Alive::Gone;
-            let waited = direct == Named::Nothing && waited.contains(&(place.0, place.1.as_slice()));
-            if proven || (alive != Alive::Inside && waited) {
+            let proven = alive == Alive::Gone && lookup.children(id)?.is_empty();
+            let enough = || waited.contains(&(place.0, place.1.as_slice())) || lookup.is_of_one_moment();
+            if proven || (direct == Named::Nothing && alive != Alive::Inside && enough()) {
                 self.unset.insert(place);
             } else {
                 // Each process counts drains from one: a name that waited in an earlier process waits since now.

@@ -29,6 +29,8 @@ mod catalog;
 mod check;
 mod deep;
 mod files;
+mod fine;
+mod instant;
 mod kernel;
 mod links;
 mod numbers;
@@ -39,6 +41,7 @@ mod remap;
 mod rival;
 mod run;
 mod seeds;
+mod stalled;
 mod store;
 mod tree;
 mod watch;
@@ -212,7 +215,7 @@ fn sim_finds_a_number_that_is_believed() {
 }
 
 fn fails_without_generations(seed: u64, steps: Steps) -> Option<(u64, Failure)> {
-    run_in(SimWorld::without_generations(seed), seed, steps).err().map(|failure| (seed, failure))
+    run_in(&mut SimWorld::without_generations(seed), seed, steps).err().map(|failure| (seed, failure))
 }
 
 #[test]
@@ -237,4 +240,82 @@ fn new_files_that_cannot_be_read_keep_out_none_behind_them() {
         }
     }
     assert!(all > 50, "{all} files stood behind unreadable ones");
+}
+
+/// Every commit that says it is of one instant is, and there are many of them.
+#[test]
+fn sim_commits_of_one_instant_are() {
+    let mut all = 0;
+    for seed in 1..=seeds() {
+        match fine::instants(SimWorld::fine(seed), seed, Steps::ALL) {
+            Ok(instants) => all += instants,
+            Err(failure) => panic!("seed {seed}: {failure}"),
+        }
+    }
+    println!("{all} commits of one instant in {} runs", seeds());
+    assert!(all > seeds() * 2, "only {all} commits of one instant in {} runs", seeds());
+}
+
+#[test]
+fn sim_one_fine_seed() {
+    let seed = one_seed();
+    if let Err(failure) = fine::instants(SimWorld::fine(seed), seed, Steps::ALL) {
+        panic!("seed {seed}: {failure}\nrepeat: TRACKER_SIM_SEED={seed} cargo test -p engine --lib sim_one_fine_seed");
+    }
+}
+
+/// A step of the search for one instant, switched off, must show.
+fn no_instant(name: &str, steps: Steps) {
+    let found = (1..=seeds()).find_map(|seed| Some((seed, fine::instants(SimWorld::fine(seed), seed, steps).err()?)));
+    match found {
+        Some((seed, failure)) => println!("without {name}: found by seed {seed}: {failure}"),
+        None => panic!("without {name}, {} seeds found nothing wrong", seeds()),
+    }
+}
+
+#[test]
+fn sim_finds_marks_that_are_read_before_the_count() {
+    no_instant("the count first", Steps { count_first: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_a_missing_second_count() {
+    no_instant("the second count", Steps { count_again: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_a_mapped_file_that_is_not_cleaned() {
+    no_instant("cleaning mapped files", Steps { clean_mapped: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_a_writer_that_is_not_waited_for() {
+    no_instant("the barrier", Steps { barrier_always: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_a_direct_write_under_way() {
+    no_instant("a look at direct writes", Steps { none_in_flight: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_dirty_pages_that_are_not_read_again() {
+    no_instant("reading dirty pages again", Steps { read_again: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_a_new_file_that_was_not_watched_before() {
+    no_instant("watching first", Steps { watch_first: false, ..Steps::ALL });
+}
+
+#[test]
+fn sim_finds_a_kernel_whose_statx_arms_nothing() {
+    let found = (1..=seeds())
+        .find_map(|seed| Some((seed, fine::instants(SimWorld::without_multigrain(seed), seed, Steps::ALL).err()?)));
+    println!("{:?}", found.expect("nothing was wrong on a kernel without multigrain timestamps"));
+}
+
+#[test]
+fn sim_a_quiet_tree_is_proven_to_be_of_one_instant_once() {
+    instant::a_quiet_tree_is_proven_once();
 }

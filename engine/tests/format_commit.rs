@@ -5,7 +5,8 @@ use engine::format::commit::{self, Commit, Expect, Header};
 use engine::format::era::{self, Era, VolumeFormat};
 use engine::format::seal::{PackWriter, SealLimits, seal_changes};
 use engine::format::{
-    DecodeError, EncodeError, MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PAGE, VERSION,
+    DecodeError, EncodeError, FIRST_VERSION, MAGIC_CHECKPOINT, MAGIC_COMMIT, MAGIC_ERA, MAGIC_FORMAT, MAGIC_PAGE,
+    STANDING_VERSION, VERSION,
 };
 use engine::format::{frame, pack};
 use engine::model::*;
@@ -26,6 +27,7 @@ fn header(seq: Seq) -> Header {
         standing: Some(Standing { wall: time, steady_since: Seq(0), baseline: true }),
         parent: [0x44; 32],
         era: None,
+        consistency: None,
     }
 }
 
@@ -173,7 +175,7 @@ fn another_place_or_another_commit_is_refused() {
     assert!(matches!(other, Err(DecodeError::Identity { field: "commit volume", .. })));
     let mut newer = bytes.clone();
     newer[3] = VERSION + 1;
-    assert!(matches!(decode(&newer, Seq(9)), Err(DecodeError::Version { found: 3, supported: VERSION, .. })));
+    assert!(matches!(decode(&newer, Seq(9)), Err(DecodeError::Version { found: 4, supported: VERSION, .. })));
     newer[3] = 0;
     assert!(matches!(decode(&newer, Seq(9)), Err(DecodeError::Version { found: 0, .. })));
 }
@@ -268,6 +270,49 @@ fn any_changes() -> impl Strategy<Value = ChangeSet<Vec<u8>>> {
     })
 }
 
+fn any_consistency() -> impl Strategy<Value = Consistency> {
+    let instant = any::<(u32, u32)>().prop_map(|(window_us, pause_us)| Consistency::Instant { window_us, pause_us });
+    prop_oneof![instant, (0..NotInstant::ALL.len()).prop_map(|n| Consistency::Live(NotInstant::ALL[n]))]
+}
+
+#[test]
+fn what_a_commit_may_not_say_of_its_instant_is_refused() {
+    let says = |consistency| {
+        let (mut commit, _) = sealed(Seq(9), ChangeSet::default(), SealLimits::default());
+        commit.header.consistency = consistency;
+        commit
+    };
+    // What follows the parent's hash: the kind, then numbers.
+    let bytes = says(Some(Consistency::Live(NotInstant::Mapped))).encode().unwrap();
+    let at = bytes.windows(32).position(|part| part == [0x44; 32]).unwrap() + 32;
+    assert_eq!(bytes[at..at + 2], [2, 8]);
+    let with = |at: usize, value: u8| {
+        let mut bytes = bytes.clone();
+        bytes[at] = value;
+        decode(&reseal(bytes), Seq(9))
+    };
+    for kind in [0, 3, 255] {
+        assert!(matches!(with(at, kind), Err(DecodeError::Tag { field: "consistency", .. })), "kind {kind}");
+    }
+    for reason in [0, 11, 127] {
+        let refused = with(at + 1, reason);
+        assert!(matches!(refused, Err(DecodeError::Tag { field: "why it is not of one instant", .. })), "{refused:?}");
+    }
+    // The version says whether it is there; neither one without the other, and no older object with it.
+    let flags = at - 33;
+    assert_eq!(bytes[flags], 1 | 32);
+    assert!(matches!(with(flags, 1), Err(DecodeError::Tag { field: "flags", found: 1 })));
+    assert!(matches!(with(3, STANDING_VERSION), Err(DecodeError::Tag { field: "flags", found: 33 })));
+    let without = says(None).encode().unwrap();
+    assert_eq!(without[3], STANDING_VERSION);
+    let mut newer = without;
+    newer[3] = VERSION;
+    assert!(decode(&reseal(newer), Seq(9)).is_err());
+    let mut old = says(Some(Consistency::Instant { window_us: 1, pause_us: 0 }));
+    old.header.standing = None;
+    assert!(old.encode().is_err(), "version 1 has no place for it");
+}
+
 /// A commit with a bit of everything, to be damaged under a correct checksum.
 fn mixed() -> Vec<u8> {
     let ops = vec![Op::Copy { from: 9, len: 70 }, Op::Literal(noise(900, 1)), Op::Hole { len: 4096 }];
@@ -275,7 +320,8 @@ fn mixed() -> Vec<u8> {
     changes.names.push(NameChange::Set { parent: FileId::ROOT, name: b"a".to_vec(), id: FileId(700) });
     changes.names.push(NameChange::Unset { parent: FileId::ROOT, name: b"b".to_vec() });
     changes.gone.push(FileId(12));
-    let (commit, _) = sealed(Seq(77), changes, SealLimits { inline: 0, ..SealLimits::default() });
+    let (mut commit, _) = sealed(Seq(77), changes, SealLimits { inline: 0, ..SealLimits::default() });
+    commit.header.consistency = Some(Consistency::Instant { window_us: 900_000, pause_us: 7 });
     commit.encode().unwrap()
 }
 
@@ -317,17 +363,19 @@ proptest! {
     fn commits_come_back(
         changes in any_changes(), frame_plain in 1usize..2000, inline in 0usize..2000,
         (wall, steady_since, baseline) in (prop::option::of((any::<i64>(), 0..1_000_000_000u32)), 0..=77u64, any::<bool>()),
-        era: Option<Hash>,
+        era: Option<Hash>, consistency in prop::option::of(any_consistency()),
     ) {
         let limits = SealLimits { frame_plain, inline, pack: 1500, level: 1 };
         let (mut commit, packs) = sealed(Seq(77), changes, limits);
         let wall = wall.map_or(commit.header.time, |(sec, nsec)| Time { sec, nsec });
         commit.header.standing = Some(Standing { wall, steady_since: Seq(steady_since), baseline });
         commit.header.era = era;
+        commit.header.consistency = consistency;
         let bytes = commit.encode().unwrap();
         let back = decode(&bytes, Seq(77)).unwrap();
         prop_assert_eq!(&back, &commit);
         prop_assert_eq!(&commit::peek(&bytes).unwrap(), &commit.header);
+        prop_assert_eq!(bytes[3], if consistency.is_some() { VERSION } else { STANDING_VERSION });
         prop_assert_eq!(back.encode().unwrap(), bytes);
         prop_assert!(commit.inline.len() <= inline);
         for info in &commit.packs {
@@ -348,17 +396,19 @@ proptest! {
         use engine::format::codec::checksum;
         // Small values produce valid counts and tags, so that decoding gets further.
         let body: Vec<u8> = body.into_iter().map(|b| if small { b % 8 } else { b }).collect();
-        let sealed = |magic: [u8; 3], context: &str| {
-            let mut bytes = [&magic[..], &[VERSION], &body].concat();
+        let sealed = |magic: [u8; 3], newest: u8, context: &str| {
+            let mut bytes = [&magic[..], &[newest], &body].concat();
             let sum = checksum(context, &bytes);
             bytes.extend_from_slice(&sum);
             bytes
         };
-        let _ = VolumeFormat::decode(&sealed(MAGIC_FORMAT, era::FORMAT_CONTEXT));
-        prop_assert!(Era::decode(&sealed(MAGIC_ERA, era::ERA_CONTEXT), VOLUME, 0, 4096).is_err());
-        prop_assert!(CheckpointRoot::decode(&sealed(MAGIC_CHECKPOINT, checkpoint::CONTEXT), VOLUME, Seq(1)).is_err());
-        prop_assert!(decode(&sealed(MAGIC_COMMIT, commit::CONTEXT), Seq(1)).is_err());
-        let page = [&MAGIC_PAGE[..], &[VERSION], &body].concat();
+        let _ = VolumeFormat::decode(&sealed(MAGIC_FORMAT, FIRST_VERSION, era::FORMAT_CONTEXT));
+        prop_assert!(Era::decode(&sealed(MAGIC_ERA, STANDING_VERSION, era::ERA_CONTEXT), VOLUME, 0, 4096).is_err());
+        prop_assert!(CheckpointRoot::decode(&sealed(MAGIC_CHECKPOINT, STANDING_VERSION, checkpoint::CONTEXT), VOLUME, Seq(1)).is_err());
+        for version in [STANDING_VERSION, VERSION] {
+            prop_assert!(decode(&sealed(MAGIC_COMMIT, version, commit::CONTEXT), Seq(1)).is_err());
+        }
+        let page = [&MAGIC_PAGE[..], &[STANDING_VERSION], &body].concat();
         let _ = page::decode(&commit::hash(&page), &page);
     }
 }

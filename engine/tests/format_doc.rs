@@ -14,7 +14,8 @@ fn in_code() -> BTreeMap<&'static str, String> {
         ($($name:literal = $value:expr),* $(,)?) => { $(all.insert($name, $value.to_string());)* };
     }
     numbers! {
-        "VERSION" = format::VERSION, "FIRST_VERSION" = format::FIRST_VERSION, "HEAD_BYTES" = format::HEAD_BYTES, "CHECKSUM_BYTES" = format::CHECKSUM_BYTES,
+        "VERSION" = format::VERSION, "STANDING_VERSION" = format::STANDING_VERSION, "CONSISTENCY_VERSION" = format::CONSISTENCY_VERSION,
+        "FIRST_VERSION" = format::FIRST_VERSION, "HEAD_BYTES" = format::HEAD_BYTES, "CHECKSUM_BYTES" = format::CHECKSUM_BYTES,
         "MAGIC_FORMAT" = text(format::MAGIC_FORMAT), "MAGIC_COMMIT" = text(format::MAGIC_COMMIT),
         "MAGIC_PACK" = text(format::MAGIC_PACK), "MAGIC_ERA" = text(format::MAGIC_ERA),
         "MAGIC_CHECKPOINT" = text(format::MAGIC_CHECKPOINT), "MAGIC_PAGE" = text(format::MAGIC_PAGE),

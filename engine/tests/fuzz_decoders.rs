@@ -152,7 +152,7 @@ fn commits() -> Subject {
         ),
     );
     let mut objects = vec![generated.0];
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", "v3"] {
         objects.extend(["commit-inline.bin", "commit-packed.bin"].map(|name| golden(&format!("{version}/{name}"))));
     }
     let decode = move |rng: &mut Rng, mut bytes: Vec<u8>| {

@@ -190,6 +190,13 @@ impl Mapping {
         // SAFETY: within the mapping.
         unsafe { std::ptr::write_volatile(self.at.add(offset), byte) };
     }
+
+    /// Stores eight bytes at once, at a multiple of eight.
+    pub fn store_word(&self, offset: usize, word: u64) {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len);
+        // SAFETY: within the mapping, and aligned, since a mapping begins at a page.
+        unsafe { std::ptr::write_volatile(self.at.add(offset).cast(), word) };
+    }
 }
 
 // SAFETY: plain memory, accessed one volatile byte at a time; it may be moved to another thread.

@@ -1,7 +1,7 @@
 //! Capture at its limits: full maps, a daemon that goes away and comes back, pins that are removed, races.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::maps::{counter, flag};
@@ -19,6 +19,34 @@ fn files(rig: &mut Rig, count: u32) -> Vec<Ino> {
     }
     rig.settle(&names.iter().map(String::as_str).collect::<Vec<_>>());
     names.iter().map(|name| rig.ino(name)).collect()
+}
+
+/// A live read passes over maps that were empty at the last swap and have got no entry since.
+#[test]
+fn a_live_read_finds_the_first_mark_after_a_drain() {
+    let Some(mut rig) = Rig::new("a_live_read_finds_the_first_mark_after_a_drain", Kind::Ext4) else { return };
+    let ino = files(&mut rig, 1)[0];
+    let file = OpenOptions::new().write(true).open(rig.path("f0")).unwrap();
+    let dev = rig.dev;
+    for round in 0..6 {
+        let _ = rig.drain();
+        assert_eq!(rig.capture().read_live().unwrap().inodes.get(&(dev, ino)), None, "round {round}");
+        // Blocks alone, flags alone, and the same block again, which inserts nothing.
+        let (start, len) = if round % 2 == 0 { (round * 4096, 1) } else { (0, 0) };
+        if len == 0 {
+            file.set_permissions(fs::Permissions::from_mode(0o600 + round as u32)).unwrap();
+        } else {
+            file.write_all_at(&[1], start).unwrap();
+            file.write_all_at(&[2], start).unwrap();
+        }
+        let live = rig.capture().read_live().unwrap();
+        let marks = live.inodes.get(&(dev, ino)).unwrap_or_else(|| panic!("round {round}: nothing"));
+        assert!(marks.covers(start, start + len), "round {round}: {marks:?}");
+        // A second swap gives programs a set that nobody has cleared, and a live read walks it.
+        rig.capture().swap().unwrap();
+        rig.capture().swap().unwrap();
+        assert_eq!(rig.capture().read_live().unwrap().inodes.get(&(dev, ino)), Some(marks), "round {round}");
+    }
 }
 
 /// With maps of 16 entries and 200 files, every file must be marked, widened, or covered by the overflow bits.

@@ -14,7 +14,7 @@ use crate::{
     kernel::{self, Address},
     maps::{INFLIGHT, count},
     programs,
-    record::{self, Target},
+    record::{Marked, Target},
 };
 
 /// `ATTR_SIZE` of `include/linux/fs.h`, the same since 2.6: the size is being set.
@@ -229,19 +229,19 @@ pub(crate) fn ctime_current(args: &impl Args, id: FunctionId) -> Option<()> {
 #[inline(always)]
 pub(crate) fn apply(change: &Change, id: FunctionId) {
     if let Some(target) = Target::marked_cell(change.inode, counter_cell(id)) {
-        mark(target.dev, target.ino, change.flags, change.start, change.len);
+        mark(&target, change.flags, change.start, change.len);
     }
 }
 
 #[inline(always)]
-fn mark(dev: u32, ino: u64, flags: u64, start: u64, len: u64) {
+fn mark(inode: &Marked, flags: u64, start: u64, len: u64) {
     match len {
         0 => {}
-        u64::MAX => record::from(dev, ino, start),
-        len => record::range(dev, ino, start, len),
+        u64::MAX => inode.from(start),
+        len => inode.range(start, len),
     }
     if flags != 0 {
-        record::flags(dev, ino, flags);
+        inode.flags(flags);
     }
 }
 
@@ -262,8 +262,8 @@ fn enter_range(id: FunctionId, change: &Inflight) {
         count(counter::INFLIGHT_FULL);
         count(counter::LOST);
     }
-    if record::is_marked(change.dev, change.ino) {
-        mark(change.dev, change.ino, u64::from(change.flags), change.start, change.len);
+    if let Some(inode) = Marked::by_number(change.dev, change.ino) {
+        mark(&inode, u64::from(change.flags), change.start, change.len);
     }
 }
 
@@ -273,8 +273,8 @@ pub(crate) fn leave(id: FunctionId) {
     let key = key(id);
     // SAFETY: copied at once; no other task has this key.
     let Some(&change) = (unsafe { INFLIGHT.get(key) }) else { return };
-    if record::is_marked(change.dev, change.ino) {
-        mark(change.dev, change.ino, u64::from(change.flags), change.start, change.len);
+    if let Some(inode) = Marked::by_number(change.dev, change.ino) {
+        mark(&inode, u64::from(change.flags), change.start, change.len);
     }
     let _ = INFLIGHT.remove(key);
 }

@@ -4,6 +4,7 @@
 //! those forget silently.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
 };
@@ -38,7 +39,10 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(cou
 /// Tracked superblocks.
 #[map(name = "SUPERS")]
 pub(crate) static SUPERS: HashMap<u32, u32> = HashMap::with_max_entries(limits::SUPERS_ENTRIES, 0);
-/// Watched inodes.
+/// Changes by slot: what WATCH has for an inode. User space reads it without a system call.
+#[map(name = "CHANGES")]
+pub(crate) static CHANGES: Array<u64> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
+/// Watched inodes, each with the slot in which its changes are counted.
 #[map(name = "WATCH")]
 pub(crate) static WATCH: HashMap<InodeKey, u32> = HashMap::with_max_entries(limits::WATCH_ENTRIES, 0);
 /// Direct writes in flight, by address of their kiocb.

@@ -1,17 +1,23 @@
 //! The programs: one per hook, named as in `common::hooks`.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_kernel},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 use common::{
     hooks::HookId,
-    maps::{Inflight, counter, ctrl, flag},
-    syscalls::{BTRFS_MAGIC, Cause, TMPFS_MAGIC},
+    maps::{Inflight, counter, ctrl, flag, mapped},
+    syscalls::{BTRFS_MAGIC, Cause, OVERLAY_MAGIC, TMPFS_MAGIC},
 };
 
 use crate::{
     globals,
     kernel::{self, Address},
     maps::{self, INFLIGHT, count},
-    record::{self, Target},
+    record::{Marked, Target},
 };
 
 /// `iov_iter.data_source`: memory is the source, so the file is written.
@@ -31,8 +37,7 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     match kernel::folio_range(ctx.arg(0)) {
         Some((start, len)) => {
             target.range(start, len);
-            // `mapping_map_writable` counts shared writable mappings.
-            if kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).is_some_and(|count| count > 0) {
+            if is_writably_mapped(mapping) == Some(true) {
                 target.flags(flag::MAPPED);
             }
         }
@@ -80,8 +85,8 @@ pub(crate) fn dio_began(kiocb: Address, iter: Address) -> Option<()> {
     let (Some(start), Some(len)) = (start, len) else {
         count(counter::UNREADABLE);
         maps::set_control(ctrl::MARK_UNKNOWN_DIO, 1);
-        if target.is_marked() {
-            target.flags(flag::RESCAN);
+        if let Some(marked) = target.if_marked() {
+            marked.flags(flag::RESCAN);
         }
         return Some(());
     };
@@ -92,8 +97,8 @@ pub(crate) fn dio_began(kiocb: Address, iter: Address) -> Option<()> {
         count(counter::INFLIGHT_FULL);
         maps::set_control(ctrl::MARK_UNKNOWN_DIO, 1);
     }
-    if target.is_marked() {
-        target.range(start, len);
+    if let Some(marked) = target.if_marked() {
+        marked.range(start, len);
     }
     Some(())
 }
@@ -108,8 +113,8 @@ pub(crate) fn dio_complete(ctx: RawTracePointContext) -> Option<()> {
     // SAFETY: copied at once; the entry is this request's own until it is removed below.
     if let Some(&entry) = unsafe { INFLIGHT.get(key) } {
         count(common::hooks::counter_cell(HookId::DioComplete));
-        if record::is_marked(entry.dev, entry.ino) {
-            record::range(entry.dev, entry.ino, entry.start, entry.len);
+        if let Some(marked) = Marked::by_number(entry.dev, entry.ino) {
+            marked.range(entry.start, entry.len);
         }
         let _ = INFLIGHT.remove(key);
         return Some(());
@@ -132,6 +137,49 @@ pub(crate) fn dio_unknown(kiocb: Address, done: Option<i64>) -> Option<()> {
         _ => target.flags(flag::RESCAN),
     }
     Some(())
+}
+
+/// `mapping_map_writable` counts mappings that are shared and may be written.
+#[inline(always)]
+fn is_writably_mapped(mapping: Address) -> Option<bool> {
+    kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).map(|count| count > 0)
+}
+
+/// Whether the file of a descriptor of the calling process, argument 0, can be stored to through a mapping (`common::maps::mapped`).
+/// Run by user space as a test run of a raw tracepoint (`bpf_prog_test_run_raw_tp`, since 5.10), and attached to nothing. Not by
+/// aya's macro, which drops what a program returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/writeback_dirty_folio")]
+extern "C" fn mapped_now(ctx: *mut c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    match descriptor_inode(ctx.arg(0)).and_then(of_page_cache) {
+        None => mapped::UNKNOWN,
+        Some(false) => mapped::NO,
+        Some(true) => mapped::YES,
+    }
+}
+
+#[inline(always)]
+fn descriptor_inode(descriptor: u64) -> Option<Address> {
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() } as Address;
+    let table: Address = kernel::member(kernel::member(task, &globals::TASK_FILES)?, &globals::FILES_TABLE)?;
+    let files: Address = kernel::member(table, &globals::TABLE_FILES)?;
+    // The descriptor is open, so the table has it; a wrong one reads nothing or another pointer, and no fault.
+    let at = files.wrapping_byte_add((descriptor & 0xffff_ffff) as usize * size_of::<Address>());
+    // SAFETY: the helper checks the address.
+    let file = unsafe { bpf_probe_read_kernel(at.cast::<Address>()) }.ok()?;
+    kernel::member(file, &globals::FILE_INODE)
+}
+
+/// Of an overlay's own inode nothing can be told: mappings are those of the inode below.
+#[inline(always)]
+fn of_page_cache(inode: Address) -> Option<bool> {
+    let sb: Address = kernel::member(inode, &globals::INODE_SB)?;
+    if kernel::member::<u64>(sb, &globals::SB_MAGIC)? == OVERLAY_MAGIC {
+        return None;
+    }
+    is_writably_mapped(kernel::member(inode, &globals::INODE_MAPPING)?)
 }
 
 /// A timestamp of `inode` was set.
@@ -279,7 +327,7 @@ pub(crate) fn ext4_remap(ctx: RawTracePointContext) -> Option<()> {
 
 /// The target of an `xfs_inode`.
 #[inline(always)]
-fn xfs_target(inode: Address, hook: HookId) -> Option<Target> {
+fn xfs_target(inode: Address, hook: HookId) -> Option<Marked> {
     let Some(inode) = kernel::xfs_inode(inode) else {
         count(counter::LOST);
         return None;

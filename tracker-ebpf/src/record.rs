@@ -2,19 +2,21 @@
 //!
 //! A mark that does not fit is widened: block bits, else a flag of the inode, else the bit of its hash, which cannot fail.
 
+use core::hint::black_box;
+
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
     limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
     maps::{GroupBits, GroupKey, InodeKey, InodeMark, counter, ctrl, flag, mode, overflow_bit},
-    ranges::{self, Blocks, Place},
+    ranges::{self, Bits, Blocks, Place},
 };
 
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{self, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, count},
+    maps::{self, CHANGES, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, count},
 };
 
 /// `BPF_NOEXIST`: insert, never replace.
@@ -58,26 +60,49 @@ impl Target {
 
     /// The inode at `inode`, if it is to be marked.
     #[inline(always)]
-    pub(crate) fn marked(inode: Address, hook: HookId) -> Option<Self> {
+    pub(crate) fn marked(inode: Address, hook: HookId) -> Option<Marked> {
         Self::marked_cell(inode, counter_cell(hook))
     }
 
     /// As `marked`, with the counter of the hook.
     #[inline(always)]
-    pub(crate) fn marked_cell(inode: Address, cell: u32) -> Option<Self> {
+    pub(crate) fn marked_cell(inode: Address, cell: u32) -> Option<Marked> {
         let target = Self::of_cell(inode, cell)?;
-        if !target.is_marked() {
-            return None;
-        }
+        let marked = target.if_marked()?;
         // The level is a read-only global, off by default: the verifier then removes the line.
         debug!(&(), "counter {} dev {} ino {}", cell, target.dev, target.ino);
-        Some(target)
+        Some(marked)
     }
 
-    /// Whether changes of this inode are to be marked.
+    /// This inode, if changes of it are to be marked.
     #[inline(always)]
-    pub(crate) fn is_marked(&self) -> bool {
-        (self.mode == mode::ALL || is_watched(self.dev, self.ino)) && lease_holds()
+    pub(crate) fn if_marked(&self) -> Option<Marked> {
+        let slot = slot(self.mode, self.dev, self.ino)?;
+        lease_holds().then_some(Marked { dev: self.dev, ino: self.ino, slot, sb: self.sb })
+    }
+}
+
+/// An inode whose changes are marked.
+#[derive(Clone, Copy)]
+pub(crate) struct Marked {
+    /// Superblock device.
+    pub(crate) dev: u32,
+    /// Inode number.
+    pub(crate) ino: u64,
+    /// Where its volume's changes are counted.
+    slot: u32,
+    /// Its superblock; null where the event has no inode at hand.
+    sb: Address,
+}
+
+impl Marked {
+    /// Inode `ino` of superblock `dev`, if it is to be marked: for events that have no inode at hand.
+    #[inline(always)]
+    pub(crate) fn by_number(dev: u32, ino: u64) -> Option<Self> {
+        // SAFETY: the value is only copied.
+        let of_super = *unsafe { SUPERS.get(dev) }?;
+        let slot = slot(of_super, dev, ino)?;
+        lease_holds().then_some(Self { dev, ino, slot, sb: core::ptr::null() })
     }
 
     /// Magic number of the file system, 0 if it cannot be read.
@@ -89,7 +114,7 @@ impl Target {
     /// Marks `len` bytes at `start`.
     #[inline(always)]
     pub(crate) fn range(&self, start: u64, len: u64) {
-        range(self.dev, self.ino, start, len);
+        mark_range(home(generation(), self.dev), self.ino, start, len, self.slot.into());
     }
 
     /// Marks `len` bytes at `start`, and sets `flags` in the same generation: none is drained without the other.
@@ -99,19 +124,30 @@ impl Target {
         if flags != 0 {
             inode_mark(generation, self.dev, self.ino, flags, u64::MAX, 0);
         }
-        range_of(generation, self.dev, self.ino, start, len);
+        mark_range(home(generation, self.dev), self.ino, start, len, self.slot.into());
     }
 
     /// Marks everything from `start` on.
     #[inline(always)]
     pub(crate) fn from(&self, start: u64) {
-        from(self.dev, self.ino, start);
+        inode_mark(generation(), self.dev, self.ino, flag::FROM, start, u64::MAX);
+        changed(self.slot);
     }
 
     /// Sets `flags`, which have no range.
     #[inline(always)]
     pub(crate) fn flags(&self, flags: u64) {
-        self::flags(self.dev, self.ino, flags);
+        inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
+        changed(self.slot);
+    }
+}
+
+/// Counts a change, after its mark was made: whoever reads the marks after the counter has those of every change it counts.
+#[inline(always)]
+fn changed(slot: u32) {
+    if let Some(at) = CHANGES.get_ptr_mut(slot) {
+        // SAFETY: a pointer the map just gave.
+        unsafe { atomic::add(at, 1) };
     }
 }
 
@@ -120,16 +156,6 @@ impl Target {
 fn superblock(inode: Address) -> Option<(Address, u32)> {
     let sb: Address = kernel::member(inode, &globals::INODE_SB)?;
     Some((sb, kernel::member(sb, &globals::SB_DEV)?))
-}
-
-/// Whether inode `ino` of superblock `dev` is to be marked, for events without an inode.
-#[inline(always)]
-pub(crate) fn is_marked(dev: u32, ino: u64) -> bool {
-    // SAFETY: the value is only copied.
-    match unsafe { SUPERS.get(dev) } {
-        None => false,
-        Some(&mode) => (mode == mode::ALL || is_watched(dev, ino)) && lease_holds(),
-    }
 }
 
 /// Whether the lease still holds, so that the marks will be read. If not, records that this mark was not made: a process
@@ -145,10 +171,15 @@ fn lease_holds() -> bool {
     false
 }
 
+/// Where changes of the inode are counted, if they are to be marked.
 #[inline(always)]
-fn is_watched(dev: u32, ino: u64) -> bool {
+fn slot(of_super: u32, dev: u32, ino: u64) -> Option<u32> {
     // SAFETY: only presence is checked.
-    unsafe { WATCH.get(InodeKey::new(dev, ino)) }.is_some()
+    match unsafe { WATCH.get(InodeKey::new(dev, ino)) } {
+        Some(&slot) => Some(slot),
+        None if of_super == mode::ALL => Some(limits::SLOT_OF_ALL),
+        None => None,
+    }
 }
 
 /// The generation, read once per mark: all of a mark's words go to the same set.
@@ -157,44 +188,38 @@ fn generation() -> u64 {
     maps::control(ctrl::GENERATION) & 1
 }
 
-/// Marks everything from `start` on in an inode.
-#[inline(always)]
-pub(crate) fn from(dev: u32, ino: u64, start: u64) {
-    inode_mark(generation(), dev, ino, flag::FROM, start, u64::MAX);
-}
-
-/// Sets flags of an inode, which have no range.
-#[inline(always)]
-pub(crate) fn flags(dev: u32, ino: u64, flags: u64) {
-    inode_mark(generation(), dev, ino, flags, u64::MAX, 0);
-}
-
-/// Marks `len` bytes at `start` of an inode.
-#[inline(always)]
-pub(crate) fn range(dev: u32, ino: u64, start: u64, len: u64) {
-    range_of(generation(), dev, ino, start, len);
-}
-
-#[inline(always)]
-fn range_of(generation: u64, dev: u32, ino: u64, start: u64, len: u64) {
+/// Marks `len` bytes at `start` of an inode, and counts that in `slot`. `home` is the generation and the device. The number it
+/// returns means nothing.
+///
+/// Exported and with only numbers as arguments, which makes it a global function for the verifier: checked once in each program
+/// that has it, not once for each path to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mark_range(home: u64, ino: u64, start: u64, len: u64, slot: u64) -> u64 {
+    let (generation, dev) = (home >> 32, home as u32);
     match ranges::place(start, len) {
         Place::Nothing => {}
         Place::Span(start, u64::MAX) => inode_mark(generation, dev, ino, flag::FROM, start, u64::MAX),
         Place::Span(start, end) => inode_mark(generation, dev, ino, flag::RANGE, start, end),
-        Place::Bits(blocks) => {
-            let first = blocks.first / GROUP_BLOCKS;
-            let last = blocks.last / GROUP_BLOCKS;
-            for step in 0..RANGE_GROUPS_MAX {
-                let group = first + step;
-                if group > last {
-                    break;
-                }
-                if mark_group(home(generation, dev), ino, group, blocks.first, blocks.last) != 0 {
-                    count(counter::DIRTY_FULL);
-                    inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
-                    break;
-                }
-            }
+        Place::Bits(blocks) => mark_blocks(generation, dev, ino, blocks),
+    }
+    changed(slot as u32);
+    0
+}
+
+#[inline(always)]
+fn mark_blocks(generation: u64, dev: u32, ino: u64, blocks: Blocks) {
+    let first = blocks.first / GROUP_BLOCKS;
+    let last = blocks.last / GROUP_BLOCKS;
+    for step in 0..RANGE_GROUPS_MAX {
+        let group = first + step;
+        if group > last {
+            break;
+        }
+        if mark_group(home(generation, dev), ino, group, blocks.first, blocks.last) != 0 {
+            count(counter::DIRTY_FULL);
+            inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
+            break;
         }
     }
 }
@@ -205,51 +230,38 @@ fn home(generation: u64, dev: u32) -> u64 {
     generation << 32 | u64::from(dev)
 }
 
-/// Sets the bits of blocks `first..=last` that are in `group`; not 0 if there is no room.
-///
-/// Exported and with only numbers as arguments, which makes it a global function for the verifier: checked once, not once
-/// per path to it.
+/// Sets the bits of blocks `first..=last` that are in `group`; not 0 if there is no room. A global function, as `mark_range`.
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
 extern "C" fn mark_group(home: u64, ino: u64, group: u64, first: u64, last: u64) -> u64 {
     let map = if home >> 32 == 0 { &DIRTY0 } else { &DIRTY1 };
     let key = GroupKey { ino, dev: home as u32, group: group as u32 };
-    let blocks = Blocks { first, last };
-    if let Some(value) = map.get_ptr_mut(key) {
-        or_group(value, blocks, group);
-        return 0;
-    }
-    let mut fresh: GroupBits = [0; GROUP_WORDS];
-    or_fresh(&mut fresh, blocks, group);
-    if map.insert(key, fresh, NO_REPLACE).is_ok() {
-        count(counter::GROUPS_NEW);
-        return 0;
-    }
-    // Another CPU was faster, or the map is full.
-    match map.get_ptr_mut(key) {
-        Some(value) => {
-            or_group(value, blocks, group);
-            0
+    let mut found = map.get_ptr_mut(key);
+    if found.is_none() {
+        // Without bits first: the code that sets them is here only once. If it fails, another CPU was faster, or the map is full.
+        if map.insert(key, &NO_BITS, NO_REPLACE).is_ok() {
+            count(counter::GROUPS_NEW);
         }
-        None => 1,
+        found = map.get_ptr_mut(key);
     }
+    let Some(value) = found else { return 1 };
+    or_group(value, Bits::of(Blocks { first, last }, group));
+    0
 }
 
-#[inline(always)]
-fn or_group(value: *mut GroupBits, blocks: Blocks, group: u64) {
-    for word in 0..GROUP_WORDS {
-        let bits = ranges::word_mask(blocks, group, word as u64);
-        if bits != 0 {
-            // SAFETY: the map just returned the pointer, and `word` is below its length.
-            unsafe { atomic::or(value.cast::<u64>().add(word), bits) };
-        }
-    }
-}
+/// A group of which nothing is marked. Not on the stack, where the verifier would follow each byte that is zeroed.
+static NO_BITS: GroupBits = [0; GROUP_WORDS];
 
 #[inline(always)]
-fn or_fresh(value: &mut GroupBits, blocks: Blocks, group: u64) {
-    for (word, bits) in value.iter_mut().enumerate() {
-        *bits = ranges::word_mask(blocks, group, word as u64);
+fn or_group(value: *mut GroupBits, mut bits: Bits) {
+    for _ in 0..GROUP_WORDS {
+        let (word, mask, rest) = bits.lowest_word();
+        // SAFETY: the map just returned the pointer, and `word` is below its length.
+        unsafe { atomic::or(value.cast::<u64>().add(word), mask) };
+        let Some(rest) = rest else { break };
+        // The compiler knows how far these go, which the verifier does not, and would leave out what keeps `word` in its bounds.
+        bits = Bits { first: black_box(rest.first), ..rest };
     }
 }
 
@@ -262,7 +274,7 @@ fn inode_mark(generation: u64, dev: u32, ino: u64, flags: u64, from: u64, end: u
     }
 }
 
-/// As `inode_mark`; not 0 if there is no room. A global function, as `mark_group`.
+/// As `inode_mark`; not 0 if there is no room. A global function, as `mark_range`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn merge_inode(home: u64, ino: u64, flags: u64, from: u64, end: u64) -> u64 {

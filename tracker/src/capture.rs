@@ -31,7 +31,9 @@ mod object;
 pub mod owner;
 mod pin_files;
 mod pins;
+mod plain;
 mod points;
+pub mod quiet;
 mod retired;
 mod running;
 pub mod sets;
@@ -47,7 +49,7 @@ pub use health::{Health, Problem};
 pub(crate) use lease::monotonic_ns;
 pub use mounts::mount_of;
 pub use object::object;
-pub use retired::{Counters, InflightWrite, InodeMarks, Overflow, Retired};
+pub use retired::{Counters, InflightWrite, InodeMarks, Live, Overflow, Retired};
 pub use running::Capture;
 pub use watch::WatchOutcome;
 

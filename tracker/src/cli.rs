@@ -22,6 +22,7 @@ pub mod confirm;
 pub mod daemon;
 pub mod doctor;
 mod global;
+mod instant;
 pub mod log;
 pub mod ls;
 pub mod man;

@@ -18,7 +18,7 @@ pub use maps::{ENTRIES_RANGE, KernelMap, WATCH_BY_FILES, default_maps, parse_map
 pub use problem::{ConfigError, Problem};
 pub use process::{ProcessConfig, Tracking};
 pub use replaced::{Allow, Replaced};
-pub use values::{Consistency, Interval, Lease, Listen, MaxDelete, Memory, Nice, ScrubRate, StopTimeout};
+pub use values::{ConsistencyMode, Interval, Lease, Listen, MaxDelete, Memory, Nice, Pause, ScrubRate, StopTimeout};
 pub use volume::{Changed, Takes, VolumeConfig, VolumeOptions};
 
 #[cfg(test)]

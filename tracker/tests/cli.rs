@@ -93,7 +93,7 @@ fn protect_refuses_what_it_cannot_do_before_it_starts() {
         ("src", "src/backup", &[], 22, "lies inside the source"),
         ("src/inner", "src", &[], 22, "lies inside the store"),
         ("src", "file", &[], 1, "is not a directory"),
-        ("src", "backup", &["--consistency", "cut"], 2, "not available in this version"),
+        ("src", "backup", &["--consistency", "cut"], 2, "`cut` is no consistency"),
         ("src", "backup", &["--name", "a b"], 2, "no volume name"),
     ] {
         let (code, message) = protect(source, store, more);

@@ -12,6 +12,8 @@ mod forged;
 mod goes_on;
 #[path = "reading/history.rs"]
 mod history;
+#[path = "reading/instant.rs"]
+mod instant;
 #[path = "reading/names.rs"]
 mod names;
 #[path = "reading/trees.rs"]

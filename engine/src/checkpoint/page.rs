@@ -9,7 +9,7 @@ use crate::format::content::{
 };
 use crate::format::limits;
 use crate::format::parts::{delta, meta, name, object, put_delta, put_meta, put_name, put_object};
-use crate::format::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, VERSION};
+use crate::format::{FIRST_VERSION, HEAD_BYTES, MAGIC_PAGE, STANDING_VERSION};
 use crate::manifest::File;
 use crate::model::{DataRef, FileId, Hash, Kind, Meta, ObjectRef, Root, Seq};
 
@@ -57,7 +57,7 @@ fn end(w: Writer) -> Result<Vec<u8>, EncodeError> {
 
 pub(super) fn encode_files(files: &[(FileId, &File, bool)]) -> Result<Vec<u8>, EncodeError> {
     // The oldest version that can hold the page, so that it stays byte-identical to the page of an older checkpoint.
-    let version = if files.iter().any(|(_, file, _)| file.meta.has_flags()) { VERSION } else { FIRST_VERSION };
+    let version = if files.iter().any(|(_, file, _)| file.meta.has_flags()) { STANDING_VERSION } else { FIRST_VERSION };
     let mut w = begin(FILES, version);
     w.count("files", limits::CHANGES, files.len())?;
     let mut previous = 0;
@@ -105,7 +105,7 @@ pub fn decode(hash: &Hash, bytes: &[u8]) -> Result<Page, DecodeError> {
         let (found, limit) = (bytes.len() as u64, limits::PAGE as u64);
         return Err(DecodeError::Limit { field: "page", found, limit });
     }
-    let version = head("page", MAGIC_PAGE, VERSION, bytes)?;
+    let version = head("page", MAGIC_PAGE, STANDING_VERSION, bytes)?;
     let found: Hash = blake3::hash(bytes).into();
     if found != *hash {
         return Err(DecodeError::Hash { field: "page", found: found.into(), expected: (*hash).into() });

@@ -70,4 +70,8 @@ impl<W: SourceTree + CommittedState> Lookup for Answers<'_, W> {
         self.asked.alive.insert(id, answer);
         Ok(answer)
     }
+
+    fn is_of_one_moment(&self) -> bool {
+        self.world.is_of_one_moment()
+    }
 }

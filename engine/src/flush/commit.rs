@@ -10,7 +10,7 @@ use crate::catalog::{CatalogChange, Intent};
 use crate::dirty::DirtySet;
 use crate::format::commit::{self, Header};
 use crate::format::seal::Span;
-use crate::model::{ChangeSet, Ino, Seq, Standing, Time};
+use crate::model::{ChangeSet, Consistency, Ino, Seq, Standing, Time};
 
 /// Puts the packs, writes the intent, creates the commit and settles it. `complete`: with this commit, every file that
 /// existed before the first pass is committed.
@@ -36,7 +36,9 @@ pub(super) fn commit<W: World>(
     // Even if nothing changed, one commit records that the baseline is complete.
     let before = head.standing.is_some_and(|head| head.baseline);
     let says_so = complete && !before && head.seq > Seq::NONE;
-    if changes.is_empty() && !says_so {
+    let proves = flush.facts.prove_instant && flush.report.consistency.is_some_and(Consistency::is_instant);
+    let proves = proves && head.seq > Seq::NONE;
+    if changes.is_empty() && !says_so && !proves {
         flush.world.forget(change.records, names.plan.missing.clone(), &inodes, &flush.kept)?;
         return Ok(Outcome::Unchanged);
     }
@@ -56,6 +58,7 @@ pub(super) fn commit<W: World>(
         standing: Some(Standing::after(head.standing, head.time, seq, facts.now, before || complete)),
         parent: head.hash,
         era: flush.world.era_before(seq)?,
+        consistency: flush.report.consistency,
     };
     let bytes = commit::encode(&header, &sealed.packs, &changes, &sealed.inline)?;
     change.names = changes.names;

@@ -3,7 +3,7 @@
 use super::limits::Limits;
 use super::max_delete::MaxDelete;
 use super::steps::Steps;
-use crate::model::{CommitId, Time, VolumeId, WriterId};
+use crate::model::{CommitId, NotInstant, Time, VolumeId, WriterId};
 
 /// What is fixed for one flush before it begins.
 #[derive(Clone, Debug)]
@@ -23,6 +23,11 @@ pub struct FlushFacts {
     /// Whether the first pass was complete before this flush. If not, `taken` is all that is pending, and the pass is
     /// complete once a flush leaves nothing.
     pub baseline: bool,
+    /// Whether the commit is to be the state of one instant. `None`: not asked for; an error: why it cannot be.
+    pub instant: Option<Result<(), NotInstant>>,
+    /// Somebody waits for a commit of one instant, and the newest one is none: one is made even where nothing has changed, if the
+    /// flush finds the tree at one instant.
+    pub prove_instant: bool,
     pub steps: Steps,
     pub limits: Limits,
     pub max_delete: MaxDelete,

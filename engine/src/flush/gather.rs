@@ -30,9 +30,7 @@ pub(super) fn gather<W: World>(flush: &mut Flush<'_, W>) -> Result<Gathered, W::
         gathered.decide_without(flush.world, flush.facts, &HashSet::new())?;
         search.follow(flush, &mut gathered)?;
     }
-    for due in search.not_there.values() {
-        flush.kept.add(due.ino, &Marks::names(), due.since_ns);
-    }
+    gathered.not_there = search.not_there.values().map(|due| (due.dir, due.ino, due.since_ns)).collect();
     Ok(gathered)
 }
 

@@ -6,7 +6,7 @@ use super::asked::{Answers, Asked};
 use super::facts::FlushFacts;
 use super::world::{CommittedState, Moved, SourceTree};
 use crate::catalog::Missing;
-use crate::dirty::DirtySet;
+use crate::dirty::{DirtySet, Marks};
 use crate::model::{FileId, Ino, InodeId, NameChange};
 use crate::reconcile::{Assigned, Listing, NamePlan, reconcile};
 
@@ -25,6 +25,9 @@ pub(super) struct Gathered {
     /// Files that keep their committed names: files whose new names have no room in this commit, and directories whose
     /// names were taken by others.
     pub(super) excluded: HashSet<FileId>,
+    /// Directories that were to be listed and were not where they were looked for: number, and since when the mark has been
+    /// waiting.
+    pub(super) not_there: Vec<(FileId, Ino, u64)>,
 }
 
 impl Gathered {
@@ -40,6 +43,7 @@ impl Gathered {
             new_inodes: HashMap::new(),
             held_back: HashSet::new(),
             excluded: HashSet::new(),
+            not_there: Vec::new(),
         })
     }
 
@@ -71,6 +75,15 @@ impl Gathered {
             return Ok(inode.ino);
         }
         Ok(world.record(id)?.map_or(Ino::NONE, |record| record.inode.ino))
+    }
+
+    /// Keeps the marks of directories that were not found, unless they are gone: another one may have the number by now, and was
+    /// listed for itself.
+    pub(super) fn keep_not_there(&self, kept: &mut DirtySet) {
+        let gone: HashSet<FileId> = self.plan.gone.iter().copied().collect();
+        for (_, ino, since_ns) in self.not_there.iter().filter(|(dir, ..)| !gone.contains(dir)) {
+            kept.add(*ino, &Marks::names(), *since_ns);
+        }
     }
 
     /// Drops kept marks of files that are gone, which would stay pending forever. Marks belong to inode numbers, so a mark

@@ -62,6 +62,39 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
 /// Reads what `job` requests into memory.
 pub fn read_file(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<FileImage, FileError> {
     let (stat, xattrs) = prepare(ops, job, steps)?;
+    read_prepared(ops, job, stat, xattrs)
+}
+
+/// Reads what `job` asks for once more, after a count of changes and a `statx`, `before`: it made the next change set a change time
+/// in any case, which is counted (multigrain timestamps, since Linux 6.13: `inode_set_ctime_current`). A writer that has set
+/// one already, and holds the inode lock, is waited for. `clean`: also stores through mappings are to fault again.
+pub fn read_again(
+    ops: &mut impl FileOps,
+    job: &ReadJob,
+    before: Stat,
+    clean: bool,
+    steps: Steps,
+) -> Result<FileImage, FileError> {
+    if clean {
+        ops.clean()?;
+    }
+    if steps.barrier_always {
+        ops.barrier()?;
+    }
+    if steps.uncache && job.marks.remapped {
+        ops.uncache()?;
+    }
+    let xattrs = ops.xattrs()?;
+    let now = ops.statx()?;
+    read_prepared(ops, job, Stat { size: before.size.max(now.size), ..now }, xattrs)
+}
+
+fn read_prepared(
+    ops: &mut impl FileOps,
+    job: &ReadJob,
+    stat: Stat,
+    xattrs: ReadXattrs,
+) -> Result<FileImage, FileError> {
     let whole_only = job.committed_size.is_none();
     let mut size = stat.size;
     for times in 0..SHORT_READS_MAX {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::steps::Steps;
 use crate::catalog::Head;
 use crate::dirty::DirtySet;
-use crate::model::{FileId, Ino, Seq};
+use crate::model::{Consistency, FileId, Ino, Seq};
 use crate::source::{FileError, Unknown};
 
 /// How a flush ended.
@@ -68,6 +68,8 @@ pub struct Report {
     pub files_before: u64,
     /// Inodes left pending because this flush had no room.
     pub carried: u64,
+    /// Whether what was read is of one instant: what the commit says. `None`: it says nothing.
+    pub consistency: Option<Consistency>,
 }
 
 impl Report {

@@ -1,5 +1,6 @@
 //! One flush from start to end: the order of its steps.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::builder::Builder;
@@ -13,9 +14,9 @@ use super::report::{Outcome, Report};
 use super::running::Flush;
 use super::settle::{Settled, settle_intent};
 use super::world::{CommittedState, WatchSet, World};
-use super::{attributes, few_names, few_removals, jobs, mass_delete};
+use super::{attributes, few_names, few_removals, instant, jobs, mass_delete};
 use crate::dirty::{DirtySet, Marks};
-use crate::model::Ino;
+use crate::model::{Consistency, Ino, NotInstant};
 
 /// Flushes `taken`. Returns how the flush ended, and the marks that stay pending.
 pub fn flush<W: World>(
@@ -29,29 +30,76 @@ pub fn flush<W: World>(
         Settled::Fenced { seq } => return Ok((Outcome::Fenced { seq }, taken.clone())),
         Settled::Unknown => return Ok((Outcome::Unsettled, taken.clone())),
     }
+    match facts.instant {
+        None => {}
+        Some(Err(why)) => report.consistency = Some(Consistency::Live(why)),
+        Some(Ok(())) => {
+            if let Some(ended) = commit_instant(world, taken, facts, report)? {
+                return Ok(ended);
+            }
+            let consistency = report.consistency.map(|said| said.or_live(NotInstant::LeftOver));
+            *report = Report { consistency, ..Report::default() };
+        }
+    }
     let mut flush = Flush { world, taken, facts, report, kept: DirtySet::default() };
-    let mut names = gather(&mut flush)?;
-    mass_delete::guard(&mut flush, &mut names)?;
-    few_names::limit_changes(&mut flush, &mut names)?;
+    let (names, builder) = read_tree(&mut flush)?;
+    let outcome = end(&mut flush, builder, &names)?;
+    Ok((outcome, flush.kept))
+}
+
+/// Commits what the search for one instant holds: the tree of that instant, or else what it has read before. `None`: that is not
+/// all, so everything is to be read again, and the commit is of no instant.
+fn commit_instant<W: World>(
+    world: &mut W,
+    taken: &DirtySet,
+    facts: &FlushFacts,
+    report: &mut Report,
+) -> Result<Option<(Outcome, DirtySet)>, W::Error> {
+    let asked = Cell::new(false);
+    let found = instant::find(world, taken, facts, &asked)?;
+    report.consistency = Some(found.consistency);
+    let Some(mut view) = found.view else { return Ok(None) };
+    let kept = DirtySet::default();
+    let mut flush = Flush { world: &mut view, taken: &found.marks, facts, report, kept };
+    let (names, builder) = read_tree(&mut flush)?;
+    // Of names that are not of the instant, or were asked for after it, what is held may be the content of other names.
+    if asked.get() || (found.consistency.is_instant() && flush.leaves_over(&names)) {
+        return Ok(None);
+    }
+    let outcome = end(&mut flush, builder, &names)?;
+    let kept = flush.kept;
+    if matches!(outcome, Outcome::Committed(_)) {
+        let watched = view.watched.iter().copied().collect();
+        stop_watching(&mut view, watched)?;
+    }
+    Ok(Some((outcome, kept)))
+}
+
+/// Lists, decides and reads: everything of a flush but the commit.
+fn read_tree<W: World>(flush: &mut Flush<'_, W>) -> Result<(Gathered, Builder), W::Error> {
+    let facts = flush.facts;
+    let mut names = gather(flush)?;
+    mass_delete::guard(flush, &mut names)?;
+    few_names::limit_changes(flush, &mut names)?;
     names.look_where_decided(flush.world)?;
-    let mut jobs = jobs::plan(&mut flush, &names)?;
+    let mut jobs = jobs::plan(flush, &names)?;
 
     let mut builder = Builder::new(flush.world, facts)?;
     let mut excluded: HashSet<_> = std::mem::take(&mut jobs.excluded);
     excluded.extend(&names.excluded);
-    read_all(&mut flush, &jobs, &mut builder, &mut excluded)?;
-    leave_out(&mut flush, &mut names, &mut builder, excluded)?;
-    let held = mass_delete::hold(&flush, &mut names)?;
-    few_removals::limit_removals(&mut flush, &mut names)?;
+    read_all(flush, &jobs, &mut builder, &mut excluded)?;
+    leave_out(flush, &mut names, &mut builder, excluded)?;
+    let held = mass_delete::hold(flush, &mut names)?;
+    few_removals::limit_removals(flush, &mut names)?;
     builder.keep_only(&*flush.world, &names)?;
-    attributes::add_others(&mut flush, &mut builder, &names)?;
-    keep_unread(&mut flush, &names, &builder)?;
-    keep_left_out(&mut flush, &mut builder);
+    attributes::add_others(flush, &mut builder, &names)?;
+    keep_unread(flush, &names, &builder)?;
+    keep_left_out(flush, &mut builder);
+    names.keep_not_there(&mut flush.kept);
     names.forget_gone(&*flush.world, &mut flush.kept)?;
-    mass_delete::keep_marks(&mut flush, &names)?;
-    keep_missing(&mut flush, &names, held)?;
-    let outcome = end(&mut flush, builder, &names)?;
-    Ok((outcome, flush.kept))
+    mass_delete::keep_marks(flush, &names)?;
+    keep_missing(flush, &names, held)?;
+    Ok((names, builder))
 }
 
 /// Keeps the marks of directories with a name whose removal waits for proof, so that they are listed again after a later

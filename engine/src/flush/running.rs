@@ -1,6 +1,7 @@
 //! The flush that is running: what it was given, and what it leaves for the next one.
 
 use super::facts::FlushFacts;
+use super::gathered::Gathered;
 use super::report::Report;
 use crate::dirty::{DirtySet, Marks};
 use crate::model::Ino;
@@ -29,6 +30,13 @@ impl<W> Flush<'_, W> {
             Some(waiting) => self.kept.add(ino, &waiting.marks, waiting.since_ns),
             None => self.kept.add(ino, others, self.facts.now_ns()),
         }
+    }
+
+    /// Whether the commit will not have everything that was taken.
+    pub(super) fn leaves_over(&self, names: &Gathered) -> bool {
+        let report = &self.report;
+        let removals = report.removals_waiting + report.removals_held + report.removals_left;
+        !self.kept.is_empty() || !names.plan.missing.is_empty() || removals + report.carried + report.put_off > 0
     }
 
     /// Keeps all marks that were taken.

@@ -28,6 +28,20 @@ pub struct Steps {
     pub read_claimed: bool,
     /// After another mount, files without a generation are found again by their names.
     pub rebind: bool,
+    /// Of one instant: changes are counted before the marks are read, not after.
+    pub count_first: bool,
+    /// .. and once more after the last read: the count must be the same.
+    pub count_again: bool,
+    /// .. files that can be stored to through a mapping are cleaned in the window.
+    pub clean_mapped: bool,
+    /// .. a writer that holds the inode lock is waited for, also where only a change time tells of it.
+    pub barrier_always: bool,
+    /// .. no direct write is under way.
+    pub none_in_flight: bool,
+    /// .. what an earlier look has read of pages that stay dirty is read again.
+    pub read_again: bool,
+    /// .. what was watched only in this look is looked at once more.
+    pub watch_first: bool,
 }
 
 impl Steps {
@@ -46,5 +60,12 @@ impl Steps {
         ask_again: true,
         read_claimed: true,
         rebind: true,
+        count_first: true,
+        count_again: true,
+        clean_mapped: true,
+        barrier_always: true,
+        none_in_flight: true,
+        read_again: true,
+        watch_first: true,
     };
 }

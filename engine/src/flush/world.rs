@@ -32,6 +32,10 @@ pub trait SourceTree: Fails {
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, Self::Error>;
     /// Whether the inode of a committed file still exists.
     fn alive(&mut self, id: FileId) -> Result<Alive, Self::Error>;
+    /// Whether all that is listed and asked is of one moment.
+    fn is_of_one_moment(&self) -> bool {
+        false
+    }
     /// Tells the tree where this flush saw a new file, so that `open` and `attributes` find files that are not in the
     /// catalog yet.
     fn place(&mut self, id: FileId, parent: FileId, name: &[u8], inode: InodeId);
@@ -45,6 +49,8 @@ pub trait SourceTree: Fails {
     fn read_files(&mut self, jobs: &[ReadJob], steps: Steps) -> Vec<Result<FileImage, FileError>>;
     /// Opens a file that is too large for `read_files`.
     fn open(&mut self, job: &ReadJob) -> Result<Self::File, FileError>;
+    /// Whether the file can be stored to through a mapping now. If that cannot be told: yes.
+    fn is_mapped(&mut self, file: &Self::File) -> bool;
 }
 
 /// What this host knows of the committed volume, and the transactions that change it.
@@ -125,11 +131,38 @@ pub trait CommitStore: Fails {
     fn commit_damaged(&mut self, _seq: Seq, _cause: &str) {}
 }
 
-/// The inodes whose changes the kernel marks.
+/// One look at the counter of a volume's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// How many changes the kernel has counted so far.
+    pub changes: u64,
+    /// When, in microseconds of a clock that never goes back.
+    pub at_us: u64,
+}
+
+/// What changed since the last drain. It stays with the kernel, and the next drain brings it again.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    pub marks: DirtySet,
+    /// Direct writes are under way.
+    pub direct: bool,
+}
+
+/// Whose changes the kernel marks, and what it tells of them between two drains.
 pub trait WatchSet: Fails {
     /// Adds inodes to the watch set. After it returns, every change of theirs is marked.
     fn watch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
     fn unwatch(&mut self, inodes: &[Ino]) -> Result<(), Self::Error>;
+    /// Counts the changes of the volume. Every change that is counted was marked before.
+    fn count(&mut self) -> Result<Count, Self::Error>;
+    /// Everything of the volume that is marked and not among what this flush has taken.
+    fn live(&mut self) -> Result<Live, Self::Error>;
+    /// Whether every change since the last drain was marked and counted, as far as the kernel can tell.
+    fn is_sure(&mut self) -> Result<bool, Self::Error>;
+    /// Told at the begin of a look (`true`) and at its end: while it lasts, every moment counts.
+    fn hurry(&mut self, _looking: bool) {}
+    /// Waits a moment before the tree is looked at again. Returns false when the time for that is over.
+    fn try_again(&mut self, tries: u32) -> Result<bool, Self::Error>;
 }
 
 /// Everything a flush needs.

@@ -3,28 +3,35 @@
 //! ```text
 //! "TKC", version | inline frames | body | u32 length of the body | checksum over all of it
 //! body: volume 16 | seq | commit id 16 | writer id 16 | epoch | time | standing | parent hash 32 | era hash 32
-//!       | packs | frames, files | names | gone
+//!       | consistency | packs | frames, files | names | gone
 //! ```
 //!
 //! The payload comes first, so that places in it are known before the body is written.
 
 use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, below, open, same_number, same_volume};
+use super::consistency::{consistency, put_consistency};
 use super::content::{self, Context};
 use super::limits;
 use super::pack::PackInfo;
 use super::parts::{
-    NAMES, NAMES_ERA, delta, name, put_delta, put_name, put_standing, put_time, standing, time, version_of,
+    CONSISTENCY, NAMES, NAMES_ERA, delta, name, put_delta, put_name, put_standing, put_time, standing, time, version_of,
 };
-use super::version::{CHECKSUM_BYTES, HEAD_BYTES, MAGIC_COMMIT, VERSION};
+use super::version::{CHECKSUM_BYTES, CONSISTENCY_VERSION, HEAD_BYTES, MAGIC_COMMIT};
 use crate::model::{
-    ChangeSet, CommitId, FileId, Hash, NameChange, ObjectRef, Seq, Standing, Stored, Time, VolumeId, WriterId,
+    ChangeSet, CommitId, Consistency, FileId, Hash, NameChange, ObjectRef, Seq, Standing, Stored, Time, VolumeId,
+    WriterId,
 };
 
 /// BLAKE3 context of the checksum.
 pub const CONTEXT: &str = "tracker format v1 commit";
 
-const COMMIT: ObjectKind =
-    ObjectKind { name: "commit", magic: MAGIC_COMMIT, newest: VERSION, context: CONTEXT, limit: limits::COMMIT };
+const COMMIT: ObjectKind = ObjectKind {
+    name: "commit",
+    magic: MAGIC_COMMIT,
+    newest: CONSISTENCY_VERSION,
+    context: CONTEXT,
+    limit: limits::COMMIT,
+};
 
 /// Who wrote a commit, when, and after which commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +53,8 @@ pub struct Header {
     /// BLAKE3 of the object `eras/<e-1>`, named by the first commit of era e. So the chain of commits names the ends of
     /// eras, and these name the checkpoints. Not in version 1.
     pub era: Option<Hash>,
+    /// Whether the commit is the state of one instant. `None`: it does not say, and is of version 1 or 2.
+    pub consistency: Option<Consistency>,
 }
 
 impl Header {
@@ -60,7 +69,7 @@ impl Header {
     }
 
     fn version(&self) -> u8 {
-        version_of(self.standing.as_ref())
+        if self.consistency.is_some() { CONSISTENCY_VERSION } else { version_of(self.standing.as_ref()) }
     }
 }
 
@@ -232,10 +241,14 @@ fn put_header(w: &mut Writer, header: &Header, names: bool) -> Result<(), Encode
     put_time(w, header.time, 0)?;
     let more = if header.era.is_some() { NAMES_ERA } else { 0 };
     let more = more | if names && header.standing.is_some() { NAMES } else { 0 };
+    let more = more | if header.consistency.is_some() { CONSISTENCY } else { 0 };
     put_standing(w, header.standing.as_ref(), more, header.seq, header.time)?;
     w.put(&header.parent);
     if let Some(era) = &header.era {
         w.put(era);
+    }
+    if let Some(said) = header.consistency {
+        put_consistency(w, said);
     }
     Ok(())
 }
@@ -247,13 +260,20 @@ fn header(r: &mut Reader<'_>, version: u8) -> Result<(Header, bool), DecodeError
     let writer = WriterId(r.array("writer id")?);
     let epoch = r.varint("writer epoch")?;
     let time = time(r, 0)?;
-    let standing = standing(r, version, NAMES_ERA | NAMES, seq, time)?;
+    let known = if version < CONSISTENCY_VERSION { NAMES_ERA | NAMES } else { NAMES_ERA | NAMES | CONSISTENCY };
+    let standing = standing(r, version, known, seq, time)?;
     let parent = r.array("parent hash")?;
     let names_era = standing.is_some_and(|(_, more)| more & NAMES_ERA != 0);
     let era = if names_era { Some(r.array("era hash")?) } else { None };
+    let says = standing.is_some_and(|(_, more)| more & CONSISTENCY != 0);
+    if says != (version == CONSISTENCY_VERSION) {
+        // An older version would have held it.
+        return Err(DecodeError::Tag { field: "flags", found: standing.map_or(0, |(_, more)| more) });
+    }
+    let consistency = if says { Some(consistency(r)?) } else { None };
     let names = standing.is_none_or(|(_, more)| more & NAMES != 0);
     let standing = standing.map(|(standing, _)| standing);
-    Ok((Header { volume, seq, commit, writer, epoch, time, standing, parent, era }, names))
+    Ok((Header { volume, seq, commit, writer, epoch, time, standing, parent, era, consistency }, names))
 }
 
 fn packs(r: &mut Reader<'_>, header: &Header) -> Result<Vec<PackInfo>, DecodeError> {

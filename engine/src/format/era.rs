@@ -7,7 +7,7 @@
 use super::codec::{DecodeError, EncodeError, ObjectKind, Reader, Writer, open, same_number, same_volume};
 use super::limits;
 use super::parts::{put_standing, put_time, standing, time, version_of};
-use super::version::{DEFAULT_ERA_LEN, FIRST_VERSION, MAGIC_ERA, MAGIC_FORMAT, VERSION};
+use super::version::{DEFAULT_ERA_LEN, FIRST_VERSION, MAGIC_ERA, MAGIC_FORMAT, STANDING_VERSION};
 use crate::model::{Hash, Seq, Standing, Time, VolumeId};
 
 /// BLAKE3 contexts of the two checksums.
@@ -19,7 +19,7 @@ const SMALL: usize = 4096;
 const FORMAT: ObjectKind =
     ObjectKind { name: "format", magic: MAGIC_FORMAT, newest: FIRST_VERSION, context: FORMAT_CONTEXT, limit: SMALL };
 const ERA: ObjectKind =
-    ObjectKind { name: "era", magic: MAGIC_ERA, newest: VERSION, context: ERA_CONTEXT, limit: SMALL };
+    ObjectKind { name: "era", magic: MAGIC_ERA, newest: STANDING_VERSION, context: ERA_CONTEXT, limit: SMALL };
 
 /// The volume's `format` object, written once when the volume is created.
 #[derive(Clone, Debug, PartialEq, Eq)]

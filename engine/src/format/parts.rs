@@ -2,7 +2,7 @@
 
 use super::codec::{DecodeError, EncodeError, Reader, Writer};
 use super::limits;
-use super::version::{FIRST_VERSION, VERSION};
+use super::version::{FIRST_VERSION, STANDING_VERSION};
 use crate::model::{InodeFlags, Kind, Meta, ObjectRef, Seq, Standing, Time};
 
 const NANOS: u32 = 1_000_000_000;
@@ -38,10 +38,12 @@ const WALL: u64 = 4;
 const STEADY: u64 = 8;
 /// Names or gone files follow the files (commits only).
 pub(crate) const NAMES: u64 = 16;
+/// What the commit says of its instant follows the hashes (commits alone). Not before version 3.
+pub(crate) const CONSISTENCY: u64 = 32;
 
-/// Objects that say nothing of clock and baseline are of the first version.
+/// Objects that say nothing of clock and baseline are of the first version; what else commits say makes them newer.
 pub(crate) fn version_of(standing: Option<&Standing>) -> u8 {
-    if standing.is_some() { VERSION } else { FIRST_VERSION }
+    if standing.is_some() { STANDING_VERSION } else { FIRST_VERSION }
 }
 
 /// `more` are further flags of the object. `seq` and `time` are those of the commit that the object describes.
@@ -82,7 +84,7 @@ pub(crate) fn standing(
     seq: Seq,
     at: Time,
 ) -> Result<Option<(Standing, u64)>, DecodeError> {
-    if version < VERSION {
+    if version < STANDING_VERSION {
         return Ok(None);
     }
     let flags = r.varint("flags")?;
@@ -123,7 +125,7 @@ pub(crate) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> R
     put_time(w, meta.mtime, base)?;
     if meta.has_flags() {
         let unknown = meta.flags & !InodeFlags::ALL;
-        if version < VERSION || unknown != 0 {
+        if version < STANDING_VERSION || unknown != 0 {
             return Err(EncodeError::Number { field: "inode flags", found: u64::from(meta.flags), expected: 0 });
         }
         w.varint(u64::from(meta.flags));
@@ -156,7 +158,7 @@ pub(crate) fn put_meta(w: &mut Writer, meta: &Meta, base: i64, version: u8) -> R
 
 pub(crate) fn meta(r: &mut Reader<'_>, base: i64, version: u8) -> Result<Meta, DecodeError> {
     let first = r.u8("kind")?;
-    let known = if version < VERSION { HAS_XATTRS } else { HAS_XATTRS | HAS_FLAGS };
+    let known = if version < STANDING_VERSION { HAS_XATTRS } else { HAS_XATTRS | HAS_FLAGS };
     let kind =
         *KINDS.get(usize::from(first & !known)).ok_or(DecodeError::Tag { field: "kind", found: u64::from(first) })?;
     let mode = r.bounded("mode", 0o7777)? as u32;

@@ -2,10 +2,15 @@
 
 /// Newest version; the version is the fourth byte of every object.
 ///
-/// 1: the first one. 2: commits, ends of eras and checkpoints record the clock and whether the baseline is complete;
-/// attributes may have inode flags and a project. An object is written in the oldest version that can hold it, so kinds
-/// that did not change, and pages without anything new, keep their old bytes.
-pub const VERSION: u8 = 2;
+/// 1: the first one. 2: commits, ends of eras and checkpoints say how the clock stood and whether a complete baseline
+/// stands behind them; attributes may have inode flags and a project. 3: commits say whether they are of one instant. An
+/// object is written in the oldest version that holds it, so kinds that did not change, and what says nothing new, stay
+/// what they were.
+pub const VERSION: u8 = 3;
+/// The version with standings, inode flags and projects; the newest of ends of eras, checkpoints and pages.
+pub const STANDING_VERSION: u8 = 2;
+/// The version of commits that say whether they are of one instant.
+pub const CONSISTENCY_VERSION: u8 = 3;
 /// Oldest version.
 pub const FIRST_VERSION: u8 = 1;
 

@@ -21,6 +21,7 @@ struct Known {
     away: BTreeSet<FileId>,
     /// How often the names of a file were asked for.
     asked: usize,
+    of_one_moment: bool,
 }
 
 impl Known {
@@ -90,6 +91,10 @@ impl Lookup for Known {
             (false, true) => Alive::Inside,
             (false, false) => Alive::Yes,
         })
+    }
+
+    fn is_of_one_moment(&self) -> bool {
+        self.of_one_moment
     }
 }
 
@@ -270,6 +275,19 @@ fn the_rename_of_a_directory_is_one_record() {
     let plan = decide(&mut known, &[listing], &[], 5);
     assert_eq!(plan.changes, [unset(ROOT, "d"), set(ROOT, "e", DIR)]);
     assert_eq!((plan.gone, plan.missing), (vec![], vec![]));
+}
+
+/// It need not be missing twice, unless it has another place in the tree that no listing shows.
+#[test]
+fn a_name_that_is_nowhere_in_one_moment_is_gone() {
+    for (inside, waits) in [(false, false), (true, true)] {
+        let mut known = Known::new().with(ROOT, "a", FileId(2), Kind::File);
+        known.of_one_moment = true;
+        known.inside.extend(inside.then_some(FileId(2)));
+        let listing = listing(&mut known, ROOT, vec![]);
+        let plan = decide(&mut known, &[listing], &[], 5);
+        assert_eq!((plan.gone.is_empty(), plan.missing.len()), (waits, usize::from(waits)));
+    }
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::check::VOLUME;
+use super::places::walk;
 use super::world::{SimError, SimWorld};
 use crate::catalog::{CatalogChange, Head, Intent, Missing, NodeKey, Record};
 use crate::dirty::DirtySet;
 use crate::flush::world::CommittedState;
 use crate::format::commit::{self, Expect};
-use crate::model::{FileId, Ino, InodeId, Kind, NameChange};
+use crate::model::{Consistency, FileId, Ino, InodeId, Kind, NameChange};
 
 impl CommittedState for SimWorld {
     fn record(&self, id: FileId) -> Result<Option<Record>, SimError> {
@@ -85,8 +86,18 @@ impl CommittedState for SimWorld {
         apply_names(&mut catalog.names, &change.names);
         let put = commit::decode(&intent.bytes, Expect { volume: VOLUME, seq: intent.seq });
         let put = put.map_err(|error| SimError::Tree(error.to_string()))?;
-        if let Some(id) = self.opened.borrow().elsewhere(&put.changes, &catalog.names) {
+        // Of one instant: that is held against the tree of that instant.
+        let instant = put.header.consistency.is_some_and(Consistency::is_instant);
+        // What was held when the tree was quiet is content of the names that it had then.
+        let was_at = |id: FileId, path: &[Vec<u8>]| {
+            let inode = catalog.records.get(&id).map(|record| record.inode.ino);
+            self.at_count.as_ref().is_some_and(|files| walk(files, path) == inode)
+        };
+        if let Some(id) = self.opened.borrow().elsewhere(&put.changes, &catalog.names, was_at).filter(|_| !instant) {
             return Err(SimError::Elsewhere(id));
+        }
+        if let Some(files) = self.at_count.take().filter(|_| instant) {
+            self.claims.insert(intent.seq, files);
         }
         for id in &change.gone {
             catalog.records.remove(id);

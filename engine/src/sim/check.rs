@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::files::ROOT;
+use super::files::{Files, ROOT};
 use super::run::Failure;
 use super::world::SimWorld;
 use crate::extent_map::Source;
@@ -85,15 +85,18 @@ fn content(world: &SimWorld, manifest: &Manifest, id: FileId) -> Result<Vec<u8>,
 pub(super) type Tree = BTreeMap<Vec<u8>, (Ino, Kind)>;
 
 pub(super) fn tree(world: &SimWorld) -> Tree {
-    let inner = world.inner.borrow();
+    tree_of(&world.inner.borrow().files)
+}
+
+fn tree_of(files: &Files) -> Tree {
     let mut paths = Tree::new();
     let mut queue = vec![(Vec::new(), ROOT)];
     while let Some((path, dir)) = queue.pop() {
-        for (name, ino) in &inner.files.inodes[&dir].entries {
+        for (name, ino) in &files.inodes[&dir].entries {
             let mut path = path.clone();
             path.push(b'/');
             path.extend_from_slice(name);
-            let kind = inner.files.inodes[ino].kind;
+            let kind = files.inodes[ino].kind;
             if kind == Kind::Dir {
                 queue.push((path.clone(), *ino));
             }
@@ -103,10 +106,14 @@ pub(super) fn tree(world: &SimWorld) -> Tree {
     paths
 }
 
-/// The restored tree equals the model's: names, kinds, modes, times, links, bytes.
+/// The restored tree equals the model's.
 pub(super) fn restored_equals(world: &SimWorld) -> Result<(), Failure> {
-    let manifest = replay(world)?;
-    let expected = tree(world);
+    equals(world, &replay(world)?, &world.inner.borrow().files)
+}
+
+/// A state equals the tree of `files`: names, kinds, modes, times, links, bytes.
+pub(super) fn equals(world: &SimWorld, manifest: &Manifest, files: &Files) -> Result<(), Failure> {
+    let expected = tree_of(files);
     let mut restored: BTreeMap<Vec<u8>, FileId> = BTreeMap::new();
     let mut queue = vec![(Vec::new(), FileId::ROOT)];
     while let Some((path, dir)) = queue.pop() {
@@ -125,12 +132,11 @@ pub(super) fn restored_equals(world: &SimWorld) -> Result<(), Failure> {
     if let Some(path) = restored.keys().find(|path| !expected.contains_key(*path)) {
         return Err(Failure::Differs(format!("{} should not be there", show(path))));
     }
-    let inner = world.inner.borrow();
     let mut links: BTreeMap<FileId, Ino> = BTreeMap::new();
     for (path, (ino, kind)) in &expected {
         let id = restored[path];
         let Some(file) = manifest.get(id) else { return Err(Failure::Replay(format!("no file {id}"))) };
-        let inode = &inner.files.inodes[ino];
+        let inode = &files.inodes[ino];
         if file.meta.kind != *kind || file.meta.mode != inode.mode || file.meta.mtime.sec != inode.time as i64 {
             return Err(Failure::Differs(format!("attributes of {}", show(path))));
         }
@@ -141,7 +147,7 @@ pub(super) fn restored_equals(world: &SimWorld) -> Result<(), Failure> {
             return Err(Failure::Differs(format!("{} is linked to another file", show(path))));
         }
         if *kind == Kind::File {
-            let bytes = content(world, &manifest, id)?;
+            let bytes = content(world, manifest, id)?;
             if bytes != inode.data {
                 let at = bytes.iter().zip(&inode.data).position(|(a, b)| a != b);
                 return Err(Failure::Differs(format!(

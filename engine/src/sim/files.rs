@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::kernel::{Kernel, Rng};
 use super::numbers::Numbers;
+use super::stalled::Stalled;
 use crate::dirty::Marks;
 use crate::model::{BLOCK_BYTES, Ino, InodeId, Kind, Time};
 use crate::source::Stat;
@@ -28,34 +29,13 @@ pub(super) struct Inode {
     /// Pages that are dirty, and pages a mapping may store to without a fault.
     pub(super) dirty: BTreeSet<u64>,
     pub(super) writable: BTreeSet<u64>,
+    /// A mapping exists through which it can be stored to.
+    pub(super) mapped: bool,
     /// Clean pages with other content than their blocks.
     pub(super) stale: BTreeMap<u64, Vec<u8>>,
     pub(super) entries: Vec<(Vec<u8>, Ino)>,
     /// Of a symlink.
     pub(super) target: Vec<u8>,
-}
-
-/// An operation that holds the inode lock, or a direct write: started and marked, not yet visible.
-#[derive(Clone, Debug)]
-pub(super) enum Stalled {
-    Punch {
-        ino: Ino,
-        block: u64,
-        keeps_page: bool,
-    },
-    Direct {
-        token: u64,
-        ino: Ino,
-        block: u64,
-        count: u64,
-        fill: u8,
-    },
-    /// The fault is handled (and marked), the store has not happened yet.
-    Store {
-        ino: Ino,
-        at: usize,
-        byte: u8,
-    },
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +49,9 @@ pub(super) struct Files {
     pub(super) stalled: Vec<Stalled>,
     pub(super) token: u64,
     pub(super) numbers: Numbers,
+    /// Inodes that were looked at since their change time was set: the next change sets another one. `None`: changes are not
+    /// modelled so finely.
+    pub(super) armed: Option<BTreeSet<Ino>>,
     /// Symlinks are replaced by renames all the time.
     pub(super) symlinks: bool,
     exchanges: bool,
@@ -92,6 +75,7 @@ impl Files {
             exchanges: seed % 5 == 1,
             committed: BTreeSet::new(),
             numbers: Numbers::Lasting,
+            armed: None,
         };
         for ino in [ROOT, OUTSIDE] {
             files.inodes.insert(ino, inode(Kind::Dir, ino.0));
@@ -126,9 +110,7 @@ impl Files {
 
     /// The operation that holds the inode lock ends first.
     pub(super) fn barrier(&mut self, ino: Ino) {
-        let (mine, others) = std::mem::take(&mut self.stalled)
-            .into_iter()
-            .partition(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino));
+        let (mine, others) = std::mem::take(&mut self.stalled).into_iter().partition(|s| s.locks(ino));
         self.stalled = others;
         for stalled in mine {
             self.finish(stalled);
@@ -136,7 +118,7 @@ impl Files {
     }
 
     pub(super) fn locked(&self, ino: Ino) -> bool {
-        self.stalled.iter().any(|s| matches!(s, Stalled::Punch { ino: held, .. } if *held == ino))
+        self.stalled.iter().any(|s| s.locks(ino))
     }
 
     /// All operations under way end.
@@ -147,7 +129,7 @@ impl Files {
         self.kernel.grace();
     }
 
-    fn finish(&mut self, stalled: Stalled) {
+    pub(super) fn finish(&mut self, stalled: Stalled) {
         match stalled {
             Stalled::Punch { ino, block, keeps_page: true } => {
                 if let Some(inode) = self.inodes.get_mut(&ino) {
@@ -175,7 +157,11 @@ impl Files {
                 marks.mark_bytes(block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
                 self.kernel.mark(&mut self.rng, ino, marks);
             }
+            Stalled::Write { ino, at, end, byte } => self.copy(ino, at, end, byte),
             Stalled::Store { ino, at, byte } => {
+                if self.armed.is_some() {
+                    self.fault(ino, (at / BLOCK) as u64);
+                }
                 if let Some(slot) = self.inodes.get_mut(&ino).and_then(|inode| inode.data.get_mut(at)) {
                     *slot = byte;
                 }
@@ -183,7 +169,7 @@ impl Files {
         }
     }
 
-    fn fill(&mut self, ino: Ino, at: u64, len: u64, byte: u8) {
+    pub(super) fn fill(&mut self, ino: Ino, at: u64, len: u64, byte: u8) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             let end = (at + len) as usize;
             let old = inode.data.len();
@@ -243,7 +229,9 @@ impl Files {
             let at = self.rng.below(self.stalled.len() as u64) as usize;
             // Often long: a shorter stall would end before a read could overtake it.
             let long = matches!(self.stalled.get(at), Some(Stalled::Punch { .. })) && !self.rng.one_in(8);
-            if !long {
+            if self.armed.is_some() {
+                self.go_on(at);
+            } else if !long {
                 let stalled = self.stalled.swap_remove(at);
                 self.finish(stalled);
             }
@@ -282,6 +270,11 @@ impl Files {
         let at = self.numbers.rounded(self.rng.below(BLOCKS_MAX * BLOCK_BYTES / 2), 0);
         let len = self.numbers.rounded(1 + self.rng.below(2 * BLOCK_BYTES), 1);
         let byte = self.rng.below(250) as u8 + 1;
+        if self.armed.is_some() {
+            self.time_of_content(ino);
+            self.stalled.push(Stalled::Write { ino, at, end: at + len, byte });
+            return;
+        }
         let old = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
         self.fill(ino, at, len, byte);
         let mut marks = Marks::meta();
@@ -297,7 +290,7 @@ impl Files {
     }
 
     /// Marks only when the page goes from clean to dirty.
-    fn dirty_page(&mut self, ino: Ino, block: u64, marks: &mut Marks) {
+    pub(super) fn dirty_page(&mut self, ino: Ino, block: u64, marks: &mut Marks) {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         inode.takes_page(block);
         if inode.dirty.insert(block) {
@@ -314,6 +307,12 @@ impl Files {
         let at = self.rng.below(inode.data.len() as u64) as usize;
         let byte = self.rng.below(250) as u8 + 1;
         let block = (at / BLOCK) as u64;
+        inode.mapped = true;
+        if self.armed.is_some() {
+            self.fault(ino, block);
+            self.stalled.push(Stalled::Store { ino, at, byte });
+            return;
+        }
         if inode.writable.contains(&block) {
             inode.data[at] = byte;
             return;
@@ -458,9 +457,10 @@ impl Files {
         inode.nlink -= 1;
         if inode.nlink == 0 {
             self.stalled.retain(|s| match s {
-                Stalled::Punch { ino: i, .. } | Stalled::Direct { ino: i, .. } | Stalled::Store { ino: i, .. } => {
-                    *i != ino
-                }
+                Stalled::Punch { ino: i, .. }
+                | Stalled::Direct { ino: i, .. }
+                | Stalled::Write { ino: i, .. }
+                | Stalled::Store { ino: i, .. } => *i != ino,
             });
             self.kernel.in_flight.retain(|_, (i, _, _)| *i != ino);
             self.inodes.remove(&ino);
@@ -480,6 +480,7 @@ fn inode(kind: Kind, generation: u64) -> Inode {
         holes: BTreeSet::new(),
         dirty: BTreeSet::new(),
         writable: BTreeSet::new(),
+        mapped: false,
         stale: BTreeMap::new(),
         entries: Vec::new(),
         target: Vec::new(),

@@ -62,8 +62,8 @@ impl SimWorld {
     pub(super) fn attributes_now(&mut self, id: FileId, inode: InodeId) -> Result<Attributes, FileError> {
         self.step().map_err(|_| FileError::Moved)?;
         let ino = self.resolve(id).ok_or(FileError::Moved)?;
-        let inner = self.inner.borrow();
-        let stat = inner.files.stat(ino).filter(|stat| stat.inode == inode).ok_or(FileError::Moved)?;
+        let mut inner = self.inner.borrow_mut();
+        let stat = inner.looked_at(ino).filter(|stat| stat.inode == inode).ok_or(FileError::Moved)?;
         let target = inner.files.inodes.get(&ino).map_or(Vec::new(), |inode| inode.target.clone());
         Ok(Attributes { stat, target, xattrs: ReadXattrs::default() })
     }

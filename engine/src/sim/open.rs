@@ -20,6 +20,10 @@ pub(super) struct Inner {
     pub(super) unreadable: BTreeSet<Ino>,
     /// How often the catalog was asked about an inode.
     pub(super) asked: u64,
+    /// Applications move once in so many calls; 0: up to twice at each.
+    pub(super) calm: u64,
+    /// `statx` arms nothing, as before Linux 6.13.
+    pub(super) unarmed: bool,
 }
 
 impl Inner {
@@ -29,9 +33,20 @@ impl Inner {
         self.unreadable = files.inodes.keys().copied().filter(|_| files.rng.one_in(3)).collect();
     }
 
+    /// `statx`.
+    pub(super) fn looked_at(&mut self, ino: Ino) -> Option<Stat> {
+        let stat = self.files.stat(ino)?;
+        if !self.unarmed {
+            self.files.arm(ino);
+        }
+        Some(stat)
+    }
+
     /// Time passes; false when the daemon is dead.
     pub(super) fn step(&mut self) -> bool {
-        if !self.quiet {
+        if self.quiet || (self.calm > 0 && !self.files.rng.one_in(self.calm)) {
+            // Nobody moves.
+        } else {
             for _ in 0..self.files.rng.below(3) {
                 self.files.step();
             }
@@ -62,7 +77,7 @@ impl SimFile {
 impl FileOps for SimFile {
     fn statx(&mut self) -> Result<Stat, FileError> {
         self.step()?;
-        self.inner.borrow().files.stat(self.ino).ok_or(FileError::Moved)
+        self.inner.borrow_mut().looked_at(self.ino).ok_or(FileError::Moved)
     }
 
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {

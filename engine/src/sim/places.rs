@@ -18,13 +18,19 @@ impl Opened {
         self.0.entry(id).or_default().push(path);
     }
 
-    /// A file whose content is about to be committed although none of its paths in `names` is one under which it was
-    /// opened.
-    pub(super) fn elsewhere<L>(&self, changes: &ChangeSet<L>, names: &Names) -> Option<FileId> {
+    /// A file whose content is about to be committed though no path of it in `names` is one by which it was opened, nor one that
+    /// `was_at` knows it to have had.
+    pub(super) fn elsewhere<L>(
+        &self,
+        changes: &ChangeSet<L>,
+        names: &Names,
+        was_at: impl Fn(FileId, &[Vec<u8>]) -> bool,
+    ) -> Option<FileId> {
         let mut read = changes.files.iter().filter(|file| file.content.is_some()).map(|file| file.id);
         read.find(|id| {
             let now = paths_of(names, *id, 1000);
-            !self.0.get(id).is_some_and(|opened| opened.iter().any(|path| now.contains(path)))
+            let opened = self.0.get(id).is_some_and(|opened| opened.iter().any(|path| now.contains(path)));
+            !opened && !now.iter().any(|path| was_at(*id, path))
         })
     }
 }
@@ -42,6 +48,11 @@ fn paths_of(names: &Names, id: FileId, depth: usize) -> Vec<Path> {
             above
         })
         .collect()
+}
+
+/// The inode that a path leads to.
+pub(super) fn walk(files: &Files, path: &[Vec<u8>]) -> Option<Ino> {
+    path.iter().try_fold(ROOT, |dir, name| files.entry(dir, name))
 }
 
 /// Whether a name leads to the inode from the source's root.

@@ -1,6 +1,7 @@
 //! Punching a hole, and writing directly: the mark comes first, the bytes change later, for a hole under the inode lock.
 
-use super::files::{BLOCKS_MAX, Files, Stalled};
+use super::files::{BLOCKS_MAX, Files};
+use super::stalled::Stalled;
 use crate::dirty::Marks;
 use crate::model::{BLOCK_BYTES, Kind};
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::files::{BLOCK, BLOCKS_MAX, Files, Inode, Stalled};
+use super::files::{BLOCK, BLOCKS_MAX, Files, Inode};
+use super::stalled::Stalled;
 use crate::dirty::Marks;
 use crate::model::{BLOCK_BYTES, Ino, Kind};
 

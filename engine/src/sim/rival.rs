@@ -29,6 +29,7 @@ impl Rival {
             standing: Some(Standing::after(parent.standing, parent.time, seq, parent.time, false)),
             parent: parent.hash,
             era: None,
+            consistency: None,
         };
         commit::encode(&header, &[], &ChangeSet::default(), &[]).expect("an empty commit can be encoded")
     }

@@ -53,6 +53,8 @@ pub(super) fn facts(round: u64, seed: u64, steps: Steps, files: usize) -> FlushF
         drain: round,
         compare: false,
         baseline: false,
+        instant: None,
+        prove_instant: false,
         steps,
         limits: Limits {
             files,
@@ -94,7 +96,9 @@ pub(super) fn round(
         world.scanned(&mut taken, round);
     }
     let mut report = Report::default();
-    let facts = FlushFacts { compare: scans, ..facts(round, seed, steps, files) };
+    let instant = world.inner.borrow().files.armed.is_some().then_some(Ok(()));
+    let prove_instant = round.is_multiple_of(3);
+    let facts = FlushFacts { compare: scans, instant, prove_instant, ..facts(round, seed, steps, files) };
     let (outcome, kept) = flush::flush(world, &taken, &facts, &mut report)?;
     if kept.oldest_ns() == Some(0) {
         return Err(SimError::Tree("a mark waits since 1970".into()));
@@ -103,10 +107,10 @@ pub(super) fn round(
 }
 
 pub(super) fn run(seed: u64, steps: Steps) -> Result<(), Failure> {
-    run_in(SimWorld::new(seed), seed, steps)
+    run_in(&mut SimWorld::new(seed), seed, steps)
 }
 
-pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(), Failure> {
+pub(super) fn run_in(world: &mut SimWorld, seed: u64, steps: Steps) -> Result<(), Failure> {
     // In some runs few files fit into a flush, so that new files wait for the next one.
     let files = if seed.is_multiple_of(3) { 3 } else { Limits::DEFAULT.files };
     let mut number = 0;
@@ -118,19 +122,24 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
                 inner.some_unreadable();
             }
             inner.dies_in = inner.files.rng.one_in(3).then(|| inner.files.rng.below(40));
+            if inner.files.armed.is_some() {
+                inner.calm = [1, 5, 30, 200][inner.files.rng.below(4) as usize];
+                (0..inner.files.rng.below(40)).for_each(|_| inner.files.step());
+            }
         }
-        match round(&mut world, number, seed, steps, files) {
+        match round(world, number, seed, steps, files) {
             Ok((Outcome::Fenced { seq }, _)) => return Err(Failure::Fenced { seq: seq.0 }),
             Ok(_) | Err(SimError::Store) => {}
             Err(SimError::Crash) => {
                 world.restart();
                 // A restart with pins first handles what was retired and not yet cleared.
                 number += 1;
-                flush::take_up(&mut world).map_err(Failure::Flush)?;
+                flush::take_up(world).map_err(Failure::Flush)?;
             }
             Err(error) => return Err(Failure::Flush(error)),
         }
         world.restart();
+        world.check_claims()?;
         if !world.has_generations() && world.inner.borrow_mut().files.rng.one_in(4) {
             world.remount(steps).map_err(Failure::Flush)?;
         }
@@ -142,7 +151,7 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
         world.inner.borrow_mut().files.touch_all();
         for _ in 0..4 {
             number += 1;
-            round(&mut world, number, seed, steps, files).map_err(Failure::Flush)?;
+            round(world, number, seed, steps, files).map_err(Failure::Flush)?;
         }
         world.remount(steps).map_err(Failure::Flush)?;
     }
@@ -150,7 +159,7 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
         if single_removals(seed) || few_changes(seed) { QUIET_ROUNDS_OF_SINGLE_REMOVALS } else { QUIET_ROUNDS_MAX };
     for quiet in 0..=most {
         number += 1;
-        match round(&mut world, number, seed, steps, files).map_err(Failure::Flush)? {
+        match round(world, number, seed, steps, files).map_err(Failure::Flush)? {
             (Outcome::Fenced { seq }, _) => return Err(Failure::Fenced { seq: seq.0 }),
             // Marks of interrupted programs arrive one generation later.
             (Outcome::Unchanged, true) if quiet >= 2 => break,
@@ -158,7 +167,8 @@ pub(super) fn run_in(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(),
             _ => {}
         }
     }
-    check::restored_equals(&world)
+    world.check_claims()?;
+    check::restored_equals(world)
 }
 
 /// Counts inodes that are still watched although their files left the tree, after a run in which nothing moves or fails

@@ -17,14 +17,15 @@ impl SourceTree for SimWorld {
     fn list(&mut self, dir: FileId) -> Result<Listed, SimError> {
         self.step()?;
         let Some(ino) = self.directory(dir) else { return Ok(Listed::NotThere) };
+        self.inner.borrow_mut().looked_at(ino);
         // Two halves of one pass: names that move between the halves are missed, or seen twice.
         let half = self.inner.borrow().files.inodes.get(&ino).map_or(0, |inode| inode.entries.len() / 2);
         let mut seen = Vec::new();
         let take = |world: &SimWorld, from: usize, to: usize, seen: &mut Vec<Entry>| {
-            let inner = world.inner.borrow();
+            let mut inner = world.inner.borrow_mut();
             let Some(inode) = inner.files.inodes.get(&ino) else { return };
-            for (name, child) in inode.entries.iter().take(to).skip(from) {
-                if let Some(stat) = inner.files.stat(*child) {
+            for (name, child) in inode.entries.clone().iter().take(to).skip(from) {
+                if let Some(stat) = inner.looked_at(*child) {
                     seen.push(Entry { name: name.clone(), stat });
                 }
             }
@@ -45,10 +46,10 @@ impl SourceTree for SimWorld {
     fn lookup(&mut self, dir: FileId, name: &[u8]) -> Result<Named, SimError> {
         self.step()?;
         let Some(ino) = self.directory(dir) else { return Ok(Named::NoDirectory) };
-        let inner = self.inner.borrow();
+        let mut inner = self.inner.borrow_mut();
         let child =
             inner.files.inodes.get(&ino).and_then(|i| i.entries.iter().find(|(n, _)| n == name).map(|(_, c)| *c));
-        Ok(child.and_then(|child| inner.files.stat(child)).map_or(Named::Nothing, Named::Entry))
+        Ok(child.and_then(|child| inner.looked_at(child)).map_or(Named::Nothing, Named::Entry))
     }
 
     fn alive(&mut self, id: FileId) -> Result<Alive, SimError> {
@@ -85,5 +86,9 @@ impl SourceTree for SimWorld {
 
     fn open(&mut self, job: &ReadJob) -> Result<SimFile, FileError> {
         self.open_at(job.id, job.inode)
+    }
+
+    fn is_mapped(&mut self, file: &SimFile) -> bool {
+        self.inner.borrow().files.inodes.get(&file.ino).is_some_and(|inode| inode.mapped)
     }
 }

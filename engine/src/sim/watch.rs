@@ -1,8 +1,9 @@
 //! The model's watch set, and the drain of its kernel maps.
 
 use super::world::{SimError, SimWorld};
+use crate::dirty::DirtySet;
 use crate::flush::DrainWorld;
-use crate::flush::world::WatchSet;
+use crate::flush::world::{Count, Live, WatchSet};
 use crate::model::Ino;
 
 impl WatchSet for SimWorld {
@@ -17,6 +18,32 @@ impl WatchSet for SimWorld {
             self.inner.borrow_mut().files.kernel.watch.remove(ino);
         }
         Ok(())
+    }
+
+    fn count(&mut self) -> Result<Count, SimError> {
+        self.step()?;
+        Ok(self.counted())
+    }
+
+    fn live(&mut self) -> Result<Live, SimError> {
+        self.step()?;
+        let inner = self.inner.borrow();
+        let kernel = &inner.files.kernel;
+        let mut marks = DirtySet::default();
+        for (ino, found) in kernel.maps.get(kernel.generation).into_iter().flatten() {
+            marks.add(*ino, found, 1);
+        }
+        let direct = kernel.in_flight.values().any(|(ino, _, _)| kernel.watch.contains(ino));
+        Ok(Live { marks, direct })
+    }
+
+    fn is_sure(&mut self) -> Result<bool, SimError> {
+        Ok(true)
+    }
+
+    fn try_again(&mut self, tries: u32) -> Result<bool, SimError> {
+        self.step()?;
+        Ok(tries < 6)
     }
 }
 

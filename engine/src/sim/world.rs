@@ -13,7 +13,7 @@ use crate::dirty::Marks;
 use crate::flush::world::{Fails, Moved};
 use crate::format::EncodeError;
 use crate::image::ImageError;
-use crate::model::{FileId, Ino, InodeId, Kind, Meta};
+use crate::model::{FileId, Ino, InodeId, Kind, Meta, Seq};
 use crate::source::{FileError, Stat};
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,12 @@ pub(super) struct SimWorld {
     pub(super) rival: Option<Rival>,
     /// Whether what is read from the store may be damaged.
     pub(super) damages: bool,
+    /// The files at the last count of changes.
+    pub(super) at_count: Option<Box<Files>>,
+    /// What commits that say they are of one instant claim to be.
+    pub(super) claims: BTreeMap<Seq, Box<Files>>,
+    /// How many of them were what they claimed.
+    pub(super) instants: u64,
 }
 
 impl SimWorld {
@@ -92,6 +98,8 @@ impl SimWorld {
             quiet: false,
             unreadable: BTreeSet::new(),
             asked: 0,
+            calm: 0,
+            unarmed: false,
         }));
         SimWorld {
             inner,
@@ -105,6 +113,9 @@ impl SimWorld {
             tells_paths: seed.is_multiple_of(2),
             rival: None,
             damages: seed % 5 == 3,
+            at_count: None,
+            claims: BTreeMap::new(),
+            instants: 0,
         }
     }
 

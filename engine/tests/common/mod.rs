@@ -65,6 +65,7 @@ pub(crate) fn next(manifest: &Manifest, changes: ChangeSet<Vec<u8>>) -> (Vec<u8>
         standing: Some(Standing::after(at.standing, at.time, seq, Time { sec: 2_000 + seq.0 as i64, nsec: 0 }, true)),
         parent: at.head,
         era: None,
+        consistency: None,
     };
     let commit = Commit { header, packs: sealed.pack_infos, changes: sealed.changes, inline: sealed.inline };
     let bytes = commit.encode().unwrap();

@@ -112,7 +112,7 @@ impl Daemon {
 
     /// Calls `sync --wait`; an error if it is partial or degraded.
     pub(super) fn sync(&self) -> Outcome<()> {
-        let reply = self.client.sync(None, Duration::from_secs(300)).map_err(|error| error.message)?;
+        let reply = self.client.sync(None, Duration::from_secs(300), false).map_err(|error| error.message)?;
         if reply.exit_code() == tracker::error::ExitCode::Ok { Ok(()) } else { Err(format!("{reply:?}").into()) }
     }
 

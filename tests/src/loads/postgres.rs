@@ -39,7 +39,8 @@ pub struct Postgres {
     before: Io,
 }
 
-struct Server {
+/// A server, ended at once when dropped.
+pub struct Server {
     child: Option<Child>,
     port: u16,
 }
@@ -87,7 +88,7 @@ impl Postgres {
     }
 
     /// One of the server's programs, as the user it runs as.
-    fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("setpriv");
         let ids = [format!("--reuid={USER}"), format!("--regid={USER}")];
         command.args(ids).arg("--clear-groups").arg(self.bin.join(program));
@@ -96,11 +97,19 @@ impl Postgres {
     }
 
     fn start_server(&self, data: &Path, port: u16) -> Server {
+        self.try_start_server(data, port, &SETTINGS).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Starts one and waits until it answers.
+    ///
+    /// # Errors
+    /// Its log, when it ends, or does not answer in time.
+    pub fn try_start_server(&self, data: &Path, port: u16, settings: &[&str]) -> Result<Server, String> {
         let log = self.aside.path().join(format!("server-{port}.log"));
         let out = File::create(&log).expect("the log");
         let mut command = self.command("postgres");
         command.arg("-D").arg(data).args(["-p", &port.to_string(), "-k"]).arg(self.aside.path());
-        for setting in SETTINGS {
+        for setting in settings {
             command.args(["-c", setting]);
         }
         command.stdin(Stdio::null()).stdout(out.try_clone().expect("the log")).stderr(out);
@@ -110,21 +119,18 @@ impl Postgres {
         loop {
             let mut ready = self.command("pg_isready");
             if ready.args(["-q", "-p", &port.to_string()]).status().expect("pg_isready").success() {
-                return server;
+                return Ok(server);
             }
             let ended = server.child.as_mut().expect("running").try_wait().expect("wait");
-            let late = Instant::now() > deadline;
-            assert!(
-                ended.is_none() && !late,
-                "the server: {ended:?}\n{}",
-                fs::read_to_string(&log).unwrap_or_default()
-            );
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(format!("the server: {ended:?}\n{}", fs::read_to_string(&log).unwrap_or_default()));
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
     /// Ends a server and returns what it wrote in its life.
-    fn stop_server(mut server: Server, how: Stop) -> Io {
+    pub fn stop_server(mut server: Server, how: Stop) -> Io {
         let mut child = server.child.take().expect("running");
         let pid = Pid::from_child(&child);
         kill_process(pid, if how == Stop::Clean { Signal::INT } else { Signal::QUIT }).expect("stop the server");
@@ -135,17 +141,49 @@ impl Postgres {
     }
 
     fn ask(&self, server: &Server, sql: &str) -> String {
+        self.try_ask(server, sql).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What the server answers.
+    ///
+    /// # Errors
+    /// What it says instead.
+    pub fn try_ask(&self, server: &Server, sql: &str) -> Result<String, String> {
         let mut psql = self.command("psql");
-        psql.args(["-X", "-A", "-t", "-q", "-p", &server.port.to_string(), "-d", "postgres", "-c", sql]);
-        run(&mut psql).trim().to_owned()
+        psql.args([
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-p",
+            &server.port.to_string(),
+            "-d",
+            "postgres",
+            "-c",
+            sql,
+        ]);
+        let output = psql.output().map_err(|error| error.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Makes a cluster of a directory. It is not synced: the machine stays up.
+    ///
+    /// # Panics
+    /// When `initdb` fails.
+    pub fn init(&self, dir: &Path, more: &[&str]) {
+        chown(dir, Some(USER), Some(USER)).expect("chown");
+        let mut init = self.command("initdb");
+        run(init.arg("-D").arg(dir).args(["-U", "postgres", "-A", "trust", "--wal-segsize=1", "-N"]).args(more));
     }
 }
 
 impl Load for Postgres {
     fn prepare(&mut self, dir: &Path) {
-        chown(dir, Some(USER), Some(USER)).expect("chown");
         self.data = dir.to_path_buf();
-        run(self.command("initdb").arg("-D").arg(dir).args(["-U", "postgres", "-A", "trust", "--wal-segsize=1", "-N"]));
+        self.init(dir, &[]);
         let server = self.start_server(dir, 5432);
         let mut init = self.command("pgbench");
         run(init.args(["-i", "-q", "-s", "1", "-p", &server.port.to_string(), "postgres"]));

@@ -9,15 +9,19 @@ use common::{
     functions::FUNCTIONS,
     hooks::HOOKS,
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
-    maps::{counter, ctrl, flag},
+    maps::{InodeKey, counter, ctrl, flag},
 };
 use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
 use super::error::CaptureError;
-use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Overflow, Retired};
+use super::quiet::QuietProbe;
+use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Live, Overflow, Retired};
 use super::running::Capture;
 use super::sys::Table;
+
+/// Marks by (superblock device, inode number).
+type MarksByInode = HashMap<(Dev, Ino), InodeMarks>;
 
 impl Capture {
     /// Retires the generation that programs write. Marks made after `grace` go to the other one.
@@ -26,11 +30,12 @@ impl Capture {
     /// When the control map fails; then nothing has changed.
     pub fn swap(&mut self) -> Result<(), CaptureError> {
         let now = self.generation()?;
-        self.maps.ctrl.set(ctrl::GENERATION, now.wrapping_add(1)).map_err(|source| CaptureError::Map {
-            what: "swap",
-            map: "CTRL",
-            source,
-        })
+        self.overflows = self.overflowed()?;
+        let inserted = if self.cleared { Some(self.inserted()?) } else { None };
+        let swapped = self.maps.ctrl.set(ctrl::GENERATION, now.wrapping_add(1));
+        swapped.map_err(|source| CaptureError::Map { what: "swap", map: "CTRL", source })?;
+        (self.inserted, self.cleared) = (inserted, false);
+        Ok(())
     }
 
     /// Waits until all programs that were running at this call have ended. About 10 ms.
@@ -49,13 +54,88 @@ impl Capture {
         let retired = self.generation()?.wrapping_add(1);
         let set = (retired & 1) as usize;
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
-        let groups = self.maps.dirty[set].read_all().map_err(failed("DIRTY"))?;
-        let flags = self.maps.inode[set].read_all().map_err(failed("INODE"))?;
-        let words = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
-        let inflight = self.maps.inflight.read_all().map_err(failed("INFLIGHT"))?;
+        let (inodes, drained) = self.marks_of_set(set, [true; 2])?;
+        let (indexes, words) = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
+        let inflight = self.inflight()?;
+        let mut overflow = vec![0; OVERFLOW_WORDS as usize];
+        let mut set_words = Vec::new();
+        for (index, word) in indexes.into_iter().zip(words) {
+            if word != 0
+                && let Some(slot) = overflow.get_mut(index as usize)
+            {
+                *slot = word;
+                set_words.push(index);
+            }
+        }
+        self.drained = Drained { generation: Some(retired & 1), overflow: set_words, ..drained };
+        Ok(Retired { inodes, overflow: Overflow(overflow), inflight, counters: self.counters()? })
+    }
 
-        let mut inodes: HashMap<(Dev, Ino), InodeMarks> = HashMap::new();
-        for (key, mark) in &flags {
+    /// Reads the marks that programs have made since the last swap, and goes on with them: nothing is retired. A mark that is made
+    /// meanwhile may or may not be among them.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn read_live(&self) -> Result<Live, CaptureError> {
+        // To find that a map is empty takes the kernel 40 microseconds, in which a change may come.
+        let now = self.inserted()?;
+        let filled = self.inserted.map_or([true; 2], |before| [now[0] != before[0], now[1] != before[1]]);
+        let (inodes, _) = self.marks_of_set((self.generation()? & 1) as usize, filled)?;
+        Ok(Live { inodes, inflight: self.inflight()? })
+    }
+
+    /// What tells whether a volume is quiet.
+    ///
+    /// # Errors
+    /// When the counters cannot be mapped into this process.
+    pub fn quiet_probe(&self) -> Result<QuietProbe, CaptureError> {
+        let failed = |source: std::io::Error| CaptureError::Map { what: "mapping", map: "CHANGES", source };
+        let program = self.mapped_now.try_clone().map_err(failed)?;
+        QuietProbe::new(self.maps.changes.fd(), program).map_err(|errno| failed(errno.into()))
+    }
+
+    /// In which slot changes of an inode are counted; `None`: it is not watched by itself.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn slot(&self, dev: Dev, ino: Ino) -> Result<Option<u32>, CaptureError> {
+        let found = self.maps.watch.get(InodeKey::new(dev.kernel(), ino.0));
+        found.map_err(|source| CaptureError::Map { what: "reading", map: "WATCH", source })
+    }
+
+    /// How many marks have found no room at all.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(super) fn overflowed(&self) -> Result<u64, CaptureError> {
+        self.counter(counter::OVERFLOW)
+    }
+
+    /// How many marks have been inserted into maps by block and by inode. A program counts after it has inserted, and before it
+    /// counts the change.
+    fn inserted(&self) -> Result<[u64; 2], CaptureError> {
+        Ok([self.counter(counter::GROUPS_NEW)?, self.counter(counter::INODES_NEW)?])
+    }
+
+    fn counter(&self, cell: u32) -> Result<u64, CaptureError> {
+        use std::os::fd::AsFd;
+        Table::<u32, u64>::sum(self.maps.counters.as_fd(), cell, self.cpus).map_err(|source| CaptureError::Map {
+            what: "reading",
+            map: "COUNTERS",
+            source,
+        })
+    }
+
+    /// The marks in one of the two sets of maps, and their keys. `filled`: which of its maps, by block and by inode, may hold any.
+    fn marks_of_set(&self, set: usize, filled: [bool; 2]) -> Result<(MarksByInode, Drained), CaptureError> {
+        let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
+        let [by_block, by_inode] = filled;
+        let (groups, blocks) =
+            if by_block { self.maps.dirty[set].read_all() } else { Ok(Default::default()) }.map_err(failed("DIRTY"))?;
+        let (flagged, flags) =
+            if by_inode { self.maps.inode[set].read_all() } else { Ok(Default::default()) }.map_err(failed("INODE"))?;
+        let mut inodes = MarksByInode::with_capacity(flagged.len());
+        for (key, mark) in flagged.iter().zip(&flags) {
             let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             marks.flags = mark.flags;
             if mark.flags & (flag::FROM | flag::RANGE) != 0 {
@@ -63,7 +143,7 @@ impl Capture {
                 marks.end = mark.end;
             }
         }
-        for (key, bits) in &groups {
+        for (key, bits) in groups.iter().zip(&blocks) {
             let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
             let base = u64::from(key.group) * GROUP_BLOCKS;
             // Beyond 16 TiB, block indexes no longer fit into the bitmap.
@@ -73,18 +153,17 @@ impl Capture {
                 marks.flags |= flag::WHOLE;
             }
         }
-        let mut overflow = vec![0; OVERFLOW_WORDS as usize];
-        let mut set_words = Vec::new();
-        for (index, word) in words {
-            if word != 0
-                && let Some(slot) = overflow.get_mut(index as usize)
-            {
-                *slot = word;
-                set_words.push(index);
-            }
-        }
-        let inflight = inflight
+        let drained = Drained { groups, inodes: flagged, ..Drained::default() };
+        Ok((inodes, drained))
+    }
+
+    /// What is under way.
+    fn inflight(&self) -> Result<Vec<InflightWrite>, CaptureError> {
+        let failed = |source| CaptureError::Map { what: "reading", map: "INFLIGHT", source };
+        let (keys, writes) = self.maps.inflight.read_all().map_err(failed)?;
+        Ok(keys
             .into_iter()
+            .zip(writes)
             .map(|(key, write)| InflightWrite {
                 key,
                 dev: Dev::of_kernel(write.dev),
@@ -94,14 +173,7 @@ impl Capture {
                 flags: u64::from(write.flags),
                 began_ns: write.began_ns,
             })
-            .collect();
-        self.drained = Drained {
-            generation: Some(retired & 1),
-            groups: groups.into_iter().map(|(key, _)| key).collect(),
-            inodes: flags.into_iter().map(|(key, _)| key).collect(),
-            overflow: set_words,
-        };
-        Ok(Retired { inodes, overflow: Overflow(overflow), inflight, counters: self.counters()? })
+            .collect())
     }
 
     /// Removes what the last `read_retired` read. Call it when the marks are saved.
@@ -121,6 +193,7 @@ impl Capture {
         for index in drained.overflow {
             self.maps.overflow[set].set(index, 0).map_err(failed("OVERFLOW"))?;
         }
+        self.cleared = true;
         Ok(())
     }
 
@@ -140,13 +213,8 @@ impl Capture {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters, CaptureError> {
-        use std::os::fd::AsFd;
         let cells = counter::HOOK_BASE + (HOOKS.len() + FUNCTIONS.len()) as u32;
-        (0..cells)
-            .map(|cell| Table::<u32, u64>::sum(self.maps.counters.as_fd(), cell, self.cpus))
-            .collect::<Result<_, _>>()
-            .map(Counters)
-            .map_err(|source| CaptureError::Map { what: "reading", map: "COUNTERS", source })
+        (0..cells).map(|cell| self.counter(cell)).collect::<Result<_, _>>().map(Counters)
     }
 
     pub(super) fn generation(&self) -> Result<u64, CaptureError> {

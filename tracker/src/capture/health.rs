@@ -6,7 +6,7 @@ use common::maps::counter;
 
 use super::error::CaptureError;
 use super::pin_files::{link_path, program_path};
-use super::running::Capture;
+use super::running::{Capture, Seen};
 use super::sys;
 use crate::test_switches;
 
@@ -55,9 +55,34 @@ impl Capture {
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn health(&mut self) -> Result<Health, CaptureError> {
-        let mut problems = Vec::new();
         // Stored only when the whole check succeeds, so that a failed check loses no problem.
         let mut seen = self.seen.clone();
+        let mut problems = self.problems_since(&mut seen)?;
+        if let Some(attached) = self.attached.first()
+            && test_switches::missed_run()
+        {
+            problems.push(Problem::Missed { program: attached.name, runs: 1 });
+        }
+        if self.take_lapse()? {
+            problems.push(Problem::Lapsed);
+        }
+        self.seen = seen;
+        Ok(Health { problems })
+    }
+
+    /// Whether every change since the last swap was marked where it happened, as far as can be known: nothing is wrong, and
+    /// no mark had to be widened beyond its file. Changes nothing of what `health` will say.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn is_sure(&self) -> Result<bool, CaptureError> {
+        let problems = self.problems_since(&mut self.seen.clone())?;
+        Ok(problems.is_empty() && !self.has_lapsed()? && self.overflowed()? == self.overflows)
+    }
+
+    /// What is wrong, or got worse since `seen`, which is brought up to date.
+    fn problems_since(&self, seen: &mut Seen) -> Result<Vec<Problem>, CaptureError> {
+        let mut problems = Vec::new();
         for attached in &self.attached {
             let program = attached.name;
             if self.pinned && !link_path(&self.pin_dir, program).exists() {
@@ -78,14 +103,6 @@ impl Capture {
                 problems.push(Problem::Missed { program, runs: info.misses - before });
             }
         }
-        if let Some(attached) = self.attached.first()
-            && test_switches::missed_run()
-        {
-            problems.push(Problem::Missed { program: attached.name, runs: 1 });
-        }
-        if self.take_lapse()? {
-            problems.push(Problem::Lapsed);
-        }
         let counters = self.counters()?;
         for cell in counter::WIDENED_OR_LOST {
             let now = counters.get(cell);
@@ -95,7 +112,6 @@ impl Capture {
                 problems.push(Problem::Widened { counter: name, times: now - before });
             }
         }
-        self.seen = seen;
-        Ok(Health { problems })
+        Ok(problems)
     }
 }

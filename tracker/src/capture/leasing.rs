@@ -50,12 +50,18 @@ impl Capture {
     /// Whether a change was not marked since the last call, because the lease was over. Each lapse is reported once.
     pub(super) fn take_lapse(&self) -> Result<bool, CaptureError> {
         let failed = |source| CaptureError::Map { what: "reading", map: "CTRL", source };
-        let lapsed = self.maps.ctrl.get(ctrl::LAPSED).map_err(failed)?.unwrap_or(0) != 0;
+        let lapsed = self.has_lapsed()?;
         if lapsed {
             // A program that has not recorded it yet does so after this, and the next check finds it.
             self.maps.ctrl.set(ctrl::LAPSED, 0).map_err(failed)?;
         }
         Ok(lapsed)
+    }
+
+    /// As `take_lapse`, which will tell it still.
+    pub(super) fn has_lapsed(&self) -> Result<bool, CaptureError> {
+        let failed = |source| CaptureError::Map { what: "reading", map: "CTRL", source };
+        Ok(self.maps.ctrl.get(ctrl::LAPSED).map_err(failed)?.unwrap_or(0) != 0)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use aya::{Btf, Ebpf, EbpfLoader, maps::MapError};
+use aya::{Btf, Ebpf, EbpfLoader, maps::MapError, programs::RawTracePoint};
 use common::{
     functions::{Function, Need},
     hooks::{Fs, HOOKS, Hook, Serves},
     limits::{ABI_VERSION, OVERFLOW_WORDS},
-    maps::ctrl,
+    maps::{ctrl, mapped},
 };
 
 use super::{
@@ -103,6 +103,7 @@ pub(super) fn fresh(
     for hook in hooks.into_iter().filter(|hook| !config.without.contains(&hook.program)) {
         attach_and_pin(&mut ebpf, config, Point::tracepoint(hook), None)?;
     }
+    load_mapped_now(&mut ebpf, config)?;
     let btf = if functions.is_empty() { None } else { Btf::from_sys_fs().ok() };
     let left_out = |function: &Function| {
         [function.trampoline, function.probe].iter().any(|program| config.without.contains(program))
@@ -112,6 +113,16 @@ pub(super) fn fresh(
     }
     control(ctrl::COMPLETE, 1)?;
     Ok(log)
+}
+
+/// Loads and pins the program that is attached to nothing.
+fn load_mapped_now(ebpf: &mut Ebpf, config: &CaptureConfig) -> Result<(), CaptureError> {
+    let name = mapped::PROGRAM;
+    let failed = |source| CaptureError::Program { program: name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(CaptureError::ObjectLacks { what: "program", name })?;
+    TryInto::<&mut RawTracePoint>::try_into(&mut *program).and_then(RawTracePoint::load).map_err(failed)?;
+    let path = program_path(&config.pin_dir, name);
+    program.pin(&path).map_err(|source| pin_error(path, source))
 }
 
 /// Hash that identifies a kernel object.

@@ -6,7 +6,7 @@ use common::{
     functions::{FunctionId, Need},
     hooks::{Fs, HOOKS, Hook, Serves},
     limits::ABI_VERSION,
-    maps::ctrl,
+    maps::{ctrl, mapped},
 };
 
 use super::back_end::BackEnd;
@@ -18,7 +18,7 @@ use super::pin_files::{boot_hash, link_path, map_path, pin_again, program_path, 
 use super::retired::Drained;
 use super::running::{Attached, Capture, Seen};
 use super::sys::{self, Grace};
-use super::tables::{MAPS, Maps, OWNER, memory_of};
+use super::tables::{MAPS, Maps, OWNER, memory_of, open_pin};
 use super::{load, log, mounts, object, points};
 
 impl Capture {
@@ -200,6 +200,10 @@ impl Capture {
             attached,
             grace,
             cpus: possible_cpus(),
+            mapped_now: open_pin(&program_path(pin_dir, mapped::PROGRAM))?,
+            overflows: 0,
+            inserted: None,
+            cleared: false,
             drained: Drained::default(),
             seen: Seen::default(),
             _log: log,
@@ -272,6 +276,7 @@ impl Capture {
         if let Some(owner) = &self.owner {
             pin_again(map_path(dir, OWNER), owner.fd())?;
         }
+        pin_again(program_path(dir, mapped::PROGRAM), self.mapped_now.as_fd())?;
         for attached in &self.attached {
             pin_again(program_path(dir, attached.name), attached.program.as_fd())?;
             pin_again(link_path(dir, attached.name), attached.link.as_fd())?;

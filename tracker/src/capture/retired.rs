@@ -23,6 +23,15 @@ pub struct Retired {
     pub counters: Counters,
 }
 
+/// Marks since the last swap, which stay where they are.
+#[derive(Debug)]
+pub struct Live {
+    /// Marks by (superblock device, inode number).
+    pub inodes: HashMap<(Dev, Ino), InodeMarks>,
+    /// What began and has not completed.
+    pub inflight: Vec<InflightWrite>,
+}
+
 /// Marks of one inode.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InodeMarks {

@@ -45,6 +45,15 @@ pub struct Capture {
     pub(super) grace: Grace,
     /// Number of possible CPUs; a per-CPU value has one copy for each.
     pub(super) cpus: usize,
+    /// The program that tells whether a file is mapped.
+    pub(super) mapped_now: OwnedFd,
+    /// How many marks had found no room at all before the last swap.
+    pub(super) overflows: u64,
+    /// How many marks had been inserted before the last swap into maps by block and by inode, if it was known then that the set
+    /// that it gave to programs was empty.
+    pub(super) inserted: Option<[u64; 2]>,
+    /// Whether the retired set is known to be empty.
+    pub(super) cleared: bool,
     /// Keys of the retired set that were read and not yet cleared.
     pub(super) drained: Drained,
     pub(super) seen: Seen,

@@ -14,6 +14,8 @@ use std::{
     path::Path,
 };
 
+use super::plain::Plain;
+
 const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
@@ -21,9 +23,9 @@ const MAP_DELETE: i32 = 3;
 const MAP_NEXT_KEY: i32 = 4;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const PROG_TEST_RUN: i32 = 10;
 const INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
-const MAP_UPDATE_BATCH: i32 = 26;
 const MAP_DELETE_BATCH: i32 = 27;
 
 /// Internal to the kernel, but batch calls return it.
@@ -34,43 +36,8 @@ const TYPE_ARRAY: u32 = 2;
 const TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// `BPF_F_NO_PREALLOC`
 const NO_PREALLOC: u32 = 1;
-
-/// Integers and `repr(C)` structs of integers without padding: every bit pattern is a value.
-///
-/// # Safety
-/// The type has no padding and no invalid bit pattern.
-pub(super) unsafe trait Plain: Copy {
-    /// All bits zero.
-    const ZERO: Self;
-}
-// SAFETY: an integer.
-unsafe impl Plain for u32 {
-    const ZERO: Self = 0;
-}
-// SAFETY: an integer.
-unsafe impl Plain for u64 {
-    const ZERO: Self = 0;
-}
-// SAFETY: an array of integers.
-unsafe impl<const N: usize> Plain for [u64; N] {
-    const ZERO: Self = [0; N];
-}
-// SAFETY: integers only; its size is asserted in `common` to be the sum of theirs.
-unsafe impl Plain for common::maps::GroupKey {
-    const ZERO: Self = Self { ino: 0, dev: 0, group: 0 };
-}
-// SAFETY: as above.
-unsafe impl Plain for common::maps::InodeKey {
-    const ZERO: Self = Self { ino: 0, dev: 0, pad: 0 };
-}
-// SAFETY: as above.
-unsafe impl Plain for common::maps::InodeMark {
-    const ZERO: Self = Self { flags: 0, from: 0, end: 0 };
-}
-// SAFETY: as above.
-unsafe impl Plain for common::maps::Inflight {
-    const ZERO: Self = Self { ino: 0, start: 0, len: 0, began_ns: 0, dev: 0, flags: 0 };
-}
+/// `BPF_NOEXIST`
+const NO_REPLACE: u64 = 1;
 
 #[repr(C)]
 #[derive(Default)]
@@ -118,6 +85,25 @@ struct InfoAttr {
     fd: u32,
     len: u32,
     info: u64,
+}
+
+/// The arguments of `BPF_PROG_TEST_RUN`.
+#[repr(C)]
+#[derive(Default)]
+struct RunAttr {
+    program: u32,
+    returned: u32,
+    data_bytes: [u32; 2],
+    data: [u64; 2],
+    repeat: u32,
+    duration: u32,
+    context_in_bytes: u32,
+    context_out_bytes: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch: u64,
 }
 
 /// What the kernel says about a program (the head of `struct bpf_prog_info`).
@@ -205,6 +191,19 @@ pub(super) fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     Ok(ProgramInfo { id: info.id, misses: info.recursion_misses })
 }
 
+/// Runs a raw tracepoint's program on this CPU, with one argument, and gives what it returns.
+pub(super) fn run_once(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
+    let context = argument;
+    let mut attr = RunAttr {
+        program: raw(program),
+        context_in_bytes: size_of_val(&context) as u32,
+        context_in: address(&raw const context),
+        ..RunAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.returned)
+}
+
 /// Id of the program behind a link.
 pub(super) fn link_program(fd: BorrowedFd<'_>) -> io::Result<u32> {
     // type, id, prog_id, and room for what the kernel adds by link type.
@@ -261,7 +260,11 @@ pub(super) struct Table<K, V> {
     kind: std::marker::PhantomData<(K, V)>,
 }
 
-/// Elements per batch call.
+/// What a map holds: keys, and the value of each at the same index.
+pub(super) type Elements<K, V> = (Vec<K>, Vec<V>);
+
+/// Elements of a first batch call, and of one at most.
+const FIRST_BATCH: usize = 256;
 const BATCH: usize = 4096;
 
 impl<K: Plain, V: Plain> Table<K, V> {
@@ -348,28 +351,29 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Reads every element. Complete only if nobody changes the map meanwhile; otherwise at least the elements that stay.
-    pub(super) fn read_all(&self) -> io::Result<Vec<(K, V)>> {
+    pub(super) fn read_all(&self) -> io::Result<Elements<K, V>> {
         match self.read_batches() {
             Err(error) if is_unsupported(&error) => self.read_one_by_one(),
             other => other,
         }
     }
 
-    fn read_batches(&self) -> io::Result<Vec<(K, V)>> {
-        let mut all = Vec::new();
-        let mut room = BATCH;
-        let mut keys = vec![K::ZERO; room];
-        let mut values = vec![V::ZERO; room];
+    fn read_batches(&self) -> io::Result<Elements<K, V>> {
+        let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+        let mut room = FIRST_BATCH;
         // The cursor is 4 bytes for hash maps and a key for arrays, whose keys are 4 bytes.
         let mut cursor = 0u32;
         let mut started = false;
         loop {
+            // Not zeroed: this runs while an instant waits, and most maps hold few elements.
+            keys.reserve(room);
+            values.reserve(room);
             let mut next = 0u32;
             let mut attr = BatchAttr {
                 in_batch: if started { address(&raw const cursor) } else { 0 },
                 out_batch: address(&raw mut next),
-                keys: address(keys.as_mut_ptr()),
-                values: address(values.as_mut_ptr()),
+                keys: address(keys.spare_capacity_mut().as_mut_ptr()),
+                values: address(values.spare_capacity_mut().as_mut_ptr()),
                 count: room as u32,
                 map_fd: raw(self.fd()),
                 element_flags: 0,
@@ -381,25 +385,28 @@ impl<K: Plain, V: Plain> Table<K, V> {
                 // One bucket has more elements than fit into the buffer.
                 (Err(_), Some(libc::ENOSPC)) if room < 1 << 24 => {
                     room *= 2;
-                    keys.resize(room, K::ZERO);
-                    values.resize(room, V::ZERO);
                     continue;
                 }
                 (Ok(_), _) | (_, Some(libc::ENOENT)) => {}
                 (Err(error), _) => return Err(error),
             }
             let count = (attr.count as usize).min(room);
-            all.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
-            if code.is_some() {
-                return Ok(all);
+            // SAFETY: there is room for `count` more, which the kernel has written, and any bytes are a value.
+            unsafe {
+                keys.set_len(keys.len() + count);
+                values.set_len(values.len() + count);
             }
+            if code.is_some() {
+                return Ok((keys, values));
+            }
+            room = room.max(BATCH);
             cursor = next;
             started = true;
         }
     }
 
-    fn read_one_by_one(&self) -> io::Result<Vec<(K, V)>> {
-        let mut all = Vec::new();
+    fn read_one_by_one(&self) -> io::Result<Elements<K, V>> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
         let mut key = K::ZERO;
         let mut started = false;
         loop {
@@ -407,11 +414,12 @@ impl<K: Plain, V: Plain> Table<K, V> {
             let from = if started { address(&raw const key) } else { 0 };
             match bpf(MAP_NEXT_KEY, &mut self.element(from, address(&raw mut next), 0)) {
                 Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok((keys, values)),
                 Err(error) => return Err(error),
             }
             if let Some(value) = self.get(next)? {
-                all.push((next, value));
+                keys.push(next);
+                values.push(value);
             }
             key = next;
             started = true;
@@ -419,31 +427,18 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Inserts elements. Returns how many were inserted before the first failure, and its error.
-    pub(super) fn insert_all(&self, keys: &[K], value: V) -> (usize, io::Result<()>) {
-        let mut done = 0;
-        for chunk in keys.chunks(BATCH) {
-            let values = vec![value; chunk.len()];
-            let (count, result) = self.batch(MAP_UPDATE_BATCH, chunk, Some(&values));
-            match result {
-                Ok(()) => done += chunk.len(),
-                Err(error) if is_unsupported(&error) && count == 0 => {
-                    for &key in chunk {
-                        if let Err(error) = self.set(key, value) {
-                            return (done, Err(error));
-                        }
-                        done += 1;
-                    }
-                }
-                Err(error) => return (done + count, Err(error)),
-            }
+    pub(super) fn add(&self, key: K, value: V) -> io::Result<bool> {
+        match bpf(MAP_UPDATE, &mut self.element(address(&raw const key), address(&raw const value), NO_REPLACE)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(error),
         }
-        (done, Ok(()))
     }
 
     /// Removes elements; missing ones are not an error.
     pub(super) fn remove_all(&self, keys: &[K]) -> io::Result<()> {
         for chunk in keys.chunks(BATCH) {
-            let (count, result) = self.batch(MAP_DELETE_BATCH, chunk, None);
+            let (count, result) = self.delete_batch(chunk);
             if result.is_err() {
                 // A batch stops at the first missing key: remove the rest one by one.
                 for &key in &chunk[count..] {
@@ -454,18 +449,19 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(())
     }
 
-    fn batch(&self, command: i32, keys: &[K], values: Option<&[V]>) -> (usize, io::Result<()>) {
+    /// How many of `keys` are removed, from the first on, and why no more.
+    fn delete_batch(&self, keys: &[K]) -> (usize, io::Result<()>) {
         let mut attr = BatchAttr {
             in_batch: 0,
             out_batch: 0,
             keys: address(keys.as_ptr()),
-            values: values.map_or(0, |values| address(values.as_ptr())),
+            values: 0,
             count: keys.len() as u32,
             map_fd: raw(self.fd()),
             element_flags: 0,
             flags: 0,
         };
-        let result = bpf(command, &mut attr).map(drop);
+        let result = bpf(MAP_DELETE_BATCH, &mut attr).map(drop);
         // If the kernel refuses before doing anything, it leaves the count as it was.
         let count = match &result {
             Err(error) if is_unsupported(error) => 0,

@@ -12,11 +12,12 @@ use super::{
     config::{CaptureConfig, MapEntries},
     error::CaptureError,
     pin_files::map_path,
+    plain::Plain,
     sys::{self, Table},
 };
 
 /// Names of the maps that are pinned.
-pub(super) const MAPS: [&str; 11] = [
+pub(super) const MAPS: [&str; 12] = [
     "DIRTY0",
     "DIRTY1",
     "INODE0",
@@ -28,6 +29,7 @@ pub(super) const MAPS: [&str; 11] = [
     "SUPERS",
     "WATCH",
     "INFLIGHT",
+    "CHANGES",
 ];
 
 /// Maps whose entries are allocated on demand, if the kernel supports it.
@@ -47,6 +49,7 @@ pub(super) struct Maps {
     pub(super) supers: Table<u32, u32>,
     pub(super) watch: Table<InodeKey, u32>,
     pub(super) inflight: Table<u64, Inflight>,
+    pub(super) changes: Table<u32, u64>,
 }
 
 impl Maps {
@@ -60,6 +63,7 @@ impl Maps {
             supers: table(pin_dir, "SUPERS")?,
             watch: table(pin_dir, "WATCH")?,
             inflight: table(pin_dir, "INFLIGHT")?,
+            changes: table(pin_dir, "CHANGES")?,
         })
     }
 
@@ -72,7 +76,7 @@ impl Maps {
         }
     }
 
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 11] {
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 12] {
         [
             self.dirty[0].fd(),
             self.dirty[1].fd(),
@@ -85,11 +89,12 @@ impl Maps {
             self.supers.fd(),
             self.watch.fd(),
             self.inflight.fd(),
+            self.changes.fd(),
         ]
     }
 }
 
-fn table<K: sys::Plain, V: sys::Plain>(pin_dir: &Path, map: &'static str) -> Result<Table<K, V>, CaptureError> {
+fn table<K: Plain, V: Plain>(pin_dir: &Path, map: &'static str) -> Result<Table<K, V>, CaptureError> {
     let fd = open_pin(&map_path(pin_dir, map))?;
     Table::new(fd).map_err(|source| CaptureError::Map { what: "sizes", map, source })
 }

@@ -1,7 +1,9 @@
 //! Which superblocks and inodes are marked.
 
 use std::collections::BTreeSet;
+use std::io;
 
+use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE};
 use common::maps::{InodeKey, ctrl, mode};
 use engine::model::{Dev, Ino};
 
@@ -88,41 +90,35 @@ impl Capture {
     /// When the map cannot be read.
     pub fn tracked(&self) -> Result<Vec<(Dev, bool)>, CaptureError> {
         let all = self.maps.supers.read_all();
-        let all = all.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
-        Ok(all.into_iter().map(|(dev, mode)| (Dev::of_kernel(dev), mode == mode::ALL)).collect())
+        let (devs, modes) = all.map_err(|source| CaptureError::Map { what: "reading", map: "SUPERS", source })?;
+        Ok(devs.into_iter().zip(modes).map(|(dev, mode)| (Dev::of_kernel(dev), mode == mode::ALL)).collect())
     }
 
-    /// Marks changes of these inodes (superblock device, inode number) from now on.
+    /// Marks changes of these inodes (superblock device, inode number) from now on, and counts them for no volume.
     ///
     /// # Errors
     /// When the map fails for another reason than being full.
     pub fn watch(&self, inodes: &[(Dev, Ino)]) -> Result<WatchOutcome, CaptureError> {
-        let keys: Vec<_> = inodes.iter().map(|&(dev, ino)| InodeKey::new(dev.kernel(), ino.0)).collect();
-        let mut rest = keys.as_slice();
+        self.watch_in(SLOT_OF_NONE, inodes)
+    }
+
+    /// Marks changes of these inodes (superblock device, inode number) from now on, and counts them in `slot`. An inode that
+    /// another slot has already is counted for all volumes.
+    ///
+    /// # Errors
+    /// When the map fails in another way than by being full.
+    pub fn watch_in(&self, slot: u32, inodes: &[(Dev, Ino)]) -> Result<WatchOutcome, CaptureError> {
         let mut widened = BTreeSet::new();
-        let mut waits = 0;
-        while !rest.is_empty() {
-            let (done, result) = self.maps.watch.insert_all(rest, 1);
-            if done > 0 {
-                waits = 0;
+        for &(dev, ino) in inodes {
+            // What found no room is marked all the same there, and counted for all volumes.
+            if widened.contains(&dev) {
+                continue;
             }
-            match result {
-                Ok(()) => break,
-                // Meanwhile the kernel allocates memory for more entries.
-                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && waits < MEMORY_WAITS => {
-                    waits += 1;
-                    rest = rest.get(done..).unwrap_or(&[]);
-                    std::thread::sleep(MEMORY_WAIT);
-                }
+            match self.add_when_there_is_memory(InodeKey::new(dev.kernel(), ino.0), slot) {
+                Ok(()) => {}
                 Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) => {
-                    // The inode that did not fit. Later ones of other superblocks may be in the map already.
-                    if let Some(key) = rest.get(done)
-                        && widened.insert(key.dev)
-                    {
-                        self.track(Dev::of_kernel(key.dev), true)?;
-                    }
-                    rest = rest.get(done + 1..).unwrap_or(&[]);
-                    rest = skip_widened(rest, &widened);
+                    self.track(dev, true)?;
+                    widened.insert(dev);
                 }
                 Err(source) => return Err(CaptureError::Map { what: "insert", map: "WATCH", source }),
             }
@@ -130,7 +126,28 @@ impl Capture {
         if widened.is_empty() {
             Ok(WatchOutcome::Watching)
         } else {
-            Ok(WatchOutcome::Full { widened: widened.into_iter().map(Dev::of_kernel).collect() })
+            Ok(WatchOutcome::Full { widened: widened.into_iter().collect() })
+        }
+    }
+
+    /// The kernel fetches memory for more entries in the background.
+    fn add_when_there_is_memory(&self, key: InodeKey, slot: u32) -> io::Result<()> {
+        for _ in 0..MEMORY_WAITS {
+            match self.add_to_slot(key, slot) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(MEMORY_WAIT),
+                other => return other,
+            }
+        }
+        self.add_to_slot(key, slot)
+    }
+
+    fn add_to_slot(&self, key: InodeKey, slot: u32) -> io::Result<()> {
+        if self.maps.watch.add(key, slot)? {
+            return Ok(());
+        }
+        match slot_of_both(self.maps.watch.get(key)?, slot) {
+            Some(both) => self.maps.watch.set(key, both),
+            None => Ok(()),
         }
     }
 
@@ -145,11 +162,25 @@ impl Capture {
 }
 
 /// Skips the leading inodes whose superblock needs no watching any more.
-fn skip_widened<'a>(mut rest: &'a [InodeKey], widened: &BTreeSet<u32>) -> &'a [InodeKey] {
-    while let Some((first, tail)) = rest.split_first()
-        && widened.contains(&first.dev)
-    {
-        rest = tail;
+fn slot_of_both(there: Option<u32>, slot: u32) -> Option<u32> {
+    match there {
+        None | Some(SLOT_OF_NONE) => Some(slot),
+        Some(there) if there == slot || there == SLOT_OF_ALL || slot == SLOT_OF_NONE => None,
+        Some(_) => Some(SLOT_OF_ALL),
     }
-    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inode_of_two_volumes_counts_for_all() {
+        assert_eq!(slot_of_both(None, 5), Some(5));
+        assert_eq!(slot_of_both(Some(SLOT_OF_NONE), 5), Some(5));
+        assert_eq!(slot_of_both(Some(5), 5), None);
+        assert_eq!(slot_of_both(Some(5), 6), Some(SLOT_OF_ALL));
+        assert_eq!(slot_of_both(Some(SLOT_OF_ALL), 6), None);
+        assert_eq!(slot_of_both(Some(5), SLOT_OF_NONE), None, "a file of a self-test is counted for its volume still");
+    }
 }

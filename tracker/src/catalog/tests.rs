@@ -94,6 +94,7 @@ pub(super) fn intent(seq: Seq) -> Intent {
         standing,
         parent: [0; 32],
         era: None,
+        consistency: None,
     };
     let bytes = commit::encode(&header, &[], &ChangeSet::default(), &[]).unwrap();
     Intent { seq, commit_id, hash: [8; 32], time, standing, bytes }

@@ -8,8 +8,8 @@ use super::table::columns;
 use crate::cli::Global;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
-use crate::repository::ReadError;
 use crate::repository::location::VolumeRef;
+use crate::repository::{ConsistencyField, ReadError};
 use crate::units::{At, rfc3339, show_bytes};
 
 /// List the commits of a volume, newest first.
@@ -42,6 +42,8 @@ pub struct LogEntry {
     pub clock_set_back: bool,
     /// Whether the baseline is complete at it; `None`: it does not record that.
     pub baseline: Option<bool>,
+    /// Whether it is the state of one instant; `None`: it does not record that.
+    pub consistency: Option<ConsistencyField>,
     pub writer_epoch: u64,
     /// Files whose content or attributes changed.
     pub files: u64,
@@ -61,6 +63,7 @@ struct Line {
     wall: String,
     clock_set_back: bool,
     baseline: Option<bool>,
+    consistency: Option<ConsistencyField>,
     writer_epoch: u64,
     files: u64,
     names: u64,
@@ -75,7 +78,7 @@ pub(super) fn run(args: &LogArgs, _global: &Global, out: &mut Out) -> Result<Exi
             let (seq, writer_epoch, files, names) = (e.seq, e.writer_epoch, e.files, e.names);
             let (literal_bytes, stored_bytes) = (e.literal_bytes, e.stored_bytes);
             let (time, wall) = (rfc3339(e.time), rfc3339(e.wall));
-            let (clock_set_back, baseline) = (e.clock_set_back, e.baseline);
+            let (clock_set_back, baseline, consistency) = (e.clock_set_back, e.baseline, e.consistency.clone());
             let line = Line {
                 r#type: "commit",
                 seq,
@@ -83,6 +86,7 @@ pub(super) fn run(args: &LogArgs, _global: &Global, out: &mut Out) -> Result<Exi
                 wall,
                 clock_set_back,
                 baseline,
+                consistency,
                 writer_epoch,
                 files,
                 names,
@@ -98,7 +102,7 @@ pub(super) fn run(args: &LogArgs, _global: &Global, out: &mut Out) -> Result<Exi
 }
 
 fn table(entries: &[LogEntry]) -> String {
-    let mut rows = vec![["SEQ", "TIME", "FILES", "NAMES", "NEW", "STORED", "NOTE"].map(str::to_string)];
+    let mut rows = vec![["SEQ", "TIME", "FILES", "NAMES", "NEW", "STORED", "CONSISTENCY", "NOTE"].map(str::to_string)];
     rows.extend(entries.iter().map(|e| {
         [
             e.seq.to_string(),
@@ -107,6 +111,7 @@ fn table(entries: &[LogEntry]) -> String {
             e.names.to_string(),
             show_bytes(e.literal_bytes),
             show_bytes(e.stored_bytes),
+            e.consistency.as_ref().map_or_else(|| "-".to_string(), ToString::to_string),
             note(e),
         ]
     }));
@@ -131,6 +136,7 @@ fn read_log(args: &LogArgs, out: &mut Out) -> Result<Vec<LogEntry>, AppError> {
             wall: commit.wall.unix_ns(),
             clock_set_back: commit.set_back,
             baseline: commit.baseline,
+            consistency: commit.consistency.map(ConsistencyField::from),
             writer_epoch: commit.epoch,
             files: commit.files,
             names: commit.names,

@@ -9,6 +9,7 @@ use engine::model::{Kind, Meta};
 use serde::Serialize;
 
 use super::global::Global;
+use super::instant;
 use super::reading::{INCOMPLETE, app_error, choose, open, path_inside};
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
@@ -29,6 +30,9 @@ pub struct LsArgs {
     /// As of this commit, or of the last one not later than this time [default: the newest].
     #[arg(long, value_name = "SEQ|TIME")]
     pub at: Option<At>,
+    /// The newest commit at or before it that is the state of one instant of the whole tree.
+    #[arg(long)]
+    pub instant: bool,
     /// Everything below, not just the directory itself.
     #[arg(short, long)]
     pub recursive: bool,
@@ -72,7 +76,9 @@ fn is_none(project: &u32) -> bool {
 pub(super) fn run(args: &LsArgs, _global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
     let path = args.path.as_ref().map(|p| p.as_os_str().as_bytes()).unwrap_or_default();
     let reader = open(&args.volume)?;
-    let seq = choose(&reader, args.at, out)?;
+    let chosen = choose(&reader, args.at, out)?;
+    let seq = if args.instant { instant::take(&reader, chosen)? } else { chosen };
+    instant::tell(&reader, seq, false, out)?;
     let manifest = reader.manifest(seq).map_err(|error| app_error(&error))?;
     if manifest.position().standing.is_some_and(|standing| !standing.baseline) {
         out.warn("incomplete", format_args!("commit {seq}: {INCOMPLETE}"))?;

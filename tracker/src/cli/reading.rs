@@ -56,6 +56,10 @@ pub(super) fn app_error(error: &ReadError) -> AppError {
         ReadError::SeqAbsent { .. } | ReadError::TimeAbsent { .. } | ReadError::Pruned { .. } => {
             told(ExitCode::Absent, "`tracker log STORE/VOLUME` lists the commits there are")
         }
+        ReadError::NoInstant { .. } => told(
+            ExitCode::Absent,
+            "without --instant the commit is taken as it is; `tracker log` says of each why it is not of one instant",
+        ),
         ReadError::Incomplete { .. } => told(
             ExitCode::Partial,
             "wait until `protect` says `ready`; --partial restores what is there, `tracker log` marks such commits",

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::global::Global;
+use super::instant::{self, OlderInstant, Told};
 use super::reading::{INCOMPLETE, app_error, choose, open, show_time};
 use crate::config::guard;
 use crate::error::{AppError, ExitCode};
@@ -17,7 +18,7 @@ use crate::output::Out;
 use crate::quoting::quote_path;
 use crate::repository;
 use crate::repository::location::VolumeRef;
-use crate::repository::{Failure, Older, ReadError, Reader, RestoreOptions};
+use crate::repository::{ConsistencyField, Failure, Older, ReadError, Reader, RestoreOptions};
 use crate::target::{Bounded, Shortfall, Warning, remove_areas};
 use crate::units::{At, PathField, show_bytes, show_seconds};
 
@@ -42,6 +43,9 @@ pub struct RestoreArgs {
     /// This commit, or the last one not later than this time [default: the newest].
     #[arg(long, value_name = "SEQ|TIME")]
     pub at: Option<At>,
+    /// The newest commit at or before it that is the state of one instant of the whole tree.
+    #[arg(long)]
+    pub instant: bool,
     /// Restore into an existing tree: files whose content is equal already are not fetched, others are replaced as a whole.
     /// It does not remove what the volume does not have, and it does not keep changes made to files the volume has.
     #[arg(long)]
@@ -69,6 +73,10 @@ pub(super) struct RestoreAnswer {
     pub time: String,
     /// Whether the baseline is complete at the commit; null: it does not record that.
     pub baseline: Option<bool>,
+    /// Whether the commit is the state of one instant; null: it does not record that.
+    pub consistency: Option<ConsistencyField>,
+    /// Where it is not: the newest one before it that is, if one was found.
+    pub newest_instant: Option<OlderInstant>,
     /// Regular files; the other kinds are counted below.
     pub files: u64,
     pub dirs: u64,
@@ -151,9 +159,11 @@ pub(super) fn run(args: &RestoreArgs, global: &Global, out: &mut Out) -> Result<
     if let Some(head) = args.expect_head {
         reader.expect_head(Seq(head)).map_err(|error| app_error(&error))?;
     }
-    let seq = choose(&reader, args.at, out)?;
+    let chosen = choose(&reader, args.at, out)?;
+    let seq = if args.instant { instant::take(&reader, chosen)? } else { chosen };
+    let instant = instant::tell(&reader, seq, true, out)?;
     let restored = repository::restore(&reader, seq, &target, &options).map_err(|error| told(&reader, seq, &error))?;
-    let report = report(&restored, began.elapsed().as_secs_f64());
+    let report = report(&restored, instant, began.elapsed().as_secs_f64());
     out.line(text(&report, dry_run), &Line { r#type: "restored", dry_run, report: &report })?;
     let whole = report.partial_count == 0 && report.failed_count == 0 && report.baseline != Some(false);
     Ok(if whole { ExitCode::Ok } else { ExitCode::Partial })
@@ -199,13 +209,15 @@ fn end_on_signals() -> Result<&'static AtomicBool, AppError> {
     Ok(&STOP)
 }
 
-fn report(restored: &repository::RestoreReport, seconds: f64) -> RestoreAnswer {
+fn report(restored: &repository::RestoreReport, instant: Told, seconds: f64) -> RestoreAnswer {
     let stats = restored.stats;
     let list = |of: &Bounded<Warning>| of.first.iter().map(shortcoming).collect();
     RestoreAnswer {
         seq: restored.seq.0,
         time: show_time(restored.time),
         baseline: restored.baseline,
+        consistency: instant.field(),
+        newest_instant: instant.newest,
         files: stats.files,
         dirs: stats.dirs,
         symlinks: stats.symlinks,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use engine::model::Consistency;
 use serde_json::json;
 
 use super::global::Global;
@@ -12,6 +13,7 @@ use crate::capture::BackEnd;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
+use crate::repository::ConsistencyField;
 use crate::units::{show_bytes, show_seconds};
 use crate::volume::status::{State, VolumeStatus};
 
@@ -79,6 +81,7 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
     if let Some(what) = &v.waiting {
         notes.push(format!("waits, and tries again by itself: {what}"));
     }
+    notes.extend(v.consistency.as_ref().map(|said| instant(v, said)));
     if v.fenced_store == Some(false) {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
@@ -114,6 +117,33 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
     }
     notes.extend(v.hint.as_ref().map(|hint| format!("what to do: {hint}")));
     notes
+}
+
+/// Whether the newest commit is of one instant, and how many are.
+fn instant(v: &VolumeStatus, said: &ConsistencyField) -> String {
+    let age = v.instant_age_seconds.map(|age| match age {
+        0.0 => "up to date".to_owned(),
+        age => format!("{} ago", show_seconds(age)),
+    });
+    let counts = &v.commits_by_consistency;
+    let (of, all) = (counts.get(Consistency::INSTANT).copied().unwrap_or(0), counts.values().sum::<u64>());
+    let percent = (of * 100).checked_div(all);
+    let share = percent.map(|percent| format!(" ({percent} % of {} commits)", grouped(all))).unwrap_or_default();
+    match (said, age) {
+        (ConsistencyField::Instant { .. }, Some(age)) => format!("instant: {age}{share}"),
+        (said, Some(age)) => format!("{said}; the newest commit of one instant: {age}{share}"),
+        (said, None) => said.to_string(),
+    }
+}
+
+/// A number with commas between its thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let (head, tail) = digits.split_at(first);
+    let parts = tail.as_bytes().chunks(3).map(|part| String::from_utf8_lossy(part).into_owned());
+    let head = (!head.is_empty()).then(|| head.to_owned());
+    head.into_iter().chain(parts).collect::<Vec<_>>().join(",")
 }
 
 /// Full re-reads, and their causes. A start has no cause of its own.
@@ -157,6 +187,29 @@ db: unreadable: $'x\\377': EIO
 db: unreadable: 2 more
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_instant_of_the_newest_commit_has_its_line() {
+        let counts = BTreeMap::from([("instant".to_owned(), 1_203), ("never_quiet".to_owned(), 37)]);
+        let of = |said, age| {
+            let status = VolumeStatus {
+                consistency: said,
+                instant_age_seconds: age,
+                commits_by_consistency: counts.clone(),
+                ..volume(State::Protected)
+            };
+            notes(&status)
+        };
+        let now = Some(ConsistencyField::Instant { window_us: 1, pause_us: 0 });
+        assert_eq!(of(now.clone(), Some(0.4)), ["instant: 400 ms ago (97 % of 1,240 commits)"]);
+        assert_eq!(of(now, Some(0.0)), ["instant: up to date (97 % of 1,240 commits)"]);
+        let live = Some(ConsistencyField::Live { reason: "never_quiet".into() });
+        assert_eq!(of(live.clone(), None), ["live: never_quiet"]);
+        let both = "live: never_quiet; the newest commit of one instant: 2.00 s ago (97 % of 1,240 commits)";
+        assert_eq!(of(live, Some(2.0)), [both]);
+        assert_eq!(of(None, None), Vec::<String>::new());
+        assert_eq!([0, 12, 123, 1_234, 1_234_567].map(grouped), ["0", "12", "123", "1,234", "1,234,567"]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct SyncArgs {
     /// Wait for the commit; exit with 3 or 20 when something is still open at the timeout.
     #[arg(long)]
     wait: bool,
+    /// Wait until it is in a commit that is the state of one instant of the whole tree.
+    #[arg(long, requires = "wait")]
+    instant: bool,
     /// How long to wait.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration, requires = "wait")]
     timeout: Duration,
@@ -30,11 +33,11 @@ pub(super) fn run(args: &SyncArgs, global: &Global, out: &mut Out) -> Result<Exi
     let client = Client::new(&global.state_dir()?);
     let volume = args.volume.as_deref();
     if !args.wait {
-        client.sync(volume, Duration::ZERO)?;
+        client.sync(volume, Duration::ZERO, false)?;
         out.line("a flush was asked for; --wait waits for it", &json!({ "type": "sync", "waited": false }))?;
         return Ok(ExitCode::Ok);
     }
-    let reply = client.sync(volume, args.timeout)?;
+    let reply = client.sync(volume, args.timeout, args.instant)?;
     let several = reply.volumes.len() > 1;
     for volume in &reply.volumes {
         out.line(

@@ -27,6 +27,7 @@ store = "file:///backup"
 interval = "100ms"
 capture = "scan"
 consistency = "live"
+pause = "0"
 scrub = "off"
 single_writer = true
 create = true
@@ -57,6 +58,8 @@ fn defaults_apply_where_a_volume_says_nothing() {
     let (db, web) = (&db.options, &web.options);
     assert!(!db.single_writer && web.single_writer && !db.create && web.create);
     assert_eq!((db.replaced, web.replaced), (Replaced::Stop, Replaced::Adopt));
+    assert_eq!((db.consistency, web.consistency), (ConsistencyMode::Instant, ConsistencyMode::Live));
+    assert_eq!((db.pause, web.pause), (Pause::default(), Pause::default()));
     assert_eq!((db.max_delete, web.max_delete), (MaxDelete::default(), MaxDelete(None)));
     assert_eq!((web.interval.0, web.capture), (Duration::from_millis(100), CaptureMode::SCAN));
     assert_eq!((db.scrub.0, web.scrub.0), (Rate { millionths: 5000 }, Rate::OFF));
@@ -89,7 +92,9 @@ fn every_error_names_its_line() {
         (volume("interval = \"5\""), "line 5: `5` is no duration"),
         (volume("interval = \"1ms\""), "line 5: the interval must lie between 10ms and 60m"),
         (volume("capture = \"magic\""), "line 5: unknown variant `magic`"),
-        (volume("consistency = \"cut\""), "line 5: consistency `cut` is not available"),
+        (volume("consistency = \"cut\""), "line 5: `cut` is no consistency (write instant or live)"),
+        (volume("pause = \"2s\""), "line 5: this version never pauses writers"),
+        (volume("pause = \"-1\""), "line 5: `-1` is no duration"),
         (volume("scrub = \"5\""), "line 5: `5` is no share of the volume per hour"),
         (volume("scrub = \"200%\""), "line 5: `200%` is no share of the volume per hour"),
         (volume("scrub = \"NaN%\""), "line 5: `NaN%` is no share of the volume per hour"),

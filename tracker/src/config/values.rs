@@ -38,7 +38,8 @@ written_as_text!(
     Interval,
     ScrubRate,
     MaxDelete,
-    Consistency,
+    ConsistencyMode,
+    Pause,
     Listen,
     StopTimeout,
     Lease,
@@ -257,34 +258,62 @@ impl fmt::Display for MaxDelete {
     }
 }
 
-/// How the blocks of one commit relate in time.
+/// Whether commits of one instant are looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Consistency {
-    /// Each block as it was at some moment of the flush.
+pub enum ConsistencyMode {
+    /// Each commit is made a state of one instant where that can be, and says so.
     #[default]
+    Instant,
+    /// Each block as it was at some moment of the flush; commits say nothing of an instant.
     Live,
 }
 
-impl FromStr for Consistency {
+impl FromStr for ConsistencyMode {
     type Err = String;
 
-    /// The configuration knows the word `cut` (all files at one instant), which this version refuses.
-    fn from_str(text: &str) -> Result<Consistency, String> {
+    fn from_str(text: &str) -> Result<ConsistencyMode, String> {
         match text {
-            "live" => Ok(Consistency::Live),
-            "cut" => {
-                Err("consistency `cut` is not available in this version, only `live`: docs/guarantees.md says what \
-                          that promises to databases"
-                    .to_owned())
-            }
-            _ => Err(format!("`{text}` is no consistency, only `live` is")),
+            "instant" => Ok(ConsistencyMode::Instant),
+            "live" => Ok(ConsistencyMode::Live),
+            _ => Err(format!("`{text}` is no consistency (write instant or live)")),
         }
     }
 }
 
-impl fmt::Display for Consistency {
+impl fmt::Display for ConsistencyMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("live")
+        f.write_str(match self {
+            ConsistencyMode::Instant => "instant",
+            ConsistencyMode::Live => "live",
+        })
+    }
+}
+
+/// For how long writers may be paused so that a commit is of one instant; 0: never, which is all that this version does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pause(pub Duration);
+
+impl FromStr for Pause {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pause, String> {
+        match text {
+            "0" => Ok(Pause(Duration::ZERO)),
+            _ => match parse_duration(text) {
+                Ok(Duration::ZERO) => Ok(Pause(Duration::ZERO)),
+                Ok(_) => Err("this version never pauses writers: the pause must be 0".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::ZERO => f.write_str("0"),
+            pause => f.write_str(&show_duration(pause)),
+        }
     }
 }
 
@@ -371,6 +400,9 @@ mod tests {
         same::<Memory>(&["0", "4096", "1GiB", "1.5GiB", "1000001"]);
         same::<Listen>(&["off", "127.0.0.1:9750", "[::1]:1"]);
         same::<Lease>(&["5s", "36h"]);
+        same::<ConsistencyMode>(&["instant", "live"]);
+        same::<Pause>(&["0", "0s"]);
+        assert_eq!(Pause::default().to_string(), "0");
         same::<Nice>(&["0", "19"]);
     }
 }

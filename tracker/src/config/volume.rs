@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::capture::CaptureMode;
 use crate::config::guard::GuardedVolume;
 use crate::config::replaced::{Allow, Replaced};
-use crate::config::values::{Consistency, Interval, MaxDelete, Nice, ScrubRate};
+use crate::config::values::{ConsistencyMode, Interval, MaxDelete, Nice, Pause, ScrubRate};
 use crate::repository::location;
 use crate::store::StoreUrl;
 
@@ -73,9 +73,12 @@ volume_options! {
     /// Which capture back end to take.
     #[arg(long, value_enum, default_value_t)]
     Reopening capture: CaptureMode,
-    /// How the blocks of one commit relate in time.
-    #[arg(long, default_value_t)]
-    AtOnce consistency: Consistency,
+    /// Whether commits are made states of one instant where that can be, and say so (instant), or not (live).
+    #[arg(long, value_name = "MODE", default_value_t)]
+    AtOnce consistency: ConsistencyMode,
+    /// For how long writers may be paused so that a commit is of one instant: 0, for never, until a later version.
+    #[arg(long, value_name = "DURATION", default_value_t)]
+    AtOnce pause: Pause,
     /// How much of the volume is read again in an hour to find changes that capture has missed: a percentage, or off.
     #[arg(long, value_name = "PERCENT", default_value_t)]
     AtOnce scrub: ScrubRate,

@@ -151,7 +151,7 @@ impl Control for Fleet {
         self.list().iter().map(|volume| volume.status()).collect()
     }
 
-    fn sync(&self, name: Option<&str>, timeout: Duration) -> Result<SyncReply, ControlError> {
+    fn sync(&self, name: Option<&str>, timeout: Duration, instant: bool) -> Result<SyncReply, ControlError> {
         let volumes: Vec<_> =
             self.list().into_iter().filter(|volume| name.is_none_or(|name| volume.name == name)).collect();
         if let (Some(name), true) = (name, volumes.is_empty()) {
@@ -159,7 +159,7 @@ impl Control for Fleet {
         }
         // In parallel, so that a slow volume takes no time from the others.
         let volumes: Vec<VolumeSync> = std::thread::scope(|scope| {
-            let waits: Vec<_> = volumes.iter().map(|volume| scope.spawn(|| volume.sync(timeout))).collect();
+            let waits: Vec<_> = volumes.iter().map(|volume| scope.spawn(|| volume.sync(timeout, instant))).collect();
             waits.into_iter().filter_map(|wait| wait.join().ok()).collect()
         });
         match &volumes[..] {

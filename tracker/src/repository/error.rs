@@ -28,6 +28,8 @@ pub enum ReadError {
         "commit {seq} of volume `{volume}` cannot be rebuilt: {key} is pruned and there is no checkpoint in its place"
     )]
     Pruned { volume: String, seq: Seq, key: String },
+    #[error("no commit of volume `{volume}` up to {seq} is of one instant ({looked} were looked at)")]
+    NoInstant { volume: String, seq: Seq, looked: u64 },
     #[error("volume `{volume}` has no commit as old as {when}")]
     TimeAbsent { volume: String, when: String },
     #[error("the baseline is not complete at commit {seq} of volume `{volume}`: files of the first copy are missing")]

@@ -1,7 +1,7 @@
 //! The commits of a volume, newest first, each checked against the one after it.
 
 use engine::format::Key;
-use engine::model::{Op, Seq, Time};
+use engine::model::{Consistency, Op, Seq, Time};
 
 use crate::repository::error::ReadError;
 use crate::repository::reader::Reader;
@@ -21,6 +21,8 @@ pub struct CommitSummary {
     pub set_back: bool,
     /// Whether the baseline is complete at it; `None`: it does not record that.
     pub baseline: Option<bool>,
+    /// Whether it is the state of one instant; `None`: it does not record that.
+    pub consistency: Option<Consistency>,
     pub epoch: u64,
     /// Files whose content or attributes changed.
     pub files: u64,
@@ -71,6 +73,7 @@ impl Reader {
                     wall: commit.header.wall(),
                     set_back: commit.header.standing.is_some_and(|standing| standing.steady_since == *seq),
                     baseline: commit.header.baseline(),
+                    consistency: commit.header.consistency,
                     epoch: commit.header.epoch,
                     files: commit.changes.files.len() as u64,
                     names: commit.changes.names.len() as u64,

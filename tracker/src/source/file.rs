@@ -1,7 +1,7 @@
 //! One open file of the source: the primitive steps of a flush. `engine::flush::read` decides their order.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -163,6 +163,12 @@ impl OpenFile {
         rustix::fs::fcntl_setfl(&self.fd, flags)?;
         self.direct = on;
         Ok(())
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::capture::BackEnd;
 use crate::catalog::Catalog;
-use crate::config::VolumeConfig;
+use crate::config::{ConsistencyMode, VolumeConfig};
 use crate::error::{AppError, ExitCode};
 use crate::store::meter::Meter;
 use crate::volume::clock::now_ns;
@@ -132,11 +132,18 @@ impl Volume {
     }
 
     /// Waits for a flush as [`Shared::sync`] does.
-    pub(crate) fn sync(&self, timeout: Duration) -> VolumeSync {
-        let synced = self.shared.sync(timeout);
+    pub(crate) fn sync(&self, timeout: Duration, instant: bool) -> VolumeSync {
+        let looked_for = self.config().options.consistency == ConsistencyMode::Instant;
+        let synced = match instant && !looked_for {
+            false => self.shared.sync(timeout, instant),
+            true => {
+                Synced::Partial(vec!["the volume has `consistency = \"live\"`: no commit is of one instant".into()])
+            }
+        };
         let status = self.status();
         let mut reply = VolumeSync { volume: status.volume, seq: status.head_seq, ..VolumeSync::default() };
         match synced {
+            Synced::Done if instant => reply.seq = status.newest_instant_seq.unwrap_or(reply.seq),
             Synced::Done => {}
             Synced::Partial(why) => reply.partial = why,
             Synced::Ended(_) => {

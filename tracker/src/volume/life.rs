@@ -254,7 +254,7 @@ impl Prepared {
             return Ok(());
         }
         self.catalog.each_inodes(|inodes| {
-            dispatcher.watch(self.subscriber.dev, inodes)?;
+            dispatcher.watch(&self.subscriber.pending, self.subscriber.dev, inodes)?;
             Ok(())
         })
     }

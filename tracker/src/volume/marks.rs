@@ -5,6 +5,7 @@ pub mod compare;
 pub mod dispatcher;
 pub(crate) mod failover;
 pub(crate) mod inflight;
+pub mod live;
 pub(crate) mod notes;
 pub(crate) mod problems;
 pub(crate) mod release;

@@ -1,5 +1,7 @@
 //! What a running volume shows and what others may ask of it: phase, counters, full re-reads, stop, waiters of `sync`.
 
+mod instants;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use crate::volume::mass_delete::Held;
 use crate::volume::selftest::schedule::SelfTestState;
 use crate::volume::status::{Histogram, State};
 use crate::volume::world::write_back::WriteBack;
+
+pub use instants::Instants;
 
 /// What is shown of the capture of a running volume.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,6 +67,7 @@ pub struct Progress {
     pub(crate) ended: u64,
     pub phase: Phase,
     pub totals: Totals,
+    pub instants: Instants,
     pub left_over: Vec<String>,
     pub last_error: Option<String>,
     /// What an operator can do about it.
@@ -165,11 +170,12 @@ impl Progress {
     }
 
     /// The answer for a caller that waits for a flush numbered `wanted` or later to leave nothing; `None`: keep waiting.
-    fn answer(&self, wanted: u64) -> Option<Synced> {
+    fn answer(&self, wanted: u64, instant: bool) -> Option<Synced> {
+        let done = if instant { self.instants.whole } else { self.clean };
         match (&self.lost, self.phase) {
             (_, Phase::Fenced | Phase::Stopped) => Some(Synced::Ended(self.phase)),
             (Some((why, at)), _) if *at >= wanted => Some(Synced::Partial(vec![why.clone()])),
-            (_, Phase::Protected) if self.clean >= wanted && self.fenced_at.is_none() => Some(Synced::Done),
+            (_, Phase::Protected) if done >= wanted && self.fenced_at.is_none() => Some(Synced::Done),
             _ => None,
         }
     }
@@ -304,15 +310,16 @@ impl Shared {
     }
 
     /// Waits for a flush whose SWAP starts after this call and that leaves nothing.
-    pub fn sync(&self, timeout: Duration) -> Synced {
+    pub fn sync(&self, timeout: Duration, instant: bool) -> Synced {
         let deadline = Instant::now() + timeout;
         let mut progress = self.progress();
         let wanted = progress.begun + 1;
         progress.hurry += 1;
         progress.asked += 1;
+        progress.instants.waiters += u32::from(instant);
         self.changed.notify_all();
         let result = loop {
-            if let Some(answer) = progress.answer(wanted) {
+            if let Some(answer) = progress.answer(wanted, instant) {
                 break answer;
             }
             // Two flushes left only what cannot be read: a third will not do better.
@@ -324,6 +331,7 @@ impl Shared {
             if left.is_zero() {
                 let mut why = progress.left_over.clone();
                 why.extend(progress.last_error.clone());
+                why.extend((instant && progress.clean >= wanted).then(|| progress.instants.why_none()));
                 why.extend(progress.waiting.as_ref().map(|waiting| format!("the volume waits: {waiting}")));
                 if why.is_empty() {
                     why.push("the flush did not end in time".into());
@@ -333,6 +341,7 @@ impl Shared {
             self.changed.wait_for(&mut progress, left);
         };
         progress.hurry -= 1;
+        progress.instants.waiters -= u32::from(instant);
         result
     }
 

@@ -5,6 +5,7 @@
 //! ```
 
 pub(crate) mod checks;
+mod instant;
 pub mod pace;
 pub(crate) mod patience;
 
@@ -18,7 +19,7 @@ use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
 use engine::model::{CommitId, Ino, Seq};
 use engine::source::FileError;
 
-use crate::config::VolumeOptions;
+use crate::config::{ConsistencyMode, VolumeOptions};
 use crate::repository::{Closing, WriteError};
 use crate::units;
 use crate::volume::clock::{now_ns, wall_clock};
@@ -61,8 +62,15 @@ impl Runner {
     pub fn run(mut self) -> Result<(), Obstacle> {
         let phase = self.opened.first_phase;
         let write_back = WriteBack::load(&self.opened.world.catalog);
-        let head = self.opened.world.catalog.head().ok().flatten().map(|head| head.seq);
+        let head = self.opened.world.catalog.head().ok().flatten();
+        let said =
+            head.as_ref().and_then(|head| self.opened.world.writer.reader(head.seq).consistency(head.seq).ok()?);
+        let wall = head.as_ref().map(|head| head.standing.map_or(head.time, |standing| standing.wall));
+        let head = head.map(|head| head.seq);
         self.shared.update(|progress| {
+            if let (Some(seq), Some(wall), Some((said, _))) = (head, wall, said) {
+                progress.instants.begin(seq, wall, said);
+            }
             progress.phase = phase;
             progress.write_back = write_back;
             progress.armed = true;
@@ -216,10 +224,10 @@ impl Runner {
         self.note_rereads();
         let rereads = self.shared.progress().awaits_reread();
         let calm = !hurry && !last && !rereads;
-        let (taken, resting) = self.opened.world.pending.take_except(|ino| {
+        let (taken, resting) = self.opened.world.pending.take_except(|ino, marks| {
             // Also before the first pass is complete, since it cannot complete while removals wait.
             let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
-            waits || (calm && self.trusted && self.pace.rests(ino, began))
+            waits || (calm && self.trusted && self.pace.rests(ino, marks, began))
         });
         let mapped = self.opened.world.pending.take_mapped(&taken);
         if self.shared.progress().lost.is_some() {
@@ -227,7 +235,9 @@ impl Runner {
             self.opened.world.look_for_head()?;
             self.shared.update(|progress| progress.lost = None);
         }
-        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || self.must_say_complete()?;
+        let waited_for = self.instant_is_waited_for();
+        let had = !taken.is_empty() || self.opened.world.catalog.intent()?.is_some() || waited_for;
+        let had = had || self.must_say_complete()?;
         let mut report = Report::default();
         let mut unread = Unread::default();
         let (outcome, mut kept) = if had {
@@ -244,6 +254,8 @@ impl Runner {
                 drain,
                 compare: self.opened.compare,
                 baseline: self.trusted,
+                instant: self.instant(resting),
+                prove_instant: waited_for || self.head_is_live(),
                 steps: Steps::ALL,
                 limits: Limits::DEFAULT,
                 max_delete: self.guard.rule(self.options.max_delete.0, began),
@@ -294,6 +306,17 @@ impl Runner {
     fn must_say_complete(&self) -> Result<bool, WorldError> {
         let head = self.opened.world.catalog.head()?;
         Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
+    }
+
+    /// Somebody waits for a commit of one instant, and the newest one is none: a flush looks for one though nothing has changed.
+    fn instant_is_waited_for(&self) -> bool {
+        let wanted = self.options.consistency == ConsistencyMode::Instant;
+        wanted && self.trusted && self.shared.progress().instants.is_waited_for()
+    }
+
+    /// The newest commit says that it is of no instant: a flush that finds one says so though nothing has changed.
+    fn head_is_live(&self) -> bool {
+        self.trusted && self.shared.progress().instants.said.is_some_and(|said| !said.is_instant())
     }
 
     fn take_confirmation(&mut self) {
@@ -413,6 +436,7 @@ impl Runner {
             progress.watch_full = watch_full;
             progress.stalled = stalled;
             progress.foreign = foreign;
+            progress.instants.note(number, outcome, report.consistency, clean, head);
             if let Outcome::Fenced { seq } = outcome {
                 // Set both under one lock: in between, no caller may be told that all is well.
                 (progress.fenced_at, progress.phase) = (Some(*seq), Phase::Fenced);

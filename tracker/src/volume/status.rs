@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::BackEnd;
 use crate::error::{AppError, ExitCode};
+use crate::repository::ConsistencyField;
 use crate::units::PathField;
 
 /// Most unreadable files that a status names. `VolumeStatus::unreadable_total` has the full count.
@@ -105,6 +106,19 @@ pub struct VolumeStatus {
     pub head_time: String,
     /// The same in seconds since 1970, 0 before the first commit.
     pub head_timestamp_seconds: f64,
+    /// What the newest commit says of its instant; null: nothing, or it is not known.
+    pub consistency: Option<ConsistencyField>,
+    /// The newest commit that is the state of one instant, as far as this process has seen.
+    pub newest_instant_seq: Option<u64>,
+    /// Its wall clock, RFC 3339; empty where there is none.
+    pub newest_instant_time: String,
+    /// For how long the newest commit of one instant has not been the state of the tree: since its wall clock, and 0 while it
+    /// is the newest commit and nothing waits. Absent before there is one.
+    pub instant_age_seconds: Option<f64>,
+    /// Commits of this process that say something of their instant, by word: `instant`, or why not.
+    pub commits_by_consistency: BTreeMap<String, u64>,
+    /// For how long writers were paused, of each commit that paused them.
+    pub pause_histogram: Histogram,
     /// By how many seconds the clock is behind that of the last commit: one of the two is wrong. 0 if it is not behind.
     pub clock_behind_seconds: f64,
     pub pending_inodes: u64,

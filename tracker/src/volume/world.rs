@@ -9,10 +9,12 @@ mod parts;
 mod paths;
 mod places;
 pub mod pool;
+mod quiet;
 pub(crate) mod random;
 pub(crate) mod timestamp_granularity;
 mod tree;
 pub(crate) mod unread;
+mod urgent;
 mod watched;
 pub mod write_back;
 

@@ -63,6 +63,7 @@ fn inside(table: &str, field: &str) -> Option<&'static str> {
     let name = match (table, field) {
         ("acknowledge", "write_back") => "status.write_back".to_owned(),
         ("status.volumes", "write_back" | "flush_histogram") => format!("status.{field}"),
+        ("status.volumes", "pause_histogram") => "status.flush_histogram".to_owned(),
         ("doctor", "tracking") => "status.tracking".to_owned(),
         ("doctor.directory", "findings") => "doctor.findings".to_owned(),
         ("doctor.directory", "file_system") => "doctor.file_systems".to_owned(),

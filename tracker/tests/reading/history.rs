@@ -11,7 +11,7 @@ use tracker::units::At;
 use crate::bed::{Bed, code, text, tracker};
 use crate::volume::{NAME, START, Volume};
 
-fn lines(bytes: &[u8]) -> Vec<serde_json::Value> {
+pub(crate) fn lines(bytes: &[u8]) -> Vec<serde_json::Value> {
     String::from_utf8_lossy(bytes).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Volume {
     pub(crate) wall: Option<Time>,
     /// What the next commit records of the baseline; `None`: it is of format version 1.
     pub(crate) baseline: Option<bool>,
+    /// What the next commit says of its instant.
+    pub(crate) consistency: Option<Consistency>,
     era_len: u64,
     contents: HashMap<FileId, Vec<u8>>,
     /// By the file's first path.
@@ -63,6 +65,7 @@ impl Volume {
             manifest: Manifest::new(VOLUME),
             wall: None,
             baseline: Some(true),
+            consistency: None,
             era_len,
             contents: HashMap::new(),
             ids: BTreeMap::new(),
@@ -114,6 +117,7 @@ impl Volume {
             standing: self.baseline.map(|baseline| Standing::after(at.standing, at.time, seq, wall, baseline)),
             parent: at.head,
             era: ended,
+            consistency: self.consistency,
         };
         let commit = Commit { header, packs: sealed.pack_infos, changes: sealed.changes, inline: sealed.inline };
         let bytes = commit.encode().unwrap();

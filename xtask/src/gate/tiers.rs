@@ -49,12 +49,13 @@ const ALONE: [&str; 1] = ["left_behind"];
 
 /// Programs that run beside the others, one of them at a time: their directories, mounts, servers and captures are their own, and
 /// they look at no others. Those that measure, and those that look at the whole machine, are not among them.
-const BESIDE: [&str; 19] = [
+const BESIDE: [&str; 20] = [
     "bad_input",
     "compare",
     "containers",
     "flags",
     "inline_data",
+    "instant_databases",
     "mass_delete",
     "names_in_motion",
     "real_build",

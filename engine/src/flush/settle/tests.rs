@@ -17,6 +17,7 @@ fn commit(volume: VolumeId, seq: Seq, id: u8) -> (Vec<u8>, Intent) {
         standing: None,
         parent: [0; 32],
         era: None,
+        consistency: None,
     };
     let bytes = commit::encode(&header, &[], &ChangeSet::default(), &[]).expect("an empty commit");
     let hash = commit::hash(&bytes);

@@ -38,9 +38,9 @@ impl Client {
     }
 
     /// As `Control::sync`.
-    pub fn sync(&self, volume: Option<&str>, timeout: Duration) -> Result<SyncReply, AppError> {
+    pub fn sync(&self, volume: Option<&str>, timeout: Duration, instant: bool) -> Result<SyncReply, AppError> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Sync { volume: volume.map(str::to_string), timeout_ms };
+        let request = Request::Sync { volume: volume.map(str::to_string), timeout_ms, instant };
         match self.ask(&request, timeout)? {
             Reply::Sync { sync } => Ok(sync),
             other => Err(unexpected(&other)),

@@ -53,8 +53,8 @@ impl Control for Fake {
         self.volumes.lock().unwrap().clone()
     }
 
-    fn sync(&self, volume: Option<&str>, timeout: Duration) -> Result<SyncReply, ControlError> {
-        self.note(format!("sync {volume:?} {timeout:?}"));
+    fn sync(&self, volume: Option<&str>, timeout: Duration, instant: bool) -> Result<SyncReply, ControlError> {
+        self.note(format!("sync {volume:?} {timeout:?}{}", if instant { " instant" } else { "" }));
         let known = self.volumes.lock().unwrap().iter().any(|v| volume.is_none_or(|name| v.volume == name));
         match volume {
             Some(volume) if !known => Err(ControlError::UnknownVolume { volume: volume.into() }),

@@ -30,7 +30,7 @@ pub trait Control: Send + Sync {
 
     /// Waits until a flush of one volume or of all, whose SWAP began after this call, has committed. What is not done after
     /// `timeout` is in the reply. With a `timeout` of zero it requests a flush and returns.
-    fn sync(&self, volume: Option<&str>, timeout: Duration) -> Result<SyncReply, ControlError>;
+    fn sync(&self, volume: Option<&str>, timeout: Duration, instant: bool) -> Result<SyncReply, ControlError>;
 
     /// Acknowledges the write-back errors of a volume: they no longer make it degraded.
     fn acknowledge(&self, volume: &str) -> Result<(), ControlError>;
@@ -121,13 +121,33 @@ impl From<ControlError> for AppError {
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     Status,
-    Sync { volume: Option<String>, timeout_ms: u64 },
-    Acknowledge { volume: String },
-    Confirm { volume: String },
-    Adopt { volume: String, source: bool, store: bool },
-    Add { volume: Box<VolumeConfig> },
-    Change { volume: String, settings: Map<String, Value> },
-    Remove { volume: String },
+    Sync {
+        volume: Option<String>,
+        timeout_ms: u64,
+        #[serde(default)]
+        instant: bool,
+    },
+    Acknowledge {
+        volume: String,
+    },
+    Confirm {
+        volume: String,
+    },
+    Adopt {
+        volume: String,
+        source: bool,
+        store: bool,
+    },
+    Add {
+        volume: Box<VolumeConfig>,
+    },
+    Change {
+        volume: String,
+        settings: Map<String, Value>,
+    },
+    Remove {
+        volume: String,
+    },
     Reload,
     Stop,
 }
@@ -152,9 +172,9 @@ pub fn socket_path(state_dir: &Path) -> PathBuf {
 pub(super) fn answer(control: &dyn Control, request: &Request) -> Reply {
     let result = match request {
         Request::Status => Ok(Reply::Status { volumes: control.status() }),
-        Request::Sync { volume, timeout_ms } => {
-            control.sync(volume.as_deref(), Duration::from_millis(*timeout_ms)).map(|sync| Reply::Sync { sync })
-        }
+        Request::Sync { volume, timeout_ms, instant } => control
+            .sync(volume.as_deref(), Duration::from_millis(*timeout_ms), *instant)
+            .map(|sync| Reply::Sync { sync }),
         Request::Acknowledge { volume } => control.acknowledge(volume).map(|()| Reply::Done),
         Request::Confirm { volume } => control.confirm(volume).map(|()| Reply::Done),
         Request::Adopt { volume, source, store } => {

@@ -52,9 +52,9 @@ fn status_and_sync_make_the_round_trip() {
     let volume = VolumeSync { volume: "db".into(), seq: 9, partial: vec!["a: EIO".into()], ..VolumeSync::default() };
     let reply = SyncReply { volumes: vec![volume] };
     *open.fake.reply.lock().unwrap() = reply.clone();
-    assert_eq!(client.sync(Some("db"), Duration::from_millis(1500)).unwrap(), reply);
-    assert_eq!(open.fake.calls(), [r#"sync Some("db") 1.5s"#]);
-    let unknown = client.sync(Some("none"), Duration::ZERO).unwrap_err();
+    assert_eq!(client.sync(Some("db"), Duration::from_millis(1500), true).unwrap(), reply);
+    assert_eq!(open.fake.calls(), [r#"sync Some("db") 1.5s instant"#]);
+    let unknown = client.sync(Some("none"), Duration::ZERO, false).unwrap_err();
     assert_eq!(unknown.code, ExitCode::Absent);
     assert_eq!(client.reload().unwrap(), []);
     *open.fake.refuse_reload.lock().unwrap() = Some("line 3".into());
@@ -175,7 +175,7 @@ proptest::proptest! {
     ) {
         let requests = [
             Request::Status,
-            Request::Sync { volume: Some("db".into()), timeout_ms: 5000 },
+            Request::Sync { volume: Some("db".into()), timeout_ms: 5000, instant: false },
             Request::Acknowledge { volume: "db".into() },
             Request::Confirm { volume: "db".into() },
             Request::Change { volume: "db".into(), settings: [("interval".to_owned(), "1s".into())].into_iter().collect() },

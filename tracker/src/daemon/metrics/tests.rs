@@ -14,6 +14,8 @@ fn text() -> String {
         source: "/secret/source".into(),
         store: "/secret/store".into(),
         rescan_reasons: BTreeMap::from([("map_full".to_string(), 2)]),
+        instant_age_seconds: Some(0.5),
+        commits_by_consistency: BTreeMap::from([("instant".to_string(), 6), ("never_quiet".to_string(), 1)]),
         capture_failures: BTreeMap::from([("scrub".to_string(), 1)]),
         kernel_counters: BTreeMap::from([("marks".to_string(), 5)]),
         unreadable: vec![Unreadable { path: PathField::new(b"/secret/file"), cause: "EIO /secret".into() }],
@@ -22,6 +24,7 @@ fn text() -> String {
     };
     status.flush_histogram.observe(0.02);
     status.flush_histogram.observe(100.0);
+    status.pause_histogram.observe(0.02);
     let control: Arc<dyn Control> = Arc::new(Fake::new(vec![status, protected("www")]));
     render(&control, &Arc::new(Process::new())).unwrap()
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use crate::repository::ConsistencyField;
 use crate::store::Op;
 use crate::units::{PathField, rfc3339};
 use crate::volume::clock::{clock_behind, now_ns, seconds};
@@ -32,6 +33,7 @@ impl Volume {
         of_capture(&mut status, facts, &progress);
         of_history(&mut status, facts, &progress);
         of_pending(&mut status, facts, &progress);
+        of_instants(&mut status, &progress);
         of_flushes(&mut status, facts, &progress);
         status.state = progress.state();
         status
@@ -106,6 +108,20 @@ fn of_pending(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     status.removals_waiting = progress.removals_waiting;
     status.removals_held = progress.held.as_ref().map_or(0, |held| held.removals);
     status.reasons.extend(progress.held.iter().map(ToString::to_string));
+}
+
+/// Which commits are of one instant. After the head and what waits.
+fn of_instants(status: &mut VolumeStatus, progress: &Progress) {
+    let instants = &progress.instants;
+    status.consistency = instants.said.map(ConsistencyField::from);
+    status.commits_by_consistency.clone_from(&instants.counts);
+    status.pause_histogram = instants.pauses.clone();
+    let Some((seq, wall)) = instants.newest else { return };
+    status.newest_instant_seq = Some(seq.0);
+    status.newest_instant_time = rfc3339(wall.unix_ns());
+    let is_state = seq.0 == status.head_seq && status.pending_inodes == 0;
+    let age = now_ns().saturating_sub(wall.unix_ns()) as f64 / 1e9;
+    status.instant_age_seconds = Some(if is_state { 0.0 } else { age });
 }
 
 /// Fills in the counters since the start of the process.

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE};
 use engine::dirty::Marks;
 use engine::flush::{self, DrainWorld, Steps};
 use engine::model::{Dev, FileId, Ino, Kind};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::capture::quiet::slot_of;
 use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, Problem, Retired, WatchOutcome};
 use crate::catalog::{Catalog, CatalogError};
 use crate::test_switches::{self, DropMarks};
@@ -42,11 +44,14 @@ pub struct Subscriber {
     pub pending: Arc<Pending>,
     /// Causes of full re-reads since they were last taken, and how often each occurred.
     pub rereads: Mutex<BTreeMap<String, u64>>,
+    /// Where the kernel counts its changes.
+    pub slot: u32,
 }
 
 impl Subscriber {
     pub fn new(volume: &str, dev: Dev, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Subscriber {
-        Subscriber { volume: volume.to_owned(), dev, catalog, pending, rereads: Mutex::default() }
+        let slot = slot_of(volume);
+        Subscriber { volume: volume.to_owned(), dev, catalog, pending, rereads: Mutex::default(), slot }
     }
 
     pub(crate) fn note_reread(&self, cause: &str) {
@@ -197,7 +202,7 @@ impl Dispatcher {
     pub fn add_probes(&self, dev: Dev, inodes: &[Ino]) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
         let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
-        inner.watch(dev, &keys)?;
+        inner.watch(SLOT_OF_NONE, dev, &keys)?;
         inner.probes.extend(keys.into_iter().map(|key| (key, Marks::default())));
         Ok(())
     }
@@ -274,9 +279,12 @@ impl Dispatcher {
         Ok(self.inner().capture()?.is_widened(dev)?)
     }
 
-    pub fn watch(&self, dev: Dev, inodes: &[Ino]) -> Result<WatchOutcome, DispatcherError> {
+    /// For the volume of `pending`: changes of these inodes are marked from now on, and counted for it.
+    pub fn watch(&self, pending: &Arc<Pending>, dev: Dev, inodes: &[Ino]) -> Result<WatchOutcome, DispatcherError> {
         let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (dev, *ino)).collect();
-        self.inner().watch(dev, &keys)
+        let mut inner = self.inner();
+        let slot = inner.slot_of(pending);
+        inner.watch(slot, dev, &keys)
     }
 
     /// Stops watching inodes that the volume of `pending` no longer needs. An inode that another volume or a self-test uses
@@ -311,10 +319,16 @@ impl Inner {
         ended
     }
 
-    fn watch(&mut self, dev: Dev, keys: &[(Dev, Ino)]) -> Result<WatchOutcome, DispatcherError> {
+    /// The slot of a volume; one that is not known here is counted for all.
+    pub(crate) fn slot_of(&self, pending: &Arc<Pending>) -> u32 {
+        let own = self.subscribers.iter().find(|subscriber| Arc::ptr_eq(&subscriber.pending, pending));
+        own.map_or(SLOT_OF_ALL, |subscriber| subscriber.slot)
+    }
+
+    fn watch(&mut self, slot: u32, dev: Dev, keys: &[(Dev, Ino)]) -> Result<WatchOutcome, DispatcherError> {
         let capture = self.capture()?;
         let before = capture.tracked()?;
-        let outcome = capture.watch(keys)?;
+        let outcome = capture.watch_in(slot, keys)?;
         if outcome != WatchOutcome::Watching && !before.contains(&(dev, true)) {
             // No mark is known to be lost. But the file system changes from one way of marking to another, so its volumes
             // are not called protected before a complete pass.

@@ -85,10 +85,10 @@ impl Inner {
 fn watch_all(capture: &Capture, subscriber: &Subscriber) -> Result<(), DispatcherError> {
     capture.track(subscriber.dev, false)?;
     let fresh: Vec<(Dev, Ino)> = subscriber.pending.fresh().into_iter().map(|ino| (subscriber.dev, ino)).collect();
-    capture.watch(&fresh)?;
+    capture.watch_in(subscriber.slot, &fresh)?;
     subscriber.catalog.each_inodes(|inodes| {
         let keys: Vec<(Dev, Ino)> = inodes.iter().map(|ino| (subscriber.dev, *ino)).collect();
-        capture.watch(&keys)?;
+        capture.watch_in(subscriber.slot, &keys)?;
         Ok(())
     })
 }

@@ -103,10 +103,11 @@ impl Pending {
 
     /// Takes all waiting marks except those of inodes for which `rests` is true. Returns the marks taken and how many were left.
     /// The marks count as taken until `settle` or `give_back`.
-    pub fn take_except(&self, rests: impl Fn(Ino) -> bool) -> (DirtySet, usize) {
+    pub fn take_except(&self, rests: impl Fn(Ino, &Marks) -> bool) -> (DirtySet, usize) {
         let mut state = self.state();
         let mut taken = std::mem::take(&mut state.waiting);
-        let held: Vec<Ino> = taken.iter().map(|(ino, _)| ino).filter(|ino| rests(*ino)).collect();
+        let resting = taken.iter().filter(|(ino, waiting)| rests(*ino, &waiting.marks));
+        let held: Vec<Ino> = resting.map(|(ino, _)| ino).collect();
         for ino in &held {
             if let Some(waiting) = taken.remove(*ino) {
                 state.waiting.add(*ino, &waiting.marks, waiting.since_ns);
@@ -118,7 +119,12 @@ impl Pending {
 
     /// As [`Pending::take_except`], for all marks.
     pub fn take(&self) -> DirtySet {
-        self.take_except(|_| false).0
+        self.take_except(|_, _| false).0
+    }
+
+    /// What waits for the next flush.
+    pub fn waiting(&self) -> DirtySet {
+        self.state().waiting.clone()
     }
 
     /// Forgets `taken` except `kept`, and runs `write` in the same transaction of the catalog.
@@ -233,7 +239,7 @@ mod tests {
         let open = || Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
         let pending = Pending::load(open()).unwrap();
         pending.add(&[(Ino(5), Marks::meta()), (Ino(6), Marks::meta())], 10).unwrap();
-        let (taken, held) = pending.take_except(|ino| ino == Ino(5));
+        let (taken, held) = pending.take_except(|ino, _| ino == Ino(5));
         assert_eq!((taken.len(), taken.get(Ino(5)).is_some(), held), (1, false, 1));
         pending.forget(&CatalogChange::default(), &[Ino(6)], &DirtySet::default()).unwrap();
         pending.give_back_except(&DirtySet::default(), &DirtySet::default());

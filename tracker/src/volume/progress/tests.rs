@@ -8,11 +8,21 @@ fn protected(clean: u64) -> Progress {
 
 #[test]
 fn a_sync_is_done_by_a_clean_flush_that_began_after_it_and_by_nothing_else() {
-    assert_eq!(protected(4).answer(5), None);
-    assert_eq!(protected(5).answer(5), Some(Synced::Done));
+    assert_eq!(protected(4).answer(5, false), None);
+    assert_eq!(protected(5).answer(5, false), Some(Synced::Done));
     for phase in [Phase::Starting, Phase::Baseline, Phase::Verifying] {
-        assert_eq!(Progress { phase, ..protected(5) }.answer(5), None, "{phase:?}");
+        assert_eq!(Progress { phase, ..protected(5) }.answer(5, false), None, "{phase:?}");
     }
+}
+
+#[test]
+fn who_waits_for_an_instant_is_not_served_by_a_commit_that_is_none() {
+    assert_eq!(protected(5).answer(5, true), None);
+    let instants = |whole| Instants { whole, ..Instants::default() };
+    assert_eq!(Progress { instants: instants(4), ..protected(5) }.answer(5, true), None);
+    assert_eq!(Progress { instants: instants(5), ..protected(5) }.answer(5, true), Some(Synced::Done));
+    let fenced = Progress { fenced_at: Some(Seq(3)), instants: instants(5), ..protected(5) };
+    assert_eq!(fenced.answer(5, true), None);
 }
 
 /// Whatever the counters say: once another writer is met, no caller may be told that everything is in the store.
@@ -21,18 +31,18 @@ fn a_fenced_volume_never_says_synced() {
     for (phase, fenced_at) in [(Phase::Protected, Some(Seq(3))), (Phase::Fenced, Some(Seq(3))), (Phase::Stopped, None)]
     {
         let progress = Progress { phase, fenced_at, ..protected(9) };
-        assert_ne!(progress.answer(5), Some(Synced::Done), "{phase:?}");
+        assert_ne!(progress.answer(5, false), Some(Synced::Done), "{phase:?}");
     }
     let fenced = Progress { phase: Phase::Fenced, fenced_at: Some(Seq(3)), ..protected(9) };
-    assert_eq!(fenced.answer(5), Some(Synced::Ended(Phase::Fenced)));
+    assert_eq!(fenced.answer(5, false), Some(Synced::Ended(Phase::Fenced)));
     assert_eq!(fenced.fenced().map(|error| error.code), Some(ExitCode::Locked));
 }
 
 #[test]
 fn lost_objects_are_told_at_once_to_who_asked_before_they_were_looked_for() {
     let lost = |at| Progress { lost: Some(("gone".into(), at)), ..protected(4) };
-    assert_eq!(lost(5).answer(5), Some(Synced::Partial(vec!["gone".into()])));
-    assert_eq!(lost(4).answer(5), None, "found by an earlier flush: they may be back");
+    assert_eq!(lost(5).answer(5, false), Some(Synced::Partial(vec!["gone".into()])));
+    assert_eq!(lost(4).answer(5, false), None, "found by an earlier flush: they may be back");
     assert!(lost(4).trouble().contains(&"gone".to_owned()), "the volume is degraded");
 }
 

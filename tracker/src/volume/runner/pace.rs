@@ -7,10 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use engine::dirty::Marks;
 use engine::model::Ino;
 
 /// Write-back may take up to this fraction (1/n) of the time.
 const SHARE: u32 = 20;
+/// A file with so few marked blocks never rests: they cost its writer as few faults, and while it rests no commit is of one instant
+/// (SQLite's index of a write-ahead log has 8 blocks and more).
+const FEW_BLOCKS: u64 = 64;
 /// Longest rest, which bounds what pacing adds to a file's loss window.
 const REST_MAX: Duration = Duration::from_secs(5);
 
@@ -29,8 +33,8 @@ pub struct Pace {
 
 impl Pace {
     /// Whether the marks of an inode wait at `now`.
-    pub fn rests(&self, ino: Ino, now: Instant) -> bool {
-        self.until.get(&ino).is_some_and(|until| *until > now)
+    pub fn rests(&self, ino: Ino, marks: &Marks, now: Instant) -> bool {
+        marks.blocks.len() > FEW_BLOCKS && self.until.get(&ino).is_some_and(|until| *until > now)
     }
 
     /// Called after a flush that ended at `now`: which inodes were written back, how long each took, and which were mapped.
@@ -69,8 +73,11 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         let mapped = HashSet::from([Ino(1), Ino(2)]);
         pace.note(HashMap::from([(Ino(1), ms(100)), (Ino(2), ms(1)), (Ino(3), ms(100))]), &mapped, ms(250), now);
-        assert!(pace.rests(Ino(1), now + ms(1999)) && !pace.rests(Ino(1), now + ms(2000)));
-        assert!(!pace.rests(Ino(2), now) && !pace.rests(Ino(3), now));
+        let marks = |blocks: u32| Marks { blocks: (0..blocks).collect(), ..Marks::default() };
+        let many = marks(65);
+        assert!(pace.rests(Ino(1), &many, now + ms(1999)) && !pace.rests(Ino(1), &many, now + ms(2000)));
+        assert!(!pace.rests(Ino(1), &marks(64), now), "few blocks");
+        assert!(!pace.rests(Ino(2), &many, now) && !pace.rests(Ino(3), &many, now));
         // Rests that are over are forgotten, and the next flush decides again.
         pace.note(HashMap::new(), &mapped, ms(250), now + ms(2000));
         assert!(pace.until.is_empty());

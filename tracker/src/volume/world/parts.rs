@@ -12,6 +12,8 @@ use engine::model::{Dev, FileId, InodeId, Time};
 use super::error::WorldError;
 use super::paths::Paths;
 use super::pool::Pool;
+use super::quiet::Quiet;
+use super::urgent::Urgent;
 use crate::catalog::Catalog;
 use crate::repository::VolumeWriter;
 use crate::source::{Foreign, MountTable, OpenFile, SourceRoot};
@@ -45,6 +47,10 @@ pub struct VolumeWorld {
     pub watch_full: bool,
     /// Why the commit that this flush requested came back damaged, if it did.
     pub damaged: Option<String>,
+    /// Looks for a quiet moment, once a flush has asked for one.
+    pub(super) quiet: Option<Quiet>,
+    /// While it looks at what changed, nothing is to come between.
+    pub(super) urgent: Option<Urgent>,
     /// Wall clock before anything of this flush was read.
     pub(super) began: Time,
 }
@@ -73,6 +79,8 @@ impl VolumeWorld {
             foreign_noted: None,
             watch_full: false,
             damaged: None,
+            quiet: None,
+            urgent: None,
             began: Time::default(),
         }
     }
@@ -80,6 +88,7 @@ impl VolumeWorld {
     /// Records the begin of a flush: change times from shortly before on are not trusted.
     pub fn begin_flush(&mut self) {
         self.began = wall_clock();
+        self.quiet = None;
     }
 
     /// Files whose reading thread has not returned.

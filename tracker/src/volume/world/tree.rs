@@ -1,6 +1,7 @@
 //! The protected tree as a flush sees it: listings, single names, attributes, and the reading of files.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -105,5 +106,10 @@ impl SourceTree for VolumeWorld {
     fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
         let path = self.path(job.id).map_err(unreadable)?;
         open(&self.root, path.as_ref(), job.inode)
+    }
+
+    fn is_mapped(&mut self, file: &OpenFile) -> bool {
+        let Ok(quiet) = self.quiet() else { return true };
+        quiet.probe().quiet.is_mapped(file.as_fd()).unwrap_or(true)
     }
 }

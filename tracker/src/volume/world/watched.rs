@@ -1,11 +1,14 @@
-//! The watch set of a volume: the inodes whose changes the kernel marks.
+//! The watch set of a volume: the inodes whose changes the kernel marks, and whether any of them changes now.
 
-use engine::flush::world::WatchSet;
+use engine::flush::world::{Count, Live, WatchSet};
 use engine::model::Ino;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
+use super::quiet::Quiet;
+use super::urgent::Urgent;
 use crate::capture::WatchOutcome;
+use crate::volume::marks::dispatcher::DispatcherError;
 
 impl WatchSet for VolumeWorld {
     fn watch(&mut self, inodes: &[Ino]) -> Result<(), WorldError> {
@@ -14,7 +17,7 @@ impl WatchSet for VolumeWorld {
         }
         self.pending.add_fresh(inodes);
         if let Some((dispatcher, dev)) = &self.dispatcher {
-            self.watch_full |= dispatcher.watch(*dev, inodes)? != WatchOutcome::Watching;
+            self.watch_full |= dispatcher.watch(&self.pending, *dev, inodes)? != WatchOutcome::Watching;
         }
         Ok(())
     }
@@ -25,15 +28,52 @@ impl WatchSet for VolumeWorld {
         }
         Ok(())
     }
+
+    fn count(&mut self) -> Result<Count, WorldError> {
+        Ok(self.quiet()?.count())
+    }
+
+    fn live(&mut self) -> Result<Live, WorldError> {
+        let Some((dispatcher, dev)) = self.dispatcher.clone() else { return Err(DispatcherError::Ended.into()) };
+        Ok(dispatcher.live(&self.pending, dev)?)
+    }
+
+    fn is_sure(&mut self) -> Result<bool, WorldError> {
+        let Some((dispatcher, _)) = self.dispatcher.clone() else { return Ok(false) };
+        Ok(dispatcher.is_sure(self.quiet()?.probe())?)
+    }
+
+    fn hurry(&mut self, looking: bool) {
+        self.urgent = looking.then(Urgent::begin).flatten();
+    }
+
+    fn try_again(&mut self, tries: u32) -> Result<bool, WorldError> {
+        Ok(self.quiet()?.try_again(tries))
+    }
 }
 
 impl VolumeWorld {
+    /// What looks for a quiet moment in this flush.
+    pub(super) fn quiet(&mut self) -> Result<&mut Quiet, WorldError> {
+        let Some((dispatcher, _)) = &self.dispatcher else { return Err(DispatcherError::Ended.into()) };
+        if self.quiet.is_none() {
+            self.quiet = Some(Quiet::new(dispatcher.quiet_probe(&self.pending)?));
+        }
+        self.quiet.as_mut().ok_or_else(|| DispatcherError::Ended.into())
+    }
+
+    /// Whether a quiet moment can be looked for at all.
+    pub fn can_look(&mut self) -> bool {
+        let found = self.quiet().map(drop);
+        found.inspect_err(|error| tracing::debug!(%error, "no quiet moment can be looked for")).is_ok()
+    }
+
     /// Watches all inodes of the catalog.
     pub fn watch_all(&mut self) -> Result<(), WorldError> {
         let Some((dispatcher, dev)) = &self.dispatcher else { return Ok(()) };
-        let full = &mut self.watch_full;
+        let (full, pending) = (&mut self.watch_full, &self.pending);
         self.catalog.each_inodes(|inodes| {
-            *full |= dispatcher.watch(*dev, inodes)? != WatchOutcome::Watching;
+            *full |= dispatcher.watch(pending, *dev, inodes)? != WatchOutcome::Watching;
             Ok(())
         })
     }

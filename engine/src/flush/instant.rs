@@ -1,0 +1,216 @@
+//! A commit of one instant, without a pause: a gap between changes is looked for, and what changed since the drain is read in it.
+//!
+//! ```text
+//! first look: list, decide, read, as any flush does               (the tree changes meanwhile)
+//! each look:  COUNT  MARKS since the drain  list and read again what they say  COUNT
+//! ```
+//!
+//! Where both counts are the same, nothing changed between them, and what is held is the tree as it was then. Why that holds:
+//! - Every change marks, then counts. So the marks that are read after the first count have every change that it counts, and
+//!   every other change raises the second one.
+//! - A write to a page that is dirty already sets no mark; only its change time tells of it, and only once after each `statx`. So
+//!   what is marked is looked at before it is read, and what an earlier look has read of such pages is read again.
+//! - A change time is set before the bytes are there, under the inode lock: the reader waits for the lock.
+//! - A page that is mapped and dirty is stored to without any event: a file that can be stored to through a mapping is cleaned in
+//!   the window. A direct write that is under way fails the look.
+//! - What is watched for the first time may have changed since it was listed: that look is followed by another.
+//!
+//! The marks stay with the kernel: the next drain brings them, and what was read of dirty pages here is cleaned and read then.
+
+mod overlay;
+mod view;
+mod world;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
+use super::facts::FlushFacts;
+use super::gather::gather;
+use super::report::Report;
+use super::running::Flush;
+use super::world::{CommittedState, SourceTree, WatchSet, World};
+use super::{few_names, jobs, mass_delete};
+use crate::dirty::DirtySet;
+use crate::identity::Span;
+use crate::model::{Consistency, FileId, Kind, NotInstant};
+pub(super) use view::View;
+
+/// Bytes of files that are held for one commit. More is committed as it is read.
+const HELD_BYTES_MAX: u64 = 64 << 20;
+/// Files that are held for one commit.
+const HELD_FILES_MAX: usize = 2048;
+/// Files that are read at once.
+const READ_AT_ONCE: usize = 32;
+
+/// What was found.
+pub(super) struct Found<'w, W: World> {
+    /// What is held; `None`: too much, or names moved all the time, so that the flush had better read everything itself.
+    pub(super) view: Option<View<'w, W>>,
+    /// What `view` answers for.
+    pub(super) marks: DirtySet,
+    pub(super) consistency: Consistency,
+}
+
+/// Looks at what `taken` says until it is of one instant, or the time is over. `asked` becomes true when a flush asks the view
+/// for anything that is not held.
+pub(super) fn find<'w, W: World>(
+    world: &'w mut W,
+    taken: &DirtySet,
+    facts: &FlushFacts,
+    asked: &'w Cell<bool>,
+) -> Result<Found<'w, W>, W::Error> {
+    let mut view = View::new(world, facts.steps, asked);
+    let live = |why| Consistency::Live(why);
+    let first = look(&mut view, taken, facts)?;
+    if let Err(why) = first
+        && is_final(why)
+    {
+        return Ok(Found { view: None, marks: taken.clone(), consistency: live(why) });
+    }
+    // What moved meanwhile is where the next look finds it.
+    let (mut tries, mut decided_again) = (0, first.is_err());
+    loop {
+        view.world.hurry(true);
+        let seen = try_once(&mut view, taken, facts);
+        view.world.hurry(false);
+        let seen = seen?;
+        decided_again |= seen.decided_again;
+        match seen.result {
+            Ok((marks, window_us)) => {
+                view.seal();
+                let consistency = Consistency::Instant { window_us, pause_us: 0 };
+                return Ok(Found { view: Some(view), marks, consistency });
+            }
+            Err(why) => {
+                tries += 1;
+                if is_final(why) || !view.world.try_again(tries)? {
+                    // Each file is as it was at some moment since the drain, and was read by the name that was decided then.
+                    view.of_one_moment = false;
+                    view.seal();
+                    decided_again |= view.moment_decided.get();
+                    let steady = !decided_again && !view.unsteady && !is_final(why);
+                    let view = steady.then_some(view);
+                    return Ok(Found { view, marks: taken.clone(), consistency: live(why) });
+                }
+            }
+        }
+    }
+}
+
+/// Whether another look would end the same way.
+fn is_final(why: NotInstant) -> bool {
+    matches!(why, NotInstant::TooMuch | NotInstant::FileSystem)
+}
+
+/// What one look has seen.
+struct Seen {
+    /// Names were decided about once more.
+    decided_again: bool,
+    /// What the view answers for now, and for how many microseconds nothing changed.
+    result: Result<(DirtySet, u32), NotInstant>,
+}
+
+/// One look between two counts.
+fn try_once<W: World>(view: &mut View<'_, W>, taken: &DirtySet, facts: &FlushFacts) -> Result<Seen, W::Error> {
+    let steps = facts.steps;
+    let (before, live) = if steps.count_first {
+        let before = view.count()?;
+        (before, view.live()?)
+    } else {
+        let live = view.live()?;
+        (view.count()?, live)
+    };
+    let known = view.complete && view.holds_all(&live.marks);
+    let seen = |result| Ok(Seen { decided_again: !known, result });
+    if live.direct && steps.none_in_flight {
+        return seen(Err(NotInstant::DirectIo));
+    }
+    let mut marks = taken.clone();
+    marks.add_all(&live.marks);
+    let watched = view.watched.len();
+    view.outdate(&live);
+    if !known && let Err(why) = look(view, &marks, facts)? {
+        return seen(Err(why));
+    }
+    if view.read_stale().is_err() {
+        return seen(Err(NotInstant::LeftOver));
+    }
+    if view.watched.len() > watched && steps.watch_first {
+        return seen(Err(NotInstant::NeverQuiet));
+    }
+    let after = view.count()?;
+    if after.changes != before.changes && steps.count_again {
+        return seen(Err(NotInstant::NeverQuiet));
+    }
+    if !view.is_sure()? {
+        return seen(Err(NotInstant::Uncertain));
+    }
+    let window_us = u32::try_from(after.at_us.saturating_sub(before.at_us)).unwrap_or(u32::MAX);
+    seen(Ok((marks, window_us)))
+}
+
+/// Lists and reads what a flush of `marks` would, where the view does not hold it already.
+fn look<W: World>(
+    view: &mut View<'_, W>,
+    marks: &DirtySet,
+    facts: &FlushFacts,
+) -> Result<Result<(), NotInstant>, W::Error> {
+    view.complete = false;
+    let looked = look_at_all(view, marks, facts)?;
+    view.complete = looked.is_ok();
+    Ok(looked)
+}
+
+fn look_at_all<W: World>(
+    view: &mut View<'_, W>,
+    marks: &DirtySet,
+    facts: &FlushFacts,
+) -> Result<Result<(), NotInstant>, W::Error> {
+    let mut report = Report::default();
+    let mut flush = Flush { world: view, taken: marks, facts, report: &mut report, kept: DirtySet::default() };
+    let mut names = gather(&mut flush)?;
+    mass_delete::guard(&mut flush, &mut names)?;
+    few_names::limit_changes(&mut flush, &mut names)?;
+    names.look_where_decided(flush.world)?;
+    let jobs = jobs::plan(&mut flush, &names)?;
+    names.keep_not_there(&mut flush.kept);
+    names.forget_gone(&*flush.world, &mut flush.kept)?;
+    if !flush.kept.is_empty() || !names.plan.missing.is_empty() {
+        return Ok(Err(NotInstant::LeftOver));
+    }
+    let large = jobs.sizes.values().any(|size| *size > facts.limits.stream_bytes);
+    let bytes: u64 = jobs.sizes.values().sum();
+    if large || bytes > HELD_BYTES_MAX || jobs.reads.len() > HELD_FILES_MAX {
+        return Ok(Err(NotInstant::TooMuch));
+    }
+    // Where an inode has no room for a birth time it has none for parts of a second: a change time stands still for a second then,
+    // whoever looks at it.
+    if jobs.reads.iter().any(|job| Span::of(job.inode) == Span::Mount) {
+        return Ok(Err(NotInstant::FileSystem));
+    }
+    flush.world.keep_only(&jobs.reads.iter().map(|job| job.inode).collect());
+    for piece in jobs.reads.chunks(READ_AT_ONCE) {
+        let images = flush.world.read_files(piece, facts.steps);
+        if images.iter().any(|image| image.as_ref().is_ok_and(|image| image.short) || image.is_err()) {
+            return Ok(Err(NotInstant::LeftOver));
+        }
+    }
+    if flush.world.bytes() > HELD_BYTES_MAX {
+        return Ok(Err(NotInstant::TooMuch));
+    }
+    for new in names.plan.new.iter().filter(|new| new.stat.kind != Kind::File) {
+        if flush.world.attributes(new.id, new.stat.inode).is_err() {
+            return Ok(Err(NotInstant::LeftOver));
+        }
+    }
+    let gone: BTreeSet<FileId> = names.plan.gone.iter().copied().collect();
+    for (ino, _) in marks.iter() {
+        for record in flush.world.by_inode(ino)? {
+            let other = record.meta.kind != Kind::File && !gone.contains(&record.id);
+            if other && flush.world.attributes(record.id, record.inode).is_err() {
+                return Ok(Err(NotInstant::LeftOver));
+            }
+        }
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,33 @@
+//! Whether a flush of this volume is to look for one instant, and if not, why it cannot.
+
+use engine::model::NotInstant;
+
+use super::Runner;
+use crate::capture::BackEnd;
+use crate::config::ConsistencyMode;
+use crate::source::FsType;
+
+impl Runner {
+    /// `None`: nobody asks for it. `resting`: marks that wait because their mapped files are written back for long.
+    pub(super) fn instant(&mut self, resting: usize) -> Option<Result<(), NotInstant>> {
+        match self.options.consistency {
+            ConsistencyMode::Live => None,
+            ConsistencyMode::Instant => Some(self.can_be_instant(resting)),
+        }
+    }
+
+    fn can_be_instant(&mut self, resting: usize) -> Result<(), NotInstant> {
+        let world = &mut self.opened.world;
+        let back_end = world.dispatcher.as_ref().map_or(BackEnd::Scan, |(dispatcher, _)| dispatcher.back_end());
+        match (back_end, world.root.fs()) {
+            // Nothing tells of a store through a mapping on tmpfs, and a scan tells of nothing.
+            (BackEnd::Scan, _) | (_, FsType::Tmpfs | FsType::Other(_)) => Err(NotInstant::FileSystem),
+            // Write hooks, or change times that are always set after a `statx`, are the tracepoints' of Linux 6.13.
+            (BackEnd::Fentry | BackEnd::Kprobe, _) => Err(NotInstant::Kernel),
+            (BackEnd::Tracepoint, _) if !self.trusted || self.opened.compare => Err(NotInstant::FirstPass),
+            (BackEnd::Tracepoint, _) if resting > 0 => Err(NotInstant::Mapped),
+            (BackEnd::Tracepoint, _) if !world.can_look() => Err(NotInstant::Kernel),
+            (BackEnd::Tracepoint, _) => Ok(()),
+        }
+    }
+}

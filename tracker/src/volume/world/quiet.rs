@@ -1,0 +1,45 @@
+//! One flush's search for a moment in which nothing changes.
+
+use std::time::{Duration, Instant};
+
+use engine::flush::world::Count;
+
+use crate::volume::marks::live::Probe;
+
+/// How long one flush looks for a moment in which nothing changes.
+const LOOKED_FOR: Duration = Duration::from_millis(250);
+/// The pause between the first two looks; it doubles up to the sixth.
+const GAP: Duration = Duration::from_micros(50);
+
+/// The search of one flush. Its time runs from the first count on: what is read before is read as in any flush.
+#[derive(Debug)]
+pub(super) struct Quiet {
+    probe: Probe,
+    slot: u32,
+    began: Option<Instant>,
+}
+
+impl Quiet {
+    pub(super) fn new((probe, slot): (Probe, u32)) -> Quiet {
+        Quiet { probe, slot, began: None }
+    }
+
+    pub(super) fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    pub(super) fn count(&mut self) -> Count {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        let at_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Count { changes: self.probe.quiet.changes(self.slot), at_us }
+    }
+
+    /// Waits a moment before the next look. Returns false when the time is over.
+    pub(super) fn try_again(&self, tries: u32) -> bool {
+        if self.began.is_some_and(|began| began.elapsed() > LOOKED_FOR) {
+            return false;
+        }
+        std::thread::sleep(GAP.saturating_mul(1 << tries.min(5)));
+        true
+    }
+}

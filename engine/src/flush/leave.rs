@@ -21,7 +21,7 @@ pub(super) fn keep_unread<W: World>(
 ) -> Result<(), W::Error> {
     for (ino, waiting) in flush.taken.iter() {
         for record in flush.world.by_inode(ino)? {
-            if names.plan.gone.contains(&record.id) || flush.kept.get(ino).is_some() {
+            if names.plan.gone.contains(&record.id) {
                 continue;
             }
             let done = match record.meta.kind {

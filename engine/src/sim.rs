@@ -36,6 +36,7 @@ mod open;
 mod places;
 mod punch;
 mod remap;
+mod returns;
 mod rival;
 mod run;
 mod seeds;

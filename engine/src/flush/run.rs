@@ -41,7 +41,7 @@ pub fn flush<W: World>(
     excluded.extend(&names.excluded);
     read_all(&mut flush, &jobs, &mut builder, &mut excluded)?;
     leave_out(&mut flush, &mut names, &mut builder, excluded)?;
-    let held = mass_delete::hold(&flush, &mut names)?;
+    let held = mass_delete::hold(&mut flush, &mut names)?;
     few_removals::limit_removals(&mut flush, &mut names)?;
     builder.keep_only(&*flush.world, &names)?;
     attributes::add_others(&mut flush, &mut builder, &names)?;

@@ -24,7 +24,7 @@ impl Run {
         while self.flush() != (Outcome::Unchanged, true) {
             assert!(self.number < end, "nothing changes any more");
         }
-        check::restored_equals(&mut self.world).expect("the store has the tree");
+        check::restored_equals(&self.world).expect("the store has the tree");
     }
 
     fn rename(&mut self, from: Ino, to: Ino, name: &[u8]) {

@@ -95,6 +95,7 @@ pub(super) fn round(
     }
     let mut report = Report::default();
     let facts = FlushFacts { compare: scans, ..facts(round, seed, steps, files) };
+    world.forget_places();
     let (outcome, kept) = flush::flush(world, &taken, &facts, &mut report)?;
     if kept.oldest_ns() == Some(0) {
         return Err(SimError::Tree("a mark waits since 1970".into()));

@@ -127,7 +127,7 @@ step 'a change, sync, restore, comparison'
 if (inside 'grep -aqE "TRACKER_(FAILPOINT|DROP_MARKS|MISSED_RUN|ERA_LENGTH|SELF_TEST_GAP|SCRUB_MAX|EBPF_OBJECT)" target/release/tracker'); then
     fail 'the release binary has test switches'
 fi
-[ "$(stat -c %s "$tree$clone/target/release/tracker")" -lt $((25 << 20)) ] || fail 'the release binary has 25 MiB or more'
+[ "$(stat -c %s "$tree$clone/target/release/tracker")" -lt 25000000 ] || fail 'the release binary has 25 MB or more'
 # As a user at a terminal does; its last flush is waited for.
 kill -INT "$protect"
 timeout 60 tail --pid="$protect" -f /dev/null || fail 'protect did not end after SIGINT'

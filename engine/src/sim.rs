@@ -38,6 +38,7 @@ mod open;
 mod places;
 mod punch;
 mod remap;
+mod returns;
 mod rival;
 mod run;
 mod seeds;

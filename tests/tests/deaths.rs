@@ -117,7 +117,7 @@ fn a_choice_is_taken_over_only_with_every_program() {
     let daemon = volume.start_ready();
     volume.sync(SYNC).expect(0);
     assert_eq!(number(&volume.status(), "rescans"), 0);
-    assert_eq!(volume.log_tail().matches("as it was chosen last time").count(), 1, "{}", volume.log_tail());
+    assert_eq!(volume.log_tail().matches("with the back end chosen last time").count(), 1, "{}", volume.log_tail());
     assert_eq!(volume.log_tail().matches("capture is attached").count(), 1, "{}", volume.log_tail());
     assert!(daemon.stop().success());
 

@@ -176,7 +176,7 @@ fn what_stays_in_the_kernel_is_listed_and_removed() {
     assert!(tracked(&volume).is_some(), "it is meant to come back");
     fs::write(source.join("meanwhile"), "marked").unwrap();
     let daemon = volume.start_ready();
-    assert!(volume.log_tail().contains("as it was chosen last time"), "{}", volume.log_tail());
+    assert!(volume.log_tail().contains("with the back end chosen last time"), "{}", volume.log_tail());
     volume.sync(SYNC).expect(0);
     volume.restored("copy");
     assert!(daemon.stop().success());

@@ -40,7 +40,7 @@ pub(super) fn limit_removals<W: World>(flush: &mut Flush<'_, W>, names: &mut Gat
     plan.missing.extend(waiting);
     plan.missing.sort();
     plan.missing.dedup();
-    Ok(())
+    flush.list_if_back(plan, |dir| gone.contains(dir) && !chosen.contains(dir))
 }
 
 /// Chooses the files of `gone` that this commit removes.

@@ -7,14 +7,14 @@ use super::builder::Builder;
 use super::gathered::Gathered;
 use super::mass_delete;
 use super::running::Flush;
-use super::world::World;
+use super::world::{CommittedState, World};
 use crate::dirty::Marks;
 use crate::model::{FileId, Kind};
 use crate::xattrs::Told;
 
 /// Keeps every taken mark whose file was neither read nor removed. An earlier decision may have skipped such a file, for
 /// instance when it seemed gone and was found afterwards.
-pub(super) fn keep_unread<W: World>(
+pub(super) fn keep_unread<W: CommittedState>(
     flush: &mut Flush<'_, W>,
     names: &Gathered,
     builder: &Builder,
@@ -124,3 +124,6 @@ pub(super) fn keep_left_out<W>(flush: &mut Flush<'_, W>, builder: &mut Builder) 
         flush.report.partial.push((id, Told(&left_out).to_string()));
     }
 }
+
+#[cfg(test)]
+mod tests;

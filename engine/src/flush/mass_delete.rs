@@ -132,7 +132,7 @@ pub(super) fn replaced<W: CommittedState>(world: &W, names: &Gathered) -> Result
 
 /// Takes the waiting removals out of the plan and keeps their topmost names for the next flush. Returns how many topmost
 /// names there are.
-pub(super) fn hold<W: World>(flush: &Flush<'_, W>, names: &mut Gathered) -> Result<u64, W::Error> {
+pub(super) fn hold<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> Result<u64, W::Error> {
     let world = &*flush.world;
     if names.held_back.is_empty() {
         return Ok(0);
@@ -160,6 +160,7 @@ pub(super) fn hold<W: World>(flush: &Flush<'_, W>, names: &mut Gathered) -> Resu
     plan.missing.extend(waiting);
     plan.missing.sort();
     plan.missing.dedup();
+    flush.list_if_back(plan, |dir| names.held_back.contains(dir))?;
     Ok(topmost)
 }
 

@@ -3,8 +3,10 @@
 use super::facts::FlushFacts;
 use super::gathered::Gathered;
 use super::report::Report;
+use super::world::CommittedState;
 use crate::dirty::{DirtySet, Marks};
-use crate::model::Ino;
+use crate::model::{FileId, Ino, NameChange};
+use crate::reconcile::NamePlan;
 
 /// The state that is passed from step to step of one flush.
 pub(super) struct Flush<'a, W> {
@@ -42,5 +44,22 @@ impl<W> Flush<'_, W> {
     /// Keeps all marks that were taken.
     pub(super) fn keep_all_taken(&mut self) {
         self.kept.add_all(self.taken);
+    }
+}
+
+impl<W: CommittedState> Flush<'_, W> {
+    /// Has those directories listed again that are nowhere in the tree, whose own removal waits, and that lose a name by the plan
+    /// already. `waits` tells whose removal does. They may come back, with everything that was in them, and as they are known nothing
+    /// else would have them listed.
+    pub(super) fn list_if_back(&mut self, plan: &NamePlan, waits: impl Fn(&FileId) -> bool) -> Result<(), W::Error> {
+        for change in &plan.changes {
+            if let NameChange::Unset { parent, .. } = change
+                && waits(parent)
+                && let Some(record) = self.world.record(*parent)?
+            {
+                self.keep(record.inode.ino, &Marks::names());
+            }
+        }
+        Ok(())
     }
 }

@@ -99,6 +99,7 @@ pub(super) fn round(
     let instant = world.inner.borrow().files.armed.is_some().then_some(Ok(()));
     let prove_instant = round.is_multiple_of(3);
     let facts = FlushFacts { compare: scans, instant, prove_instant, ..facts(round, seed, steps, files) };
+    world.forget_places();
     let (outcome, kept) = flush::flush(world, &taken, &facts, &mut report)?;
     if kept.oldest_ns() == Some(0) {
         return Err(SimError::Tree("a mark waits since 1970".into()));

@@ -135,6 +135,11 @@ impl SimWorld {
         inner.dead = false;
         inner.dies_in = None;
         drop(inner);
+        self.forget_places();
+    }
+
+    /// Forgets what a flush saw, as the daemon does after each.
+    pub(super) fn forget_places(&mut self) {
         self.placed.clear();
         self.moved.clear();
     }

@@ -143,8 +143,8 @@ pub(super) fn hold<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> 
     for id in &held {
         places.extend(world.names_of(*id)?);
     }
+    let mut waiting = waited(world, names)?;
     let plan = &mut names.plan;
-    let mut waiting = Vec::new();
     plan.changes.retain(|change| match change {
         NameChange::Unset { parent, name } if places.contains(&(*parent, name.clone())) => {
             if !held.contains(parent) {
@@ -162,6 +162,18 @@ pub(super) fn hold<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> 
     plan.missing.dedup();
     flush.list_if_back(plan, |dir| names.held_back.contains(dir))?;
     Ok(topmost)
+}
+
+/// Names that waited before, of directories that stay because others have these names now. They go on waiting: a name that began to
+/// wait again would hide from every second flush that something is held.
+fn waited<W: CommittedState>(world: &W, names: &Gathered) -> Result<Vec<Missing>, W::Error> {
+    let mut waiting = Vec::new();
+    for id in names.excluded.intersection(&names.held_back) {
+        let places = world.names_of(*id)?;
+        let of_it = |m: &&Missing| places.iter().any(|(parent, name)| m.parent == *parent && m.name == *name);
+        waiting.extend(names.missing.iter().filter(of_it).cloned());
+    }
+    Ok(waiting)
 }
 
 /// Keeps the marks of files whose removal waits, since the files may come back. Drops marks of an inode that is gone for

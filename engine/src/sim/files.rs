@@ -152,10 +152,11 @@ impl Files {
             Stalled::Direct { token, ino, block, count, fill } => {
                 self.fill(ino, block * BLOCK_BYTES, count * BLOCK_BYTES, fill);
                 self.seen_by_time_alone(ino);
-                self.kernel.in_flight.remove(&token);
-                let mut marks = Marks::meta();
-                marks.mark_bytes(block * BLOCK_BYTES, (block + count) * BLOCK_BYTES);
-                self.kernel.mark(&mut self.rng, ino, marks);
+                if let Some((_, start, end)) = self.kernel.in_flight.remove(&token) {
+                    let mut marks = Marks::meta();
+                    marks.mark_bytes(start, end);
+                    self.kernel.mark(&mut self.rng, ino, marks);
+                }
             }
             Stalled::Write { ino, at, end, byte } => self.copy(ino, at, end, byte),
             Stalled::Store { ino, at, byte } => {
@@ -298,7 +299,7 @@ impl Files {
         }
     }
 
-    fn store(&mut self) {
+    pub(super) fn store(&mut self) {
         let Some(ino) = self.pick(Kind::File) else { return };
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         if inode.data.is_empty() {

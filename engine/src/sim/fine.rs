@@ -58,8 +58,39 @@ impl Files {
                     self.stalled.push(Stalled::Write { ino, at: border, end, byte });
                 }
             }
+            // The device writes one block after the other, and says so at the end.
+            Stalled::Direct { token, ino, block, count, fill } if count > 0 => {
+                self.fill(ino, block * BLOCK_BYTES, BLOCK_BYTES, fill);
+                self.stalled.push(Stalled::Direct { token, ino, block: block + 1, count: count - 1, fill });
+            }
             other => self.finish(other),
         }
+    }
+
+    /// One step of what is seen least: something that has begun goes on, or something is written where it may set no mark.
+    pub(super) fn unseen_step(&mut self) {
+        if !self.stalled.is_empty() && !self.rng.one_in(3) {
+            let at = self.rng.below(self.stalled.len() as u64) as usize;
+            return self.go_on(at);
+        }
+        match self.rng.below(6) {
+            0 => self.direct(),
+            1 => self.store(),
+            _ => self.write_to_a_dirty_page(),
+        }
+    }
+
+    fn write_to_a_dirty_page(&mut self) {
+        let dirty = self.inodes.iter().filter(|(ino, _)| !self.locked(**ino));
+        let dirty: Vec<(Ino, u64)> =
+            dirty.flat_map(|(ino, inode)| inode.dirty.iter().map(|block| (*ino, *block))).collect();
+        if dirty.is_empty() {
+            return;
+        }
+        let (ino, block) = dirty[self.rng.below(dirty.len() as u64) as usize];
+        let byte = self.rng.below(250) as u8 + 1;
+        self.time_of_content(ino);
+        self.stalled.push(Stalled::Write { ino, at: block * BLOCK_BYTES, end: (block + 1) * BLOCK_BYTES, byte });
     }
 
     /// Copies bytes into the page cache, and marks the pages that were clean.

@@ -22,6 +22,8 @@ pub(super) struct Inner {
     pub(super) asked: u64,
     /// Applications move once in so many calls; 0: up to twice at each.
     pub(super) calm: u64,
+    /// .. and do what is seen least.
+    pub(super) unseen: bool,
     /// `statx` arms nothing, as before Linux 6.13.
     pub(super) unarmed: bool,
 }
@@ -48,7 +50,7 @@ impl Inner {
             // Nobody moves.
         } else {
             for _ in 0..self.files.rng.below(3) {
-                self.files.step();
+                if self.unseen { self.files.unseen_step() } else { self.files.step() }
             }
         }
         match &mut self.dies_in {

@@ -100,6 +100,7 @@ impl SimWorld {
             asked: 0,
             calm: 0,
             unarmed: false,
+            unseen: false,
         }));
         SimWorld {
             inner,

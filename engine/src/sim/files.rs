@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fine::Unseen;
 use super::kernel::{Kernel, Rng};
 use super::numbers::Numbers;
 use super::stalled::Stalled;
@@ -52,6 +53,7 @@ pub(super) struct Files {
     /// Inodes that were looked at since their change time was set: the next change sets another one. `None`: changes are not
     /// modelled so finely.
     pub(super) armed: Option<BTreeSet<Ino>>,
+    pub(super) unseen: Unseen,
     /// Symlinks are replaced by renames all the time.
     pub(super) symlinks: bool,
     exchanges: bool,
@@ -76,6 +78,7 @@ impl Files {
             committed: BTreeSet::new(),
             numbers: Numbers::Lasting,
             armed: None,
+            unseen: Unseen::All,
         };
         for ino in [ROOT, OUTSIDE] {
             files.inodes.insert(ino, inode(Kind::Dir, ino.0));
@@ -258,8 +261,8 @@ impl Files {
                     self.meta_changed(ino);
                 }
             }
-            13 | 14 => self.create(Kind::File),
-            15 => self.create(Kind::Dir),
+            13 | 14 => _ = self.create(Kind::File),
+            15 => _ = self.create(Kind::Dir),
             16 | 17 => self.rename(),
             18 => self.unlink(),
             _ => self.link(),
@@ -355,18 +358,19 @@ impl Files {
         self.kernel.mark(&mut self.rng, ino, marks);
     }
 
-    fn create(&mut self, kind: Kind) {
+    pub(super) fn create(&mut self, kind: Kind) -> Option<Ino> {
         if self.inodes.len() >= FILES_MAX {
-            return;
+            return None;
         }
-        let Some(dir) = self.pick(Kind::Dir) else { return };
+        let dir = self.pick(Kind::Dir)?;
         let name = vec![b'a' + self.rng.below(6) as u8];
         if self.entry(dir, &name).is_some() {
-            return;
+            return None;
         }
         let ino = self.new_inode(kind);
         self.insert(dir, name, ino);
         self.names_changed(dir);
+        Some(ino)
     }
 
     pub(super) fn new_inode(&mut self, kind: Kind) -> Ino {

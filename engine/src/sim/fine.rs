@@ -12,7 +12,18 @@ use crate::dirty::Marks;
 use crate::flush::Steps;
 use crate::flush::world::Count;
 use crate::format::Key;
-use crate::model::{BLOCK_BYTES, Ino, Seq};
+use crate::model::{BLOCK_BYTES, Ino, Kind, Seq};
+
+/// Which of the changes that are seen least are begun while an instant is looked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Unseen {
+    #[default]
+    All,
+    /// Files are made, and written to directly.
+    Births,
+    /// Pages are written to that are dirty already.
+    Writes,
+}
 
 impl Files {
     /// `statx`: the next change of content sets another change time, which an event tells.
@@ -73,10 +84,22 @@ impl Files {
             let at = self.rng.below(self.stalled.len() as u64) as usize;
             return self.go_on(at);
         }
-        match self.rng.below(6) {
-            0 => self.direct(),
-            1 => self.store(),
-            _ => self.write_to_a_dirty_page(),
+        match self.unseen {
+            Unseen::Births => self.write_directly_to_a_new_file(),
+            Unseen::Writes => self.write_to_a_dirty_page(),
+            Unseen::All => match self.rng.below(6) {
+                0 => self.direct(),
+                1 => self.store(),
+                2 => self.write_directly_to_a_new_file(),
+                _ => self.write_to_a_dirty_page(),
+            },
+        }
+    }
+
+    fn write_directly_to_a_new_file(&mut self) {
+        if let Some(ino) = self.create(Kind::File) {
+            self.copy(ino, 0, 2 * BLOCK_BYTES, 1);
+            self.direct_to(ino);
         }
     }
 
@@ -151,6 +174,16 @@ impl SimWorld {
         }
         Ok(())
     }
+}
+
+/// A run of `world` in which applications do, while an instant is looked for, nothing but `unseen`.
+pub(super) fn only(mut world: SimWorld, unseen: Unseen, seed: u64, steps: Steps) -> Result<u64, Failure> {
+    {
+        let inner = &mut *world.inner.borrow_mut();
+        (inner.only_unseen, inner.files.unseen) = (true, unseen);
+    }
+    run_in(&mut world, seed, steps)?;
+    Ok(world.instants)
 }
 
 /// How many commits of a run were of one instant.

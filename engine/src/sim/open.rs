@@ -24,6 +24,8 @@ pub(super) struct Inner {
     pub(super) calm: u64,
     /// .. and do what is seen least.
     pub(super) unseen: bool,
+    /// .. in every flush.
+    pub(super) only_unseen: bool,
     /// `statx` arms nothing, as before Linux 6.13.
     pub(super) unarmed: bool,
 }

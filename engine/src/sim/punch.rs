@@ -3,7 +3,7 @@
 use super::files::{BLOCKS_MAX, Files};
 use super::stalled::Stalled;
 use crate::dirty::Marks;
-use crate::model::{BLOCK_BYTES, Kind};
+use crate::model::{BLOCK_BYTES, Ino, Kind};
 
 impl Files {
     pub(super) fn punch(&mut self) {
@@ -17,7 +17,12 @@ impl Files {
     }
 
     pub(super) fn direct(&mut self) {
-        let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) else { return };
+        if let Some(ino) = self.pick(Kind::File).filter(|ino| !self.locked(*ino)) {
+            self.direct_to(ino);
+        }
+    }
+
+    pub(super) fn direct_to(&mut self, ino: Ino) {
         let size = self.inodes.get(&ino).map_or(0, |inode| inode.data.len() as u64);
         let blocks = size / BLOCK_BYTES;
         if blocks == 0 {

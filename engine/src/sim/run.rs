@@ -124,7 +124,7 @@ pub(super) fn run_in(world: &mut SimWorld, seed: u64, steps: Steps) -> Result<()
             }
             inner.dies_in = inner.files.rng.one_in(3).then(|| inner.files.rng.below(40));
             if inner.files.armed.is_some() {
-                inner.unseen = inner.files.rng.one_in(2);
+                inner.unseen = inner.only_unseen || inner.files.rng.one_in(2);
                 let calm = if inner.unseen { [2, 5, 10, 30] } else { [1, 5, 30, 200] };
                 inner.calm = calm[inner.files.rng.below(4) as usize];
                 (0..inner.files.rng.below(40)).for_each(|_| inner.files.step());

@@ -101,6 +101,7 @@ impl SimWorld {
             calm: 0,
             unarmed: false,
             unseen: false,
+            only_unseen: false,
         }));
         SimWorld {
             inner,

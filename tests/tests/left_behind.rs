@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::capture_rig::{Rig, config};
 use tests::daemon::{Volume, pins, utf8};
 use tests::mounts::{Kind, Mount, SmallStore};
-use tracker::capture::{Capture, CaptureConfig, Lease, MapEntries, Started, Why, sets};
+use tracker::capture::{Capture, CaptureConfig, Lease, MapEntries, Started, Why, pin_sets};
 
 const SYNC: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);
@@ -225,9 +225,9 @@ fn marks_cease_when_the_lease_is_over() {
     assert_eq!(capture.health().unwrap().problems, []);
     drop(capture);
 
-    assert!(!sets::list(&root).unwrap()[0].is_over());
+    assert!(!pin_sets::list(&root).unwrap()[0].is_over());
     thread::sleep(Duration::from_millis(1000));
-    let set = sets::list(&root).unwrap().remove(0);
+    let set = pin_sets::list(&root).unwrap().remove(0);
     assert_eq!(set.owner.as_ref().unwrap().state_dir, Path::new("/nowhere"));
     // It belongs to this process, which lives: no other may judge it.
     assert!(!set.is_over());
@@ -235,7 +235,7 @@ fn marks_cease_when_the_lease_is_over() {
     let (capture, started) = Capture::start(&wanted).unwrap();
     assert_eq!(started, Started::Fresh(Why::LeaseOver), "what was not marked must be compared");
     capture.detach().unwrap();
-    assert_eq!(sets::list(&root).unwrap(), []);
+    assert_eq!(pin_sets::list(&root).unwrap(), []);
     fs::remove_dir(&root).unwrap();
 }
 

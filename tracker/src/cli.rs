@@ -41,7 +41,7 @@ pub mod watch;
 
 pub use global::Global;
 
-/// Protects directories: the kernel says what changed, tracker commits it to a store, any second can be restored.
+/// Protects directories: the kernel says what changed, tracker commits it to a store, any commit can be restored.
 #[derive(Debug, Parser)]
 #[command(name = "tracker", version, disable_help_subcommand = true, arg_required_else_help = true)]
 #[command(max_term_width = 100)]

@@ -1,6 +1,6 @@
 //! Where volumes are kept: one small contract over a local directory, an S3 bucket, or memory.
 //!
-//! A store holds immutable objects under keys (`volume/commits/00000001`). It never decodes them, never decides what to do
+//! A store holds immutable objects under keys (`volume/commits/00000000000000000001`). It never decodes them, never decides what to do
 //! about a failure, and never relies on a listing. Everything else (metering, faults, a key prefix) is a `Store` around a
 //! `Store`. Calls block and are made from ordinary threads, never from inside an async task.
 

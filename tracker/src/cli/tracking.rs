@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::table::columns;
 use crate::capture::owner::Life;
-use crate::capture::sets::{self, PinSet};
+use crate::capture::pin_sets::{self, PinSet};
 use crate::units::{PathField, show_bytes, show_seconds};
 
 /// One capture, for JSON.
@@ -62,7 +62,7 @@ pub(super) fn word(life: Life) -> &'static str {
 /// All captures of this host; none if they cannot be listed.
 pub(super) fn gather() -> Vec<Tracking> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let sets = sets::list(Path::new(sets::ROOT)).unwrap_or_default();
+    let sets = pin_sets::list(Path::new(pin_sets::ROOT)).unwrap_or_default();
     sets.iter().map(|set| Tracking::of(set, now)).collect()
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::global::Global;
 use super::tracking;
 use crate::capture::owner::Life;
-use crate::capture::sets::{self, PinSet};
+use crate::capture::pin_sets::{self, PinSet};
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
 
@@ -27,9 +27,9 @@ pub struct UntrackArgs {
 }
 
 pub(super) fn run(args: &UntrackArgs, global: &Global, out: &mut Out) -> Result<ExitCode, AppError> {
-    let there = sets::list(Path::new(sets::ROOT))
+    let there = pin_sets::list(Path::new(pin_sets::ROOT))
         .map_err(|error| AppError::from_error(&error).hint("only root may look at what is pinned in the kernel"))?;
-    let own = sets::dir_of(&super::global::absolute(&global.state_dir()?)?);
+    let own = pin_sets::dir_of(&super::global::absolute(&global.state_dir()?)?);
     let chosen = choose(&there, args, &own)?;
     let mut refused = Vec::new();
     let mut removed = Vec::new();
@@ -96,14 +96,14 @@ mod tests {
     fn what_is_removed_is_named_all_or_ones_own() {
         let set = |id: &str| PinSet {
             id: id.into(),
-            dir: Path::new(sets::ROOT).join(id),
+            dir: Path::new(pin_sets::ROOT).join(id),
             owner: None,
             kernel_bytes: 0,
             programs: 0,
             lease_left: None,
         };
         let there = [set("a"), set("b"), set("c")];
-        let own = Path::new(sets::ROOT).join("b");
+        let own = Path::new(pin_sets::ROOT).join("b");
         let chosen = |ids: &[&str], all| {
             let args = UntrackArgs { ids: ids.iter().map(|id| (*id).to_owned()).collect(), all, force: false };
             choose(&there, &args, &own).map(|sets| sets.iter().map(|set| set.id.clone()).collect::<Vec<_>>())

@@ -144,7 +144,7 @@ impl VolumeWriter {
 
     /// Fails with `Lost` where the store lacks the volume, or its newest commit `head` (0: nothing was committed yet).
     pub fn must_have(&self, head: Seq) -> Result<(), WriteError> {
-        match presence::lost(self.store(), self.format.era_len, head)? {
+        match presence::lost(self.store(), head)? {
             None => Ok(()),
             Some(key) => Err(WriteError::Lost { key: key.to_string(), store: self.store.describe() }),
         }

@@ -1,4 +1,5 @@
-//! The life of one volume in its thread: it is opened and runs; an obstacle ends it or is waited for.
+//! From the first try to the end of a volume: starts its thread, opens it, lets `runner` run its rounds, and after an obstacle
+//! waits and opens it again, or ends it.
 //!
 //! While the volume waits, its changes are still marked, and its marks are drained to its catalog, so that they outlive the
 //! process.

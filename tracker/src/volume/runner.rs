@@ -1,4 +1,5 @@
-//! The life of one protected volume: a thread that drains, flushes, waits, and keeps what it learns for `status`.
+//! The rounds of a volume that is open: it drains, flushes, pauses, and notes what it learns for `status`, until an obstacle
+//! ends it. `life` opens the volume, calls this in the volume's thread, and decides what follows.
 //!
 //! ```text
 //! starting -> baseline | verifying -> protected <-> degraded      fenced (ends)      stopped (ends)

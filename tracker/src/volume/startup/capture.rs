@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::capture::{self, BackEnd, Capture, CaptureConfig, Lease, Started, choose, sets};
+use crate::capture::{self, BackEnd, Capture, CaptureConfig, Lease, Started, choose, pin_sets};
 use crate::config::{self, Config};
 use crate::error::{AppError, ExitCode, chain};
 use crate::source::SourceRoot;
@@ -120,9 +120,9 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture
         entries.watch = watch_capacity::watch_entries(config, state_dir);
     }
     let lease = Some(Lease { state_dir: state_dir.to_path_buf(), lasts: config.process.tracking.lease.0 });
-    let wanted = CaptureConfig { entries, lease, ..CaptureConfig::new(sets::dir_of(state_dir), BackEnd::Scan) };
-    let root = Path::new(sets::ROOT);
-    sets::reap(root, &wanted.pin_dir);
+    let wanted = CaptureConfig { entries, lease, ..CaptureConfig::new(pin_sets::dir_of(state_dir), BackEnd::Scan) };
+    let root = Path::new(pin_sets::ROOT);
+    pin_sets::reap(root, &wanted.pin_dir);
     let (volumes, home) = (config.volumes.clone(), state_dir.to_path_buf());
     let prove = move |capture: &mut Capture| prove(capture, &volumes, &home);
     // Before anything is attached: a process that died between a fresh capture and this number would leave empty maps that
@@ -167,9 +167,9 @@ pub(crate) fn capture(config: &Config, state_dir: &Path) -> Result<ChosenCapture
 /// Rejects every back end if the kernel memory of all captures would exceed its limit.
 fn too_much(wanted: &CaptureConfig, most: u64) -> Vec<(BackEnd, String)> {
     // Sets that cannot be listed cannot be counted; then nothing can be attached either.
-    let others: Vec<_> = sets::list(Path::new(sets::ROOT)).unwrap_or_default();
+    let others: Vec<_> = pin_sets::list(Path::new(pin_sets::ROOT)).unwrap_or_default();
     let others: Vec<_> = others.into_iter().filter(|set| set.dir != wanted.pin_dir).collect();
-    let Some(why) = sets::too_much(&others, &wanted.entries, most) else { return Vec::new() };
+    let Some(why) = pin_sets::too_much(&others, &wanted.entries, most) else { return Vec::new() };
     tracing::error!("nothing is attached: {why}");
     BackEnd::WITH_PROGRAMS.into_iter().map(|back_end| (back_end, why.clone())).collect()
 }

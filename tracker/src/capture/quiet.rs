@@ -71,7 +71,7 @@ impl QuietProbe {
         Ok(Self { counters: ChangeCounters::map(changes)?, mapped_now })
     }
 
-    /// As [`ChangeCounters::of`].
+    /// As `ChangeCounters::of`.
     #[must_use]
     pub fn changes(&self, slot: u32) -> u64 {
         self.counters.of(slot)

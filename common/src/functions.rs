@@ -130,6 +130,10 @@ functions! {
         "exchanges content of two files, without any change time";
     Encoded "encoded" "btrfs_do_encoded_write" Exit Probe Optional "" [0 "kiocb"]
         "compressed content written as it is";
+    Write "write" "generic_write_checks" Entry Either Optional "inode_set_ctime_to_ts" [0 "kiocb"]
+        "every write, also to pages that are dirty already, while an instant is looked for";
+    WriteFault "write_fault" "file_update_time" Entry Either Optional "inode_set_ctime_to_ts" [0 "file"]
+        "the first store to a page through a mapping, also to one that is dirty already, while an instant is looked for";
 }
 
 impl FunctionId {

@@ -154,8 +154,10 @@ pub mod ctrl {
     pub const LEASE: u32 = 8;
     /// Not 0: a change was not marked because the lease was over.
     pub const LAPSED: u32 = 9;
+    /// Until when writes are counted that set no other mark, in ns of `CLOCK_MONOTONIC`: somebody looks for an instant.
+    pub const WRITES_UNTIL: u32 = 10;
     /// Number of words.
-    pub const WORDS: u32 = 10;
+    pub const WORDS: u32 = 11;
 }
 
 /// Cells of the COUNTERS map (per CPU u64).

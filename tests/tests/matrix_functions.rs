@@ -51,7 +51,7 @@ const fn harmless(stem: &'static str, cells: &'static [(Kind, &'static str)], wh
     Needed { stem, cells, covered: &[], harmless: Some(why) }
 }
 
-const NEEDED: [Needed; 24] = [
+const NEEDED: [Needed; 26] = [
     needed("setattr", &[(Kind::Ext4, "chmod"), (Kind::Xfs, "utimens"), (Kind::Btrfs, "truncate-down")]),
     // The kernel exports neither of the next two functions, and another compiler may inline them.
     covered("fallocate", &[(Kind::Btrfs, "punch"), (Kind::Tmpfs, "punch")], &["shmem_falloc", "btrfs_falloc"]),
@@ -89,6 +89,16 @@ const NEEDED: [Needed; 24] = [
     ),
     covered("move_donor", &[(Kind::Ext4, "move-extents")], &["ext4_remap"]),
     needed("encoded", &[(Kind::Btrfs, "encoded-write")]),
+    harmless(
+        "write",
+        &[(Kind::Ext4, "pwrite"), (Kind::Xfs, "pwrite"), (Kind::Btrfs, "pwrite")],
+        "it marks only while an instant is looked for: without it commits say `kernel`",
+    ),
+    harmless(
+        "write_fault",
+        &[(Kind::Ext4, "map-after-write"), (Kind::Xfs, "map-after-write"), (Kind::Btrfs, "map-after-write")],
+        "as above",
+    ),
 ];
 
 fn function(stem: &str) -> Option<&'static Function> {

@@ -6,13 +6,13 @@ use aya_ebpf::{
 };
 use common::{
     functions::{FunctionId, counter_cell},
-    maps::{Inflight, call_key, counter, flag},
+    maps::{Inflight, call_key, counter, ctrl, flag},
 };
 
 use crate::{
     globals,
     kernel::{self, Address},
-    maps::{INFLIGHT, count},
+    maps::{self, INFLIGHT, count},
     programs,
     record::{Marked, Target},
 };
@@ -223,6 +223,35 @@ pub(crate) fn dio_rw(args: &impl Args, _: FunctionId) -> Option<()> {
 #[inline(always)]
 pub(crate) fn ctime_current(args: &impl Args, id: FunctionId) -> Option<()> {
     programs::tick_cell(args.address(0), counter_cell(id))
+}
+
+/// `generic_write_checks(kiocb, from)`: a buffered or direct write begins. ext4, XFS and btrfs hold the inode lock of a buffered one
+/// here and until its last byte is there (`ext4_buffered_write_iter`, `xfs_file_buffered_write`, `btrfs_buffered_write`, 6.1 to 6.12),
+/// so whoever waits for that lock after this mark finds the bytes.
+#[inline(always)]
+pub(crate) fn written(args: &impl Args, id: FunctionId) -> Option<()> {
+    if is_looked_for() {
+        apply(&Change::flags(kernel::kiocb_inode(args.address(0))?, flag::META), id);
+    }
+    Some(())
+}
+
+/// `file_update_time(file)`: called for a fault that makes a page writable (`ext4_page_mkwrite`, `xfs_filemap_fault`,
+/// `btrfs_page_mkwrite`, 6.1 to 6.12).
+#[inline(always)]
+pub(crate) fn write_fault(args: &impl Args, id: FunctionId) -> Option<()> {
+    if is_looked_for() {
+        apply(&Change::flags(file_inode(args.address(0))?, flag::META), id);
+    }
+    Some(())
+}
+
+/// Whether somebody looks for an instant. Otherwise what has set no mark before is written to without one.
+#[inline(always)]
+fn is_looked_for() -> bool {
+    let until = maps::control(ctrl::WRITES_UNTIL);
+    // SAFETY: a helper without arguments.
+    until != 0 && unsafe { bpf_ktime_get_ns() } < until
 }
 
 /// Marks a change.

@@ -74,4 +74,6 @@ entries! {
     TmpfsDirty f_tmpfs_dirty p_tmpfs_dirty "noop_dirty_folio" calls::tmpfs_dirty;
     DioRw f_dio_rw p_dio_rw "__iomap_dio_rw" calls::dio_rw;
     CtimeCurrent f_ctime_current p_ctime_current "inode_set_ctime_current" calls::ctime_current;
+    Write f_write p_write "generic_write_checks" calls::written;
+    WriteFault f_write_fault p_write_fault "file_update_time" calls::write_fault;
 }

@@ -21,7 +21,6 @@ mod overlay;
 mod view;
 mod world;
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use super::facts::FlushFacts;
@@ -33,7 +32,7 @@ use super::{few_names, jobs, mass_delete};
 use crate::dirty::DirtySet;
 use crate::identity::Span;
 use crate::model::{Consistency, FileId, Kind, NotInstant};
-pub(super) use view::View;
+pub(super) use view::{Told, View};
 
 /// Bytes of files that are held for one commit. More is committed as it is read.
 const HELD_BYTES_MAX: u64 = 64 << 20;
@@ -51,15 +50,14 @@ pub(super) struct Found<'w, W: World> {
     pub(super) consistency: Consistency,
 }
 
-/// Looks at what `taken` says until it is of one instant, or the time is over. `asked` becomes true when a flush asks the view
-/// for anything that is not held.
+/// Looks at what `taken` says until it is of one instant, or the time is over.
 pub(super) fn find<'w, W: World>(
     world: &'w mut W,
     taken: &DirtySet,
     facts: &FlushFacts,
-    asked: &'w Cell<bool>,
+    told: &'w Told,
 ) -> Result<Found<'w, W>, W::Error> {
-    let mut view = View::new(world, facts.steps, asked);
+    let mut view = View::new(world, facts.steps, told);
     let live = |why| Consistency::Live(why);
     let first = look(&mut view, taken, facts)?;
     if let Err(why) = first

@@ -1,6 +1,5 @@
 //! One flush from start to end: the order of its steps.
 
-use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::builder::Builder;
@@ -34,11 +33,15 @@ pub fn flush<W: World>(
         None => {}
         Some(Err(why)) => report.consistency = Some(Consistency::Live(why)),
         Some(Ok(())) => {
-            if let Some(ended) = commit_instant(world, taken, facts, report)? {
+            let told = instant::Told::default();
+            let ended = commit_instant(world, taken, facts, report, &told)?;
+            let errors = told.write_back.take();
+            if let Some(ended) = ended {
+                report.errors.extend(errors);
                 return Ok(ended);
             }
             let consistency = report.consistency.map(|said| said.or_live(NotInstant::LeftOver));
-            *report = Report { consistency, ..Report::default() };
+            *report = Report { consistency, errors, ..Report::default() };
         }
     }
     let mut flush = Flush { world, taken, facts, report, kept: DirtySet::default() };
@@ -54,16 +57,16 @@ fn commit_instant<W: World>(
     taken: &DirtySet,
     facts: &FlushFacts,
     report: &mut Report,
+    told: &instant::Told,
 ) -> Result<Option<(Outcome, DirtySet)>, W::Error> {
-    let asked = Cell::new(false);
-    let found = instant::find(world, taken, facts, &asked)?;
+    let found = instant::find(world, taken, facts, told)?;
     report.consistency = Some(found.consistency);
     let Some(mut view) = found.view else { return Ok(None) };
     let kept = DirtySet::default();
     let mut flush = Flush { world: &mut view, taken: &found.marks, facts, report, kept };
     let (names, builder) = read_tree(&mut flush)?;
     // Of names that are not of the instant, or were asked for after it, what is held may be the content of other names.
-    if asked.get() || (found.consistency.is_instant() && flush.leaves_over(&names)) {
+    if told.asked.get() || (found.consistency.is_instant() && flush.leaves_over(&names)) {
         return Ok(None);
     }
     let outcome = end(&mut flush, builder, &names)?;

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use common::{
-    functions::FUNCTIONS,
-    hooks::HOOKS,
+    functions::{FUNCTIONS, FunctionId},
+    hooks::{HOOKS, Role},
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
     maps::{InodeKey, counter, ctrl, flag},
 };
@@ -91,7 +91,28 @@ impl Capture {
     pub fn quiet_probe(&self) -> Result<QuietProbe, CaptureError> {
         let failed = |source: std::io::Error| CaptureError::Map { what: "mapping", map: "CHANGES", source };
         let program = self.mapped_now.try_clone().map_err(failed)?;
-        QuietProbe::new(self.maps.changes.fd(), program).map_err(|errno| failed(errno.into()))
+        let control = (!self.has_ticks()).then(|| self.maps.ctrl.again()).transpose().map_err(failed)?;
+        QuietProbe::new(self.maps.changes.fd(), program, control).map_err(|errno| failed(errno.into()))
+    }
+
+    /// Whether every change is counted while an instant is looked for, also a write to what is dirty already.
+    #[must_use]
+    pub fn counts_every_change(&self) -> bool {
+        let has = |function: FunctionId| {
+            let function = function.get();
+            self.has_program(function.trampoline) || self.has_program(function.probe)
+        };
+        self.has_ticks() || (has(FunctionId::Write) && has(FunctionId::WriteFault))
+    }
+
+    /// Whether change times are told of, which since Linux 6.13 are always set anew after a `statx`.
+    fn has_ticks(&self) -> bool {
+        let ticks = HOOKS.iter().filter(|hook| hook.role == Role::Tick);
+        ticks.map(|hook| hook.program).all(|program| self.has_program(program))
+    }
+
+    fn has_program(&self, name: &str) -> bool {
+        self.attached.iter().any(|attached| attached.name == name)
     }
 
     /// In which slot changes of an inode are counted; `None`: it is not watched by itself.

@@ -5,13 +5,15 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
 
 use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE, SLOTS};
-use common::maps::mapped;
+use common::maps::{ctrl, mapped};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::sys;
+use super::lease::monotonic_ns;
+use super::sys::{self, Table};
 
 /// Bytes of the array; the kernel rounds them up to whole pages.
 const BYTES: usize = SLOTS as usize * size_of::<u64>();
@@ -58,23 +60,74 @@ impl Drop for ChangeCounters {
     }
 }
 
+/// For how long writes are counted after they were asked for: also when this process dies, no longer.
+const COUNTED: Duration = Duration::from_secs(10);
+/// What is left of that when it is asked for again.
+const LEFT: Duration = Duration::from_secs(5);
+/// What is left of that when it counts as over: the counters are read a little later.
+const OVER: Duration = Duration::from_secs(1);
+
+/// Has the kernel count writes that set no mark of their own.
+#[derive(Debug)]
+struct WriteCounting {
+    control: Table<u32, u64>,
+    /// Until when they are counted, in ns of `CLOCK_MONOTONIC`.
+    until: AtomicU64,
+    /// How often they were not.
+    gaps: AtomicU64,
+}
+
+impl WriteCounting {
+    fn new(control: Table<u32, u64>) -> Self {
+        Self { control, until: AtomicU64::new(0), gaps: AtomicU64::new(0) }
+    }
+
+    /// Goes on counting. The answer is another one whenever writes were not counted since the last call.
+    fn go_on(&self) -> u64 {
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let now = monotonic_ns();
+        let left = self.until.load(Ordering::SeqCst).saturating_sub(now);
+        if left < ns(OVER) {
+            self.gaps.fetch_add(1, Ordering::SeqCst);
+        }
+        if left < ns(LEFT) {
+            let until = now + ns(COUNTED);
+            match self.control.set(ctrl::WRITES_UNTIL, until) {
+                Ok(()) => self.until.store(until, Ordering::SeqCst),
+                // Every call is another gap then.
+                Err(_) => self.until.store(0, Ordering::SeqCst),
+            }
+        }
+        self.gaps.load(Ordering::SeqCst)
+    }
+}
+
 /// Looks for moments in which nothing changes. It outlives the capture it is of, and then sees no change any more: whoever uses
 /// it makes sure that the capture is still the same.
 #[derive(Debug)]
 pub struct QuietProbe {
     counters: ChangeCounters,
     mapped_now: OwnedFd,
+    writes: Option<WriteCounting>,
 }
 
 impl QuietProbe {
-    pub(super) fn new(changes: BorrowedFd<'_>, mapped_now: OwnedFd) -> Result<Self, Errno> {
-        Ok(Self { counters: ChangeCounters::map(changes)?, mapped_now })
+    /// `control`: the control words, where writes are counted only while somebody asks for it.
+    pub(super) fn new(
+        changes: BorrowedFd<'_>,
+        mapped_now: OwnedFd,
+        control: Option<Table<u32, u64>>,
+    ) -> Result<Self, Errno> {
+        let writes = control.map(WriteCounting::new);
+        Ok(Self { counters: ChangeCounters::map(changes)?, mapped_now, writes })
     }
 
-    /// As `ChangeCounters::of`.
+    /// As `ChangeCounters::of`. Where writes have to be asked for, they are counted from the first call on.
     #[must_use]
     pub fn changes(&self, slot: u32) -> u64 {
-        self.counters.of(slot)
+        // Asked for before the counters are read: a write that begins after that is counted.
+        let gaps = self.writes.as_ref().map_or(0, WriteCounting::go_on);
+        self.counters.of(slot).wrapping_add(gaps)
     }
 
     /// Whether a file can be stored to through a mapping now; `None` where that cannot be told.

@@ -17,7 +17,7 @@ use super::beneath::{Beneath, open_root};
 use super::clean_times::CleanTimes;
 use super::error::SourceError;
 use super::fs_type::FsType;
-use super::stat::{self, Births, SourceStat, stat_fd};
+use super::stat::{self, Births, SourceStat, has_birth, stat_fd};
 use super::xattrs::{self, Layer};
 use super::{flags, mounts, sys};
 use crate::mountinfo::{MOUNTINFO, Mount, find};
@@ -173,6 +173,13 @@ impl SourceRoot {
             return Ok(Found { fd, stat: above, upper: true });
         }
         Ok(Found { fd, stat, upper: false })
+    }
+
+    /// Whether times have parts of a second. Where inodes have no room for a birth time they have none for these, and every time is
+    /// cut to its second (`s_time_gran`, `ext4_fill_super` of Linux 6.1 to 6.18).
+    pub fn has_fine_times(&self) -> bool {
+        let root = self.find(Path::new(""));
+        root.is_ok_and(|found| has_birth(&found.fd).unwrap_or(false))
     }
 
     /// Writes everything of the file system back and waits (`syncfs`): pages that were dirty before capture was attached

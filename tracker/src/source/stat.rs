@@ -89,6 +89,12 @@ pub(crate) fn stat_fd(fd: impl AsFd) -> Result<SourceStat, Errno> {
     Births::OfOneMount.stat_fd(fd)
 }
 
+/// Whether the file's inode has room for a birth time.
+pub(super) fn has_birth(fd: impl AsFd) -> Result<bool, Errno> {
+    let found = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME)?;
+    Ok(found.stx_mask & StatxFlags::BTIME.bits() != 0)
+}
+
 fn from_statx(found: &Statx) -> Result<SourceStat, Errno> {
     let mode = u32::from(found.stx_mode);
     let kind = kind_of(FileType::from_raw_mode(mode)).ok_or(Errno::NOTSUP)?;

@@ -1,6 +1,6 @@
 //! The tree as one instant had it: what was read of it is kept, and asked for again only where it changed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::overlay::lay_over;
@@ -50,12 +50,20 @@ pub(in crate::flush) struct View<'w, W: World> {
     /// Nothing is to be asked of the tree any more.
     pub(super) sealed: bool,
     /// .. and something was.
-    pub(super) asked: &'w Cell<bool>,
+    told: &'w Told,
+}
+
+/// What a view tells whoever made it.
+#[derive(Debug, Default)]
+pub(in crate::flush) struct Told {
+    /// Something had to be asked of the tree that was not held.
+    pub(in crate::flush) asked: Cell<bool>,
+    /// Errors of write-back. The kernel reports each of them once, so reading again finds none.
+    pub(in crate::flush) write_back: RefCell<Vec<(FileId, FileError)>>,
 }
 
 impl<'w, W: World> View<'w, W> {
-    /// `asked` becomes true when something has to be asked of the tree after `seal`.
-    pub(super) fn new(world: &'w mut W, steps: Steps, asked: &'w Cell<bool>) -> View<'w, W> {
+    pub(super) fn new(world: &'w mut W, steps: Steps, told: &'w Told) -> View<'w, W> {
         View {
             world,
             steps,
@@ -73,7 +81,7 @@ impl<'w, W: World> View<'w, W> {
             of_one_moment: true,
             moment_decided: Cell::new(false),
             sealed: false,
-            asked,
+            told,
         }
     }
 
@@ -86,8 +94,21 @@ impl<'w, W: World> View<'w, W> {
     /// The tree is asked.
     pub(super) fn ask(&mut self) {
         if self.sealed {
-            self.asked.set(true);
+            self.told.asked.set(true);
         }
+    }
+
+    /// Whether it was after `seal`.
+    pub(super) fn was_asked(&self) -> bool {
+        self.told.asked.get()
+    }
+
+    /// Keeps what reading a file may tell only once.
+    pub(super) fn note<T>(&self, id: FileId, read: Result<T, FileError>) -> Result<T, FileError> {
+        if let Err(error @ FileError::WriteBack { .. }) = &read {
+            self.told.write_back.borrow_mut().push((id, error.clone()));
+        }
+        read
     }
 
     /// The inode that a file has in the catalog, or was placed with.
@@ -143,6 +164,12 @@ impl<'w, W: World> View<'w, W> {
     }
 
     fn read_one_again(&mut self, inode: InodeId) -> Result<(), FileError> {
+        let Some(id) = self.held.get(&inode).map(|held| held.job.id) else { return Ok(()) };
+        let read = self.lay_newer_over(inode);
+        self.note(id, read)
+    }
+
+    fn lay_newer_over(&mut self, inode: InodeId) -> Result<(), FileError> {
         self.ask();
         let Some(held) = self.held.get_mut(&inode) else { return Ok(()) };
         let mut job = ReadJob { marks: held.stale.clone(), committed_size: Some(held.image.size), ..held.job.clone() };

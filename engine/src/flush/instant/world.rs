@@ -71,7 +71,7 @@ impl<W: World> SourceTree for View<'_, W> {
 
     fn is_of_one_moment(&self) -> bool {
         // What is asked after the look is of a later moment.
-        let holds = self.of_one_moment && !self.asked.get();
+        let holds = self.of_one_moment && !self.was_asked();
         self.moment_decided.set(self.moment_decided.get() || holds);
         holds
     }
@@ -117,7 +117,7 @@ impl<W: World> SourceTree for View<'_, W> {
         }
         let mut read = self.world.read_files(&first, steps).into_iter();
         for (job, slot) in jobs.iter().zip(&mut results).filter(|(_, slot)| slot.is_none()) {
-            let image = read.next().unwrap_or(Err(FileError::Late));
+            let image = self.note(job.id, read.next().unwrap_or(Err(FileError::Late)));
             if let Ok(image) = &image {
                 self.hold(job, image);
             }

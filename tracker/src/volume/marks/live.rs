@@ -31,6 +31,14 @@ impl Dispatcher {
         Ok((Probe { quiet: Arc::new(inner.capture()?.quiet_probe()?), failovers }, slot))
     }
 
+    /// Whether the kernel can be made to count every change.
+    ///
+    /// # Errors
+    /// When there is no capture.
+    pub fn counts_every_change(&self) -> Result<bool, DispatcherError> {
+        Ok(self.inner().capture()?.counts_every_change())
+    }
+
     /// Everything that is marked of the volume of `pending`, and not taken: in the kernel, and by drains of other volumes. No
     /// drain is under way when this returns, so nothing is between the two.
     ///

@@ -19,15 +19,18 @@ impl Runner {
     fn can_be_instant(&mut self, resting: usize) -> Result<(), NotInstant> {
         let world = &mut self.opened.world;
         let back_end = world.dispatcher.as_ref().map_or(BackEnd::Scan, |(dispatcher, _)| dispatcher.back_end());
-        match (back_end, world.root.fs()) {
-            // Nothing tells of a store through a mapping on tmpfs, and a scan tells of nothing.
-            (BackEnd::Scan, _) | (_, FsType::Tmpfs | FsType::Other(_)) => Err(NotInstant::FileSystem),
-            // Write hooks, or change times that are always set after a `statx`, are the tracepoints' of Linux 6.13.
-            (BackEnd::Fentry | BackEnd::Kprobe, _) => Err(NotInstant::Kernel),
-            (BackEnd::Tracepoint, _) if !self.trusted || self.opened.compare => Err(NotInstant::FirstPass),
-            (BackEnd::Tracepoint, _) if resting > 0 => Err(NotInstant::Mapped),
-            (BackEnd::Tracepoint, _) if !world.can_look() => Err(NotInstant::Kernel),
-            (BackEnd::Tracepoint, _) => Ok(()),
+        // Nothing tells of a store through a mapping on tmpfs, and a scan tells of nothing.
+        let hides = back_end == BackEnd::Scan || matches!(world.root.fs(), FsType::Tmpfs | FsType::Other(_));
+        // Where change times stand still within a second, no event tells of a second write to a dirty page.
+        if hides || !world.root.has_fine_times() {
+            return Err(NotInstant::FileSystem);
         }
+        if !self.trusted || self.opened.compare {
+            return Err(NotInstant::FirstPass);
+        }
+        if resting > 0 {
+            return Err(NotInstant::Mapped);
+        }
+        if world.can_look() { Ok(()) } else { Err(NotInstant::Kernel) }
     }
 }

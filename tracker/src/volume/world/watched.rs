@@ -64,8 +64,10 @@ impl VolumeWorld {
 
     /// Whether a quiet moment can be looked for at all.
     pub fn can_look(&mut self) -> bool {
-        let found = self.quiet().map(drop);
-        found.inspect_err(|error| tracing::debug!(%error, "no quiet moment can be looked for")).is_ok()
+        let Some((dispatcher, _)) = &self.dispatcher else { return false };
+        let counts = dispatcher.counts_every_change().map_err(WorldError::from);
+        let found = counts.and_then(|counts| self.quiet().map(|_| counts));
+        found.inspect_err(|error| tracing::debug!(%error, "no quiet moment can be looked for")).unwrap_or(false)
     }
 
     /// Watches all inodes of the catalog.

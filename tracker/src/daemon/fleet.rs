@@ -215,7 +215,7 @@ impl Control for Fleet {
         let volumes = self.list();
         let deadline = self.deadline();
         volumes.iter().for_each(|volume| volume.shared.stop(deadline));
-        let left = volumes.iter().filter_map(|volume| volume.uncommitted(volume.end_by(deadline))).collect();
+        let left = volumes.iter().filter_map(|volume| volume.uncommitted(volume.end_for_good(deadline))).collect();
         self.release();
         left
     }

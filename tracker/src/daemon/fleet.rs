@@ -55,6 +55,8 @@ impl Fleet {
             return Ok(());
         }
         let mut volumes = config.volumes.iter();
+        // Where the store is away there will be no thread that does it.
+        volumes.clone().for_each(|volume| life::release_left(&Volume::new(volume.clone(), None), state_dir, None));
         volumes.try_for_each(|volume| store_home::look(volume, state_dir)).map_err(|e| AppError::from_store(&e))
     }
 

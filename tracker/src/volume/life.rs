@@ -5,6 +5,7 @@
 //! process.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,7 @@ pub(crate) fn spawn(volume: &Arc<Volume>, around: &Arc<Surroundings>) {
 fn live(volume: &Volume, around: &Surroundings) -> Result<(), AppError> {
     let mut prepared = volume.prepared.lock().take();
     // First of all: the application may be at rest, and its source or store may be away for long.
-    release_left(volume, around, prepared.as_ref());
+    release_left(volume, &around.state_dir, prepared.as_ref());
     let result = tries(volume, around, &mut prepared);
     // Kept for a later try: until then it receives the volume's marks.
     *volume.prepared.lock() = prepared;
@@ -127,8 +128,8 @@ fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>
 }
 
 /// Runs the hook `after` if an earlier process ended between `before` and it.
-fn release_left(volume: &Volume, around: &Surroundings, prepared: Option<&Prepared>) {
-    let location = Catalog::location(&around.state_dir, &volume.name);
+pub(crate) fn release_left(volume: &Volume, state_dir: &Path, prepared: Option<&Prepared>) {
+    let location = Catalog::location(state_dir, &volume.name);
     let catalog = match prepared {
         Some(prepared) => Ok(Arc::clone(&prepared.catalog)),
         None if !location.exists() => return,

@@ -11,7 +11,7 @@
 pub(crate) mod process;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::process::ChildStderr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,16 +126,18 @@ pub(crate) struct Due {
     noted: bool,
     after: HookLine,
     pub(crate) limit: Duration,
-    environment: Vec<(&'static str, String)>,
+    environment: Variables,
     /// The end of the pipe that `before` wrote to. What it left running may write to it until `after` has ended; without a reader
     /// the first line would kill it.
     pub(crate) output: Option<ChildStderr>,
 }
 
+/// Variables of a hook's environment.
+type Variables = Vec<(&'static str, OsString)>;
+
 /// What a hook may know of its volume.
-fn environment(config: &VolumeConfig) -> Vec<(&'static str, String)> {
-    let source: PathBuf = config.source.clone();
-    vec![("TRACKER_VOLUME", config.name.clone()), ("TRACKER_SOURCE", source.to_string_lossy().into_owned())]
+fn environment(config: &VolumeConfig) -> Variables {
+    vec![("TRACKER_VOLUME", config.name.clone().into()), ("TRACKER_SOURCE", config.source.clone().into())]
 }
 
 impl Due {
@@ -144,7 +146,7 @@ impl Due {
         catalog: &Arc<Catalog>,
         config: &VolumeConfig,
         run: String,
-    ) -> Result<(Due, Vec<(&'static str, String)>), CatalogError> {
+    ) -> Result<(Due, Variables), CatalogError> {
         let after = config.options.after.clone();
         let of_volume = environment(config);
         let noted = config.options.before.get().is_some();
@@ -156,14 +158,13 @@ impl Due {
         let limit = config.options.hook_timeout.0;
         let (catalog, environment) = (Arc::clone(catalog), of_volume.clone());
         let due = Due { catalog, noted, after, limit, environment, output: None };
-        Ok((due, [of_volume, vec![(RUN, run)]].concat()))
+        Ok((due, [of_volume, vec![(RUN, run.into())]].concat()))
     }
 
     /// Runs `after` and clears the note. `commit`: the newest one, and what it says of its instant, as words.
     pub(crate) fn pay(self, commit: &str, instant: &str) -> Option<Ran> {
         let environment =
-            [self.environment, vec![("TRACKER_COMMIT", commit.to_owned()), ("TRACKER_INSTANT", instant.to_owned())]]
-                .concat();
+            [self.environment, vec![("TRACKER_COMMIT", commit.into()), ("TRACKER_INSTANT", instant.into())]].concat();
         let call = |line| Call { line, environment: &environment, limit: self.limit };
         let ran = self.after.get().map(|line| process::run(&call(line), &|| false));
         drop(self.output);

@@ -6,11 +6,12 @@
 //! ```
 
 pub(crate) mod checks;
-pub(crate) mod hooks;
+mod hooks;
 mod instant;
 pub mod pace;
 pub(crate) mod patience;
 mod persons;
+pub(crate) mod rest;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -29,9 +30,9 @@ use crate::volume::clock::{now_ns, wall_clock};
 use crate::volume::mass_delete::Guard;
 use crate::volume::opened::Opened;
 use crate::volume::progress::{Phase, Progress, Shared};
-use crate::volume::runner::hooks::Rest;
 use crate::volume::runner::pace::Pace;
 use crate::volume::runner::patience::{Failed, HURRY, Patience};
+use crate::volume::runner::rest::Rest;
 use crate::volume::ways_on::Obstacle;
 use crate::volume::world::WorldError;
 use crate::volume::world::random::random_id;

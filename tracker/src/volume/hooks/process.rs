@@ -2,6 +2,7 @@
 //! to stderr. It gets no descriptor of this process (all are closed on exec) and no real-time class: hooks are started between
 //! flushes' looks, and such a class is reset on fork. The nice value is that of the volume's thread.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -32,7 +33,7 @@ const NOT_INHERITED: [&str; 6] = [
 
 pub(crate) struct Call<'a> {
     pub line: &'a str,
-    pub environment: &'a [(&'static str, String)],
+    pub environment: &'a [(&'static str, OsString)],
     pub limit: Duration,
 }
 

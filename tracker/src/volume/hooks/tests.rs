@@ -1,3 +1,5 @@
+//! What is shown of hooks, and what is owed after a death.
+
 use super::*;
 use process::Ended;
 
@@ -37,9 +39,8 @@ fn the_same_failure_is_logged_once_a_minute() {
 }
 
 fn config(after: &str) -> VolumeConfig {
-    let mut options = crate::config::VolumeOptions::default();
-    options.before = "true".parse().unwrap();
-    options.after = after.parse().unwrap();
+    let (before, after) = ("true".parse().unwrap(), after.parse().unwrap());
+    let options = crate::config::VolumeOptions { before, after, ..Default::default() };
     let (name, source) = ("v".to_owned(), "/s".into());
     VolumeConfig { name, source, store: "/b".parse().unwrap(), options, allow: crate::config::Allow::default() }
 }
@@ -58,7 +59,7 @@ fn what_is_owed_outlives_the_process_until_it_is_paid() {
     };
     assert!(Due::left(&open(), &tell("now")).unwrap().is_none());
     let (due, environment) = Due::note(&open(), &tell("then"), "7f".into()).unwrap();
-    assert!(environment.contains(&("TRACKER_HOOK_RUN", "7f".to_owned())));
+    assert!(environment.contains(&("TRACKER_HOOK_RUN", "7f".into())));
     drop(due);
     // As after a kill. The operator may have corrected the command meanwhile.
     let due = Due::left(&open(), &tell("now")).unwrap().expect("owed");

@@ -16,23 +16,6 @@ use crate::volume::world::random::random_id;
 const SCANS: &str =
     "the hooks `before` and `after` are not run: a scan cannot tell beforehand whether anything has changed";
 
-/// What the last round left, as far as hooks depend on it.
-#[derive(Debug, Default)]
-pub(crate) struct Rest {
-    /// More of it can be committed by the next flush, though nothing new has changed.
-    unfinished: bool,
-    /// It failed: before the application is brought to rest again, the store is asked whether it is there.
-    failed: bool,
-}
-
-impl Rest {
-    /// `open`: the flush left something that the next one may commit. A reader that is `stalled` may be so for ever, and what only
-    /// waits for it must not bring the application to rest at every interval.
-    pub(super) fn note_left(&mut self, open: bool, stalled: usize) {
-        self.unfinished = open && stalled == 0;
-    }
-}
-
 impl Runner {
     /// Flushes; between `before` and `after` if hooks are set and there is something to flush.
     pub(super) fn flush_between_hooks(&mut self, round: Round) -> Result<bool, WorldError> {

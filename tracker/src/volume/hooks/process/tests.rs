@@ -8,7 +8,7 @@ use super::*;
 const LONG: Duration = Duration::from_secs(20);
 
 fn ran(line: &str, limit: Duration) -> Ran {
-    run(&Call { line, environment: &[("TRACKER_VOLUME", "db".to_owned())], limit }, &|| false)
+    run(&Call { line, environment: &[("TRACKER_VOLUME", "db".into())], limit }, &|| false)
 }
 
 /// Waits until a process that has written its number to a file is gone.
@@ -139,7 +139,7 @@ fn a_hook_of_an_earlier_process_is_ended_and_what_it_left_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let child = folder.path().join("child");
     let call = |line: &str, run: &str| -> Child {
-        start(&Call { line, environment: &[("TRACKER_HOOK_RUN", run.to_owned())], limit: LONG }).unwrap()
+        start(&Call { line, environment: &[("TRACKER_HOOK_RUN", run.into())], limit: LONG }).unwrap()
     };
     let mut running = call("sleep 1000", "one");
     let mut other = call("sleep 1000", "two");

@@ -90,7 +90,7 @@ fn what_a_hook_leaves_running_neither_holds_it_up_nor_dies() {
     let (child, go, wrote) = (folder.path().join("child"), folder.path().join("go"), folder.path().join("wrote"));
     // As a session that holds a lock until `after`, and writes to the stderr that it has inherited.
     let line = format!(
-        "(sh -c 'echo $PPID >{0}'; while [ ! -e {1} ]; do sleep 0.02; done; echo late >&2 && touch {2}; sleep 1000) & \
+        "(sh -c 'echo $PPID >{0}'; while [ ! -e {1} ]; do sleep 0.02; done; echo late >&2 && touch {2}; exec sleep 1000) & \
          while [ ! -s {0} ]; do sleep 0.01; done",
         child.display(),
         go.display(),
@@ -142,7 +142,7 @@ fn a_hook_of_an_earlier_process_is_ended_and_what_it_left_is_not() {
         start(&Call { line, environment: &[("TRACKER_HOOK_RUN", run.into())], limit: LONG }).unwrap()
     };
     let mut running = call("sleep 1000", "one");
-    let mut other = call("sleep 1000", "two");
+    let mut other = call("exec sleep 1000", "two");
     let mut ended = call(&format!("sleep 1000 & echo $! >{}", child.display()), "one");
     ended.wait().unwrap();
     end_leader("TRACKER_HOOK_RUN", "one");

@@ -5,6 +5,7 @@
 mod capture;
 mod file;
 pub mod guard;
+mod hooks;
 mod maps;
 mod problem;
 mod process;
@@ -14,6 +15,7 @@ mod volume;
 
 pub use capture::CaptureMode;
 pub use file::{Config, load, parse};
+pub use hooks::{HookLine, HookTimeout};
 pub use maps::{ENTRIES_RANGE, KernelMap, WATCH_BY_FILES, default_maps, parse_map_entries};
 pub use problem::{ConfigError, Problem};
 pub use process::{ProcessConfig, Tracking};

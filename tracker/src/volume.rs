@@ -5,6 +5,7 @@
 pub(crate) mod clock;
 pub(crate) mod errors;
 pub(crate) mod handle;
+pub(crate) mod hooks;
 pub mod last_flush;
 pub(crate) mod life;
 pub mod marks;

@@ -123,6 +123,11 @@ impl Catalog {
         self.write(|conn| put(conn, &format!("note:{name}"), value.as_bytes()))
     }
 
+    /// As [`Catalog::set_note`], and on the disk when it returns.
+    pub fn set_note_durably(&self, name: &str, value: &str) -> Result<()> {
+        self.write_durably(|conn| put(conn, &format!("note:{name}"), value.as_bytes()))
+    }
+
     /// The store that holds the volume, as the operator wrote it.
     pub fn store(&self) -> Result<Option<String>> {
         self.read(|conn| text(conn, "store"))

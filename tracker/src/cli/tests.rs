@@ -52,7 +52,20 @@ fn the_verbs_are_fixed() {
 #[test]
 fn each_verb_has_its_flags() {
     for (verb, flags) in [
-        ("protect", &["--store", "--name", "--interval", "--capture", "--consistency", "--metrics-listen"][..]),
+        (
+            "protect",
+            &[
+                "--store",
+                "--name",
+                "--interval",
+                "--capture",
+                "--consistency",
+                "--metrics-listen",
+                "--before",
+                "--after",
+                "--hook-timeout",
+            ][..],
+        ),
         ("daemon", &["--config", "--metrics-listen"]),
         ("sync", &["--wait", "--timeout"]),
         ("watch", &["--interval", "--capture"]),

@@ -16,6 +16,7 @@ store = "s3://bucket/prefix"
 interval = "1s"
 capture = "tracepoint"
 scrub = "0.5%"
+before = "/etc/quiesce stop"
 [metrics]
 listen = "127.0.0.1:9"
 [[volume]]
@@ -33,6 +34,9 @@ single_writer = true
 create = true
 replaced = "adopt"
 max_delete = "off"
+before = ""
+after = "/etc/quiesce go"
+hook_timeout = "1m"
 "#;
 
 fn problems(text: &str) -> Vec<String> {
@@ -63,7 +67,10 @@ fn defaults_apply_where_a_volume_says_nothing() {
     assert_eq!((db.max_delete, web.max_delete), (MaxDelete::default(), MaxDelete(None)));
     assert_eq!((web.interval.0, web.capture), (Duration::from_millis(100), CaptureMode::SCAN));
     assert_eq!((db.scrub.0, web.scrub.0), (Rate { millionths: 5000 }, Rate::OFF));
-    assert_eq!(lines, [10, 12]);
+    assert_eq!((db.before.get(), web.before.get()), (Some("/etc/quiesce stop"), None), "an empty one takes it back");
+    assert_eq!((db.after.get(), web.after.get()), (None, Some("/etc/quiesce go")));
+    assert_eq!((db.hook_timeout.0, web.hook_timeout.0), (Duration::from_secs(10), Duration::from_secs(60)));
+    assert_eq!(lines, [11, 13]);
 }
 
 #[test]
@@ -100,6 +107,9 @@ fn every_error_names_its_line() {
         (volume("scrub = \"NaN%\""), "line 5: `NaN%` is no share of the volume per hour"),
         (volume("scrub = \"-1%\""), "line 5: `-1%` is no share of the volume per hour"),
         (volume("single_writer = 1"), "line 5: invalid type"),
+        (volume("hook_timeout = \"61s\""), "line 5: the time for a hook must lie between 100ms and 1m"),
+        (volume("before = [\"sync\"]"), "line 5: invalid type"),
+        (volume("after = \"a\\u0000\""), "line 5: a hook has no zero bytes"),
         (volume("nice = 20"), "line 5: `20` is no nice value: 0 (as the process) to 19"),
         (volume("nice = -1"), "line 5: `-1` is no nice value"),
         (volume("nice = \"5\""), "line 5: invalid type"),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::capture::CaptureMode;
 use crate::config::guard::GuardedVolume;
+use crate::config::hooks::{HookLine, HookTimeout};
 use crate::config::replaced::{Allow, Replaced};
 use crate::config::values::{ConsistencyMode, Interval, MaxDelete, Nice, Pause, ScrubRate};
 use crate::repository::location;
@@ -101,6 +102,16 @@ volume_options! {
     /// priority above the process's.
     #[arg(long, value_name = "N", default_value_t)]
     Reopening nice: Nice,
+    /// A command line that /bin/sh runs before a flush looks for changes, to bring the application to rest; its failure does not keep
+    /// the flush from committing.
+    #[arg(long, value_name = "COMMAND", default_value_t, hide_default_value = true)]
+    AtOnce before: HookLine,
+    /// A command line that /bin/sh runs after that flush, to let the application go on; always, once `before` was started.
+    #[arg(long, value_name = "COMMAND", default_value_t, hide_default_value = true)]
+    AtOnce after: HookLine,
+    /// How long each of the two may take before it is killed: 100 ms to 60 s.
+    #[arg(long, value_name = "DURATION", default_value_t)]
+    AtOnce hook_timeout: HookTimeout,
 }
 
 /// One volume to protect.

@@ -55,6 +55,8 @@ impl Fleet {
             return Ok(());
         }
         let mut volumes = config.volumes.iter();
+        // Where the store is away there will be no thread that does it.
+        volumes.clone().for_each(|volume| life::release_left(&Volume::new(volume.clone(), None), state_dir, None));
         volumes.try_for_each(|volume| store_home::look(volume, state_dir)).map_err(|e| AppError::from_store(&e))
     }
 
@@ -215,7 +217,7 @@ impl Control for Fleet {
         let volumes = self.list();
         let deadline = self.deadline();
         volumes.iter().for_each(|volume| volume.shared.stop(deadline));
-        let left = volumes.iter().filter_map(|volume| volume.uncommitted(volume.end_by(deadline))).collect();
+        let left = volumes.iter().filter_map(|volume| volume.uncommitted(volume.end_for_good(deadline))).collect();
         self.release();
         left
     }

@@ -98,10 +98,21 @@ impl Volume {
             None | Some(Ok(())) => End::Ended,
             Some(Err(_)) => {
                 tracing::error!(volume = self.name, "the volume's thread ended in a panic");
+                self.shared.release(Default::default);
                 self.shared.end();
                 End::Panicked
             }
         }
+    }
+
+    /// As [`Volume::end_by`], before the end of the process: what the thread owes the application is given now, also where it has
+    /// not ended.
+    pub(crate) fn end_for_good(&self, deadline: Instant) -> End {
+        let end = self.end_by(deadline);
+        if end == End::NotInTime {
+            self.shared.release(Default::default);
+        }
+        end
     }
 
     /// What is not committed after a stop that ended with `end`.

@@ -5,6 +5,7 @@
 //! process.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::volume::mass_delete::Guard;
 use crate::volume::progress::Phase;
 use crate::volume::runner::Runner;
 use crate::volume::runner::pace::Pace;
+use crate::volume::runner::rest::Rest;
 use crate::volume::startup::open;
 use crate::volume::startup::prepared::{ChosenCapture, Prepared};
 use crate::volume::ways_on::{Backoff, Circumstances, Obstacle, WayOn, way_on};
@@ -81,6 +83,8 @@ pub(crate) fn spawn(volume: &Arc<Volume>, around: &Arc<Surroundings>) {
 /// Runs until a stop, a fence or an error that waiting cannot heal.
 fn live(volume: &Volume, around: &Surroundings) -> Result<(), AppError> {
     let mut prepared = volume.prepared.lock().take();
+    // First of all: the application may be at rest, and its source or store may be away for long.
+    release_left(volume, &around.state_dir, prepared.as_ref());
     let result = tries(volume, around, &mut prepared);
     // Kept for a later try: until then it receives the volume's marks.
     *volume.prepared.lock() = prepared;
@@ -123,6 +127,19 @@ fn tries(volume: &Volume, around: &Surroundings, prepared: &mut Option<Prepared>
     }
 }
 
+/// Runs the hook `after` if an earlier process ended between `before` and it.
+pub(crate) fn release_left(volume: &Volume, state_dir: &Path, prepared: Option<&Prepared>) {
+    let location = Catalog::location(state_dir, &volume.name);
+    let catalog = match prepared {
+        Some(prepared) => Ok(Arc::clone(&prepared.catalog)),
+        None if !location.exists() => return,
+        None => Catalog::open(&location).map(Arc::new),
+    };
+    if let Err(error) = catalog.and_then(|catalog| volume.shared.release_left(&catalog)) {
+        tracing::warn!(volume = volume.name, %error, "whether the hook `after` is owed cannot be told");
+    }
+}
+
 /// Whether the volume has commits, as far as its catalog can be read.
 fn has_committed(volume: &Volume, around: &Surroundings, prepared: Option<&Prepared>) -> bool {
     let location = Catalog::location(&around.state_dir, &volume.name);
@@ -160,8 +177,8 @@ fn once(
     }
     volume.shared.update(|progress| progress.waiting = None);
     let (shared, options) = (Arc::clone(&volume.shared), config.options.clone());
-    let (pace, guard) = (Pace::default(), Guard::default());
-    Runner { opened, shared, options, trusted: false, pace, guard, waits: HashSet::new() }.run()
+    let (pace, guard, rest) = (Pace::default(), Guard::default(), Rest::default());
+    Runner { opened, shared, options, trusted: false, pace, guard, waits: HashSet::new(), rest }.run()
 }
 
 /// A daemon checks the paths of all volumes against each other when it starts. If a source was away then, it is checked

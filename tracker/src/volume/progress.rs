@@ -1,5 +1,6 @@
 //! What a running volume shows and what others may ask of it: phase, counters, full re-reads, stop, waiters of `sync`.
 
+mod hooks;
 mod instants;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::capture::BackEnd;
 use crate::config::VolumeConfig;
 use crate::error::{AppError, ExitCode};
 use crate::source::has_area_name;
+use crate::volume::hooks::{Due, HooksShown};
 use crate::volume::mass_delete::Held;
 use crate::volume::selftest::schedule::SelfTestState;
 use crate::volume::status::{Histogram, State};
@@ -42,6 +44,8 @@ pub struct Shared {
     /// The current configuration; the volume's thread applies it at its next round.
     config: Mutex<Arc<VolumeConfig>>,
     progress: Mutex<Progress>,
+    /// The hook `after` of the flush under way, until somebody runs it.
+    due: Mutex<Option<Due>>,
     pub(crate) changed: Condvar,
 }
 
@@ -97,6 +101,7 @@ pub struct Progress {
     /// How many removals a person has confirmed; the volume's thread has not recorded that yet.
     pub(crate) confirm: Option<u64>,
     pub capture: CaptureState,
+    pub hooks: HooksShown,
     /// What the volume waits for before it can start or go on.
     pub waiting: Option<AppError>,
     /// A caller requested a try at once.
@@ -209,6 +214,7 @@ impl Progress {
     /// Why the volume is not fully protected, in plain words.
     pub fn trouble(&self) -> Vec<String> {
         let mut why: Vec<String> = self.capture.failed.clone().into_iter().collect();
+        why.extend(self.hooks.trouble());
         if !self.unreadable.is_empty() {
             why.push(format!("{} files or directories cannot be read, or not wholly", self.unreadable.len()));
         }
@@ -246,7 +252,8 @@ impl Progress {
 impl Shared {
     /// The state of a volume that has not started.
     pub(crate) fn new(config: VolumeConfig) -> Shared {
-        Shared { config: Mutex::new(Arc::new(config)), progress: Mutex::default(), changed: Condvar::new() }
+        let config = Mutex::new(Arc::new(config));
+        Shared { config, progress: Mutex::default(), due: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Called when the volume's thread ends.

@@ -6,29 +6,33 @@
 //! ```
 
 pub(crate) mod checks;
+mod hooks;
 mod instant;
 pub mod pace;
 pub(crate) mod patience;
+mod persons;
+pub(crate) mod rest;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::dirty::DirtySet;
+use engine::dirty::{DirtySet, Marks};
 use engine::flush::{self, FlushFacts, Limits, Outcome, Report, Steps};
-use engine::model::{CommitId, Ino, Seq};
+use engine::model::{CommitId, Ino, Seq, Time};
 use engine::source::FileError;
 
-use crate::config::{ConsistencyMode, VolumeOptions};
+use crate::config::VolumeOptions;
 use crate::repository::{Closing, WriteError};
 use crate::units;
 use crate::volume::clock::{now_ns, wall_clock};
-use crate::volume::mass_delete::{Guard, Held};
+use crate::volume::mass_delete::Guard;
 use crate::volume::opened::Opened;
 use crate::volume::progress::{Phase, Progress, Shared};
 use crate::volume::runner::pace::Pace;
 use crate::volume::runner::patience::{Failed, HURRY, Patience};
+use crate::volume::runner::rest::Rest;
 use crate::volume::ways_on::Obstacle;
 use crate::volume::world::WorldError;
 use crate::volume::world::random::random_id;
@@ -47,6 +51,19 @@ pub struct Runner {
     pub guard: Guard,
     /// Inodes that are checked less often while removals wait.
     pub waits: HashSet<Ino>,
+    pub(crate) rest: Rest,
+}
+
+/// One round, and its last drain.
+struct Round {
+    number: u64,
+    /// Somebody waits for it.
+    hurry: bool,
+    /// It follows a request to stop.
+    last: bool,
+    began: Instant,
+    now: Time,
+    drain: u64,
 }
 
 /// What a flush left for the next one.
@@ -207,7 +224,7 @@ impl Runner {
         }
     }
 
-    /// One drain and one flush. False: fenced.
+    /// One drain and one flush, or two drains with a hook between them. False: fenced.
     fn round(&mut self) -> Result<bool, WorldError> {
         let began = Instant::now();
         let begin = |progress: &mut Progress| {
@@ -223,14 +240,28 @@ impl Runner {
         let drain = self.opened.drain(hurry || last)?;
         self.after_drain()?;
         self.note_rereads();
-        let rereads = self.shared.progress().awaits_reread();
-        let calm = !hurry && !last && !rereads;
-        let (taken, resting) = self.opened.world.pending.take_except(|ino, marks| {
-            // Also before the first pass is complete, since it cannot complete while removals wait.
-            let waits = calm && self.guard.rests(began) && self.waits.contains(&ino);
-            waits || (calm && self.trusted && self.pace.rests(ino, marks, began))
-        });
-        let mapped = self.opened.world.pending.take_mapped(&taken);
+        self.flush_between_hooks(Round { number, hurry, last, began, now, drain })
+    }
+
+    /// Nobody waits for this round.
+    fn is_calm(&self, round: &Round) -> bool {
+        !round.hurry && !round.last && !self.shared.progress().awaits_reread()
+    }
+
+    /// Whether marks of an inode wait for a later round than this one.
+    fn rests(&self, round: &Round, calm: bool, ino: Ino, marks: &Marks) -> bool {
+        // Also before the first pass is complete, since it cannot complete while removals wait.
+        let waits = calm && self.guard.rests(round.began) && self.waits.contains(&ino);
+        waits || (calm && self.trusted && self.pace.rests(ino, marks, round.began))
+    }
+
+    /// Takes what waits, and flushes it.
+    fn flush(&mut self, round: &Round) -> Result<bool, WorldError> {
+        let Round { number, began, .. } = *round;
+        let calm = self.is_calm(round);
+        let pending = Arc::clone(&self.opened.world.pending);
+        let (taken, resting) = pending.take_except(|ino, marks| self.rests(round, calm, ino, marks));
+        let mapped = pending.take_mapped(&taken);
         if self.shared.progress().lost.is_some() {
             // Nothing is committed onto a history that the store has lost: wait until it is back.
             self.opened.world.look_for_head()?;
@@ -251,8 +282,8 @@ impl Runner {
                 writer: self.opened.writer.id,
                 epoch: self.opened.writer.epoch,
                 commit_id: CommitId(random_id()?),
-                now,
-                drain,
+                now: round.now,
+                drain: round.drain,
                 compare: self.opened.compare,
                 baseline: self.trusted,
                 instant: self.instant(resting),
@@ -262,6 +293,7 @@ impl Runner {
                 max_delete: self.guard.rule(self.options.max_delete.0, began),
             };
             let result = flush::flush(&mut self.opened.world, &taken, &facts, &mut report);
+            self.release(result.as_ref().ok().map(|(outcome, _)| outcome), &report);
             let told = Unread::of(&self.opened.world, &report);
             self.opened.world.end_flush();
             unread = told?;
@@ -274,10 +306,10 @@ impl Runner {
             let rested = calm && self.guard.rests(began);
             self.note_held(&report, &kept, outcome.is_settled(), rested, began);
         }
-        self.opened.world.pending.give_back_except(&kept, &covered);
+        pending.give_back_except(&kept, &covered);
         self.opened.world.remember_foreign()?;
         self.pace.note(self.opened.world.root.take_cleans(), &mapped, self.options.interval.0, Instant::now());
-        if hurry && outcome.is_settled() {
+        if round.hurry && outcome.is_settled() {
             self.opened.world.look_for_head()?;
         }
         let left = match () {
@@ -286,6 +318,7 @@ impl Runner {
             () if report.only_lasting(&kept) => Left::Lasting,
             () => Left::Open,
         };
+        self.rest.note_left(left == Left::Open, self.opened.world.stalled());
         self.after(number, began, &outcome, left, report, unread)
     }
 
@@ -307,55 +340,6 @@ impl Runner {
     fn must_say_complete(&self) -> Result<bool, WorldError> {
         let head = self.opened.world.catalog.head()?;
         Ok(self.trusted && head.is_some_and(|head| head.standing.is_none_or(|standing| !standing.baseline)))
-    }
-
-    /// Somebody waits for a commit of one instant, and the newest one is none: a flush looks for one though nothing has changed.
-    fn instant_is_waited_for(&self) -> bool {
-        let wanted = self.options.consistency == ConsistencyMode::Instant;
-        wanted && self.trusted && self.shared.progress().instants.is_waited_for()
-    }
-
-    /// The newest commit says that it is of no instant: a flush that finds one says so though nothing has changed.
-    fn head_is_live(&self) -> bool {
-        self.trusted && self.shared.progress().instants.said.is_some_and(|said| !said.is_instant())
-    }
-
-    fn take_confirmation(&mut self) {
-        let confirmed = self.shared.progress().confirm;
-        if let Some(removals) = confirmed {
-            tracing::warn!(volume = %self.opened.name, removals, "a person has confirmed removals");
-            self.guard.confirm(removals);
-            self.shared.update(|progress| progress.confirm = None);
-        }
-    }
-
-    /// Updates which removals wait for a person, and when they are checked again, after a flush.
-    fn note_held(&mut self, report: &Report, kept: &DirtySet, settled: bool, rested: bool, began: Instant) {
-        let now = Instant::now();
-        if report.removals_held == 0 && rested && !self.waits.is_empty() {
-            // The removals were not checked in this flush, and still wait.
-            return;
-        }
-        self.guard.note(report, settled, began, now);
-        self.waits = crate::volume::mass_delete::resting(report, kept).into_iter().collect();
-        let (volume, removals, of) = (self.opened.name.clone(), report.removals_held, report.files_before);
-        let held = (removals > 0).then_some(Held { volume, removals, of });
-        let before = self.shared.progress().held.clone();
-        if let Some(held) = held.as_ref().filter(|held| before.as_ref() != Some(*held)) {
-            tracing::warn!(volume = held.volume, "{held}");
-        }
-        self.shared.update(|progress| progress.held = held);
-    }
-
-    fn take_acknowledgement(&self) -> Result<(), WorldError> {
-        if self.shared.progress().acknowledge {
-            WriteBack::forget(&self.opened.world.catalog)?;
-            self.shared.update(|progress| {
-                progress.acknowledge = false;
-                progress.write_back = None;
-            });
-        }
-        Ok(())
     }
 
     fn after(

@@ -117,6 +117,10 @@ pub struct VolumeStatus {
     pub instant_age_seconds: Option<f64>,
     /// Commits of this process that say something of their instant, by word: `instant`, or why not.
     pub commits_by_consistency: BTreeMap<String, u64>,
+    /// How often hooks of the application were started, by word: `before` or `after`.
+    pub hook_runs: BTreeMap<String, u64>,
+    /// How often they failed or were killed.
+    pub hook_failures: BTreeMap<String, u64>,
     /// For how long writers were paused, of each commit that paused them.
     pub pause_histogram: Histogram,
     /// By how many seconds the clock is behind that of the last commit: one of the two is wrong. 0 if it is not behind.

@@ -26,7 +26,7 @@ const LAYERS: [(&str, &str); 2] = [
     (
         "tracker/src/volume/",
         "life > handle runner > startup > opened > progress > selftest status > ways_on > errors > world > marks
-         > clock last_flush mass_delete",
+         > clock hooks last_flush mass_delete",
     ),
 ];
 

@@ -120,6 +120,8 @@ pub const METRICS: &[Metric] = &[
     metric("tracker_instant_commit_age_seconds", SECONDS, VOLUME, Stable, "Age of the newest commit that is the state of one instant, 0 while it is the newest commit and nothing waits. Absent before there is one", GaugeIf(|v| v.instant_age_seconds)),
     metric("tracker_commits_by_consistency_total", None, &["volume", "consistency"], Stable, "Commits made, by whether they are of one instant (`instant`), or why they are not", CounterBy("consistency", |v| &v.commits_by_consistency)),
     metric("tracker_pause_seconds", SECONDS, VOLUME, Stable, "For how long writers were paused so that a commit is of one instant, of each commit that paused them", Read::Histogram(|v| &v.pause_histogram)),
+    metric("tracker_volume_hook_runs_total", None, &["volume", "hook"], Stable, "Times a hook of the application was started: `before` a flush, or `after` it", CounterBy("hook", |v| &v.hook_runs)),
+    metric("tracker_volume_hook_failures_total", None, &["volume", "hook"], Stable, "Times such a hook failed or was killed", CounterBy("hook", |v| &v.hook_failures)),
     metric("tracker_volume_flushes_total", None, VOLUME, Stable, "Flushes finished, also those with nothing to commit", Counter(|v| v.flushes)),
     metric("tracker_volume_flush_duration_seconds", SECONDS, VOLUME, Stable, "From drain to commit", Read::Histogram(|v| &v.flush_histogram)),
     metric("tracker_volume_last_flush_duration_seconds", SECONDS, VOLUME, Internal, "From drain to commit, of the last flush", Gauge(|v| v.flush_seconds)),

@@ -16,6 +16,8 @@ fn text() -> String {
         rescan_reasons: BTreeMap::from([("map_full".to_string(), 2)]),
         instant_age_seconds: Some(0.5),
         commits_by_consistency: BTreeMap::from([("instant".to_string(), 6), ("never_quiet".to_string(), 1)]),
+        hook_runs: BTreeMap::from([("before".to_string(), 5), ("after".to_string(), 5)]),
+        hook_failures: BTreeMap::from([("before".to_string(), 2), ("after".to_string(), 0)]),
         capture_failures: BTreeMap::from([("scrub".to_string(), 1)]),
         kernel_counters: BTreeMap::from([("marks".to_string(), 5)]),
         unreadable: vec![Unreadable { path: PathField::new(b"/secret/file"), cause: "EIO /secret".into() }],

@@ -138,6 +138,8 @@ fn of_flushes(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
     status.rescan_reasons.clone_from(&totals.rescan_reasons);
     status.carried = totals.carried + totals.late;
     status.late = totals.slow_flushes;
+    status.hook_runs.clone_from(&progress.hooks.runs);
+    status.hook_failures.clone_from(&progress.hooks.failures);
     status.write_back_errors = totals.write_back_errors;
     status.flushes = totals.flushes;
     status.flush_seconds = totals.flush_seconds_last;

@@ -34,6 +34,8 @@ struct State {
     fresh: HashSet<Ino>,
     /// Inodes that were marked while a program could store to the file through a mapping.
     mapped: HashSet<Ino>,
+    /// Marks arrived that no flush has taken yet. What a flush has left counts as known.
+    arrived: bool,
 }
 
 impl State {
@@ -55,6 +57,7 @@ impl Pending {
             // Rows of an older version may say 0, for an unknown time.
             let since_ns = if waiting.since_ns == 0 { now_ns() } else { waiting.since_ns };
             state.waiting.add(ino, &waiting.marks, since_ns);
+            state.arrived = true;
         }
         Ok(Pending { catalog, state: Mutex::new(state) })
     }
@@ -93,6 +96,7 @@ impl Pending {
         }
         state.unsaved = DirtySet::default();
         state.waiting.add_all(&added);
+        state.arrived = true;
         Ok(())
     }
 
@@ -105,6 +109,7 @@ impl Pending {
     /// The marks count as taken until `settle` or `give_back`.
     pub fn take_except(&self, rests: impl Fn(Ino, &Marks) -> bool) -> (DirtySet, usize) {
         let mut state = self.state();
+        state.arrived = false;
         let mut taken = std::mem::take(&mut state.waiting);
         let resting = taken.iter().filter(|(ino, waiting)| rests(*ino, &waiting.marks));
         let held: Vec<Ino> = resting.map(|(ino, _)| ino).collect();
@@ -115,6 +120,12 @@ impl Pending {
         }
         state.taken.add_all(&taken);
         (taken, held.len())
+    }
+
+    /// Whether [`Pending::take_except`] would take anything now. With `new`: only if marks have arrived since it was called last.
+    pub fn has_any_except(&self, new: bool, rests: impl Fn(Ino, &Marks) -> bool) -> bool {
+        let state = self.state();
+        (state.arrived || !new) && state.waiting.iter().any(|(ino, waiting)| !rests(ino, &waiting.marks))
     }
 
     /// As [`Pending::take_except`], for all marks.
@@ -174,6 +185,7 @@ impl Pending {
     pub fn uncover(&self) {
         let mut state = self.state();
         let aside = std::mem::take(&mut state.aside);
+        state.arrived |= !aside.is_empty();
         state.waiting.add_all(&aside);
     }
 
@@ -245,6 +257,31 @@ mod tests {
         pending.give_back_except(&DirtySet::default(), &DirtySet::default());
         assert_eq!(Pending::load(open()).unwrap().take().len(), 1, "saved");
         assert!(pending.take().get(Ino(5)).is_some());
+    }
+
+    /// Hooks of the application run for what is new, and not again and again for what no flush can read.
+    #[test]
+    fn what_a_flush_has_left_is_not_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
+        let pending = Pending::load(open()).unwrap();
+        let any = |new, resting: u64| pending.has_any_except(new, |ino, _| ino == Ino(resting));
+        assert!(!any(true, 0) && !any(false, 0), "nothing waits");
+        pending.add(&[(Ino(5), Marks::meta())], 10).unwrap();
+        assert!(any(true, 0) && !any(true, 5), "it arrived, and does not count while it rests");
+        let taken = pending.take();
+        assert!(!any(false, 0));
+        pending.give_back_except(&taken, &DirtySet::default());
+        assert!(!any(true, 0) && any(false, 0), "it waits, and is known");
+        pending.add(&[(Ino(6), Marks::meta())], 20).unwrap();
+        assert!(any(true, 0));
+        assert!(Pending::load(open()).unwrap().has_any_except(true, |_, _| false), "new to the next process");
+        // What a mount has covered comes back.
+        let covered = pending.take();
+        pending.give_back_except(&DirtySet::default(), &covered);
+        assert!(!any(false, 0));
+        pending.uncover();
+        assert!(any(true, 0));
     }
 
     /// A catalog that refuses every row simulates a full disk: the marks of a drain must count from the first one on.

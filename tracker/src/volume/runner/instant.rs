@@ -33,4 +33,15 @@ impl Runner {
         }
         if world.can_look() { Ok(()) } else { Err(NotInstant::Kernel) }
     }
+
+    /// Somebody waits for a commit of one instant, and the newest one is none: a flush looks for one though nothing has changed.
+    pub(super) fn instant_is_waited_for(&self) -> bool {
+        let wanted = self.options.consistency == ConsistencyMode::Instant;
+        wanted && self.trusted && self.shared.progress().instants.is_waited_for()
+    }
+
+    /// The newest commit says that it is of no instant: a flush that finds one says so though nothing has changed.
+    pub(super) fn head_is_live(&self) -> bool {
+        self.trusted && self.shared.progress().instants.said.is_some_and(|said| !said.is_instant())
+    }
 }

@@ -11,7 +11,7 @@ use super::tiers;
 use crate::powercut;
 use crate::programs::Program;
 use crate::vm::{self, Kernel, Request, Series};
-use crate::{matrix, sh};
+use crate::{matrix, setup, sh};
 
 /// One run of a test program in a guest.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +43,10 @@ const fn cells(series: Series, oracle: matrix::Oracle, back_end: &'static str, p
 /// oracles and both back ends, and each back end both oracles. More would be beyond the time that the gate has: most of a run is
 /// the kernel's verifier. The running kernel has all of it by both oracles, in tier 2. Which cells a quarter has, and which of the
 /// two oracles takes which back end, changes with the commit (`seed`).
-const RUNS: [Run; 6] = [
+const RUNS: [Run; 7] = [
     kernels("auto", "", 2),
+    // Commits of one instant, which need functions there that the running kernel does not.
+    Run { test: "instant_databases", ..kernels("auto", "every_instant_of_sqlite_with_a_rollback", 1) },
     Run { series: Some(Series::V6_1), ..kernels("kprobe", "protects_and_restores", 1) },
     cells(Series::V6_1, matrix::MARKS, "kprobe", "1/4"),
     cells(Series::V6_1, matrix::FLUSHES, "fentry", "2/4"),
@@ -59,7 +61,7 @@ fn seed() -> u64 {
 }
 
 /// `RUNS`, for every other seed with the back ends of the matrix exchanged.
-fn runs_of(seed: u64) -> [Run; 6] {
+fn runs_of(seed: u64) -> [Run; 7] {
     if seed.is_multiple_of(2) {
         return RUNS;
     }
@@ -74,6 +76,8 @@ fn runs_of(seed: u64) -> [Run; 6] {
 
 /// A guest takes about five minutes on two idle cores, and longer beside another. One that prints nothing for 15 minutes is ended before.
 const LIMIT: Duration = Duration::from_secs(2700);
+/// Commits of one instant that are restored and checked, on each file system.
+const INSTANTS: u64 = 4;
 /// Cuts of power in the gate; `cargo xtask powercut` makes more.
 const CUTS: u64 = 2;
 
@@ -183,6 +187,10 @@ fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&st
         if let Some(part) = part {
             variables.push_str(&format!("{}={part} {}={seed} ", matrix::PART, matrix::SEED));
         }
+        if *test == "instant_databases" {
+            let venv = sh::quote(&setup::folder("venv").display().to_string());
+            variables.push_str(&format!("TRACKER_DATABASE_COMMITS={INSTANTS} TRACKER_TEST_VENV={venv} "));
+        }
         lines.push(format!(
             "echo '     Running tests/{test}.rs ({test} under {}, {back_end}-0)'\n\
              {variables}{} --show-output --test-threads={threads} {}",
@@ -206,6 +214,7 @@ mod tests {
         let old = script(Series::V6_1, &runs, 5, None);
         for text in [
             "(kernels under 6.1, auto-0)",
+            "(instant_databases under 6.1, auto-0)'\nTRACKER_DATABASE_COMMITS=4 TRACKER_TEST_VENV=",
             "\n'/a b/kernels' --show-output --test-threads=2 ''",
             "TRACKER_TEST_BACK_END=kprobe '/a b/kernels' --show-output --test-threads=1 protects_and_restores",
             "TRACKER_TEST_BACK_END=kprobe TRACKER_MATRIX_PART=1/4 TRACKER_MATRIX_SEED=5 '/a b/matrix'",

@@ -91,9 +91,17 @@ impl Mount {
     /// # Errors
     /// As `new`.
     pub fn ext4_with_projects() -> Result<Self, String> {
+        Self::ext4(&["-O", "project,quota"])
+    }
+
+    /// ext4 made with these options.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn ext4(options: &[&str]) -> Result<Self, String> {
         let mut mount = Self::empty(Kind::Ext4, &std::env::temp_dir())?;
         let base = mount.directory.path().to_owned();
-        mount.image(&base, "mkfs.ext4", &["-q", "-F", "-O", "project,quota"], &base.join("m"))?;
+        mount.image(&base, "mkfs.ext4", &[&["-q", "-F"], options].concat(), &base.join("m"))?;
         Ok(mount)
     }
 

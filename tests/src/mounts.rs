@@ -71,6 +71,14 @@ impl Mount {
         })
     }
 
+    /// As [`Mount::new_or_skip`], for ext4 made with these options.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn ext4_or_skip(test: &str, options: &[&str]) -> Option<Mount> {
+        Self::made_or_skip(test, Kind::Ext4, || capture_mounts::Mount::ext4(options))
+    }
+
     fn made_or_skip(
         test: &str,
         kind: Kind,
@@ -99,6 +107,11 @@ impl Mount {
         let folder = mount.root().parent().expect("a mount point lies in a folder");
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");
         Some(Mount { mount })
+    }
+
+    /// Its root.
+    pub fn root(&self) -> &Path {
+        self.mount.root()
     }
 
     /// A new directory in it: the root of ext4 has `lost+found`, which no restore could create.

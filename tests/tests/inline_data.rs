@@ -2,57 +2,25 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use tests::capture_rig::{back_end, config, obstacle};
+use tests::capture_rig::{back_end, config};
 use tests::daemon::{Volume, binary};
-use tests::mounts::{programs_or_skip, root_or_skip, run, skip};
+use tests::mounts::Mount;
 use tracker::capture::Capture;
 use tracker::source::SourceRoot;
 use tracker::volume::selftest::changes::{SelfTestOutcome, prove};
 
-struct Mounted {
-    folder: TempDir,
-}
-
-impl Mounted {
-    fn or_skip(test: &str) -> Option<Mounted> {
-        if !root_or_skip(test) || !programs_or_skip(test, "ext4", &["mkfs.ext4"]) {
-            return None;
-        }
-        if let Some(reason) = obstacle() {
-            skip(test, "ebpf", reason);
-            return None;
-        }
-        let mounted = Mounted { folder: tempfile::tempdir().unwrap() };
-        let image = mounted.folder.path().join("image");
-        File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "inline_data", "-I", "256"]).arg(&image));
-        fs::create_dir(mounted.root()).unwrap();
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(mounted.root()));
-        Some(mounted)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().join("m")
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg(self.root()));
-    }
+fn mounted(test: &str) -> Option<Mount> {
+    Mount::ext4_or_skip(test, &["-O", "inline_data", "-I", "256"])
 }
 
 /// Its volume uses no back end and says why, and the change is still committed.
 #[test]
 fn small_files_in_their_inodes_are_scanned() {
-    let Some(mounted) = Mounted::or_skip("small_files_in_their_inodes_are_scanned") else { return };
-    let source = mounted.root().join("source");
-    fs::create_dir(&source).unwrap();
+    let Some(mounted) = mounted("small_files_in_their_inodes_are_scanned") else { return };
+    let source = mounted.dir("source");
     fs::write(source.join("small"), [1; 40]).unwrap();
     let volume = Volume::new(&source);
     let _daemon = volume.start_ready();
@@ -69,7 +37,7 @@ fn small_files_in_their_inodes_are_scanned() {
 
 #[test]
 fn a_watch_refuses_small_files_in_their_inodes() {
-    let Some(mounted) = Mounted::or_skip("a_watch_refuses_small_files_in_their_inodes") else { return };
+    let Some(mounted) = mounted("a_watch_refuses_small_files_in_their_inodes") else { return };
     let output = Command::new(binary()).arg("watch").arg(mounted.root()).args(["--timeout", "1s"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && text.contains("inline_data"), "{output:?}");
@@ -78,9 +46,9 @@ fn a_watch_refuses_small_files_in_their_inodes() {
 /// Even if something else hides a write to a small file, the self-test notices.
 #[test]
 fn the_self_test_finds_that_a_small_file_is_not_seen() {
-    let Some(mounted) = Mounted::or_skip("the_self_test_finds_that_a_small_file_is_not_seen") else { return };
+    let Some(mounted) = mounted("the_self_test_finds_that_a_small_file_is_not_seen") else { return };
     let mut capture = Capture::start(&config()).unwrap().0;
-    let proof = prove(&mut capture, &SourceRoot::open(&mounted.root()).unwrap(), None);
+    let proof = prove(&mut capture, &SourceRoot::open(mounted.root()).unwrap(), None);
     capture.detach().unwrap();
     match proof.unwrap() {
         SelfTestOutcome::Failed { kind } => assert!(kind.contains("some bytes"), "{kind}"),

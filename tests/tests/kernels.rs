@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, XattrFlags, fallocate, inotify, setxattr};
 use tests::capture_mounts::{Kind, Mount};
-use tests::capture_rig::{back_end, obstacle};
+use tests::capture_rig::{Rig, back_end, obstacle};
 use tests::daemon::{Volume, pins};
 use tests::held::Held;
 use tests::load::number;
 use tests::mounts::{root_or_skip, skip};
 use tests::raw_io::{Mapping, Pages};
 use tracker::capture::mounts::kernel_dev;
+use tracker::capture::quiet::slot_of;
 use tracker::capture::{BackEnd, Capture, CaptureConfig};
 
 const SYNC: Duration = Duration::from_secs(60);
@@ -204,6 +205,39 @@ fn scans_see_writes_within_one_tick_of_the_clock() {
         volume.restored(&format!("copy{round}"));
     }
     assert!(daemon.stop().success());
+}
+
+/// Writes to what is dirty already, and first stores to it through a mapping, mark no block: where an instant is looked for, each is
+/// counted all the same.
+#[test]
+fn every_write_is_counted_while_an_instant_is_looked_for() {
+    let name = "every_write_is_counted_while_an_instant_is_looked_for";
+    if back_end() == BackEnd::Tracepoint {
+        return skip(name, "functions", "the back end of this kernel counts by change times");
+    }
+    for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs] {
+        let Some(mut rig) = Rig::new(&format!("{name}/{}", kind.name()), kind) else { continue };
+        let slot = slot_of("v");
+        let file = open_new(&rig.path("file"));
+        file.write_all_at(&[1; 8192], 0).unwrap();
+        let ino = rig.ino("file");
+        let dev = rig.dev;
+        let capture = rig.capture();
+        assert!(capture.counts_every_change(), "{kind:?}");
+        capture.watch_in(slot, &[(dev, ino)]).unwrap();
+        let probe = capture.quiet_probe().unwrap();
+        let mut before = probe.changes(slot);
+        assert_eq!(probe.changes(slot), before, "{kind:?}: nothing changes");
+        for byte in 2..52 {
+            file.write_all_at(&[byte], 10).unwrap();
+            let now = probe.changes(slot);
+            assert!(now > before, "{kind:?}: write {byte} is not counted");
+            before = now;
+        }
+        let mapping = Mapping::new(&file, 8192).unwrap();
+        mapping.store(4096, 9);
+        assert!(probe.changes(slot) > before, "{kind:?}: a store to a dirty page is not counted");
+    }
 }
 
 /// The fentry programs stop seeing the file system while the daemon runs, as if faulty, and their next self-test fails. The

@@ -236,8 +236,8 @@ pub(crate) fn written(args: &impl Args, id: FunctionId) -> Option<()> {
     Some(())
 }
 
-/// `file_update_time(file)`: called for a fault that makes a page writable (`ext4_page_mkwrite`, `xfs_filemap_fault`,
-/// `btrfs_page_mkwrite`, 6.1 to 6.12).
+/// `file_update_time(file)`: called for a fault that makes a page writable (`ext4_page_mkwrite`, `btrfs_page_mkwrite` and the handler
+/// of XFS, 6.1 to 6.12), before the page is dirtied.
 #[inline(always)]
 pub(crate) fn write_fault(args: &impl Args, id: FunctionId) -> Option<()> {
     if is_looked_for() {

@@ -8,9 +8,10 @@
 //! Where both counts are the same, nothing changed between them, and what is held is the tree as it was then. Why that holds:
 //! - Every change marks, then counts. So the marks that are read after the first count have every change that it counts, and
 //!   every other change raises the second one.
-//! - A write to a page that is dirty already sets no mark; only its change time tells of it, and only once after each `statx`. So
-//!   what is marked is looked at before it is read, and what an earlier look has read of such pages is read again.
-//! - A change time is set before the bytes are there, under the inode lock: the reader waits for the lock.
+//! - A write to a page that is dirty already marks no block. Its change time tells of it, once after each `statx`, or on older
+//!   kernels a hook that every write passes. So what is marked is looked at before it is read, and what an earlier look has read of
+//!   such pages is read again.
+//! - Both come before the bytes are there, under the inode lock: the reader waits for the lock.
 //! - A page that is mapped and dirty is stored to without any event: a file that can be stored to through a mapping is cleaned in
 //!   the window. A direct write that is under way fails the look.
 //! - What is watched for the first time may have changed since it was listed: that look is followed by another.
@@ -58,12 +59,11 @@ pub(super) fn find<'w, W: World>(
     told: &'w Told,
 ) -> Result<Found<'w, W>, W::Error> {
     let mut view = View::new(world, facts.steps, told);
-    let live = |why| Consistency::Live(why);
     let first = look(&mut view, taken, facts)?;
     if let Err(why) = first
         && is_final(why)
     {
-        return Ok(Found { view: None, marks: taken.clone(), consistency: live(why) });
+        return Ok(Found { view: None, marks: taken.clone(), consistency: Consistency::Live(why) });
     }
     // What moved meanwhile is where the next look finds it.
     let (mut tries, mut decided_again) = (0, first.is_err());
@@ -88,7 +88,7 @@ pub(super) fn find<'w, W: World>(
                     decided_again |= view.moment_decided.get();
                     let steady = !decided_again && !view.unsteady && !is_final(why);
                     let view = steady.then_some(view);
-                    return Ok(Found { view, marks: taken.clone(), consistency: live(why) });
+                    return Ok(Found { view, marks: taken.clone(), consistency: Consistency::Live(why) });
                 }
             }
         }
@@ -181,8 +181,7 @@ fn look_at_all<W: World>(
     if large || bytes > HELD_BYTES_MAX || jobs.reads.len() > HELD_FILES_MAX {
         return Ok(Err(NotInstant::TooMuch));
     }
-    // Where an inode has no room for a birth time it has none for parts of a second: a change time stands still for a second then,
-    // whoever looks at it.
+    // What is read is held by inode: where a number alone stands for a file, a later file with it would not be told apart.
     if jobs.reads.iter().any(|job| Span::of(job.inode) == Span::Mount) {
         return Ok(Err(NotInstant::FileSystem));
     }

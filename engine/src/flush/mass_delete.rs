@@ -143,7 +143,8 @@ pub(super) fn hold<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> 
     for id in &held {
         places.extend(world.names_of(*id)?);
     }
-    let mut waiting = waited(world, names)?;
+    let stay = names.excluded.intersection(&names.held_back).copied();
+    let mut waiting = waited(&names.missing, stay, |id| world.names_of(id))?;
     let plan = &mut names.plan;
     plan.changes.retain(|change| match change {
         NameChange::Unset { parent, name } if places.contains(&(*parent, name.clone())) => {
@@ -164,14 +165,18 @@ pub(super) fn hold<W: World>(flush: &mut Flush<'_, W>, names: &mut Gathered) -> 
     Ok(topmost)
 }
 
-/// Names that waited before, of directories that stay because others have these names now. They go on waiting: a name that began to
-/// wait again would hide from every second flush that something is held.
-fn waited<W: CommittedState>(world: &W, names: &Gathered) -> Result<Vec<Missing>, W::Error> {
+/// Which of the names that waited before are those of `stay`, directories that stay because others have these names now. They go on
+/// waiting: a name that began to wait again would hide from every second flush that something is held.
+fn waited<E>(
+    missing: &[Missing],
+    stay: impl Iterator<Item = FileId>,
+    names_of: impl Fn(FileId) -> Result<Vec<(FileId, Vec<u8>)>, E>,
+) -> Result<Vec<Missing>, E> {
     let mut waiting = Vec::new();
-    for id in names.excluded.intersection(&names.held_back) {
-        let places = world.names_of(*id)?;
+    for id in stay {
+        let places = names_of(id)?;
         let of_it = |m: &&Missing| places.iter().any(|(parent, name)| m.parent == *parent && m.name == *name);
-        waiting.extend(names.missing.iter().filter(of_it).cloned());
+        waiting.extend(missing.iter().filter(of_it).cloned());
     }
     Ok(waiting)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE, SLOTS};
 use common::maps::{ctrl, mapped};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -67,10 +68,12 @@ const LEFT: Duration = Duration::from_secs(5);
 /// What is left of that when it counts as over: the counters are read a little later.
 const OVER: Duration = Duration::from_secs(1);
 
+/// Held while a time is set until which writes are counted.
+static ASKING: Mutex<()> = Mutex::new(());
+
 /// Has the kernel count writes that set no mark of their own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct WriteCounting {
-    control: Table<u32, u64>,
     /// Until when they are counted, in ns of `CLOCK_MONOTONIC`.
     until: AtomicU64,
     /// How often they were not.
@@ -78,25 +81,20 @@ struct WriteCounting {
 }
 
 impl WriteCounting {
-    fn new(control: Table<u32, u64>) -> Self {
-        Self { control, until: AtomicU64::new(0), gaps: AtomicU64::new(0) }
-    }
-
-    /// Goes on counting. The answer is another one whenever writes were not counted since the last call.
-    fn go_on(&self) -> u64 {
+    /// Goes on counting. The answer is another one whenever writes were not counted since the last call. `ask` has the kernel count
+    /// until then.
+    fn go_on(&self, now: impl Fn() -> u64, ask: impl FnOnce(u64) -> std::io::Result<()>) -> u64 {
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let now = monotonic_ns();
-        let left = self.until.load(Ordering::SeqCst).saturating_sub(now);
+        let left = self.until.load(Ordering::SeqCst).saturating_sub(now());
         if left < ns(OVER) {
             self.gaps.fetch_add(1, Ordering::SeqCst);
         }
         if left < ns(LEFT) {
-            let until = now + ns(COUNTED);
-            match self.control.set(ctrl::WRITES_UNTIL, until) {
-                Ok(()) => self.until.store(until, Ordering::SeqCst),
-                // Every call is another gap then.
-                Err(_) => self.until.store(0, Ordering::SeqCst),
-            }
+            // The volumes of a capture share the word. The clock is read inside, so that nobody sets it back.
+            let _one_at_a_time = ASKING.lock();
+            let until = now() + ns(COUNTED);
+            // If it is refused, every call is another gap.
+            self.until.store(ask(until).map_or(0, |()| until), Ordering::SeqCst);
         }
         self.gaps.load(Ordering::SeqCst)
     }
@@ -108,7 +106,9 @@ impl WriteCounting {
 pub struct QuietProbe {
     counters: ChangeCounters,
     mapped_now: OwnedFd,
-    writes: Option<WriteCounting>,
+    /// The control words, where writes are counted only while somebody asks for it.
+    control: Option<Table<u32, u64>>,
+    writes: WriteCounting,
 }
 
 impl QuietProbe {
@@ -118,15 +118,17 @@ impl QuietProbe {
         mapped_now: OwnedFd,
         control: Option<Table<u32, u64>>,
     ) -> Result<Self, Errno> {
-        let writes = control.map(WriteCounting::new);
-        Ok(Self { counters: ChangeCounters::map(changes)?, mapped_now, writes })
+        let writes = WriteCounting::default();
+        Ok(Self { counters: ChangeCounters::map(changes)?, mapped_now, control, writes })
     }
 
     /// As `ChangeCounters::of`. Where writes have to be asked for, they are counted from the first call on.
     #[must_use]
     pub fn changes(&self, slot: u32) -> u64 {
         // Asked for before the counters are read: a write that begins after that is counted.
-        let gaps = self.writes.as_ref().map_or(0, WriteCounting::go_on);
+        let ask =
+            |control: &Table<u32, u64>| self.writes.go_on(monotonic_ns, |until| control.set(ctrl::WRITES_UNTIL, until));
+        let gaps = self.control.as_ref().map_or(0, ask);
         self.counters.of(slot).wrapping_add(gaps)
     }
 
@@ -153,6 +155,8 @@ pub fn slot_of(volume: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -161,5 +165,31 @@ mod tests {
             assert!((1..SLOT_OF_NONE).contains(&slot_of(name)), "{name}");
         }
         assert_ne!(slot_of("a"), slot_of("b"));
+    }
+
+    /// Two answers are the same only where writes were counted between them.
+    #[test]
+    fn a_time_in_which_writes_were_not_counted_is_a_change() {
+        let writes = WriteCounting::default();
+        let asked = Cell::new(0);
+        let at = |second: u64| {
+            let ask = |until| {
+                asked.set(until / 1_000_000_000);
+                Ok(())
+            };
+            writes.go_on(|| second * 1_000_000_000, ask)
+        };
+        let first = at(100);
+        assert_eq!(asked.get(), 110);
+        assert_eq!((at(104), asked.get()), (first, 110), "there is time enough left");
+        assert_eq!((at(107), asked.get()), (first, 117), "it is asked for again");
+        assert_ne!(at(130), first, "it was over");
+        let second = at(131);
+        assert_eq!(at(132), second);
+        // The counters are read a little after the clock.
+        assert_ne!(writes.go_on(|| 139_500_000_000, |_| Err(std::io::ErrorKind::Other.into())), second);
+        let refused = at(140);
+        assert_ne!(refused, second, "it was refused");
+        assert_eq!(at(141), refused);
     }
 }

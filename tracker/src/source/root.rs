@@ -176,7 +176,7 @@ impl SourceRoot {
     }
 
     /// Whether times have parts of a second. Where inodes have no room for a birth time they have none for these, and every time is
-    /// cut to its second (`s_time_gran`, `ext4_fill_super` of Linux 6.1 to 6.18).
+    /// cut to its second (ext4 with inodes of 128 bytes, seen on Linux 6.18).
     pub fn has_fine_times(&self) -> bool {
         let root = self.find(Path::new(""));
         root.is_ok_and(|found| has_birth(&found.fd).unwrap_or(false))

@@ -24,6 +24,16 @@ fn weighed(gone: &[Gone], now: &[(u64, &str, u64)]) -> Weighed {
     weighed
 }
 
+/// A directory in whose place another stands, and that is held: without this it was held in every second flush only.
+#[test]
+fn the_name_of_a_directory_that_stays_in_anothers_place_goes_on_waiting() {
+    let waits = |id: u64, name: &str| Missing { parent: FileId(id), name: name.into(), drain: 7 };
+    let missing = [waits(1, "f"), waits(1, "g"), waits(2, "f")];
+    let names_of = |id: FileId| Ok::<_, Infallible>(vec![(FileId(1), if id == FileId(5) { "f" } else { "h" }.into())]);
+    let Ok(waiting) = waited(&missing, [FileId(5), FileId(6)].into_iter(), names_of);
+    assert_eq!(waiting, [waits(1, "f")]);
+}
+
 #[test]
 fn an_emptied_source_is_held_and_daily_removals_are_not() {
     let guard = MaxDelete::DEFAULT;

@@ -70,6 +70,27 @@ pub struct Inflight {
     pub flags: u32,
 }
 
+/// Key of the WRITERS map: a cgroup whose tasks changed a volume.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WriterKey {
+    /// The kernel's id of the cgroup in the hierarchy of version 2. On 64 bits it is the inode number of its directory
+    /// (`cgroup_id` and `kernfs_id_ino`, since Linux 5.5).
+    pub cgroup: u64,
+    /// The volume's slot.
+    pub slot: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+impl WriterKey {
+    /// The key of changes that tasks of `cgroup` made in the volume of `slot`.
+    #[must_use]
+    pub const fn new(slot: u32, cgroup: u64) -> Self {
+        Self { cgroup, slot, pad: 0 }
+    }
+}
+
 /// The INFLIGHT key of a task in a hooked function: below every kernel address, so never the key of a direct write.
 #[must_use]
 #[inline(always)]
@@ -180,6 +201,8 @@ pub mod counter {
     pub const GROUPS_NEW: u32 = 8;
     /// Entries inserted into INODE.
     pub const INODES_NEW: u32 = 9;
+    /// A change whose cgroup was not recorded, because WRITERS is full. Nothing but that record is lost.
+    pub const WRITERS_FULL: u32 = 10;
     /// First of one cell per hook, in the order of `hooks::HOOKS` and then `functions::FUNCTIONS`: events on tracked
     /// superblocks.
     pub const HOOK_BASE: u32 = 16;
@@ -187,7 +210,7 @@ pub mod counter {
     pub const CELLS: u32 = 64;
 
     /// Names of the cells before `HOOK_BASE`, for metrics.
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 11] = [
         "dirty_full",
         "inode_full",
         "overflow",
@@ -198,6 +221,7 @@ pub mod counter {
         "lost",
         "groups_new",
         "inodes_new",
+        "writers_full",
     ];
     /// Cells of which any increase means that marks were widened or lost: the caller must check.
     pub const WIDENED_OR_LOST: [u32; 7] =
@@ -219,7 +243,7 @@ pub const fn overflow_bit(dev: u32, ino: u64) -> u32 {
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "aya::Pod for map keys and values: they are plain bytes, checked by size tests")]
 mod pod {
-    use super::{GroupKey, Inflight, InodeKey, InodeMark};
+    use super::{GroupKey, Inflight, InodeKey, InodeMark, WriterKey};
 
     // SAFETY: repr(C), only integers, no padding (the asserts below), valid for every bit pattern.
     unsafe impl aya::Pod for GroupKey {}
@@ -229,6 +253,8 @@ mod pod {
     unsafe impl aya::Pod for InodeMark {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Inflight {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for WriterKey {}
 }
 
 const _: () = {
@@ -236,6 +262,7 @@ const _: () = {
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<InodeMark>() == 24);
     assert!(size_of::<Inflight>() == 40);
+    assert!(size_of::<WriterKey>() == 16);
     assert!(counter::NAMES.len() <= counter::HOOK_BASE as usize);
 };
 

@@ -1,6 +1,6 @@
 //! Who changes a volume: the cgroups whose tasks made changes, as the programs have recorded them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use common::limits::WRITERS_ENTRIES;
 
@@ -24,14 +24,12 @@ impl Capture {
         Ok(all.map(|(_, cgroup, changes)| (cgroup, changes)).collect())
     }
 
-    /// Cgroups that may have to be forgotten, because the map is filling up; empty while it is not.
+    /// Whether there is little room for more of them.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn crowding_writers(&self) -> Result<BTreeSet<u64>, CaptureError> {
-        let all = self.all_writers()?;
-        let crowded = all.len() >= CROWDED;
-        Ok(if crowded { all.into_iter().map(|(_, cgroup, _)| cgroup).collect() } else { BTreeSet::new() })
+    pub fn writers_are_crowded(&self) -> Result<bool, CaptureError> {
+        Ok(self.all_writers()?.len() >= CROWDED)
     }
 
     /// Forgets what cgroups other than `living` changed. A program that counts for one of them meanwhile may count for the next

@@ -7,6 +7,7 @@ pub(crate) mod covered;
 mod error;
 mod parts;
 mod paths;
+mod paused;
 mod places;
 pub mod pool;
 mod quiet;
@@ -14,7 +15,6 @@ pub(crate) mod random;
 pub(crate) mod timestamp_granularity;
 mod tree;
 pub(crate) mod unread;
-mod urgent;
 mod watched;
 pub mod write_back;
 

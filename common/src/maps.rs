@@ -91,6 +91,14 @@ impl WriterKey {
     }
 }
 
+/// Cgroups of a `WriterKey` that are none, or not like others.
+pub mod writer {
+    /// Kernel threads of the root group. No group has this id.
+    pub const KERNEL: u64 = 0;
+    /// The root group: the first node of the hierarchy.
+    pub const ROOT: u64 = 1;
+}
+
 /// The INFLIGHT key of a task in a hooked function: below every kernel address, so never the key of a direct write.
 #[must_use]
 #[inline(always)]

@@ -42,11 +42,11 @@ struct Bed {
 }
 
 impl Bed {
-    fn or_skip(test: &str, pause: &str) -> Option<Bed> {
+    fn or_skip(test: &str, kind: Kind, pause: &str) -> Option<Bed> {
         if !programs_or_skip(test, "perl", &["perl"]) {
             return None;
         }
-        let mount = Mount::new_or_skip(test, Kind::Ext4)?;
+        let mount = Mount::new_or_skip(test, kind)?;
         let source = mount.dir("source");
         let dirs: Vec<PathBuf> = ["x", "y", "z"].iter().map(|name| source.join(name)).collect();
         for dir in &dirs {
@@ -115,15 +115,31 @@ fn paused(said: &Value) -> Option<u64> {
 }
 
 #[test]
-fn writers_without_gaps_are_paused_and_go_on() {
-    let test = "writers_without_gaps_are_paused_and_go_on";
-    let Some(bed) = Bed::or_skip(test, "20ms") else { return };
+fn writers_without_gaps_are_paused_and_go_on_on_ext4() {
+    paused_and_go_on("writers_without_gaps_are_paused_and_go_on_on_ext4", Kind::Ext4);
+}
+
+#[test]
+fn writers_without_gaps_are_paused_and_go_on_on_xfs() {
+    paused_and_go_on("writers_without_gaps_are_paused_and_go_on_on_xfs", Kind::Xfs);
+}
+
+#[test]
+fn writers_without_gaps_are_paused_and_go_on_on_btrfs() {
+    paused_and_go_on("writers_without_gaps_are_paused_and_go_on_on_btrfs", Kind::Btrfs);
+}
+
+#[track_caller]
+fn paused_and_go_on(test: &str, kind: Kind) {
+    let Some(bed) = Bed::or_skip(test, kind, "20ms") else { return };
     let Some(group) = Group::new_or_skip(test, "writers") else { return };
     let daemon = bed.volume.start_ready();
     let writers = bed.write_in(&group);
     let commits = bed.commits_when("a pause", 5, |said| paused(said).is_some());
     let pauses: Vec<u64> = commits.iter().filter_map(|(_, said)| paused(said)).collect();
-    println!("{} commits, pauses in microseconds: {pauses:?}", commits.len());
+    let live = commits.iter().filter(|(_, said)| said["kind"] == "live").count();
+    println!("{kind:?}: {} commits, {live} live, pauses in microseconds: {pauses:?}", commits.len());
+    println!("{}", bed.volume.tracker(&["status"]).stdout);
     let most = Duration::from_micros(*pauses.iter().max().unwrap());
     assert!(most <= PAUSE + LATE, "paused for {most:?}");
     bed.dirs.iter().for_each(|dir| goes_on(dir));
@@ -153,7 +169,7 @@ fn writers_without_gaps_are_paused_and_go_on() {
 #[test]
 fn nobody_is_paused_unless_it_is_allowed() {
     let test = "nobody_is_paused_unless_it_is_allowed";
-    let Some(bed) = Bed::or_skip(test, "0") else { return };
+    let Some(bed) = Bed::or_skip(test, Kind::Ext4, "0") else { return };
     let Some(group) = Group::new_or_skip(test, "writers") else { return };
     let _daemon = bed.volume.start_ready();
     let _writers = bed.write_in(&group);
@@ -165,7 +181,7 @@ fn nobody_is_paused_unless_it_is_allowed() {
 #[test]
 fn a_group_of_our_own_ancestors_is_never_paused() {
     let test = "a_group_of_our_own_ancestors_is_never_paused";
-    let Some(bed) = Bed::or_skip(test, "20ms") else { return };
+    let Some(bed) = Bed::or_skip(test, Kind::Ext4, "20ms") else { return };
     let Some(group) = Group::new_or_skip(test, "writers") else { return };
     let _daemon = bed.volume.start_ready();
     let _writers = bed.write_in(&group);
@@ -195,7 +211,7 @@ fn a_group_of_our_own_ancestors_is_never_paused() {
 #[test]
 fn writers_go_on_when_the_daemon_dies_in_a_pause() {
     let test = "writers_go_on_when_the_daemon_dies_in_a_pause";
-    let Some(mut bed) = Bed::or_skip(test, "1s") else { return };
+    let Some(mut bed) = Bed::or_skip(test, Kind::Ext4, "1s") else { return };
     let Some(group) = Group::new_or_skip(test, "writers") else { return };
     bed.volume.environment.push(("TRACKER_FAILPOINT".into(), "paused:2".into()));
     let mut daemon = bed.volume.start();

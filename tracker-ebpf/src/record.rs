@@ -9,7 +9,7 @@ use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
     limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
-    maps::{GroupBits, GroupKey, InodeKey, InodeMark, WriterKey, counter, ctrl, flag, mode, overflow_bit},
+    maps::{GroupBits, GroupKey, InodeKey, InodeMark, WriterKey, counter, ctrl, flag, mode, overflow_bit, writer},
     ranges::{self, Bits, Blocks, Place},
 };
 
@@ -170,7 +170,11 @@ fn written_by(slot: u32) {
         return;
     }
     // SAFETY: a helper without arguments.
-    let key = WriterKey::new(slot, unsafe { bpf_get_current_cgroup_id() });
+    let mut cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if cgroup == writer::ROOT && kernel::is_kernel_thread() {
+        cgroup = writer::KERNEL;
+    }
+    let key = WriterKey::new(slot, cgroup);
     if let Some(at) = WRITERS.get_ptr_mut(key) {
         // SAFETY: a pointer the map just gave.
         unsafe { atomic::add(at, 1) };

@@ -17,6 +17,9 @@ const GROUPS_MAX: usize = 20_000;
 /// Ancestors of a process that are looked at.
 const ANCESTORS_MAX: usize = 64;
 
+/// In the place of an id: threads of the kernel, which are in the root group.
+pub const KERNEL: u64 = 0;
+
 /// Where the hierarchy is mounted. Paths of groups begin with `/`, as in `/proc/PID/cgroup`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {

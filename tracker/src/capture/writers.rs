@@ -6,6 +6,9 @@ use common::limits::WRITERS_ENTRIES;
 
 use super::error::CaptureError;
 use super::running::Capture;
+use crate::cgroups::KERNEL;
+
+const _: () = assert!(KERNEL == common::maps::writer::KERNEL);
 
 /// Changes of one volume by the kernel's id of the cgroup that made them, since the maps were made.
 pub type Writers = BTreeMap<u64, u64>;
@@ -40,7 +43,7 @@ impl Capture {
     pub fn forget_writers_except(&self, living: impl Fn(u64) -> bool) -> Result<(), CaptureError> {
         let failed = |source| CaptureError::Map { what: "clearing", map: "WRITERS", source };
         let (keys, _) = self.maps.writers.read_all().map_err(failed)?;
-        let gone: Vec<_> = keys.into_iter().filter(|key| !living(key.cgroup)).collect();
+        let gone: Vec<_> = keys.into_iter().filter(|key| key.cgroup != KERNEL && !living(key.cgroup)).collect();
         if gone.is_empty() { Ok(()) } else { self.maps.writers.remove_all(&gone).map_err(failed) }
     }
 

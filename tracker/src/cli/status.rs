@@ -10,6 +10,7 @@ use super::global::Global;
 use super::table::columns;
 use super::tracking;
 use crate::capture::BackEnd;
+use crate::cgroups::KERNEL;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
@@ -141,10 +142,11 @@ fn instant(v: &VolumeStatus, said: &ConsistencyField) -> String {
 /// Who changes the volume; nothing where it is not known or nobody does.
 fn writers(v: &VolumeStatus) -> Option<String> {
     let all = v.writers.iter().map(|writer| {
-        let name = writer
-            .path
-            .as_deref()
-            .map_or_else(|| format!("{} (gone)", writer.cgroup), |path| quoting::quote(path.as_bytes()));
+        let name = match &writer.path {
+            Some(path) => quoting::quote(path.as_bytes()),
+            None if writer.cgroup == KERNEL => "threads of the kernel".to_owned(),
+            None => format!("{} (gone)", writer.cgroup),
+        };
         format!("{name} {}", grouped(writer.changes))
     });
     let all = all.collect::<Vec<_>>().join(", ");
@@ -230,9 +232,11 @@ db: unreadable: 2 more
     #[test]
     fn who_changes_the_volume_has_its_line() {
         let writer = |path: Option<&str>, changes| Writer { cgroup: 77, path: path.map(str::to_owned), changes };
-        let some = vec![writer(Some("/system.slice/my db"), 12_345), writer(None, 7)];
+        let kernel = Writer { cgroup: KERNEL, ..writer(None, 2) };
+        let some = vec![writer(Some("/system.slice/my db"), 12_345), writer(None, 7), kernel];
         let status = VolumeStatus { writers: some, ..volume(State::Protected) };
-        assert_eq!(notes(&status), ["changes by control group: '/system.slice/my db' 12,345, 77 (gone) 7"]);
+        let line = "changes by control group: '/system.slice/my db' 12,345, 77 (gone) 7, threads of the kernel 2";
+        assert_eq!(notes(&status), [line]);
         assert_eq!(notes(&volume(State::Protected)), [""; 0]);
     }
 

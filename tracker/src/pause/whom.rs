@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::cgroups::KERNEL;
+
 /// A cgroup that has just written.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
@@ -20,15 +22,21 @@ pub enum Refused {
     NoHierarchy,
     #[error("it cannot be told in which control groups this process and its ancestors are")]
     Unknown,
-    /// Kernel threads are in it too, and it cannot be frozen.
+    #[error("only threads of the kernel write")]
+    Kernel,
+    /// It cannot be frozen.
     #[error("tasks of the root control group write")]
     Root,
     #[error("{} writes, and this process or one of its ancestors is in it", path.display())]
     Ours { path: PathBuf },
 }
 
-/// Id and path of each group to pause; `ours`: the groups of this process and its ancestors.
+/// Id and path of each group to pause; `ours`: the groups of this process and its ancestors. What threads of the kernel do follows from
+/// what others have done, as a rule, so that they do not keep those from being paused.
 pub(super) fn whom(writers: &[Writer], ours: &BTreeSet<PathBuf>) -> Result<Vec<(u64, PathBuf)>, Refused> {
+    if !writers.is_empty() && writers.iter().all(|writer| writer.id == KERNEL) {
+        return Err(Refused::Kernel);
+    }
     let mut chosen: Vec<(u64, PathBuf)> = Vec::new();
     for Writer { id, path, frozen } in writers {
         // Its last task has ended.
@@ -79,6 +87,15 @@ mod tests {
         for paths in [&["/"][..], &["/a", "/"], &["/", "/a"]] {
             assert_eq!(whom(&writers(paths), &ours(&["/own"])), Err(Refused::Root), "{paths:?}");
         }
+    }
+
+    #[test]
+    fn threads_of_the_kernel_refuse_only_by_themselves() {
+        let kernel = Writer { id: KERNEL, path: None, frozen: false };
+        assert_eq!(whom(&[kernel.clone()], &ours(&[])), Err(Refused::Kernel));
+        let mut some = writers(&["/a"]);
+        some.push(kernel);
+        assert_eq!(chosen(&some), [1]);
     }
 
     #[test]

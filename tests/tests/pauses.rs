@@ -21,7 +21,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// By how much a pause may exceed it on a busy machine: the guard must get a processor first.
 const LATE: Duration = Duration::from_millis(30);
 /// How long writers write, most.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
+/// More than there are processors that they could have at the same time, so that there is no gap while one has none.
+const WRITERS: u32 = 8;
 
 /// Writes numbers without end, each to `a` first and then to `b`.
 const WRITER: &str = r#"
@@ -33,7 +35,7 @@ for (my $n = 1; ; $n++) {
 }
 "#;
 
-/// A volume and directories in it for writers. More than one writes, so that there is no gap while one has no processor.
+/// A volume and directories in it for writers.
 struct Bed {
     // In this order they are dropped.
     volume: Volume,
@@ -48,7 +50,7 @@ impl Bed {
         }
         let mount = Mount::new_or_skip(test, kind)?;
         let source = mount.dir("source");
-        let dirs: Vec<PathBuf> = ["x", "y", "z"].iter().map(|name| source.join(name)).collect();
+        let dirs: Vec<PathBuf> = (0..WRITERS).map(|number| source.join(number.to_string())).collect();
         for dir in &dirs {
             fs::create_dir(dir).unwrap();
             ["a", "b"].iter().for_each(|name| fs::write(dir.join(name), [0; 4096]).unwrap());
@@ -222,6 +224,27 @@ fn writers_go_on_when_the_daemon_dies_in_a_pause() {
     let lasted = group.thawed_within(Duration::from_secs(1));
     println!("thawed {lasted:?} after the daemon's death");
     bed.dirs.iter().for_each(|dir| goes_on(dir));
+}
+
+/// Daemon and guard were killed together in a pause: what is left is the note of it.
+#[test]
+fn a_daemon_lets_go_on_what_an_earlier_one_left_paused() {
+    let test = "a_daemon_lets_go_on_what_an_earlier_one_left_paused";
+    let Some(bed) = Bed::or_skip(test, Kind::Ext4, "0") else { return };
+    let Some(group) = Group::new_or_skip(test, "left") else { return };
+    let writers = bed.write_in(&group);
+    fs::write(group.dir().join("cgroup.freeze"), "1").unwrap();
+    let home = bed.volume.state.join("volumes").join(&bed.volume.name);
+    fs::create_dir_all(&home).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let note = format!("{}\n{} {}\n", boot.trim(), group.id(), utf8(group.dir()));
+    fs::write(home.join("paused"), note).unwrap();
+    let daemon = bed.volume.start_ready();
+    assert!(!group.is_frozen());
+    bed.dirs.iter().for_each(|dir| goes_on(dir));
+    assert!(!home.join("paused").exists());
+    drop(writers);
+    assert!(daemon.stop().success());
 }
 
 /// The guard by itself, on a real group: until its time is over, and until whoever has its pipe is killed.

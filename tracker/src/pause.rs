@@ -2,13 +2,15 @@
 //!
 //! One process of its own, the guard, writes `1` and `0` to `cgroup.freeze`. It is started before anything is paused, and is ready then.
 //! It lets the writers go on when it is told to, when whoever told it to pause has died (its pipe ends), and when the allowed time is
-//! over. So neither a dead nor a stuck daemon keeps them paused.
+//! over. So neither a dead nor a stuck daemon keeps them paused. Where both are killed at once (`cgroup.kill`), the next daemon finds
+//! a note of it.
 //!
 //! Nobody waits until they have stopped. While they are paused nothing but the source and the kernel is asked, never the store: a store
 //! whose server is among the paused is only slower.
 
 pub mod guard;
 mod held;
+mod note;
 mod whom;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cgroups::Hierarchy;
 pub use held::Held;
+pub use note::undo;
 pub use whom::Refused;
 use whom::{Writer, whom};
 

@@ -2,10 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::guard::{GO_ON, PAUSE, PAUSED, READY, readable};
+use super::note::Note;
 use super::{Group, Switch, thaw};
 
 /// Name of the verb that runs a guard.
@@ -21,15 +23,17 @@ pub struct Held {
     from: ChildStdout,
     /// For the case that the guard has died.
     switches: Vec<Switch>,
+    /// Removed after everything else.
+    note: Option<Note>,
     began: Instant,
 }
 
 impl Held {
-    /// Starts a guard, and pauses these groups for at most `bound`.
+    /// Starts a guard, and pauses these groups for at most `bound`. `note`: where that is noted meanwhile.
     ///
     /// # Errors
     /// When the guard cannot be started, or does not answer. Nobody is paused then.
-    pub fn begin(groups: &[Group], bound: Duration) -> io::Result<Held> {
+    pub fn begin(groups: &[Group], bound: Duration, note: &Path) -> io::Result<Held> {
         let mut command = Command::new("/proc/self/exe");
         command.arg(VERB).arg(bound.as_micros().to_string());
         for group in groups {
@@ -41,11 +45,12 @@ impl Held {
         let (Some(to), Some(from)) = (guard.stdin.take(), guard.stdout.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        let mut held = Held { guard, to: Some(to), from, switches: Vec::new(), began: Instant::now() };
+        let mut held = Held { guard, to: Some(to), from, switches: Vec::new(), note: None, began: Instant::now() };
         held.expect(READY)?;
         for group in groups {
             held.switches.extend(Switch::open(group)?);
         }
+        held.note = Some(Note::write(note, groups)?);
         held.began = Instant::now();
         held.say(PAUSE)?;
         held.expect(PAUSED)?;
@@ -63,6 +68,7 @@ impl Held {
             self.switches.clear();
             return Ok(Duration::from_micros(u64::from_le_bytes(micros)));
         }
+        // Where this fails, it is tried once more when `self` is dropped.
         thaw(&mut self.switches)?;
         self.switches.clear();
         Ok(self.began.elapsed())
@@ -100,6 +106,8 @@ impl Drop for Held {
         self.to = None;
         if let Err(error) = thaw(&mut self.switches) {
             tracing::error!(%error, "a paused control group cannot be let go on");
+            // The next daemon tries.
+            self.note.take().map(std::mem::forget);
         }
         // One that is stuck has nothing left to do.
         if !readable(&self.from, Instant::now() + ANSWERS).unwrap_or(false) {

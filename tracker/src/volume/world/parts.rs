@@ -53,6 +53,8 @@ pub struct VolumeWorld {
     pub(super) quiet: Option<Quiet>,
     /// For how long writers may be paused, so that there is one; 0: not at all.
     pub pause: Duration,
+    /// Where that is noted.
+    pub pause_note: PathBuf,
     /// The pause of them that lasts.
     pub(super) held: Option<Held>,
     /// While it looks at what changed, nothing is to come between.
@@ -87,6 +89,7 @@ impl VolumeWorld {
             damaged: None,
             quiet: None,
             pause: Duration::ZERO,
+            pause_note: PathBuf::new(),
             held: None,
             urgent: None,
             began: Time::default(),

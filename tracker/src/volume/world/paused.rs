@@ -28,7 +28,7 @@ impl VolumeWorld {
                 return Ok(Paused::Cannot);
             }
         };
-        match Held::begin(&groups, self.pause) {
+        match Held::begin(&groups, self.pause, &self.pause_note) {
             Ok(held) => {
                 test_switches::hit("paused");
                 self.held = Some(held);

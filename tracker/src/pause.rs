@@ -86,5 +86,10 @@ impl Switch {
 
 /// Lets the tasks of all groups go on. Tries all of them, and returns the first failure.
 fn thaw(switches: &mut [Switch]) -> io::Result<()> {
-    switches.iter_mut().map(|switch| switch.set(false)).fold(Ok(()), |first, result| first.and(result))
+    let mut first = Ok(());
+    for switch in switches {
+        let set = switch.set(false);
+        first = first.and(set);
+    }
+    first
 }

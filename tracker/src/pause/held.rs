@@ -107,7 +107,9 @@ impl Drop for Held {
         if let Err(error) = thaw(&mut self.switches) {
             tracing::error!(%error, "a paused control group cannot be let go on");
             // The next daemon tries.
-            self.note.take().map(std::mem::forget);
+            if let Some(note) = self.note.take() {
+                std::mem::forget(note);
+            }
         }
         // One that is stuck has nothing left to do.
         if !readable(&self.from, Instant::now() + ANSWERS).unwrap_or(false) {

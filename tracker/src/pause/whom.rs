@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn threads_of_the_kernel_refuse_only_by_themselves() {
         let kernel = Writer { id: KERNEL, path: None, frozen: false };
-        assert_eq!(whom(&[kernel.clone()], &ours(&[])), Err(Refused::Kernel));
+        assert_eq!(whom(std::slice::from_ref(&kernel), &ours(&[])), Err(Refused::Kernel));
         let mut some = writers(&["/a"]);
         some.push(kernel);
         assert_eq!(chosen(&some), [1]);

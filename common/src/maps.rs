@@ -183,8 +183,10 @@ pub mod ctrl {
     pub const LEASE: u32 = 8;
     /// Not 0: a change was not marked because the lease was over.
     pub const LAPSED: u32 = 9;
+    /// The process that last ran `mapped::PROGRAM`, as the kernel numbers it: the daemon. What it changes itself is nobody's writing.
+    pub const DAEMON: u32 = 10;
     /// Number of words.
-    pub const WORDS: u32 = 10;
+    pub const WORDS: u32 = 11;
 }
 
 /// Cells of the COUNTERS map (per CPU u64).

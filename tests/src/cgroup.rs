@@ -19,6 +19,8 @@ pub struct Group {
     /// As in `/proc/PID/cgroup`.
     pub path: PathBuf,
     dir: PathBuf,
+    /// It holds threads of this process.
+    threads: bool,
 }
 
 impl Group {
@@ -34,7 +36,37 @@ impl Group {
         let path = Path::new("/").join(format!("tracker-test-{}-{name}", std::process::id()));
         let dir = hierarchy.dir(&path);
         fs::create_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-        Some(Group { path, dir })
+        Some(Group { path, dir, threads: false })
+    }
+
+    /// One for threads of this process, below its own; the others stay where they are, and go on while these are paused.
+    ///
+    /// # Panics
+    /// When root cannot make one.
+    pub fn of_threads_or_skip(test: &str) -> Option<Group> {
+        let (Some(hierarchy), Ok(text)) = (Hierarchy::find(), fs::read_to_string("/proc/self/cgroup")) else {
+            skip(test, "cgroup2", "control groups of version 2 are not mounted");
+            return None;
+        };
+        let own = text.lines().find_map(|line| line.strip_prefix("0::")).expect("a group");
+        let path = Path::new(own).join(format!("tracker-test-{}-threads", std::process::id()));
+        let dir = hierarchy.dir(&path);
+        fs::create_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        let group = Group { path, dir, threads: true };
+        if let Err(error) = fs::write(group.dir.join("cgroup.type"), "threaded") {
+            skip(test, "cgroup2", &format!("its own control group can have none of threads: {error}"));
+            return None;
+        }
+        Some(group)
+    }
+
+    /// Moves the calling thread into a group of threads.
+    ///
+    /// # Panics
+    /// When it cannot be moved.
+    pub fn join(dir: &Path) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+        fs::write(dir.join("cgroup.threads"), thread).expect("a thread can be moved");
     }
 
     /// The kernel's id.
@@ -77,7 +109,9 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         let _ = fs::write(self.dir.join("cgroup.freeze"), "0");
-        let _ = fs::write(self.dir.join("cgroup.kill"), "1");
+        if !self.threads {
+            let _ = fs::write(self.dir.join("cgroup.kill"), "1");
+        }
         let began = Instant::now();
         while let Err(error) = fs::remove_dir(&self.dir) {
             if began.elapsed() > ENDS {

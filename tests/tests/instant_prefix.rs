@@ -10,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::cgroup::Group;
 use tests::daemon::{Volume, utf8};
 use tests::load::{number, seed};
-use tests::mounts::{Kind, Mount};
+use tests::mounts::{Kind, Mount, root_or_skip};
 use tests::prefix::load::Load;
 use tests::prefix::tree;
 
@@ -24,6 +25,8 @@ const LIVE: usize = 5;
 const SHARE: usize = 30;
 /// .. and so many at least.
 const LEAST: usize = 5;
+/// How long writers may be paused, where they may be: a debug build on a busy machine takes tens of milliseconds for a look.
+const PAUSE: &str = "500ms";
 
 /// Seconds of load: `$TRACKER_PREFIX_SECONDS`, or a few.
 fn length() -> Duration {
@@ -37,6 +40,7 @@ struct Commit {
     seq: u64,
     /// How long nothing changed, in microseconds; or why it is not of one instant.
     instant: Result<u64, String>,
+    paused_us: u64,
 }
 
 fn commits(volume: &Volume) -> Vec<Commit> {
@@ -49,7 +53,7 @@ fn commits(volume: &Volume) -> Vec<Commit> {
         } else {
             Err(said["reason"].as_str().unwrap_or("nothing").to_owned())
         };
-        Commit { seq: number(&line, "seq"), instant }
+        Commit { seq: number(&line, "seq"), instant, paused_us: said["pause_us"].as_u64().unwrap_or(0) }
     };
     answer.expect(0).stdout.lines().map(commit).collect()
 }
@@ -117,13 +121,23 @@ fn copy_naively(source: &Path, to: &Path) {
 /// The load beside a daemon. `neighbours`: another directory of the file system is busy as well.
 #[track_caller]
 fn prefixes(case: &str, kind: Kind, neighbours: bool) {
+    prefixes_with(case, kind, neighbours, None);
+}
+
+/// `paused`: the writers never rest, and are in this group, which may be paused.
+#[track_caller]
+fn prefixes_with(case: &str, kind: Kind, neighbours: bool, paused: Option<&Group>) {
     let Some(mount) = Mount::new_or_skip(case, kind) else { return };
     let (source, outside, busy) = (mount.dir("source"), mount.dir("outside"), mount.dir("busy"));
     let seed = seed();
     println!("{case}: seed {seed} (TRACKER_TEST_SEED sets another)");
-    let load = Load::new(&source, &outside, seed);
+    let mut load = Load::new(&source, &outside, seed);
     let mut volume = Volume::new(&source);
     volume.extra = vec!["--interval".into(), "250ms".into()];
+    if let Some(group) = paused {
+        load = load.restless_in(group.dir());
+        volume.extra.extend(["--pause".into(), PAUSE.into()]);
+    }
     let mut run = Run { case, volume, load, seen: 0 };
     let daemon = run.volume.start_ready();
     let first = number(&run.volume.status(), "head_seq");
@@ -146,6 +160,11 @@ fn prefixes(case: &str, kind: Kind, neighbours: bool) {
     found.retain(|commit| (first + 1..=last).contains(&commit.seq));
     found.reverse();
     judge(&mut run, &found, &copies);
+    if paused.is_some() {
+        let paused: Vec<u64> = found.iter().map(|commit| commit.paused_us).filter(|micros| *micros > 0).collect();
+        println!("{case}: paused for microseconds: {paused:?}");
+        assert!(paused.len() >= LEAST, "{case}: only {} commits of one instant with a pause", paused.len());
+    }
 }
 
 #[track_caller]
@@ -205,6 +224,19 @@ fn instants_are_prefixes_of_all_changes_on_btrfs() {
 #[test]
 fn instants_are_prefixes_of_all_changes_on_an_overlay() {
     prefixes("instants_are_prefixes_of_all_changes_on_an_overlay", Kind::Overlay, false);
+}
+
+/// Writers that never rest.
+#[test]
+fn instants_with_pauses_are_prefixes_of_all_changes() {
+    let case = "instants_with_pauses_are_prefixes_of_all_changes";
+    if !root_or_skip(case) {
+        return;
+    }
+    let Some(group) = Group::of_threads_or_skip(case) else { return };
+    for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs] {
+        prefixes_with(&format!("{case}/{}", kind.name()), kind, false, Some(&group));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
@@ -167,6 +167,10 @@ extern "C" fn changed(slot: u64) -> u64 {
 fn written_by(slot: u32) {
     // Not the files that belong to no volume: nobody asks who writes them.
     if slot == limits::SLOT_OF_NONE {
+        return;
+    }
+    // Cleaning a mapped file marks in the task that cleans it.
+    if bpf_get_current_pid_tgid() >> 32 == maps::control(ctrl::DAEMON) {
         return;
     }
     // SAFETY: a helper without arguments.

@@ -32,7 +32,7 @@ use super::facts::FlushFacts;
 use super::gather::gather;
 use super::report::Report;
 use super::running::Flush;
-use super::world::{CommittedState, Paused, SourceTree, WatchSet, World};
+use super::world::{CommittedState, Count, Paused, SourceTree, WatchSet, World};
 use super::{few_names, jobs, mass_delete};
 use crate::dirty::DirtySet;
 use crate::identity::Span;
@@ -179,10 +179,10 @@ fn try_once<W: World>(
     let watched = view.watched.len();
     view.outdate(&live);
     if !known && let Err(why) = look(view, &marks, facts)? {
-        return seen(Err(why));
+        return seen(Err(moved_or(view, before, why)?));
     }
     if view.read_stale().is_err() {
-        return seen(Err(NotInstant::LeftOver));
+        return seen(Err(moved_or(view, before, NotInstant::LeftOver)?));
     }
     if view.watched.len() > watched && steps.watch_first {
         return seen(Err(NotInstant::NeverQuiet));
@@ -196,6 +196,12 @@ fn try_once<W: World>(
     }
     let window_us = u32::try_from(after.at_us.saturating_sub(before.at_us)).unwrap_or(u32::MAX);
     seen(Ok((marks, window_us)))
+}
+
+/// What could not be read because it moved is no reason by itself: it moves because the tree is not quiet.
+fn moved_or<W: World>(view: &mut View<'_, W>, before: Count, why: NotInstant) -> Result<NotInstant, W::Error> {
+    let moved = why == NotInstant::LeftOver && view.count()?.changes != before.changes;
+    Ok(if moved { NotInstant::NeverQuiet } else { why })
 }
 
 /// Lists and reads what a flush of `marks` would, where the view does not hold it already.

@@ -1,12 +1,12 @@
 //! Pausing the writers of the volume while it is looked for an instant.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use engine::flush::world::Paused;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
+use crate::capture::writers::Writers;
 use crate::pause::{self, Held};
 use crate::test_switches;
 
@@ -18,13 +18,13 @@ impl VolumeWorld {
         };
         let now = dispatcher.writers(&self.pending)?;
         let before = &self.quiet()?.writers;
-        let wrote = now.iter().filter(|(id, count)| before.get(id) != Some(count));
-        let wrote: BTreeSet<u64> = wrote.map(|(id, _)| *id).collect();
-        let groups = match pause::choose(&wrote) {
+        let since = |(id, count): (&u64, &u64)| (*id, count - before.get(id).unwrap_or(&0).min(count));
+        let wrote: Writers = now.iter().map(since).filter(|(_, changes)| *changes > 0).collect();
+        let groups = match pause::choose(&wrote.keys().copied().collect()) {
             Ok(groups) if groups.is_empty() => return Ok(Paused::No),
             Ok(groups) => groups,
             Err(refused) => {
-                tracing::debug!(%refused, "writers are not paused");
+                tracing::debug!(%refused, ?wrote, "writers are not paused");
                 return Ok(Paused::Cannot);
             }
         };

@@ -16,6 +16,7 @@ pub(crate) mod timestamp_granularity;
 mod tree;
 pub(crate) mod unread;
 mod watched;
+mod worth;
 pub mod write_back;
 
 pub use error::WorldError;

@@ -14,6 +14,7 @@ use super::error::WorldError;
 use super::paths::Paths;
 use super::pool::Pool;
 use super::quiet::Quiet;
+use super::worth::Worth;
 use crate::catalog::Catalog;
 use crate::pause::Held;
 use crate::repository::VolumeWriter;
@@ -55,6 +56,8 @@ pub struct VolumeWorld {
     pub pause: Duration,
     /// Where that is noted.
     pub pause_note: PathBuf,
+    /// How the last pauses went.
+    pub(super) worth: Worth,
     /// The pause of them that lasts.
     pub(super) held: Option<Held>,
     /// While it looks at what changed, nothing is to come between.
@@ -90,6 +93,7 @@ impl VolumeWorld {
             quiet: None,
             pause: Duration::ZERO,
             pause_note: PathBuf::new(),
+            worth: Worth::default(),
             held: None,
             urgent: None,
             began: Time::default(),

@@ -28,6 +28,9 @@ impl VolumeWorld {
                 return Ok(Paused::Cannot);
             }
         };
+        if !self.worth.is_worth_it() {
+            return Ok(Paused::No);
+        }
         match Held::begin(&groups, self.pause, &self.pause_note) {
             Ok(held) => {
                 test_switches::hit("paused");
@@ -47,6 +50,8 @@ impl VolumeWorld {
     pub(super) fn let_writers_go_on(&mut self) -> Result<u32, WorldError> {
         let Some(held) = self.held.take() else { return Ok(0) };
         let paused = held.end().map_err(|error| WorldError::Paused { cause: error.to_string() })?;
+        // A look that had found what it wanted would have ended the pause before.
+        self.worth.ended(paused >= self.pause);
         self.quiet()?.paused_until = None;
         tracing::debug!(?paused, "writers were paused");
         Ok(u32::try_from(paused.as_micros()).unwrap_or(u32::MAX).max(1))

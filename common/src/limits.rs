@@ -3,7 +3,7 @@
 /// Version of everything in this crate that a pinned, still running kernel object shares with a newer daemon: map layout,
 /// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then
 /// replaced.
-pub const ABI_VERSION: u64 = 6;
+pub const ABI_VERSION: u64 = 7;
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -34,6 +34,8 @@ pub const WATCH_ENTRIES: u32 = 1 << 17;
 pub const WATCH_ENTRIES_MAX: u32 = 1 << 22;
 /// Default entries of the INFLIGHT map: direct I/O requests in flight on tracked superblocks. They are preallocated.
 pub const INFLIGHT_ENTRIES: u32 = 1 << 13;
+/// Entries of the WRITERS map: pairs of a volume and a cgroup that changed it. They are preallocated.
+pub const WRITERS_ENTRIES: u32 = 4096;
 /// Superblocks that can be tracked at once.
 pub const SUPERS_ENTRIES: u32 = 1024;
 

@@ -70,6 +70,35 @@ pub struct Inflight {
     pub flags: u32,
 }
 
+/// Key of the WRITERS map: a cgroup whose tasks changed a volume.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WriterKey {
+    /// The kernel's id of the cgroup in the hierarchy of version 2. On 64 bits it is the inode number of its directory
+    /// (`cgroup_id` and `kernfs_id_ino`, since Linux 5.5).
+    pub cgroup: u64,
+    /// The volume's slot.
+    pub slot: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+impl WriterKey {
+    /// The key of changes that tasks of `cgroup` made in the volume of `slot`.
+    #[must_use]
+    pub const fn new(slot: u32, cgroup: u64) -> Self {
+        Self { cgroup, slot, pad: 0 }
+    }
+}
+
+/// Cgroups of a `WriterKey` that are none, or not like others.
+pub mod writer {
+    /// Kernel threads of the root group. No group has this id.
+    pub const KERNEL: u64 = 0;
+    /// The root group: the first node of the hierarchy.
+    pub const ROOT: u64 = 1;
+}
+
 /// The INFLIGHT key of a task in a hooked function: below every kernel address, so never the key of a direct write.
 #[must_use]
 #[inline(always)]
@@ -156,8 +185,10 @@ pub mod ctrl {
     pub const LAPSED: u32 = 9;
     /// Until when writes are counted that set no other mark, in ns of `CLOCK_MONOTONIC`: somebody looks for an instant.
     pub const WRITES_UNTIL: u32 = 10;
+    /// The process that last ran `mapped::PROGRAM`, as the kernel numbers it: the daemon. What it changes itself is nobody's writing.
+    pub const DAEMON: u32 = 11;
     /// Number of words.
-    pub const WORDS: u32 = 11;
+    pub const WORDS: u32 = 12;
 }
 
 /// Cells of the COUNTERS map (per CPU u64).
@@ -182,6 +213,8 @@ pub mod counter {
     pub const GROUPS_NEW: u32 = 8;
     /// Entries inserted into INODE.
     pub const INODES_NEW: u32 = 9;
+    /// A change whose cgroup was not recorded, because WRITERS is full. Nothing but that record is lost.
+    pub const WRITERS_FULL: u32 = 10;
     /// First of one cell per hook, in the order of `hooks::HOOKS` and then `functions::FUNCTIONS`: events on tracked
     /// superblocks.
     pub const HOOK_BASE: u32 = 16;
@@ -189,7 +222,7 @@ pub mod counter {
     pub const CELLS: u32 = 64;
 
     /// Names of the cells before `HOOK_BASE`, for metrics.
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 11] = [
         "dirty_full",
         "inode_full",
         "overflow",
@@ -200,6 +233,7 @@ pub mod counter {
         "lost",
         "groups_new",
         "inodes_new",
+        "writers_full",
     ];
     /// Cells of which any increase means that marks were widened or lost: the caller must check.
     pub const WIDENED_OR_LOST: [u32; 7] =
@@ -221,7 +255,7 @@ pub const fn overflow_bit(dev: u32, ino: u64) -> u32 {
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "aya::Pod for map keys and values: they are plain bytes, checked by size tests")]
 mod pod {
-    use super::{GroupKey, Inflight, InodeKey, InodeMark};
+    use super::{GroupKey, Inflight, InodeKey, InodeMark, WriterKey};
 
     // SAFETY: repr(C), only integers, no padding (the asserts below), valid for every bit pattern.
     unsafe impl aya::Pod for GroupKey {}
@@ -231,6 +265,8 @@ mod pod {
     unsafe impl aya::Pod for InodeMark {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Inflight {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for WriterKey {}
 }
 
 const _: () = {
@@ -238,6 +274,7 @@ const _: () = {
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<InodeMark>() == 24);
     assert!(size_of::<Inflight>() == 40);
+    assert!(size_of::<WriterKey>() == 16);
     assert!(counter::NAMES.len() <= counter::HOOK_BASE as usize);
 };
 

@@ -318,6 +318,34 @@ fn sim_finds_a_kernel_whose_statx_arms_nothing() {
     println!("{:?}", found.expect("nothing was wrong on a kernel without multigrain timestamps"));
 }
 
+/// With pauses there are more commits of one instant, and each of them is one.
+#[test]
+fn sim_commits_of_one_instant_are_with_pauses_too() {
+    let (mut all, mut paused, mut without) = (0, 0, 0);
+    for seed in 1..=seeds() {
+        match fine::paused_instants(SimWorld::with_pauses(seed), seed, Steps::ALL) {
+            Ok((of_run, paused_of_run)) => (all, paused) = (all + of_run, paused + paused_of_run),
+            Err(failure) => panic!("seed {seed}: {failure}"),
+        }
+        without += fine::instants(SimWorld::fine(seed), seed, Steps::ALL).expect("another test says what is wrong");
+    }
+    println!(
+        "{all} commits of one instant in {} runs, {paused} of them with a pause; {without} where none is allowed",
+        seeds()
+    );
+    assert!(paused > seeds() / 8, "only {paused} pauses in {} runs led to a commit of one instant", seeds());
+    assert!(all > without, "{all} with pauses, {without} without");
+}
+
+/// Who is paused has not stopped yet, and goes on with what it has begun: the pause alone proves nothing.
+#[test]
+fn sim_finds_a_pause_that_is_taken_for_the_proof() {
+    let steps = Steps { count_paused: false, ..Steps::ALL };
+    let failure = |seed| fine::paused_instants(SimWorld::with_pauses(seed), seed, steps).err();
+    let found = (1..=seeds()).find_map(|seed| Some((seed, failure(seed)?)));
+    println!("{:?}", found.expect("without the second count in a pause nothing was wrong"));
+}
+
 #[test]
 fn sim_a_quiet_tree_is_proven_to_be_of_one_instant_once() {
     instant::a_quiet_tree_is_proven_once();

@@ -149,7 +149,7 @@ impl Volume {
         let mut command = self.command(&self.wrapper);
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).arg("--name").arg(&self.name);
         // Which capture was chosen and how it started is logged only on request.
-        command.args(["--log", "info,tracker::capture::pins=debug,tracker::volume::startup::capture=debug"]);
+        command.args(["--log", "info,tracker::capture::pins=debug,tracker::volume::startup::capture=debug,tracker::volume::world::paused=debug"]);
         command.arg("--state-dir").arg(&self.state).args(&self.extra);
         command
     }

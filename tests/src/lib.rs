@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod capture_mounts;
 pub mod capture_rig;
+pub mod cgroup;
 pub mod compare;
 pub mod daemon;
 pub mod databases;

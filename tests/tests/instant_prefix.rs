@@ -10,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::cgroup::Group;
 use tests::daemon::{Volume, utf8};
 use tests::load::{number, seed};
-use tests::mounts::{Kind, Mount};
+use tests::mounts::{Kind, Mount, root_or_skip};
 use tests::prefix::load::Load;
 use tests::prefix::tree;
 
@@ -24,6 +25,8 @@ const LIVE: usize = 5;
 const SHARE: usize = 30;
 /// .. and so many at least.
 const LEAST: usize = 5;
+/// How long writers may be paused, where they may be: a debug build on a busy machine takes tens of milliseconds for a look.
+const PAUSE: &str = "1s";
 
 /// Seconds of load: `$TRACKER_PREFIX_SECONDS`, or a few.
 fn length() -> Duration {
@@ -37,6 +40,7 @@ struct Commit {
     seq: u64,
     /// How long nothing changed, in microseconds; or why it is not of one instant.
     instant: Result<u64, String>,
+    paused_us: u64,
 }
 
 fn commits(volume: &Volume) -> Vec<Commit> {
@@ -49,7 +53,7 @@ fn commits(volume: &Volume) -> Vec<Commit> {
         } else {
             Err(said["reason"].as_str().unwrap_or("nothing").to_owned())
         };
-        Commit { seq: number(&line, "seq"), instant }
+        Commit { seq: number(&line, "seq"), instant, paused_us: said["pause_us"].as_u64().unwrap_or(0) }
     };
     answer.expect(0).stdout.lines().map(commit).collect()
 }
@@ -117,13 +121,24 @@ fn copy_naively(source: &Path, to: &Path) {
 /// The load beside a daemon. `neighbours`: another directory of the file system is busy as well.
 #[track_caller]
 fn prefixes(case: &str, kind: Kind, neighbours: bool) {
-    let Some(mount) = Mount::new_or_skip(case, kind) else { return };
+    let _ = prefixes_with(case, kind, neighbours, None);
+}
+
+/// `paused`: the writers never rest, and are in this group, which may be paused. How many commits of one instant paused them; `None`:
+/// it was skipped.
+#[track_caller]
+fn prefixes_with(case: &str, kind: Kind, neighbours: bool, paused: Option<&Group>) -> Option<usize> {
+    let mount = Mount::new_or_skip(case, kind)?;
     let (source, outside, busy) = (mount.dir("source"), mount.dir("outside"), mount.dir("busy"));
     let seed = seed();
     println!("{case}: seed {seed} (TRACKER_TEST_SEED sets another)");
-    let load = Load::new(&source, &outside, seed);
+    let mut load = Load::new(&source, &outside, seed);
     let mut volume = Volume::new(&source);
     volume.extra = vec!["--interval".into(), "250ms".into()];
+    if let Some(group) = paused {
+        load = load.restless_in(group.dir());
+        volume.extra.extend(["--pause".into(), PAUSE.into()]);
+    }
     let mut run = Run { case, volume, load, seen: 0 };
     let daemon = run.volume.start_ready();
     let first = number(&run.volume.status(), "head_seq");
@@ -145,11 +160,17 @@ fn prefixes(case: &str, kind: Kind, neighbours: bool) {
     let mut found = commits(&run.volume);
     found.retain(|commit| (first + 1..=last).contains(&commit.seq));
     found.reverse();
-    judge(&mut run, &found, &copies);
+    let enough = if paused.is_some() { (0, 0) } else { (LEAST, SHARE) };
+    judge(&mut run, &found, &copies, enough);
+    let pauses: Vec<u64> = found.iter().map(|commit| commit.paused_us).filter(|micros| *micros > 0).collect();
+    println!("{case}: paused for microseconds: {pauses:?}");
+    assert!(paused.is_some() || pauses.is_empty(), "{case}: paused although nobody may be");
+    Some(pauses.len())
 }
 
+/// `enough`: how many commits of one instant there must be at least, and how many of a hundred.
 #[track_caller]
-fn judge(run: &mut Run<'_>, found: &[Commit], copies: &[PathBuf]) {
+fn judge(run: &mut Run<'_>, found: &[Commit], copies: &[PathBuf], (least, share): (usize, usize)) {
     let case = run.case;
     let (instant, live): (Vec<&Commit>, Vec<&Commit>) = found.iter().partition(|commit| commit.instant.is_ok());
     let mut windows: Vec<u64> = instant.iter().filter_map(|commit| commit.instant.clone().ok()).collect();
@@ -180,7 +201,7 @@ fn judge(run: &mut Run<'_>, found: &[Commit], copies: &[PathBuf]) {
     assert!(faults.is_empty(), "{case}: {} commits of one instant are none", faults.len());
     assert!(wrong_copies + wrong_live > 0, "{case}: the oracle finds no fault in copies that are made file by file");
     assert!(
-        instant.len() >= LEAST && instant.len() * 100 >= found.len() * SHARE,
+        instant.len() >= least && instant.len() * 100 >= found.len() * share,
         "{case}: too few of one instant: {} of {}, {reasons:?}",
         instant.len(),
         found.len()
@@ -205,6 +226,23 @@ fn instants_are_prefixes_of_all_changes_on_btrfs() {
 #[test]
 fn instants_are_prefixes_of_all_changes_on_an_overlay() {
     prefixes("instants_are_prefixes_of_all_changes_on_an_overlay", Kind::Overlay, false);
+}
+
+/// Writers that never rest.
+#[test]
+fn instants_with_pauses_are_prefixes_of_all_changes() {
+    let case = "instants_with_pauses_are_prefixes_of_all_changes";
+    if !root_or_skip(case) {
+        return;
+    }
+    let Some(group) = Group::of_threads_or_skip(case) else { return };
+    // Not btrfs: there the looks at so many files set change times themselves, so that they are never quiet.
+    let of = |kind: Kind| prefixes_with(&format!("{case}/{}", kind.name()), kind, false, Some(&group));
+    let pauses: Vec<usize> = [Kind::Ext4, Kind::Xfs].into_iter().filter_map(of).collect();
+    assert!(
+        pauses.is_empty() || pauses.iter().sum::<usize>() >= LEAST,
+        "{case}: only {pauses:?} commits paused anybody"
+    );
 }
 
 #[test]

@@ -93,6 +93,13 @@ fn registers() -> Address {
     }
 }
 
+/// Whether the current task has never been in user mode, so that it has no registers of it: a kernel thread, or a worker of io_uring.
+/// False where that cannot be told.
+#[inline(always)]
+pub(crate) fn is_kernel_thread() -> bool {
+    knows_calls() && member::<u64>(registers(), &globals::REGS_IP) == Some(0)
+}
+
 /// Whether the current task may be inside `ioctl`. Kernel threads are not: their system call is 0.
 #[inline(always)]
 pub(crate) fn may_be_ioctl() -> bool {

@@ -1,6 +1,7 @@
 //! The maps. Sizes given here are defaults: user space sets them at load. User space creates DIRTY, INODE and WATCH itself,
 //! without preallocation if the kernel supports that safely. An allocation that fails during an event counts as a full map:
-//! the mark is widened. INFLIGHT and SUPERS are preallocated, since a failure there costs more. None is an LRU map, because
+//! the mark is widened. INFLIGHT, SUPERS and WRITERS are
+//! preallocated, since a failure there costs more or they are small. None is an LRU map, because
 //! those forget silently.
 
 use aya_ebpf::{
@@ -10,7 +11,7 @@ use aya_ebpf::{
 };
 use common::{
     limits,
-    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, counter, ctrl},
+    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, WriterKey, counter, ctrl},
 };
 
 use crate::atomic;
@@ -42,6 +43,9 @@ pub(crate) static SUPERS: HashMap<u32, u32> = HashMap::with_max_entries(limits::
 /// Changes by slot: what WATCH has for an inode. User space reads it without a system call.
 #[map(name = "CHANGES")]
 pub(crate) static CHANGES: Array<u64> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
+/// Changes by slot and by the cgroup of the task that made them.
+#[map(name = "WRITERS")]
+pub(crate) static WRITERS: HashMap<WriterKey, u64> = HashMap::with_max_entries(limits::WRITERS_ENTRIES, 0);
 /// Watched inodes, each with the slot in which its changes are counted.
 #[map(name = "WATCH")]
 pub(crate) static WATCH: HashMap<InodeKey, u32> = HashMap::with_max_entries(limits::WATCH_ENTRIES, 0);

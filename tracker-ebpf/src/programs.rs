@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_kernel},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_kernel},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -152,6 +152,7 @@ fn is_writably_mapped(mapping: Address) -> Option<bool> {
 #[unsafe(link_section = "raw_tp/writeback_dirty_folio")]
 extern "C" fn mapped_now(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
+    maps::set_control(ctrl::DAEMON, bpf_get_current_pid_tgid() >> 32);
     match descriptor_inode(ctx.arg(0)).and_then(of_page_cache) {
         None => mapped::UNKNOWN,
         Some(false) => mapped::NO,

@@ -4,19 +4,19 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
     limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
-    maps::{GroupBits, GroupKey, InodeKey, InodeMark, counter, ctrl, flag, mode, overflow_bit},
+    maps::{GroupBits, GroupKey, InodeKey, InodeMark, WriterKey, counter, ctrl, flag, mode, overflow_bit, writer},
     ranges::{self, Bits, Blocks, Place},
 };
 
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{self, CHANGES, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, count},
+    maps::{self, CHANGES, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, WRITERS, count},
 };
 
 /// `BPF_NOEXIST`: insert, never replace.
@@ -78,7 +78,7 @@ impl Target {
     #[inline(always)]
     pub(crate) fn if_marked(&self) -> Option<Marked> {
         let slot = slot(self.mode, self.dev, self.ino)?;
-        lease_holds().then_some(Marked { dev: self.dev, ino: self.ino, slot, sb: self.sb })
+        lease_holds().then_some(Marked { dev: self.dev, ino: self.ino, slot: slot.into(), sb: self.sb })
     }
 }
 
@@ -89,19 +89,21 @@ pub(crate) struct Marked {
     pub(crate) dev: u32,
     /// Inode number.
     pub(crate) ino: u64,
-    /// Where its volume's changes are counted.
-    slot: u32,
+    /// Where its volume's changes are counted, and whether with their writer: argument of `changed`.
+    slot: u64,
     /// Its superblock; null where the event has no inode at hand.
     sb: Address,
 }
 
 impl Marked {
-    /// Inode `ino` of superblock `dev`, if it is to be marked: for events that have no inode at hand.
+    /// Inode `ino` of superblock `dev`, if it is to be marked: for events that have no inode at hand. Those are ends of what began
+    /// earlier, and may run in an interrupt of any task, so none is recorded as their writer.
     #[inline(always)]
     pub(crate) fn by_number(dev: u32, ino: u64) -> Option<Self> {
         // SAFETY: the value is only copied.
         let of_super = *unsafe { SUPERS.get(dev) }?;
         let slot = slot(of_super, dev, ino)?;
+        let slot = u64::from(slot) | NO_WRITER;
         lease_holds().then_some(Self { dev, ino, slot, sb: core::ptr::null() })
     }
 
@@ -114,7 +116,7 @@ impl Marked {
     /// Marks `len` bytes at `start`.
     #[inline(always)]
     pub(crate) fn range(&self, start: u64, len: u64) {
-        mark_range(home(generation(), self.dev), self.ino, start, len, self.slot.into());
+        mark_range(home(generation(), self.dev), self.ino, start, len, self.slot);
     }
 
     /// Marks `len` bytes at `start`, and sets `flags` in the same generation: none is drained without the other.
@@ -124,7 +126,7 @@ impl Marked {
         if flags != 0 {
             inode_mark(generation, self.dev, self.ino, flags, u64::MAX, 0);
         }
-        mark_range(home(generation, self.dev), self.ino, start, len, self.slot.into());
+        mark_range(home(generation, self.dev), self.ino, start, len, self.slot);
     }
 
     /// Marks everything from `start` on.
@@ -142,12 +144,49 @@ impl Marked {
     }
 }
 
-/// Counts a change, after its mark was made: whoever reads the marks after the counter has those of every change it counts.
-#[inline(always)]
-fn changed(slot: u32) {
-    if let Some(at) = CHANGES.get_ptr_mut(slot) {
+/// In the argument of `changed`, beside the slot: the current task is not known to have made the change.
+const NO_WRITER: u64 = 1 << 32;
+
+/// Counts a change, after its mark was made: whoever reads the marks after the counter has those of every change it counts. Then
+/// counts it for the cgroup of the current task, too. A global function, as `mark_range`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn changed(slot: u64) -> u64 {
+    if let Some(at) = CHANGES.get_ptr_mut(slot as u32) {
         // SAFETY: a pointer the map just gave.
         unsafe { atomic::add(at, 1) };
+    }
+    if slot & NO_WRITER == 0 {
+        written_by(slot as u32);
+    }
+    0
+}
+
+/// Counts a change of the current task.
+#[inline(always)]
+fn written_by(slot: u32) {
+    // Not the files that belong to no volume: nobody asks who writes them.
+    if slot == limits::SLOT_OF_NONE {
+        return;
+    }
+    // Cleaning a mapped file marks in the task that cleans it.
+    if bpf_get_current_pid_tgid() >> 32 == maps::control(ctrl::DAEMON) {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let mut cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if cgroup == writer::ROOT && kernel::is_kernel_thread() {
+        cgroup = writer::KERNEL;
+    }
+    let key = WriterKey::new(slot, cgroup);
+    if let Some(at) = WRITERS.get_ptr_mut(key) {
+        // SAFETY: a pointer the map just gave.
+        unsafe { atomic::add(at, 1) };
+    } else if WRITERS.insert(key, 1, NO_REPLACE).is_err() {
+        // Another CPU may have been faster, and one change is missing then. Only who writes most is asked.
+        if WRITERS.get_ptr(key).is_none() {
+            count(counter::WRITERS_FULL);
+        }
     }
 }
 
@@ -203,7 +242,7 @@ extern "C" fn mark_range(home: u64, ino: u64, start: u64, len: u64, slot: u64) -
         Place::Span(start, end) => inode_mark(generation, dev, ino, flag::RANGE, start, end),
         Place::Bits(blocks) => mark_blocks(generation, dev, ino, blocks),
     }
-    changed(slot as u32);
+    changed(slot);
     0
 }
 

@@ -41,6 +41,7 @@ mod single;
 mod sys;
 mod tables;
 mod watch;
+pub mod writers;
 
 pub use back_end::BackEnd;
 pub use config::{CaptureConfig, Lease, MapEntries, Started, Why};

@@ -26,6 +26,7 @@ mod instant;
 pub mod log;
 pub mod ls;
 pub mod man;
+pub mod pause_guard;
 pub mod protect;
 mod reading;
 pub mod restore;
@@ -73,6 +74,8 @@ pub enum Verb {
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    #[command(hide = true)]
+    PauseGuard(pause_guard::PauseGuardArgs),
     Version(version::VersionArgs),
 }
 
@@ -130,6 +133,7 @@ fn dispatch(verb: Verb, global: &Global, out: &mut Out) -> Result<ExitCode, AppE
         Verb::Config(args) => config::run(&args, global, out),
         Verb::Completions(args) => completions::run(&args, command(), out),
         Verb::Man(args) => man::run(&args, command(), out),
+        Verb::PauseGuard(args) => pause_guard::run(&args),
         Verb::Version(args) => version::run(&args, out),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod catalog;
+pub mod cgroups;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -10,6 +11,7 @@ pub mod error;
 pub mod logging;
 pub mod mountinfo;
 pub mod output;
+pub mod pause;
 pub mod quoting;
 pub mod repository;
 pub mod source;
@@ -17,4 +19,5 @@ pub mod store;
 pub mod target;
 pub mod test_switches;
 pub mod units;
+pub(crate) mod urgent;
 pub mod volume;

@@ -43,7 +43,7 @@ const REFUSE: [&str; 5] = ["watch", "volume add", "volume set", "volume remove",
 
 /// Tables of docs/json.md for cases that do not occur here: there is no capture and no daemon with a file, nothing is
 /// damaged, and the output of `protect` is not read.
-const NOT_HERE: [&str; 9] = [
+const NOT_HERE: [&str; 10] = [
     "change",
     "configured",
     "ready",
@@ -52,6 +52,7 @@ const NOT_HERE: [&str; 9] = [
     "restored.failed",
     "status.tracking",
     "status.write_back",
+    "status.writers",
     "warning",
 ];
 
@@ -102,7 +103,8 @@ impl Bed {
         let there = |more: &str| format!("{at}/store/src {more}");
         let none = |more: &str| Some(format!("{at}/store/none {more}"));
         let (good, absent) = match verb {
-            "protect" | "daemon" => return None,
+            // The guard of a pause talks to a daemon.
+            "protect" | "daemon" | "pause-guard" => return None,
             "status" => ("src".into(), Some("none".into())),
             "sync" => ("src --wait".into(), Some("none --wait".into())),
             "confirm" => ("src".into(), Some("none".into())),

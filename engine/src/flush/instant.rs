@@ -1,4 +1,5 @@
-//! A commit of one instant, without a pause: a gap between changes is looked for, and what changed since the drain is read in it.
+//! A commit of one instant: a gap between changes is looked for, and what changed since the drain is read in it. Where none comes by
+//! itself, writers are paused for a moment, if that is allowed.
 //!
 //! ```text
 //! first look: list, decide, read, as any flush does               (the tree changes meanwhile)
@@ -16,6 +17,9 @@
 //!   the window. A direct write that is under way fails the look.
 //! - What is watched for the first time may have changed since it was listed: that look is followed by another.
 //!
+//! A pause only makes a gap likelier. Nobody waits until the writers have stopped: they stop when they leave the kernel, and what they
+//! have begun goes on. So the two counts are the proof, as without a pause.
+//!
 //! The marks stay with the kernel: the next drain brings them, and what was read of dirty pages here is cleaned and read then.
 
 mod overlay;
@@ -28,7 +32,7 @@ use super::facts::FlushFacts;
 use super::gather::gather;
 use super::report::Report;
 use super::running::Flush;
-use super::world::{CommittedState, SourceTree, WatchSet, World};
+use super::world::{CommittedState, Count, Paused, SourceTree, WatchSet, World};
 use super::{few_names, jobs, mass_delete};
 use crate::dirty::DirtySet;
 use crate::identity::Span;
@@ -66,33 +70,74 @@ pub(super) fn find<'w, W: World>(
         return Ok(Found { view: None, marks: taken.clone(), consistency: Consistency::Live(why) });
     }
     // What moved meanwhile is where the next look finds it.
-    let (mut tries, mut decided_again) = (0, first.is_err());
-    loop {
-        view.world.hurry(true);
-        let seen = try_once(&mut view, taken, facts);
-        view.world.hurry(false);
-        let seen = seen?;
-        decided_again |= seen.decided_again;
-        match seen.result {
-            Ok((marks, window_us)) => {
-                view.seal();
-                let consistency = Consistency::Instant { window_us, pause_us: 0 };
-                return Ok(Found { view: Some(view), marks, consistency });
-            }
-            Err(why) => {
-                tries += 1;
-                if is_final(why) || !view.world.try_again(tries)? {
-                    // Each file is as it was at some moment since the drain, and was read by the name that was decided then.
-                    view.of_one_moment = false;
-                    view.seal();
-                    decided_again |= view.moment_decided.get();
-                    let steady = !decided_again && !view.unsteady && !is_final(why);
-                    let view = steady.then_some(view);
-                    return Ok(Found { view, marks: taken.clone(), consistency: Consistency::Live(why) });
-                }
+    let mut search = Search { taken, facts, decided_again: first.is_err() };
+    let (mut seen, mut pause_us) = (search.look_until(&mut view, facts.steps.count_again)?, 0);
+    if seen.as_ref().is_err_and(|why| comes_of_writers(*why)) {
+        (seen, pause_us) = search.pause(&mut view, seen)?;
+    }
+    Ok(match seen {
+        Ok((marks, window_us)) => {
+            view.seal();
+            Found { view: Some(view), marks, consistency: Consistency::Instant { window_us, pause_us } }
+        }
+        Err(why) => {
+            // Each file is as it was at some moment since the drain, and was read by the name that was decided then.
+            view.of_one_moment = false;
+            view.seal();
+            let decided_again = search.decided_again || view.moment_decided.get();
+            let steady = !decided_again && !view.unsteady && !is_final(why);
+            Found { view: steady.then_some(view), marks: taken.clone(), consistency: Consistency::Live(why) }
+        }
+    })
+}
+
+/// What the view answers for now, and for how many microseconds nothing changed; or why it is of no instant.
+type Looked = Result<(DirtySet, u32), NotInstant>;
+
+/// The looks of one flush.
+struct Search<'a> {
+    taken: &'a DirtySet,
+    facts: &'a FlushFacts,
+    /// Names were decided about more than once.
+    decided_again: bool,
+}
+
+impl Search<'_> {
+    /// Looks until nothing changes in between, or the time is over. `count_again`: the second count is compared.
+    fn look_until<W: World>(&mut self, view: &mut View<'_, W>, count_again: bool) -> Result<Looked, W::Error> {
+        let mut tries = 0;
+        loop {
+            view.world.hurry(true);
+            let seen = try_once(view, self.taken, self.facts, count_again);
+            view.world.hurry(false);
+            let seen = seen?;
+            self.decided_again |= seen.decided_again;
+            tries += 1;
+            match seen.result {
+                Err(why) if !is_final(why) && view.world.try_again(tries)? => {}
+                result => return Ok(result),
             }
         }
     }
+
+    /// Looks once more while the writers are paused, and for how many microseconds they were. `seen` stays where they are not.
+    fn pause<W: World>(&mut self, view: &mut View<'_, W>, seen: Looked) -> Result<(Looked, u32), W::Error> {
+        match view.world.freeze()? {
+            Paused::No => Ok((seen, 0)),
+            Paused::Cannot => Ok((Err(NotInstant::CannotFreeze), 0)),
+            Paused::Yes => {
+                let looked = self.look_until(view, self.facts.steps.count_paused);
+                // Whatever became of the looks.
+                let pause_us = view.world.thaw()?;
+                Ok((looked?, pause_us))
+            }
+        }
+    }
+}
+
+/// Whether a pause of the writers may help.
+fn comes_of_writers(why: NotInstant) -> bool {
+    matches!(why, NotInstant::NeverQuiet | NotInstant::DirectIo)
 }
 
 /// Whether another look would end the same way.
@@ -104,12 +149,16 @@ fn is_final(why: NotInstant) -> bool {
 struct Seen {
     /// Names were decided about once more.
     decided_again: bool,
-    /// What the view answers for now, and for how many microseconds nothing changed.
-    result: Result<(DirtySet, u32), NotInstant>,
+    result: Looked,
 }
 
-/// One look between two counts.
-fn try_once<W: World>(view: &mut View<'_, W>, taken: &DirtySet, facts: &FlushFacts) -> Result<Seen, W::Error> {
+/// One look between two counts. `count_again`: the second one must be the same.
+fn try_once<W: World>(
+    view: &mut View<'_, W>,
+    taken: &DirtySet,
+    facts: &FlushFacts,
+    count_again: bool,
+) -> Result<Seen, W::Error> {
     let steps = facts.steps;
     let (before, live) = if steps.count_first {
         let before = view.count()?;
@@ -128,16 +177,16 @@ fn try_once<W: World>(view: &mut View<'_, W>, taken: &DirtySet, facts: &FlushFac
     let watched = view.watched.len();
     view.outdate(&live);
     if !known && let Err(why) = look(view, &marks, facts)? {
-        return seen(Err(why));
+        return seen(Err(moved_or(view, before, why)?));
     }
     if view.read_stale().is_err() {
-        return seen(Err(NotInstant::LeftOver));
+        return seen(Err(moved_or(view, before, NotInstant::LeftOver)?));
     }
     if view.watched.len() > watched && steps.watch_first {
         return seen(Err(NotInstant::NeverQuiet));
     }
     let after = view.count()?;
-    if after.changes != before.changes && steps.count_again {
+    if after.changes != before.changes && count_again {
         return seen(Err(NotInstant::NeverQuiet));
     }
     if !view.is_sure()? {
@@ -145,6 +194,12 @@ fn try_once<W: World>(view: &mut View<'_, W>, taken: &DirtySet, facts: &FlushFac
     }
     let window_us = u32::try_from(after.at_us.saturating_sub(before.at_us)).unwrap_or(u32::MAX);
     seen(Ok((marks, window_us)))
+}
+
+/// What could not be read because it moved is no reason by itself: it moves because the tree is not quiet.
+fn moved_or<W: World>(view: &mut View<'_, W>, before: Count, why: NotInstant) -> Result<NotInstant, W::Error> {
+    let moved = why == NotInstant::LeftOver && view.count()?.changes != before.changes;
+    Ok(if moved { NotInstant::NeverQuiet } else { why })
 }
 
 /// Lists and reads what a flush of `marks` would, where the view does not hold it already.

@@ -32,6 +32,8 @@ pub struct Steps {
     pub count_first: bool,
     /// .. and once more after the last read: the count must be the same.
     pub count_again: bool,
+    /// .. also while writers are paused: they stop at their own pace, and what they have begun goes on.
+    pub count_paused: bool,
     /// .. files that can be stored to through a mapping are cleaned in the window.
     pub clean_mapped: bool,
     /// .. a writer that holds the inode lock is waited for, also where only a change time tells of it.
@@ -62,6 +64,7 @@ impl Steps {
         rebind: true,
         count_first: true,
         count_again: true,
+        count_paused: true,
         clean_mapped: true,
         barrier_always: true,
         none_in_flight: true,

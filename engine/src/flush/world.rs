@@ -148,6 +148,18 @@ pub struct Live {
     pub direct: bool,
 }
 
+/// What became of a request to pause the volume's writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paused {
+    /// Nobody is to be paused, or there is nobody to pause.
+    No,
+    /// Who writes is not to be paused, or could not be.
+    Cannot,
+    /// They stop at their own pace; what they are doing in the kernel they may go on with. Until `thaw`, or the end of the time
+    /// that is allowed.
+    Yes,
+}
+
 /// Whose changes the kernel marks, and what it tells of them between two drains.
 pub trait WatchSet: Fails {
     /// Adds inodes to the watch set. After it returns, every change of theirs is marked.
@@ -161,8 +173,17 @@ pub trait WatchSet: Fails {
     fn is_sure(&mut self) -> Result<bool, Self::Error>;
     /// Told at the begin of a look (`true`) and at its end: while it lasts, every moment counts.
     fn hurry(&mut self, _looking: bool) {}
-    /// Waits a moment before the tree is looked at again. Returns false when the time for that is over.
+    /// Waits a moment before the tree is looked at again. Returns false when the time for that is over: a time of its own while
+    /// writers are paused.
     fn try_again(&mut self, tries: u32) -> Result<bool, Self::Error>;
+    /// Pauses the writers of the volume, where that is allowed.
+    fn freeze(&mut self) -> Result<Paused, Self::Error> {
+        Ok(Paused::No)
+    }
+    /// Lets them go on. Returns for how many microseconds they were paused.
+    fn thaw(&mut self) -> Result<u32, Self::Error> {
+        Ok(0)
+    }
 }
 
 /// Everything a flush needs.

@@ -98,6 +98,8 @@ impl CommittedState for SimWorld {
         }
         if let Some(files) = self.at_count.take().filter(|_| instant) {
             self.claims.insert(intent.seq, files);
+            let paused = matches!(put.header.consistency, Some(Consistency::Instant { pause_us: 1.., .. }));
+            self.paused_instants += u64::from(paused);
         }
         for id in &change.gone {
             catalog.records.remove(id);

@@ -78,11 +78,18 @@ impl Files {
         }
     }
 
+    /// One step of anything that has begun.
+    pub(super) fn go_on_with_any(&mut self) {
+        if !self.stalled.is_empty() {
+            let at = self.rng.below(self.stalled.len() as u64) as usize;
+            self.go_on(at);
+        }
+    }
+
     /// One step of what is seen least: something that has begun goes on, or something is written where it may set no mark.
     pub(super) fn unseen_step(&mut self) {
         if !self.stalled.is_empty() && !self.rng.one_in(3) {
-            let at = self.rng.below(self.stalled.len() as u64) as usize;
-            return self.go_on(at);
+            return self.go_on_with_any();
         }
         match self.unseen {
             Unseen::Births => self.write_directly_to_a_new_file(),
@@ -145,6 +152,11 @@ impl SimWorld {
         world
     }
 
+    /// As `fine`, where writers may be paused.
+    pub(super) fn with_pauses(seed: u64) -> SimWorld {
+        SimWorld { pauses: true, ..SimWorld::fine(seed) }
+    }
+
     /// As `fine`, on a kernel whose `statx` arms nothing.
     pub(super) fn without_multigrain(seed: u64) -> SimWorld {
         let world = SimWorld::fine(seed);
@@ -190,4 +202,10 @@ pub(super) fn only(mut world: SimWorld, unseen: Unseen, seed: u64, steps: Steps)
 pub(super) fn instants(mut world: SimWorld, seed: u64, steps: Steps) -> Result<u64, Failure> {
     run_in(&mut world, seed, steps)?;
     Ok(world.instants)
+}
+
+/// How many commits of a run were of one instant, and for how many of them writers were paused.
+pub(super) fn paused_instants(mut world: SimWorld, seed: u64, steps: Steps) -> Result<(u64, u64), Failure> {
+    run_in(&mut world, seed, steps)?;
+    Ok((world.instants, world.paused_instants))
 }

@@ -26,6 +26,8 @@ pub(super) struct Inner {
     pub(super) unseen: bool,
     /// .. in every flush.
     pub(super) only_unseen: bool,
+    /// Steps that applications still make until a pause has reached them; `None`: they are not paused.
+    pub(super) paused: Option<u64>,
     /// `statx` arms nothing, as before Linux 6.13.
     pub(super) unarmed: bool,
 }
@@ -46,13 +48,23 @@ impl Inner {
         Some(stat)
     }
 
+    /// A pause reaches applications late, and what they have begun in the kernel goes on during it.
+    fn application_step(&mut self) {
+        match &mut self.paused {
+            Some(0) => return self.files.go_on_with_any(),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if self.unseen { self.files.unseen_step() } else { self.files.step() }
+    }
+
     /// Time passes; false when the daemon is dead.
     pub(super) fn step(&mut self) -> bool {
         if self.quiet || (self.calm > 0 && !self.files.rng.one_in(self.calm)) {
             // Nobody moves.
         } else {
             for _ in 0..self.files.rng.below(3) {
-                if self.unseen { self.files.unseen_step() } else { self.files.step() }
+                self.application_step();
             }
         }
         match &mut self.dies_in {

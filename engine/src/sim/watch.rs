@@ -3,7 +3,7 @@
 use super::world::{SimError, SimWorld};
 use crate::dirty::DirtySet;
 use crate::flush::DrainWorld;
-use crate::flush::world::{Count, Live, WatchSet};
+use crate::flush::world::{Count, Live, Paused, WatchSet};
 use crate::model::Ino;
 
 impl WatchSet for SimWorld {
@@ -44,6 +44,22 @@ impl WatchSet for SimWorld {
     fn try_again(&mut self, tries: u32) -> Result<bool, SimError> {
         self.step()?;
         Ok(tries < 6)
+    }
+
+    fn freeze(&mut self) -> Result<Paused, SimError> {
+        self.step()?;
+        if !self.pauses {
+            return Ok(Paused::No);
+        }
+        let mut inner = self.inner.borrow_mut();
+        inner.paused = Some(inner.files.rng.below(12));
+        Ok(Paused::Yes)
+    }
+
+    fn thaw(&mut self) -> Result<u32, SimError> {
+        self.inner.borrow_mut().paused = None;
+        self.step()?;
+        Ok(1)
     }
 }
 

@@ -68,6 +68,9 @@ pub(super) struct SimWorld {
     pub(super) claims: BTreeMap<Seq, Box<Files>>,
     /// How many of them were what they claimed.
     pub(super) instants: u64,
+    /// Whether writers may be paused, and how many commits of one instant have paused them.
+    pub(super) pauses: bool,
+    pub(super) paused_instants: u64,
 }
 
 impl SimWorld {
@@ -99,6 +102,7 @@ impl SimWorld {
             unreadable: BTreeSet::new(),
             asked: 0,
             calm: 0,
+            paused: None,
             unarmed: false,
             unseen: false,
             only_unseen: false,
@@ -118,6 +122,8 @@ impl SimWorld {
             at_count: None,
             claims: BTreeMap::new(),
             instants: 0,
+            pauses: false,
+            paused_instants: 0,
         }
     }
 
@@ -136,6 +142,8 @@ impl SimWorld {
         let mut inner = self.inner.borrow_mut();
         inner.dead = false;
         inner.dies_in = None;
+        // Whoever watches over a pause ends it when the daemon dies.
+        inner.paused = None;
         drop(inner);
         self.forget_places();
     }

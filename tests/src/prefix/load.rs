@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::chains::{self, Chain};
 use super::changes::Changes;
 use super::history::Facts;
+use crate::cgroup::Group;
 use crate::load::Random;
 use crate::raw_io::Mapping;
 use crate::stop::Stop;
@@ -24,6 +25,8 @@ const PERIOD: Duration = Duration::from_millis(700);
 const WORK_MS: (u64, u64) = (100, 400);
 /// The longest pause between two changes of one writer, by pace, in microseconds.
 const PAUSES_US: [u64; 4] = [1, 300, 2_000, 20_000];
+/// The same of writers that never rest.
+const RESTLESS_US: u64 = 600;
 
 /// A tree with its writers.
 pub struct Load {
@@ -31,6 +34,8 @@ pub struct Load {
     changes: Mutex<Changes>,
     chains: Vec<Chain>,
     seed: u64,
+    /// A control group of threads that the writers are in. They never rest then.
+    group: Option<PathBuf>,
 }
 
 impl Load {
@@ -38,19 +43,27 @@ impl Load {
     #[must_use]
     pub fn new(source: &Path, outside: &Path, seed: u64) -> Load {
         let changes = Mutex::new(Changes::new(source, outside, seed));
-        Load { source: source.to_path_buf(), changes, chains: Chain::all(source), seed }
+        Load { source: source.to_path_buf(), changes, chains: Chain::all(source), seed, group: None }
+    }
+
+    /// With writers that never rest, in a control group of threads.
+    #[must_use]
+    pub fn restless_in(self, group: &Path) -> Load {
+        Load { group: Some(group.to_path_buf()), ..self }
     }
 
     /// Lets the writers work while `look` runs. `busy`: and others, as fast as they can, in that directory.
     pub fn run<T>(&mut self, busy: Option<&Path>, look: impl FnOnce() -> T) -> T {
         let stop = AtomicBool::new(false);
-        let (changes, seed, begun) = (&self.changes, self.seed, Instant::now());
+        let (changes, seed, begun, group) = (&self.changes, self.seed, Instant::now(), self.group.as_deref());
+        let join = || group.into_iter().for_each(Group::join);
         thread::scope(|scope| {
             let _stop = Stop(&stop);
             for writer in 0..WRITERS {
-                let (stop, mut pauses) = (&stop, Pauses::new(seed, writer, begun));
+                let (stop, mut pauses) = (&stop, Pauses::new(seed, writer, begun, group.is_none()));
                 scope.spawn(move || {
                     let _all = Stop(stop);
+                    join();
                     while !stop.load(SeqCst) {
                         changes.lock().unwrap_or_else(PoisonError::into_inner).step();
                         pauses.pause();
@@ -58,8 +71,9 @@ impl Load {
                 });
             }
             for (at, chain) in (0..).zip(&mut self.chains) {
-                let (stop, mut pauses) = (&stop, Pauses::new(seed, WRITERS + at, begun));
+                let (stop, mut pauses) = (&stop, Pauses::new(seed, WRITERS + at, begun, group.is_none()));
                 scope.spawn(move || {
+                    join();
                     while !stop.load(SeqCst) {
                         chain.step(|| pauses.pause());
                         thread::sleep(chain.rest());
@@ -68,6 +82,7 @@ impl Load {
             }
             let (stop, source) = (&stop, &self.source);
             scope.spawn(move || {
+                join();
                 let mut random = Random::new(seed ^ 0xff);
                 while !stop.load(SeqCst) {
                     thread::sleep(Duration::from_millis(random.below(200)));
@@ -107,14 +122,18 @@ struct Pauses {
     random: Random,
     seed: u64,
     begun: Instant,
+    rests: bool,
 }
 
 impl Pauses {
-    fn new(seed: u64, writer: u64, begun: Instant) -> Pauses {
-        Pauses { random: Random::new(seed.wrapping_mul(31) + writer + 1), seed, begun }
+    fn new(seed: u64, writer: u64, begun: Instant, rests: bool) -> Pauses {
+        Pauses { random: Random::new(seed.wrapping_mul(31) + writer + 1), seed, begun, rests }
     }
 
     fn pause(&mut self) {
+        if !self.rests {
+            return thread::sleep(Duration::from_micros(self.random.below(RESTLESS_US)));
+        }
         thread::sleep(Duration::from_micros(self.random.below(self.longest())));
         // Also before what a writer does in the middle of a chain.
         while let Some(left) = self.rest() {

@@ -34,6 +34,10 @@ unsafe impl Plain for common::maps::InodeMark {
     const ZERO: Self = Self { flags: 0, from: 0, end: 0 };
 }
 // SAFETY: as above.
+unsafe impl Plain for common::maps::WriterKey {
+    const ZERO: Self = Self { cgroup: 0, slot: 0, pad: 0 };
+}
+// SAFETY: as above.
 unsafe impl Plain for common::maps::Inflight {
     const ZERO: Self = Self { ino: 0, start: 0, len: 0, began_ns: 0, dev: 0, flags: 0 };
 }

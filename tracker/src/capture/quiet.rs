@@ -118,6 +118,8 @@ impl QuietProbe {
         mapped_now: OwnedFd,
         control: Option<Table<u32, u64>>,
     ) -> Result<Self, Errno> {
+        // The program notes whose capture this is. It is asked about no descriptor of ours, and where it fails it is not needed.
+        let _ = sys::run_once(mapped_now.as_fd(), u64::from(u32::MAX));
         let writes = WriteCounting::default();
         Ok(Self { counters: ChangeCounters::map(changes)?, mapped_now, control, writes })
     }

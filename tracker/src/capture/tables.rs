@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use common::maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark};
+use common::maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, WriterKey};
 
 use super::{
     config::{CaptureConfig, MapEntries},
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Names of the maps that are pinned.
-pub(super) const MAPS: [&str; 12] = [
+pub(super) const MAPS: [&str; 13] = [
     "DIRTY0",
     "DIRTY1",
     "INODE0",
@@ -30,6 +30,7 @@ pub(super) const MAPS: [&str; 12] = [
     "WATCH",
     "INFLIGHT",
     "CHANGES",
+    "WRITERS",
 ];
 
 /// Maps whose entries are allocated on demand, if the kernel supports it.
@@ -50,6 +51,7 @@ pub(super) struct Maps {
     pub(super) watch: Table<InodeKey, u32>,
     pub(super) inflight: Table<u64, Inflight>,
     pub(super) changes: Table<u32, u64>,
+    pub(super) writers: Table<WriterKey, u64>,
 }
 
 impl Maps {
@@ -64,6 +66,7 @@ impl Maps {
             watch: table(pin_dir, "WATCH")?,
             inflight: table(pin_dir, "INFLIGHT")?,
             changes: table(pin_dir, "CHANGES")?,
+            writers: table(pin_dir, "WRITERS")?,
         })
     }
 
@@ -76,7 +79,7 @@ impl Maps {
         }
     }
 
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 12] {
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 13] {
         [
             self.dirty[0].fd(),
             self.dirty[1].fd(),
@@ -90,6 +93,7 @@ impl Maps {
             self.watch.fd(),
             self.inflight.fd(),
             self.changes.fd(),
+            self.writers.fd(),
         ]
     }
 }

@@ -10,9 +10,11 @@ use super::global::Global;
 use super::table::columns;
 use super::tracking;
 use crate::capture::BackEnd;
+use crate::cgroups::KERNEL;
 use crate::daemon::control::Client;
 use crate::error::{AppError, ExitCode};
 use crate::output::Out;
+use crate::quoting;
 use crate::repository::ConsistencyField;
 use crate::units::{show_bytes, show_seconds};
 use crate::volume::status::{State, VolumeStatus};
@@ -82,6 +84,7 @@ fn notes(v: &VolumeStatus) -> Vec<String> {
         notes.push(format!("waits, and tries again by itself: {what}"));
     }
     notes.extend(v.consistency.as_ref().map(|said| instant(v, said)));
+    notes.extend(writers(v));
     if v.fenced_store == Some(false) {
         notes.push("unfenced: the store does not refuse a second writer".to_string());
     }
@@ -136,6 +139,20 @@ fn instant(v: &VolumeStatus, said: &ConsistencyField) -> String {
     }
 }
 
+/// Who changes the volume; nothing where it is not known or nobody does.
+fn writers(v: &VolumeStatus) -> Option<String> {
+    let all = v.writers.iter().map(|writer| {
+        let name = match &writer.path {
+            Some(path) => quoting::quote(path.as_bytes()),
+            None if writer.cgroup == KERNEL => "threads of the kernel".to_owned(),
+            None => format!("{} (gone)", writer.cgroup),
+        };
+        format!("{name} {}", grouped(writer.changes))
+    });
+    let all = all.collect::<Vec<_>>().join(", ");
+    (!all.is_empty()).then(|| format!("changes by control group: {all}"))
+}
+
 /// A number with commas between its thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -159,7 +176,7 @@ fn rescans(count: u64, reasons: &BTreeMap<String, u64>) -> String {
 mod tests {
     use super::*;
     use crate::units::PathField;
-    use crate::volume::status::Unreadable;
+    use crate::volume::status::{Unreadable, Writer};
 
     fn volume(state: State) -> VolumeStatus {
         VolumeStatus { volume: "db".into(), state, fenced_store: Some(true), ..VolumeStatus::default() }
@@ -210,6 +227,17 @@ db: unreadable: 2 more
         assert_eq!(of(live, Some(2.0)), [both]);
         assert_eq!(of(None, None), Vec::<String>::new());
         assert_eq!([0, 12, 123, 1_234, 1_234_567].map(grouped), ["0", "12", "123", "1,234", "1,234,567"]);
+    }
+
+    #[test]
+    fn who_changes_the_volume_has_its_line() {
+        let writer = |path: Option<&str>, changes| Writer { cgroup: 77, path: path.map(str::to_owned), changes };
+        let kernel = Writer { cgroup: KERNEL, ..writer(None, 2) };
+        let some = vec![writer(Some("/system.slice/my db"), 12_345), writer(None, 7), kernel];
+        let status = VolumeStatus { writers: some, ..volume(State::Protected) };
+        let line = "changes by control group: '/system.slice/my db' 12,345, 77 (gone) 7, threads of the kernel 2";
+        assert_eq!(notes(&status), [line]);
+        assert_eq!(notes(&volume(State::Protected)), [""; 0]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ fn the_verbs_are_fixed() {
         "config",
         "completions",
         "man",
+        "pause-guard",
         "version",
     ];
     assert_eq!(names, expected);

@@ -100,7 +100,7 @@ fn every_error_names_its_line() {
         (volume("interval = \"1ms\""), "line 5: the interval must lie between 10ms and 60m"),
         (volume("capture = \"magic\""), "line 5: unknown variant `magic`"),
         (volume("consistency = \"cut\""), "line 5: `cut` is no consistency (write instant or live)"),
-        (volume("pause = \"2s\""), "line 5: this version never pauses writers"),
+        (volume("pause = \"1001ms\""), "line 5: writers are paused for at most 1s"),
         (volume("pause = \"-1\""), "line 5: `-1` is no duration"),
         (volume("scrub = \"5\""), "line 5: `5` is no share of the volume per hour"),
         (volume("scrub = \"200%\""), "line 5: `200%` is no share of the volume per hour"),

@@ -289,9 +289,14 @@ impl fmt::Display for ConsistencyMode {
     }
 }
 
-/// For how long writers may be paused so that a commit is of one instant; 0: never, which is all that this version does.
+/// For how long writers may be paused so that a commit is of one instant; 0: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pause(pub Duration);
+
+impl Pause {
+    /// The longest that can be allowed. Looks take milliseconds: a longer pause would not find more.
+    const MAX: Duration = Duration::from_secs(1);
+}
 
 impl FromStr for Pause {
     type Err = String;
@@ -300,8 +305,8 @@ impl FromStr for Pause {
         match text {
             "0" => Ok(Pause(Duration::ZERO)),
             _ => match parse_duration(text) {
-                Ok(Duration::ZERO) => Ok(Pause(Duration::ZERO)),
-                Ok(_) => Err("this version never pauses writers: the pause must be 0".to_owned()),
+                Ok(pause) if pause <= Pause::MAX => Ok(Pause(pause)),
+                Ok(_) => Err(format!("writers are paused for at most {}", show_duration(Pause::MAX))),
                 Err(error) => Err(error.to_string()),
             },
         }

@@ -77,7 +77,7 @@ volume_options! {
     /// Whether commits are made states of one instant where that can be, and say so (instant), or not (live).
     #[arg(long, value_name = "MODE", default_value_t)]
     AtOnce consistency: ConsistencyMode,
-    /// For how long writers may be paused so that a commit is of one instant: 0, for never, until a later version.
+    /// For how long writers may be paused in a flush so that a commit is of one instant; 0: never, and at most 1s.
     #[arg(long, value_name = "DURATION", default_value_t)]
     AtOnce pause: Pause,
     /// How much of the volume is read again in an hour to find changes that capture has missed: a percentage, or off.

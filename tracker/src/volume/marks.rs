@@ -12,3 +12,4 @@ pub(crate) mod release;
 pub mod restart;
 pub mod retired;
 pub mod waiting;
+pub mod writers;

@@ -121,6 +121,7 @@ impl Runner {
             let started = Instant::now();
             self.options = self.shared.config().options.clone();
             self.opened.scrub.set_rate(self.options.scrub.0);
+            self.opened.world.pause = self.options.pause.0;
             let last = self.shared.progress().stop;
             self.opened.check_source()?;
             let asked = self.opened.meter.requests();

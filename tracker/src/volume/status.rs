@@ -15,6 +15,9 @@ use crate::units::PathField;
 /// Most unreadable files that a status names. `VolumeStatus::unreadable_total` has the full count.
 pub const UNREADABLE_MAX: usize = 100;
 
+/// Most writers that a status names: those who changed most.
+pub const WRITERS_MAX: usize = 10;
+
 /// Upper bounds of the flush histogram in seconds; the last bucket is everything above.
 pub const FLUSH_BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
@@ -55,6 +58,17 @@ pub struct Unreadable {
     #[serde(flatten)]
     pub path: PathField,
     pub cause: String,
+}
+
+/// A cgroup whose tasks changed the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// The kernel's id.
+    pub cgroup: u64,
+    /// Its path in the hierarchy of version 2; `None`: it is gone.
+    pub path: Option<String>,
+    /// Changes that the kernel has counted: marks, so that a write to a page that is dirty already is none.
+    pub changes: u64,
 }
 
 /// Counts of observations per bucket of `FLUSH_BUCKETS` (not cumulative), with one more bucket for the rest.
@@ -158,6 +172,9 @@ pub struct VolumeStatus {
     /// Duration of the last flush.
     pub flush_seconds: f64,
     pub flush_histogram: Histogram,
+    /// Who changed the volume since the kernel's maps were made, most first; at most `WRITERS_MAX`. Changes at the end of a direct
+    /// write, and of files that several volumes have, are left out.
+    pub writers: Vec<Writer>,
     pub kernel_map_bytes: u64,
     /// Counters of the kernel programs by name (a closed set).
     pub kernel_counters: BTreeMap<String, u64>,

@@ -7,6 +7,7 @@ pub(crate) mod covered;
 mod error;
 mod parts;
 mod paths;
+mod paused;
 mod places;
 pub mod pool;
 mod quiet;
@@ -14,8 +15,8 @@ pub(crate) mod random;
 pub(crate) mod timestamp_granularity;
 mod tree;
 pub(crate) mod unread;
-mod urgent;
 mod watched;
+mod worth;
 pub mod write_back;
 
 pub use error::WorldError;

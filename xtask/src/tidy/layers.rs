@@ -21,6 +21,7 @@ const LAYERS: [(&str, &str); 2] = [
     (
         "tracker/src/",
         "lib > cli > daemon > doctor > volume > config > repository > catalog > capture > target > source > store
+         > pause > cgroups urgent
          > output error logging test_switches mountinfo units quoting",
     ),
     (

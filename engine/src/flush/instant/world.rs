@@ -5,7 +5,7 @@ use crate::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Recor
 use crate::dirty::DirtySet;
 use crate::flush::steps::Steps;
 use crate::flush::world::{
-    CommitStore, CommittedState, Count, Created, Fails, Live, Moved, SourceTree, WatchSet, World,
+    CommitStore, CommittedState, Count, Created, Fails, Live, Moved, Paused, SourceTree, WatchSet, World,
 };
 use crate::image::ImageError;
 use crate::model::{FileId, Hash, Ino, InodeId, ObjectRef, Seq};
@@ -270,5 +270,13 @@ impl<W: World> WatchSet for View<'_, W> {
 
     fn try_again(&mut self, tries: u32) -> Result<bool, W::Error> {
         self.world.try_again(tries)
+    }
+
+    fn freeze(&mut self) -> Result<Paused, W::Error> {
+        self.world.freeze()
+    }
+
+    fn thaw(&mut self) -> Result<u32, W::Error> {
+        self.world.thaw()
     }
 }

@@ -1,14 +1,16 @@
 //! Builds a volume's `status` from what its thread shows.
 
+use std::cmp::Reverse;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::cgroups::Hierarchy;
 use crate::repository::ConsistencyField;
 use crate::store::Op;
 use crate::units::{PathField, rfc3339};
 use crate::volume::clock::{clock_behind, now_ns, seconds};
 use crate::volume::handle::{Volume, VolumeFacts};
 use crate::volume::progress::Progress;
-use crate::volume::status::{UNREADABLE_MAX, Unreadable, VolumeStatus};
+use crate::volume::status::{UNREADABLE_MAX, Unreadable, VolumeStatus, WRITERS_MAX, Writer};
 
 impl Volume {
     /// The present status. Waits for no flush and no store.
@@ -33,6 +35,7 @@ impl Volume {
         of_capture(&mut status, facts, &progress);
         of_history(&mut status, facts, &progress);
         of_pending(&mut status, facts, &progress);
+        status.writers = writers(facts);
         of_instants(&mut status, &progress);
         of_flushes(&mut status, facts, &progress);
         status.state = progress.state();
@@ -69,6 +72,22 @@ fn of_capture(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
         status.kernel_map_bytes = dispatcher.kernel_bytes;
         status.kernel_counters = dispatcher.counters;
     }
+}
+
+/// Who changes the volume most.
+fn writers(facts: &VolumeFacts) -> Vec<Writer> {
+    let asked = facts.dispatcher.as_ref().map(|dispatcher| dispatcher.writers(&facts.pending));
+    let Some(Ok(writers)) = asked else { return Vec::new() };
+    let mut most: Vec<(u64, u64)> = writers.into_iter().collect();
+    most.sort_by_key(|(cgroup, changes)| (Reverse(*changes), *cgroup));
+    most.truncate(WRITERS_MAX);
+    let ids = most.iter().map(|(cgroup, _)| *cgroup).collect();
+    let paths = Hierarchy::find().map(|hierarchy| hierarchy.paths(&ids)).unwrap_or_default();
+    let writer = |(cgroup, changes)| {
+        let path = paths.get(&cgroup).map(|path| path.to_string_lossy().into_owned());
+        Writer { cgroup, path, changes }
+    };
+    most.into_iter().map(writer).collect()
 }
 
 /// Fills in the baseline and the newest commit.

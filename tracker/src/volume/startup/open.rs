@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::capture::BackEnd;
 use crate::catalog::Catalog;
 use crate::config::VolumeConfig;
+use crate::pause;
 use crate::repository::VolumeWriter;
 use crate::source::SourceRoot;
 use crate::store::meter::{Meter, Metered};
@@ -58,6 +59,15 @@ fn capture_for(
     (dispatcher, reasons)
 }
 
+/// Before anything else is tried: the groups may be those of databases.
+fn undo_pause(volume: &str, note: &Path) {
+    match pause::undo(note) {
+        Ok(0) => {}
+        Ok(groups) => tracing::warn!(volume, groups, "control groups go on that an earlier process had paused"),
+        Err(error) => tracing::error!(volume, %error, "control groups may still be paused by an earlier process"),
+    }
+}
+
 /// Opens everything. When it returns, the store has nothing new but the `format` object. `prepared` is set as soon as the
 /// volume can receive its marks, even if a later step fails; the next try uses it.
 pub fn open(
@@ -66,6 +76,8 @@ pub fn open(
     capture: &ChosenCapture,
     prepared: &mut Option<Prepared>,
 ) -> Result<Opened, Obstacle> {
+    let pause_note = Catalog::location(state, &config.name).with_file_name("paused");
+    undo_pause(&config.name, &pause_note);
     let root = SourceRoot::open(&config.source)
         .map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
     let root = Arc::new(root);
@@ -117,13 +129,14 @@ pub fn open(
     let (volume_id, writer, format) = claim(&catalog, &*store, config, allow.store)?;
     store_home::remember(state, &config.store).map_err(|error| failed("cannot note the store", error))?;
     let backend = dispatcher.as_ref().map_or(BackEnd::Scan, |dispatcher| dispatcher.back_end());
-    let world = VolumeWorld::new(
+    let mut world = VolumeWorld::new(
         Arc::clone(&root),
         Arc::clone(&catalog),
         Arc::clone(&pending),
         VolumeWriter::new(store, &config.name, format.clone(), writer.epoch),
         dispatcher.map(|dispatcher| (dispatcher, dev)),
     );
+    world.pause_note = pause_note;
     let mut opened = Opened {
         name: config.name.clone(),
         volume_id,

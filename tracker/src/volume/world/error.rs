@@ -23,6 +23,8 @@ pub enum WorldError {
     Random { cause: String },
     #[error("the catalog and a file's content do not fit: {cause}")]
     Plan { cause: String },
+    #[error("a paused control group cannot be let go on: {cause}")]
+    Paused { cause: String },
     #[error(transparent)]
     Write(#[from] WriteError),
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::flush::world::{Fails, Moved};
 use engine::image::ImageError;
@@ -13,10 +14,12 @@ use super::error::WorldError;
 use super::paths::Paths;
 use super::pool::Pool;
 use super::quiet::Quiet;
-use super::urgent::Urgent;
+use super::worth::Worth;
 use crate::catalog::Catalog;
+use crate::pause::Held;
 use crate::repository::VolumeWriter;
 use crate::source::{Foreign, MountTable, OpenFile, SourceRoot};
+use crate::urgent::Urgent;
 use crate::volume::clock::wall_clock;
 use crate::volume::marks::dispatcher::Dispatcher;
 use crate::volume::marks::waiting::Pending;
@@ -49,6 +52,14 @@ pub struct VolumeWorld {
     pub damaged: Option<String>,
     /// Looks for a quiet moment, once a flush has asked for one.
     pub(super) quiet: Option<Quiet>,
+    /// For how long writers may be paused, so that there is one; 0: not at all.
+    pub pause: Duration,
+    /// Where that is noted.
+    pub pause_note: PathBuf,
+    /// How the last pauses went.
+    pub(super) worth: Worth,
+    /// The pause of them that lasts.
+    pub(super) held: Option<Held>,
     /// While it looks at what changed, nothing is to come between.
     pub(super) urgent: Option<Urgent>,
     /// Wall clock before anything of this flush was read.
@@ -80,6 +91,10 @@ impl VolumeWorld {
             watch_full: false,
             damaged: None,
             quiet: None,
+            pause: Duration::ZERO,
+            pause_note: PathBuf::new(),
+            worth: Worth::default(),
+            held: None,
             urgent: None,
             began: Time::default(),
         }
@@ -89,6 +104,7 @@ impl VolumeWorld {
     pub fn begin_flush(&mut self) {
         self.began = wall_clock();
         self.quiet = None;
+        self.held = None;
     }
 
     /// Files whose reading thread has not returned.

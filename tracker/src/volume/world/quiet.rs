@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use engine::flush::world::Count;
 
+use crate::capture::writers::Writers;
 use crate::volume::marks::live::Probe;
 
 /// How long one flush looks for a moment in which nothing changes.
@@ -17,11 +18,15 @@ pub(super) struct Quiet {
     probe: Probe,
     slot: u32,
     began: Option<Instant>,
+    /// Who had written how much when the search was prepared; empty where nobody may be paused.
+    pub(super) writers: Writers,
+    /// Until when writers are paused.
+    pub(super) paused_until: Option<Instant>,
 }
 
 impl Quiet {
-    pub(super) fn new((probe, slot): (Probe, u32)) -> Quiet {
-        Quiet { probe, slot, began: None }
+    pub(super) fn new((probe, slot): (Probe, u32), writers: Writers) -> Quiet {
+        Quiet { probe, slot, began: None, writers, paused_until: None }
     }
 
     pub(super) fn probe(&self) -> &Probe {
@@ -36,7 +41,11 @@ impl Quiet {
 
     /// Waits a moment before the next look. Returns false when the time is over.
     pub(super) fn try_again(&self, tries: u32) -> bool {
-        if self.began.is_some_and(|began| began.elapsed() > LOOKED_FOR) {
+        let is_over = match self.paused_until {
+            Some(until) => Instant::now() >= until,
+            None => self.began.is_some_and(|began| began.elapsed() > LOOKED_FOR),
+        };
+        if is_over {
             return false;
         }
         std::thread::sleep(GAP.saturating_mul(1 << tries.min(5)));

@@ -1,13 +1,14 @@
 //! The watch set of a volume: the inodes whose changes the kernel marks, and whether any of them changes now.
 
-use engine::flush::world::{Count, Live, WatchSet};
+use engine::flush::world::{Count, Live, Paused, WatchSet};
 use engine::model::Ino;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
 use super::quiet::Quiet;
-use super::urgent::Urgent;
 use crate::capture::WatchOutcome;
+use crate::capture::writers::Writers;
+use crate::urgent::Urgent;
 use crate::volume::marks::dispatcher::DispatcherError;
 
 impl WatchSet for VolumeWorld {
@@ -44,11 +45,19 @@ impl WatchSet for VolumeWorld {
     }
 
     fn hurry(&mut self, looking: bool) {
-        self.urgent = looking.then(Urgent::begin).flatten();
+        self.urgent = looking.then(|| Urgent::begin(Urgent::LOOK)).flatten();
     }
 
     fn try_again(&mut self, tries: u32) -> Result<bool, WorldError> {
         Ok(self.quiet()?.try_again(tries))
+    }
+
+    fn freeze(&mut self) -> Result<Paused, WorldError> {
+        self.pause_writers()
+    }
+
+    fn thaw(&mut self) -> Result<u32, WorldError> {
+        self.let_writers_go_on()
     }
 }
 
@@ -57,7 +66,9 @@ impl VolumeWorld {
     pub(super) fn quiet(&mut self) -> Result<&mut Quiet, WorldError> {
         let Some((dispatcher, _)) = &self.dispatcher else { return Err(DispatcherError::Ended.into()) };
         if self.quiet.is_none() {
-            self.quiet = Some(Quiet::new(dispatcher.quiet_probe(&self.pending)?));
+            let may_pause = !self.pause.is_zero();
+            let writers = if may_pause { dispatcher.writers(&self.pending)? } else { Writers::new() };
+            self.quiet = Some(Quiet::new(dispatcher.quiet_probe(&self.pending)?, writers));
         }
         self.quiet.as_mut().ok_or_else(|| DispatcherError::Ended.into())
     }

@@ -1,14 +1,20 @@
-//! The real-time class for the calling thread, for the moments of one look at the tree: whatever runs in between may change it.
+//! The real-time class for the calling thread: for the moments of one look at the tree, since whatever runs in between may change it;
+//! and for the guard of a pause, which is to end it on time.
 #![expect(unsafe_code, reason = "sched_setscheduler(2), which rustix does not offer")]
 
 /// The calling thread is of the real-time class until this is dropped.
-pub(super) struct Urgent(());
+pub(crate) struct Urgent(());
 
 impl Urgent {
-    /// `None` where that is not allowed: the look then takes longer, and fails more often.
-    pub(super) fn begin() -> Option<Urgent> {
+    /// The priority of a look.
+    pub(crate) const LOOK: i32 = 1;
+    /// .. and of the guard, which comes before it.
+    pub(crate) const GUARD: i32 = 2;
+
+    /// `None` where that is not allowed: a look then takes longer and fails more often, and a pause may last longer.
+    pub(crate) fn begin(priority: i32) -> Option<Urgent> {
         // Threads that are made meanwhile are of the ordinary class.
-        set(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1).then_some(Urgent(()))
+        set(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, priority).then_some(Urgent(()))
     }
 }
 
@@ -40,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_thread_is_urgent_for_a_while() {
-        let Some(urgent) = Urgent::begin() else {
+        let Some(urgent) = Urgent::begin(Urgent::LOOK) else {
             eprintln!("SKIPPED a_thread_is_urgent_for_a_while: the real-time class is not allowed here");
             return;
         };

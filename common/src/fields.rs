@@ -67,6 +67,8 @@ macro_rules! kernel_fields {
             ITER_COUNT: Required Offset "iov_iter" ["count"];
             ITER_SOURCE: Required Offset "iov_iter" ["data_source"];
             XFS_VNODE: Optional Offset "xfs_inode" ["i_vnode"];
+            VMA_FILE: Optional Offset "vm_area_struct" ["vm_file"];
+            VMA_FLAGS: Optional Offset "vm_area_struct" ["vm_flags"];
             DENTRY_PARENT: Optional Offset "dentry" ["d_parent"];
             DENTRY_INODE: Optional Offset "dentry" ["d_inode"];
             IATTR_VALID: Optional Offset "iattr" ["ia_valid"];

@@ -5,6 +5,8 @@
 pub enum Role {
     /// A folio of a file became dirty: range of the folio.
     Dirty,
+    /// The range of a buffered write, also into what is dirty already; or that a mapping is made. Without them whole folios are marked.
+    Write,
     /// A direct write begins, or completed.
     Direct,
     /// A range operation that needs no dirty folio.
@@ -143,6 +145,14 @@ hooks! {
         "an aligned zero range dirties no folio";
     XfsTruncate "xfs_truncate" "xfs_itruncate_extents_start" Range XFS,
         "content behind the new size is gone, also when the file grows again";
+    Ext4Write "ext4_write" "ext4_write_end" Write EXT4,
+        "what a buffered write has written of a large folio, where nothing is allocated later";
+    Ext4DaWrite "ext4_da_write" "ext4_da_write_end" Write EXT4,
+        "what a buffered write has written of a large folio";
+    XfsWrite "xfs_write" "xfs_file_buffered_write" Write XFS,
+        "what a buffered write is about to write of large folios";
+    Mapping "mapping" "ma_write" Write Serves::All,
+        "a mapping through which a dirty folio can be stored to without an event";
 }
 
 /// The counter cell of a hook.

@@ -91,6 +91,59 @@ impl WriterKey {
     }
 }
 
+/// Value of the WRITES map: the last buffered write of a task that a hook reported with its range, and that was marked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastWrite {
+    /// Process and task, as the kernel numbers them.
+    pub task: u64,
+    /// Address of the inode.
+    pub inode: u64,
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+/// A value of the WATCH map: the slot, and what is known of the pages of the inode.
+pub mod watched {
+    /// Bits of the slot.
+    pub const SLOT: u64 = 0xffff;
+    /// Its buffered writes are marked by what is written, not by whole folios. Set by `exact::PROGRAM`, and stays.
+    pub const EXACT: u64 = 1 << 16;
+    /// It was stored to through a mapping, or can have been: stores into a folio that is dirty already set no mark, so folios are marked
+    /// whole for ever.
+    pub const MAPPED: u64 = 1 << 17;
+    /// A folio became dirty, and no write that was reported explains it: folios are marked whole until `exact::PROGRAM` runs again.
+    pub const UNSURE: u64 = 1 << 18;
+
+    /// The slot in a value.
+    #[must_use]
+    #[inline(always)]
+    pub const fn slot(value: u64) -> u32 {
+        (value & SLOT) as u32
+    }
+
+    /// Whether a write that a hook reports needs no mark of its folio.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_exact(value: u64) -> bool {
+        value & (EXACT | MAPPED | UNSURE) == EXACT
+    }
+}
+
+/// What the program `exact_now` answers of a file.
+pub mod exact {
+    /// Name of the program. It is attached to nothing: user space runs it, with a file descriptor of its own.
+    pub const PROGRAM: &str = "exact_now";
+    /// Its folios are marked whole.
+    pub const NO: u32 = 0;
+    /// Its writes are marked exactly from now on: folios that are dirty now may hide stores.
+    pub const FROM_NOW: u32 = 1;
+    /// They were already.
+    pub const YES: u32 = 2;
+}
+
 /// Cgroups of a `WriterKey` that are none, or not like others.
 pub mod writer {
     /// Kernel threads of the root group. No group has this id.
@@ -219,7 +272,7 @@ pub mod counter {
     /// superblocks.
     pub const HOOK_BASE: u32 = 16;
     /// Number of cells.
-    pub const CELLS: u32 = 64;
+    pub const CELLS: u32 = 96;
 
     /// Names of the cells before `HOOK_BASE`, for metrics.
     pub const NAMES: [&str; 11] = [
@@ -255,7 +308,7 @@ pub const fn overflow_bit(dev: u32, ino: u64) -> u32 {
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "aya::Pod for map keys and values: they are plain bytes, checked by size tests")]
 mod pod {
-    use super::{GroupKey, Inflight, InodeKey, InodeMark, WriterKey};
+    use super::{GroupKey, Inflight, InodeKey, InodeMark, LastWrite, WriterKey};
 
     // SAFETY: repr(C), only integers, no padding (the asserts below), valid for every bit pattern.
     unsafe impl aya::Pod for GroupKey {}
@@ -267,6 +320,8 @@ mod pod {
     unsafe impl aya::Pod for Inflight {}
     // SAFETY: as above.
     unsafe impl aya::Pod for WriterKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for LastWrite {}
 }
 
 const _: () = {
@@ -275,6 +330,8 @@ const _: () = {
     assert!(size_of::<InodeMark>() == 24);
     assert!(size_of::<Inflight>() == 40);
     assert!(size_of::<WriterKey>() == 16);
+    assert!(size_of::<LastWrite>() == 32);
+    assert!(crate::limits::SLOTS as u64 - 1 <= watched::SLOT);
     assert!(counter::NAMES.len() <= counter::HOOK_BASE as usize);
 };
 

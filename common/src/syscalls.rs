@@ -63,6 +63,10 @@ pub const fn is_ioctl(number: u64) -> bool {
     matches!(number, 16 | 54 | 0x4000_0202)
 }
 
+/// `super_block.s_magic` of ext4, ext3 and ext2.
+pub const EXT4_MAGIC: u64 = 0xef53;
+/// `super_block.s_magic` of XFS.
+pub const XFS_MAGIC: u64 = 0x5846_5342;
 /// `super_block.s_magic` of btrfs.
 pub const BTRFS_MAGIC: u64 = 0x9123_683e;
 /// `super_block.s_magic` of overlayfs.

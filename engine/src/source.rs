@@ -113,6 +113,8 @@ pub trait FileOps {
     fn statx(&mut self) -> Result<Stat, FileError>;
     /// Reads extended attributes and inode flags. One that cannot be read is not an error.
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError>;
+    /// From now on, a change of this file is marked by what it writes, not by all that lies in the same folio, if that is possible.
+    fn mark_exactly(&mut self) {}
     /// Writes dirty pages back and waits, so that later stores through mappings fault, and mark, again.
     fn clean(&mut self) -> Result<(), FileError>;
     /// Waits for a writer that holds the inode lock.

@@ -1,6 +1,6 @@
 //! Atomic read-modify-write on map values, which two CPUs may change at once.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd};
 
 /// Sets `bits` in `*word`, unless they are all set. Reads first, so that hot cache lines stay shared.
 ///
@@ -14,6 +14,26 @@ pub(crate) unsafe fn or(word: *mut u64, bits: u64) {
             atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(word, bits);
         }
     }
+}
+
+/// Sets `bits` in `*word`, and returns what it was. Whoever reads another word after this sees what was stored before others did the same.
+///
+/// # Safety
+/// `word` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
+    // SAFETY: by contract. The result is used, so that this is the instruction that orders (`BPF_FETCH`, since Linux 5.12).
+    core::hint::black_box(unsafe { atomic_or::<u64, u64, { AtomicOrdering::SeqCst }>(word, bits) })
+}
+
+/// Clears all but `bits` of `*word`, and returns what it was.
+///
+/// # Safety
+/// `word` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
+    // SAFETY: by contract, and as `fetch_or`.
+    core::hint::black_box(unsafe { atomic_and::<u64, u64, { AtomicOrdering::SeqCst }>(word, bits) })
 }
 
 /// Adds `more` to `*word`.

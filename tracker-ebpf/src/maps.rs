@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use common::{
     limits,
-    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, WriterKey, counter, ctrl},
+    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, LastWrite, WriterKey, counter, ctrl},
 };
 
 use crate::atomic;
@@ -46,9 +46,12 @@ pub(crate) static CHANGES: Array<u64> = Array::with_max_entries(limits::SLOTS, B
 /// Changes by slot and by the cgroup of the task that made them.
 #[map(name = "WRITERS")]
 pub(crate) static WRITERS: HashMap<WriterKey, u64> = HashMap::with_max_entries(limits::WRITERS_ENTRIES, 0);
-/// Watched inodes, each with the slot in which its changes are counted.
+/// The last buffered write of each task, by its number.
+#[map(name = "WRITES")]
+pub(crate) static WRITES: Array<LastWrite> = Array::with_max_entries(limits::WRITES_ENTRIES, 0);
+/// Watched inodes, each with the slot in which its changes are counted, and `watched` bits.
 #[map(name = "WATCH")]
-pub(crate) static WATCH: HashMap<InodeKey, u32> = HashMap::with_max_entries(limits::WATCH_ENTRIES, 0);
+pub(crate) static WATCH: HashMap<InodeKey, u64> = HashMap::with_max_entries(limits::WATCH_ENTRIES, 0);
 /// Direct writes in flight, by address of their kiocb.
 #[map(name = "INFLIGHT")]
 pub(crate) static INFLIGHT: HashMap<u64, Inflight> = HashMap::with_max_entries(limits::INFLIGHT_ENTRIES, 0);

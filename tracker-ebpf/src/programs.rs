@@ -18,6 +18,7 @@ use crate::{
     kernel::{self, Address},
     maps::{self, INFLIGHT, count},
     record::{Marked, Target},
+    writes,
 };
 
 /// `iov_iter.data_source`: memory is the source, so the file is written.
@@ -35,7 +36,12 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
     };
     let target = Target::marked(inode, HookId::DirtyFolio)?;
     match kernel::folio_range(ctx.arg(0)) {
+        // Its write is marked, and stores that hide in a dirty folio would have been told of by a mapping.
+        Some((start, len)) if target.is_exact() && writes::is_of_last(inode, start, len) => {}
         Some((start, len)) => {
+            if target.is_exact() {
+                target.unsure();
+            }
             target.range(start, len);
             if is_writably_mapped(mapping) == Some(true) {
                 target.flags(flag::MAPPED);
@@ -141,7 +147,7 @@ pub(crate) fn dio_unknown(kiocb: Address, done: Option<i64>) -> Option<()> {
 
 /// `mapping_map_writable` counts mappings that are shared and may be written.
 #[inline(always)]
-fn is_writably_mapped(mapping: Address) -> Option<bool> {
+pub(crate) fn is_writably_mapped(mapping: Address) -> Option<bool> {
     kernel::member::<i32>(mapping, &globals::MAPPING_WRITABLE).map(|count| count > 0)
 }
 
@@ -161,7 +167,7 @@ extern "C" fn mapped_now(ctx: *mut c_void) -> u32 {
 }
 
 #[inline(always)]
-fn descriptor_inode(descriptor: u64) -> Option<Address> {
+pub(crate) fn descriptor_inode(descriptor: u64) -> Option<Address> {
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() } as Address;
     let table: Address = kernel::member(kernel::member(task, &globals::TASK_FILES)?, &globals::FILES_TABLE)?;

@@ -9,7 +9,9 @@ use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
     limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
-    maps::{GroupBits, GroupKey, InodeKey, InodeMark, WriterKey, counter, ctrl, flag, mode, overflow_bit, writer},
+    maps::{
+        GroupBits, GroupKey, InodeKey, InodeMark, WriterKey, counter, ctrl, flag, mode, overflow_bit, watched, writer,
+    },
     ranges::{self, Bits, Blocks, Place},
 };
 
@@ -77,8 +79,23 @@ impl Target {
     /// This inode, if changes of it are to be marked.
     #[inline(always)]
     pub(crate) fn if_marked(&self) -> Option<Marked> {
-        let slot = slot(self.mode, self.dev, self.ino)?;
-        lease_holds().then_some(Marked { dev: self.dev, ino: self.ino, slot: slot.into(), sb: self.sb })
+        let watched = watched_value(self.mode, self.dev, self.ino)?;
+        lease_holds().then_some(Marked { dev: self.dev, ino: self.ino, watched, sb: self.sb })
+    }
+
+    /// The inode at `inode`, if its superblock is tracked. Counts nothing, also not what cannot be read: it may be no inode.
+    #[inline(always)]
+    pub(crate) fn perhaps(inode: Address) -> Option<Self> {
+        let (sb, dev) = superblock(inode)?;
+        // SAFETY: as above.
+        let mode = *unsafe { SUPERS.get(dev) }?;
+        Some(Self { dev, ino: kernel::member(inode, &globals::INODE_INO)?, sb, mode })
+    }
+
+    /// What is known of this inode's pages, if it is watched by itself.
+    #[inline(always)]
+    pub(crate) fn watched(&self) -> Option<*mut u64> {
+        WATCH.get_ptr_mut(InodeKey::new(self.dev, self.ino))
     }
 }
 
@@ -89,8 +106,8 @@ pub(crate) struct Marked {
     pub(crate) dev: u32,
     /// Inode number.
     pub(crate) ino: u64,
-    /// Where its volume's changes are counted, and whether with their writer: argument of `changed`.
-    slot: u64,
+    /// Where its volume's changes are counted, and whether with their writer: argument of `changed`. Also what is known of its pages.
+    watched: u64,
     /// Its superblock; null where the event has no inode at hand.
     sb: Address,
 }
@@ -102,9 +119,41 @@ impl Marked {
     pub(crate) fn by_number(dev: u32, ino: u64) -> Option<Self> {
         // SAFETY: the value is only copied.
         let of_super = *unsafe { SUPERS.get(dev) }?;
-        let slot = slot(of_super, dev, ino)?;
-        let slot = u64::from(slot) | NO_WRITER;
-        lease_holds().then_some(Self { dev, ino, slot, sb: core::ptr::null() })
+        let watched = watched_value(of_super, dev, ino)? | NO_WRITER;
+        lease_holds().then_some(Self { dev, ino, watched, sb: core::ptr::null() })
+    }
+
+    /// Whether a write of it that a hook reports is marked by that hook alone.
+    #[inline(always)]
+    pub(crate) fn is_exact(&self) -> bool {
+        watched::is_exact(self.watched)
+    }
+
+    /// Marks its folios whole until it is asked about again.
+    #[inline(always)]
+    pub(crate) fn unsure(&self) {
+        if let Some(value) = WATCH.get_ptr_mut(InodeKey::new(self.dev, self.ino)) {
+            // SAFETY: the map just returned the pointer.
+            unsafe { atomic::fetch_or(value, watched::UNSURE) };
+        }
+    }
+
+    /// Marks `len` bytes at `start`, however many these are.
+    #[inline(always)]
+    pub(crate) fn long_range(&self, start: u64, len: u64) {
+        const PIECE: u64 = limits::GROUP_BYTES * (RANGE_GROUPS_MAX - 1);
+        if len > PIECE * limits::WRITE_PIECES_MAX {
+            return self.range(start, len);
+        }
+        let end = start.saturating_add(len);
+        for piece in 0..limits::WRITE_PIECES_MAX {
+            let at = start.saturating_add(piece * PIECE);
+            if at >= end {
+                break;
+            }
+            let rest = end - at;
+            self.range(at, if rest < PIECE { rest } else { PIECE });
+        }
     }
 
     /// Magic number of the file system, 0 if it cannot be read.
@@ -116,7 +165,7 @@ impl Marked {
     /// Marks `len` bytes at `start`.
     #[inline(always)]
     pub(crate) fn range(&self, start: u64, len: u64) {
-        mark_range(home(generation(), self.dev), self.ino, start, len, self.slot);
+        mark_range(home(generation(), self.dev), self.ino, start, len, self.watched);
     }
 
     /// Marks `len` bytes at `start`, and sets `flags` in the same generation: none is drained without the other.
@@ -126,38 +175,39 @@ impl Marked {
         if flags != 0 {
             inode_mark(generation, self.dev, self.ino, flags, u64::MAX, 0);
         }
-        mark_range(home(generation, self.dev), self.ino, start, len, self.slot);
+        mark_range(home(generation, self.dev), self.ino, start, len, self.watched);
     }
 
     /// Marks everything from `start` on.
     #[inline(always)]
     pub(crate) fn from(&self, start: u64) {
         inode_mark(generation(), self.dev, self.ino, flag::FROM, start, u64::MAX);
-        changed(self.slot);
+        changed(self.watched);
     }
 
     /// Sets `flags`, which have no range.
     #[inline(always)]
     pub(crate) fn flags(&self, flags: u64) {
         inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
-        changed(self.slot);
+        changed(self.watched);
     }
 }
 
-/// In the argument of `changed`, beside the slot: the current task is not known to have made the change.
-const NO_WRITER: u64 = 1 << 32;
+/// In the argument of `changed`, beside the value of the WATCH map: the current task is not known to have made the change.
+const NO_WRITER: u64 = 1 << 63;
 
 /// Counts a change, after its mark was made: whoever reads the marks after the counter has those of every change it counts. Then
 /// counts it for the cgroup of the current task, too. A global function, as `mark_range`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn changed(slot: u64) -> u64 {
-    if let Some(at) = CHANGES.get_ptr_mut(slot as u32) {
+extern "C" fn changed(watched: u64) -> u64 {
+    let slot = watched::slot(watched);
+    if let Some(at) = CHANGES.get_ptr_mut(slot) {
         // SAFETY: a pointer the map just gave.
         unsafe { atomic::add(at, 1) };
     }
-    if slot & NO_WRITER == 0 {
-        written_by(slot as u32);
+    if watched & NO_WRITER == 0 {
+        written_by(slot);
     }
     0
 }
@@ -210,13 +260,13 @@ fn lease_holds() -> bool {
     false
 }
 
-/// Where changes of the inode are counted, if they are to be marked.
+/// Where changes of the inode are counted and what is known of its pages, if it is to be marked.
 #[inline(always)]
-fn slot(of_super: u32, dev: u32, ino: u64) -> Option<u32> {
-    // SAFETY: only presence is checked.
-    match unsafe { WATCH.get(InodeKey::new(dev, ino)) } {
-        Some(&slot) => Some(slot),
-        None if of_super == mode::ALL => Some(limits::SLOT_OF_ALL),
+fn watched_value(of_super: u32, dev: u32, ino: u64) -> Option<u64> {
+    match WATCH.get_ptr(InodeKey::new(dev, ino)) {
+        // SAFETY: the map just returned the pointer; volatile, because other CPUs change the value.
+        Some(value) => Some(unsafe { core::ptr::read_volatile(value) }),
+        None if of_super == mode::ALL => Some(limits::SLOT_OF_ALL as u64),
         None => None,
     }
 }
@@ -227,14 +277,14 @@ fn generation() -> u64 {
     maps::control(ctrl::GENERATION) & 1
 }
 
-/// Marks `len` bytes at `start` of an inode, and counts that in `slot`. `home` is the generation and the device. The number it
+/// Marks `len` bytes at `start` of an inode, and counts that as `watched` says. `home` is the generation and the device. The number it
 /// returns means nothing.
 ///
 /// Exported and with only numbers as arguments, which makes it a global function for the verifier: checked once in each program
 /// that has it, not once for each path to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn mark_range(home: u64, ino: u64, start: u64, len: u64, slot: u64) -> u64 {
+extern "C" fn mark_range(home: u64, ino: u64, start: u64, len: u64, watched: u64) -> u64 {
     let (generation, dev) = (home >> 32, home as u32);
     match ranges::place(start, len) {
         Place::Nothing => {}
@@ -242,7 +292,7 @@ extern "C" fn mark_range(home: u64, ino: u64, start: u64, len: u64, slot: u64) -
         Place::Span(start, end) => inode_mark(generation, dev, ino, flag::RANGE, start, end),
         Place::Bits(blocks) => mark_blocks(generation, dev, ino, blocks),
     }
-    changed(slot);
+    changed(watched);
     0
 }
 

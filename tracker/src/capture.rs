@@ -17,6 +17,7 @@ mod config;
 pub mod cut;
 mod drain;
 mod error;
+pub mod exact;
 mod health;
 mod keeper;
 pub mod layout;

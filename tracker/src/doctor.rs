@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 use common::fields::{FIELDS, Need};
-use common::hooks::{HOOKS, Serves};
+use common::hooks::{HOOKS, Hook, Role, Serves};
 use serde::Serialize;
 
 use crate::capture::BackEnd;
@@ -210,7 +210,8 @@ fn members(facts: &Facts) -> Finding {
 fn tracepoints(facts: &Facts, back_end: BackEnd) -> Finding {
     let has = |name: &str| facts.kernel.tracepoints.contains(name);
     let lacking = |all: bool| {
-        let hooks = HOOKS.iter().filter(move |hook| (hook.serves == Serves::All) == all && !has(hook.tracepoint));
+        let needed_by_all = |hook: &Hook| hook.serves == Serves::All && hook.role != Role::Write;
+        let hooks = HOOKS.iter().filter(move |hook| needed_by_all(hook) == all && !has(hook.tracepoint));
         hooks.map(|hook| hook.tracepoint).collect::<Vec<_>>()
     };
     let (needed, special) = (lacking(true), lacking(false));

@@ -43,6 +43,10 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
     let mut stat = ops.statx()?;
     let xattrs = ops.xattrs()?;
     if job.marks.has_data() || job.committed_size != Some(stat.size) {
+        if steps.exact && job.committed_size.is_some() {
+            // Before CLEAN: stores that hid in a folio until now were marked with it.
+            ops.mark_exactly();
+        }
         if steps.clean {
             ops.clean()?;
         }

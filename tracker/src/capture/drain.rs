@@ -7,14 +7,15 @@ use std::collections::HashMap;
 
 use common::{
     functions::{FUNCTIONS, FunctionId},
-    hooks::{HOOKS, Role},
+    hooks::{Fs, HOOKS, Role, Serves},
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
-    maps::{InodeKey, counter, ctrl, flag},
+    maps::{InodeKey, counter, ctrl, flag, watched},
 };
 use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
 use super::error::CaptureError;
+use super::exact::ExactProbe;
 use super::quiet::QuietProbe;
 use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Live, Overflow, Retired};
 use super::running::Capture;
@@ -95,6 +96,19 @@ impl Capture {
         QuietProbe::new(self.maps.changes.fd(), program, control).map_err(|errno| failed(errno.into()))
     }
 
+    /// What has writes marked by what they write, where the kernel tells of them.
+    ///
+    /// # Errors
+    /// When the program cannot be opened once more.
+    pub fn exact_probe(&self) -> Result<ExactProbe, CaptureError> {
+        let failed = |source: std::io::Error| CaptureError::Map { what: "opening", map: "WATCH", source };
+        let tells = |fs: Fs| {
+            let mut hooks = HOOKS.iter().filter(|hook| hook.role == Role::Write);
+            hooks.all(|hook| self.has_program(hook.program) || matches!(hook.serves, Serves::One(of) if of != fs))
+        };
+        Ok(ExactProbe::new(self.exact_now.try_clone().map_err(failed)?, tells(Fs::Ext4), tells(Fs::Xfs)))
+    }
+
     /// Whether every change is counted while an instant is looked for, also a write to what is dirty already.
     #[must_use]
     pub fn counts_every_change(&self) -> bool {
@@ -121,7 +135,8 @@ impl Capture {
     /// When the map cannot be read.
     pub fn slot(&self, dev: Dev, ino: Ino) -> Result<Option<u32>, CaptureError> {
         let found = self.maps.watch.get(InodeKey::new(dev.kernel(), ino.0));
-        found.map_err(|source| CaptureError::Map { what: "reading", map: "WATCH", source })
+        let found = found.map_err(|source| CaptureError::Map { what: "reading", map: "WATCH", source })?;
+        Ok(found.map(watched::slot))
     }
 
     /// How many marks have found no room at all.

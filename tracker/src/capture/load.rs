@@ -7,7 +7,7 @@ use common::{
     functions::{Function, Need},
     hooks::{Fs, HOOKS, Hook, Serves},
     limits::{ABI_VERSION, OVERFLOW_WORDS},
-    maps::{ctrl, mapped},
+    maps::{ctrl, exact, mapped},
 };
 
 use super::{
@@ -103,7 +103,9 @@ pub(super) fn fresh(
     for hook in hooks.into_iter().filter(|hook| !config.without.contains(&hook.program)) {
         attach_and_pin(&mut ebpf, config, Point::tracepoint(hook), None)?;
     }
-    load_mapped_now(&mut ebpf, config)?;
+    for name in [mapped::PROGRAM, exact::PROGRAM] {
+        load_unattached(&mut ebpf, config, name)?;
+    }
     let btf = if functions.is_empty() { None } else { Btf::from_sys_fs().ok() };
     let left_out = |function: &Function| {
         [function.trampoline, function.probe].iter().any(|program| config.without.contains(program))
@@ -115,9 +117,8 @@ pub(super) fn fresh(
     Ok(log)
 }
 
-/// Loads and pins the program that is attached to nothing.
-fn load_mapped_now(ebpf: &mut Ebpf, config: &CaptureConfig) -> Result<(), CaptureError> {
-    let name = mapped::PROGRAM;
+/// Loads and pins a program that is attached to nothing.
+fn load_unattached(ebpf: &mut Ebpf, config: &CaptureConfig, name: &'static str) -> Result<(), CaptureError> {
     let failed = |source| CaptureError::Program { program: name, source: Box::new(source) };
     let program = ebpf.program_mut(name).ok_or(CaptureError::ObjectLacks { what: "program", name })?;
     TryInto::<&mut RawTracePoint>::try_into(&mut *program).and_then(RawTracePoint::load).map_err(failed)?;

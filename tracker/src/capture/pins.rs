@@ -4,9 +4,9 @@ use std::{fs, io, os::fd::AsFd};
 
 use common::{
     functions::{FunctionId, Need},
-    hooks::{Fs, HOOKS, Hook, Serves},
+    hooks::{Fs, HOOKS, Hook, Role, Serves},
     limits::ABI_VERSION,
-    maps::{ctrl, mapped},
+    maps::{ctrl, exact, mapped},
 };
 
 use super::back_end::BackEnd;
@@ -201,6 +201,7 @@ impl Capture {
             grace,
             cpus: possible_cpus(),
             mapped_now: open_pin(&program_path(pin_dir, mapped::PROGRAM))?,
+            exact_now: open_pin(&program_path(pin_dir, exact::PROGRAM))?,
             overflows: 0,
             inserted: None,
             cleared: false,
@@ -277,6 +278,7 @@ impl Capture {
             pin_again(map_path(dir, OWNER), owner.fd())?;
         }
         pin_again(program_path(dir, mapped::PROGRAM), self.mapped_now.as_fd())?;
+        pin_again(program_path(dir, exact::PROGRAM), self.exact_now.as_fd())?;
         for attached in &self.attached {
             pin_again(program_path(dir, attached.name), attached.program.as_fd())?;
             pin_again(link_path(dir, attached.name), attached.link.as_fd())?;
@@ -293,7 +295,8 @@ impl Capture {
 
 /// The hooks without which `fs` cannot be protected.
 pub(super) fn needed(fs: Fs, back_end: BackEnd) -> impl Iterator<Item = &'static Hook> {
-    let own = HOOKS.iter().filter(move |hook| hook.serves == Serves::One(fs) && back_end == BackEnd::Tracepoint);
+    let of_fs = move |hook: &&Hook| hook.serves == Serves::One(fs) && hook.role != Role::Write;
+    let own = HOOKS.iter().filter(of_fs).filter(move |_| back_end == BackEnd::Tracepoint);
     points::required_tracepoints(back_end).chain(own)
 }
 

@@ -99,7 +99,7 @@ fn check(types: &KernelTypes, function: &Function) -> Result<(), String> {
 pub(super) fn required_tracepoints(back_end: BackEnd) -> impl Iterator<Item = &'static Hook> {
     HOOKS.iter().filter(move |hook| match back_end {
         BackEnd::Fentry | BackEnd::Kprobe => hook.role == Role::Dirty,
-        BackEnd::Tracepoint | BackEnd::Scan => hook.serves == common::hooks::Serves::All,
+        BackEnd::Tracepoint | BackEnd::Scan => hook.serves == common::hooks::Serves::All && hook.role != Role::Write,
     })
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Maps {
     pub(super) ctrl: Table<u32, u64>,
     pub(super) counters: OwnedFd,
     pub(super) supers: Table<u32, u32>,
-    pub(super) watch: Table<InodeKey, u32>,
+    pub(super) watch: Table<InodeKey, u64>,
     pub(super) inflight: Table<u64, Inflight>,
     pub(super) changes: Table<u32, u64>,
     pub(super) writers: Table<WriterKey, u64>,
@@ -122,7 +122,7 @@ pub(super) fn make_growing_maps(config: &CaptureConfig, release: &str) -> Result
             "INODE0" | "INODE1" => {
                 Table::<InodeKey, InodeMark>::hash_without_preallocation(entries.inode, name)?.into_fd()
             }
-            _ => Table::<InodeKey, u32>::hash_without_preallocation(entries.watch, name)?.into_fd(),
+            _ => Table::<InodeKey, u64>::hash_without_preallocation(entries.watch, name)?.into_fd(),
         })
     };
     for name in GROWING {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE};
-use common::maps::{InodeKey, ctrl, mode};
+use common::maps::{InodeKey, ctrl, mode, watched};
 use engine::model::{Dev, Ino};
 
 use super::error::CaptureError;
@@ -142,11 +142,12 @@ impl Capture {
     }
 
     fn add_to_slot(&self, key: InodeKey, slot: u32) -> io::Result<()> {
-        if self.maps.watch.add(key, slot)? {
+        if self.maps.watch.add(key, slot.into())? {
             return Ok(());
         }
-        match slot_of_both(self.maps.watch.get(key)?, slot) {
-            Some(both) => self.maps.watch.set(key, both),
+        match slot_of_both(self.maps.watch.get(key)?.map(watched::slot), slot) {
+            // What is known of its pages is forgotten: folios are marked whole until it is asked about again.
+            Some(both) => self.maps.watch.set(key, both.into()),
             None => Ok(()),
         }
     }

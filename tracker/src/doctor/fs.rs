@@ -133,7 +133,7 @@ pub fn judge(name: &str, kernel: &Kernel, back_end: BackEnd) -> FileSystem {
 /// As in `Capture::supported`. Hooked functions report everything but dirty folios.
 fn states(fs: Fs, kernel: &Kernel, back_end: BackEnd) -> Vec<HookState> {
     let functions = matches!(back_end, BackEnd::Fentry | BackEnd::Kprobe);
-    let needed = HOOKS.iter().filter(|hook| match hook.serves {
+    let needed = HOOKS.iter().filter(|hook| hook.role != Role::Write).filter(|hook| match hook.serves {
         Serves::All => !functions || hook.role == Role::Dirty,
         Serves::One(one) => !functions && one == fs,
     });

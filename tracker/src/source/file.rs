@@ -30,8 +30,10 @@ pub enum CleanBy {
     DataSync,
 }
 
+/// Has the kernel mark a file's writes exactly.
+pub type MarkExactly = Arc<dyn Fn(FsType, BorrowedFd<'_>) + Send + Sync>;
+
 /// A regular file of the source, open for reading.
-#[derive(Debug)]
 pub struct OpenFile {
     fd: OwnedFd,
     clean_by: CleanBy,
@@ -42,6 +44,13 @@ pub struct OpenFile {
     cleans: Arc<CleanTimes>,
     /// Whether `FileOps::read` goes past the pages in memory.
     direct: bool,
+    mark_exactly: Option<MarkExactly>,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenFile").field("fd", &self.fd).field("ino", &self.ino).finish_non_exhaustive()
+    }
 }
 
 impl SourceRoot {
@@ -71,6 +80,7 @@ impl SourceRoot {
             ino: expect.ino,
             cleans: Arc::clone(&self.cleans),
             direct: false,
+            mark_exactly: None,
         })
     }
 
@@ -112,6 +122,12 @@ const BEHIND_EVERY_END: u64 = 1 << 62;
 impl OpenFile {
     pub fn clean_by(&self) -> CleanBy {
         self.clean_by
+    }
+
+    /// With what has the kernel mark its writes exactly.
+    #[must_use]
+    pub fn with(self, mark_exactly: Option<MarkExactly>) -> OpenFile {
+        OpenFile { mark_exactly, ..self }
     }
 
     /// `statx` of the open inode, whatever is at its path now.
@@ -179,6 +195,13 @@ impl FileOps for OpenFile {
 
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
         Ok(xattrs::read(&self.fd, self.layer, Some(flags::read(&self.fd, self.fs))))
+    }
+
+    fn mark_exactly(&mut self) {
+        // What is journalled becomes dirty in another way, and is told of in another way.
+        if let (Some(mark_exactly), CleanBy::WriteBack) = (&self.mark_exactly, self.clean_by) {
+            mark_exactly(self.fs, self.fd.as_fd());
+        }
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

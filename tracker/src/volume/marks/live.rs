@@ -7,6 +7,7 @@ use engine::dirty::DirtySet;
 use engine::flush::world::Live;
 use engine::model::{Dev, Ino};
 
+use crate::capture::exact::ExactProbe;
 use crate::capture::quiet::QuietProbe;
 use crate::volume::clock::now_ns;
 use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
@@ -29,6 +30,14 @@ impl Dispatcher {
         let mut inner = self.inner();
         let (failovers, slot) = (inner.failovers, inner.slot_of(pending));
         Ok((Probe { quiet: Arc::new(inner.capture()?.quiet_probe()?), failovers }, slot))
+    }
+
+    /// What has the kernel mark the writes of a file exactly.
+    ///
+    /// # Errors
+    /// When there is no capture.
+    pub fn exact_probe(&self) -> Result<ExactProbe, DispatcherError> {
+        Ok(self.inner().capture()?.exact_probe()?)
     }
 
     /// Whether the kernel can be made to count every change.

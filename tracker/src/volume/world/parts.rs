@@ -18,7 +18,7 @@ use super::worth::Worth;
 use crate::catalog::Catalog;
 use crate::pause::Held;
 use crate::repository::VolumeWriter;
-use crate::source::{Foreign, MountTable, OpenFile, SourceRoot};
+use crate::source::{Foreign, MarkExactly, MountTable, OpenFile, SourceRoot};
 use crate::urgent::Urgent;
 use crate::volume::clock::wall_clock;
 use crate::volume::marks::dispatcher::Dispatcher;
@@ -52,6 +52,8 @@ pub struct VolumeWorld {
     pub damaged: Option<String>,
     /// Looks for a quiet moment, once a flush has asked for one.
     pub(super) quiet: Option<Quiet>,
+    /// Has the capture of this flush mark writes exactly.
+    pub(super) mark_exactly: Option<MarkExactly>,
     /// For how long writers may be paused, so that there is one; 0: not at all.
     pub pause: Duration,
     /// Where that is noted.
@@ -91,6 +93,7 @@ impl VolumeWorld {
             watch_full: false,
             damaged: None,
             quiet: None,
+            mark_exactly: None,
             pause: Duration::ZERO,
             pause_note: PathBuf::new(),
             worth: Worth::default(),
@@ -104,6 +107,7 @@ impl VolumeWorld {
     pub fn begin_flush(&mut self) {
         self.began = wall_clock();
         self.quiet = None;
+        self.mark_exactly = None;
         self.held = None;
     }
 

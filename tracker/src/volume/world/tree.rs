@@ -15,7 +15,7 @@ use super::error::WorldError;
 use super::parts::VolumeWorld;
 use super::paths::Paths;
 use super::pool::Opener;
-use crate::source::{self, Foreign, OpenFile, SourceError, SourceRoot};
+use crate::source::{self, Foreign, MarkExactly, OpenFile, SourceError, SourceRoot};
 use crate::test_switches;
 
 fn unreadable(error: impl std::fmt::Display) -> FileError {
@@ -23,9 +23,14 @@ fn unreadable(error: impl std::fmt::Display) -> FileError {
 }
 
 /// Opens by path and checks that it is the expected inode.
-fn open(root: &SourceRoot, path: Option<&PathBuf>, inode: InodeId) -> Result<OpenFile, FileError> {
+fn open(
+    root: &SourceRoot,
+    path: Option<&PathBuf>,
+    inode: InodeId,
+    mark_exactly: Option<&MarkExactly>,
+) -> Result<OpenFile, FileError> {
     let Some(path) = path else { return Err(FileError::Moved) };
-    Ok(root.open_file(path, inode)?)
+    Ok(root.open_file(path, inode)?.with(mark_exactly.cloned()))
 }
 
 impl SourceTree for VolumeWorld {
@@ -97,7 +102,9 @@ impl SourceTree for VolumeWorld {
             let _ = self.find_path(job.id, &mut paths);
         }
         let root = Arc::clone(&self.root);
-        let opener: Opener<OpenFile> = Arc::new(move |job| open(&root, paths.path(job.id).as_ref(), job.inode));
+        let exactly = self.mark_exactly();
+        let opener: Opener<OpenFile> =
+            Arc::new(move |job| open(&root, paths.path(job.id).as_ref(), job.inode, exactly.as_ref()));
         let images = self.pool.read(jobs, steps, &opener);
         test_switches::hit("read");
         images
@@ -105,7 +112,8 @@ impl SourceTree for VolumeWorld {
 
     fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
         let path = self.path(job.id).map_err(unreadable)?;
-        open(&self.root, path.as_ref(), job.inode)
+        let exactly = self.mark_exactly();
+        open(&self.root, path.as_ref(), job.inode, exactly.as_ref())
     }
 
     fn is_mapped(&mut self, file: &OpenFile) -> bool {

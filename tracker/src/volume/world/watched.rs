@@ -1,5 +1,7 @@
 //! The watch set of a volume: the inodes whose changes the kernel marks, and whether any of them changes now.
 
+use std::sync::Arc;
+
 use engine::flush::world::{Count, Live, Paused, WatchSet};
 use engine::model::Ino;
 
@@ -7,7 +9,9 @@ use super::error::WorldError;
 use super::parts::VolumeWorld;
 use super::quiet::Quiet;
 use crate::capture::WatchOutcome;
+use crate::capture::exact::Exact;
 use crate::capture::writers::Writers;
+use crate::source::{FsType, MarkExactly};
 use crate::urgent::Urgent;
 use crate::volume::marks::dispatcher::DispatcherError;
 
@@ -79,6 +83,22 @@ impl VolumeWorld {
         let counts = dispatcher.counts_every_change().map_err(WorldError::from);
         let found = counts.and_then(|counts| self.quiet().map(|_| counts));
         found.inspect_err(|error| tracing::debug!(%error, "no quiet moment can be looked for")).unwrap_or(false)
+    }
+
+    /// What has the kernel mark the writes of a file exactly. What the capture has, if it has changed since, marks nothing any more.
+    pub(super) fn mark_exactly(&mut self) -> Option<MarkExactly> {
+        if self.mark_exactly.is_none() {
+            let (dispatcher, _) = self.dispatcher.as_ref()?;
+            let probe = dispatcher.exact_probe().ok()?;
+            self.mark_exactly = Some(Arc::new(move |fs, file| {
+                let _ = match fs {
+                    FsType::Ext4 => probe.on_ext4(file),
+                    FsType::Xfs => probe.on_xfs(file),
+                    _ => Exact::No,
+                };
+            }));
+        }
+        self.mark_exactly.clone()
     }
 
     /// Watches all inodes of the catalog.

@@ -1,0 +1,160 @@
+//! Marks by what a buffered write has written, where a folio is larger than that.
+//!
+//! `writeback_dirty_folio` tells of a folio, once until it is clean again: of a write into a folio that is dirty it does not tell, and
+//! one of 1 MiB is marked whole for 4 KiB. The hooks here tell of every buffered write of ext4 and XFS with its range. So a folio's own
+//! mark is left out where
+//! - a write of the same task explains why it became dirty, and
+//! - no store through a mapping can hide in it. Such a store sets no mark while the folio is dirty. So the first writable mapping of
+//!   a file is told of when it is made, before any store: the whole file is marked then, and its folios from then on.
+//!
+//! What explains no mark is marked by the folio, as without these hooks.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
+use common::{
+    fields::ABSENT,
+    hooks::{HookId, counter_cell},
+    limits,
+    maps::{LastWrite, exact, flag, watched},
+    syscalls::{EXT4_MAGIC, XFS_MAGIC},
+};
+
+use crate::{
+    atomic, globals,
+    kernel::{self, Address},
+    maps::{WRITES, count},
+    programs,
+    record::Target,
+};
+
+/// `VM_SHARED` and `VM_MAYWRITE` of `include/linux/mm.h`, the same from 2.6 to 6.18: stores reach the file, now or after `mprotect`.
+const SHARED_MAY_WRITE: u64 = 0x08 | 0x20;
+
+/// Remembers that the current task writes `len` bytes at `start`, which are marked.
+#[inline(always)]
+fn note(inode: Address, start: u64, len: u64) {
+    let task = bpf_get_current_pid_tgid();
+    if let Some(last) = WRITES.get_ptr_mut(task as u32 & (limits::WRITES_ENTRIES - 1)) {
+        let write = LastWrite { task, inode: inode as u64, start, end: start.saturating_add(len) };
+        // SAFETY: the map just returned the pointer. Another task with the same entry may mix with this one: then neither is found.
+        unsafe { core::ptr::write_volatile(last, write) };
+    }
+}
+
+/// Whether the last write of the current task touches these `len` bytes at `start`.
+#[inline(always)]
+pub(crate) fn is_of_last(inode: Address, start: u64, len: u64) -> bool {
+    let task = bpf_get_current_pid_tgid();
+    let Some(last) = WRITES.get(task as u32 & (limits::WRITES_ENTRIES - 1)) else { return false };
+    last.task == task && last.inode == inode as u64 && last.start < start.saturating_add(len) && start < last.end
+}
+
+/// A buffered write of `len` bytes at `start`: of bytes that are there already, or under the inode lock.
+#[inline(always)]
+fn written(inode: Address, hook: HookId, start: u64, len: u64) -> Option<()> {
+    let target = Target::marked(inode, hook)?;
+    target.long_range(start, len);
+    note(inode, start, len);
+    Some(())
+}
+
+/// `ext4_write_end(inode, position, length, copied)`: after the bytes were copied, before the folio becomes dirty (Linux 6.1 to 6.18).
+#[raw_tracepoint(tracepoint = "ext4_write_end")]
+pub(crate) fn ext4_write(ctx: RawTracePointContext) -> Option<()> {
+    written(ctx.arg(0), HookId::Ext4Write, ctx.arg(1), u64::from(ctx.arg::<u32>(2)))
+}
+
+/// `ext4_da_write_end(inode, position, length, copied)`: as `ext4_write_end`.
+#[raw_tracepoint(tracepoint = "ext4_da_write_end")]
+pub(crate) fn ext4_da_write(ctx: RawTracePointContext) -> Option<()> {
+    written(ctx.arg(0), HookId::Ext4DaWrite, ctx.arg(1), u64::from(ctx.arg::<u32>(2)))
+}
+
+/// `xfs_file_buffered_write(kiocb, iter)`: with the inode locked, which a reader waits for, before the bytes are copied
+/// (`xfs_file_buffered_write`, Linux 6.1 to 6.18). The position is final: `xfs_file_write_checks` was called.
+#[raw_tracepoint(tracepoint = "xfs_file_buffered_write")]
+pub(crate) fn xfs_write(ctx: RawTracePointContext) -> Option<()> {
+    let kiocb: Address = ctx.arg(0);
+    let start = kernel::member::<u64>(kiocb, &globals::KIOCB_POS)?;
+    let len = kernel::member::<u64>(ctx.arg(1), &globals::ITER_COUNT)?;
+    written(kernel::kiocb_inode(kiocb)?, HookId::XfsWrite, start, len)
+}
+
+/// `ma_write(function, state, pivot, entry)`: an entry is stored into a maple tree, since Linux 6.1 also each mapping of a process into
+/// its own (`mas_store_prealloc`), before it can be used. What is no mapping has no such file.
+#[raw_tracepoint(tracepoint = "ma_write")]
+pub(crate) fn mapping(ctx: RawTracePointContext) -> Option<()> {
+    let vma: Address = ctx.arg(3);
+    let file: Address = kernel::member(vma, &globals::VMA_FILE)?;
+    if file.is_null() {
+        return None;
+    }
+    let flags = kernel::member::<u64>(vma, &globals::VMA_FLAGS).unwrap_or(SHARED_MAY_WRITE);
+    if flags & SHARED_MAY_WRITE != SHARED_MAY_WRITE {
+        return None;
+    }
+    let target = Target::perhaps(kernel::member(file, &globals::FILE_INODE)?)?;
+    count(counter_cell(HookId::Mapping));
+    now_mapped(&target, target.watched()?);
+    Some(())
+}
+
+/// From now on, stores through a mapping are possible. Those into folios that are dirty now would set no mark.
+#[inline(always)]
+fn now_mapped(target: &Target, value: *mut u64) {
+    // First, so that no folio's mark is left out after the whole file was marked.
+    // SAFETY: a pointer the map just gave.
+    let before = unsafe { atomic::fetch_or(value, watched::MAPPED) };
+    if before & (watched::EXACT | watched::MAPPED) == watched::EXACT {
+        if let Some(marked) = target.if_marked() {
+            marked.flags(flag::WHOLE);
+        }
+    }
+}
+
+/// Has the writes of the file of a descriptor of the calling process, argument 0, marked exactly, if that is possible
+/// (`common::maps::exact`). Run by user space, and attached to nothing, as `mapped_now`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/writeback_dirty_folio")]
+extern "C" fn exact_now(ctx: *mut c_void) -> u32 {
+    make_exact(RawTracePointContext::new(ctx).arg(0)).unwrap_or(exact::NO)
+}
+
+#[inline(always)]
+fn make_exact(descriptor: u64) -> Option<u32> {
+    if globals::VMA_FILE.load() == ABSENT {
+        return None;
+    }
+    let inode = programs::descriptor_inode(descriptor)?;
+    let target = Target::perhaps(inode)?;
+    // Only their writes are told of. An overlay's own inode has no pages.
+    let magic: u64 = kernel::member(target.sb, &globals::SB_MAGIC)?;
+    if magic != EXT4_MAGIC && magic != XFS_MAGIC {
+        return None;
+    }
+    let value = target.watched()?;
+    if programs::is_writably_mapped(kernel::member(inode, &globals::INODE_MAPPING)?)? {
+        // Made before this inode was watched.
+        now_mapped(&target, value);
+        return None;
+    }
+    // SAFETY: a pointer the map just gave, here and below.
+    let before = unsafe { core::ptr::read_volatile(value) };
+    if before & watched::MAPPED != 0 {
+        return None;
+    }
+    if watched::is_exact(before) {
+        return Some(exact::YES);
+    }
+    unsafe { atomic::fetch_and(value, !watched::UNSURE) };
+    let before = unsafe { atomic::fetch_or(value, watched::EXACT) };
+    if before & watched::MAPPED != 0 {
+        // A mapping was made meanwhile. It saw no reason to mark the file, but a write may have left out its folio's mark since.
+        if let Some(marked) = target.if_marked() {
+            marked.flags(flag::WHOLE);
+        }
+        return None;
+    }
+    Some(exact::FROM_NOW)
+}

@@ -3,6 +3,8 @@
 //! One seed decides everything. Modelled, because losing data depends on it:
 //! - a page marks when it goes from clean to dirty, and not again while it is dirty; a mapped page stays silently writable
 //!   until it is cleaned (`writeback_dirty_folio`, kernel 6.18);
+//! - in one run of six a page lies in a folio that becomes dirty as one, and writes are marked by what they write where no mapping
+//!   can hide a store in it (`tracker-ebpf/src/writes.rs`);
 //! - punch-like operations mark first and change bytes later, holding the inode lock;
 //! - in one run of five blocks of committed files are exchanged, while their pages keep the old content and give way later;
 //! - direct writes mark at begin and at completion, and are in flight between;
@@ -30,6 +32,7 @@ mod check;
 mod deep;
 mod files;
 mod fine;
+mod folios;
 mod instant;
 mod kernel;
 mod links;
@@ -49,6 +52,7 @@ mod watch;
 mod world;
 
 use fine::Unseen;
+use folios::Rules;
 use rival::acknowledged_with_a_rival;
 use run::{Failure, kept_out_by_unreadable, run, run_in, watched_for_nothing};
 use seeds::{one_seed, seeds};
@@ -114,6 +118,28 @@ fn sim_finds_a_missing_grace_period() {
 #[test]
 fn sim_finds_a_missing_clean() {
     must_be_found("clean", Steps { clean: false, ..Steps::ALL });
+}
+
+/// A failure of runs in which folios are large and marked by `rules`.
+fn with_large_folios(rules: Rules) -> Option<(u64, Failure)> {
+    (1..=seeds()).find_map(|seed| {
+        let mut world = SimWorld::new(seed);
+        world.inner.borrow_mut().files.large = Some(rules);
+        run_in(&mut world, seed, Steps::ALL).err().map(|failure| (seed, failure))
+    })
+}
+
+#[test]
+fn sim_writes_are_marked_exactly_in_large_folios() {
+    assert_eq!(with_large_folios(Rules::All).map(|found| found.0), None);
+}
+
+#[test]
+fn sim_finds_exact_marks_that_miss_a_mapping() {
+    for rules in [Rules::MappingsUnseen, Rules::MappedUnmarked, Rules::MappedBefore] {
+        let (seed, failure) = with_large_folios(rules).unwrap_or_else(|| panic!("{rules:?} is not found"));
+        println!("{rules:?}: seed {seed}: {failure:?}");
+    }
 }
 
 #[test]

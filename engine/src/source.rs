@@ -108,13 +108,26 @@ pub enum Piece<'a> {
     Hole { offset: u64, len: u64 },
 }
 
+/// How the writes of a file are marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exactly {
+    /// Once for each page or folio until that is clean again.
+    No,
+    /// By what is written, from now on. Why some page is dirty may not be known.
+    FromNow,
+    /// By what is written, and no page hides a change.
+    Already,
+}
+
 /// The primitive steps on one open file. `read::read_file` decides their order.
 pub trait FileOps {
     fn statx(&mut self) -> Result<Stat, FileError>;
     /// Reads extended attributes and inode flags. One that cannot be read is not an error.
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError>;
-    /// From now on, a change of this file is marked by what it writes, not by all that lies in the same folio, if that is possible.
-    fn mark_exactly(&mut self) {}
+    /// From now on, a write to this file is marked by what it writes, also into pages that are dirty, if that is possible.
+    fn mark_exactly(&mut self) -> Exactly {
+        Exactly::No
+    }
     /// Writes dirty pages back and waits, so that later stores through mappings fault, and mark, again.
     fn clean(&mut self) -> Result<(), FileError>;
     /// Waits for a writer that holds the inode lock.

@@ -19,6 +19,7 @@ mod swapped_tests;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 pub(crate) mod xattrs;
 
 pub use crate::mountinfo::Mount;

@@ -1,7 +1,8 @@
 //! Reading one file, exactly: STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
 //!
 //! The generation that holds the marks was retired before. So a later change either marks the other generation or is seen
-//! by the read. CLEAN is needed because `writeback_dirty_folio` fires only when a page goes from clean to dirty. BARRIER is
+//! by the read. CLEAN is needed because `writeback_dirty_folio` fires only when a page goes from clean to dirty; where every write is told of and no
+//! mapping can hide a store, it is left out. BARRIER is
 //! needed because some hooks mark before the bytes are in the file (punch, clone, tmpfs writes), under the inode lock.
 //!
 //! Where a file was given other blocks of the disk, its pages in memory may be older than these. They give way without an
@@ -11,7 +12,7 @@ use roaring::RoaringBitmap;
 
 use super::steps::Steps;
 use crate::model::BLOCK_BYTES;
-use crate::source::{FileError, FileImage, FileOps, Part, Piece, ReadJob, Stat};
+use crate::source::{Exactly, FileError, FileImage, FileOps, Part, Piece, ReadJob, Stat};
 use crate::xattrs::ReadXattrs;
 
 /// Bytes requested in one read.
@@ -38,16 +39,19 @@ fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
     Some(blocks)
 }
 
+/// Whether a dirty page may hide a change that set no mark.
+fn may_hide(ops: &mut impl FileOps, job: &ReadJob) -> bool {
+    // A file that is new will often not be written again. What is compared whole is compared with what the disk takes, too.
+    let known = job.committed_size.is_some() && !job.marks.all_content() && !job.marks.remapped;
+    !known || ops.mark_exactly() != Exactly::Already
+}
+
 /// Everything before READ. Returns S0 and the extended attributes.
 pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(Stat, ReadXattrs), FileError> {
     let mut stat = ops.statx()?;
     let xattrs = ops.xattrs()?;
     if job.marks.has_data() || job.committed_size != Some(stat.size) {
-        if steps.exact && job.committed_size.is_some() {
-            // Before CLEAN: stores that hid in a folio until now were marked with it.
-            ops.mark_exactly();
-        }
-        if steps.clean {
+        if steps.clean && may_hide(ops, job) {
             ops.clean()?;
         }
         if steps.barrier {

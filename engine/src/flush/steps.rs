@@ -8,8 +8,6 @@ pub struct Steps {
     pub grace: bool,
     pub clean: bool,
     pub barrier: bool,
-    /// Writes are marked by what is written where nothing can hide in a folio.
-    pub exact: bool,
     /// A file whose pages in memory may be older than its blocks is read from the disk.
     pub uncache: bool,
     /// Pending marks are saved before the maps are cleared.
@@ -54,7 +52,6 @@ impl Steps {
         grace: true,
         clean: true,
         barrier: true,
-        exact: true,
         uncache: true,
         durable_pending: true,
         commit_before_forget: true,

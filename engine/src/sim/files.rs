@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fine::Unseen;
+use super::folios::Rules;
 use super::kernel::{Kernel, Rng};
 use super::numbers::Numbers;
 use super::stalled::Stalled;
@@ -57,6 +58,10 @@ pub(super) struct Files {
     /// Symlinks are replaced by renames all the time.
     pub(super) symlinks: bool,
     exchanges: bool,
+    /// Folios have several blocks, and writes are marked by these rules.
+    pub(super) large: Option<Rules>,
+    /// In one of so many steps a mapping goes.
+    unmaps: u64,
     /// Inodes and their generations.
     pub(super) committed: BTreeSet<(Ino, u64)>,
 }
@@ -75,6 +80,9 @@ impl Files {
             // Not in all runs, so that the other seeds behave as before these were added.
             symlinks: seed % 7 == 5,
             exchanges: seed % 5 == 1,
+            large: (seed % 6 == 0).then_some(Rules::All),
+            // Mappings that stay hide other stores than mappings that come and go.
+            unmaps: if seed.is_multiple_of(2) { 4 } else { 60 },
             committed: BTreeSet::new(),
             numbers: Numbers::Lasting,
             armed: None,
@@ -246,6 +254,9 @@ impl Files {
         if self.exchanges && self.rng.one_in(3) {
             self.exchange();
         }
+        if self.large.is_some() && self.rng.one_in(self.unmaps) {
+            self.unmap();
+        }
         match self.rng.below(20) {
             0..=5 => self.write(),
             6..=8 => self.store(),
@@ -284,22 +295,11 @@ impl Files {
         let mut marks = Marks::meta();
         if at + len > old && old > 0 {
             // The kernel zeroes the rest of the old last page: no mark is needed for what no one stored.
-            self.dirty_page(ino, (old - 1) / BLOCK_BYTES, &mut marks);
+            self.dirty_page(ino, (old - 1) / BLOCK_BYTES, false, &mut marks);
         }
-        for block in at / BLOCK_BYTES..(at + len).div_ceil(BLOCK_BYTES) {
-            self.dirty_page(ino, block, &mut marks);
-        }
+        self.written(ino, at, at + len, &mut marks);
         self.tick(ino);
         self.kernel.mark(&mut self.rng, ino, marks);
-    }
-
-    /// Marks only when the page goes from clean to dirty.
-    pub(super) fn dirty_page(&mut self, ino: Ino, block: u64, marks: &mut Marks) {
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
-        inode.takes_page(block);
-        if inode.dirty.insert(block) {
-            marks.mark_bytes(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
-        }
     }
 
     pub(super) fn store(&mut self) {
@@ -311,12 +311,13 @@ impl Files {
         let at = self.rng.below(inode.data.len() as u64) as usize;
         let byte = self.rng.below(250) as u8 + 1;
         let block = (at / BLOCK) as u64;
-        inode.mapped = true;
+        self.map(ino);
         if self.armed.is_some() {
             self.fault(ino, block);
             self.stalled.push(Stalled::Store { ino, at, byte });
             return;
         }
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
         if inode.writable.contains(&block) {
             inode.data[at] = byte;
             return;
@@ -324,7 +325,7 @@ impl Files {
         inode.writable.insert(block);
         inode.holes.remove(&block);
         let mut marks = Marks::meta();
-        self.dirty_page(ino, block, &mut marks);
+        self.dirty_page(ino, block, false, &mut marks);
         self.tick(ino);
         self.kernel.mark(&mut self.rng, ino, marks);
         self.finish(Stalled::Store { ino, at, byte });

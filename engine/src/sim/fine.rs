@@ -52,7 +52,7 @@ impl Files {
         inode.holes.remove(&block);
         self.time_of_content(ino);
         let mut marks = Marks::default();
-        self.dirty_page(ino, block, &mut marks);
+        self.dirty_page(ino, block, false, &mut marks);
         if !marks.is_empty() {
             self.kernel.mark(&mut self.rng, ino, marks);
         }
@@ -129,11 +129,9 @@ impl Files {
         self.fill(ino, at, end - at, byte);
         let mut marks = Marks::default();
         if end > old && old > 0 {
-            self.dirty_page(ino, (old - 1) / BLOCK_BYTES, &mut marks);
+            self.dirty_page(ino, (old - 1) / BLOCK_BYTES, false, &mut marks);
         }
-        for block in at / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES) {
-            self.dirty_page(ino, block, &mut marks);
-        }
+        self.written(ino, at, end, &mut marks);
         if !marks.is_empty() {
             self.kernel.mark(&mut self.rng, ino, marks);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::folios::Exact;
 use crate::dirty::Marks;
 use crate::model::Ino;
 
@@ -46,6 +47,8 @@ pub(super) struct Kernel {
     /// Direct writes between begin and completion: token -> inode, first byte, first byte after.
     pub(super) in_flight: BTreeMap<u64, (Ino, u64, u64)>,
     running: Vec<Running>,
+    /// What is known of the pages of watched files.
+    pub(super) exact: BTreeMap<Ino, Exact>,
     /// Changes that were counted.
     pub(super) changes: u64,
     /// A program ends before its task goes on: so it is where a change is not made in one step.

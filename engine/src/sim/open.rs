@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::files::Files;
 use crate::model::Ino;
-use crate::source::{FileError, FileOps, Stat};
+use crate::source::{Exactly, FileError, FileOps, Stat};
 use crate::xattrs::ReadXattrs;
 
 #[derive(Debug)]
@@ -98,6 +98,10 @@ impl FileOps for SimFile {
 
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
         Ok(ReadXattrs::default())
+    }
+
+    fn mark_exactly(&mut self) -> Exactly {
+        self.inner.borrow_mut().files.mark_exactly(self.ino)
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

@@ -16,6 +16,7 @@ impl WatchSet for SimWorld {
     fn unwatch(&mut self, inodes: &[Ino]) -> Result<(), SimError> {
         for ino in inodes {
             self.inner.borrow_mut().files.kernel.watch.remove(ino);
+            self.inner.borrow_mut().files.kernel.exact.remove(ino);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use common::maps::exact;
+use engine::source::Exactly;
 
 use super::sys;
 
@@ -14,17 +15,6 @@ pub struct ExactProbe {
     xfs: bool,
 }
 
-/// How the writes of a file are marked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exact {
-    /// By whole folios.
-    No,
-    /// By what is written, from now on. Pages that are dirty now may hide stores.
-    FromNow,
-    /// By what is written, since an earlier call.
-    Yes,
-}
-
 impl ExactProbe {
     /// `ext4`, `xfs`: whether the kernel tells of every buffered write there, and of every mapping.
     pub(super) const fn new(exact_now: OwnedFd, ext4: bool, xfs: bool) -> Self {
@@ -33,23 +23,23 @@ impl ExactProbe {
 
     /// Asks for a file on ext4.
     #[must_use]
-    pub fn on_ext4(&self, file: BorrowedFd<'_>) -> Exact {
-        if self.ext4 { self.ask(file) } else { Exact::No }
+    pub fn on_ext4(&self, file: BorrowedFd<'_>) -> Exactly {
+        if self.ext4 { self.ask(file) } else { Exactly::No }
     }
 
     /// Asks for a file on XFS.
     #[must_use]
-    pub fn on_xfs(&self, file: BorrowedFd<'_>) -> Exact {
-        if self.xfs { self.ask(file) } else { Exact::No }
+    pub fn on_xfs(&self, file: BorrowedFd<'_>) -> Exactly {
+        if self.xfs { self.ask(file) } else { Exactly::No }
     }
 
-    fn ask(&self, file: BorrowedFd<'_>) -> Exact {
+    fn ask(&self, file: BorrowedFd<'_>) -> Exactly {
         let answer =
             u64::try_from(file.as_raw_fd()).map(|descriptor| sys::run_once(self.exact_now.as_fd(), descriptor));
         match answer {
-            Ok(Ok(exact::FROM_NOW)) => Exact::FromNow,
-            Ok(Ok(exact::YES)) => Exact::Yes,
-            _ => Exact::No,
+            Ok(Ok(exact::FROM_NOW)) => Exactly::FromNow,
+            Ok(Ok(exact::YES)) => Exactly::Already,
+            _ => Exactly::No,
         }
     }
 }

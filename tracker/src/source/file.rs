@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::model::{Ino, InodeId, Kind};
-use engine::source::{FileError, FileOps, Stat};
+use engine::source::{Exactly, FileError, FileOps, Stat};
 use engine::xattrs::ReadXattrs;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -17,6 +17,7 @@ use super::error::{OpenError, SourceError};
 use super::fs_type::FsType;
 use super::root::SourceRoot;
 use super::stat::{Births, SourceStat, proc_path};
+use super::unwritten::Unwritten;
 use super::xattrs::{self, Layer};
 use super::{flags, sys};
 
@@ -31,7 +32,7 @@ pub enum CleanBy {
 }
 
 /// Has the kernel mark a file's writes exactly.
-pub type MarkExactly = Arc<dyn Fn(FsType, BorrowedFd<'_>) + Send + Sync>;
+pub type MarkExactly = Arc<dyn Fn(FsType, BorrowedFd<'_>) -> Exactly + Send + Sync>;
 
 /// A regular file of the source, open for reading.
 pub struct OpenFile {
@@ -42,6 +43,7 @@ pub struct OpenFile {
     births: Births,
     ino: Ino,
     cleans: Arc<CleanTimes>,
+    unwritten: Arc<Unwritten>,
     /// Whether `FileOps::read` goes past the pages in memory.
     direct: bool,
     mark_exactly: Option<MarkExactly>,
@@ -79,9 +81,15 @@ impl SourceRoot {
             births,
             ino: expect.ino,
             cleans: Arc::clone(&self.cleans),
+            unwritten: Arc::clone(&self.unwritten),
             direct: false,
             mark_exactly: None,
         })
+    }
+
+    /// Files that the next flush is to write back, although nothing was written to them.
+    pub fn take_unwritten(&self) -> Vec<Ino> {
+        self.unwritten.take_due(Instant::now())
     }
 
     /// How long writing files back took since the last call, by inode number.
@@ -197,11 +205,16 @@ impl FileOps for OpenFile {
         Ok(xattrs::read(&self.fd, self.layer, Some(flags::read(&self.fd, self.fs))))
     }
 
-    fn mark_exactly(&mut self) {
+    fn mark_exactly(&mut self) -> Exactly {
         // What is journalled becomes dirty in another way, and is told of in another way.
-        if let (Some(mark_exactly), CleanBy::WriteBack) = (&self.mark_exactly, self.clean_by) {
-            mark_exactly(self.fs, self.fd.as_fd());
+        let how = match (&self.mark_exactly, self.clean_by) {
+            (Some(mark_exactly), CleanBy::WriteBack) => mark_exactly(self.fs, self.fd.as_fd()),
+            _ => Exactly::No,
+        };
+        if how == Exactly::Already && !self.unwritten.may_wait(self.ino, Instant::now()) {
+            return Exactly::FromNow;
         }
+        how
     }
 
     fn clean(&mut self) -> Result<(), FileError> {
@@ -211,6 +224,9 @@ impl FileOps for OpenFile {
             CleanBy::DataSync => rustix::fs::fdatasync(&self.fd).map_err(Into::into),
         };
         self.cleans.add(self.ino, began.elapsed());
+        if done.is_ok() {
+            self.unwritten.written(self.ino);
+        }
         done.map_err(|error| FileError::WriteBack { cause: error.to_string() })
     }
 

@@ -18,6 +18,7 @@ use super::clean_times::CleanTimes;
 use super::error::SourceError;
 use super::fs_type::FsType;
 use super::stat::{self, Births, SourceStat, has_birth, stat_fd};
+use super::unwritten::Unwritten;
 use super::xattrs::{self, Layer};
 use super::{flags, mounts, sys};
 use crate::mountinfo::{MOUNTINFO, Mount, find};
@@ -90,6 +91,7 @@ pub struct SourceRoot {
     fs: FsType,
     pub(super) upper: Option<Upper>,
     pub(super) cleans: Arc<CleanTimes>,
+    pub(super) unwritten: Arc<Unwritten>,
 }
 
 /// An inode found by path, and the file system that it is read on.
@@ -110,7 +112,16 @@ impl SourceRoot {
         let mount = mount_of(fd.as_fd()).map_err(at)?;
         let upper = if fs == FsType::Overlay { upper_of(&mount, &path) } else { None };
         let identity = RootIdentity { device: found.device, inode: found.stat.inode };
-        Ok(SourceRoot { path, beneath: Beneath::new(fd, false), identity, mount, fs, upper, cleans: Arc::default() })
+        Ok(SourceRoot {
+            path,
+            beneath: Beneath::new(fd, false),
+            identity,
+            mount,
+            fs,
+            upper,
+            cleans: Arc::default(),
+            unwritten: Arc::default(),
+        })
     }
 
     /// Absolute and without symlinks.

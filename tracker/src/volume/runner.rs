@@ -240,8 +240,16 @@ impl Runner {
         self.before_drain()?;
         let drain = self.opened.drain(hurry || last)?;
         self.after_drain()?;
+        self.write_back_what_is_owed()?;
         self.note_rereads();
         self.flush_between_hooks(Round { number, hurry, last, began, now, drain })
+    }
+
+    /// Marks a block of files that were read without a write-back a while ago, so that this flush writes them back.
+    fn write_back_what_is_owed(&self) -> Result<(), WorldError> {
+        let mark = |ino| (ino, Marks { blocks: [0].into_iter().collect(), ..Marks::default() });
+        let owed: Vec<(Ino, Marks)> = self.opened.world.root.take_unwritten().into_iter().map(mark).collect();
+        if owed.is_empty() { Ok(()) } else { Ok(self.opened.world.pending.add(&owed, now_ns())?) }
     }
 
     /// Nobody waits for this round.

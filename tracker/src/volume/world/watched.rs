@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use engine::flush::world::{Count, Live, Paused, WatchSet};
 use engine::model::Ino;
+use engine::source::Exactly;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
 use super::quiet::Quiet;
 use crate::capture::WatchOutcome;
-use crate::capture::exact::Exact;
 use crate::capture::writers::Writers;
 use crate::source::{FsType, MarkExactly};
 use crate::urgent::Urgent;
@@ -90,12 +90,10 @@ impl VolumeWorld {
         if self.mark_exactly.is_none() {
             let (dispatcher, _) = self.dispatcher.as_ref()?;
             let probe = dispatcher.exact_probe().ok()?;
-            self.mark_exactly = Some(Arc::new(move |fs, file| {
-                let _ = match fs {
-                    FsType::Ext4 => probe.on_ext4(file),
-                    FsType::Xfs => probe.on_xfs(file),
-                    _ => Exact::No,
-                };
+            self.mark_exactly = Some(Arc::new(move |fs, file| match fs {
+                FsType::Ext4 => probe.on_ext4(file),
+                FsType::Xfs => probe.on_xfs(file),
+                _ => Exactly::No,
             }));
         }
         self.mark_exactly.clone()

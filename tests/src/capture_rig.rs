@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use engine::model::{Dev, Ino};
+use engine::source::Exactly;
 use tracker::capture::choose::{KernelFacts, choose};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{BackEnd, Capture, CaptureConfig, InodeMarks, MapEntries, Retired, object};
+use tracker::source::{FsType, MarkExactly};
 
 use crate::capture_mounts::{Kind, Mount};
 
@@ -136,6 +138,20 @@ impl Rig {
         let retired = capture.read_retired().unwrap();
         capture.clear_retired().unwrap();
         retired
+    }
+
+    /// What has this capture mark the writes of a file exactly, as a flush does.
+    ///
+    /// # Panics
+    /// When the program cannot be opened once more.
+    #[must_use]
+    pub fn mark_exactly(&self) -> MarkExactly {
+        let probe = self.capture.as_ref().unwrap().exact_probe().unwrap();
+        Arc::new(move |fs, file| match fs {
+            FsType::Ext4 => probe.on_ext4(file),
+            FsType::Xfs => probe.on_xfs(file),
+            _ => Exactly::No,
+        })
     }
 
     /// Marks of an inode in a drain; empty when there are none.

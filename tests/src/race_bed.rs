@@ -11,7 +11,7 @@ use engine::dirty::Marks;
 use engine::flush::Steps;
 use engine::flush::read::read_file;
 use engine::model::FileId;
-use engine::source::{FileError, FileImage, FileOps, Part, ReadJob, Stat};
+use engine::source::{Exactly, FileError, FileImage, FileOps, Part, ReadJob, Stat};
 use engine::xattrs::ReadXattrs;
 use tracker::capture::CaptureConfig;
 use tracker::source::{OpenFile, SourceRoot};
@@ -153,7 +153,8 @@ impl Bed {
         let inode = self.root.stat(Path::new(NAME)).expect("statx").stat.inode;
         let job =
             ReadJob { id: FileId(1), inode, marks: self.marks.clone(), committed_size: Some(self.image.len() as u64) };
-        let file = self.root.open_file(Path::new(NAME), inode).expect("the source's file");
+        let exactly = self.rig.mark_exactly();
+        let file = self.root.open_file(Path::new(NAME), inode).expect("the source's file").with(Some(exactly));
         match read_file(&mut Watched { file, at, stats: 0, holes: self.holes }, &job, self.steps) {
             Ok(read) => self.commit(read),
             Err(FileError::Unsteady { .. }) => self.kept = self.marks.clone(),
@@ -214,6 +215,15 @@ impl FileOps for Watched<'_> {
         let result = self.file.xattrs();
         (self.at)(Point::Xattrs);
         result
+    }
+
+    fn mark_exactly(&mut self) -> Exactly {
+        let how = self.file.mark_exactly();
+        if how == Exactly::Already {
+            // What would be done at the moment of a write-back is done at that moment, without one.
+            (self.at)(Point::Clean);
+        }
+        how
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

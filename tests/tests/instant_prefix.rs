@@ -236,9 +236,8 @@ fn instants_with_pauses_are_prefixes_of_all_changes() {
         return;
     }
     let Some(group) = Group::of_threads_or_skip(case) else { return };
-    // Not btrfs: there the looks at so many files set change times themselves, so that they are never quiet.
     let of = |kind: Kind| prefixes_with(&format!("{case}/{}", kind.name()), kind, false, Some(&group));
-    let pauses: Vec<usize> = [Kind::Ext4, Kind::Xfs].into_iter().filter_map(of).collect();
+    let pauses: Vec<usize> = [Kind::Ext4, Kind::Xfs, Kind::Btrfs].into_iter().filter_map(of).collect();
     assert!(
         pauses.is_empty() || pauses.iter().sum::<usize>() >= LEAST,
         "{case}: only {pauses:?} commits paused anybody"

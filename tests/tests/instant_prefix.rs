@@ -10,12 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::capture_rig::back_end;
 use tests::cgroup::Group;
 use tests::daemon::{Volume, utf8};
 use tests::load::{number, seed};
 use tests::mounts::{Kind, Mount, root_or_skip};
 use tests::prefix::load::Load;
 use tests::prefix::tree;
+use tracker::capture::BackEnd;
 
 /// How much of the load the copies take that are made for comparison.
 const COPIES: u32 = 4;
@@ -237,9 +239,11 @@ fn instants_with_pauses_are_prefixes_of_all_changes() {
     }
     let Some(group) = Group::of_threads_or_skip(case) else { return };
     let of = |kind: Kind| prefixes_with(&format!("{case}/{}", kind.name()), kind, false, Some(&group));
+    // A guest that is twenty times slower makes a commit in five seconds.
+    let least = if back_end() == BackEnd::Tracepoint { LEAST } else { 1 };
     let pauses: Vec<usize> = [Kind::Ext4, Kind::Xfs, Kind::Btrfs].into_iter().filter_map(of).collect();
     assert!(
-        pauses.is_empty() || pauses.iter().sum::<usize>() >= LEAST,
+        pauses.is_empty() || pauses.iter().sum::<usize>() >= least,
         "{case}: only {pauses:?} commits paused anybody"
     );
 }

@@ -15,9 +15,15 @@ use tests::cgroup::{Group, Member};
 use tests::daemon::{READY, Volume, binary, utf8};
 use tests::load::number;
 use tests::mounts::{Kind, Mount, programs_or_skip, root_or_skip};
+use tests::s3_server::{S3Server, env};
 
-/// What is allowed in these tests.
-const PAUSE: Duration = Duration::from_millis(20);
+/// What is allowed in these tests: `$TRACKER_TEST_PAUSE` as for `--pause`, in milliseconds; or 20, which is enough but in guests.
+fn allowed() -> Duration {
+    let set = std::env::var("TRACKER_TEST_PAUSE").ok();
+    let millis = |text: String| text.strip_suffix("ms").and_then(|number| number.parse().ok());
+    Duration::from_millis(set.map_or(20, |text| millis(text).expect("TRACKER_TEST_PAUSE is as 20ms")))
+}
+
 /// By how much a pause may exceed it on a busy machine: the guard must get a processor first.
 const LATE: Duration = Duration::from_millis(30);
 /// How long writers write, most.
@@ -133,7 +139,8 @@ fn writers_without_gaps_are_paused_and_go_on_on_btrfs() {
 
 #[track_caller]
 fn paused_and_go_on(test: &str, kind: Kind) {
-    let Some(bed) = Bed::or_skip(test, kind, "20ms") else { return };
+    let pause = allowed();
+    let Some(bed) = Bed::or_skip(test, kind, &format!("{}ms", pause.as_millis())) else { return };
     let Some(group) = Group::new_or_skip(test, "writers") else { return };
     let daemon = bed.volume.start_ready();
     let writers = bed.write_in(&group);
@@ -143,7 +150,7 @@ fn paused_and_go_on(test: &str, kind: Kind) {
     println!("{kind:?}: {} commits, {live} live, pauses in microseconds: {pauses:?}", commits.len());
     println!("{}", bed.volume.tracker(&["status"]).stdout);
     let most = Duration::from_micros(*pauses.iter().max().unwrap());
-    assert!(most <= PAUSE + LATE, "paused for {most:?}");
+    assert!(most <= pause + LATE, "paused for {most:?}");
     bed.dirs.iter().for_each(|dir| goes_on(dir));
 
     let status = bed.volume.status();
@@ -207,6 +214,27 @@ fn a_group_of_our_own_ancestors_is_never_paused() {
         commits
     });
     assert!(commits.iter().all(|(_, said)| paused(said).is_none()), "{commits:?}");
+}
+
+/// The server of the store is moved into the group of the writers, and out of it again.
+#[test]
+fn a_group_with_the_server_of_the_store_is_never_paused() {
+    let test = "a_group_with_the_server_of_the_store_is_never_paused";
+    let Some(mut bed) = Bed::or_skip(test, Kind::Ext4, "20ms") else { return };
+    let Some(server) = S3Server::start_or_skip(test, "pauses") else { return };
+    let (Some(group), Some(other)) = (Group::new_or_skip(test, "writers"), Group::new_or_skip(test, "server")) else {
+        return;
+    };
+    bed.volume.store = "s3://pauses/store".into();
+    let settings = env(server.port()).into_iter().map(|(name, value)| (name.to_owned(), value));
+    bed.volume.environment.extend(settings.chain([("AWS_ENDPOINT_URL_S3".to_owned(), String::new())]));
+    let _daemon = bed.volume.start_ready();
+    group.take(server.pid());
+    let _writers = bed.write_in(&group);
+    let refused = bed.commits_when("a refusal", 3, |said| said["reason"] == "cannot_freeze");
+    assert!(refused.iter().all(|(_, said)| paused(said).is_none()), "{refused:?}");
+    other.take(server.pid());
+    bed.commits_when("a pause", 2, |said| paused(said).is_some());
 }
 
 /// A daemon that dies while writers are paused, as by `kill -9`.

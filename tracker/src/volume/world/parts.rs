@@ -56,6 +56,8 @@ pub struct VolumeWorld {
     pub pause: Duration,
     /// Where that is noted.
     pub pause_note: PathBuf,
+    /// The store, where it is a directory.
+    pub store_dir: Option<PathBuf>,
     /// How the last pauses went.
     pub(super) worth: Worth,
     /// The pause of them that lasts.
@@ -93,6 +95,7 @@ impl VolumeWorld {
             quiet: None,
             pause: Duration::ZERO,
             pause_note: PathBuf::new(),
+            store_dir: None,
             worth: Worth::default(),
             held: None,
             urgent: None,

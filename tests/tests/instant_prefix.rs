@@ -66,6 +66,8 @@ struct Run<'a> {
     volume: Volume,
     load: Load,
     seen: u64,
+    /// Where commits are restored: on a file system that has all attributes, which tmpfs has not before Linux 6.6.
+    restored: PathBuf,
 }
 
 impl Run<'_> {
@@ -75,7 +77,7 @@ impl Run<'_> {
     }
 
     fn restored(&self, seq: u64) -> PathBuf {
-        let copy = self.volume.scratch(&format!("commit-{seq}"));
+        let copy = self.restored.join(format!("commit-{seq}"));
         let reference = self.volume.reference();
         self.volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--at", &seq.to_string()]).expect(0);
         copy
@@ -141,7 +143,7 @@ fn prefixes_with(case: &str, kind: Kind, neighbours: bool, paused: Option<&Group
         load = load.restless_in(group.dir());
         volume.extra.extend(["--pause".into(), PAUSE.into()]);
     }
-    let mut run = Run { case, volume, load, seen: 0 };
+    let mut run = Run { case, volume, load, seen: 0, restored: mount.dir("restored") };
     let daemon = run.volume.start_ready();
     let first = number(&run.volume.status(), "head_seq");
     let (volume, length) = (&run.volume, length());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::cgroup::{Group, Member};
 use tests::daemon::{READY, Volume, binary, utf8};
-use tests::load::number;
+use tests::load::{Random, number, seed};
 use tests::mounts::{Kind, Mount, programs_or_skip, root_or_skip};
 use tests::s3_server::{S3Server, env};
 
@@ -68,6 +68,21 @@ impl Bed {
 
     fn write_in(&self, group: &Group) -> Vec<Member> {
         self.dirs.iter().map(|dir| group.start("perl", &["-e", WRITER, utf8(dir)])).collect()
+    }
+
+    /// Each commit is the state of one moment: `a` is written before `b`.
+    #[track_caller]
+    fn are_of_one_moment<'a>(&self, commits: impl Iterator<Item = &'a (u64, Value)>) {
+        for (seq, _) in commits {
+            let copy = self.volume.scratch(&format!("commit-{seq}"));
+            let reference = self.volume.reference();
+            self.volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--at", &seq.to_string()]).expect(0);
+            for dir in &self.dirs {
+                let dir = copy.join(dir.file_name().unwrap());
+                let (a, b) = (numbered(&dir.join("a")), numbered(&dir.join("b")));
+                assert!(a == b || a == b + 1, "commit {seq}, {}: {a} and {b}", dir.display());
+            }
+        }
     }
 
     /// What commits say, from the oldest on.
@@ -160,17 +175,7 @@ fn paused_and_go_on(test: &str, kind: Kind) {
     assert!(number(&status["pause_histogram"], "count") >= 5, "{status:#}");
     drop(writers);
 
-    // Each is the state of one moment: `a` is written before `b`.
-    for (seq, _) in commits.iter().filter(|(_, said)| paused(said).is_some()).take(5) {
-        let copy = bed.volume.scratch(&format!("commit-{seq}"));
-        let reference = bed.volume.reference();
-        bed.volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--at", &seq.to_string()]).expect(0);
-        for dir in &bed.dirs {
-            let dir = copy.join(dir.file_name().unwrap());
-            let (a, b) = (numbered(&dir.join("a")), numbered(&dir.join("b")));
-            assert!(a == b || a == b + 1, "commit {seq}, {}: {a} and {b}", dir.display());
-        }
-    }
+    bed.are_of_one_moment(commits.iter().filter(|(_, said)| paused(said).is_some()).take(5));
     assert!(daemon.stop().success());
     assert!(!group.is_frozen());
 }
@@ -252,6 +257,48 @@ fn writers_go_on_when_the_daemon_dies_in_a_pause() {
     let lasted = group.thawed_within(Duration::from_secs(1));
     println!("thawed {lasted:?} after the daemon's death");
     bed.dirs.iter().for_each(|dir| goes_on(dir));
+}
+
+/// `kill -9` again and again, at any moment and in a pause: `$TRACKER_TEST_KILLS` times, or a few.
+#[test]
+fn a_daemon_that_is_killed_in_searches_and_pauses_goes_on_as_before() {
+    let test = "a_daemon_that_is_killed_in_searches_and_pauses_goes_on_as_before";
+    let Some(mut bed) = Bed::or_skip(test, Kind::Ext4, "1s") else { return };
+    let Some(group) = Group::new_or_skip(test, "writers") else { return };
+    drop(bed.volume.start_ready());
+    let writers = bed.write_in(&group);
+    let kills: u64 = std::env::var("TRACKER_TEST_KILLS").map_or(4, |text| text.parse().expect("a number"));
+    let (mut random, mut longest) = (Random::new(seed()), Duration::ZERO);
+    for kill in 0..kills {
+        // Every other time in its first pause.
+        let in_pause = kill % 2 == 0;
+        bed.volume.environment.retain(|(name, _)| name != "TRACKER_FAILPOINT");
+        if in_pause {
+            bed.volume.environment.push(("TRACKER_FAILPOINT".into(), "paused:1".into()));
+        }
+        let mut daemon = bed.volume.start();
+        if in_pause {
+            assert!(!daemon.wait_end(LONG).expect("it dies in its first pause").success());
+        } else {
+            assert!(daemon.ready_within(READY));
+            thread::sleep(Duration::from_millis(random.below(1500)));
+            daemon.kill();
+        }
+        longest = longest.max(group.thawed_within(Duration::from_secs(1)));
+        bed.dirs.iter().for_each(|dir| goes_on(dir));
+    }
+    println!("{kills} kills, thawed after {longest:?} at most");
+    bed.volume.environment.retain(|(name, _)| name != "TRACKER_FAILPOINT");
+    let daemon = bed.volume.start_ready();
+    let before = number(&bed.volume.status(), "head_seq");
+    let known = bed.commits().iter().filter(|(_, said)| said["kind"] == "instant").count();
+    let commits = bed.commits_when("one instant", known + 3, |said| said["kind"] == "instant");
+    drop(writers);
+    bed.are_of_one_moment(commits.iter().filter(|(_, said)| said["kind"] == "instant").take(kills as usize + 3));
+    assert!(commits.iter().any(|(seq, said)| *seq > before && said["kind"] == "instant"), "{commits:?}");
+    bed.volume.sync(LONG).expect(0);
+    bed.volume.restored("last");
+    assert!(daemon.stop().success());
 }
 
 /// Daemon and guard were killed together in a pause: what is left is the note of it.

@@ -282,7 +282,7 @@ fn a_daemon_that_is_killed_in_searches_and_pauses_goes_on_as_before() {
         } else {
             assert!(daemon.ready_within(READY));
             thread::sleep(Duration::from_millis(random.below(1500)));
-            daemon.kill();
+            daemon.kill9();
         }
         longest = longest.max(group.thawed_within(Duration::from_secs(1)));
         bed.dirs.iter().for_each(|dir| goes_on(dir));

@@ -154,6 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn whoever_serves_fuse_may_serve_a_store_on_it() {
+        let (ours, on_fuse) = (group(&std::process::id().to_string()), Served { fuse: true, ..Served::default() });
+        let Ok(fuse) = fs::File::options().read(true).write(true).open("/dev/fuse") else {
+            println!("SKIP whoever_serves_fuse_may_serve_a_store_on_it: no /dev/fuse");
+            return;
+        };
+        assert!(on_fuse.by(ours.path()));
+        assert!(!Served::default().by(ours.path()), "the store lies elsewhere");
+        drop(fuse);
+        assert!(!on_fuse.by(ours.path()), "it does not serve any more");
+    }
+
+    #[test]
     fn whoever_has_the_other_end_serves() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

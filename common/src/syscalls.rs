@@ -63,6 +63,13 @@ pub const fn is_ioctl(number: u64) -> bool {
     matches!(number, 16 | 54 | 0x4000_0202)
 }
 
+/// Whether a system call is the x86-64 `open_by_handle_at`.
+#[must_use]
+#[inline(always)]
+pub const fn is_open_by_handle(number: u64) -> bool {
+    number == 304
+}
+
 /// `super_block.s_magic` of ext4, ext3 and ext2.
 pub const EXT4_MAGIC: u64 = 0xef53;
 /// `super_block.s_magic` of XFS.

@@ -69,6 +69,14 @@ impl Group {
         fs::write(dir.join("cgroup.threads"), thread).expect("a thread can be moved");
     }
 
+    /// Moves a process into it.
+    ///
+    /// # Panics
+    /// When it cannot be moved.
+    pub fn take(&self, pid: u32) {
+        fs::write(self.dir.join("cgroup.procs"), pid.to_string()).expect("a process can be moved");
+    }
+
     /// The kernel's id.
     pub fn id(&self) -> u64 {
         fs::metadata(&self.dir).expect("the group").ino()

@@ -151,6 +151,13 @@ impl Volume {
         // Which capture was chosen and how it started is logged only on request.
         command.args(["--log", "info,tracker::capture::pins=debug,tracker::volume::startup::capture=debug,tracker::volume::world::paused=debug"]);
         command.arg("--state-dir").arg(&self.state).args(&self.extra);
+        // The back end under test.
+        match std::env::var("TRACKER_TEST_BACK_END") {
+            Ok(back_end) if !self.extra.iter().any(|arg| arg == "--capture") => {
+                _ = command.args(["--capture", &back_end])
+            }
+            _ => {}
+        }
         command
     }
 

@@ -99,8 +99,16 @@ pub fn uring_truncate(file: &File, size: u64) -> io::Result<()> {
 fn submit(ring: &mut io_uring::IoUring, entry: &io_uring::squeue::Entry, expected: i32) -> io::Result<()> {
     // SAFETY: what the entry points to outlives the completion that is waited for here.
     unsafe { ring.submission().push(entry) }.map_err(io::Error::other)?;
-    ring.submit_and_wait(1)?;
-    let result = ring.completion().next().map_or(i32::MIN, |completion| completion.result());
+    let result = loop {
+        match ring.submit_and_wait(1) {
+            // The wait ends early when this thread is paused, also after it has submitted something.
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        if let Some(completion) = ring.completion().next() {
+            break completion.result();
+        }
+    };
     if result == expected { Ok(()) } else { Err(io::Error::other(format!("io_uring: {result}"))) }
 }
 

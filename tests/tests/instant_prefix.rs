@@ -10,12 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::capture_rig::back_end;
 use tests::cgroup::Group;
 use tests::daemon::{Volume, utf8};
 use tests::load::{number, seed};
 use tests::mounts::{Kind, Mount, root_or_skip};
 use tests::prefix::load::Load;
 use tests::prefix::tree;
+use tracker::capture::BackEnd;
 
 /// How much of the load the copies take that are made for comparison.
 const COPIES: u32 = 4;
@@ -64,6 +66,8 @@ struct Run<'a> {
     volume: Volume,
     load: Load,
     seen: u64,
+    /// Where commits are restored: on a file system that has all attributes, which tmpfs has not before Linux 6.6.
+    restored: PathBuf,
 }
 
 impl Run<'_> {
@@ -73,7 +77,7 @@ impl Run<'_> {
     }
 
     fn restored(&self, seq: u64) -> PathBuf {
-        let copy = self.volume.scratch(&format!("commit-{seq}"));
+        let copy = self.restored.join(format!("commit-{seq}"));
         let reference = self.volume.reference();
         self.volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--at", &seq.to_string()]).expect(0);
         copy
@@ -139,7 +143,7 @@ fn prefixes_with(case: &str, kind: Kind, neighbours: bool, paused: Option<&Group
         load = load.restless_in(group.dir());
         volume.extra.extend(["--pause".into(), PAUSE.into()]);
     }
-    let mut run = Run { case, volume, load, seen: 0 };
+    let mut run = Run { case, volume, load, seen: 0, restored: mount.dir("restored") };
     let daemon = run.volume.start_ready();
     let first = number(&run.volume.status(), "head_seq");
     let (volume, length) = (&run.volume, length());
@@ -236,11 +240,12 @@ fn instants_with_pauses_are_prefixes_of_all_changes() {
         return;
     }
     let Some(group) = Group::of_threads_or_skip(case) else { return };
-    // Not btrfs: there the looks at so many files set change times themselves, so that they are never quiet.
     let of = |kind: Kind| prefixes_with(&format!("{case}/{}", kind.name()), kind, false, Some(&group));
-    let pauses: Vec<usize> = [Kind::Ext4, Kind::Xfs].into_iter().filter_map(of).collect();
+    // A guest that is twenty times slower makes a commit in five seconds.
+    let least = if back_end() == BackEnd::Tracepoint { LEAST } else { 1 };
+    let pauses: Vec<usize> = [Kind::Ext4, Kind::Xfs, Kind::Btrfs].into_iter().filter_map(of).collect();
     assert!(
-        pauses.is_empty() || pauses.iter().sum::<usize>() >= LEAST,
+        pauses.is_empty() || pauses.iter().sum::<usize>() >= least,
         "{case}: only {pauses:?} commits paused anybody"
     );
 }

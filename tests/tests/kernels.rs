@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use engine::source::Alive;
 use rustix::fs::{FallocateFlags, XattrFlags, fallocate, inotify, setxattr};
-use tests::capture_mounts::{Kind, Mount};
+use tests::capture_mounts::{Kind, Mount, kernel_is_from};
 use tests::capture_rig::{Rig, back_end, obstacle};
 use tests::daemon::{Volume, pins};
 use tests::held::Held;
@@ -21,6 +22,7 @@ use tests::raw_io::{Mapping, Pages};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::quiet::slot_of;
 use tracker::capture::{BackEnd, Capture, CaptureConfig};
+use tracker::source::SourceRoot;
 
 const SYNC: Duration = Duration::from_secs(60);
 /// Longest start, when an emulated processor on a busy machine verifies the programs.
@@ -237,6 +239,40 @@ fn every_write_is_counted_while_an_instant_is_looked_for() {
         let mapping = Mapping::new(&file, 8192).unwrap();
         mapping.store(4096, 9);
         assert!(probe.changes(slot) > before, "{kind:?}: a store to a dirty page is not counted");
+    }
+}
+
+/// Whether a removed file lives is asked of its handle. ext4 and btrfs then make an inode with its number for a moment and set its
+/// times: that is marked, and counted as a change only if somebody else asks.
+#[test]
+fn asking_whether_a_file_lives_is_no_change() {
+    let name = "asking_whether_a_file_lives_is_no_change";
+    if let Some(reason) = obstacle() {
+        return skip(name, "ebpf", reason);
+    }
+    for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs] {
+        let Some(mut rig) = Rig::new(&format!("{name}/{}", kind.name()), kind) else { continue };
+        let slot = slot_of("v");
+        drop(open_new(&rig.path("file")));
+        let (ino, dev) = (rig.ino("file"), rig.dev);
+        let source = SourceRoot::open(&rig.path("")).unwrap();
+        let inode = source.stat(Path::new("file")).unwrap().stat.inode;
+        let handle = source.handle(Path::new("file"), inode).unwrap().unwrap();
+        fs::remove_file(rig.path("file")).unwrap();
+        // Nobody else has it in memory any more.
+        source.sync().unwrap();
+        rig.capture().watch_in(slot, &[(dev, ino)]).unwrap();
+        rig.drain();
+        let probe = rig.capture().quiet_probe().unwrap();
+        let before = probe.changes(slot);
+        for _ in 0..5 {
+            assert_eq!(source.alive(&handle), Alive::Gone);
+        }
+        assert_eq!(probe.changes(slot), before, "{kind:?}: asking is counted");
+        let retired = rig.drain();
+        // Else nothing happens that could be counted.
+        let expected = kind != Kind::Xfs && kernel_is_from(6, 13);
+        assert!(!expected || rig.marks(&retired, ino).flags != 0, "{kind:?}: asking is not marked");
     }
 }
 

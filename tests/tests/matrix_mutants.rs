@@ -82,6 +82,11 @@ fn a_hook_that_is_left_out_is_missed() {
     }
     let (mut wrong, mut pairs, mut reds) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (number, hook) in (1..).zip(HOOKS) {
+        if hook.role == Role::Write {
+            // `without_one_of_the_hooks_nothing_is_exact` shows it.
+            println!("MUTANT {}: folios are marked whole without it", hook.program);
+            continue;
+        }
         let of = |place: &&Place| match hook.serves {
             Serves::All => true,
             Serves::One(fs) => fs.name() == place.fs.name(),

@@ -13,11 +13,17 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::cgroup::{Group, Member};
 use tests::daemon::{READY, Volume, binary, utf8};
-use tests::load::number;
+use tests::load::{Random, number, seed};
 use tests::mounts::{Kind, Mount, programs_or_skip, root_or_skip};
+use tests::s3_server::{S3Server, env};
 
-/// What is allowed in these tests.
-const PAUSE: Duration = Duration::from_millis(20);
+/// What is allowed in these tests: `$TRACKER_TEST_PAUSE` as for `--pause`, in milliseconds; or 20, which is enough but in guests.
+fn allowed() -> Duration {
+    let set = std::env::var("TRACKER_TEST_PAUSE").ok();
+    let millis = |text: String| text.strip_suffix("ms").and_then(|number| number.parse().ok());
+    Duration::from_millis(set.map_or(20, |text| millis(text).expect("TRACKER_TEST_PAUSE is as 20ms")))
+}
+
 /// By how much a pause may exceed it on a busy machine: the guard must get a processor first.
 const LATE: Duration = Duration::from_millis(30);
 /// How long writers write, most.
@@ -62,6 +68,21 @@ impl Bed {
 
     fn write_in(&self, group: &Group) -> Vec<Member> {
         self.dirs.iter().map(|dir| group.start("perl", &["-e", WRITER, utf8(dir)])).collect()
+    }
+
+    /// Each commit is the state of one moment: `a` is written before `b`.
+    #[track_caller]
+    fn are_of_one_moment<'a>(&self, commits: impl Iterator<Item = &'a (u64, Value)>) {
+        for (seq, _) in commits {
+            let copy = self.volume.scratch(&format!("commit-{seq}"));
+            let reference = self.volume.reference();
+            self.volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--at", &seq.to_string()]).expect(0);
+            for dir in &self.dirs {
+                let dir = copy.join(dir.file_name().unwrap());
+                let (a, b) = (numbered(&dir.join("a")), numbered(&dir.join("b")));
+                assert!(a == b || a == b + 1, "commit {seq}, {}: {a} and {b}", dir.display());
+            }
+        }
     }
 
     /// What commits say, from the oldest on.
@@ -133,7 +154,8 @@ fn writers_without_gaps_are_paused_and_go_on_on_btrfs() {
 
 #[track_caller]
 fn paused_and_go_on(test: &str, kind: Kind) {
-    let Some(bed) = Bed::or_skip(test, kind, "20ms") else { return };
+    let pause = allowed();
+    let Some(bed) = Bed::or_skip(test, kind, &format!("{}ms", pause.as_millis())) else { return };
     let Some(group) = Group::new_or_skip(test, "writers") else { return };
     let daemon = bed.volume.start_ready();
     let writers = bed.write_in(&group);
@@ -143,7 +165,7 @@ fn paused_and_go_on(test: &str, kind: Kind) {
     println!("{kind:?}: {} commits, {live} live, pauses in microseconds: {pauses:?}", commits.len());
     println!("{}", bed.volume.tracker(&["status"]).stdout);
     let most = Duration::from_micros(*pauses.iter().max().unwrap());
-    assert!(most <= PAUSE + LATE, "paused for {most:?}");
+    assert!(most <= pause + LATE, "paused for {most:?}");
     bed.dirs.iter().for_each(|dir| goes_on(dir));
 
     let status = bed.volume.status();
@@ -153,17 +175,7 @@ fn paused_and_go_on(test: &str, kind: Kind) {
     assert!(number(&status["pause_histogram"], "count") >= 5, "{status:#}");
     drop(writers);
 
-    // Each is the state of one moment: `a` is written before `b`.
-    for (seq, _) in commits.iter().filter(|(_, said)| paused(said).is_some()).take(5) {
-        let copy = bed.volume.scratch(&format!("commit-{seq}"));
-        let reference = bed.volume.reference();
-        bed.volume.tracker(&["restore", utf8(&reference), utf8(&copy), "--at", &seq.to_string()]).expect(0);
-        for dir in &bed.dirs {
-            let dir = copy.join(dir.file_name().unwrap());
-            let (a, b) = (numbered(&dir.join("a")), numbered(&dir.join("b")));
-            assert!(a == b || a == b + 1, "commit {seq}, {}: {a} and {b}", dir.display());
-        }
-    }
+    bed.are_of_one_moment(commits.iter().filter(|(_, said)| paused(said).is_some()).take(5));
     assert!(daemon.stop().success());
     assert!(!group.is_frozen());
 }
@@ -209,6 +221,27 @@ fn a_group_of_our_own_ancestors_is_never_paused() {
     assert!(commits.iter().all(|(_, said)| paused(said).is_none()), "{commits:?}");
 }
 
+/// The server of the store is moved into the group of the writers, and out of it again.
+#[test]
+fn a_group_with_the_server_of_the_store_is_never_paused() {
+    let test = "a_group_with_the_server_of_the_store_is_never_paused";
+    let Some(mut bed) = Bed::or_skip(test, Kind::Ext4, "20ms") else { return };
+    let Some(server) = S3Server::start_or_skip(test, "pauses") else { return };
+    let (Some(group), Some(other)) = (Group::new_or_skip(test, "writers"), Group::new_or_skip(test, "server")) else {
+        return;
+    };
+    bed.volume.store = "s3://pauses/store".into();
+    let settings = env(server.port()).into_iter().map(|(name, value)| (name.to_owned(), value));
+    bed.volume.environment.extend(settings.chain([("AWS_ENDPOINT_URL_S3".to_owned(), String::new())]));
+    let _daemon = bed.volume.start_ready();
+    group.take(server.pid());
+    let _writers = bed.write_in(&group);
+    let refused = bed.commits_when("a refusal", 3, |said| said["reason"] == "cannot_freeze");
+    assert!(refused.iter().all(|(_, said)| paused(said).is_none()), "{refused:?}");
+    other.take(server.pid());
+    bed.commits_when("a pause", 2, |said| paused(said).is_some());
+}
+
 /// A daemon that dies while writers are paused, as by `kill -9`.
 #[test]
 fn writers_go_on_when_the_daemon_dies_in_a_pause() {
@@ -224,6 +257,48 @@ fn writers_go_on_when_the_daemon_dies_in_a_pause() {
     let lasted = group.thawed_within(Duration::from_secs(1));
     println!("thawed {lasted:?} after the daemon's death");
     bed.dirs.iter().for_each(|dir| goes_on(dir));
+}
+
+/// `kill -9` again and again, at any moment and in a pause: `$TRACKER_TEST_KILLS` times, or a few.
+#[test]
+fn a_daemon_that_is_killed_in_searches_and_pauses_goes_on_as_before() {
+    let test = "a_daemon_that_is_killed_in_searches_and_pauses_goes_on_as_before";
+    let Some(mut bed) = Bed::or_skip(test, Kind::Ext4, "1s") else { return };
+    let Some(group) = Group::new_or_skip(test, "writers") else { return };
+    drop(bed.volume.start_ready());
+    let writers = bed.write_in(&group);
+    let kills: u64 = std::env::var("TRACKER_TEST_KILLS").map_or(4, |text| text.parse().expect("a number"));
+    let (mut random, mut longest) = (Random::new(seed()), Duration::ZERO);
+    for kill in 0..kills {
+        // Every other time in its first pause.
+        let in_pause = kill % 2 == 0;
+        bed.volume.environment.retain(|(name, _)| name != "TRACKER_FAILPOINT");
+        if in_pause {
+            bed.volume.environment.push(("TRACKER_FAILPOINT".into(), "paused:1".into()));
+        }
+        let mut daemon = bed.volume.start();
+        if in_pause {
+            assert!(!daemon.wait_end(LONG).expect("it dies in its first pause").success());
+        } else {
+            assert!(daemon.ready_within(READY));
+            thread::sleep(Duration::from_millis(random.below(1500)));
+            daemon.kill9();
+        }
+        longest = longest.max(group.thawed_within(Duration::from_secs(1)));
+        bed.dirs.iter().for_each(|dir| goes_on(dir));
+    }
+    println!("{kills} kills, thawed after {longest:?} at most");
+    bed.volume.environment.retain(|(name, _)| name != "TRACKER_FAILPOINT");
+    let daemon = bed.volume.start_ready();
+    let before = number(&bed.volume.status(), "head_seq");
+    let known = bed.commits().iter().filter(|(_, said)| said["kind"] == "instant").count();
+    let commits = bed.commits_when("one instant", known + 3, |said| said["kind"] == "instant");
+    drop(writers);
+    bed.are_of_one_moment(commits.iter().filter(|(_, said)| said["kind"] == "instant").take(kills as usize + 3));
+    assert!(commits.iter().any(|(seq, said)| *seq > before && said["kind"] == "instant"), "{commits:?}");
+    bed.volume.sync(LONG).expect(0);
+    bed.volume.restored("last");
+    assert!(daemon.stop().success());
 }
 
 /// Daemon and guard were killed together in a pause: what is left is the note of it.

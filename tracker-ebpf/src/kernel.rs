@@ -106,6 +106,12 @@ pub(crate) fn may_be_ioctl() -> bool {
     !knows_calls() || member::<u64>(registers(), &globals::REGS_SYSCALL).is_none_or(syscalls::is_ioctl)
 }
 
+/// Whether the current task is inside `open_by_handle_at`. False where that cannot be told.
+#[inline(always)]
+pub(crate) fn opens_by_handle() -> bool {
+    knows_calls() && member::<u64>(registers(), &globals::REGS_SYSCALL).is_some_and(syscalls::is_open_by_handle)
+}
+
 /// What the current task is doing, judged by its system call; with `Truncate`, the requested size.
 #[inline(always)]
 pub(crate) fn cause() -> (Cause, u64) {

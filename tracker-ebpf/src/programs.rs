@@ -17,7 +17,7 @@ use crate::{
     globals,
     kernel::{self, Address},
     maps::{self, INFLIGHT, count},
-    record::{Marked, Target},
+    record::{Marked, Target, is_daemon},
     writes,
 };
 
@@ -219,7 +219,14 @@ pub(crate) fn tick_cell(inode: Address, cell: u32) -> Option<()> {
         Some(_) => flag::META,
         None => flag::META | flag::NAMES | flag::RESCAN,
     };
-    target.flags(flags);
+    if is_daemon() && kernel::opens_by_handle() {
+        // A look asks whether a file still lives. For one that does not, btrfs and ext4 make a bad inode with its number, and give
+        // it times (`iget_failed`). The call itself changes nothing, and nobody else's change is made in the daemon's task. The mark
+        // stays: what has the number of a dead daemon is not trusted.
+        target.flags_uncounted(flags);
+    } else {
+        target.flags(flags);
+    }
     Some(())
 }
 

@@ -188,9 +188,21 @@ impl Marked {
     /// Sets `flags`, which have no range.
     #[inline(always)]
     pub(crate) fn flags(&self, flags: u64) {
-        inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
+        self.flags_uncounted(flags);
         changed(self.watched);
     }
+
+    /// Sets `flags`, where nothing has changed.
+    #[inline(always)]
+    pub(crate) fn flags_uncounted(&self, flags: u64) {
+        inode_mark(generation(), self.dev, self.ino, flags, u64::MAX, 0);
+    }
+}
+
+/// Whether the current task is one of the daemon that looks for instants.
+#[inline(always)]
+pub(crate) fn is_daemon() -> bool {
+    bpf_get_current_pid_tgid() >> 32 == maps::control(ctrl::DAEMON)
 }
 
 /// In the argument of `changed`, beside the value of the WATCH map: the current task is not known to have made the change.
@@ -219,8 +231,8 @@ fn written_by(slot: u32) {
     if slot == limits::SLOT_OF_NONE {
         return;
     }
-    // Cleaning a mapped file marks in the task that cleans it.
-    if bpf_get_current_pid_tgid() >> 32 == maps::control(ctrl::DAEMON) {
+    // What it changes are files of its own, for its self-test.
+    if is_daemon() {
         return;
     }
     // SAFETY: a helper without arguments.

@@ -11,6 +11,7 @@
 pub mod guard;
 mod held;
 mod note;
+mod serves;
 mod whom;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use crate::cgroups::Hierarchy;
 pub use held::Held;
 pub use note::undo;
+use serves::Served;
 pub use whom::Refused;
 use whom::{Writer, whom};
 
@@ -34,11 +36,12 @@ pub struct Group {
     pub dir: PathBuf,
 }
 
-/// The groups to pause so that those with these ids write nothing; none, if nobody writes who is not paused already.
+/// The groups to pause so that those with these ids write nothing; none, if nobody writes who is not paused already. `store`: its
+/// directory, where it is a local one.
 ///
 /// # Errors
 /// Why they are not to be paused.
-pub fn choose(ids: &BTreeSet<u64>) -> Result<Vec<Group>, Refused> {
+pub fn choose(ids: &BTreeSet<u64>, store: Option<&Path>) -> Result<Vec<Group>, Refused> {
     let hierarchy = Hierarchy::find().ok_or(Refused::NoHierarchy)?;
     let ours = hierarchy.ours().ok_or(Refused::Unknown)?;
     let paths: BTreeMap<u64, PathBuf> = hierarchy.paths(ids);
@@ -48,6 +51,11 @@ pub fn choose(ids: &BTreeSet<u64>) -> Result<Vec<Group>, Refused> {
         Writer { id: *id, path, frozen }
     });
     let chosen = whom(&writers.collect::<Vec<_>>(), &ours)?;
+    let served = Served::now(store);
+    let serves = |(_, path): &&(u64, PathBuf)| served.by(&hierarchy.dir(path));
+    if let Some((_, path)) = chosen.iter().find(serves) {
+        return Err(Refused::Serves { path: path.clone() });
+    }
     Ok(chosen.into_iter().map(|(id, path)| Group { id, dir: hierarchy.dir(&path) }).collect())
 }
 

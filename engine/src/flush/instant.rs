@@ -180,6 +180,9 @@ fn try_once<W: World>(
         return seen(Err(moved_or(view, before, why)?));
     }
     if view.read_stale().is_err() {
+        if view.world.is_late() {
+            return seen(Err(NotInstant::NeverQuiet));
+        }
         return seen(Err(moved_or(view, before, NotInstant::LeftOver)?));
     }
     if view.watched.len() > watched && steps.watch_first {
@@ -242,6 +245,9 @@ fn look_at_all<W: World>(
     }
     flush.world.keep_only(&jobs.reads.iter().map(|job| job.inode).collect());
     for piece in jobs.reads.chunks(READ_AT_ONCE) {
+        if flush.world.is_late() {
+            return Ok(Err(NotInstant::NeverQuiet));
+        }
         let images = flush.world.read_files(piece, facts.steps);
         if images.iter().any(|image| image.as_ref().is_ok_and(|image| image.short) || image.is_err()) {
             return Ok(Err(NotInstant::LeftOver));

@@ -176,6 +176,10 @@ pub trait WatchSet: Fails {
     /// Waits a moment before the tree is looked at again. Returns false when the time for that is over: a time of its own while
     /// writers are paused.
     fn try_again(&mut self, tries: u32) -> Result<bool, Self::Error>;
+    /// Whether a pause of the writers is over, so that nothing is left to look for.
+    fn is_late(&self) -> bool {
+        false
+    }
     /// Pauses the writers of the volume, where that is allowed.
     fn freeze(&mut self) -> Result<Paused, Self::Error> {
         Ok(Paused::No)

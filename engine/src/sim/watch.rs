@@ -47,6 +47,11 @@ impl WatchSet for SimWorld {
         Ok(tries < 6)
     }
 
+    fn is_late(&self) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        inner.paused.is_some() && inner.files.rng.below(16) == 0
+    }
+
     fn freeze(&mut self) -> Result<Paused, SimError> {
         self.step()?;
         if !self.pauses {

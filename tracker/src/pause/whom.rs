@@ -29,6 +29,8 @@ pub enum Refused {
     Root,
     #[error("{} writes, and this process or one of its ancestors is in it", path.display())]
     Ours { path: PathBuf },
+    #[error("{} writes, and a process in it serves the store", path.display())]
+    Serves { path: PathBuf },
 }
 
 /// Id and path of each group to pause; `ours`: the groups of this process and its ancestors. What threads of the kernel do follows from

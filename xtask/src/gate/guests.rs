@@ -43,10 +43,11 @@ const fn cells(series: Series, oracle: matrix::Oracle, back_end: &'static str, p
 /// oracles and both back ends, and each back end both oracles. More would be beyond the time that the gate has: most of a run is
 /// the kernel's verifier. The running kernel has all of it by both oracles, in tier 2. Which cells a quarter has, and which of the
 /// two oracles takes which back end, changes with the commit (`seed`).
-const RUNS: [Run; 7] = [
+const RUNS: [Run; 8] = [
     kernels("auto", "", 2),
     // Commits of one instant, which need functions there that the running kernel does not.
     Run { test: "instant_databases", ..kernels("auto", "every_instant_of_sqlite_with_a_rollback", 1) },
+    Run { test: "pauses", ..kernels("auto", "writers_without_gaps_are_paused_and_go_on_on_ext4", 1) },
     Run { series: Some(Series::V6_1), ..kernels("kprobe", "protects_and_restores", 1) },
     cells(Series::V6_1, matrix::MARKS, "kprobe", "1/4"),
     cells(Series::V6_1, matrix::FLUSHES, "fentry", "2/4"),
@@ -61,7 +62,7 @@ fn seed() -> u64 {
 }
 
 /// `RUNS`, for every other seed with the back ends of the matrix exchanged.
-fn runs_of(seed: u64) -> [Run; 7] {
+fn runs_of(seed: u64) -> [Run; 8] {
     if seed.is_multiple_of(2) {
         return RUNS;
     }
@@ -187,6 +188,10 @@ fn script(series: Series, runs: &[(Run, PathBuf)], seed: u64, filter: Option<&st
         if let Some(part) = part {
             variables.push_str(&format!("{}={part} {}={seed} ", matrix::PART, matrix::SEED));
         }
+        if *test == "pauses" {
+            // A look takes a guest twenty times longer.
+            variables.push_str("TRACKER_TEST_PAUSE=500ms ");
+        }
         if *test == "instant_databases" {
             let venv = sh::quote(&setup::folder("venv").display().to_string());
             variables.push_str(&format!("TRACKER_DATABASE_COMMITS={INSTANTS} TRACKER_TEST_VENV={venv} "));
@@ -215,6 +220,7 @@ mod tests {
         for text in [
             "(kernels under 6.1, auto-0)",
             "(instant_databases under 6.1, auto-0)'\nTRACKER_DATABASE_COMMITS=4 TRACKER_TEST_VENV=",
+            "TRACKER_TEST_PAUSE=500ms '/a b/pauses'",
             "\n'/a b/kernels' --show-output --test-threads=2 ''",
             "TRACKER_TEST_BACK_END=kprobe '/a b/kernels' --show-output --test-threads=1 protects_and_restores",
             "TRACKER_TEST_BACK_END=kprobe TRACKER_MATRIX_PART=1/4 TRACKER_MATRIX_SEED=5 '/a b/matrix'",

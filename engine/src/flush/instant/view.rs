@@ -158,6 +158,9 @@ impl<'w, W: World> View<'w, W> {
         let stale: Vec<InodeId> =
             self.held.iter().filter(|(_, held)| !held.stale.is_empty()).map(|(inode, _)| *inode).collect();
         for inode in stale {
+            if self.world.is_late() {
+                return Err(FileError::Late);
+            }
             self.read_one_again(inode)?;
         }
         Ok(())

@@ -272,6 +272,10 @@ impl<W: World> WatchSet for View<'_, W> {
         self.world.try_again(tries)
     }
 
+    fn is_late(&self) -> bool {
+        self.world.is_late()
+    }
+
     fn freeze(&mut self) -> Result<Paused, W::Error> {
         self.world.freeze()
     }

@@ -137,6 +137,7 @@ pub fn open(
         dispatcher.map(|dispatcher| (dispatcher, dev)),
     );
     world.pause_note = pause_note;
+    world.store_dir = config.store.local().map(Path::to_owned);
     let mut opened = Opened {
         name: config.name.clone(),
         volume_id,

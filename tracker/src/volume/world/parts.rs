@@ -58,6 +58,8 @@ pub struct VolumeWorld {
     pub pause: Duration,
     /// Where that is noted.
     pub pause_note: PathBuf,
+    /// The store, where it is a directory.
+    pub store_dir: Option<PathBuf>,
     /// How the last pauses went.
     pub(super) worth: Worth,
     /// The pause of them that lasts.
@@ -96,6 +98,7 @@ impl VolumeWorld {
             mark_exactly: None,
             pause: Duration::ZERO,
             pause_note: PathBuf::new(),
+            store_dir: None,
             worth: Worth::default(),
             held: None,
             urgent: None,

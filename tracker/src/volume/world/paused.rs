@@ -20,7 +20,7 @@ impl VolumeWorld {
         let before = &self.quiet()?.writers;
         let since = |(id, count): (&u64, &u64)| (*id, count - before.get(id).unwrap_or(&0).min(count));
         let wrote: Writers = now.iter().map(since).filter(|(_, changes)| *changes > 0).collect();
-        let groups = match pause::choose(&wrote.keys().copied().collect()) {
+        let groups = match pause::choose(&wrote.keys().copied().collect(), self.store_dir.as_deref()) {
             Ok(groups) if groups.is_empty() => return Ok(Paused::No),
             Ok(groups) => groups,
             Err(refused) => {

@@ -39,10 +39,15 @@ impl Quiet {
         Count { changes: self.probe.quiet.changes(self.slot), at_us }
     }
 
+    /// Whether a pause was begun and its time is over.
+    pub(super) fn is_late(&self) -> bool {
+        self.paused_until.is_some_and(|until| Instant::now() >= until)
+    }
+
     /// Waits a moment before the next look. Returns false when the time is over.
     pub(super) fn try_again(&self, tries: u32) -> bool {
         let is_over = match self.paused_until {
-            Some(until) => Instant::now() >= until,
+            Some(_) => self.is_late(),
             None => self.began.is_some_and(|began| began.elapsed() > LOOKED_FOR),
         };
         if is_over {

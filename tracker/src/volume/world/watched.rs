@@ -56,6 +56,10 @@ impl WatchSet for VolumeWorld {
         Ok(self.quiet()?.try_again(tries))
     }
 
+    fn is_late(&self) -> bool {
+        self.quiet.as_ref().is_some_and(Quiet::is_late)
+    }
+
     fn freeze(&mut self) -> Result<Paused, WorldError> {
         self.pause_writers()
     }

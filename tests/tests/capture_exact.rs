@@ -26,8 +26,8 @@ fn file(rig: &mut Rig) -> File {
     File::options().read(true).write(true).open(rig.path("f")).unwrap()
 }
 
-fn ask(rig: &Rig, file: &File, fs: &FsType) -> Exactly {
-    rig.mark_exactly()(fs.clone(), file.as_fd())
+fn ask(rig: &Rig, file: &File, fs: FsType) -> Exactly {
+    rig.mark_exactly()(fs, file.as_fd())
 }
 
 fn marks(rig: &mut Rig) -> InodeMarks {
@@ -50,8 +50,8 @@ fn a_write_marks_what_it_writes_also_into_a_dirty_folio() {
         let before = blocks(&marks(&mut rig));
         println!("{kind:?}: {} blocks are marked for one, by the folio", before.len());
         assert!(before.contains(&5));
-        assert_eq!(ask(&rig, &file, &fs), Exactly::FromNow);
-        assert_eq!(ask(&rig, &file, &fs), Exactly::Already);
+        assert_eq!(ask(&rig, &file, fs), Exactly::FromNow);
+        assert_eq!(ask(&rig, &file, fs), Exactly::Already);
         file.write_all_at(&[3; 100], 7 * BLOCK).unwrap();
         assert_eq!(blocks(&marks(&mut rig)), [7], "{kind:?}: the folio is dirty");
         file.sync_all().unwrap();
@@ -69,13 +69,13 @@ fn a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on() {
     for (kind, fs) in EXACT {
         let Some(mut rig) = Rig::new("a_mapping_that_is_made_marks_the_file_whole", kind) else { continue };
         let file = file(&mut rig);
-        assert_eq!(ask(&rig, &file, &fs), Exactly::FromNow);
+        assert_eq!(ask(&rig, &file, fs), Exactly::FromNow);
         let private = File::open(rig.path("f")).unwrap();
         file.write_all_at(&[2; 100], 5 * BLOCK).unwrap();
         assert_eq!(blocks(&marks(&mut rig)), [5]);
         // Loads only: not through this descriptor, and `mmap` refuses stores.
         assert!(Mapping::new(&private, SIZE as usize).is_err());
-        assert_eq!(ask(&rig, &file, &fs), Exactly::Already);
+        assert_eq!(ask(&rig, &file, fs), Exactly::Already);
         drop({
             let mapping = Mapping::new(&file, SIZE as usize).unwrap();
             mapping.store(40 * BLOCK as usize, 9);
@@ -83,7 +83,7 @@ fn a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on() {
         });
         let found = marks(&mut rig);
         assert!(found.flags & flag::WHOLE != 0, "{kind:?}: {found:?}");
-        assert_eq!(ask(&rig, &file, &fs), Exactly::No, "{kind:?}: a device may still write into its pages");
+        assert_eq!(ask(&rig, &file, fs), Exactly::No, "{kind:?}: a device may still write into its pages");
         file.sync_all().unwrap();
         marks(&mut rig);
         file.write_all_at(&[3; 100], 5 * BLOCK).unwrap();
@@ -99,9 +99,9 @@ fn a_file_that_is_mapped_already_is_marked_by_folios() {
         let file = File::options().read(true).write(true).open(rig.path("f")).unwrap();
         let mapping = Mapping::new(&file, SIZE as usize).unwrap();
         rig.settle(&["f"]);
-        assert_eq!(ask(&rig, &file, &fs), Exactly::No);
+        assert_eq!(ask(&rig, &file, fs), Exactly::No);
         drop(mapping);
-        assert_eq!(ask(&rig, &file, &fs), Exactly::No);
+        assert_eq!(ask(&rig, &file, fs), Exactly::No);
     }
 }
 
@@ -117,7 +117,7 @@ fn without_one_of_the_hooks_nothing_is_exact() {
                 common::hooks::Serves::All => true,
                 common::hooks::Serves::One(of) => of.name() == kind.name(),
             };
-            assert_eq!(ask(&rig, &file, &fs), if serves { Exactly::No } else { Exactly::FromNow }, "{}", hook.program);
+            assert_eq!(ask(&rig, &file, fs), if serves { Exactly::No } else { Exactly::FromNow }, "{}", hook.program);
         }
     }
 }

@@ -106,10 +106,10 @@ fn now_mapped(target: &Target, value: *mut u64) {
     // First, so that no folio's mark is left out after the whole file was marked.
     // SAFETY: a pointer the map just gave.
     let before = unsafe { atomic::fetch_or(value, watched::MAPPED) };
-    if before & (watched::EXACT | watched::MAPPED) == watched::EXACT {
-        if let Some(marked) = target.if_marked() {
-            marked.flags(flag::WHOLE);
-        }
+    if before & (watched::EXACT | watched::MAPPED) == watched::EXACT
+        && let Some(marked) = target.if_marked()
+    {
+        marked.flags(flag::WHOLE);
     }
 }
 
@@ -139,7 +139,7 @@ fn make_exact(descriptor: u64) -> Option<u32> {
         now_mapped(&target, value);
         return None;
     }
-    // SAFETY: a pointer the map just gave, here and below.
+    // SAFETY: a pointer the map just gave.
     let before = unsafe { core::ptr::read_volatile(value) };
     if before & watched::MAPPED != 0 {
         return None;
@@ -147,7 +147,9 @@ fn make_exact(descriptor: u64) -> Option<u32> {
     if watched::is_exact(before) {
         return Some(exact::YES);
     }
+    // SAFETY: as above.
     unsafe { atomic::fetch_and(value, !watched::UNSURE) };
+    // SAFETY: as above.
     let before = unsafe { atomic::fetch_or(value, watched::EXACT) };
     if before & watched::MAPPED != 0 {
         // A mapping was made meanwhile. It saw no reason to mark the file, but a write may have left out its folio's mark since.

@@ -80,7 +80,7 @@ impl Files {
             // Not in all runs, so that the other seeds behave as before these were added.
             symlinks: seed % 7 == 5,
             exchanges: seed % 5 == 1,
-            large: (seed % 6 == 0).then_some(Rules::All),
+            large: seed.is_multiple_of(6).then_some(Rules::All),
             // Mappings that stay hide other stores than mappings that come and go.
             unmaps: if seed.is_multiple_of(2) { 4 } else { 60 },
             committed: BTreeSet::new(),

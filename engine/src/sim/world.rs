@@ -100,6 +100,7 @@ impl SimWorld {
             asked: 0,
             calm: 0,
             unarmed: false,
+            cleans_only_mapped: false,
             unseen: false,
             only_unseen: false,
         }));

@@ -74,7 +74,7 @@ impl Place {
     /// Starts the daemon of a configuration file, and waits for `ready`.
     pub(super) fn start_configured(&self, config: &Path) -> Outcome<Daemon> {
         let mut command = Command::new(binary()?);
-        command.arg("run").arg("--config").arg(config);
+        command.arg("daemon").arg("--config").arg(config);
         self.ready(command)
     }
 

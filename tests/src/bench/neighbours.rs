@@ -30,7 +30,7 @@ pub(super) fn run(idle: u64, seconds: u64) -> Outcome<()> {
     let place = Place::new(None)?;
     let path = place.source.join("file");
     make(&path)?;
-    let daemon = place.start_configured(&configure(&place, idle)?)?;
+    let daemon = place.start_configured(&configure(&place, idle)?, idle + 1)?;
     std::thread::sleep(REST);
     let still = measure(&daemon, || {
         std::thread::sleep(Duration::from_secs(seconds));

@@ -71,21 +71,27 @@ impl Place {
         self.ready(command)
     }
 
-    /// Starts the daemon of a configuration file, and waits for `ready`.
-    pub(super) fn start_configured(&self, config: &Path) -> Outcome<Daemon> {
+    /// Starts the daemon of a configuration file, and waits for `ready` of all its `volumes`.
+    pub(super) fn start_configured(&self, config: &Path, volumes: u64) -> Outcome<Daemon> {
         let mut command = Command::new(binary()?);
         command.arg("daemon").arg("--config").arg(config);
-        self.ready(command)
+        self.ready_after(command, volumes)
     }
 
-    fn ready(&self, mut command: Command) -> Outcome<Daemon> {
+    fn ready(&self, command: Command) -> Outcome<Daemon> {
+        self.ready_after(command, 1)
+    }
+
+    /// With several volumes each line also has the name of one.
+    fn ready_after(&self, mut command: Command, mut volumes: u64) -> Outcome<Daemon> {
         let began = Instant::now();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"))?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let mut daemon = Daemon { child, client: Client::new(&self.state), ready: Duration::ZERO };
         for line in BufReader::new(stdout).lines() {
-            if line? == "ready" {
+            volumes -= u64::from(line?.starts_with("ready"));
+            if volumes == 0 {
                 daemon.ready = began.elapsed();
                 return Ok(daemon);
             }

@@ -203,6 +203,7 @@ impl Capture {
             mapped_now: open_pin(&program_path(pin_dir, mapped::PROGRAM))?,
             overflows: 0,
             inserted: None,
+            given: None,
             cleared: false,
             drained: Drained::default(),
             seen: Seen::default(),

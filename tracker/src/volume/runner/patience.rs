@@ -16,7 +16,7 @@ const REPEAT: Duration = Duration::from_secs(60);
 const REPEAT_AWAY: Duration = Duration::from_secs(3600);
 
 /// A drain that another volume has made serves a volume up to this part of its interval later.
-const SHARED: u32 = 4;
+const SHARED: u32 = 2;
 
 /// Since when a drain of another volume is recent enough for a round that begins now.
 pub(crate) fn shared_since(now: Instant, interval: Duration) -> Instant {
@@ -164,7 +164,7 @@ mod tests {
             next[volume] = counts_from(now, drained, interval) + interval;
         }
         assert!((40 * 50..=41 * 50).contains(&rounds), "{rounds} rounds");
-        assert!(drains <= 4 * 41, "{drains} drains");
+        assert!(drains <= 2 * 41, "{drains} drains");
         // One that scans has no drain of its own time.
         assert_eq!(counts_from(start, start - interval, interval), start);
     }

@@ -4,8 +4,10 @@
 //! median is shown. Everything is created in a temporary folder (`TMPDIR` sets its place) and removed.
 
 mod bytes;
+mod era_end;
 mod harm;
 mod loss_window;
+mod neighbours;
 mod operations;
 mod peers;
 mod process;
@@ -23,6 +25,8 @@ usage: bench NAME [ARGS]
   write-cost [ROUNDS]       nanoseconds per 4 KiB pwrite, without and with capture (root)
   loss-window [SECONDS]     from a write's return to its commit, at 2,000 writes a second
   bytes [GIB [ROUNDS]]      bytes read and uploaded per dirty byte, beside rsync
+  era-end [FILES]           how long flushes stand still where a checkpoint is due
+  neighbours [IDLE [SECONDS]]  CPU and disk writes of the daemon: one volume with 2,000 writes a second, IDLE without any
   scale [FILES [LARGE]]     start times, memory and single changes: many files, and LARGE in one directory
   harm [ROUNDS [SECONDS]]   nanoseconds added to each kind of operation, beside inotify and fanotify; fio; the disk (root)";
 
@@ -36,6 +40,8 @@ pub fn main(args: &[String]) -> Outcome<()> {
     match name.as_str() {
         "write-cost" => write_cost::run(number(0)?.unwrap_or(9)),
         "loss-window" => loss_window::run(number(0)?.unwrap_or(20)),
+        "era-end" => era_end::run(number(0)?.unwrap_or(20_000)),
+        "neighbours" => neighbours::run(number(0)?.unwrap_or(50), number(1)?.unwrap_or(60)),
         "bytes" => bytes::run(number(0)?, number(1)?.unwrap_or(1)),
         "scale" => scale::run(number(0)?.unwrap_or(100_000), number(1)?.unwrap_or(0)),
         "harm" => harm::run(number(0)?.unwrap_or(7), number(1)?.unwrap_or(10)),

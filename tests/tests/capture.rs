@@ -135,6 +135,27 @@ fn a_second_mapped_store_is_marked_after_write_back() {
     }
 }
 
+/// The same of plain writes, to a file that nobody maps: into a page that stays dirty they leave no mark of a block. That is why a
+/// flush writes such a file back too.
+#[test]
+fn a_second_write_is_marked_only_after_write_back() {
+    for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs] {
+        let Some(mut rig) = Rig::new("a_second_write_is_marked_only_after_write_back", kind) else { continue };
+        prepare(&mut rig);
+        let file = open(&rig).unwrap();
+        let ino = rig.ino("d/f");
+        let mut write = |byte| {
+            file.write_all_at(&[byte; 10], OFF).unwrap();
+            let retired = rig.drain();
+            rig.marks(&retired, ino).covers(OFF, OFF + 1)
+        };
+        assert!(write(1), "{kind:?}: the page was clean");
+        assert!(!write(2), "{kind:?}: the page was dirty");
+        file.sync_data().unwrap();
+        assert!(write(3), "{kind:?}: the page was clean again");
+    }
+}
+
 /// A tick of the truncation must not be hidden by one of the write in the same generation.
 #[test]
 fn btrfs_truncation_after_a_write_widens() {

@@ -18,6 +18,7 @@ mod database;
 mod digests;
 mod error;
 mod identity;
+mod late;
 mod listed;
 mod names;
 mod parents;

@@ -4,6 +4,7 @@
 //! Nothing is used before it is checked (I7): version, place, checksum and chain of every object, the root of every file.
 //! The head is found without a listing (I10), and a checkpoint counts only if commits name it (`named`).
 
+mod ahead;
 mod at;
 mod error;
 mod fetch;
@@ -24,6 +25,7 @@ mod restore;
 mod stream;
 mod verify;
 mod versions;
+mod write_error;
 mod writer;
 
 pub use at::{Chosen, ClockWarning};
@@ -37,4 +39,5 @@ pub use report::{Failure, Older, RestoreReport};
 pub use restore::{RestoreOptions, check_target, restore};
 pub use stream::kind_name;
 pub use verify::{VerifyReport, verify};
-pub use writer::{Closing, VolumeWriter, WriteError};
+pub use write_error::WriteError;
+pub use writer::{Closing, VolumeWriter};

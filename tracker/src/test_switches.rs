@@ -4,13 +4,14 @@
 //! `TRACKER_FAILPOINT=NAME[:N]`: the process ends at the N-th passing of that point, as by `kill -9`: nothing is flushed,
 //! no destructor runs. `TRACKER_DROP_MARKS=N`: of the block marks that come out of the kernel every N-th is lost.
 //! `TRACKER_MISSED_RUN=PATH`: where that file is made, it goes, and the kernel counts as having skipped one run of a program.
+//! `TRACKER_CHECKPOINT_HELD=PATH`: as long as that file exists, no object of a checkpoint is put.
 //! `TRACKER_ERA_LENGTH`, `TRACKER_SELF_TEST_GAP` (milliseconds), `TRACKER_SCRUB_MAX` (percent an hour), `TRACKER_EBPF_OBJECT`
 //! (a file): other values than the built-in ones.
 
 use engine::dirty::Marks;
 
 #[cfg(feature = "test-switches")]
-pub use on::{DropMarks, hit, missed_run, value};
+pub use on::{DropMarks, hit, missed_run, value, wait_while_held};
 
 #[cfg(feature = "test-switches")]
 mod on {
@@ -54,6 +55,14 @@ mod on {
         std::env::var_os("TRACKER_MISSED_RUN").is_some_and(|path| std::fs::remove_file(path).is_ok())
     }
 
+    /// Waits as long as the file exists that this switch names.
+    pub fn wait_while_held(switch: &str) {
+        let Some(path) = std::env::var_os(switch) else { return };
+        while std::path::Path::new(&path).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// Loses block marks, like a hook that silently misses events.
     #[derive(Debug, Default)]
     pub struct DropMarks {
@@ -89,7 +98,7 @@ mod on {
 }
 
 #[cfg(not(feature = "test-switches"))]
-pub use off::{DropMarks, hit, missed_run, value};
+pub use off::{DropMarks, hit, missed_run, value, wait_while_held};
 
 #[cfg(not(feature = "test-switches"))]
 mod off {
@@ -107,6 +116,9 @@ mod off {
     pub fn missed_run() -> bool {
         false
     }
+
+    #[inline(always)]
+    pub fn wait_while_held(_switch: &str) {}
 
     #[derive(Debug, Default)]
     pub struct DropMarks;

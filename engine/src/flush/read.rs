@@ -1,9 +1,11 @@
 //! Reading one file, exactly: STATX S0, CLEAN, BARRIER, READ, in this order (invariant I2).
 //!
 //! The generation that holds the marks was retired before. So a later change either marks the other generation or is seen
-//! by the read. CLEAN is needed because `writeback_dirty_folio` fires only when a page goes from clean to dirty; where every write is told of and no
-//! mapping can hide a store, it is left out. BARRIER is
-//! needed because some hooks mark before the bytes are in the file (punch, clone, tmpfs writes), under the inode lock.
+//! by the read. CLEAN is needed because `writeback_dirty_folio` fires only when a page goes from clean to dirty: into a page
+//! that stays dirty, a plain `write` is as silent as a store through a mapping. So a file that nobody maps is cleaned too.
+//! (`__folio_mark_dirty`, called by `filemap_dirty_folio` and `mark_buffer_dirty` only if the page was clean; 5.10 to 6.18.)
+//! Only where other hooks tell of every write, and of the first mapping, is it left out. BARRIER is needed because some hooks
+//! mark before the bytes are in the file (punch, clone, tmpfs and XFS writes), under the inode lock.
 //!
 //! Where a file was given other blocks of the disk, its pages in memory may be older than these. They give way without an
 //! event, so READ goes to the disk: CLEAN has written back what is newer in memory, and a later store marks again.

@@ -85,6 +85,12 @@ pub fn last_seq(era: u64, era_len: u64) -> Seq {
     Seq(era.saturating_add(1).saturating_mul(era_len.max(1)) - 1)
 }
 
+/// Of which seq the writer makes a checkpoint in this era: three quarters on, so that it can be whole when the era ends, and
+/// always the same one, so that whoever makes it again makes the same bytes. `NONE` in an era without any seq.
+pub fn checkpoint_seq(era: u64, era_len: u64) -> Seq {
+    Seq(last_seq(era, era_len).0.saturating_sub(era_len.max(1) / 4))
+}
+
 /// A checkpoint by seq and hash of its root object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointRef {
@@ -108,11 +114,16 @@ pub struct Era {
     pub standing: Option<Standing>,
     /// Writer epoch of the writer that closed it.
     pub epoch: u64,
-    /// The newest checkpoint when the era was closed.
+    /// The newest checkpoint that its writer knew of when it closed the era; rarely of the last seq.
     pub checkpoint: Option<CheckpointRef>,
 }
 
 impl Era {
+    /// Whether the two say the same, whatever checkpoints they name.
+    pub fn is_but_for_checkpoint(&self, other: &Era) -> bool {
+        *self == Era { checkpoint: self.checkpoint, ..other.clone() }
+    }
+
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let mut w = Writer::object(MAGIC_ERA, version_of(self.standing.as_ref()));
         w.put(&self.volume.0);
@@ -180,6 +191,8 @@ mod tests {
             for era in 0..4 {
                 assert_eq!(last_seq(era, len) + 1, Seq(era * len + len));
                 if last_seq(era, len) > Seq(0) {
+                    let place = checkpoint_seq(era, len);
+                    assert!(first_seq(era, len) <= place && place <= last_seq(era, len));
                     assert_eq!(era_of(first_seq(era, len), len), era.max(era_of(Seq(1), len)));
                     assert_eq!(era_of(last_seq(era, len), len), era);
                 }

@@ -30,6 +30,8 @@ pub(super) struct Inner {
     pub(super) paused: Option<u64>,
     /// `statx` arms nothing, as before Linux 6.13.
     pub(super) unarmed: bool,
+    /// Only files that can be stored to through a mapping are cleaned.
+    pub(super) cleans_only_mapped: bool,
 }
 
 impl Inner {
@@ -106,7 +108,11 @@ impl FileOps for SimFile {
 
     fn clean(&mut self) -> Result<(), FileError> {
         self.step()?;
-        self.inner.borrow_mut().files.clean(self.ino);
+        let mut inner = self.inner.borrow_mut();
+        let mapped = inner.files.inodes.get(&self.ino).is_some_and(|inode| inode.mapped);
+        if mapped || !inner.cleans_only_mapped {
+            inner.files.clean(self.ino);
+        }
         Ok(())
     }
 

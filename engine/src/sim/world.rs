@@ -104,6 +104,7 @@ impl SimWorld {
             calm: 0,
             paused: None,
             unarmed: false,
+            cleans_only_mapped: false,
             unseen: false,
             only_unseen: false,
         }));

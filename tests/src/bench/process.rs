@@ -1,6 +1,7 @@
 //! What the benchmarks need from processes: the daemon in release mode, CPU time, bytes read, pins, links of the kernel.
 #![expect(unsafe_code, reason = "CPU clocks of processes and the count of BPF links, which no safe crate offers")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -59,16 +60,38 @@ impl Place {
     /// Starts `protect` with its defaults, except that tracking is kept as by a daemon, and waits for `ready`, which it
     /// times.
     pub(super) fn start(&self) -> Outcome<Daemon> {
-        let began = Instant::now();
+        self.start_with(&[])
+    }
+
+    /// As [`Place::start`], with more arguments.
+    pub(super) fn start_with(&self, more: &[&str]) -> Outcome<Daemon> {
         let mut command = Command::new(binary()?);
         command.arg("protect").arg(&self.source).arg("--store").arg(&self.store).args(["--name", VOLUME]);
-        command.arg("--state-dir").arg(&self.state).arg("--keep-tracking");
+        command.arg("--state-dir").arg(&self.state).arg("--keep-tracking").args(more);
+        self.ready(command)
+    }
+
+    /// Starts the daemon of a configuration file, and waits for `ready` of all its `volumes`.
+    pub(super) fn start_configured(&self, config: &Path, volumes: u64) -> Outcome<Daemon> {
+        let mut command = Command::new(binary()?);
+        command.arg("daemon").arg("--config").arg(config);
+        self.ready_after(command, volumes)
+    }
+
+    fn ready(&self, command: Command) -> Outcome<Daemon> {
+        self.ready_after(command, 1)
+    }
+
+    /// With several volumes each line also has the name of one.
+    fn ready_after(&self, mut command: Command, mut volumes: u64) -> Outcome<Daemon> {
+        let began = Instant::now();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"))?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let mut daemon = Daemon { child, client: Client::new(&self.state), ready: Duration::ZERO };
         for line in BufReader::new(stdout).lines() {
-            if line? == "ready" {
+            volumes -= u64::from(line?.starts_with("ready"));
+            if volumes == 0 {
                 daemon.ready = began.elapsed();
                 return Ok(daemon);
             }
@@ -129,6 +152,20 @@ impl Daemon {
             return Err("the daemon's CPU clock cannot be read".into());
         }
         Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
+    }
+
+    /// CPU seconds of its threads that live, by the threads' names.
+    pub(super) fn cpu_by_thread(&self) -> Outcome<BTreeMap<String, f64>> {
+        let mut found = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // A thread may end meanwhile.
+            let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else { continue };
+            let (name, rest) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).ok_or("no stat")?;
+            let ticks: u64 =
+                rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+            *found.entry(name.to_owned()).or_default() += ticks as f64 / 100.0;
+        }
+        Ok(found)
     }
 
     /// Bytes returned by all its read calls (files, sockets, its catalog).

@@ -31,11 +31,13 @@ impl Capture {
     /// When the control map fails; then nothing has changed.
     pub fn swap(&mut self) -> Result<(), CaptureError> {
         let now = self.generation()?;
-        self.overflows = self.overflowed()?;
+        let given = self.inserted.map(|inserted| (inserted, self.overflows));
+        let overflows = self.overflowed()?;
         let inserted = if self.cleared { Some(self.inserted()?) } else { None };
         let swapped = self.maps.ctrl.set(ctrl::GENERATION, now.wrapping_add(1));
         swapped.map_err(|source| CaptureError::Map { what: "swap", map: "CTRL", source })?;
-        (self.inserted, self.cleared) = (inserted, false);
+        (self.inserted, self.overflows, self.cleared) = (inserted, overflows, false);
+        self.given = given;
         Ok(())
     }
 
@@ -55,8 +57,15 @@ impl Capture {
         let retired = self.generation()?.wrapping_add(1);
         let set = (retired & 1) as usize;
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
-        let (inodes, drained) = self.marks_of_set(set, [true; 2])?;
-        let (indexes, words) = self.maps.overflow[set].read_all().map_err(failed("OVERFLOW"))?;
+        // Maps into which nothing was put since the set was given to programs, empty, are not walked: 16,384 words of OVERFLOW take
+        // more than all the rest. What the programs of before the swap have counted is counted by now, since they have ended.
+        let (inserted, overflowed) = (self.inserted()?, self.overflowed()?);
+        let (filled, overflows) = self.given.map_or(([true; 2], true), |(before, overflows)| {
+            ([inserted[0] != before[0], inserted[1] != before[1]], overflowed != overflows)
+        });
+        let (inodes, drained) = self.marks_of_set(set, filled)?;
+        let (indexes, words) = if overflows { self.maps.overflow[set].read_all() } else { Ok(Default::default()) }
+            .map_err(failed("OVERFLOW"))?;
         let inflight = self.inflight()?;
         let mut overflow = vec![0; OVERFLOW_WORDS as usize];
         let mut set_words = Vec::new();

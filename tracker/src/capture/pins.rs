@@ -204,6 +204,7 @@ impl Capture {
             exact_now: open_pin(&program_path(pin_dir, exact::PROGRAM))?,
             overflows: 0,
             inserted: None,
+            given: None,
             cleared: false,
             drained: Drained::default(),
             seen: Seen::default(),

@@ -54,6 +54,8 @@ pub struct Capture {
     /// How many marks had been inserted before the last swap into maps by block and by inode, if it was known then that the set
     /// that it gave to programs was empty.
     pub(super) inserted: Option<[u64; 2]>,
+    /// The same of the retired set, from before the swap that once gave it to programs: inserted marks, and those that found no room.
+    pub(super) given: Option<([u64; 2], u64)>,
     /// Whether the retired set is known to be empty.
     pub(super) cleared: bool,
     /// Keys of the retired set that were read and not yet cleared.

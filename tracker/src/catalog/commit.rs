@@ -12,6 +12,7 @@ use super::database::Catalog;
 use super::digests::ListedNames;
 use super::error::{CatalogError, Result};
 use super::identity::{put_head, raise_next_id};
+use super::late::{Late, Update};
 use super::pending;
 use super::row::{self, Handles};
 
@@ -81,21 +82,24 @@ impl Catalog {
     ) -> Result<()> {
         let mut listed = self.listed();
         let mut parents = self.parents();
+        let mut late = self.late()?;
         let written = self.write(|conn| {
             let before = listed.before(conn, change)?;
             work(conn)?;
-            apply(conn, change, handles)?;
-            ListedNames::after(conn, before)
+            let values = apply(conn, &late, change, handles)?;
+            Ok((ListedNames::after(conn, before)?, values))
         });
         match written {
-            Ok(update) => {
+            Ok((update, values)) => {
                 listed.follow(update);
                 parents.follow(change);
+                late.follow(values);
             }
             Err(error) => {
                 // Some errors do not tell whether the change took effect.
                 listed.clear();
                 parents.clear();
+                late.clear();
                 return Err(error);
             }
         }
@@ -151,8 +155,11 @@ impl Catalog {
         listed.clear();
         let mut parents = self.parents();
         parents.clear();
+        let mut late = self.late()?;
+        late.clear();
         self.write(|conn| {
             for sql in [
+                "DELETE FROM late",
                 "DELETE FROM files",
                 "DELETE FROM names",
                 "DELETE FROM nodes",
@@ -176,7 +183,7 @@ fn open_seq(conn: &Connection) -> Result<Option<Seq>> {
         .map(|seq| Seq(seq as u64)))
 }
 
-fn apply(conn: &Connection, change: &CatalogChange, handles: &Handles) -> Result<()> {
+fn apply(conn: &Connection, late: &Late, change: &CatalogChange, handles: &Handles) -> Result<Update> {
     for id in &change.gone {
         for sql in
             ["DELETE FROM nodes WHERE file = ?1", "DELETE FROM sigs WHERE file = ?1", "DELETE FROM files WHERE id = ?1"]
@@ -188,34 +195,14 @@ fn apply(conn: &Connection, change: &CatalogChange, handles: &Handles) -> Result
         row::upsert(conn, file, handles.get(&file.id))?;
     }
     names(conn, &change.names)?;
-    for ((file, level, index), blob) in &change.nodes {
-        let (file, index) = (file.0 as i64, *index as i64);
-        match blob {
-            Some(blob) => conn
-                .prepare_cached("INSERT OR REPLACE INTO nodes(file, level, idx, blob) VALUES(?1, ?2, ?3, ?4)")?
-                .execute(params![file, level, index, blob])?,
-            None => conn
-                .prepare_cached("DELETE FROM nodes WHERE file = ?1 AND level = ?2 AND idx = ?3")?
-                .execute(params![file, level, index])?,
-        };
-    }
-    for ((file, group), blob) in &change.signatures {
-        let (file, group) = (file.0 as i64, *group as i64);
-        match blob {
-            Some(blob) => conn
-                .prepare_cached("INSERT OR REPLACE INTO sigs(file, grp, blob) VALUES(?1, ?2, ?3)")?
-                .execute(params![file, group, blob])?,
-            None => {
-                conn.prepare_cached("DELETE FROM sigs WHERE file = ?1 AND grp = ?2")?.execute(params![file, group])?
-            }
-        };
-    }
+    let update = late.write(conn, change)?;
     if let Some(missing) = &change.missing {
         conn.prepare_cached("DELETE FROM missing")?.execute([])?;
         missing.iter().try_for_each(|missing| pending::put_missing(conn, missing))?;
     }
     let above_files = change.records.iter().map(|file| FileId(file.id.0 + 1)).max();
-    change.next_id.max(above_files).map_or(Ok(()), |next| raise_next_id(conn, next))
+    change.next_id.max(above_files).map_or(Ok(()), |next| raise_next_id(conn, next))?;
+    Ok(update)
 }
 
 /// As a set: a swap of two names is two `Set`, a move is one `Unset` and one `Set`, in any order.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::digests::ListedNames;
 use super::error::{CatalogError, Result};
+use super::late::Late;
 use super::parents::Parents;
 use super::schema;
 
@@ -17,8 +18,10 @@ pub struct Catalog {
     conn: Mutex<Connection>,
     /// Locked before `conn` if both are.
     listed: Mutex<ListedNames>,
-    /// Locked after `listed` and before `conn`.
+    /// Locked after `listed` and before `late`.
     parents: Mutex<Parents>,
+    /// Locked before `conn`.
+    late: Mutex<Late>,
     pub(super) attempts: Mutex<Range<u32>>,
 }
 
@@ -73,8 +76,8 @@ impl Catalog {
     }
 
     fn of(conn: Connection) -> Catalog {
-        let (listed, parents, attempts) = (Mutex::default(), Mutex::default(), Mutex::new(0..0));
-        Catalog { conn: Mutex::new(conn), listed, parents, attempts }
+        let (listed, parents, late) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Catalog { conn: Mutex::new(conn), listed, parents, late, attempts: Mutex::new(0..0) }
     }
 
     /// If a thread panicked with the lock, its transaction was rolled back, so the connection is still sound.
@@ -106,6 +109,19 @@ impl Catalog {
             parents.clear();
             parents
         })
+    }
+
+    /// The values that are not in their rows.
+    pub(super) fn late(&self) -> Result<MutexGuard<'_, Late>> {
+        let mut late = self.late.lock().unwrap_or_else(|poisoned| {
+            let mut late = poisoned.into_inner();
+            late.clear();
+            late
+        });
+        if !late.is_read() {
+            *late = self.read(Late::read)?;
+        }
+        Ok(late)
     }
 
     /// As [`Catalog::write`], and durable when it returns.

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
 use super::error::{CatalogError, Result};
+use super::late::{self, Table};
 use super::names::{known, names_of, select_known};
 use super::row;
 
@@ -98,22 +99,19 @@ impl Catalog {
 
     /// One opaque tree node of `engine::tree`.
     pub fn node(&self, file: FileId, level: u8, idx: u64) -> Result<Option<Vec<u8>>> {
-        self.read(|conn| {
-            Ok(conn
-                .prepare_cached("SELECT blob FROM nodes WHERE file = ?1 AND level = ?2 AND idx = ?3")?
-                .query_row(params![file.0 as i64, level, idx as i64], |row| row.get(0))
-                .optional()?)
-        })
+        self.values((file, Table::Nodes, level, idx))
     }
 
     /// One opaque signature group of `engine::signature`.
     pub fn sig(&self, file: FileId, group: u64) -> Result<Option<Vec<u8>>> {
-        self.read(|conn| {
-            Ok(conn
-                .prepare_cached("SELECT blob FROM sigs WHERE file = ?1 AND grp = ?2")?
-                .query_row(params![file.0 as i64, group as i64], |row| row.get(0))
-                .optional()?)
-        })
+        self.values((file, Table::Sigs, 0, group))
+    }
+
+    fn values(&self, key: late::Key) -> Result<Option<Vec<u8>>> {
+        // Held until the row is read, so that both are of the same time.
+        let late = self.late()?;
+        let row = self.read(|conn| late::stored(conn, key))?;
+        Ok(late.lay_over(key, row))
     }
 
     /// Up to `limit` files with an id above `after`, by id: start with `FileId(0)`, then pass the last id returned. An

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::error::{CatalogError, Result};
 
 /// `user_version` of the tables below.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// `application_id`, so that another program's database is not taken for a catalog: "trkr".
 const APPLICATION: i64 = 0x7472_6b72;
 
@@ -54,6 +54,9 @@ CREATE TABLE sigs(
     PRIMARY KEY(file, grp)
 ) WITHOUT ROWID;
 
+-- What changed in rows of nodes and sigs since they were written, in this order.
+CREATE TABLE late(id INTEGER PRIMARY KEY, records BLOB NOT NULL);
+
 CREATE TABLE pending(
     ino INTEGER PRIMARY KEY,
     flags INTEGER NOT NULL,
@@ -81,11 +84,23 @@ pub(super) fn create(conn: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// What version 2 adds to version 1.
+const SINCE_VERSION_1: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE late(id INTEGER PRIMARY KEY, records BLOB NOT NULL);
+PRAGMA user_version = 2;
+COMMIT;
+";
+
 /// Refuses a file that is not a catalog of this version. Completes a creation that was interrupted (version 0, no table).
 pub(super) fn check(conn: &Connection, path: &Path) -> Result<()> {
     let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let application: i64 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     if found == VERSION && application == APPLICATION {
+        return Ok(());
+    }
+    if found == 1 && application == APPLICATION {
+        conn.execute_batch(SINCE_VERSION_1)?;
         return Ok(());
     }
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;

@@ -347,9 +347,9 @@ fn opening_what_is_no_catalog_says_so() {
     let (dir, path, catalog) = fresh();
     assert!(matches!(Catalog::create(&path), Err(CatalogError::Exists { .. })));
     assert!(matches!(Catalog::open(&dir.path().join("none")), Err(CatalogError::Absent { .. })));
-    catalog.lock().execute_batch("PRAGMA user_version = 2").unwrap();
+    catalog.lock().execute_batch("PRAGMA user_version = 3").unwrap();
     drop(catalog);
-    assert!(matches!(Catalog::open(&path), Err(CatalogError::Version { found: 2, known: 1, .. })));
+    assert!(matches!(Catalog::open(&path), Err(CatalogError::Version { found: 3, known: 2, .. })));
     let foreign = dir.path().join("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
     assert!(matches!(Catalog::open(&foreign), Err(CatalogError::Foreign { .. })));

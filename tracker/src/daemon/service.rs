@@ -27,6 +27,9 @@ use crate::volume::status::{State, VolumeStatus};
 /// How often the loop checks the volumes, and so the longest delay of `ready`.
 const TICK: Duration = Duration::from_millis(50);
 
+/// In how many ticks it checks them once when all have said `ready`: asking fifty volumes twenty times a second is work.
+const SETTLED: u32 = 5;
+
 /// How long a process that was interrupted twice tries to detach its programs.
 const ABANDON: Duration = Duration::from_secs(2);
 
@@ -181,6 +184,7 @@ impl Service<'_> {
     async fn run(&mut self, mut signals: Signals, asked_to_stop: &Wake) -> Result<ExitCode, AppError> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut rest = 0;
         let mut watchdog = self.notify.watchdog().map(|limit| (Liveness::new(limit), limit / 3, Instant::now()));
         loop {
             tokio::select! {
@@ -190,8 +194,13 @@ impl Service<'_> {
                 _ = signals.terminate.recv() => return Ok(ExitCode::Ok),
                 _ = signals.hangup.recv() => { self.reload().await; continue }
             }
+            if rest > 0 {
+                rest -= 1;
+                continue;
+            }
             let volumes = self.control.status();
             self.announce(&volumes);
+            rest = if volumes.len() == self.said.len() { SETTLED - 1 } else { 0 };
             self.look_at_state();
             if let Some(failure) = all_ended(&volumes) {
                 return Err(failure);

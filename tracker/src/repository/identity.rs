@@ -5,7 +5,7 @@ use engine::format::era::VolumeFormat;
 use engine::format::{Key, commit};
 use engine::model::{Hash, Seq};
 
-use crate::repository::writer::{ATTEMPTS, WriteError};
+use crate::repository::write_error::{ATTEMPTS, WriteError};
 use crate::store::{self, CreateOutcome, ErrorKind, Store, StoreError};
 
 /// The format of the volume; `None` where there is no volume.

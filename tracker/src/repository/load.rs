@@ -166,6 +166,16 @@ impl Reader {
         }
     }
 
+    /// The checkpoint that the newest closed era names; `None` also where that end cannot be used.
+    pub(super) fn newest_named_checkpoint(&self) -> Result<Option<CheckpointRef>, ReadError> {
+        let Some(era) = self.closed.checked_sub(1) else { return Ok(None) };
+        match self.named_era(era) {
+            Ok(named) => Ok(named.and_then(|era| era.checkpoint)),
+            Err(error) if error.is_about_object() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Checkpoints not after `seq` that the chain names, the newest first. `settled`: only eras closed at or before `seq`,
     /// so later forged eras cannot affect earlier states.
     fn candidates(&self, seq: Seq, settled: bool) -> Result<Vec<Candidate>, ReadError> {

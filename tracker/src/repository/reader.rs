@@ -133,6 +133,10 @@ impl Reader {
         self.store.get(&key.to_string()).map_err(|error| self.store_error(key, error))
     }
 
+    pub(super) fn exists(&self, key: Key) -> Result<bool, ReadError> {
+        self.store.exists(&key.to_string()).map_err(ReadError::Store)
+    }
+
     pub(super) fn get_range(&self, key: Key, offset: u64, len: u64) -> Result<Vec<u8>, ReadError> {
         self.store.get_range(&key.to_string(), offset, len).map_err(|error| self.store_error(key, error))
     }

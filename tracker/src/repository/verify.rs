@@ -60,7 +60,8 @@ pub fn verify(reader: &Reader, seq: Seq, read_data: bool) -> Result<VerifyReport
             Err(error) => return Err(error),
         },
     };
-    ends::unnamed(reader, manifest.as_ref().filter(|manifest| manifest.seq() == reader.head), &mut report)?;
+    let at_head = manifest.as_ref().filter(|manifest| manifest.seq() == reader.head);
+    ends::unnamed(reader, at_head, seq, &points, &mut report)?;
     if let Some(manifest) = manifest {
         report.baseline = manifest.position().standing.map(|standing| standing.baseline);
         objects(reader, &manifest, &seen, &mut report)?;
@@ -119,7 +120,7 @@ impl Walk<'_> {
     /// Starts from the oldest state from which commits continue: the empty one, or a checkpoint's.
     fn start(&mut self, to: Seq) -> Result<(), ReadError> {
         self.report.first = Seq::FIRST;
-        if !self.reader.may_be_pruned(Seq::FIRST) || self.exists(Seq::FIRST)? {
+        if !self.reader.may_be_pruned(Seq::FIRST) || self.reader.exists(Key::Commit(Seq::FIRST))? {
             self.manifest = Some(Manifest::new(self.reader.volume_id()));
             return Ok(());
         }
@@ -130,7 +131,7 @@ impl Walk<'_> {
     fn jump(&mut self, from: Seq, to: Seq) -> Result<(), ReadError> {
         for candidate in self.reader.checkpoints_from(from, to)? {
             let seq = candidate.seq;
-            if seq < to && !self.exists(seq + 1)? {
+            if seq < to && !self.reader.exists(Key::Commit(seq + 1))? {
                 continue;
             }
             self.report.objects += 1;
@@ -147,10 +148,6 @@ impl Walk<'_> {
         }
         self.manifest = None;
         Ok(())
-    }
-
-    fn exists(&self, seq: Seq) -> Result<bool, ReadError> {
-        self.reader.store.exists(&Key::Commit(seq).to_string()).map_err(ReadError::Store)
     }
 
     fn commits(&mut self, to: Seq) -> Result<(), ReadError> {

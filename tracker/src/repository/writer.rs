@@ -1,4 +1,5 @@
-//! What the one writer of a volume puts into its store: packs, commits, and the ends of eras with their checkpoints.
+//! What the one writer of a volume puts into its store: packs, commits, and the ends of eras. Checkpoints are made beside it
+//! (`ahead`).
 //!
 //! Nothing is overwritten: each object is created, and an existing one counts if it has the bytes that were to be put
 //! (invariant I5). Knows neither the kernel nor the catalog: a caller that has a head and the bytes of a commit can write.
@@ -7,47 +8,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::catalog::Head;
-use engine::checkpoint;
 use engine::flush::world::Created;
+use engine::format::Key;
 use engine::format::commit::{self, Expect};
-use engine::format::era::{CheckpointRef, Era, VolumeFormat, era_of, first_seq, last_seq};
-use engine::format::{EncodeError, Key};
-use engine::manifest::Manifest;
+use engine::format::era::{Era, VolumeFormat, era_of, first_seq, last_seq};
 use engine::model::{Hash, ObjectRef, Seq, WriterId};
 
-use crate::repository::error::ReadError;
+use crate::repository::ahead::Checkpoints;
+use crate::repository::error::hex;
 use crate::repository::presence;
 use crate::repository::reader::{Reader, of_writer};
-use crate::store::{self, CreateOutcome, ErrorKind, Store, StoreError};
+use crate::repository::write_error::{ATTEMPTS, WriteError};
+use crate::store::{self, CreateOutcome, ErrorKind, Store};
 use crate::test_switches;
-
-/// Tries of an object whose outcome stays unknown.
-pub(super) const ATTEMPTS: u32 = 3;
-
-/// Why something could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error("pack {key} is in the store with other bytes than were made: they are put under another name")]
-    ForeignPack { key: String },
-    #[error(
-        "the store ({store}) no longer has {key}, though this host has committed to it: nothing is committed until it is back"
-    )]
-    Lost { key: String, store: String },
-    #[error("object {key}: {cause}")]
-    Object { key: String, cause: String },
-}
-
-impl WriteError {
-    pub(super) fn object(key: &Key, cause: impl std::fmt::Display) -> WriteError {
-        WriteError::Object { key: key.to_string(), cause: cause.to_string() }
-    }
-}
 
 /// The result of closing the era whose last commit is the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +42,20 @@ pub struct VolumeWriter {
     epoch: u64,
     /// The last era that this process found properly closed, and the hash of its end.
     era_ended: Option<(u64, Hash)>,
+    checkpoints: Checkpoints,
 }
 
 impl VolumeWriter {
     /// `store` is the volume's own part of a store, `epoch` the writer's.
     pub fn new(store: Arc<dyn Store>, name: &str, format: VolumeFormat, epoch: u64) -> VolumeWriter {
-        VolumeWriter { store, name: name.to_owned(), format, epoch, era_ended: None }
+        VolumeWriter {
+            store,
+            name: name.to_owned(),
+            format,
+            epoch,
+            era_ended: None,
+            checkpoints: Checkpoints::default(),
+        }
     }
 
     /// The volume's part of the store.
@@ -174,18 +155,36 @@ impl VolumeWriter {
         Era::decode(bytes, self.format.volume, number, self.format.era_len)
     }
 
-    /// Closes the era whose last commit is `head`, before the first commit of the next one: first puts the checkpoint, then
-    /// the object that names it. Does nothing in the middle of an era, or if it is closed already.
-    pub fn close_era_if_due(&mut self, head: &Head) -> Result<Closing, WriteError> {
+    /// Sees to it that a checkpoint is made where one is due, beside the flushes. Never waits.
+    pub fn tend_checkpoints(&mut self, head: Seq) {
+        let (store, name, format) = (&self.store, &self.name, &self.format);
+        let reader = || of_writer(Arc::clone(store), name, format.clone(), head);
+        self.checkpoints.tend(head, format.era_len, reader);
+    }
+
+    /// Whether `head` ends an era that this process did not find closed yet.
+    pub fn is_to_close(&self, head: &Head) -> bool {
         let number = era_of(head.seq, self.format.era_len);
-        if head.seq == Seq::NONE || last_seq(number, self.format.era_len) != head.seq {
+        head.seq != Seq::NONE
+            && last_seq(number, self.format.era_len) == head.seq
+            && self.era_ended.is_none_or(|(ended, _)| ended != number)
+    }
+
+    /// Closes the era whose last commit is `head`, before the first commit of the next one. Its end names the newest checkpoint
+    /// that is there. Does nothing unless [`VolumeWriter::is_to_close`].
+    ///
+    /// `noted` is the last text that `note` was given: the bytes of the last end that this host was about to put. Those of this
+    /// era are put again as they are (I5), and where they lie in the store already, the state of their checkpoint is not built anew.
+    pub fn close_era<E: From<WriteError>>(
+        &mut self,
+        head: &Head,
+        noted: Option<&str>,
+        note: impl FnOnce(&str) -> Result<(), E>,
+    ) -> Result<Closing, E> {
+        if !self.is_to_close(head) {
             return Ok(Closing::Done);
         }
-        if self.era_ended.is_some_and(|(ended, _)| ended == number) {
-            // Checked already: the head may stay here for long, and each check replays the era.
-            return Ok(Closing::Done);
-        }
-        let manifest = self.reader(head.seq).manifest(head.seq)?;
+        let number = era_of(head.seq, self.format.era_len);
         let era = Era {
             volume: self.format.volume,
             era: number,
@@ -197,38 +196,59 @@ impl VolumeWriter {
             checkpoint: None,
         };
         let key = Key::Era(number);
+        let noted = noted
+            .and_then(unhex)
+            .filter(|bytes| self.decode_era(number, bytes).is_ok_and(|noted| era.is_but_for_checkpoint(&noted)));
         // An existing object may be from this writer, or from anybody who may add objects. It counts if it says the same.
-        if self.store.exists(&key.to_string())? {
-            let found = store::get_checked(self.store(), &key.to_string(), |bytes| self.decode_era(number, bytes))?;
-            let (bytes, found) = found.map_err(|(_, error)| WriteError::object(&key, error))?;
-            if !self.is_same_era(&era, &found, &manifest)? {
-                return Ok(Closing::Fenced);
-            }
-            self.era_ended = Some((number, blake3::hash(&bytes).into()));
+        if self.store.exists(&key.to_string()).map_err(WriteError::from)? {
+            let Some(hash) = self.closed_already(&key, &era, noted.as_deref())? else { return Ok(Closing::Fenced) };
+            self.era_ended = Some((number, hash));
             return Ok(Closing::Done);
         }
-        let era = Era { checkpoint: put_checkpoint(self.store(), &manifest)?, ..era };
-        let bytes = Bytes::from(era.encode()?);
-        match store::create_exact(self.store(), &key.to_string(), &bytes, ATTEMPTS)? {
+        let bytes = match noted {
+            Some(bytes) => bytes,
+            None => {
+                let bytes = Era { checkpoint: self.checkpoints.newest(), ..era }.encode().map_err(WriteError::from)?;
+                note(&hex(&bytes))?;
+                bytes
+            }
+        };
+        let bytes = Bytes::from(bytes);
+        let created =
+            store::create_exact(self.store(), &key.to_string(), &bytes, ATTEMPTS).map_err(WriteError::from)?;
+        test_switches::hit("era");
+        match created {
             CreateOutcome::Own => {
                 self.era_ended = Some((number, blake3::hash(&bytes).into()));
                 Ok(Closing::Done)
             }
             // The next flush checks it again, with what it names.
             CreateOutcome::Other(_) => {
-                Err(WriteError::object(&key, "it was put by somebody else, or came back damaged"))
+                Err(WriteError::object(&key, "it was put by somebody else, or came back damaged").into())
             }
         }
     }
 
-    /// Whether an era in the store is the one that this writer would put, and its checkpoint the state of its commits.
-    fn is_same_era(&self, ours: &Era, found: &Era, manifest: &Manifest) -> Result<bool, WriteError> {
-        if *ours != (Era { checkpoint: None, ..found.clone() }) {
+    /// The hash of the end of an era that lies in the store; `None` if it is not one that this writer could have put.
+    fn closed_already(&self, key: &Key, ours: &Era, noted: Option<&[u8]>) -> Result<Option<Hash>, WriteError> {
+        let found = store::get_checked(self.store(), &key.to_string(), |bytes| self.decode_era(ours.era, bytes))?;
+        let (bytes, found) = found.map_err(|(_, error)| WriteError::object(key, error))?;
+        let same = noted == Some(&bytes[..]) || self.is_same_era(ours, &found)?;
+        Ok(same.then(|| blake3::hash(&bytes).into()))
+    }
+
+    /// Whether an era in the store is one that this writer could put, and its checkpoint the state of its commits.
+    fn is_same_era(&self, ours: &Era, found: &Era) -> Result<bool, WriteError> {
+        if !ours.is_but_for_checkpoint(found) {
             return Ok(false);
         }
         match found.checkpoint {
             None => Ok(true),
-            Some(named) => Ok(self.reader(ours.last_seq).is_checkpoint_of(named, manifest)?),
+            Some(named) if named.seq == Seq::NONE => Ok(false),
+            Some(named) => {
+                let reader = self.reader(ours.last_seq);
+                Ok(reader.is_checkpoint_of(named, &reader.manifest(named.seq)?)?)
+            }
         }
     }
 
@@ -252,27 +272,8 @@ impl VolumeWriter {
     }
 }
 
-/// Puts the checkpoint of `manifest`. `None`: one of its keys has other bytes, so no reader could use it.
-fn put_checkpoint(store: &dyn Store, manifest: &Manifest) -> Result<Option<CheckpointRef>, WriteError> {
-    let mut refused = None;
-    let put = |key: Key, bytes: Vec<u8>| -> Result<(), WriteError> {
-        match store::create_exact(store, &key.to_string(), &Bytes::from(bytes), ATTEMPTS)? {
-            CreateOutcome::Own => {}
-            CreateOutcome::Other(_) => {
-                tracing::warn!(%key, "other bytes lie where the checkpoint belongs: the era is closed without one");
-                refused = Some(key);
-            }
-        }
-        Ok(())
-    };
-    let reference = match checkpoint::write(manifest, put) {
-        Ok(reference) => Some(reference),
-        // The files of one page can have more attributes than a page can hold. The commits lead to the same state.
-        Err(WriteError::Encode(error)) => {
-            tracing::warn!(%error, "the era is closed without a checkpoint");
-            None
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(reference.filter(|_| refused.is_none()))
+/// The bytes that [`hex`] wrote.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
+    Some(digits?.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }

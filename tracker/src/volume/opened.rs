@@ -1,6 +1,7 @@
 //! A volume that was opened, and what its thread does with it besides the flush.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use engine::catalog::Record;
 use engine::dirty::Marks;
@@ -42,26 +43,33 @@ pub struct Opened {
     pub meter: Arc<Meter>,
     /// Counts drains, including those without a dispatcher.
     pub scans: u64,
-    pub last_scan: Option<std::time::Instant>,
+    pub last_scan: Option<Instant>,
+    /// When the last drain began that this volume has used.
+    pub drained: Instant,
     /// The self-tests of the capture, if there is one.
     pub self_tests: SelfTestSchedule,
     pub scrub: Scrub,
 }
 
 impl Opened {
-    /// Drains for all volumes, or compares the tree once if no kernel marks it.
-    pub fn drain(&mut self, hurry: bool) -> Result<u64, WorldError> {
+    /// Drains for all volumes, or compares the tree once if no kernel marks it. `hurry`: what has changed up to now counts. Else the
+    /// drain of another volume is as good as one of its own, if it began at `since` or later; of a volume that does so, the next round
+    /// is due when the other's is, and so volumes of one interval come to share their drains.
+    pub fn drain(&mut self, hurry: bool, since: Option<Instant>) -> Result<u64, WorldError> {
         self.world.begin_flush();
         self.world.note_mounts()?;
         if let Some((dispatcher, _)) = &self.world.dispatcher {
-            self.scans = dispatcher.drain()?;
+            let since = since.filter(|_| !hurry).unwrap_or_else(Instant::now);
+            let (number, began) = dispatcher.drain_unless_since(since)?;
+            (self.scans, self.drained) = (number, began);
             return Ok(self.scans);
         }
         let due = self.last_scan.is_none_or(|at| at.elapsed() >= SCAN_GAP) || hurry;
         if due {
             self.world.root.sync().map_err(WorldError::Source)?;
             self.mark_directories()?;
-            self.last_scan = Some(std::time::Instant::now());
+            self.last_scan = Some(Instant::now());
+            self.drained = Instant::now();
         }
         self.scans += 1;
         Ok(self.scans)

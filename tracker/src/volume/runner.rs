@@ -31,7 +31,7 @@ use crate::volume::mass_delete::Guard;
 use crate::volume::opened::Opened;
 use crate::volume::progress::{Phase, Progress, Shared};
 use crate::volume::runner::pace::Pace;
-use crate::volume::runner::patience::{Failed, HURRY, Patience};
+use crate::volume::runner::patience::{Failed, HURRY, Patience, counts_from, shared_since};
 use crate::volume::runner::rest::Rest;
 use crate::volume::ways_on::Obstacle;
 use crate::volume::world::WorldError;
@@ -137,8 +137,9 @@ impl Runner {
             if last && (self.is_over(!patience.is_failing(), &mut last_tries)) {
                 return Ok(());
             }
+            self.rest.ended = Some(Instant::now());
             if !last {
-                self.pause(started, &patience);
+                self.pause(counts_from(started, self.opened.drained, self.options.interval.0), &patience);
             }
         }
     }
@@ -230,15 +231,16 @@ impl Runner {
         let began = Instant::now();
         let begin = |progress: &mut Progress| {
             progress.begun += 1;
-            progress.heard = progress.asked;
-            (progress.begun, progress.hurry > 0, progress.stop)
+            let asked = std::mem::replace(&mut progress.heard, progress.asked) < progress.asked;
+            (progress.begun, progress.hurry > 0, progress.stop, asked)
         };
-        let (number, hurry, last) = begin(&mut self.shared.progress());
+        let (number, hurry, last, asked) = begin(&mut self.shared.progress());
         self.take_acknowledgement()?;
         self.take_confirmation();
         let now = wall_clock();
         self.before_drain()?;
-        let drain = self.opened.drain(hurry || last)?;
+        let since = self.rest.ended.map(|ended| ended.max(shared_since(began, self.options.interval.0)));
+        let drain = self.opened.drain(hurry || last || asked || self.opened.self_tests.waits(), since)?;
         self.after_drain()?;
         self.write_back_what_is_owed()?;
         self.note_rereads();

@@ -111,6 +111,24 @@ fn a_checkpoint_that_no_era_names_is_not_used_and_is_told() {
     verify_names(&bed, Key::Checkpoint(Seq(5)), "named by no commit");
 }
 
+/// A writer makes one ahead, and it may stay unnamed. It counts for nothing, and must hold what the commits give.
+#[test]
+fn a_checkpoint_that_was_made_ahead_must_agree_with_the_commits() {
+    let at = Seq(6);
+    let mut bed = bed(at);
+    bed.volume.checkpoint();
+    fs::write(bed.path("source").join("counter"), "behind it").unwrap();
+    bed.commit(500_000);
+    for args in [&["verify", &bed.url()][..], &["verify", &bed.url(), "--at", "1"]] {
+        let verified = tracker(args);
+        assert_eq!(code(&verified), 0, "{args:?}: {}", text(&verified));
+    }
+    fs::remove_file(bed.object(&Key::Checkpoint(at).to_string())).unwrap();
+    plant_checkpoint(&bed, at);
+    verify_names(&bed, Key::Checkpoint(at), "named by no commit");
+    restores(&bed, "at", at);
+}
+
 #[test]
 fn an_end_of_an_era_that_has_not_ended_is_not_used_and_is_told() {
     let bed = bed(Seq(6));

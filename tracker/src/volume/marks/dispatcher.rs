@@ -112,6 +112,8 @@ pub(crate) struct Inner {
     pub(crate) subscribers: Vec<Arc<Subscriber>>,
     last_swap_ns: u64,
     this_swap_ns: u64,
+    /// When the last drain that succeeded began.
+    drained: Option<Instant>,
     /// How many drains found that changes were not marked because the lease was over.
     lapses: u64,
     facts: DispatcherState,
@@ -147,6 +149,7 @@ impl Dispatcher {
                 subscribers: Vec::new(),
                 last_swap_ns: now,
                 this_swap_ns: now,
+                drained: None,
                 lapses: 0,
                 facts: DispatcherState::default(),
                 measured: None,
@@ -255,23 +258,20 @@ impl Dispatcher {
 
     /// One drain: SWAP, GRACE, save pending, clear. Returns its number.
     pub fn drain(&self) -> Result<u64, DispatcherError> {
+        self.inner().drain()
+    }
+
+    /// As [`Dispatcher::drain`], unless another volume has had one that began at `since` or later: a drain is for all volumes. Returns
+    /// its number, and when it began.
+    pub fn drain_unless_since(&self, since: Instant) -> Result<(u64, Instant), DispatcherError> {
         let mut inner = self.inner();
-        inner.reread_everything()?;
-        if inner.left_over {
-            flush::take_up(&mut *inner)?;
-            inner.left_over = false;
+        match inner.drained.filter(|drained| *drained >= since && !inner.left_over) {
+            Some(drained) => Ok((inner.facts.drains, drained)),
+            None => {
+                let begins = Instant::now();
+                inner.drain().map(|number| (number, begins))
+            }
         }
-        if let Err(error) = flush::drain(&mut *inner, Steps::ALL) {
-            // The retired generation must be read before the next swap makes it current again.
-            inner.left_over = true;
-            return Err(error);
-        }
-        if inner.earlier_dio.is_some_and(|since| since.elapsed() > EARLIER_DIO) {
-            inner.capture()?.forget_earlier_dio()?;
-            inner.earlier_dio = None;
-        }
-        inner.facts.drains += 1;
-        Ok(inner.facts.drains)
     }
 
     /// Whether the watch set was once full, so that all inodes of the superblock are marked.
@@ -352,6 +352,27 @@ impl Inner {
             free.push((dev, ino));
         }
         Ok(self.capture()?.unwatch(&free)?)
+    }
+
+    fn drain(&mut self) -> Result<u64, DispatcherError> {
+        self.reread_everything()?;
+        if self.left_over {
+            flush::take_up(self)?;
+            self.left_over = false;
+        }
+        let begins = Instant::now();
+        if let Err(error) = flush::drain(self, Steps::ALL) {
+            // The retired generation must be read before the next swap makes it current again.
+            self.left_over = true;
+            return Err(error);
+        }
+        self.drained = Some(begins);
+        if self.earlier_dio.is_some_and(|since| since.elapsed() > EARLIER_DIO) {
+            self.capture()?.forget_earlier_dio()?;
+            self.earlier_dio = None;
+        }
+        self.facts.drains += 1;
+        Ok(self.facts.drains)
     }
 
     pub(crate) fn capture(&mut self) -> Result<&mut Capture, DispatcherError> {

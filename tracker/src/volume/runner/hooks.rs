@@ -48,7 +48,7 @@ impl Runner {
         self.shared.quiesce(&catalog, run)?;
         (round.began, round.now) = (Instant::now(), wall_clock());
         // What `before` made the application write belongs to this flush.
-        round.drain = self.opened.drain(true)?;
+        round.drain = self.opened.drain(true, None)?;
         self.note_rereads();
         Ok(round)
     }

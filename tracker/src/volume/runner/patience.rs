@@ -15,6 +15,19 @@ const REPEAT: Duration = Duration::from_secs(60);
 /// The same for a store that is away: the log also says when it is back.
 const REPEAT_AWAY: Duration = Duration::from_secs(3600);
 
+/// A drain that another volume has made serves a volume up to this part of its interval later.
+const SHARED: u32 = 2;
+
+/// Since when a drain of another volume is recent enough for a round that begins now.
+pub(crate) fn shared_since(now: Instant, interval: Duration) -> Instant {
+    now.checked_sub(interval / SHARED).unwrap_or(now)
+}
+
+/// From when on the time to the next round counts: the begin of the last one, or of the drain that it shared.
+pub(crate) fn counts_from(started: Instant, drained: Instant, interval: Duration) -> Instant {
+    if drained >= shared_since(started, interval) { started.min(drained) } else { started }
+}
+
 /// What failed, as far as the log depends on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Failed<'a> {
@@ -133,6 +146,27 @@ mod tests {
         assert_eq!(patience.gap(ms(250), true), HURRY);
         assert_eq!(patience.gap(ms(250), false), ms(250));
         assert_eq!(patience.gap(Duration::from_secs(3600), false), Duration::from_secs(3600));
+    }
+
+    /// Volumes that begin at any time share drains after one round each, and keep doing so; none has fewer rounds than alone.
+    #[test]
+    fn volumes_of_one_interval_come_to_share_their_drains() {
+        let (start, interval) = (Instant::now() + Duration::from_secs(1), ms(250));
+        let mut next: Vec<Instant> = (0..50).map(|volume| start + ms(volume * 37 % 250)).collect();
+        let (mut drained, mut drains, mut rounds) = (start - interval, 0, 0);
+        let until = start + Duration::from_secs(10);
+        while let Some(volume) = (0..next.len()).min_by_key(|volume| next[*volume]).filter(|at| next[*at] < until) {
+            let now = next[volume];
+            if drained < shared_since(now, interval) {
+                (drained, drains) = (now, drains + 1);
+            }
+            rounds += 1;
+            next[volume] = counts_from(now, drained, interval) + interval;
+        }
+        assert!((40 * 50..=41 * 50).contains(&rounds), "{rounds} rounds");
+        assert!(drains <= 2 * 41, "{drains} drains");
+        // One that scans has no drain of its own time.
+        assert_eq!(counts_from(start, start - interval, interval), start);
     }
 
     #[test]

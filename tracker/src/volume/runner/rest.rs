@@ -1,4 +1,6 @@
-//! What a round remembers for the hooks of the next one.
+//! What a round remembers for the next one, most of it for the hooks.
+
+use std::time::Instant;
 
 /// What the last round left, as far as hooks depend on it.
 #[derive(Debug, Default)]
@@ -7,6 +9,8 @@ pub(crate) struct Rest {
     pub(super) unfinished: bool,
     /// It failed: before the application is brought to rest again, the store is asked whether it is there.
     pub(super) failed: bool,
+    /// When it ended: what it prepared for the next drain is not seen by one that began before.
+    pub(super) ended: Option<Instant>,
 }
 
 impl Rest {

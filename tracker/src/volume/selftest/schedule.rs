@@ -104,6 +104,11 @@ impl SelfTestSchedule {
         self.due = Some(Instant::now() + self.gap);
     }
 
+    /// Whether changes are made that the next drain must show: it has to begin now.
+    pub fn waits(&self) -> bool {
+        self.made
+    }
+
     /// Called after that drain: judges whether it showed all changes.
     pub fn judge(&mut self, dispatcher: &Arc<Dispatcher>) -> Option<Failure> {
         let self_test = self.self_test.as_ref()?;

@@ -153,6 +153,7 @@ pub fn open(
         fenced_store,
         meter,
         scans: 0,
+        drained: std::time::Instant::now(),
         last_scan: None,
         self_tests,
         scrub: Scrub::new(config.options.scrub.0),

@@ -8,6 +8,9 @@ use super::error::WorldError;
 use super::parts::VolumeWorld;
 use crate::repository::Closing;
 
+/// The note of the last end of an era that this host was about to put.
+const END_OF_ERA: &str = "end of era";
+
 impl CommitStore for VolumeWorld {
     fn era_before(&mut self, seq: Seq) -> Result<Option<Hash>, WorldError> {
         Ok(self.writer.era_before(seq)?)
@@ -60,12 +63,18 @@ impl VolumeWorld {
         Ok(self.writer.must_have(self.head_seq()?)?)
     }
 
-    /// Closes the era if the head is its last commit, unless a commit is under way.
+    /// Closes the era if the head is its last commit, unless a commit is under way; and has checkpoints made.
     pub fn close_era_if_due(&mut self) -> Result<Closing, WorldError> {
         if self.catalog.intent()?.is_some() {
             return Ok(Closing::Done);
         }
         let head = self.catalog.head()?.unwrap_or_default();
-        Ok(self.writer.close_era_if_due(&head)?)
+        self.writer.tend_checkpoints(head.seq);
+        if !self.writer.is_to_close(&head) {
+            return Ok(Closing::Done);
+        }
+        let noted = self.catalog.note(END_OF_ERA)?;
+        let note = |text: &str| Ok(self.catalog.set_note(END_OF_ERA, text)?);
+        self.writer.close_era(&head, noted.as_deref(), note)
     }
 }

@@ -24,6 +24,17 @@ pub enum Serves {
     One(Fs),
 }
 
+impl Serves {
+    /// Whether `fs` is among them.
+    #[must_use]
+    pub fn needs(self, fs: Fs) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => one == fs,
+        }
+    }
+}
+
 /// File systems whose changes the tracepoint back end can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fs {

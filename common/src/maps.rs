@@ -109,7 +109,8 @@ pub struct LastWrite {
 pub mod watched {
     /// Bits of the slot.
     pub const SLOT: u64 = 0xffff;
-    /// Its buffered writes are marked by what is written, not by whole folios. Set by `exact::PROGRAM`, and stays.
+    /// Its buffered writes are marked by what is written, not by whole folios. Set when a folio of several blocks becomes dirty, and
+    /// stays.
     pub const EXACT: u64 = 1 << 16;
     /// It was stored to through a mapping, or can have been: stores into a folio that is dirty already set no mark, so folios are marked
     /// whole for ever.
@@ -132,8 +133,12 @@ pub mod watched {
     }
 }
 
-/// What the program `exact_now` answers of a file.
+/// What the program `exact_now` answers of a file, and where writes can be marked exactly.
 pub mod exact {
+    /// Bit of `ctrl::EXACT_ON`: on ext4.
+    pub const EXT4: u64 = 1;
+    /// Bit of `ctrl::EXACT_ON`: on XFS.
+    pub const XFS: u64 = 2;
     /// Name of the program. It is attached to nothing: user space runs it, with a file descriptor of its own.
     pub const PROGRAM: &str = "exact_now";
     /// Its folios are marked whole.
@@ -240,8 +245,12 @@ pub mod ctrl {
     pub const WRITES_UNTIL: u32 = 10;
     /// The process that last ran `mapped::PROGRAM`, as the kernel numbers it: the daemon. What it changes itself is nobody's writing.
     pub const DAEMON: u32 = 11;
+    /// Not 0: the writes of some file are marked exactly.
+    pub const EXACT: u32 = 12;
+    /// On which file systems the kernel tells of every write and of every mapping: the bits of `exact`.
+    pub const EXACT_ON: u32 = 13;
     /// Number of words.
-    pub const WORDS: u32 = 12;
+    pub const WORDS: u32 = 14;
 }
 
 /// Cells of the COUNTERS map (per CPU u64).

@@ -113,9 +113,9 @@ pub enum Piece<'a> {
 pub enum Exactly {
     /// Once for each page or folio until that is clean again.
     No,
-    /// By what is written, from now on. Why some page is dirty may not be known.
+    /// By what is written, from now on: why some page became dirty is not known.
     FromNow,
-    /// By what is written, and no page hides a change.
+    /// By what is written, also into pages that are dirty, and no page hides a change.
     Already,
 }
 
@@ -124,8 +124,8 @@ pub trait FileOps {
     fn statx(&mut self) -> Result<Stat, FileError>;
     /// Reads extended attributes and inode flags. One that cannot be read is not an error.
     fn xattrs(&mut self) -> Result<ReadXattrs, FileError>;
-    /// From now on, a write to this file is marked by what it writes, also into pages that are dirty, if that is possible.
-    fn mark_exactly(&mut self) -> Exactly {
+    /// How writes to this file are marked.
+    fn how_marked(&mut self) -> Exactly {
         Exactly::No
     }
     /// Writes dirty pages back and waits, so that later stores through mappings fault, and mark, again.

@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use engine::model::{Dev, Ino};
-use engine::source::Exactly;
 use tracker::capture::choose::{KernelFacts, choose};
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{BackEnd, Capture, CaptureConfig, InodeMarks, MapEntries, Retired, object};
-use tracker::source::{FsType, MarkExactly};
+use tracker::source::HowMarked;
 
 use crate::capture_mounts::{Kind, Mount};
 
@@ -140,18 +139,14 @@ impl Rig {
         retired
     }
 
-    /// What has this capture mark the writes of a file exactly, as a flush does.
+    /// What tells how this capture marks the writes of a file.
     ///
     /// # Panics
     /// When the program cannot be opened once more.
     #[must_use]
-    pub fn mark_exactly(&self) -> MarkExactly {
+    pub fn how_marked(&self) -> HowMarked {
         let probe = self.capture.as_ref().unwrap().exact_probe().unwrap();
-        Arc::new(move |fs, file| match fs {
-            FsType::Ext4 => probe.on_ext4(file),
-            FsType::Xfs => probe.on_xfs(file),
-            _ => Exactly::No,
-        })
+        Arc::new(move |file| probe.ask(file))
     }
 
     /// Marks of an inode in a drain; empty when there are none.

@@ -153,7 +153,7 @@ impl Bed {
         let inode = self.root.stat(Path::new(NAME)).expect("statx").stat.inode;
         let job =
             ReadJob { id: FileId(1), inode, marks: self.marks.clone(), committed_size: Some(self.image.len() as u64) };
-        let exactly = self.rig.mark_exactly();
+        let exactly = self.rig.how_marked();
         let file = self.root.open_file(Path::new(NAME), inode).expect("the source's file").with(Some(exactly));
         match read_file(&mut Watched { file, at, stats: 0, holes: self.holes }, &job, self.steps) {
             Ok(read) => self.commit(read),
@@ -217,8 +217,8 @@ impl FileOps for Watched<'_> {
         result
     }
 
-    fn mark_exactly(&mut self) -> Exactly {
-        let how = self.file.mark_exactly();
+    fn how_marked(&mut self) -> Exactly {
+        let how = self.file.how_marked();
         if how == Exactly::Already {
             // What would be done at the moment of a write-back is done at that moment, without one.
             (self.at)(Point::Clean);

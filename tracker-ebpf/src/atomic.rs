@@ -2,17 +2,19 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd};
 
-/// Sets `bits` in `*word`, unless they are all set. Reads first, so that hot cache lines stay shared.
+/// Sets `bits` in `*word`, unless they are all set; returns whether they were not. Reads first, so that hot cache lines stay shared.
 ///
 /// # Safety
 /// `word` points into a live map value.
 #[inline(always)]
-pub(crate) unsafe fn or(word: *mut u64, bits: u64) {
+pub(crate) unsafe fn or(word: *mut u64, bits: u64) -> bool {
     // SAFETY: by contract; a torn read is impossible for an aligned word.
     unsafe {
-        if core::ptr::read_volatile(word) & bits != bits {
+        let is_new = core::ptr::read_volatile(word) & bits != bits;
+        if is_new {
             atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(word, bits);
         }
+        is_new
     }
 }
 

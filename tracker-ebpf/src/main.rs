@@ -20,6 +20,7 @@ mod kernel;
 mod maps;
 mod programs;
 mod record;
+mod writers;
 mod writes;
 
 /// The verifier rejects every path that could reach this.

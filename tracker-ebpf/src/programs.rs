@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use common::{
     hooks::HookId,
+    limits::BLOCK_BYTES,
     maps::{Inflight, counter, ctrl, flag, mapped},
     syscalls::{BTRFS_MAGIC, Cause, OVERLAY_MAGIC, TMPFS_MAGIC},
 };
@@ -17,7 +18,8 @@ use crate::{
     globals,
     kernel::{self, Address},
     maps::{self, INFLIGHT, count},
-    record::{Marked, Target, is_daemon},
+    record::{Marked, Target},
+    writers::is_daemon,
     writes,
 };
 
@@ -41,6 +43,8 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
         Some((start, len)) => {
             if target.is_exact() {
                 target.unsure();
+            } else if len > BLOCK_BYTES {
+                writes::begin(&target, mapping);
             }
             target.range(start, len);
             if is_writably_mapped(mapping) == Some(true) {

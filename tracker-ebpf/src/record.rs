@@ -4,25 +4,24 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
     limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
-    maps::{
-        GroupBits, GroupKey, InodeKey, InodeMark, WriterKey, counter, ctrl, flag, mode, overflow_bit, watched, writer,
-    },
+    maps::{GroupBits, GroupKey, InodeKey, InodeMark, counter, ctrl, flag, mode, overflow_bit, watched},
     ranges::{self, Bits, Blocks, Place},
 };
 
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{self, CHANGES, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, WRITERS, count},
+    maps::{self, CHANGES, DIRTY0, DIRTY1, INODE0, INODE1, OVERFLOW0, OVERFLOW1, SUPERS, WATCH, count},
+    writers::written_by,
 };
 
 /// `BPF_NOEXIST`: insert, never replace.
-const NO_REPLACE: u64 = 1;
+pub(crate) const NO_REPLACE: u64 = 1;
 
 /// An inode of a tracked superblock.
 #[derive(Clone, Copy)]
@@ -129,18 +128,72 @@ impl Marked {
         watched::is_exact(self.watched)
     }
 
+    /// Whether it is decided how its writes are marked.
+    #[inline(always)]
+    pub(crate) fn is_known(&self) -> bool {
+        self.watched & (watched::EXACT | watched::MAPPED) != 0
+    }
+
+    /// What is known of its pages, if it is watched by itself.
+    #[inline(always)]
+    pub(crate) fn watched_value(&self) -> Option<*mut u64> {
+        WATCH.get_ptr_mut(InodeKey::new(self.dev, self.ino))
+    }
+
     /// Marks its folios whole until it is asked about again.
     #[inline(always)]
     pub(crate) fn unsure(&self) {
-        if let Some(value) = WATCH.get_ptr_mut(InodeKey::new(self.dev, self.ino)) {
+        if let Some(value) = self.watched_value() {
             // SAFETY: the map just returned the pointer.
             unsafe { atomic::fetch_or(value, watched::UNSURE) };
         }
     }
 
-    /// Marks `len` bytes at `start`, however many these are.
+    /// Its writes are marked by what they write, and so by hooks that every write passes.
     #[inline(always)]
-    pub(crate) fn long_range(&self, start: u64, len: u64) {
+    pub(crate) fn of_every_write(inode: Address, hook: HookId) -> Option<Self> {
+        let target = Target::perhaps(inode)?;
+        let watched = watched_value(0, target.dev, target.ino)?;
+        // Once it is mapped, folios are marked whole, and each flush writes it back.
+        if watched & (watched::EXACT | watched::MAPPED) != watched::EXACT {
+            return None;
+        }
+        count(counter_cell(hook));
+        Some(Self { dev: target.dev, ino: target.ino, watched: watched | ONLY_NEW, sb: target.sb })
+    }
+
+    /// Marks `len` bytes at `start`, however many these are; false: it is not marked, since the lease is over. Mostly they lie in one
+    /// block that is marked already: then the clock, which costs as much as the rest, is not asked.
+    #[inline(always)]
+    pub(crate) fn written(&self, start: u64, len: u64) -> bool {
+        if !self.is_marked(start, len) {
+            if !lease_holds() {
+                return false;
+            }
+            self.long_range(start, len);
+        }
+        true
+    }
+
+    /// Whether these bytes lie in one block that is marked. A swap meanwhile makes no difference: the bytes are in the file, or come
+    /// under a lock that the drain's reader waits for.
+    #[inline(always)]
+    fn is_marked(&self, start: u64, len: u64) -> bool {
+        let Place::Bits(blocks) = ranges::place(start, len) else { return false };
+        if blocks.first != blocks.last {
+            return false;
+        }
+        let map = if generation() == 0 { &DIRTY0 } else { &DIRTY1 };
+        let group = (blocks.first / GROUP_BLOCKS) as u32;
+        let Some(value) = map.get_ptr(GroupKey { ino: self.ino, dev: self.dev, group }) else { return false };
+        let bit = blocks.first & (GROUP_BLOCKS - 1);
+        // SAFETY: the map just returned the pointer, and `bit` is one of its bits.
+        let word = unsafe { core::ptr::read_volatile(value.cast::<u64>().add((bit / 64) as usize)) };
+        word >> (bit & 63) & 1 != 0
+    }
+
+    #[inline(always)]
+    fn long_range(&self, start: u64, len: u64) {
         const PIECE: u64 = limits::GROUP_BYTES * (RANGE_GROUPS_MAX - 1);
         if len > PIECE * limits::WRITE_PIECES_MAX {
             return self.range(start, len);
@@ -199,14 +252,10 @@ impl Marked {
     }
 }
 
-/// Whether the current task is one of the daemon that looks for instants.
-#[inline(always)]
-pub(crate) fn is_daemon() -> bool {
-    bpf_get_current_pid_tgid() >> 32 == maps::control(ctrl::DAEMON)
-}
-
 /// In the argument of `changed`, beside the value of the WATCH map: the current task is not known to have made the change.
 const NO_WRITER: u64 = 1 << 63;
+/// Likewise, in the argument of `mark_range`: what is marked already is not counted again. Its change time tells of such a write.
+const ONLY_NEW: u64 = 1 << 62;
 
 /// Counts a change, after its mark was made: whoever reads the marks after the counter has those of every change it counts. Then
 /// counts it for the cgroup of the current task, too. A global function, as `mark_range`.
@@ -222,34 +271,6 @@ extern "C" fn changed(watched: u64) -> u64 {
         written_by(slot);
     }
     0
-}
-
-/// Counts a change of the current task.
-#[inline(always)]
-fn written_by(slot: u32) {
-    // Not the files that belong to no volume: nobody asks who writes them.
-    if slot == limits::SLOT_OF_NONE {
-        return;
-    }
-    // What it changes are files of its own, for its self-test.
-    if is_daemon() {
-        return;
-    }
-    // SAFETY: a helper without arguments.
-    let mut cgroup = unsafe { bpf_get_current_cgroup_id() };
-    if cgroup == writer::ROOT && kernel::is_kernel_thread() {
-        cgroup = writer::KERNEL;
-    }
-    let key = WriterKey::new(slot, cgroup);
-    if let Some(at) = WRITERS.get_ptr_mut(key) {
-        // SAFETY: a pointer the map just gave.
-        unsafe { atomic::add(at, 1) };
-    } else if WRITERS.insert(key, 1, NO_REPLACE).is_err() {
-        // Another CPU may have been faster, and one change is missing then. Only who writes most is asked.
-        if WRITERS.get_ptr(key).is_none() {
-            count(counter::WRITERS_FULL);
-        }
-    }
 }
 
 /// Superblock and its device of an inode.
@@ -298,18 +319,23 @@ fn generation() -> u64 {
 #[inline(never)]
 extern "C" fn mark_range(home: u64, ino: u64, start: u64, len: u64, watched: u64) -> u64 {
     let (generation, dev) = (home >> 32, home as u32);
+    let mut is_new = true;
     match ranges::place(start, len) {
         Place::Nothing => {}
         Place::Span(start, u64::MAX) => inode_mark(generation, dev, ino, flag::FROM, start, u64::MAX),
         Place::Span(start, end) => inode_mark(generation, dev, ino, flag::RANGE, start, end),
-        Place::Bits(blocks) => mark_blocks(generation, dev, ino, blocks),
+        Place::Bits(blocks) => is_new = mark_blocks(generation, dev, ino, blocks),
     }
-    changed(watched);
+    if is_new || watched & ONLY_NEW == 0 {
+        changed(watched);
+    }
     0
 }
 
+/// Whether anything was not marked before.
 #[inline(always)]
-fn mark_blocks(generation: u64, dev: u32, ino: u64, blocks: Blocks) {
+fn mark_blocks(generation: u64, dev: u32, ino: u64, blocks: Blocks) -> bool {
+    let mut is_new = false;
     let first = blocks.first / GROUP_BLOCKS;
     let last = blocks.last / GROUP_BLOCKS;
     for step in 0..RANGE_GROUPS_MAX {
@@ -317,13 +343,23 @@ fn mark_blocks(generation: u64, dev: u32, ino: u64, blocks: Blocks) {
         if group > last {
             break;
         }
-        if mark_group(home(generation, dev), ino, group, blocks.first, blocks.last) != 0 {
-            count(counter::DIRTY_FULL);
-            inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
-            break;
+        match mark_group(home(generation, dev), ino, group, blocks.first, blocks.last) {
+            MARKED_BEFORE => {}
+            MARKED_NOW => is_new = true,
+            _ => {
+                count(counter::DIRTY_FULL);
+                inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
+                return true;
+            }
         }
     }
+    is_new
 }
+
+/// What `mark_group` answers: every bit was set; some were not; there is no room.
+const MARKED_BEFORE: u64 = 0;
+const MARKED_NOW: u64 = 1;
+const NO_ROOM: u64 = 2;
 
 /// Generation and device in one number, because a global function has at most five arguments.
 #[inline(always)]
@@ -331,7 +367,7 @@ fn home(generation: u64, dev: u32) -> u64 {
     generation << 32 | u64::from(dev)
 }
 
-/// Sets the bits of blocks `first..=last` that are in `group`; not 0 if there is no room. A global function, as `mark_range`.
+/// Sets the bits of blocks `first..=last` that are in `group`. A global function, as `mark_range`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
@@ -346,24 +382,26 @@ extern "C" fn mark_group(home: u64, ino: u64, group: u64, first: u64, last: u64)
         }
         found = map.get_ptr_mut(key);
     }
-    let Some(value) = found else { return 1 };
-    or_group(value, Bits::of(Blocks { first, last }, group));
-    0
+    let Some(value) = found else { return NO_ROOM };
+    if or_group(value, Bits::of(Blocks { first, last }, group)) { MARKED_NOW } else { MARKED_BEFORE }
 }
 
 /// A group of which nothing is marked. Not on the stack, where the verifier would follow each byte that is zeroed.
 static NO_BITS: GroupBits = [0; GROUP_WORDS];
 
+/// Whether any bit was not set.
 #[inline(always)]
-fn or_group(value: *mut GroupBits, mut bits: Bits) {
+fn or_group(value: *mut GroupBits, mut bits: Bits) -> bool {
+    let mut is_new = false;
     for _ in 0..GROUP_WORDS {
         let (word, mask, rest) = bits.lowest_word();
         // SAFETY: the map just returned the pointer, and `word` is below its length.
-        unsafe { atomic::or(value.cast::<u64>().add(word), mask) };
+        is_new |= unsafe { atomic::or(value.cast::<u64>().add(word), mask) };
         let Some(rest) = rest else { break };
         // The compiler knows how far these go, which the verifier does not, and would leave out what keeps `word` in its bounds.
         bits = Bits { first: black_box(rest.first), ..rest };
     }
+    is_new
 }
 
 /// Merges `flags` and, if they have one, the range `from..end` into the mark of an inode.

@@ -16,16 +16,16 @@ use common::{
     fields::ABSENT,
     hooks::{HookId, counter_cell},
     limits,
-    maps::{LastWrite, exact, flag, watched},
+    maps::{LastWrite, ctrl, exact, flag, watched},
     syscalls::{EXT4_MAGIC, XFS_MAGIC},
 };
 
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{WRITES, count},
+    maps::{self, WRITES, count},
     programs,
-    record::Target,
+    record::{Marked, Target},
 };
 
 /// `VM_SHARED` and `VM_MAYWRITE` of `include/linux/mm.h`, the same from 2.6 to 6.18: stores reach the file, now or after `mprotect`.
@@ -53,9 +53,13 @@ pub(crate) fn is_of_last(inode: Address, start: u64, len: u64) -> bool {
 /// A buffered write of `len` bytes at `start`: of bytes that are there already, or under the inode lock.
 #[inline(always)]
 fn written(inode: Address, hook: HookId, start: u64, len: u64) -> Option<()> {
-    let target = Target::marked(inode, hook)?;
-    target.long_range(start, len);
-    note(inode, start, len);
+    if maps::control(ctrl::EXACT) == 0 {
+        return None;
+    }
+    let target = Marked::of_every_write(inode, hook)?;
+    if target.written(start, len) {
+        note(inode, start, len);
+    }
     Some(())
 }
 
@@ -113,35 +117,53 @@ fn now_mapped(target: &Target, value: *mut u64) {
     }
 }
 
-/// Has the writes of the file of a descriptor of the calling process, argument 0, marked exactly, if that is possible
-/// (`common::maps::exact`). Run by user space, and attached to nothing, as `mapped_now`.
+/// A folio of several blocks becomes dirty: from now on the writes of its file are marked exactly, if that is possible. It costs each
+/// write a program that tells of it, which is worth it only for such files.
+#[inline(always)]
+pub(crate) fn begin(target: &Marked, mapping: Address) {
+    let on = maps::control(ctrl::EXACT_ON);
+    if on == 0 || target.is_known() || globals::VMA_FILE.load() == ABSENT {
+        return;
+    }
+    let wanted = match target.magic() {
+        EXT4_MAGIC => exact::EXT4,
+        XFS_MAGIC => exact::XFS,
+        _ => return,
+    };
+    // A mapping that was made before this inode was watched.
+    if on & wanted == 0 || programs::is_writably_mapped(mapping) != Some(false) {
+        return;
+    }
+    let Some(value) = target.watched_value() else { return };
+    maps::set_control(ctrl::EXACT, 1);
+    // SAFETY: a pointer the map just gave.
+    let before = unsafe { atomic::fetch_or(value, watched::EXACT) };
+    if before & watched::MAPPED != 0 {
+        // A mapping was made meanwhile. It saw no reason to mark the file, but a write may have left out its folio's mark since.
+        target.flags(flag::WHOLE);
+    }
+}
+
+/// Whether the writes of the file of a descriptor of the calling process, argument 0, are marked exactly (`common::maps::exact`). Run by
+/// user space, and attached to nothing, as `mapped_now`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/writeback_dirty_folio")]
 extern "C" fn exact_now(ctx: *mut c_void) -> u32 {
-    make_exact(RawTracePointContext::new(ctx).arg(0)).unwrap_or(exact::NO)
+    is_exact_now(RawTracePointContext::new(ctx).arg(0)).unwrap_or(exact::NO)
 }
 
 #[inline(always)]
-fn make_exact(descriptor: u64) -> Option<u32> {
-    if globals::VMA_FILE.load() == ABSENT {
-        return None;
-    }
+fn is_exact_now(descriptor: u64) -> Option<u32> {
     let inode = programs::descriptor_inode(descriptor)?;
     let target = Target::perhaps(inode)?;
-    // Only their writes are told of. An overlay's own inode has no pages.
-    let magic: u64 = kernel::member(target.sb, &globals::SB_MAGIC)?;
-    if magic != EXT4_MAGIC && magic != XFS_MAGIC {
-        return None;
-    }
     let value = target.watched()?;
     if programs::is_writably_mapped(kernel::member(inode, &globals::INODE_MAPPING)?)? {
-        // Made before this inode was watched.
         now_mapped(&target, value);
         return None;
     }
     // SAFETY: a pointer the map just gave.
     let before = unsafe { core::ptr::read_volatile(value) };
-    if before & watched::MAPPED != 0 {
+    if before & (watched::EXACT | watched::MAPPED) != watched::EXACT {
         return None;
     }
     if watched::is_exact(before) {
@@ -149,14 +171,5 @@ fn make_exact(descriptor: u64) -> Option<u32> {
     }
     // SAFETY: as above.
     unsafe { atomic::fetch_and(value, !watched::UNSURE) };
-    // SAFETY: as above.
-    let before = unsafe { atomic::fetch_or(value, watched::EXACT) };
-    if before & watched::MAPPED != 0 {
-        // A mapping was made meanwhile. It saw no reason to mark the file, but a write may have left out its folio's mark since.
-        if let Some(marked) = target.if_marked() {
-            marked.flags(flag::WHOLE);
-        }
-        return None;
-    }
     Some(exact::FROM_NOW)
 }

@@ -25,7 +25,7 @@ pub(crate) mod xattrs;
 pub use crate::mountinfo::Mount;
 pub use directory::{Directory, Entries, Foreign, Named};
 pub use error::{OpenError, SourceError};
-pub use file::{CleanBy, MarkExactly, OpenFile};
+pub use file::{CleanBy, HowMarked, OpenFile};
 pub use flags::flag_names;
 pub use fs_type::FsType;
 pub use identity::{RootNames, SameSource, SourceFacts, same_source};

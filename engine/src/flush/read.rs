@@ -41,16 +41,11 @@ fn wanted(job: &ReadJob, size: u64) -> Option<RoaringBitmap> {
     Some(blocks)
 }
 
-/// New files from so many bytes on are worth the question: smaller ones lie in small folios, and are seldom written to again.
-const ASKED_FROM: u64 = 64 << 10;
-
 /// Whether a dirty page may hide a change that set no mark.
-fn may_hide(ops: &mut impl FileOps, job: &ReadJob, size: u64) -> bool {
-    let asked = job.committed_size.is_some() || size >= ASKED_FROM;
-    let exactly = if asked { ops.mark_exactly() } else { Exactly::No };
+fn may_hide(ops: &mut impl FileOps, job: &ReadJob) -> bool {
     // What is read whole is read as the disk will have it.
     let whole = job.committed_size.is_none() || job.marks.all_content() || job.marks.remapped;
-    whole || exactly != Exactly::Already
+    whole || ops.how_marked() != Exactly::Already
 }
 
 /// Everything before READ. Returns S0 and the extended attributes.
@@ -58,7 +53,7 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
     let mut stat = ops.statx()?;
     let xattrs = ops.xattrs()?;
     if job.marks.has_data() || job.committed_size != Some(stat.size) {
-        if steps.clean && may_hide(ops, job, stat.size) {
+        if steps.clean && may_hide(ops, job) {
             ops.clean()?;
         }
         if steps.barrier {

@@ -52,23 +52,28 @@ impl Files {
             return;
         }
         inode.dirty.insert(block);
-        let is_exact = self.kernel.exact.get(&ino).is_some_and(|known| known.exact && !known.mapped && !known.unsure);
-        if is_exact && written {
-            return;
-        }
-        if is_exact && let Some(known) = self.kernel.exact.get_mut(&ino) {
-            known.unsure = true;
+        let mapped = inode.mapped && self.large != Some(Rules::MappedBefore);
+        if self.large.is_some() && self.kernel.watch.contains(&ino) {
+            let known = self.kernel.exact.entry(ino).or_default();
+            match known {
+                Exact { exact: true, mapped: false, unsure: false } if written => return,
+                Exact { exact: true, .. } => known.unsure = true,
+                Exact { mapped: false, .. } if !mapped => known.exact = true,
+                Exact { .. } => {}
+            }
         }
         marks.mark_bytes(folio.start * BLOCK_BYTES, folio.end * BLOCK_BYTES);
     }
 
     /// Pages that a write has filled, `at..end`.
     pub(super) fn written(&mut self, ino: Ino, at: u64, end: u64, marks: &mut Marks) {
-        if self.large.is_some() {
+        // A write that finds a file whose writes are not marked exactly explains none of its folios, also when they are from then on.
+        let is_told = self.kernel.exact.get(&ino).is_some_and(|known| known.exact && !known.mapped);
+        if is_told {
             marks.mark_bytes(at, end);
         }
         for block in at / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES) {
-            self.dirty_page(ino, block, true, marks);
+            self.dirty_page(ino, block, is_told, marks);
         }
     }
 
@@ -106,20 +111,23 @@ impl Files {
         }
     }
 
-    /// The daemon asks for exact marks.
-    pub(super) fn mark_exactly(&mut self, ino: Ino) -> Exactly {
+    /// The daemon asks how writes are marked.
+    pub(super) fn how_marked(&mut self, ino: Ino) -> Exactly {
         if self.large.is_none() || !self.kernel.watch.contains(&ino) {
             return Exactly::No;
         }
         if self.inodes.get(&ino).is_some_and(|inode| inode.mapped) && self.large != Some(Rules::MappedBefore) {
             self.now_mapped(ino);
-            return Exactly::No;
         }
-        let known = self.kernel.exact.entry(ino).or_default();
-        if known.mapped {
-            return Exactly::No;
+        match self.kernel.exact.get_mut(&ino) {
+            Some(known) if known.exact && !known.mapped => {
+                if std::mem::take(&mut known.unsure) {
+                    Exactly::FromNow
+                } else {
+                    Exactly::Already
+                }
+            }
+            _ => Exactly::No,
         }
-        let before = std::mem::replace(known, Exact { exact: true, unsure: false, ..*known });
-        if before.exact && !before.unsure { Exactly::Already } else { Exactly::FromNow }
     }
 }

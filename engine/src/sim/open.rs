@@ -102,8 +102,8 @@ impl FileOps for SimFile {
         Ok(ReadXattrs::default())
     }
 
-    fn mark_exactly(&mut self) -> Exactly {
-        self.inner.borrow_mut().files.mark_exactly(self.ino)
+    fn how_marked(&mut self) -> Exactly {
+        self.inner.borrow_mut().files.how_marked(self.ino)
     }
 
     fn clean(&mut self) -> Result<(), FileError> {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use common::{
     functions::{FUNCTIONS, FunctionId},
-    hooks::{Fs, HOOKS, Role, Serves},
+    hooks::{HOOKS, Role},
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
     maps::{InodeKey, counter, ctrl, flag, watched},
 };
@@ -105,17 +105,13 @@ impl Capture {
         QuietProbe::new(self.maps.changes.fd(), program, control).map_err(|errno| failed(errno.into()))
     }
 
-    /// What has writes marked by what they write, where the kernel tells of them.
+    /// What tells which files have their writes marked by what they write.
     ///
     /// # Errors
     /// When the program cannot be opened once more.
     pub fn exact_probe(&self) -> Result<ExactProbe, CaptureError> {
         let failed = |source: std::io::Error| CaptureError::Map { what: "opening", map: "WATCH", source };
-        let tells = |fs: Fs| {
-            let mut hooks = HOOKS.iter().filter(|hook| hook.role == Role::Write);
-            hooks.all(|hook| self.has_program(hook.program) || matches!(hook.serves, Serves::One(of) if of != fs))
-        };
-        Ok(ExactProbe::new(self.exact_now.try_clone().map_err(failed)?, tells(Fs::Ext4), tells(Fs::Xfs)))
+        Ok(ExactProbe::new(self.exact_now.try_clone().map_err(failed)?))
     }
 
     /// Whether every change is counted while an instant is looked for, also a write to what is dirty already.

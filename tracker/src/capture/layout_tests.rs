@@ -46,6 +46,8 @@ const EXPECTED: &[(&str, [Option<u32>; 3])] = &[
     ("ITER_COUNT", [Some(16), Some(24), Some(24)]),
     ("ITER_SOURCE", [Some(2), Some(2), Some(2)]),
     ("XFS_VNODE", [Some(312), Some(312), Some(312)]),
+    ("VMA_FILE", [Some(112), Some(128), Some(88)]),
+    ("VMA_FLAGS", [Some(32), Some(32), Some(32)]),
     ("DENTRY_PARENT", [Some(24), Some(24), Some(24)]),
     ("DENTRY_INODE", [Some(48), Some(48), Some(48)]),
     ("IATTR_VALID", [Some(0), Some(0), Some(0)]),

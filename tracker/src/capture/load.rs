@@ -5,7 +5,7 @@ use std::fs;
 use aya::{Btf, Ebpf, EbpfLoader, maps::MapError, programs::RawTracePoint};
 use common::{
     functions::{Function, Need},
-    hooks::{Fs, HOOKS, Hook, Serves},
+    hooks::{Fs, HOOKS, Hook, Role, Serves},
     limits::{ABI_VERSION, OVERFLOW_WORDS},
     maps::{ctrl, exact, mapped},
 };
@@ -100,7 +100,7 @@ pub(super) fn fresh(
 
     let log = if config.log_marks { log::Pump::start(&mut ebpf) } else { None };
     control(ctrl::BACK_END, config.back_end.word())?;
-    for hook in hooks.into_iter().filter(|hook| !config.without.contains(&hook.program)) {
+    for hook in hooks.iter().filter(|hook| !config.without.contains(&hook.program)) {
         attach_and_pin(&mut ebpf, config, Point::tracepoint(hook), None)?;
     }
     for name in [mapped::PROGRAM, exact::PROGRAM] {
@@ -113,8 +113,19 @@ pub(super) fn fresh(
     for function in functions.into_iter().filter(|function| !left_out(function)) {
         hook_function(&mut ebpf, config, function, btf.as_ref())?;
     }
+    control(ctrl::EXACT_ON, exact_on(&hooks, config))?;
     control(ctrl::COMPLETE, 1)?;
     Ok(log)
+}
+
+/// On which file systems these hooks, but those left out, tell of every write and of every mapping: `ctrl::EXACT_ON`.
+fn exact_on(hooks: &[&Hook], config: &CaptureConfig) -> u64 {
+    let tells = |hook: &Hook| hooks.contains(&hook) && !config.without.contains(&hook.program);
+    let on = |fs, bit| {
+        let mut needed = HOOKS.iter().filter(|hook| hook.role == Role::Write && hook.serves.needs(fs));
+        if needed.all(tells) { bit } else { 0 }
+    };
+    on(Fs::Ext4, exact::EXT4) | on(Fs::Xfs, exact::XFS)
 }
 
 /// Loads and pins a program that is attached to nothing.

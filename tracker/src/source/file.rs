@@ -31,8 +31,8 @@ pub enum CleanBy {
     DataSync,
 }
 
-/// Has the kernel mark a file's writes exactly.
-pub type MarkExactly = Arc<dyn Fn(FsType, BorrowedFd<'_>) -> Exactly + Send + Sync>;
+/// Tells how the writes of an open file are marked.
+pub type HowMarked = Arc<dyn Fn(BorrowedFd<'_>) -> Exactly + Send + Sync>;
 
 /// A regular file of the source, open for reading.
 pub struct OpenFile {
@@ -46,7 +46,7 @@ pub struct OpenFile {
     unwritten: Arc<Unwritten>,
     /// Whether `FileOps::read` goes past the pages in memory.
     direct: bool,
-    mark_exactly: Option<MarkExactly>,
+    how_marked: Option<HowMarked>,
 }
 
 impl std::fmt::Debug for OpenFile {
@@ -83,7 +83,7 @@ impl SourceRoot {
             cleans: Arc::clone(&self.cleans),
             unwritten: Arc::clone(&self.unwritten),
             direct: false,
-            mark_exactly: None,
+            how_marked: None,
         })
     }
 
@@ -132,10 +132,10 @@ impl OpenFile {
         self.clean_by
     }
 
-    /// With what has the kernel mark its writes exactly.
+    /// With what tells how its writes are marked.
     #[must_use]
-    pub fn with(self, mark_exactly: Option<MarkExactly>) -> OpenFile {
-        OpenFile { mark_exactly, ..self }
+    pub fn with(self, how_marked: Option<HowMarked>) -> OpenFile {
+        OpenFile { how_marked, ..self }
     }
 
     /// `statx` of the open inode, whatever is at its path now.
@@ -205,10 +205,10 @@ impl FileOps for OpenFile {
         Ok(xattrs::read(&self.fd, self.layer, Some(flags::read(&self.fd, self.fs))))
     }
 
-    fn mark_exactly(&mut self) -> Exactly {
+    fn how_marked(&mut self) -> Exactly {
         // What is journalled becomes dirty in another way, and is told of in another way.
-        let how = match (&self.mark_exactly, self.clean_by) {
-            (Some(mark_exactly), CleanBy::WriteBack) => mark_exactly(self.fs, self.fd.as_fd()),
+        let how = match (&self.how_marked, self.clean_by) {
+            (Some(how_marked), CleanBy::WriteBack) => how_marked(self.fd.as_fd()),
             _ => Exactly::No,
         };
         if how == Exactly::Already && !self.unwritten.may_wait(self.ino, Instant::now()) {

@@ -39,14 +39,14 @@ const fn cells(series: Series, oracle: matrix::Oracle, back_end: &'static str, p
 
 /// The program from end to end with the best back end, which is fentry (on 6.12 with a change to kprobe while it runs), and with
 /// the one that no kernel of ours would take by itself, where the flushes below do not; then a quarter of the matrix by each
-/// oracle. Each quarter has every operation and every file system, each kernel both
-/// oracles and both back ends, and each back end both oracles. More would be beyond the time that the gate has: most of a run is
-/// the kernel's verifier. The running kernel has all of it by both oracles, in tier 2. Which cells a quarter has, and which of the
-/// two oracles takes which back end, changes with the commit (`seed`).
-const RUNS: [Run; 8] = [
+/// oracle. Each quarter has every operation and every file system, each kernel both oracles and both back ends, and each back end
+/// both oracles. More would be beyond the time that the gate has: most of a run is the kernel's verifier. The running kernel has all
+/// of it by both oracles, in tier 2. Cells and back ends of the quarters change with the commit (`seed`).
+const RUNS: [Run; 9] = [
     kernels("auto", "", 2),
     // Commits of one instant, which need functions there that the running kernel does not.
     Run { test: "instant_databases", ..kernels("auto", "every_instant_of_sqlite_with_a_rollback", 1) },
+    Run { test: "capture_exact", ..kernels("auto", "_marks_", 1) },
     Run { test: "pauses", ..kernels("auto", "writers_without_gaps_are_paused_and_go_on_on_ext4", 1) },
     Run { series: Some(Series::V6_1), ..kernels("kprobe", "protects_and_restores", 1) },
     cells(Series::V6_1, matrix::MARKS, "kprobe", "1/4"),
@@ -62,7 +62,7 @@ fn seed() -> u64 {
 }
 
 /// `RUNS`, for every other seed with the back ends of the matrix exchanged.
-fn runs_of(seed: u64) -> [Run; 8] {
+fn runs_of(seed: u64) -> [Run; 9] {
     if seed.is_multiple_of(2) {
         return RUNS;
     }

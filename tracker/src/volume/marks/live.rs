@@ -32,7 +32,7 @@ impl Dispatcher {
         Ok((Probe { quiet: Arc::new(inner.capture()?.quiet_probe()?), failovers }, slot))
     }
 
-    /// What has the kernel mark the writes of a file exactly.
+    /// What tells how the writes of a file are marked.
     ///
     /// # Errors
     /// When there is no capture.

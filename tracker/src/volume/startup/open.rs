@@ -78,9 +78,8 @@ pub fn open(
 ) -> Result<Opened, Obstacle> {
     let pause_note = Catalog::location(state, &config.name).with_file_name("paused");
     undo_pause(&config.name, &pause_note);
-    let root = SourceRoot::open(&config.source)
-        .map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
-    let root = Arc::new(root);
+    let root = SourceRoot::open(&config.source).map(Arc::new);
+    let root = root.map_err(|error| Obstacle::SourceAway(failed("cannot open the source", error)))?;
     let dev = root.marks_dev();
     // The volume may have been captured before.
     let scans = config.options.capture == crate::config::CaptureMode::SCAN;

@@ -18,7 +18,7 @@ use super::worth::Worth;
 use crate::catalog::Catalog;
 use crate::pause::Held;
 use crate::repository::VolumeWriter;
-use crate::source::{Foreign, MarkExactly, MountTable, OpenFile, SourceRoot};
+use crate::source::{Foreign, HowMarked, MountTable, OpenFile, SourceRoot};
 use crate::urgent::Urgent;
 use crate::volume::clock::wall_clock;
 use crate::volume::marks::dispatcher::Dispatcher;
@@ -52,8 +52,8 @@ pub struct VolumeWorld {
     pub damaged: Option<String>,
     /// Looks for a quiet moment, once a flush has asked for one.
     pub(super) quiet: Option<Quiet>,
-    /// Has the capture of this flush mark writes exactly.
-    pub(super) mark_exactly: Option<MarkExactly>,
+    /// Tells how the capture of this flush marks the writes of a file.
+    pub(super) how_marked: Option<HowMarked>,
     /// For how long writers may be paused, so that there is one; 0: not at all.
     pub pause: Duration,
     /// Where that is noted.
@@ -95,7 +95,7 @@ impl VolumeWorld {
             watch_full: false,
             damaged: None,
             quiet: None,
-            mark_exactly: None,
+            how_marked: None,
             pause: Duration::ZERO,
             pause_note: PathBuf::new(),
             store_dir: None,
@@ -110,7 +110,7 @@ impl VolumeWorld {
     pub fn begin_flush(&mut self) {
         self.began = wall_clock();
         self.quiet = None;
-        self.mark_exactly = None;
+        self.how_marked = None;
         self.held = None;
     }
 

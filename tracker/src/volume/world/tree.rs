@@ -15,7 +15,7 @@ use super::error::WorldError;
 use super::parts::VolumeWorld;
 use super::paths::Paths;
 use super::pool::Opener;
-use crate::source::{self, Foreign, MarkExactly, OpenFile, SourceError, SourceRoot};
+use crate::source::{self, Foreign, HowMarked, OpenFile, SourceError, SourceRoot};
 use crate::test_switches;
 
 fn unreadable(error: impl std::fmt::Display) -> FileError {
@@ -27,10 +27,10 @@ fn open(
     root: &SourceRoot,
     path: Option<&PathBuf>,
     inode: InodeId,
-    mark_exactly: Option<&MarkExactly>,
+    how_marked: Option<&HowMarked>,
 ) -> Result<OpenFile, FileError> {
     let Some(path) = path else { return Err(FileError::Moved) };
-    Ok(root.open_file(path, inode)?.with(mark_exactly.cloned()))
+    Ok(root.open_file(path, inode)?.with(how_marked.cloned()))
 }
 
 impl SourceTree for VolumeWorld {
@@ -102,7 +102,7 @@ impl SourceTree for VolumeWorld {
             let _ = self.find_path(job.id, &mut paths);
         }
         let root = Arc::clone(&self.root);
-        let exactly = self.mark_exactly();
+        let exactly = self.how_marked();
         let opener: Opener<OpenFile> =
             Arc::new(move |job| open(&root, paths.path(job.id).as_ref(), job.inode, exactly.as_ref()));
         let images = self.pool.read(jobs, steps, &opener);
@@ -112,7 +112,7 @@ impl SourceTree for VolumeWorld {
 
     fn open(&mut self, job: &ReadJob) -> Result<OpenFile, FileError> {
         let path = self.path(job.id).map_err(unreadable)?;
-        let exactly = self.mark_exactly();
+        let exactly = self.how_marked();
         open(&self.root, path.as_ref(), job.inode, exactly.as_ref())
     }
 

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use engine::flush::world::{Count, Live, Paused, WatchSet};
 use engine::model::Ino;
-use engine::source::Exactly;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
 use super::quiet::Quiet;
 use crate::capture::WatchOutcome;
 use crate::capture::writers::Writers;
-use crate::source::{FsType, MarkExactly};
+use crate::source::HowMarked;
 use crate::urgent::Urgent;
 use crate::volume::marks::dispatcher::DispatcherError;
 
@@ -89,18 +88,14 @@ impl VolumeWorld {
         found.inspect_err(|error| tracing::debug!(%error, "no quiet moment can be looked for")).unwrap_or(false)
     }
 
-    /// What has the kernel mark the writes of a file exactly. What the capture has, if it has changed since, marks nothing any more.
-    pub(super) fn mark_exactly(&mut self) -> Option<MarkExactly> {
-        if self.mark_exactly.is_none() {
+    /// What tells how the writes of a file are marked.
+    pub(super) fn how_marked(&mut self) -> Option<HowMarked> {
+        if self.how_marked.is_none() {
             let (dispatcher, _) = self.dispatcher.as_ref()?;
             let probe = dispatcher.exact_probe().ok()?;
-            self.mark_exactly = Some(Arc::new(move |fs, file| match fs {
-                FsType::Ext4 => probe.on_ext4(file),
-                FsType::Xfs => probe.on_xfs(file),
-                _ => Exactly::No,
-            }));
+            self.how_marked = Some(Arc::new(move |file| probe.ask(file)));
         }
-        self.mark_exactly.clone()
+        self.how_marked.clone()
     }
 
     /// Watches all inodes of the catalog.

@@ -118,6 +118,17 @@ pub mod watched {
     /// A folio became dirty, and no write that was reported explains it: folios are marked whole until `exact::PROGRAM` runs again.
     pub const UNSURE: u64 = 1 << 18;
 
+    /// Name of the program that sets the slot of a watched inode: its device, its number and the slot are the arguments. It is attached to
+    /// nothing. Not user space itself, because that replaces a value, with what programs write into it meanwhile.
+    pub const PROGRAM: &str = "set_slot";
+
+    /// What `value` becomes with `slot`, which has no bit that the slot in it lacks: it goes from `SLOT_OF_NONE`, or to `SLOT_OF_ALL`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn kept_with(slot: u32) -> u64 {
+        !SLOT | slot as u64
+    }
+
     /// The slot in a value.
     #[must_use]
     #[inline(always)]
@@ -341,6 +352,7 @@ const _: () = {
     assert!(size_of::<WriterKey>() == 16);
     assert!(size_of::<LastWrite>() == 32);
     assert!(crate::limits::SLOTS as u64 - 1 <= watched::SLOT);
+    assert!(crate::limits::SLOT_OF_ALL == 0 && (crate::limits::SLOT_OF_NONE + 1).is_power_of_two());
     assert!(counter::NAMES.len() <= counter::HOOK_BASE as usize);
 };
 

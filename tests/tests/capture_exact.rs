@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use common::hooks::{Fs, HOOKS, Role};
+use common::limits::SLOT_OF_ALL;
 use common::maps::flag;
 use engine::source::Exactly;
 use tests::capture_mounts::Kind;
@@ -99,6 +100,27 @@ fn a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on() {
         marks(&mut rig);
         file.write_all_at(&[3; 100], 5 * BLOCK).unwrap();
         println!("{kind:?}: {} blocks are marked for one", blocks(&marks(&mut rig)).len());
+    }
+}
+
+/// A second volume begins to watch the file. Its pages are dirty, and no event would tell of a write into them.
+#[test]
+fn a_file_of_two_volumes_keeps_its_exact_marks() {
+    for kind in EXACT {
+        let case = "a_file_of_two_volumes_keeps_its_exact_marks";
+        let Some(mut rig) = Rig::new(case, kind) else { continue };
+        let file = file(&mut rig);
+        let inode = (rig.dev, rig.ino("f"));
+        rig.capture().watch_in(5, &[inode]).unwrap();
+        assert_eq!(rig.capture().slot(inode.0, inode.1).unwrap(), Some(5));
+        if !is_begun(case, &mut rig, &file) {
+            continue;
+        }
+        rig.capture().watch_in(6, &[inode]).unwrap();
+        assert_eq!(rig.capture().slot(inode.0, inode.1).unwrap(), Some(SLOT_OF_ALL));
+        file.write_all_at(&[3; 100], 7 * BLOCK).unwrap();
+        assert_eq!(blocks(&marks(&mut rig)), [7], "{kind:?}");
+        assert_eq!(ask(&rig, &file), Exactly::Already);
     }
 }
 

@@ -16,14 +16,14 @@ use common::{
     fields::ABSENT,
     hooks::{HookId, counter_cell},
     limits,
-    maps::{LastWrite, ctrl, exact, flag, watched},
+    maps::{InodeKey, LastWrite, ctrl, exact, flag, watched},
     syscalls::{EXT4_MAGIC, XFS_MAGIC},
 };
 
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{self, WRITES, count},
+    maps::{self, WATCH, WRITES, count},
     programs,
     record::{Marked, Target},
 };
@@ -172,4 +172,16 @@ fn is_exact_now(descriptor: u64) -> Option<u32> {
     // SAFETY: as above.
     unsafe { atomic::fetch_and(value, !watched::UNSURE) };
     Some(exact::FROM_NOW)
+}
+
+/// Sets the slot of a watched inode, and answers 1; 0: it is not watched (`common::maps::watched::PROGRAM`).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/writeback_dirty_folio")]
+extern "C" fn set_slot(ctx: *mut c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let (dev, ino, slot): (u32, u64, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    let Some(value) = WATCH.get_ptr_mut(InodeKey::new(dev, ino)) else { return 0 };
+    // SAFETY: the map just returned the pointer.
+    unsafe { atomic::fetch_and(value, watched::kept_with(slot)) };
+    1
 }

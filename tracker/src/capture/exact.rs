@@ -22,7 +22,7 @@ impl ExactProbe {
     #[must_use]
     pub fn ask(&self, file: BorrowedFd<'_>) -> Exactly {
         let answer =
-            u64::try_from(file.as_raw_fd()).map(|descriptor| sys::run_once(self.exact_now.as_fd(), descriptor));
+            u64::try_from(file.as_raw_fd()).map(|descriptor| sys::run_once(self.exact_now.as_fd(), &[descriptor]));
         match answer {
             Ok(Ok(exact::FROM_NOW)) => Exactly::FromNow,
             Ok(Ok(exact::YES)) => Exactly::Already,

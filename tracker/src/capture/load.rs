@@ -7,7 +7,7 @@ use common::{
     functions::{Function, Need},
     hooks::{Fs, HOOKS, Hook, Role, Serves},
     limits::{ABI_VERSION, OVERFLOW_WORDS},
-    maps::{ctrl, exact, mapped},
+    maps::{ctrl, exact, mapped, watched},
 };
 
 use super::{
@@ -103,7 +103,7 @@ pub(super) fn fresh(
     for hook in hooks.iter().filter(|hook| !config.without.contains(&hook.program)) {
         attach_and_pin(&mut ebpf, config, Point::tracepoint(hook), None)?;
     }
-    for name in [mapped::PROGRAM, exact::PROGRAM] {
+    for name in [mapped::PROGRAM, exact::PROGRAM, watched::PROGRAM] {
         load_unattached(&mut ebpf, config, name)?;
     }
     let btf = if functions.is_empty() { None } else { Btf::from_sys_fs().ok() };

@@ -6,7 +6,7 @@ use common::{
     functions::{FunctionId, Need},
     hooks::{Fs, HOOKS, Hook, Role, Serves},
     limits::ABI_VERSION,
-    maps::{ctrl, exact, mapped},
+    maps::{ctrl, exact, mapped, watched},
 };
 
 use super::back_end::BackEnd;
@@ -202,6 +202,7 @@ impl Capture {
             cpus: possible_cpus(),
             mapped_now: open_pin(&program_path(pin_dir, mapped::PROGRAM))?,
             exact_now: open_pin(&program_path(pin_dir, exact::PROGRAM))?,
+            set_slot: open_pin(&program_path(pin_dir, watched::PROGRAM))?,
             overflows: 0,
             inserted: None,
             given: None,
@@ -280,6 +281,7 @@ impl Capture {
         }
         pin_again(program_path(dir, mapped::PROGRAM), self.mapped_now.as_fd())?;
         pin_again(program_path(dir, exact::PROGRAM), self.exact_now.as_fd())?;
+        pin_again(program_path(dir, watched::PROGRAM), self.set_slot.as_fd())?;
         for attached in &self.attached {
             pin_again(program_path(dir, attached.name), attached.program.as_fd())?;
             pin_again(link_path(dir, attached.name), attached.link.as_fd())?;

@@ -119,7 +119,7 @@ impl QuietProbe {
         control: Option<Table<u32, u64>>,
     ) -> Result<Self, Errno> {
         // The program notes whose capture this is. It is asked about no descriptor of ours, and where it fails it is not needed.
-        let _ = sys::run_once(mapped_now.as_fd(), u64::from(u32::MAX));
+        let _ = sys::run_once(mapped_now.as_fd(), &[u64::from(u32::MAX)]);
         let writes = WriteCounting::default();
         Ok(Self { counters: ChangeCounters::map(changes)?, mapped_now, control, writes })
     }
@@ -138,7 +138,7 @@ impl QuietProbe {
     #[must_use]
     pub fn is_mapped(&self, file: BorrowedFd<'_>) -> Option<bool> {
         let descriptor = u64::try_from(file.as_raw_fd()).ok()?;
-        match sys::run_once(self.mapped_now.as_fd(), descriptor).ok()? {
+        match sys::run_once(self.mapped_now.as_fd(), &[descriptor]).ok()? {
             mapped::NO => Some(false),
             mapped::YES => Some(true),
             _ => None,

@@ -47,8 +47,10 @@ pub struct Capture {
     pub(super) cpus: usize,
     /// The program that tells whether a file is mapped.
     pub(super) mapped_now: OwnedFd,
-    /// The program that has a file's writes marked exactly.
+    /// The program that tells whether a file's writes are marked exactly.
     pub(super) exact_now: OwnedFd,
+    /// The program that sets the slot of a watched inode.
+    pub(super) set_slot: OwnedFd,
     /// How many marks had found no room at all before the last swap.
     pub(super) overflows: u64,
     /// How many marks had been inserted before the last swap into maps by block and by inode, if it was known then that the set

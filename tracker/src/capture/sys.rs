@@ -192,12 +192,11 @@ pub(super) fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
 }
 
 /// Runs a raw tracepoint's program on this CPU, with one argument, and gives what it returns.
-pub(super) fn run_once(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
-    let context = argument;
+pub(super) fn run_once(program: BorrowedFd<'_>, arguments: &[u64]) -> io::Result<u32> {
     let mut attr = RunAttr {
         program: raw(program),
-        context_in_bytes: size_of_val(&context) as u32,
-        context_in: address(&raw const context),
+        context_in_bytes: size_of_val(arguments) as u32,
+        context_in: address(arguments.as_ptr()),
         ..RunAttr::default()
     };
     bpf(PROG_TEST_RUN, &mut attr)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::AsFd;
 
 use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE};
 use common::maps::{InodeKey, ctrl, mode, watched};
@@ -9,6 +10,7 @@ use engine::model::{Dev, Ino};
 
 use super::error::CaptureError;
 use super::running::Capture;
+use super::sys;
 
 /// How often and how long to wait for memory for an entry before the watch set counts as full.
 const MEMORY_WAITS: u32 = 100;
@@ -146,9 +148,17 @@ impl Capture {
             return Ok(());
         }
         match slot_of_both(self.maps.watch.get(key)?.map(watched::slot), slot) {
-            // What is known of its pages is forgotten: folios are marked whole until it is asked about again.
-            Some(both) => self.maps.watch.set(key, both.into()),
+            Some(both) => self.set_slot(key, both),
             None => Ok(()),
+        }
+    }
+
+    /// What is known of its pages stays: they may be dirty, and no flush may know why.
+    fn set_slot(&self, key: InodeKey, slot: u32) -> io::Result<()> {
+        let arguments = [u64::from(key.dev), key.ino, u64::from(slot)];
+        match sys::run_once(self.set_slot.as_fd(), &arguments)? {
+            0 => Err(io::ErrorKind::NotFound.into()),
+            _ => Ok(()),
         }
     }
 

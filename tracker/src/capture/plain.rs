@@ -38,6 +38,10 @@ unsafe impl Plain for common::maps::WriterKey {
     const ZERO: Self = Self { cgroup: 0, slot: 0, pad: 0 };
 }
 // SAFETY: as above.
+unsafe impl Plain for common::maps::LastWrite {
+    const ZERO: Self = Self { task: 0, inode: 0, start: 0, end: 0 };
+}
+// SAFETY: as above.
 unsafe impl Plain for common::maps::Inflight {
     const ZERO: Self = Self { ino: 0, start: 0, len: 0, began_ns: 0, dev: 0, flags: 0 };
 }

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use common::maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, WriterKey};
+use common::maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, LastWrite, WriterKey};
 
 use super::{
     config::{CaptureConfig, MapEntries},
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Names of the maps that are pinned.
-pub(super) const MAPS: [&str; 13] = [
+pub(super) const MAPS: [&str; 14] = [
     "DIRTY0",
     "DIRTY1",
     "INODE0",
@@ -31,6 +31,7 @@ pub(super) const MAPS: [&str; 13] = [
     "INFLIGHT",
     "CHANGES",
     "WRITERS",
+    "WRITES",
 ];
 
 /// Maps whose entries are allocated on demand, if the kernel supports it.
@@ -52,6 +53,8 @@ pub(super) struct Maps {
     pub(super) inflight: Table<u64, Inflight>,
     pub(super) changes: Table<u32, u64>,
     pub(super) writers: Table<WriterKey, u64>,
+    /// Only the programs read and write it.
+    writes: Table<u32, LastWrite>,
 }
 
 impl Maps {
@@ -67,6 +70,7 @@ impl Maps {
             inflight: table(pin_dir, "INFLIGHT")?,
             changes: table(pin_dir, "CHANGES")?,
             writers: table(pin_dir, "WRITERS")?,
+            writes: table(pin_dir, "WRITES")?,
         })
     }
 
@@ -79,7 +83,7 @@ impl Maps {
         }
     }
 
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 13] {
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 14] {
         [
             self.dirty[0].fd(),
             self.dirty[1].fd(),
@@ -94,6 +98,7 @@ impl Maps {
             self.inflight.fd(),
             self.changes.fd(),
             self.writers.fd(),
+            self.writes.fd(),
         ]
     }
 }

@@ -31,13 +31,13 @@ fn ask(rig: &Rig, file: &File) -> Exactly {
 }
 
 /// Has writes marked exactly, by one into block 5. False, with a message, where the kernel makes no large folios.
-fn is_begun(case: &str, rig: &mut Rig, file: &File) -> bool {
+fn is_begun(test: &str, kind: Kind, rig: &mut Rig, file: &File) -> bool {
     assert_eq!(ask(rig, file), Exactly::No);
     file.write_all_at(&[2; 100], 5 * BLOCK).unwrap();
     let found = blocks(&marks(rig));
     assert!(found.contains(&5), "{found:?}");
     if found.len() == 1 {
-        println!("SKIP {case}: this kernel makes no large folios on this file system");
+        println!("SKIP {test}/{}: this kernel makes no large folios there", kind.name());
         return false;
     }
     println!("{} blocks are marked for one, by the folio", found.len());
@@ -61,7 +61,7 @@ fn a_write_marks_what_it_writes_also_into_a_dirty_folio() {
     for kind in EXACT {
         let Some(mut rig) = Rig::new("a_write_marks_what_it_writes_also_into_a_dirty_folio", kind) else { continue };
         let file = file(&mut rig);
-        if !is_begun("a_write_marks_what_it_writes_also_into_a_dirty_folio", &mut rig, &file) {
+        if !is_begun("a_write_marks_what_it_writes_also_into_a_dirty_folio", kind, &mut rig, &file) {
             continue;
         }
         file.write_all_at(&[3; 100], 7 * BLOCK).unwrap();
@@ -79,9 +79,12 @@ fn a_write_marks_what_it_writes_also_into_a_dirty_folio() {
 #[test]
 fn a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on() {
     for kind in EXACT {
-        let Some(mut rig) = Rig::new("a_mapping_that_is_made_marks_the_file_whole", kind) else { continue };
+        let Some(mut rig) = Rig::new("a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on", kind)
+        else {
+            continue;
+        };
         let file = file(&mut rig);
-        if !is_begun("a_mapping_that_is_made_marks_the_file_whole", &mut rig, &file) {
+        if !is_begun("a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on", kind, &mut rig, &file) {
             continue;
         }
         let private = File::open(rig.path("f")).unwrap();
@@ -113,7 +116,7 @@ fn a_file_of_two_volumes_keeps_its_exact_marks() {
         let inode = (rig.dev, rig.ino("f"));
         rig.capture().watch_in(5, &[inode]).unwrap();
         assert_eq!(rig.capture().slot(inode.0, inode.1).unwrap(), Some(5));
-        if !is_begun(case, &mut rig, &file) {
+        if !is_begun(case, kind, &mut rig, &file) {
             continue;
         }
         rig.capture().watch_in(6, &[inode]).unwrap();

@@ -46,7 +46,7 @@ const RUNS: [Run; 9] = [
     kernels("auto", "", 2),
     // Commits of one instant, which need functions there that the running kernel does not.
     Run { test: "instant_databases", ..kernels("auto", "every_instant_of_sqlite_with_a_rollback", 1) },
-    Run { test: "capture_exact", ..kernels("auto", "_marks_", 1) },
+    Run { series: Some(Series::V6_12), test: "capture_exact", ..kernels("auto", "_marks_", 1) },
     Run { test: "pauses", ..kernels("auto", "writers_without_gaps_are_paused_and_go_on_on_ext4", 1) },
     Run { series: Some(Series::V6_1), ..kernels("kprobe", "protects_and_restores", 1) },
     cells(Series::V6_1, matrix::MARKS, "kprobe", "1/4"),

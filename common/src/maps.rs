@@ -154,9 +154,9 @@ pub mod exact {
     pub const PROGRAM: &str = "exact_now";
     /// Its folios are marked whole.
     pub const NO: u32 = 0;
-    /// Its writes are marked exactly from now on: folios that are dirty now may hide stores.
+    /// Its writes are marked exactly, again from now on: why one of its folios became dirty is not known.
     pub const FROM_NOW: u32 = 1;
-    /// They were already.
+    /// Its writes are marked exactly.
     pub const YES: u32 = 2;
 }
 

@@ -106,6 +106,24 @@ fn a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on() {
     }
 }
 
+/// Marks are those of the file below. A flush of the overlay does not ask about that one, and writes it back.
+#[test]
+fn a_write_through_an_overlay_marks_what_it_writes() {
+    for kind in [Kind::Overlay, Kind::OverlayXfs] {
+        let case = "a_write_through_an_overlay_marks_what_it_writes";
+        let Some(mut rig) = Rig::new(case, kind) else { continue };
+        let file = file(&mut rig);
+        file.write_all_at(&[2; 100], 5 * BLOCK).unwrap();
+        if blocks(&marks(&mut rig)).len() == 1 {
+            println!("SKIP {case}/{}: this kernel makes no large folios there", kind.name());
+            continue;
+        }
+        file.write_all_at(&[3; 100], 7 * BLOCK).unwrap();
+        assert_eq!(blocks(&marks(&mut rig)), [7], "{kind:?}");
+        assert_eq!(ask(&rig, &file), Exactly::No, "{kind:?}");
+    }
+}
+
 /// A second volume begins to watch the file. Its pages are dirty, and no event would tell of a write into them.
 #[test]
 fn a_file_of_two_volumes_keeps_its_exact_marks() {

@@ -17,6 +17,7 @@ use tests::held::Held;
 use tests::load::{number, seed};
 use tests::loads::storm::Storm;
 use tests::mounts::{Kind, Mount, SmallStore, run};
+use tests::raw_calls::dirty_pages;
 use tests::raw_io::Pages;
 
 const SYNC: Duration = Duration::from_secs(60);
@@ -374,5 +375,47 @@ impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg("-l").arg(self.0).status();
         assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.0.display());
+    }
+}
+
+/// Whether this kernel makes large folios there, so that each write is told of.
+fn has_large_folios(kind: Kind) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok()).collect();
+    numbers.as_slice() >= if kind == Kind::Xfs { [6, 12].as_slice() } else { [6, 16].as_slice() }
+}
+
+/// What is read of such a file need not be on the disk. But an error of the disk must be heard, also of a file that is quiet then.
+#[test]
+fn a_file_with_exact_marks_is_read_at_once_and_written_back_later() {
+    let case = "a_file_with_exact_marks_is_read_at_once_and_written_back_later";
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        if !has_large_folios(kind) {
+            println!("SKIP {case}/{}: this kernel makes no large folios there", kind.name());
+            continue;
+        }
+        let Some(mount) = Mount::new_or_skip(case, kind) else { continue };
+        let source = mount.dir("source");
+        fs::write(source.join("file"), vec![1; 1 << 20]).unwrap();
+        let mut volume = Volume::new(&source);
+        volume.environment.push(("TRACKER_WRITTEN_BACK_AFTER".into(), "3000".into()));
+        let daemon = volume.start_ready();
+        let file = OpenOptions::new().read(true).write(true).open(source.join("file")).unwrap();
+        for block in [5, 7] {
+            file.write_all_at(&[2; 100], block * 4096).unwrap();
+            volume.sync(SYNC).expect(0);
+        }
+        assert!(dirty_pages(&file).unwrap() > 0, "{kind:?}: it was written back");
+        volume.restored("copy-before");
+        let began = Instant::now();
+        while dirty_pages(&file).unwrap() > 0 {
+            // The kernel waits for 30 s.
+            assert!(began.elapsed() < Duration::from_secs(15), "{kind:?}: nobody wrote it back");
+            thread::sleep(Duration::from_millis(100));
+        }
+        file.write_all_at(&[3; 100], 9 * 4096).unwrap();
+        volume.sync(SYNC).expect(0);
+        volume.restored("copy-after");
+        assert!(daemon.stop().success());
     }
 }

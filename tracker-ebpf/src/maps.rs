@@ -1,8 +1,7 @@
 //! The maps. Sizes given here are defaults: user space sets them at load. User space creates DIRTY, INODE and WATCH itself,
 //! without preallocation if the kernel supports that safely. An allocation that fails during an event counts as a full map:
-//! the mark is widened. INFLIGHT, SUPERS and WRITERS are
-//! preallocated, since a failure there costs more or they are small. None is an LRU map, because
-//! those forget silently.
+//! the mark is widened. INFLIGHT, SUPERS and WRITERS are preallocated, since a failure there costs more or they are small. None is
+//! an LRU map, because those forget silently.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -79,4 +78,10 @@ pub(crate) fn count(cell: u32) {
         // SAFETY: the map just returned the pointer. Atomic, because a program can interrupt another one on the same CPU.
         unsafe { atomic::add(at, 1) };
     }
+}
+
+/// The slot of a watched inode and what is known of its pages, for programs that change it.
+#[inline(always)]
+pub(crate) fn watched(dev: u32, ino: u64) -> Option<*mut u64> {
+    WATCH.get_ptr_mut(InodeKey::new(dev, ino))
 }

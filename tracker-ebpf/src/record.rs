@@ -90,12 +90,6 @@ impl Target {
         let mode = *unsafe { SUPERS.get(dev) }?;
         Some(Self { dev, ino: kernel::member(inode, &globals::INODE_INO)?, sb, mode })
     }
-
-    /// What is known of this inode's pages, if it is watched by itself.
-    #[inline(always)]
-    pub(crate) fn watched(&self) -> Option<*mut u64> {
-        WATCH.get_ptr_mut(InodeKey::new(self.dev, self.ino))
-    }
 }
 
 /// An inode whose changes are marked.
@@ -134,16 +128,10 @@ impl Marked {
         self.watched & (watched::EXACT | watched::MAPPED) != 0
     }
 
-    /// What is known of its pages, if it is watched by itself.
-    #[inline(always)]
-    pub(crate) fn watched_value(&self) -> Option<*mut u64> {
-        WATCH.get_ptr_mut(InodeKey::new(self.dev, self.ino))
-    }
-
     /// Marks its folios whole until it is asked about again.
     #[inline(always)]
     pub(crate) fn unsure(&self) {
-        if let Some(value) = self.watched_value() {
+        if let Some(value) = maps::watched(self.dev, self.ino) {
             // SAFETY: the map just returned the pointer.
             unsafe { atomic::fetch_or(value, watched::UNSURE) };
         }
@@ -152,13 +140,12 @@ impl Marked {
     /// Its writes are marked by what they write, and so by hooks that every write passes.
     #[inline(always)]
     pub(crate) fn of_every_write(inode: Address, hook: HookId) -> Option<Self> {
-        let target = Target::perhaps(inode)?;
+        let target = Target::of(inode, hook)?;
         let watched = watched_value(0, target.dev, target.ino)?;
         // Once it is mapped, folios are marked whole, and each flush writes it back.
         if watched & (watched::EXACT | watched::MAPPED) != watched::EXACT {
             return None;
         }
-        count(counter_cell(hook));
         Some(Self { dev: target.dev, ino: target.ino, watched: watched | ONLY_NEW, sb: target.sb })
     }
 

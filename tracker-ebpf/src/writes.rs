@@ -16,14 +16,14 @@ use common::{
     fields::ABSENT,
     hooks::{HookId, counter_cell},
     limits,
-    maps::{InodeKey, LastWrite, ctrl, exact, flag, watched},
+    maps::{LastWrite, counter, ctrl, exact, flag, watched},
     syscalls::{EXT4_MAGIC, XFS_MAGIC},
 };
 
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{self, WATCH, WRITES, count},
+    maps::{self, WRITES, count},
     programs,
     record::{Marked, Target},
 };
@@ -37,7 +37,9 @@ fn note(inode: Address, start: u64, len: u64) {
     let task = bpf_get_current_pid_tgid();
     if let Some(last) = WRITES.get_ptr_mut(task as u32 & (limits::WRITES_ENTRIES - 1)) {
         let write = LastWrite { task, inode: inode as u64, start, end: start.saturating_add(len) };
-        // SAFETY: the map just returned the pointer. Another task with the same entry may mix with this one: then neither is found.
+        // Another task with the same entry may mix its own into this. Then a folio is not explained, or by the range of the other: what
+        // else than a write may have dirtied it has a hook of its own, or is a mapping.
+        // SAFETY: the map just returned the pointer.
         unsafe { core::ptr::write_volatile(last, write) };
     }
 }
@@ -80,9 +82,20 @@ pub(crate) fn ext4_da_write(ctx: RawTracePointContext) -> Option<()> {
 #[raw_tracepoint(tracepoint = "xfs_file_buffered_write")]
 pub(crate) fn xfs_write(ctx: RawTracePointContext) -> Option<()> {
     let kiocb: Address = ctx.arg(0);
-    let start = kernel::member::<u64>(kiocb, &globals::KIOCB_POS)?;
-    let len = kernel::member::<u64>(ctx.arg(1), &globals::ITER_COUNT)?;
-    written(kernel::kiocb_inode(kiocb)?, HookId::XfsWrite, start, len)
+    let Some(inode) = kernel::kiocb_inode(kiocb) else {
+        count(counter::LOST);
+        return None;
+    };
+    let start = kernel::member::<u64>(kiocb, &globals::KIOCB_POS);
+    match (start, kernel::member::<u64>(ctx.arg(1), &globals::ITER_COUNT)) {
+        (Some(start), Some(len)) => written(inode, HookId::XfsWrite, start, len),
+        // Into a dirty folio no other hook would tell of it.
+        _ => {
+            count(counter::UNREADABLE);
+            Target::marked(inode, HookId::XfsWrite)?.flags(flag::RESCAN);
+            Some(())
+        }
+    }
 }
 
 /// `ma_write(function, state, pivot, entry)`: an entry is stored into a maple tree, since Linux 6.1 also each mapping of a process into
@@ -100,7 +113,7 @@ pub(crate) fn mapping(ctx: RawTracePointContext) -> Option<()> {
     }
     let target = Target::perhaps(kernel::member(file, &globals::FILE_INODE)?)?;
     count(counter_cell(HookId::Mapping));
-    now_mapped(&target, target.watched()?);
+    now_mapped(&target, maps::watched(target.dev, target.ino)?);
     Some(())
 }
 
@@ -134,7 +147,7 @@ pub(crate) fn begin(target: &Marked, mapping: Address) {
     if on & wanted == 0 || programs::is_writably_mapped(mapping) != Some(false) {
         return;
     }
-    let Some(value) = target.watched_value() else { return };
+    let Some(value) = maps::watched(target.dev, target.ino) else { return };
     maps::set_control(ctrl::EXACT, 1);
     // SAFETY: a pointer the map just gave.
     let before = unsafe { atomic::fetch_or(value, watched::EXACT) };
@@ -156,7 +169,7 @@ extern "C" fn exact_now(ctx: *mut c_void) -> u32 {
 fn is_exact_now(descriptor: u64) -> Option<u32> {
     let inode = programs::descriptor_inode(descriptor)?;
     let target = Target::perhaps(inode)?;
-    let value = target.watched()?;
+    let value = maps::watched(target.dev, target.ino)?;
     if programs::is_writably_mapped(kernel::member(inode, &globals::INODE_MAPPING)?)? {
         now_mapped(&target, value);
         return None;
@@ -180,7 +193,7 @@ fn is_exact_now(descriptor: u64) -> Option<u32> {
 extern "C" fn set_slot(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
     let (dev, ino, slot): (u32, u64, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    let Some(value) = WATCH.get_ptr_mut(InodeKey::new(dev, ino)) else { return 0 };
+    let Some(value) = maps::watched(dev, ino) else { return 0 };
     // SAFETY: the map just returned the pointer.
     unsafe { atomic::fetch_and(value, watched::kept_with(slot)) };
     1

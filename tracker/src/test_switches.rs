@@ -5,8 +5,8 @@
 //! no destructor runs. `TRACKER_DROP_MARKS=N`: of the block marks that come out of the kernel every N-th is lost.
 //! `TRACKER_MISSED_RUN=PATH`: where that file is made, it goes, and the kernel counts as having skipped one run of a program.
 //! `TRACKER_CHECKPOINT_HELD=PATH`: as long as that file exists, no object of a checkpoint is put.
-//! `TRACKER_ERA_LENGTH`, `TRACKER_SELF_TEST_GAP` (milliseconds), `TRACKER_SCRUB_MAX` (percent an hour), `TRACKER_EBPF_OBJECT`
-//! (a file): other values than the built-in ones.
+//! `TRACKER_ERA_LENGTH`, `TRACKER_SELF_TEST_GAP` and `TRACKER_WRITTEN_BACK_AFTER` (milliseconds), `TRACKER_SCRUB_MAX` (percent an
+//! hour), `TRACKER_EBPF_OBJECT` (a file): other values than the built-in ones.
 
 use engine::dirty::Marks;
 

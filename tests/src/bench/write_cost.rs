@@ -5,11 +5,13 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use engine::model::Ino;
+use engine::source::Exactly;
 use serde_json::json;
 use tracker::capture::mounts::kernel_dev;
 use tracker::capture::{Capture, CaptureConfig};
@@ -23,11 +25,13 @@ const FILE_BYTES: u64 = 64 << 20;
 /// How long one variant writes in one round: four intervals of the daemon.
 const TURN: Duration = Duration::from_secs(1);
 
-const VARIANTS: [&str; 5] = [
+const VARIANTS: [&str; 7] = [
     "nothing attached by this run",
     "attached, file system not tracked",
     "attached, file not watched",
-    "tracked, blocks already marked",
+    "tracked by folios, blocks already marked",
+    "the same, another file is marked exactly",
+    "tracked exactly, blocks already marked",
     "whole daemon, flush every 250 ms",
 ];
 
@@ -68,7 +72,7 @@ fn turn(variant: usize, path: &Path, place: &Place, round: u64) -> Outcome<Cost>
     let file = File::options().write(true).open(path)?;
     match variant {
         0 => write(&file, round),
-        1..=3 => {
+        1..=5 => {
             let pins = format!("/sys/fs/bpf/tracker-bench-{}", std::process::id());
             let (capture, _) = Capture::start(&CaptureConfig::new(pins, crate::capture_rig::back_end()))?;
             let cost = captured(variant, &capture, path, &file, round);
@@ -92,10 +96,31 @@ fn captured(variant: usize, capture: &Capture, path: &Path, file: &File, round: 
     if variant >= 2 {
         capture.track(dev, false)?;
     }
-    if variant == 3 {
+    if variant >= 3 {
         capture.watch(&[(dev, Ino(meta.ino()))])?;
     }
-    write(file, round)
+    if variant == 4 {
+        let other = path.with_file_name("other");
+        let file = File::create(&other)?;
+        capture.watch(&[(dev, Ino(file.metadata()?.ino()))])?;
+        mark_exactly(capture, &file)?;
+        std::fs::remove_file(other)?;
+    }
+    if variant == 5 {
+        mark_exactly(capture, file)?;
+    }
+    let cost = write(file, round);
+    file.set_len(FILE_BYTES)?;
+    cost
+}
+
+/// Has the writes of the file marked exactly, by one behind its end that is large enough for a large folio.
+fn mark_exactly(capture: &Capture, file: &File) -> Outcome<()> {
+    file.write_all_at(&[1; 1 << 20], FILE_BYTES)?;
+    match capture.exact_probe()?.ask(file.as_fd()) {
+        Exactly::Already => Ok(()),
+        how => Err(format!("writes are not marked exactly here: {how:?}").into()),
+    }
 }
 
 /// Rewrites the file from start to end: once without measuring (afterwards caches are warm and, if the file is tracked, all

@@ -9,8 +9,14 @@ use std::time::{Duration, Instant};
 use engine::model::Ino;
 use parking_lot::Mutex;
 
+use crate::test_switches;
+
 /// How long a file may go without a write-back of ours. The kernel writes a dirty page after 30 s (`dirty_expire_centisecs`).
 const AFTER: Duration = Duration::from_secs(30);
+
+fn after() -> Duration {
+    test_switches::value("TRACKER_WRITTEN_BACK_AFTER").map_or(AFTER, Duration::from_millis)
+}
 
 /// These files of one volume.
 #[derive(Debug, Default)]
@@ -30,7 +36,7 @@ impl Unwritten {
         if state.due.contains(&ino) {
             return false;
         }
-        now.duration_since(*state.since.entry(ino).or_insert(now)) < AFTER
+        now.duration_since(*state.since.entry(ino).or_insert(now)) < after()
     }
 
     /// A file was written back.
@@ -42,8 +48,8 @@ impl Unwritten {
 
     /// The files whose time is over at `now`, each once: their next flush writes them back.
     pub(super) fn take_due(&self, now: Instant) -> Vec<Ino> {
-        let mut state = self.0.lock();
-        let is_over = |since: &Instant| now.duration_since(*since) >= AFTER;
+        let (mut state, after) = (self.0.lock(), after());
+        let is_over = |since: &Instant| now.duration_since(*since) >= after;
         let over: Vec<Ino> = state.since.iter().filter(|(_, since)| is_over(since)).map(|(ino, _)| *ino).collect();
         for ino in &over {
             state.since.remove(ino);

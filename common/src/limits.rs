@@ -3,7 +3,7 @@
 /// Version of everything in this crate that a pinned, still running kernel object shares with a newer daemon: map layout,
 /// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then
 /// replaced.
-pub const ABI_VERSION: u64 = 9;
+pub const ABI_VERSION: u64 = 10;
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -38,6 +38,8 @@ pub const INFLIGHT_ENTRIES: u32 = 1 << 13;
 pub const WRITERS_ENTRIES: u32 = 4096;
 /// Entries of the WRITES map: the last write of a task, by its number. Tasks that share an entry get wider marks.
 pub const WRITES_ENTRIES: u32 = 1 << 12;
+/// Entries of the NEAR map: whether inodes at such addresses have exact marks.
+pub const NEAR_ENTRIES: u32 = 1 << 12;
 /// A buffered write that a hook reports at once is marked in as many pieces of `RANGE_GROUPS_MAX - 1` groups, 112 MiB; what is
 /// larger, as one range.
 pub const WRITE_PIECES_MAX: u64 = 8;

@@ -105,6 +105,13 @@ pub struct LastWrite {
     pub end: u64,
 }
 
+/// Entry of the NEAR map for an inode at this address. Inodes lie hundreds of bytes apart.
+#[must_use]
+#[inline(always)]
+pub const fn near(inode: u64) -> u32 {
+    ((inode >> 8) ^ (inode >> 20)) as u32 & (crate::limits::NEAR_ENTRIES - 1)
+}
+
 /// A value of the WATCH map: the slot, and what is known of the pages of the inode.
 pub mod watched {
     /// Bits of the slot.
@@ -134,6 +141,13 @@ pub mod watched {
     #[inline(always)]
     pub const fn slot(value: u64) -> u32 {
         (value & SLOT) as u32
+    }
+
+    /// Whether hooks mark each write.
+    #[must_use]
+    #[inline(always)]
+    pub const fn tells_every_write(value: u64) -> bool {
+        value & (EXACT | MAPPED) == EXACT
     }
 
     /// Whether a write that a hook reports needs no mark of its folio.
@@ -256,12 +270,10 @@ pub mod ctrl {
     pub const WRITES_UNTIL: u32 = 10;
     /// The process that last ran `mapped::PROGRAM`, as the kernel numbers it: the daemon. What it changes itself is nobody's writing.
     pub const DAEMON: u32 = 11;
-    /// Not 0: the writes of some file are marked exactly.
-    pub const EXACT: u32 = 12;
     /// On which file systems the kernel tells of every write and of every mapping: the bits of `exact`.
-    pub const EXACT_ON: u32 = 13;
+    pub const EXACT_ON: u32 = 12;
     /// Number of words.
-    pub const WORDS: u32 = 14;
+    pub const WORDS: u32 = 13;
 }
 
 /// Cells of the COUNTERS map (per CPU u64).

@@ -106,6 +106,32 @@ fn a_mapping_that_is_made_marks_the_file_whole_and_its_folios_from_then_on() {
     }
 }
 
+/// The programs know such files by number and by address, and an inode that comes back into memory has another address.
+#[test]
+fn an_inode_that_was_not_in_memory_keeps_its_exact_marks() {
+    for kind in EXACT {
+        let case = "an_inode_that_was_not_in_memory_keeps_its_exact_marks";
+        let Some(mut rig) = Rig::new(case, kind) else { continue };
+        let first = file(&mut rig);
+        if !is_begun(case, kind, &mut rig, &first) {
+            continue;
+        }
+        first.sync_all().unwrap();
+        drop(first);
+        for _ in 0..20 {
+            std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        }
+        let file = File::options().read(true).write(true).open(rig.path("f")).unwrap();
+        // The whole file is read, so that it lies in as large folios as the kernel makes.
+        assert_eq!(std::fs::read(rig.path("f")).unwrap().len() as u64, SIZE);
+        for block in [7, 9, 11] {
+            file.write_all_at(&[3; 100], block * BLOCK).unwrap();
+            let found = marks(&mut rig);
+            assert!(found.covers(block * BLOCK, block * BLOCK + 100), "{kind:?}, block {block}: {found:?}");
+        }
+    }
+}
+
 /// Marks are those of the file below. A flush of the overlay does not ask about that one, and writes it back.
 #[test]
 fn a_write_through_an_overlay_marks_what_it_writes() {

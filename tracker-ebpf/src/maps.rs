@@ -48,6 +48,9 @@ pub(crate) static WRITERS: HashMap<WriterKey, u64> = HashMap::with_max_entries(l
 /// The last buffered write of each task, by its number.
 #[map(name = "WRITES")]
 pub(crate) static WRITES: Array<LastWrite> = Array::with_max_entries(limits::WRITES_ENTRIES, 0);
+/// Not 0 where an inode with exact marks has had a dirty folio since it is in memory. Most writes are to others, and need not ask more.
+#[map(name = "NEAR")]
+pub(crate) static NEAR: Array<u64> = Array::with_max_entries(limits::NEAR_ENTRIES, 0);
 /// Watched inodes, each with the slot in which its changes are counted, and `watched` bits.
 #[map(name = "WATCH")]
 pub(crate) static WATCH: HashMap<InodeKey, u64> = HashMap::with_max_entries(limits::WATCH_ENTRIES, 0);

@@ -41,10 +41,11 @@ pub(crate) fn dirty_folio(ctx: RawTracePointContext) -> Option<()> {
         // Its write is marked, and stores that hide in a dirty folio would have been told of by a mapping.
         Some((start, len)) if target.is_exact() && writes::is_of_last(inode, start, len) => {}
         Some((start, len)) => {
-            if target.is_exact() {
+            if target.tells_every_write() {
+                writes::look_at(inode);
                 target.unsure();
             } else if len > BLOCK_BYTES {
-                writes::begin(&target, mapping);
+                writes::begin(&target, inode, mapping);
             }
             target.range(start, len);
             if is_writably_mapped(mapping) == Some(true) {

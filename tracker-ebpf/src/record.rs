@@ -122,10 +122,16 @@ impl Marked {
         watched::is_exact(self.watched)
     }
 
-    /// Whether it is decided how its writes are marked.
+    /// Whether hooks mark each of its writes. Once it is mapped, folios are marked whole, and each flush writes it back.
     #[inline(always)]
-    pub(crate) fn is_known(&self) -> bool {
-        self.watched & (watched::EXACT | watched::MAPPED) != 0
+    pub(crate) fn tells_every_write(&self) -> bool {
+        watched::tells_every_write(self.watched)
+    }
+
+    /// Whether it can be stored to through a mapping, or was, since it is watched.
+    #[inline(always)]
+    pub(crate) fn was_mapped(&self) -> bool {
+        self.watched & watched::MAPPED != 0
     }
 
     /// Marks its folios whole until it is asked about again.
@@ -142,8 +148,7 @@ impl Marked {
     pub(crate) fn of_every_write(inode: Address, hook: HookId) -> Option<Self> {
         let target = Target::of(inode, hook)?;
         let watched = watched_value(0, target.dev, target.ino)?;
-        // Once it is mapped, folios are marked whole, and each flush writes it back.
-        if watched & (watched::EXACT | watched::MAPPED) != watched::EXACT {
+        if !watched::tells_every_write(watched) {
             return None;
         }
         Some(Self { dev: target.dev, ino: target.ino, watched: watched | ONLY_NEW, sb: target.sb })

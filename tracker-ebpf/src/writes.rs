@@ -16,14 +16,14 @@ use common::{
     fields::ABSENT,
     hooks::{HookId, counter_cell},
     limits,
-    maps::{LastWrite, counter, ctrl, exact, flag, watched},
+    maps::{LastWrite, counter, ctrl, exact, flag, near, watched},
     syscalls::{EXT4_MAGIC, XFS_MAGIC},
 };
 
 use crate::{
     atomic, globals,
     kernel::{self, Address},
-    maps::{self, WRITES, count},
+    maps::{self, NEAR, WRITES, count},
     programs,
     record::{Marked, Target},
 };
@@ -52,10 +52,26 @@ pub(crate) fn is_of_last(inode: Address, start: u64, len: u64) -> bool {
     last.task == task && last.inode == inode as u64 && last.start < start.saturating_add(len) && start < last.end
 }
 
+/// Whether the writes of this inode may be marked exactly. Where not, none of its folios is dirty: the first one that becomes so since
+/// the inode is in memory, under its lock, is marked whole and says so here.
+#[inline(always)]
+fn is_near(inode: Address) -> bool {
+    NEAR.get(near(inode as u64)).is_some_and(|value| *value != 0)
+}
+
+/// From now on the hooks look at writes of this inode.
+#[inline(always)]
+pub(crate) fn look_at(inode: Address) {
+    if let Some(value) = NEAR.get_ptr_mut(near(inode as u64)) {
+        // SAFETY: the map just returned the pointer.
+        unsafe { core::ptr::write_volatile(value, 1) };
+    }
+}
+
 /// A buffered write of `len` bytes at `start`: of bytes that are there already, or under the inode lock.
 #[inline(always)]
 fn written(inode: Address, hook: HookId, start: u64, len: u64) -> Option<()> {
-    if maps::control(ctrl::EXACT) == 0 {
+    if !is_near(inode) {
         return None;
     }
     let target = Marked::of_every_write(inode, hook)?;
@@ -123,7 +139,7 @@ fn now_mapped(target: &Target, value: *mut u64) {
     // First, so that no folio's mark is left out after the whole file was marked.
     // SAFETY: a pointer the map just gave.
     let before = unsafe { atomic::fetch_or(value, watched::MAPPED) };
-    if before & (watched::EXACT | watched::MAPPED) == watched::EXACT
+    if watched::tells_every_write(before)
         && let Some(marked) = target.if_marked()
     {
         marked.flags(flag::WHOLE);
@@ -133,9 +149,9 @@ fn now_mapped(target: &Target, value: *mut u64) {
 /// A folio of several blocks becomes dirty: from now on the writes of its file are marked exactly, if that is possible. It costs each
 /// write a program that tells of it, which is worth it only for such files.
 #[inline(always)]
-pub(crate) fn begin(target: &Marked, mapping: Address) {
+pub(crate) fn begin(target: &Marked, inode: Address, mapping: Address) {
     let on = maps::control(ctrl::EXACT_ON);
-    if on == 0 || target.is_known() || globals::VMA_FILE.load() == ABSENT {
+    if on == 0 || target.was_mapped() || globals::VMA_FILE.load() == ABSENT {
         return;
     }
     let wanted = match target.magic() {
@@ -148,7 +164,7 @@ pub(crate) fn begin(target: &Marked, mapping: Address) {
         return;
     }
     let Some(value) = maps::watched(target.dev, target.ino) else { return };
-    maps::set_control(ctrl::EXACT, 1);
+    look_at(inode);
     // SAFETY: a pointer the map just gave.
     let before = unsafe { atomic::fetch_or(value, watched::EXACT) };
     if before & watched::MAPPED != 0 {
@@ -176,7 +192,7 @@ fn is_exact_now(descriptor: u64) -> Option<u32> {
     }
     // SAFETY: a pointer the map just gave.
     let before = unsafe { core::ptr::read_volatile(value) };
-    if before & (watched::EXACT | watched::MAPPED) != watched::EXACT {
+    if !watched::tells_every_write(before) {
         return None;
     }
     if watched::is_exact(before) {

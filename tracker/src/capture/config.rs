@@ -46,7 +46,11 @@ impl MapEntries {
         let tables = self.growing().iter().map(|(entries, _, maps)| slots(*entries) * HASH_SLOT * maps).sum::<u64>();
         let fixed = [(self.inflight, 8 + 40), (limits::SUPERS_ENTRIES, 8 + 8), (limits::WRITERS_ENTRIES, 16 + 8)];
         let fixed = fixed.iter().map(|(n, of)| u64::from(*n) * (HASH_ENTRY + of) + slots(*n) * HASH_SLOT).sum::<u64>();
-        tables + fixed + u64::from(limits::OVERFLOW_WORDS) * 8 * 2 + u64::from(limits::WRITES_ENTRIES) * 32
+        tables
+            + fixed
+            + u64::from(limits::OVERFLOW_WORDS) * 8 * 2
+            + u64::from(limits::WRITES_ENTRIES) * 32
+            + u64::from(limits::NEAR_ENTRIES) * 8
     }
 
     /// Approximate kernel memory of full maps of these sizes, in bytes.

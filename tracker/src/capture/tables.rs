@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Names of the maps that are pinned.
-pub(super) const MAPS: [&str; 14] = [
+pub(super) const MAPS: [&str; 15] = [
     "DIRTY0",
     "DIRTY1",
     "INODE0",
@@ -32,6 +32,7 @@ pub(super) const MAPS: [&str; 14] = [
     "CHANGES",
     "WRITERS",
     "WRITES",
+    "NEAR",
 ];
 
 /// Maps whose entries are allocated on demand, if the kernel supports it.
@@ -53,8 +54,9 @@ pub(super) struct Maps {
     pub(super) inflight: Table<u64, Inflight>,
     pub(super) changes: Table<u32, u64>,
     pub(super) writers: Table<WriterKey, u64>,
-    /// Only the programs read and write it.
+    /// Only the programs read and write these.
     writes: Table<u32, LastWrite>,
+    near: Table<u32, u64>,
 }
 
 impl Maps {
@@ -71,6 +73,7 @@ impl Maps {
             changes: table(pin_dir, "CHANGES")?,
             writers: table(pin_dir, "WRITERS")?,
             writes: table(pin_dir, "WRITES")?,
+            near: table(pin_dir, "NEAR")?,
         })
     }
 
@@ -83,7 +86,7 @@ impl Maps {
         }
     }
 
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 14] {
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 15] {
         [
             self.dirty[0].fd(),
             self.dirty[1].fd(),
@@ -99,6 +102,7 @@ impl Maps {
             self.changes.fd(),
             self.writers.fd(),
             self.writes.fd(),
+            self.near.fd(),
         ]
     }
 }

@@ -116,8 +116,8 @@ pub const fn near(inode: u64) -> u32 {
 pub mod watched {
     /// Bits of the slot.
     pub const SLOT: u64 = 0xffff;
-    /// Its buffered writes are marked by what is written, not by whole folios. Set when a folio of several blocks becomes dirty, and
-    /// stays.
+    /// Its buffered writes are marked by what is written, not by whole folios. Set when a folio of several blocks becomes dirty, or
+    /// when user space asks for it, and stays.
     pub const EXACT: u64 = 1 << 16;
     /// It was stored to through a mapping, or can have been: stores into a folio that is dirty already set no mark, so folios are marked
     /// whole for ever.
@@ -164,7 +164,8 @@ pub mod exact {
     pub const EXT4: u64 = 1;
     /// Bit of `ctrl::EXACT_ON`: on XFS.
     pub const XFS: u64 = 2;
-    /// Name of the program. It is attached to nothing: user space runs it, with a file descriptor of its own.
+    /// Name of the program. It is attached to nothing: user space runs it, with a file descriptor of its own, and whether the writes of
+    /// this file are to be marked exactly from now on.
     pub const PROGRAM: &str = "exact_now";
     /// Its folios are marked whole.
     pub const NO: u32 = 0;

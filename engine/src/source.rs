@@ -2,6 +2,8 @@
 //!
 //! Only values, and the trait of one open file. `flush` decides what is called, and in which order.
 
+use bytes::Bytes;
+
 use crate::dirty::Marks;
 use crate::model::{FileId, InodeId, Kind, Time};
 use crate::xattrs::ReadXattrs;
@@ -168,6 +170,13 @@ pub struct FileImage {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    Bytes { offset: u64, bytes: Vec<u8> },
-    Hole { offset: u64, len: u64 },
+    /// A clone shares them.
+    Bytes {
+        offset: u64,
+        bytes: Bytes,
+    },
+    Hole {
+        offset: u64,
+        len: u64,
+    },
 }

@@ -146,7 +146,7 @@ impl Rig {
     #[must_use]
     pub fn how_marked(&self) -> HowMarked {
         let probe = self.capture.as_ref().unwrap().exact_probe().unwrap();
-        Arc::new(move |file| probe.ask(file))
+        Arc::new(move |file, may_begin| probe.ask(file, may_begin))
     }
 
     /// Marks of an inode in a drain; empty when there are none.

@@ -4,8 +4,9 @@
 //! missing, and is noticed.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use engine::dirty::Marks;
 use engine::flush::Steps;
@@ -14,7 +15,7 @@ use engine::model::FileId;
 use engine::source::{Exactly, FileError, FileImage, FileOps, Part, ReadJob, Stat};
 use engine::xattrs::ReadXattrs;
 use tracker::capture::CaptureConfig;
-use tracker::source::{OpenFile, SourceRoot};
+use tracker::source::{HowMarked, OpenFile, SourceRoot};
 use tracker::volume::marks::retired::marks_by_superblock;
 
 use crate::capture_mounts::{Kind, Mount};
@@ -65,6 +66,8 @@ pub struct Bed {
     pub steps: Steps,
     /// Whether to distinguish data and holes. On some file systems, asking for them waits for a writer too.
     pub holes: bool,
+    /// Whether each flush asks that writes be marked exactly, as it does for a hot file.
+    pub asks: bool,
     /// What the last drain found for the file.
     pub marks: Marks,
     root: SourceRoot,
@@ -102,7 +105,23 @@ impl Bed {
         File::open(rig.path(NAME)).expect("the file").sync_all().expect("fsync");
         rig.settle(&["d", NAME]);
         let root = SourceRoot::open(rig.mount.root()).expect("the source");
-        Bed { rig, steps: Steps::ALL, holes: true, marks: Marks::default(), root, image, kept: Marks::default() }
+        let (marks, kept) = Default::default();
+        Bed { rig, steps: Steps::ALL, holes: true, asks: false, marks, root, image, kept }
+    }
+
+    /// The file anew, in folios of one block, and each flush asks that its writes be marked exactly.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn make_hot(&mut self) {
+        let file = self.file();
+        file.set_len(0).expect("truncate");
+        for (block, bytes) in (0..).zip(self.image.chunks(4096)) {
+            file.write_all_at(bytes, block * 4096).expect("write");
+        }
+        file.sync_all().expect("fsync");
+        self.asks = true;
+        self.rig.settle(&[NAME]);
     }
 
     /// The file, for reading and writing.
@@ -153,7 +172,8 @@ impl Bed {
         let inode = self.root.stat(Path::new(NAME)).expect("statx").stat.inode;
         let job =
             ReadJob { id: FileId(1), inode, marks: self.marks.clone(), committed_size: Some(self.image.len() as u64) };
-        let exactly = self.rig.how_marked();
+        let (how_marked, asks) = (self.rig.how_marked(), self.asks);
+        let exactly: HowMarked = Arc::new(move |file, may_begin| how_marked(file, may_begin || asks));
         let file = self.root.open_file(Path::new(NAME), inode).expect("the source's file").with(Some(exactly));
         match read_file(&mut Watched { file, at, stats: 0, holes: self.holes }, &job, self.steps) {
             Ok(read) => self.commit(read),

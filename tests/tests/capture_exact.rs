@@ -27,7 +27,55 @@ fn file(rig: &mut Rig) -> File {
 }
 
 fn ask(rig: &Rig, file: &File) -> Exactly {
-    rig.how_marked()(file.as_fd())
+    rig.how_marked()(file.as_fd(), false)
+}
+
+/// Asks also that writes be marked exactly from now on.
+fn begin(rig: &Rig, file: &File) -> Exactly {
+    rig.how_marked()(file.as_fd(), true)
+}
+
+/// A file of 1 MiB in folios of one block, of which each is dirty, without marks.
+fn hot(rig: &mut Rig) -> File {
+    let file = File::options().create(true).read(true).write(true).open(rig.path("f")).unwrap();
+    (0..SIZE / BLOCK).for_each(|block| file.write_all_at(&[1; BLOCK as usize], block * BLOCK).unwrap());
+    rig.settle(&["f"]);
+    (0..SIZE / BLOCK).for_each(|block| file.write_all_at(&[2; BLOCK as usize], block * BLOCK).unwrap());
+    assert_eq!(blocks(&marks(rig)), (0..(SIZE / BLOCK) as u32).collect::<Vec<_>>());
+    file
+}
+
+#[test]
+fn a_hot_file_has_its_writes_marked_when_it_is_asked_for() {
+    for kind in EXACT {
+        let Some(mut rig) = Rig::new("a_hot_file_has_its_writes_marked_when_it_is_asked_for", kind) else { continue };
+        let file = hot(&mut rig);
+        file.write_all_at(&[3; 100], 5 * BLOCK).unwrap();
+        assert!(blocks(&marks(&mut rig)).is_empty(), "{kind:?}: the page was dirty, which is why it is written back");
+        assert_eq!(ask(&rig, &file), Exactly::No);
+        assert_eq!(begin(&rig, &file), Exactly::FromNow, "{kind:?}: once it must be written back");
+        assert_eq!(begin(&rig, &file), Exactly::Already);
+        for block in [5, 5, 7] {
+            file.write_all_at(&[4; 100], u64::from(block) * BLOCK).unwrap();
+            assert_eq!(blocks(&marks(&mut rig)), [block], "{kind:?}: the page is dirty");
+        }
+        let mapping = Mapping::new(&file, SIZE as usize).unwrap();
+        assert!(marks(&mut rig).flags & flag::WHOLE != 0, "{kind:?}");
+        drop(mapping);
+        assert_eq!(begin(&rig, &file), Exactly::No, "{kind:?}: it was mapped");
+    }
+}
+
+#[test]
+fn a_file_is_not_marked_exactly_where_not_every_write_is_told_of() {
+    for kind in [Kind::Btrfs, Kind::Overlay, Kind::Tmpfs] {
+        let case = "a_file_is_not_marked_exactly_where_not_every_write_is_told_of";
+        let Some(mut rig) = Rig::new(case, kind) else { continue };
+        std::fs::write(rig.path("f"), [1; 4096]).unwrap();
+        rig.settle(&["f"]);
+        let file = File::options().read(true).write(true).open(rig.path("f")).unwrap();
+        assert_eq!(begin(&rig, &file), Exactly::No, "{kind:?}");
+    }
 }
 
 /// Has writes marked exactly, by one into block 5. False, with a message, where the kernel makes no large folios.
@@ -224,6 +272,9 @@ fn what_is_read_without_a_write_back_is_what_is_there() {
     for kind in EXACT {
         for seed in 1..=seeds {
             let Some(mut bed) = Bed::new("what_is_read_without_a_write_back_is_what_is_there", kind) else { continue };
+            if seed % 2 == 0 {
+                bed.make_hot();
+            }
             let mut random = Random::new(seed);
             let mut mapping = None;
             for step in 0..steps {

@@ -146,8 +146,8 @@ fn now_mapped(target: &Target, value: *mut u64) {
     }
 }
 
-/// A folio of several blocks becomes dirty: from now on the writes of its file are marked exactly, if that is possible. It costs each
-/// write a program that tells of it, which is worth it only for such files.
+/// From now on the writes of this file are marked exactly, if that is possible. It costs each write a program that tells of it. That is
+/// worth it where a folio of several blocks becomes dirty, and where user space asks for it, which then writes the file back.
 #[inline(always)]
 pub(crate) fn begin(target: &Marked, inode: Address, mapping: Address) {
     let on = maps::control(ctrl::EXACT_ON);
@@ -173,27 +173,35 @@ pub(crate) fn begin(target: &Marked, inode: Address, mapping: Address) {
     }
 }
 
-/// Whether the writes of the file of a descriptor of the calling process, argument 0, are marked exactly (`common::maps::exact`). Run by
-/// user space, and attached to nothing, as `mapped_now`.
+/// Whether the writes of the file of a descriptor of the calling process, argument 0, are marked exactly (`common::maps::exact`). If not,
+/// they are from now on where argument 1 is not 0. Run by user space, and attached to nothing, as `mapped_now`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/writeback_dirty_folio")]
 extern "C" fn exact_now(ctx: *mut c_void) -> u32 {
-    is_exact_now(RawTracePointContext::new(ctx).arg(0)).unwrap_or(exact::NO)
+    let ctx = RawTracePointContext::new(ctx);
+    is_exact_now(ctx.arg(0), ctx.arg::<u64>(1) != 0).unwrap_or(exact::NO)
 }
 
 #[inline(always)]
-fn is_exact_now(descriptor: u64) -> Option<u32> {
+fn is_exact_now(descriptor: u64, may_begin: bool) -> Option<u32> {
     let inode = programs::descriptor_inode(descriptor)?;
     let target = Target::perhaps(inode)?;
     let value = maps::watched(target.dev, target.ino)?;
-    if programs::is_writably_mapped(kernel::member(inode, &globals::INODE_MAPPING)?)? {
+    let mapping = kernel::member(inode, &globals::INODE_MAPPING)?;
+    if programs::is_writably_mapped(mapping)? {
         now_mapped(&target, value);
         return None;
     }
     // SAFETY: a pointer the map just gave.
     let before = unsafe { core::ptr::read_volatile(value) };
     if !watched::tells_every_write(before) {
-        return None;
+        if may_begin {
+            begin(&target.if_marked()?, inode, mapping);
+        }
+        // SAFETY: as above.
+        let now = unsafe { core::ptr::read_volatile(value) };
+        // A write under way may have passed its hook before: a folio that it makes dirty from now on is marked whole.
+        return watched::tells_every_write(now).then_some(exact::FROM_NOW);
     }
     if watched::is_exact(before) {
         return Some(exact::YES);

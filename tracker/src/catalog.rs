@@ -26,6 +26,7 @@ mod paths;
 mod pending;
 mod query;
 mod row;
+mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;

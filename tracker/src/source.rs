@@ -8,6 +8,7 @@ mod error;
 mod file;
 pub(crate) mod flags;
 mod fs_type;
+mod hot;
 mod identity;
 mod mount_table;
 mod mounts;

@@ -10,6 +10,7 @@
 //! Where a file was given other blocks of the disk, its pages in memory may be older than these. They give way without an
 //! event, so READ goes to the disk: CLEAN has written back what is newer in memory, and a later store marks again.
 
+use bytes::Bytes;
 use roaring::RoaringBitmap;
 
 use super::steps::Steps;
@@ -111,7 +112,9 @@ fn read_prepared(
         let mut parts = Vec::new();
         let mut push = |piece: Piece<'_>| {
             match piece {
-                Piece::Bytes { offset, bytes } => parts.push(Part::Bytes { offset, bytes: bytes.to_vec() }),
+                Piece::Bytes { offset, bytes } => {
+                    parts.push(Part::Bytes { offset, bytes: Bytes::copy_from_slice(bytes) })
+                }
                 Piece::Hole { offset, len } => parts.push(Part::Hole { offset, len }),
             }
             Ok(())

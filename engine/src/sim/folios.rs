@@ -119,13 +119,19 @@ impl Files {
         if self.inodes.get(&ino).is_some_and(|inode| inode.mapped) && self.large != Some(Rules::MappedBefore) {
             self.now_mapped(ino);
         }
-        match self.kernel.exact.get_mut(&ino) {
-            Some(known) if known.exact && !known.mapped => {
+        let mapped = self.inodes.get(&ino).is_some_and(|inode| inode.mapped);
+        match self.kernel.exact.entry(ino).or_default() {
+            known if known.exact && !known.mapped => {
                 if std::mem::take(&mut known.unsure) {
                     Exactly::FromNow
                 } else {
                     Exactly::Already
                 }
+            }
+            // It is hot, maybe, and the daemon asks for it.
+            known if !known.mapped && !mapped && self.rng.below(2) == 0 => {
+                known.exact = true;
+                Exactly::FromNow
             }
             _ => Exactly::No,
         }

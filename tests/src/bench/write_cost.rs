@@ -117,7 +117,7 @@ fn captured(variant: usize, capture: &Capture, path: &Path, file: &File, round: 
 /// Has the writes of the file marked exactly, by one behind its end that is large enough for a large folio.
 fn mark_exactly(capture: &Capture, file: &File) -> Outcome<()> {
     file.write_all_at(&[1; 1 << 20], FILE_BYTES)?;
-    match capture.exact_probe()?.ask(file.as_fd()) {
+    match capture.exact_probe()?.ask(file.as_fd(), false) {
         Exactly::Already => Ok(()),
         how => Err(format!("writes are not marked exactly here: {how:?}").into()),
     }

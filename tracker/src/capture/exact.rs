@@ -18,11 +18,11 @@ impl ExactProbe {
         Self { exact_now }
     }
 
-    /// How the writes of an open file are marked.
+    /// How the writes of an open file are marked. `may_begin`: exactly from now on, if that is possible.
     #[must_use]
-    pub fn ask(&self, file: BorrowedFd<'_>) -> Exactly {
-        let answer =
-            u64::try_from(file.as_raw_fd()).map(|descriptor| sys::run_once(self.exact_now.as_fd(), &[descriptor]));
+    pub fn ask(&self, file: BorrowedFd<'_>, may_begin: bool) -> Exactly {
+        let answer = u64::try_from(file.as_raw_fd())
+            .map(|descriptor| sys::run_once(self.exact_now.as_fd(), &[descriptor, may_begin.into()]));
         match answer {
             Ok(Ok(exact::FROM_NOW)) => Exactly::FromNow,
             Ok(Ok(exact::YES)) => Exactly::Already,

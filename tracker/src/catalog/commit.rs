@@ -15,6 +15,7 @@ use super::identity::{put_head, raise_next_id};
 use super::late::{Late, Update};
 use super::pending;
 use super::row::{self, Handles};
+use super::rows::Rows;
 
 impl Catalog {
     /// Records the intent and applies `change`, in one transaction; the head does not move. `Unsettled` if another intent
@@ -83,10 +84,11 @@ impl Catalog {
         let mut listed = self.listed();
         let mut parents = self.parents();
         let mut late = self.late()?;
+        let mut rows = self.rows();
         let written = self.write(|conn| {
             let before = listed.before(conn, change)?;
             work(conn)?;
-            let values = apply(conn, &late, change, handles)?;
+            let values = apply(conn, &late, &mut rows, change, handles)?;
             Ok((ListedNames::after(conn, before)?, values))
         });
         match written {
@@ -100,6 +102,7 @@ impl Catalog {
                 listed.clear();
                 parents.clear();
                 late.clear();
+                rows.clear();
                 return Err(error);
             }
         }
@@ -157,6 +160,7 @@ impl Catalog {
         parents.clear();
         let mut late = self.late()?;
         late.clear();
+        self.rows().clear();
         self.write(|conn| {
             for sql in [
                 "DELETE FROM late",
@@ -183,7 +187,7 @@ fn open_seq(conn: &Connection) -> Result<Option<Seq>> {
         .map(|seq| Seq(seq as u64)))
 }
 
-fn apply(conn: &Connection, late: &Late, change: &CatalogChange, handles: &Handles) -> Result<Update> {
+fn apply(conn: &Connection, late: &Late, rows: &mut Rows, change: &CatalogChange, handles: &Handles) -> Result<Update> {
     for id in &change.gone {
         for sql in
             ["DELETE FROM nodes WHERE file = ?1", "DELETE FROM sigs WHERE file = ?1", "DELETE FROM files WHERE id = ?1"]
@@ -195,7 +199,7 @@ fn apply(conn: &Connection, late: &Late, change: &CatalogChange, handles: &Handl
         row::upsert(conn, file, handles.get(&file.id))?;
     }
     names(conn, &change.names)?;
-    let update = late.write(conn, change)?;
+    let update = late.write(conn, rows, change)?;
     if let Some(missing) = &change.missing {
         conn.prepare_cached("DELETE FROM missing")?.execute([])?;
         missing.iter().try_for_each(|missing| pending::put_missing(conn, missing))?;

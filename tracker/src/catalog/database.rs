@@ -10,6 +10,7 @@ use super::digests::ListedNames;
 use super::error::{CatalogError, Result};
 use super::late::Late;
 use super::parents::Parents;
+use super::rows::Rows;
 use super::schema;
 
 /// The open catalog of one volume. Every method is one short transaction; calls from several threads take turns.
@@ -22,6 +23,8 @@ pub struct Catalog {
     parents: Mutex<Parents>,
     /// Locked before `conn`.
     late: Mutex<Late>,
+    /// Only used while `late` is locked.
+    rows: Mutex<Rows>,
     pub(super) attempts: Mutex<Range<u32>>,
 }
 
@@ -76,8 +79,9 @@ impl Catalog {
     }
 
     fn of(conn: Connection) -> Catalog {
-        let (listed, parents, late) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Catalog { conn: Mutex::new(conn), listed, parents, late, attempts: Mutex::new(0..0) }
+        let (listed, parents) = (Mutex::default(), Mutex::default());
+        let (late, rows) = (Mutex::default(), Mutex::default());
+        Catalog { conn: Mutex::new(conn), listed, parents, late, rows, attempts: Mutex::new(0..0) }
     }
 
     /// If a thread panicked with the lock, its transaction was rolled back, so the connection is still sound.
@@ -108,6 +112,14 @@ impl Catalog {
             let mut parents = poisoned.into_inner();
             parents.clear();
             parents
+        })
+    }
+
+    pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(|poisoned| {
+            let mut rows = poisoned.into_inner();
+            rows.clear();
+            rows
         })
     }
 
@@ -149,6 +161,8 @@ impl Catalog {
 fn configure(conn: &Connection) -> Result<()> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Otherwise SQLite plans a statement anew for each other value that a range begins with.
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "NORMAL")?;
     // Bounds the log after a checkpoint; otherwise it keeps the size of the largest transaction ever.

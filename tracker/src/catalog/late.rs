@@ -7,15 +7,17 @@
 //!
 //! Small rows, new ones, and those that change in large part are written at once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use engine::catalog::CatalogChange;
 use engine::model::FileId;
 use engine::signature::ENTRY_BYTES;
 use engine::tree::VALUE_BYTES;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 
 use super::error::{CatalogError, Result};
+use super::rows::Rows;
 
 /// Most values that are kept aside: 2 MiB in memory.
 const MOST_VALUES: usize = 32_768;
@@ -27,7 +29,7 @@ const SMALL: usize = 2048;
 const FEW: usize = 4;
 
 /// A table of rows of values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Table {
     Nodes,
     Sigs,
@@ -74,8 +76,8 @@ impl Changed {
         Some(Changed { len, values })
     }
 
-    fn over(&self, width: usize, row: Option<Vec<u8>>) -> Vec<u8> {
-        let mut out = row.unwrap_or_default();
+    fn over(&self, width: usize, row: Option<&[u8]>) -> Vec<u8> {
+        let mut out = row.unwrap_or_default().to_vec();
         out.resize(usize::from(self.len) * width, 0);
         for (at, value) in &self.values {
             let place = usize::from(*at) * width;
@@ -207,17 +209,18 @@ impl Late {
     }
 
     /// The values of a row as they are now; `row` is what the table has.
-    pub(super) fn lay_over(&self, key: Key, row: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    pub(super) fn lay_over<'a>(&self, key: Key, row: Option<&'a [u8]>) -> Option<Cow<'a, [u8]>> {
         match self.changed.get(&key) {
-            Some(changed) => Some(changed.over(key.1.width(), row)),
-            None => row,
+            Some(changed) => Some(changed.over(key.1.width(), row).into()),
+            None => row.map(Cow::Borrowed),
         }
     }
 
     /// Writes the values of `change`, after the rows of files that are gone were deleted.
-    pub(super) fn write(&self, conn: &Connection, change: &CatalogChange) -> Result<Update> {
+    pub(super) fn write(&self, conn: &Connection, rows: &mut Rows, change: &CatalogChange) -> Result<Update> {
         let mut records = Vec::new();
         for id in &change.gone {
+            rows.gone(*id);
             if self.changed.range((*id, Table::Nodes, 0, 0)..).next().is_some_and(|((file, ..), _)| file == id) {
                 records.push(Record::Gone(*id));
             }
@@ -230,8 +233,8 @@ impl Late {
             let large = blob.as_ref().filter(|blob| blob.len() >= SMALL);
             let changed = match large {
                 Some(new) => {
-                    let row = stored(conn, key)?;
-                    let now = if known { self.lay_over(key, row) } else { row };
+                    let row = rows.stored(conn, key)?;
+                    let now = if known { self.lay_over(key, row) } else { row.map(Cow::Borrowed) };
                     now.and_then(|now| Changed::between(key.1.width(), &now, new))
                 }
                 None => None,
@@ -239,7 +242,7 @@ impl Late {
             match changed {
                 Some(changed) => records.push(Record::Changed(key, changed)),
                 None => {
-                    put(conn, key, blob.as_deref())?;
+                    rows.put(conn, key, blob.as_deref())?;
                     records.extend(known.then_some(Record::Written(key)));
                 }
             }
@@ -252,18 +255,18 @@ impl Late {
         let more: usize =
             records.iter().map(|record| if let Record::Changed(_, c) = record { c.values.len() } else { 0 }).sum();
         if self.values + more > MOST_VALUES || self.bytes + bytes.len() > MOST_BYTES {
-            return self.clone().empty(conn, records);
+            return self.clone().empty(conn, rows, records);
         }
         conn.prepare_cached("INSERT INTO late(records) VALUES(?1)")?.execute([&bytes])?;
         Ok(Update::Appended { records, bytes: bytes.len() })
     }
 
     /// Writes everything into the rows.
-    fn empty(mut self, conn: &Connection, records: Vec<Record>) -> Result<Update> {
+    fn empty(mut self, conn: &Connection, rows: &mut Rows, records: Vec<Record>) -> Result<Update> {
         self.follow(Update::Appended { records, bytes: 0 });
         for (key, changed) in &self.changed {
-            let row = stored(conn, *key)?;
-            put(conn, *key, Some(&changed.over(key.1.width(), row)))?;
+            let row = changed.over(key.1.width(), rows.stored(conn, *key)?);
+            rows.put(conn, *key, Some(&row))?;
         }
         conn.prepare_cached("DELETE FROM late")?.execute([])?;
         Ok(Update::Emptied)
@@ -299,40 +302,6 @@ impl Late {
             self.values -= changed.values.len();
         }
     }
-}
-
-/// A row as its table has it.
-pub(super) fn stored(conn: &Connection, (file, table, level, index): Key) -> Result<Option<Vec<u8>>> {
-    let (file, index) = (file.0 as i64, index as i64);
-    Ok(match table {
-        Table::Nodes => conn
-            .prepare_cached("SELECT blob FROM nodes WHERE file = ?1 AND level = ?2 AND idx = ?3")?
-            .query_row(params![file, level, index], |row| row.get(0)),
-        Table::Sigs => conn
-            .prepare_cached("SELECT blob FROM sigs WHERE file = ?1 AND grp = ?2")?
-            .query_row(params![file, index], |row| row.get(0)),
-    }
-    .optional()?)
-}
-
-/// Writes or deletes a row.
-fn put(conn: &Connection, (file, table, level, index): Key, blob: Option<&[u8]>) -> Result<()> {
-    let (file, index) = (file.0 as i64, index as i64);
-    match (table, blob) {
-        (Table::Nodes, Some(blob)) => conn
-            .prepare_cached("INSERT OR REPLACE INTO nodes(file, level, idx, blob) VALUES(?1, ?2, ?3, ?4)")?
-            .execute(params![file, level, index, blob]),
-        (Table::Nodes, None) => conn
-            .prepare_cached("DELETE FROM nodes WHERE file = ?1 AND level = ?2 AND idx = ?3")?
-            .execute(params![file, level, index]),
-        (Table::Sigs, Some(blob)) => conn
-            .prepare_cached("INSERT OR REPLACE INTO sigs(file, grp, blob) VALUES(?1, ?2, ?3)")?
-            .execute(params![file, index, blob]),
-        (Table::Sigs, None) => {
-            conn.prepare_cached("DELETE FROM sigs WHERE file = ?1 AND grp = ?2")?.execute(params![file, index])
-        }
-    }?;
-    Ok(())
 }
 
 #[cfg(test)]

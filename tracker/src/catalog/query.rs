@@ -1,5 +1,7 @@
 //! Queries on the committed image.
 
+use std::borrow::Cow;
+
 use engine::catalog::{Known, Record};
 use engine::model::{FileId, Ino, Kind};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -110,8 +112,9 @@ impl Catalog {
     fn values(&self, key: late::Key) -> Result<Option<Vec<u8>>> {
         // Held until the row is read, so that both are of the same time.
         let late = self.late()?;
-        let row = self.read(|conn| late::stored(conn, key))?;
-        Ok(late.lay_over(key, row))
+        let mut rows = self.rows();
+        let row = self.read(|conn| rows.stored(conn, key))?;
+        Ok(late.lay_over(key, row).map(Cow::into_owned))
     }
 
     /// Up to `limit` files with an id above `after`, by id: start with `FileId(0)`, then pass the last id returned. An

@@ -28,7 +28,7 @@ use crate::volume::status::{State, VolumeStatus};
 const TICK: Duration = Duration::from_millis(50);
 
 /// In how many ticks it checks them once when all have said `ready`: asking fifty volumes twenty times a second is work.
-const SETTLED: u32 = 5;
+const SETTLED: u32 = 20;
 
 /// How long a process that was interrupted twice tries to detach its programs.
 const ABANDON: Duration = Duration::from_secs(2);

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::clean_times::CleanTimes;
 use super::error::{OpenError, SourceError};
 use super::fs_type::FsType;
+use super::hot::Hot;
 use super::root::SourceRoot;
 use super::stat::{Births, SourceStat, proc_path};
 use super::unwritten::Unwritten;
@@ -31,8 +32,8 @@ pub enum CleanBy {
     DataSync,
 }
 
-/// Tells how the writes of an open file are marked.
-pub type HowMarked = Arc<dyn Fn(BorrowedFd<'_>) -> Exactly + Send + Sync>;
+/// Tells how the writes of an open file are marked: exactly from now on, if that is possible and the second argument says so.
+pub type HowMarked = Arc<dyn Fn(BorrowedFd<'_>, bool) -> Exactly + Send + Sync>;
 
 /// A regular file of the source, open for reading.
 pub struct OpenFile {
@@ -44,6 +45,7 @@ pub struct OpenFile {
     ino: Ino,
     cleans: Arc<CleanTimes>,
     unwritten: Arc<Unwritten>,
+    hot: Arc<Hot>,
     /// Whether `FileOps::read` goes past the pages in memory.
     direct: bool,
     how_marked: Option<HowMarked>,
@@ -82,6 +84,7 @@ impl SourceRoot {
             ino: expect.ino,
             cleans: Arc::clone(&self.cleans),
             unwritten: Arc::clone(&self.unwritten),
+            hot: Arc::clone(&self.hot),
             direct: false,
             how_marked: None,
         })
@@ -89,7 +92,9 @@ impl SourceRoot {
 
     /// Files that the next flush is to write back, although nothing was written to them.
     pub fn take_unwritten(&self) -> Vec<Ino> {
-        self.unwritten.take_due(Instant::now())
+        let now = Instant::now();
+        self.hot.forget(now);
+        self.unwritten.take_due(now)
     }
 
     /// How long writing files back took since the last call, by inode number.
@@ -207,11 +212,12 @@ impl FileOps for OpenFile {
 
     fn how_marked(&mut self) -> Exactly {
         // What is journalled becomes dirty in another way, and is told of in another way.
+        let now = Instant::now();
         let how = match (&self.how_marked, self.clean_by) {
-            (Some(how_marked), CleanBy::WriteBack) => how_marked(self.fd.as_fd()),
+            (Some(how_marked), CleanBy::WriteBack) => how_marked(self.fd.as_fd(), self.hot.is_hot(self.ino, now)),
             _ => Exactly::No,
         };
-        if how == Exactly::Already && !self.unwritten.may_wait(self.ino, Instant::now()) {
+        if how == Exactly::Already && !self.unwritten.may_wait(self.ino, now) {
             return Exactly::FromNow;
         }
         how
@@ -226,6 +232,7 @@ impl FileOps for OpenFile {
         self.cleans.add(self.ino, began.elapsed());
         if done.is_ok() {
             self.unwritten.written(self.ino);
+            self.hot.written(self.ino, began);
         }
         done.map_err(|error| FileError::WriteBack { cause: error.to_string() })
     }

@@ -17,6 +17,7 @@ use super::beneath::{Beneath, open_root};
 use super::clean_times::CleanTimes;
 use super::error::SourceError;
 use super::fs_type::FsType;
+use super::hot::Hot;
 use super::stat::{self, Births, SourceStat, has_birth, stat_fd};
 use super::unwritten::Unwritten;
 use super::xattrs::{self, Layer};
@@ -92,6 +93,7 @@ pub struct SourceRoot {
     pub(super) upper: Option<Upper>,
     pub(super) cleans: Arc<CleanTimes>,
     pub(super) unwritten: Arc<Unwritten>,
+    pub(super) hot: Arc<Hot>,
 }
 
 /// An inode found by path, and the file system that it is read on.
@@ -121,6 +123,7 @@ impl SourceRoot {
             upper,
             cleans: Arc::default(),
             unwritten: Arc::default(),
+            hot: Arc::default(),
         })
     }
 

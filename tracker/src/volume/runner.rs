@@ -364,6 +364,9 @@ impl Runner {
     ) -> Result<bool, WorldError> {
         let seconds = began.elapsed().as_secs_f64();
         let unsettled = *outcome == Outcome::Unsettled;
+        if let Some(found) = report.consistency {
+            self.opened.world.search_ended(found);
+        }
         let damaged = self.opened.world.damaged.take();
         // Includes causes from another volume's drain or a new file: their marks came after those of this flush.
         let reread = self.note_rereads();

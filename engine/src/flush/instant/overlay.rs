@@ -9,24 +9,21 @@ pub(super) fn lay_over(image: &mut FileImage, newer: FileImage) {
         *image = newer;
         return;
     }
-    let mut parts = std::mem::take(&mut image.parts);
-    parts = parts.into_iter().filter_map(|part| before(part, newer.size)).collect();
+    let old = std::mem::take(&mut image.parts);
+    let mut parts = Vec::with_capacity(old.len() + newer.parts.len());
+    // Both lie in order.
+    let mut old = old.into_iter().filter_map(|part| before(part, newer.size));
+    let mut next = old.next();
     for part in newer.parts {
         let (start, end) = range(&part);
-        let mut rest = Vec::with_capacity(parts.len() + 2);
-        for old in parts {
-            let (first, last) = range(&old);
-            if last <= start || first >= end {
-                rest.push(old);
-                continue;
-            }
-            let (head, tail) = (before(old.clone(), start), behind(old, end));
-            rest.extend(head.into_iter().chain(tail));
+        while let Some(first) = next.take_if(|old| range(old).0 < end) {
+            parts.extend(before(first.clone(), start));
+            next = behind(first, end).or_else(|| old.next());
         }
-        let at = rest.partition_point(|old| range(old).0 < start);
-        rest.insert(at, part);
-        parts = rest;
+        parts.push(part);
     }
+    parts.extend(next);
+    parts.extend(old);
     *image = FileImage { parts, whole: image.whole, ..newer };
 }
 
@@ -108,8 +105,10 @@ mod tests {
                 continue;
             }
             match parts.last_mut() {
-                Some(Part::Bytes { offset: at, bytes }) if *at + bytes.len() as u64 == offset => bytes.extend(piece),
-                _ => parts.push(Part::Bytes { offset, bytes: piece.to_vec() }),
+                Some(Part::Bytes { offset: at, bytes }) if *at + bytes.len() as u64 == offset => {
+                    *bytes = [&bytes[..], piece].concat().into();
+                }
+                _ => parts.push(Part::Bytes { offset, bytes: piece.to_vec().into() }),
             }
         }
         image(bytes.len(), whole, parts)

@@ -107,7 +107,7 @@ fn the_order_is_statx_clean_barrier_read() {
     let job = job(marked([1]), Some(file.size));
     let image = read_file(&mut file, &job, Steps::ALL).unwrap();
     assert_eq!(file.calls, ["statx", "xattrs", "clean", "barrier", "statx", "data_ranges", "read"]);
-    assert_eq!(image.parts, [Part::Bytes { offset: BLOCK_BYTES, bytes: vec![2; BLOCK_BYTES as usize] }]);
+    assert_eq!(image.parts, [Part::Bytes { offset: BLOCK_BYTES, bytes: vec![2; BLOCK_BYTES as usize].into() }]);
     assert!(!image.short && !image.whole);
 }
 
@@ -127,7 +127,7 @@ fn a_size_that_an_append_sets_late_counts() {
     (file.size, file.grows) = (2 * BLOCK_BYTES, BLOCK_BYTES);
     let image = read_file(&mut file, &job(marked([2]), Some(2 * BLOCK_BYTES)), Steps::ALL).unwrap();
     assert_eq!((image.size, image.stat.size, image.short), (3 * BLOCK_BYTES, 3 * BLOCK_BYTES, false));
-    let last = Part::Bytes { offset: 2 * BLOCK_BYTES, bytes: vec![3; BLOCK_BYTES as usize] };
+    let last = Part::Bytes { offset: 2 * BLOCK_BYTES, bytes: vec![3; BLOCK_BYTES as usize].into() };
     assert!(image.parts.contains(&last), "{:?}", shape(&image));
 }
 

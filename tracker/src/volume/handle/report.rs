@@ -78,6 +78,9 @@ fn of_capture(status: &mut VolumeStatus, facts: &VolumeFacts, progress: &Progres
 fn writers(facts: &VolumeFacts) -> Vec<Writer> {
     let asked = facts.dispatcher.as_ref().map(|dispatcher| dispatcher.writers(&facts.pending));
     let Some(Ok(writers)) = asked else { return Vec::new() };
+    if writers.is_empty() {
+        return Vec::new();
+    }
     let mut most: Vec<(u64, u64)> = writers.into_iter().collect();
     most.sort_by_key(|(cgroup, changes)| (Reverse(*changes), *cgroup));
     most.truncate(WRITERS_MAX);

@@ -31,6 +31,7 @@ impl Runner {
         if resting > 0 {
             return Err(NotInstant::Mapped);
         }
+        world.instant_is_waited_for = self.shared.progress().instants.is_waited_for();
         if world.can_look() { Ok(()) } else { Err(NotInstant::Kernel) }
     }
 

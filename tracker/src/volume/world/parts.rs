@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use engine::flush::world::{Fails, Moved};
 use engine::image::ImageError;
-use engine::model::{Dev, FileId, InodeId, Time};
+use engine::model::{Consistency, Dev, FileId, InodeId, Time};
 
 use super::error::WorldError;
 use super::paths::Paths;
 use super::pool::Pool;
 use super::quiet::Quiet;
+use super::searches::Searches;
 use super::worth::Worth;
 use crate::catalog::Catalog;
 use crate::pause::Held;
@@ -62,6 +63,9 @@ pub struct VolumeWorld {
     pub store_dir: Option<PathBuf>,
     /// How the last pauses went.
     pub(super) worth: Worth,
+    pub(super) searches: Searches,
+    /// Somebody waits for a commit of one instant.
+    pub instant_is_waited_for: bool,
     /// The pause of them that lasts.
     pub(super) held: Option<Held>,
     /// While it looks at what changed, nothing is to come between.
@@ -100,6 +104,8 @@ impl VolumeWorld {
             pause_note: PathBuf::new(),
             store_dir: None,
             worth: Worth::default(),
+            searches: Searches::default(),
+            instant_is_waited_for: false,
             held: None,
             urgent: None,
             began: Time::default(),
@@ -112,6 +118,11 @@ impl VolumeWorld {
         self.quiet = None;
         self.how_marked = None;
         self.held = None;
+    }
+
+    /// A flush that looked for an instant ended with this.
+    pub fn search_ended(&mut self, found: Consistency) {
+        self.searches.ended(found);
     }
 
     /// Files whose reading thread has not returned.

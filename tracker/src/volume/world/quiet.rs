@@ -7,8 +7,6 @@ use engine::flush::world::Count;
 use crate::capture::writers::Writers;
 use crate::volume::marks::live::Probe;
 
-/// How long one flush looks for a moment in which nothing changes.
-const LOOKED_FOR: Duration = Duration::from_millis(250);
 /// The pause between the first two looks; it doubles up to the sixth.
 const GAP: Duration = Duration::from_micros(50);
 
@@ -18,6 +16,8 @@ pub(super) struct Quiet {
     probe: Probe,
     slot: u32,
     began: Option<Instant>,
+    /// How long it is.
+    time: Duration,
     /// Who had written how much when the search was prepared; empty where nobody may be paused.
     pub(super) writers: Writers,
     /// Until when writers are paused.
@@ -25,8 +25,8 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    pub(super) fn new((probe, slot): (Probe, u32), writers: Writers) -> Quiet {
-        Quiet { probe, slot, began: None, writers, paused_until: None }
+    pub(super) fn new((probe, slot): (Probe, u32), time: Duration, writers: Writers) -> Quiet {
+        Quiet { probe, slot, began: None, time, writers, paused_until: None }
     }
 
     pub(super) fn probe(&self) -> &Probe {
@@ -48,7 +48,7 @@ impl Quiet {
     pub(super) fn try_again(&self, tries: u32) -> bool {
         let is_over = match self.paused_until {
             Some(_) => self.is_late(),
-            None => self.began.is_some_and(|began| began.elapsed() > LOOKED_FOR),
+            None => self.began.is_some_and(|began| began.elapsed() > self.time),
         };
         if is_over {
             return false;

@@ -75,7 +75,8 @@ impl VolumeWorld {
         if self.quiet.is_none() {
             let may_pause = !self.pause.is_zero();
             let writers = if may_pause { dispatcher.writers(&self.pending)? } else { Writers::new() };
-            self.quiet = Some(Quiet::new(dispatcher.quiet_probe(&self.pending)?, writers));
+            let time = self.searches.time(self.instant_is_waited_for);
+            self.quiet = Some(Quiet::new(dispatcher.quiet_probe(&self.pending)?, time, writers));
         }
         self.quiet.as_mut().ok_or_else(|| DispatcherError::Ended.into())
     }
@@ -93,7 +94,7 @@ impl VolumeWorld {
         if self.how_marked.is_none() {
             let (dispatcher, _) = self.dispatcher.as_ref()?;
             let probe = dispatcher.exact_probe().ok()?;
-            self.how_marked = Some(Arc::new(move |file| probe.ask(file)));
+            self.how_marked = Some(Arc::new(move |file, may_begin| probe.ask(file, may_begin)));
         }
         self.how_marked.clone()
     }

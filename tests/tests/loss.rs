@@ -419,3 +419,31 @@ fn a_file_with_exact_marks_is_read_at_once_and_written_back_later() {
         assert!(daemon.stop().success());
     }
 }
+
+/// A page of such a file stays dirty over flushes. A write into it is no event of the page, and must be committed all the same.
+#[test]
+fn a_hot_file_is_not_written_back_by_each_flush() {
+    let case = "a_hot_file_is_not_written_back_by_each_flush";
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let Some(mount) = Mount::new_or_skip(case, kind) else { continue };
+        let source = mount.dir("source");
+        // Page by page, so that no folio is large.
+        let file = OpenOptions::new().create_new(true).read(true).write(true).open(source.join("file")).unwrap();
+        (0..16).for_each(|block| file.write_all_at(&[1; 4096], block * 4096).unwrap());
+        let volume = Volume::new(&source);
+        let daemon = volume.start_ready();
+        let mut dirty = Vec::new();
+        for round in 0..20u8 {
+            file.write_all_at(&[round; 100], 5 * 4096).unwrap();
+            volume.sync(SYNC).expect(0);
+            dirty.push(dirty_pages(&file).unwrap());
+            if round % 6 == 5 {
+                volume.restored(&format!("copy-{round}"));
+            }
+        }
+        println!("{kind:?}: dirty pages after each flush: {dirty:?}");
+        assert_eq!(dirty[0], 0, "{kind:?}: the first flushes write it back");
+        assert!(dirty[12..].iter().all(|pages| *pages > 0), "{kind:?}: {dirty:?}");
+        assert!(daemon.stop().success());
+    }
+}

@@ -37,7 +37,7 @@ fn begin(rig: &Rig, file: &File) -> Exactly {
 
 /// A file of 1 MiB in folios of one block, of which each is dirty, without marks.
 fn hot(rig: &mut Rig) -> File {
-    let file = File::options().create(true).read(true).write(true).open(rig.path("f")).unwrap();
+    let file = File::options().create_new(true).read(true).write(true).open(rig.path("f")).unwrap();
     (0..SIZE / BLOCK).for_each(|block| file.write_all_at(&[1; BLOCK as usize], block * BLOCK).unwrap());
     rig.settle(&["f"]);
     (0..SIZE / BLOCK).for_each(|block| file.write_all_at(&[2; BLOCK as usize], block * BLOCK).unwrap());

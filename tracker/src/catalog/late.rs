@@ -12,12 +12,11 @@ use std::collections::BTreeMap;
 
 use engine::catalog::CatalogChange;
 use engine::model::FileId;
-use engine::signature::ENTRY_BYTES;
 use engine::tree::VALUE_BYTES;
 use rusqlite::Connection;
 
 use super::error::{CatalogError, Result};
-use super::rows::Rows;
+use super::rows::{Key, Rows, Table};
 
 /// Most values that are kept aside: 2 MiB in memory.
 const MOST_VALUES: usize = 32_768;
@@ -27,25 +26,6 @@ const MOST_BYTES: usize = 4 << 20;
 const SMALL: usize = 2048;
 /// A row of which more than one value in so many has changed is written in full.
 const FEW: usize = 4;
-
-/// A table of rows of values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Table {
-    Nodes,
-    Sigs,
-}
-
-impl Table {
-    fn width(self) -> usize {
-        match self {
-            Table::Nodes => VALUE_BYTES,
-            Table::Sigs => ENTRY_BYTES,
-        }
-    }
-}
-
-/// A row: file, table, level (0 for signatures) and index. The file is first, so that its rows lie together.
-pub(super) type Key = (FileId, Table, u8, u64);
 
 /// What a row is to become: so many values, some of them others than in the row. Wherever it grew, the values are here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

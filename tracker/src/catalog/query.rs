@@ -8,9 +8,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Catalog;
 use super::error::{CatalogError, Result};
-use super::late::{self, Table};
 use super::names::{known, names_of, select_known};
 use super::row;
+use super::rows::{Key, Table};
 
 /// How much the catalog holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Catalog {
         self.values((file, Table::Sigs, 0, group))
     }
 
-    fn values(&self, key: late::Key) -> Result<Option<Vec<u8>>> {
+    fn values(&self, key: Key) -> Result<Option<Vec<u8>>> {
         // Held until the row is read, so that both are of the same time.
         let late = self.late()?;
         let mut rows = self.rows();

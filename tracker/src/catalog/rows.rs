@@ -6,11 +6,31 @@
 use std::num::NonZeroUsize;
 
 use engine::model::FileId;
+use engine::signature::ENTRY_BYTES;
+use engine::tree::VALUE_BYTES;
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Result;
-use super::late::{Key, Table};
+
+/// A table of rows of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Table {
+    Nodes,
+    Sigs,
+}
+
+impl Table {
+    pub(super) fn width(self) -> usize {
+        match self {
+            Table::Nodes => VALUE_BYTES,
+            Table::Sigs => ENTRY_BYTES,
+        }
+    }
+}
+
+/// A row: file, table, level (0 for signatures) and index. The file is first, so that its rows lie together.
+pub(super) type Key = (FileId, Table, u8, u64);
 
 /// Rows of 16 KiB at most: 4 MiB of one volume, enough for writes all over a file of 256 MiB.
 const MOST: NonZeroUsize = NonZeroUsize::new(256).unwrap();

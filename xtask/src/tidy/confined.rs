@@ -54,7 +54,7 @@ const CONFINED: [Confined; 5] = [
 ];
 
 /// What the engine may depend on: pure computation only.
-const ENGINE_DEPENDENCIES: [&str; 6] = ["blake3", "fast_rsync", "petgraph", "roaring", "thiserror", "zstd"];
+const ENGINE_DEPENDENCIES: [&str; 7] = ["blake3", "bytes", "fast_rsync", "petgraph", "roaring", "thiserror", "zstd"];
 
 pub(super) fn paths(files: &[File]) -> Vec<Fault> {
     let rules = CONFINED.map(|rule| (Regex::new(rule.paths).expect("a pattern of ours"), rule));

@@ -24,7 +24,7 @@ const SEARCH_EVERY: u64 = 3;
 const STILL_MS: u64 = 5_000;
 /// Longest time between the first acknowledgement and a cut behind it.
 const ACKNOWLEDGED_MS: u64 = 8_000;
-/// Longest time from the first word of the comparison to a cut in it.
+/// Longest time from the first word of the comparison to a cut in it; of a pause, which is shorter, a third.
 const COMPARISON_MS: u64 = 1_000;
 /// Cuts that are surely under load; of those behind them one in five is in the comparison.
 const SURELY_LOADED: u64 = 3;
@@ -79,7 +79,7 @@ struct Moment {
     way: &'static str,
     /// So long after ..
     after: Duration,
-    /// .. the guest's first line with this word: the load has begun, or acknowledges, or the comparison with the tree was seen.
+    /// .. the guest's first line with this word: the load has begun, pauses or acknowledges; or the tree is seen to be compared.
     word: &'static str,
 }
 
@@ -97,10 +97,10 @@ impl Options {
 
     fn moment(&self, boot: u64) -> Moment {
         let mut random = fastrand::Rng::with_seed(self.seed.rotate_left(32) ^ boot);
+        let searches = boot % self.search_every == 1 % self.search_every;
         let (way, word, least, most) = match (boot, random.u8(..5)) {
-            (boot, _) if boot % self.search_every == 1 % self.search_every => {
-                ("search", "LOAD", SEARCH_MS / 3, SEARCH_MS)
-            }
+            (_, 0..3) if searches => ("search", "LOAD", SEARCH_MS / 3, SEARCH_MS),
+            (..) if searches => ("search", "PAUSED", 0, COMPARISON_MS / 3),
             // Begins late enough for some files to have changed.
             (0, _) | (SURELY_LOADED.., 1) => ("still", "LOAD", STILL_MS / 5, STILL_MS),
             (SURELY_LOADED.., 0) => ("cut", "COMPARING", 0, COMPARISON_MS),
@@ -242,8 +242,8 @@ pub(crate) fn run(options: &Options, log: &Path, mut say: impl FnMut(&str)) -> R
         }
         let number = this.acknowledged.map_or_else(|| "nothing".into(), |number| number.to_string());
         let end = if last { "ended" } else { &format!("cut {} at {moment:?}", now.unwrap_or("somewhere")) };
-        let seconds = started.elapsed().as_secs();
-        say(&format!("boot {boot}: {} {end}, {number} acknowledged; {seconds} s", kernel.release));
+        let (kernel, seconds) = (&kernel.release, started.elapsed().as_secs());
+        say(&format!("boot {boot}: {kernel} {end}, {number} acknowledged; {seconds} s"));
         before = this;
     }
     tally.lines(cuts + 1).iter().for_each(|line| say(line));

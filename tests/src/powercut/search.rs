@@ -41,6 +41,10 @@ const KIND: &str = "sqlite-delete";
 const NUMBERS: &str = "numbers";
 /// The end of a chain's fact with the number that it came to.
 const FIRST: &str = "/first|0";
+/// What the daemon does.
+const PAUSE: &str = "in a pause";
+/// Some commits are made before a cut in a pause.
+const MEANWHILE: Duration = Duration::from_secs(8);
 /// Is there once all is that the checks expect.
 const BEGUN: &str = "begun";
 
@@ -90,12 +94,17 @@ pub(super) fn load(boot: &Boot, daemon: u32) {
     ];
     bank.iter_mut().for_each(Bank::start);
     println!("LOAD");
-    let (until, mut last) = (Instant::now() + UNCUT, "");
+    let (begun, until, mut last, mut told) = (Instant::now(), Instant::now() + UNCUT, "", false);
     while Instant::now() < until {
         let now = now(daemon, &groups);
         if now != last {
             println!("NOW {now}");
             last = now;
+        }
+        // The host may wait for a pause, and should not do so for ever where none is needed.
+        if !told && (begun.elapsed() > MEANWHILE && now == PAUSE || begun.elapsed() > UNCUT / 5) {
+            println!("PAUSED");
+            told = true;
         }
         let ended = writers.iter_mut().any(|writer| writer.has_ended());
         assert!(
@@ -132,7 +141,7 @@ fn make_room(source: &Path) {
 /// What the daemon does, as far as it can be seen: a thread that looks is of the real-time class, with the lowest priority there.
 fn now(daemon: u32, groups: &[Group]) -> &'static str {
     if groups.iter().any(Group::is_frozen) {
-        return "in a pause";
+        return PAUSE;
     }
     let tasks = fs::read_dir(format!("/proc/{daemon}/task")).expect("the daemon");
     let stats = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());

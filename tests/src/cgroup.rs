@@ -134,6 +134,16 @@ impl Drop for Group {
 /// A program in a group, killed when dropped.
 pub struct Member(Child);
 
+impl Member {
+    /// Whether it has ended by itself.
+    ///
+    /// # Panics
+    /// When the kernel cannot tell.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("wait").is_some()
+    }
+}
+
 impl Drop for Member {
     fn drop(&mut self) {
         // Paused ones die of it too.

@@ -6,11 +6,15 @@
 //! - before any daemon runs: the store verifies, and its newest commit has everything that `sync --wait` acknowledged with
 //!   0 before the cut. The host remembers that from the lines `ACKNOWLEDGED N`;
 //! - the daemon reads every file again, whatever its times say, and `sync --wait` returns 0;
+//! - each commit that says that it is of one instant is one, where the load was that of `powercut/search.rs`;
 //! - then the restored tree equals the source, by the oracle of [`crate::compare`].
 //!
 //! A line `FOUND ..` is for people; it counts the files that the cut left with new data under the size, inode and times
 //! from before the load: those that a comparison of times would have missed. `COUNT N what` is added up over all boots, and
 //! `STEP` tells which step has ended. `COMPARING` and `LOAD` tell the host when to cut.
+
+mod boot;
+mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -26,19 +30,17 @@ use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tracker::daemon::control::Client;
 
+use self::boot::{
+    BASE, Boot, PER_BOOT, PLACES, UNCUT, VOLUMES, each_volume, numbers, reference, restored, source, tracker,
+};
 use crate::compare::assert_same;
-use crate::daemon::{Answer, binary, utf8};
+use crate::daemon::{binary, utf8};
 use crate::load::Random;
 use crate::loads::mixed::Mixed;
 use crate::mounts::run;
 
-/// Volumes by their file systems, in the order of the disks after the first, which has store and state.
-const VOLUMES: [&str; 3] = ["ext4", "xfs", "btrfs"];
-const BASE: &str = "/run/cut";
 /// Longest start, when an emulated processor on a busy machine verifies the programs.
 const READY: Duration = Duration::from_secs(600);
-/// If the power is not cut by then, it never will be.
-const UNCUT: Duration = Duration::from_secs(300);
 /// Files that are overwritten in place, one after the other, with `fdatasync` after each: their data is on disk at once,
 /// and their times only with the next commit of the file system's own journal.
 const IN_PLACE: u64 = 64;
@@ -46,59 +48,21 @@ const IN_PLACE: u64 = 64;
 /// is not in the journal yet.
 const IN_PLACE_PAUSE: Duration = Duration::from_millis(150);
 const IN_PLACE_SIZE: usize = 12_288;
-/// Acknowledgements of a boot are numbered from a base of its own.
-const PER_BOOT: u64 = 1_000_000;
-/// Places to which acknowledged numbers are written in turn.
-const PLACES: u64 = 16;
-
-/// What the host tells of a boot.
-struct Boot {
-    number: u64,
-    seed: u64,
-    /// The last number that was acknowledged in the previous boot.
-    acknowledged: Option<u64>,
-    /// Whether the previous boot was cut under load.
-    loaded: bool,
-    /// Whether that load ran after its daemon was stopped, so that no daemon saw any of it.
-    still: bool,
-    /// Whether no cut follows.
-    last: bool,
-    /// Whether the daemon is stopped before the load.
-    stops: bool,
-}
-
-impl Boot {
-    fn parse(args: &[String]) -> Boot {
-        let [number, seed, acknowledged, before, end] = args else {
-            panic!(
-                "started by `cargo xtask powercut` only, with: BOOT SEED ACKNOWLEDGED|- idle|loaded|still cut|still|last"
-            );
-        };
-        let parse = |text: &str| text.parse::<u64>().expect("a number");
-        Boot {
-            number: parse(number),
-            seed: parse(seed),
-            acknowledged: (acknowledged != "-").then(|| parse(acknowledged)),
-            loaded: before != "idle",
-            still: before == "still",
-            last: end == "last",
-            stops: end == "still",
-        }
-    }
-}
-
 /// One boot, from the mounts to the cut or the end.
 ///
 /// # Panics
 /// When a check fails; the exit code tells the host.
 pub fn main(args: &[String]) {
-    let boot = Boot::parse(args);
     // If a thread fails the boot ends, and the host sees that nothing was cut.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         hook(info);
         std::process::exit(101);
     }));
+    if let Some(("writer", args)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return search::writer(args);
+    }
+    let boot = Boot::parse(args);
     step("kernel");
     for (number, name) in ["store"].into_iter().chain(VOLUMES).enumerate() {
         let (point, kind) = (Path::new(BASE).join(name), if name == "store" { "ext4" } else { name });
@@ -120,13 +84,19 @@ pub fn main(args: &[String]) {
         let kept = VOLUMES.len() - daemon.log().matches("the catalog is older than the store").count();
         println!("FOUND {kept} catalogs are as new as their stores");
         println!("COUNT {kept} catalogs as new as their stores");
-        assert!(!boot.still || kept == VOLUMES.len(), "nothing was committed after the catalogs were synced");
+        assert!(
+            boot.before != "still" || kept == VOLUMES.len(),
+            "nothing was committed after the catalogs were synced"
+        );
     }
     assert_eq!(tracker(&["sync", "--wait"]).code, Some(0), "{}", daemon.log());
+    // Of a pause that the cut ended, whose control groups are gone.
+    let notes = VOLUMES.iter().filter(|name| note_of_a_pause(name).exists()).count();
+    assert_eq!(notes, 0, "a note of a pause is left");
     step("flush");
     let status = daemon.status().expect("a status");
     each_volume(|name| {
-        let copy = restored(name, "copy");
+        let copy = restored(name, "copy", None);
         assert_same(&source(name), &copy);
         let files = facts(&source(name));
         if boot.number > 0 {
@@ -141,52 +111,22 @@ pub fn main(args: &[String]) {
     });
     println!("FOUND restored equals source on {}", VOLUMES.join(", "));
     step("restores");
-    if boot.last {
+    if boot.way == "last" {
         daemon.signal(Signal::TERM);
         daemon.end();
         return;
     }
-    if boot.stops {
-        daemon.signal(Signal::STOP);
+    match &*boot.way {
+        "search" => search::load(&boot, daemon.child.id()),
+        "still" => daemon.signal(Signal::STOP),
+        _ => {}
     }
     load(&boot);
-}
-
-/// All volumes in parallel: the machine has two processors. A volume that fails ends the boot.
-fn each_volume(work: impl Fn(&'static str) + Sync) {
-    thread::scope(|scope| {
-        for name in VOLUMES {
-            let work = &work;
-            scope.spawn(move || work(name));
-        }
-    });
 }
 
 /// Tells the host which step has ended; it has no other way to know where a boot spends its time.
 fn step(ended: &str) {
     println!("STEP {ended}");
-}
-
-fn source(name: &str) -> PathBuf {
-    Path::new(BASE).join(name).join("source")
-}
-
-fn reference(name: &str) -> PathBuf {
-    Path::new(BASE).join("store/store").join(name)
-}
-
-/// A command of the product, with this machine's state directory.
-fn tracker(args: &[&str]) -> Answer {
-    let mut command = Command::new(binary());
-    command.args(args).args(["--state-dir", &format!("{BASE}/store/state")]).stdin(Stdio::null());
-    command.output().expect("tracker starts").into()
-}
-
-/// Restores the newest commit, in memory.
-fn restored(name: &str, to: &str) -> PathBuf {
-    let target = std::env::temp_dir().join(format!("{to}-{name}"));
-    tracker(&["restore", utf8(&reference(name)), utf8(&target)]).expect(0);
-    target
 }
 
 fn fill(source: &Path) {
@@ -204,11 +144,18 @@ fn in_place(source: &Path, number: u64) -> PathBuf {
     source.join(format!("in-place/{number}"))
 }
 
+fn note_of_a_pause(name: &str) -> PathBuf {
+    Path::new(BASE).join("store/state/volumes").join(name).join("paused")
+}
+
 /// Checks what must have survived the cut, before a daemon runs.
 fn survived(name: &str, boot: &Boot) {
     tracker(&["verify", utf8(&reference(name))]).expect(0);
+    if note_of_a_pause(name).exists() {
+        println!("COUNT 1 notes of a pause after a cut");
+    }
     if let Some(last) = boot.acknowledged {
-        let copy = restored(name, "survived");
+        let copy = restored(name, "survived", None);
         let numbers = fs::read_to_string(copy.join("numbers")).expect("text");
         let places = fs::read(copy.join("places")).expect("places");
         let first = last - last % PER_BOOT + 1;
@@ -226,7 +173,10 @@ fn survived(name: &str, boot: &Boot) {
         println!("COUNT {} acknowledged changes found in a store", last + 1 - first);
         fs::remove_dir_all(copy).expect("the copy goes");
     }
-    if boot.loaded {
+    if boot.before == "search" {
+        search::survived(name, boot);
+    }
+    if boot.before != "idle" {
         let (before, after) = (remembered(name), facts(&source(name)));
         let common = before.iter().filter_map(|(path, old)| Some((old, after.get(path)?)));
         let (mut changed, mut unseen) = (0, 0);
@@ -296,7 +246,7 @@ impl Daemon {
         let (config, log) = (std::env::temp_dir().join("tracker.toml"), std::env::temp_dir().join("log"));
         let mut text = format!(
             "state_dir = \"{BASE}/store/state\"\n[metrics]\nlisten = \"off\"\n[defaults]\nstore = \"{BASE}/store/store\"\n\
-             interval = \"100ms\"\ncapture = \"fentry\"\n"
+             interval = \"100ms\"\npause = \"500ms\"\ncapture = \"fentry\"\n"
         );
         for name in VOLUMES {
             text.push_str(&format!("[[volume]]\nname = \"{name}\"\nsource = \"{}\"\n", source(name).display()));
@@ -390,29 +340,12 @@ fn load(boot: &Boot) {
         let source = source.clone();
         thread::spawn(move || overwrite(&source, random));
     }
-    let (until, mut number) = (Instant::now() + UNCUT, boot.number * PER_BOOT);
-    for name in VOLUMES {
-        File::create(source(name).join("numbers")).expect("the numbers of this boot");
-    }
-    while boot.stops && Instant::now() < until {
+    let until = Instant::now() + UNCUT;
+    while boot.way == "still" && Instant::now() < until {
         // No daemon runs that could acknowledge anything.
         thread::sleep(Duration::from_secs(1));
     }
-    while Instant::now() < until {
-        number += 1;
-        for name in VOLUMES {
-            let mut numbers = OpenOptions::new().append(true).open(source(name).join("numbers")).expect("open");
-            writeln!(numbers, "{number}").expect("append");
-            let places = OpenOptions::new().write(true).open(source(name).join("places")).expect("open");
-            places.write_all_at(&number.to_le_bytes(), number % PLACES * 4096).expect("write");
-        }
-        let answer = tracker(&["sync", "--wait"]);
-        if answer.code == Some(0) {
-            println!("ACKNOWLEDGED {number}");
-        } else {
-            println!("not acknowledged: {:?}", answer.code);
-        }
-    }
+    numbers(boot.number, false);
     panic!("the power was not cut");
 }
 

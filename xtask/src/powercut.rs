@@ -16,11 +16,15 @@ use crate::vm::{self, Disk, Kernel, Request, Series};
 const LIMIT: Duration = Duration::from_secs(900);
 /// Longest time under load before the cut, in milliseconds.
 const LOAD_MS: u64 = 12_000;
+/// The same under writers without gaps, of whom commits of one instant are slow to come.
+const SEARCH_MS: u64 = 30_000;
+/// One cut in so many is under these. The second one is the first of them, so that the gate has one.
+const SEARCH_EVERY: u64 = 3;
 /// Longest time under a load of which a stopped daemon sees nothing.
 const STILL_MS: u64 = 5_000;
 /// Longest time between the first acknowledgement and a cut behind it.
 const ACKNOWLEDGED_MS: u64 = 8_000;
-/// Longest time from the first word of the comparison to a cut in it.
+/// Longest time from the first word of the comparison to a cut in it; of a pause, which is shorter, a third.
 const COMPARISON_MS: u64 = 1_000;
 /// Cuts that are surely under load; of those behind them one in five is in the comparison.
 const SURELY_LOADED: u64 = 3;
@@ -55,6 +59,9 @@ pub(crate) struct Options {
     /// Without it the two take turns, one a boot
     #[arg(long = "kernel", value_name = "KERNEL", default_values = Series::ALL.map(Series::name))]
     kernels: Vec<Series>,
+    /// Every so many cuts, one is under writers without gaps, who are paused for an instant
+    #[arg(long, default_value_t = SEARCH_EVERY, value_parser = clap::value_parser!(u64).range(1..))]
+    search_every: u64,
     #[arg(long, value_enum, default_value = "release")]
     build: Build,
 }
@@ -65,43 +72,42 @@ fn by_the_clock() -> u64 {
 
 /// When the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    /// So long after the load has begun.
-    Load(Duration),
-    /// The same, with the daemon stopped. Only so is a catalog surely as new as its store after the cut; an older one is made anew
-    /// from the store, and has every file read for that reason alone.
-    Still(Duration),
-    /// So long after the load's first acknowledgement.
-    Acknowledged(Duration),
-    /// So long after the comparison with the tree was first seen.
-    Comparison(Duration),
+struct Moment {
+    /// Under which load: of all kinds (`cut`), with the daemon stopped (`still`), or of writers without gaps, who are paused for an
+    /// instant (`search`). Only with the daemon stopped is a catalog surely as new as its store after the cut; an older one is made
+    /// anew from the store, and has every file read for that reason alone.
+    way: &'static str,
+    /// So long after ..
+    after: Duration,
+    /// .. the guest's first line with this word: the load has begun, pauses or acknowledges; or the tree is seen to be compared.
+    word: &'static str,
 }
 
 impl Options {
     /// So many cuts with a seed of their own, on all kernels, of the debug build.
     pub(crate) fn of_the_gate(cuts: u64) -> Self {
-        Options { cuts, seed: by_the_clock(), build: Build::Debug, kernels: Series::ALL.to_vec() }
+        let (seed, kernels) = (by_the_clock(), Series::ALL.to_vec());
+        Options { cuts, seed, kernels, build: Build::Debug, search_every: SEARCH_EVERY }
     }
 
     /// Which of the kernels the boot has.
     fn turn(&self, boot: u64) -> usize {
-        let kernels = self.kernels.len().max(1) as u64;
-        ((self.seed % kernels + boot) % kernels) as usize
+        (self.seed.wrapping_add(boot) % self.kernels.len() as u64) as usize
     }
 
     fn moment(&self, boot: u64) -> Moment {
         let mut random = fastrand::Rng::with_seed(self.seed.rotate_left(32) ^ boot);
-        let kind = random.u8(..5);
-        let mut within = |bound| Duration::from_millis(random.u64(..bound));
-        match (boot, kind) {
+        let searches = boot % self.search_every == 1 % self.search_every;
+        let (way, word, least, most) = match (boot, random.u8(..5)) {
+            (_, 0..3) if searches => ("search", "LOAD", SEARCH_MS / 3, SEARCH_MS),
+            (..) if searches => ("search", "PAUSED", 0, COMPARISON_MS / 3),
             // Begins late enough for some files to have changed.
-            (0, _) | (SURELY_LOADED.., 1) => {
-                Moment::Still(Duration::from_millis(STILL_MS / 5) + within(STILL_MS * 4 / 5))
-            }
-            (SURELY_LOADED.., 0) => Moment::Comparison(within(COMPARISON_MS)),
-            (SURELY_LOADED.., 2) => Moment::Load(within(LOAD_MS)),
-            _ => Moment::Acknowledged(within(ACKNOWLEDGED_MS)),
-        }
+            (0, _) | (SURELY_LOADED.., 1) => ("still", "LOAD", STILL_MS / 5, STILL_MS),
+            (SURELY_LOADED.., 0) => ("cut", "COMPARING", 0, COMPARISON_MS),
+            (SURELY_LOADED.., 2) => ("cut", "LOAD", 0, LOAD_MS),
+            _ => ("cut", "ACKNOWLEDGED", 0, ACKNOWLEDGED_MS),
+        };
+        Moment { way, word, after: Duration::from_millis(random.u64(least..most)) }
     }
 
     /// A program of the guest's, in this build.
@@ -126,8 +132,6 @@ pub(crate) fn main(options: &Options) -> Result<()> {
 struct Tally {
     /// The end of the last step.
     begun: Option<Instant>,
-    /// Cuts while the load ran.
-    loaded: u64,
     /// What the guests counted, by its name.
     counts: BTreeMap<String, u64>,
     /// Time by the step at whose end it was over, over all boots.
@@ -155,8 +159,7 @@ impl Tally {
     fn lines(&self, boots: u64) -> Vec<String> {
         let mean = |(name, all): &(String, Duration)| format!("{name} {:.1}", all.as_secs_f64() / boots.max(1) as f64);
         let steps: Vec<String> = self.steps.iter().map(mean).collect();
-        let mut lines = vec![format!("{} cuts under load", self.loaded)];
-        lines.extend(self.counts.iter().map(|(what, count)| format!("{count} {what}")));
+        let mut lines: Vec<String> = self.counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
         lines.push(format!("seconds a boot, in the mean: {}", steps.join(", ")));
         lines
     }
@@ -167,7 +170,7 @@ impl Tally {
 struct Boot {
     /// Newest change that it acknowledged.
     acknowledged: Option<u64>,
-    /// How it stood when it was cut: under a load (`loaded`), or under one with the daemon stopped (`still`).
+    /// The load under which it was cut, if any.
     state: Option<&'static str>,
     /// How often it did not acknowledge.
     refused: u32,
@@ -186,17 +189,12 @@ impl Boot {
             "STEP" => tally.step(rest),
             "COUNT" => tally.count(rest),
             "FOUND" => say(rest),
-            "LOAD" => self.state = Some(if matches!(moment, Moment::Still(_)) { "still" } else { "loaded" }),
+            "LOAD" => self.state = Some(moment.way),
             _ => {}
         }
-        match (word, moment) {
-            ("LOAD", Moment::Load(after) | Moment::Still(after))
-            | ("COMPARING", Moment::Comparison(after))
-            | ("ACKNOWLEDGED", Moment::Acknowledged(after)) => Some(after),
-            // A machine too slow to acknowledge under this load is cut all the same.
-            ("not", Moment::Acknowledged(after)) if self.refused >= 2 => Some(after),
-            _ => None,
-        }
+        // A machine too slow to acknowledge under this load is cut all the same.
+        let gives_up = word == "not" && moment.word == "ACKNOWLEDGED" && self.refused >= 2;
+        (word == moment.word || gives_up).then_some(moment.after)
     }
 }
 
@@ -218,11 +216,10 @@ pub(crate) fn run(options: &Options, log: &Path, mut say: impl FnMut(&str)) -> R
         let (moment, last) = (options.moment(boot), boot == *cuts);
         let kernel = &kernels[options.turn(boot)];
         let acknowledged = before.acknowledged.map_or_else(|| "-".into(), |number| number.to_string());
-        let way = if last { "last" } else { if matches!(moment, Moment::Still(_)) { "still" } else { "cut" } };
-        let (number, seed_word) = (boot.to_string(), seed.to_string());
-        let words =
-            [&options.built("powercut"), &*number, &seed_word, &acknowledged, before.state.unwrap_or("idle"), way];
-        let script = format!("TRACKER_TEST_BIN={} {}", sh::quote(&options.built("tracker")), sh::line(words));
+        let way = if last { "last" } else { moment.way };
+        let (powercut, tracker) = (sh::quote(&options.built("powercut")), sh::quote(&options.built("tracker")));
+        let words = format!("{boot} {seed} {acknowledged} {} {way}", before.state.unwrap_or("idle"));
+        let script = format!("TRACKER_TEST_BIN={tracker} {powercut} {words}");
         let (started, mut this, cut) = (Instant::now(), Boot::default(), Chosen::default());
         let request = Request { script: &script, limit: LIMIT, disks: &disks, cut: Some(&cut) };
 
@@ -236,15 +233,17 @@ pub(crate) fn run(options: &Options, log: &Path, mut say: impl FnMut(&str)) -> R
         disks.iter().try_for_each(Disk::power_off)?;
 
         tally.step(if this.state.is_some() { "load until the cut" } else { "cut or end" });
-        tally.loaded += u64::from(this.state.is_some());
+        this.state.iter().for_each(|way| tally.count(&format!("1 cuts under load ({way})")));
+        let now = this.lines.iter().rev().find_map(|line| line.strip_prefix("NOW "));
+        now.iter().for_each(|now| tally.count(&format!("1 cuts {now}")));
         if code != last.then_some(0) {
-            let (how, output) =
-                (code.map_or("a cut".into(), |code| format!("code {code}")), stream::tail(&this.lines, 80));
-            bail!("boot {boot} of the seed {seed} ended with {how}; the end of its output:\n{output}");
+            let output = stream::tail(&this.lines, 80);
+            bail!("boot {boot} of the seed {seed} ended with {code:?} (a cut: None); the end of its output:\n{output}");
         }
         let number = this.acknowledged.map_or_else(|| "nothing".into(), |number| number.to_string());
-        let what = if last { "ended".into() } else { format!("cut at {moment:?}, {number} acknowledged") };
-        say(&format!("boot {boot}: {} {what}; {:.0} s", kernel.release, started.elapsed().as_secs_f64()));
+        let end = if last { "ended" } else { &format!("cut {} at {moment:?}", now.unwrap_or("somewhere")) };
+        let (kernel, seconds) = (&kernel.release, started.elapsed().as_secs());
+        say(&format!("boot {boot}: {kernel} {end}, {number} acknowledged; {seconds} s"));
         before = this;
     }
     tally.lines(cuts + 1).iter().for_each(|line| say(line));
@@ -264,7 +263,7 @@ mod tests {
             tally.step(name);
         }
         let mean = "seconds a boot, in the mean: kernel 3.5, load 0.5";
-        assert_eq!(tally.lines(2), ["0 cuts under load", "11 files", "2 others", mean]);
+        assert_eq!(tally.lines(2), ["11 files", "2 others", mean]);
     }
 
     #[test]
@@ -274,7 +273,7 @@ mod tests {
         assert_eq!(moments(1), moments(1));
         assert_ne!(moments(1), moments(2));
         for seed in 1..20 {
-            let loaded = |moment: &&Moment| !matches!(moment, Moment::Comparison(_));
+            let loaded = |moment: &&Moment| moment.word != "COMPARING";
             assert!((30..50).contains(&moments(seed).iter().filter(loaded).count()));
             assert_eq!(moments(seed).iter().take(3).filter(loaded).count(), 3);
             assert_ne!(options(seed).turn(0), options(seed).turn(1), "both kernels");
@@ -284,12 +283,13 @@ mod tests {
     #[test]
     fn the_power_goes_when_the_guest_has_come_so_far() {
         let after = Duration::from_secs(1);
-        for (moment, lines, decided) in [
-            (Moment::Load(after), &["STEP mounts", "LOAD"][..], 1),
-            (Moment::Acknowledged(after), &["LOAD", "ACKNOWLEDGED 5"], 1),
-            (Moment::Acknowledged(after), &["LOAD", "not yet", "not yet"], 2),
-            (Moment::Comparison(after), &["COMPARING", "LOAD"], 0),
+        for (word, lines, decided) in [
+            ("LOAD", &["STEP mounts", "LOAD"][..], 1),
+            ("ACKNOWLEDGED", &["LOAD", "ACKNOWLEDGED 5"], 1),
+            ("ACKNOWLEDGED", &["LOAD", "not yet", "not yet"], 2),
+            ("COMPARING", &["COMPARING", "LOAD"], 0),
         ] {
+            let moment = Moment { way: "cut", after, word };
             let (mut boot, mut tally) = (Boot::default(), Tally::default());
             let cuts = lines.iter().map(|line| boot.line(line, moment, &mut tally, |_| ()));
             assert_eq!(cuts.collect::<Vec<_>>().iter().position(Option::is_some), Some(decided), "{lines:?}");

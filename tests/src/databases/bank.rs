@@ -40,6 +40,14 @@ impl Bank {
         Bank { kind, aside: aside(), running: None }
     }
 
+    /// Of one that is prepared.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn process(&mut self) -> &mut Child {
+        self.running.as_mut().expect("prepared")
+    }
+
     fn command(&self, what: &str, dir: &Path, aside: &Path) -> Command {
         let mut command = Command::new(PYTHON);
         command.args(["-c", SCRIPT, what, self.kind, utf8(dir), utf8(aside)]);
@@ -73,12 +81,11 @@ impl Database for Bank {
     }
 
     fn start(&mut self) {
-        let child = self.running.as_mut().expect("prepared");
-        child.stdin.as_mut().expect("piped").write_all(b"go\n").expect("it waits for a line");
+        self.process().stdin.as_mut().expect("piped").write_all(b"go\n").expect("it waits for a line");
     }
 
     fn stop(&mut self) {
-        let ended = self.running.as_mut().expect("prepared").try_wait().expect("wait");
+        let ended = self.process().try_wait().expect("wait");
         assert!(ended.is_none(), "{} has ended by itself: {ended:?}", self.kind);
         self.kill();
     }

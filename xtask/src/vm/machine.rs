@@ -44,7 +44,7 @@ pub(crate) fn obstacle() -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("guests are x86-64, and this machine is not".into());
     }
-    let programs = [QEMU, "setpriv", "dpkg-deb", "apt-get", "tar", "strip"];
+    let programs = [QEMU, "qemu-img", "setpriv", "dpkg-deb", "apt-get", "tar", "strip"];
     if let Some(name) = programs.iter().find(|name| sh::which(name).is_none()) {
         return Some(format!("no {name} (cargo xtask setup installs it on Debian)"));
     }

@@ -105,6 +105,22 @@ impl Mount {
         Ok(mount)
     }
 
+    /// ext4 whose data go through its journal: by the mount, or by the default of its superblock, which the list of mounts leaves out.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn ext4_journalled(by_default: bool) -> Result<Self, String> {
+        let mut mount = Self::empty(Kind::Ext4, &std::env::temp_dir())?;
+        let base = mount.directory.path().to_owned();
+        let image = make(&base, "mkfs.ext4", &["-q", "-F"])?;
+        let options = if by_default { "loop" } else { "loop,data=journal" };
+        if by_default {
+            run("tune2fs", &["-o", "journal_data", &image])?;
+        }
+        mount.mount(&["-o", options, &image], &base.join("m"))?;
+        Ok(mount)
+    }
+
     fn empty(kind: Kind, parent: &Path) -> Result<Self, String> {
         let directory = tempfile::tempdir_in(parent).map_err(|error| error.to_string())?;
         let point = directory.path().join("m");

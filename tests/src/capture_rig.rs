@@ -89,6 +89,18 @@ impl Rig {
         }
     }
 
+    /// A fresh capture that tracks this file system. `None`, with a message, if that is not possible.
+    #[must_use]
+    pub fn on_or_skip(case: &str, mount: Result<Mount, String>) -> Option<Self> {
+        match obstacle().map_or(mount, |reason| Err(reason.to_owned())) {
+            Ok(mount) => Some(Self::on(mount, &config())),
+            Err(reason) => {
+                println!("SKIP {case}: {reason}");
+                None
+            }
+        }
+    }
+
     /// A fresh capture that tracks this file system.
     ///
     /// # Panics

@@ -3,17 +3,20 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use common::hooks::{Fs, HOOKS, Role};
 use common::limits::SLOT_OF_ALL;
 use common::maps::flag;
 use engine::source::Exactly;
-use tests::capture_mounts::Kind;
+use rustix::fs::{FallocateFlags, fallocate};
+use tests::capture_mounts::{Kind, Mount};
 use tests::capture_rig::{Rig, back_end, config};
 use tests::load::Random;
 use tests::race_bed::{Bed, SIZE};
 use tests::raw_io::Mapping;
 use tracker::capture::{BackEnd, InodeMarks};
+use tracker::source::{CleanBy, SourceRoot};
 
 const BLOCK: u64 = 4096;
 /// File systems whose writes can be marked exactly.
@@ -64,6 +67,41 @@ fn a_hot_file_has_its_writes_marked_when_it_is_asked_for() {
         drop(mapping);
         assert_eq!(begin(&rig, &file), Exactly::No, "{kind:?}: it was mapped");
     }
+}
+
+/// Such a write passes another hook, and its folio becomes dirty later. In a dirty page the next one is no event of the page.
+#[test]
+fn a_journalled_write_ends_exact_marks_until_the_file_is_written_back() {
+    let case = "a_journalled_write_ends_exact_marks_until_the_file_is_written_back";
+    for by_default in [false, true] {
+        let Some(mut rig) = Rig::on_or_skip(case, Mount::ext4_journalled(by_default)) else { return };
+        let file = file(&mut rig);
+        let root = SourceRoot::open(rig.mount.root()).unwrap();
+        let inode = root.stat(Path::new("f")).unwrap().stat.inode;
+        assert_eq!(root.open_file(Path::new("f"), inode).unwrap().clean_by(), CleanBy::DataSync);
+        assert_eq!(begin(&rig, &file), Exactly::FromNow);
+        for round in 0..3 {
+            file.write_all_at(&[round; 100], 5 * BLOCK).unwrap();
+            assert_eq!(begin(&rig, &file), Exactly::FromNow, "round {round}");
+            assert!(marks(&mut rig).covers(5 * BLOCK, 6 * BLOCK), "round {round}");
+        }
+    }
+}
+
+/// The task's own write of these bytes is known, and explains nothing of what else it does to them.
+#[test]
+fn what_a_task_does_after_its_write_is_not_taken_for_that_write() {
+    let case = "what_a_task_does_after_its_write_is_not_taken_for_that_write";
+    let Some(mut rig) = Rig::new(case, Kind::Ext4) else { return };
+    let file = hot(&mut rig);
+    assert_eq!(begin(&rig, &file), Exactly::FromNow);
+    file.write_all_at(&[3; 100], 5 * BLOCK).unwrap();
+    file.sync_all().unwrap();
+    marks(&mut rig);
+    assert_eq!(ask(&rig, &file), Exactly::Already);
+    fallocate(&file, FallocateFlags::ZERO_RANGE, 5 * BLOCK + 10, 20).unwrap();
+    assert!(marks(&mut rig).covers(5 * BLOCK, 6 * BLOCK));
+    assert_eq!(ask(&rig, &file), Exactly::FromNow, "why the page became dirty is not known");
 }
 
 #[test]

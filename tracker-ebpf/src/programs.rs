@@ -256,6 +256,7 @@ pub(crate) fn ctime_skip(ctx: RawTracePointContext) -> Option<()> {
 /// `ext4_fallocate_enter(inode, offset, len, mode)`
 #[raw_tracepoint(tracepoint = "ext4_fallocate_enter")]
 pub(crate) fn ext4_fallocate(ctx: RawTracePointContext) -> Option<()> {
+    writes::forget(ctx.arg(0));
     let target = Target::marked(ctx.arg(0), HookId::Ext4Fallocate)?;
     let (start, len, mode): (u64, u64, u32) = (ctx.arg(1), ctx.arg(2), ctx.arg(3));
     if u64::from(mode) & !KEEP_SIZE == 0 {
@@ -267,16 +268,18 @@ pub(crate) fn ext4_fallocate(ctx: RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// `ext4_punch_hole(inode, offset, len, mode)`
+/// `ext4_punch_hole(inode, offset, len, mode)`: parts of blocks are zeroed in memory.
 #[raw_tracepoint(tracepoint = "ext4_punch_hole")]
 pub(crate) fn ext4_punch(ctx: RawTracePointContext) -> Option<()> {
+    writes::forget(ctx.arg(0));
     Target::marked(ctx.arg(0), HookId::Ext4Punch)?.range(ctx.arg(1), ctx.arg(2));
     Some(())
 }
 
-/// `ext4_zero_range(inode, offset, len, mode)`
+/// `ext4_zero_range(inode, offset, len, mode)`: as `ext4_punch_hole`.
 #[raw_tracepoint(tracepoint = "ext4_zero_range")]
 pub(crate) fn ext4_zero(ctx: RawTracePointContext) -> Option<()> {
+    writes::forget(ctx.arg(0));
     Target::marked(ctx.arg(0), HookId::Ext4Zero)?.range(ctx.arg(1), ctx.arg(2));
     Some(())
 }

@@ -31,14 +31,13 @@ use crate::{
 /// `VM_SHARED` and `VM_MAYWRITE` of `include/linux/mm.h`, the same from 2.6 to 6.18: stores reach the file, now or after `mprotect`.
 const SHARED_MAY_WRITE: u64 = 0x08 | 0x20;
 
-/// Remembers that the current task writes `len` bytes at `start`, which are marked.
+/// Remembers that the current task writes `len` bytes at `start`, which are marked; 0: what it makes dirty next, nothing explains.
 #[inline(always)]
 fn note(inode: Address, start: u64, len: u64) {
     let task = bpf_get_current_pid_tgid();
     if let Some(last) = WRITES.get_ptr_mut(task as u32 & (limits::WRITES_ENTRIES - 1)) {
         let write = LastWrite { task, inode: inode as u64, start, end: start.saturating_add(len) };
-        // Another task with the same entry may mix its own into this. Then a folio is not explained, or by the range of the other: what
-        // else than a write may have dirtied it has a hook of its own, or is a mapping.
+        // Another task with the same entry may mix its own into this. Then a folio is not explained, or by the range of the other.
         // SAFETY: the map just returned the pointer.
         unsafe { core::ptr::write_volatile(last, write) };
     }
@@ -74,11 +73,18 @@ fn written(inode: Address, hook: HookId, start: u64, len: u64) -> Option<()> {
     if !is_near(inode) {
         return None;
     }
-    let target = Marked::of_every_write(inode, hook)?;
-    if target.written(start, len) {
-        note(inode, start, len);
-    }
+    let marked = Marked::of_every_write(inode, hook).is_some_and(|target| target.written(start, len));
+    // Also what is not marked, because an earlier write of the task explains none of its folios.
+    note(inode, start, if marked { len } else { 0 });
     Some(())
+}
+
+/// The current task does something else to this inode than a write that is marked. It may make folios dirty that its last write touched.
+#[inline(always)]
+pub(crate) fn forget(inode: Address) {
+    if is_near(inode) {
+        note(inode, 0, 0);
+    }
 }
 
 /// `ext4_write_end(inode, position, length, copied)`: after the bytes were copied, before the folio becomes dirty (Linux 6.1 to 6.18).
@@ -91,6 +97,21 @@ pub(crate) fn ext4_write(ctx: RawTracePointContext) -> Option<()> {
 #[raw_tracepoint(tracepoint = "ext4_da_write_end")]
 pub(crate) fn ext4_da_write(ctx: RawTracePointContext) -> Option<()> {
     written(ctx.arg(0), HookId::Ext4DaWrite, ctx.arg(1), u64::from(ctx.arg::<u32>(2)))
+}
+
+/// `ext4_journalled_write_end(inode, position, length, copied)`: as `ext4_write_end`, where the data go through the journal (for this file
+/// since `chattr +j`). The journal's thread makes folios dirty later, so they explain themselves.
+#[raw_tracepoint(tracepoint = "ext4_journalled_write_end")]
+pub(crate) fn ext4_journalled_write(ctx: RawTracePointContext) -> Option<()> {
+    let inode: Address = ctx.arg(0);
+    forget(inode);
+    if !is_near(inode) {
+        return None;
+    }
+    let target = Marked::of_every_write(inode, HookId::Ext4JournalledWrite)?;
+    target.unsure();
+    target.written(ctx.arg(1), u64::from(ctx.arg::<u32>(2)));
+    Some(())
 }
 
 /// `xfs_file_buffered_write(kiocb, iter)`: with the inode locked, which a reader waits for, before the bytes are copied

@@ -102,7 +102,7 @@ volume_options! {
     /// priority above the process's.
     #[arg(long, value_name = "N", default_value_t)]
     Reopening nice: Nice,
-    /// A command line that /bin/sh runs before a flush looks for changes, to bring the application to rest; its failure does not keep
+    /// A command line that /bin/sh runs before a flush reads what has changed, to bring the application to rest; its failure does not keep
     /// the flush from committing.
     #[arg(long, value_name = "COMMAND", default_value_t, hide_default_value = true)]
     AtOnce before: HookLine,

@@ -97,6 +97,11 @@ impl SourceRoot {
         self.unwritten.take_due(now)
     }
 
+    /// Whether `take_unwritten` gave this file, and it was not written back since.
+    pub fn is_owed(&self, ino: Ino) -> bool {
+        self.unwritten.is_due(ino)
+    }
+
     /// How long writing files back took since the last call, by inode number.
     pub fn take_cleans(&self) -> HashMap<Ino, Duration> {
         std::mem::take(&mut *self.cleans.0.lock())
@@ -232,7 +237,9 @@ impl FileOps for OpenFile {
         self.cleans.add(self.ino, began.elapsed());
         if done.is_ok() {
             self.unwritten.written(self.ino);
-            self.hot.written(self.ino, began);
+            if self.how_marked.is_some() && self.clean_by == CleanBy::WriteBack {
+                self.hot.written(self.ino, began);
+            }
         }
         done.map_err(|error| FileError::WriteBack { cause: error.to_string() })
     }

@@ -15,6 +15,9 @@ const TIMES: u32 = 8;
 /// What is longer apart spares the disk nothing: the kernel itself writes a dirty page after 30 s (`dirty_expire_centisecs`).
 const APART: Duration = Duration::from_secs(30);
 
+/// Files that are counted at once; others are written back as before.
+const MOST: usize = 4096;
+
 /// How often files of one volume were written back of late.
 #[derive(Debug, Default)]
 pub(super) struct Hot(Mutex<HashMap<Ino, Written>>);
@@ -34,6 +37,9 @@ impl Hot {
     /// A file was written back.
     pub(super) fn written(&self, ino: Ino, now: Instant) {
         let mut files = self.0.lock();
+        if files.len() >= MOST && !files.contains_key(&ino) {
+            return;
+        }
         let of = files.entry(ino).or_insert(Written { last: now, times: 0 });
         of.times = if now.duration_since(of.last) < APART { of.times.saturating_add(1) } else { 1 };
         of.last = now;

@@ -90,6 +90,8 @@ pub struct SourceRoot {
     identity: RootIdentity,
     mount: Mount,
     fs: FsType,
+    /// On ext4, data go through the journal.
+    journals_data: bool,
     pub(super) upper: Option<Upper>,
     pub(super) cleans: Arc<CleanTimes>,
     pub(super) unwritten: Arc<Unwritten>,
@@ -114,8 +116,10 @@ impl SourceRoot {
         let mount = mount_of(fd.as_fd()).map_err(at)?;
         let upper = if fs == FsType::Overlay { upper_of(&mount, &path) } else { None };
         let identity = RootIdentity { device: found.device, inode: found.stat.inode };
+        let journals_data = fs == FsType::Ext4 && journals_data(&mount, found.device);
         Ok(SourceRoot {
             path,
+            journals_data,
             beneath: Beneath::new(fd, false),
             identity,
             mount,
@@ -309,8 +313,21 @@ impl SourceRoot {
 
     /// Whether all data of the file system goes through its journal, where `sync_file_range` is not enough.
     pub(super) fn data_journal(&self, upper: bool) -> bool {
-        !upper && (!self.mount.listed || self.mount.option("data") == Some(b"journal"))
+        !upper && (!self.mount.listed || self.journals_data)
     }
+}
+
+/// Whether data go through the journal. The list of mounts leaves that out where it is the default of the superblock (`tune2fs -o
+/// journal_data`); ext4's own list of its options has it.
+fn journals_data(mount: &Mount, device: Dev) -> bool {
+    let options = || {
+        let (major, minor) = (device.kernel() >> 20, device.kernel() & 0xf_ffff);
+        let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+        let name = link.file_name()?.to_str()?.to_owned();
+        std::fs::read_to_string(format!("/proc/fs/ext4/{name}/options")).ok()
+    };
+    mount.option("data") == Some(b"journal")
+        || options().is_some_and(|options| options.lines().any(|option| option == "data=journal"))
 }
 
 /// The upper layer has a whole file if the merged view shows the same kind, and its data is not still in a lower layer. A

@@ -39,6 +39,11 @@ impl Unwritten {
         now.duration_since(*state.since.entry(ino).or_insert(now)) < after()
     }
 
+    /// Whether a file is to be written back by the next flush that reads it.
+    pub(super) fn is_due(&self, ino: Ino) -> bool {
+        self.0.lock().due.contains(&ino)
+    }
+
     /// A file was written back.
     pub(super) fn written(&self, ino: Ino) {
         let mut state = self.0.lock();

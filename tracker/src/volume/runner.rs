@@ -249,7 +249,7 @@ impl Runner {
 
     /// Marks a block of files that were read without a write-back a while ago, so that this flush writes them back.
     fn write_back_what_is_owed(&self) -> Result<(), WorldError> {
-        let mark = |ino| (ino, Marks { blocks: [0].into_iter().collect(), ..Marks::default() });
+        let mark = |ino| (ino, mark_of_owed());
         let owed: Vec<(Ino, Marks)> = self.opened.world.root.take_unwritten().into_iter().map(mark).collect();
         if owed.is_empty() { Ok(()) } else { Ok(self.opened.world.pending.add(&owed, now_ns())?) }
     }
@@ -444,6 +444,11 @@ impl Runner {
         self.after_flush(settled)?;
         Ok(!matches!(outcome, Outcome::Fenced { .. }))
     }
+}
+
+/// The mark of a file of which nothing is known but that it is to be written back. A write would also have marked its change time.
+fn mark_of_owed() -> Marks {
+    Marks { blocks: [0].into_iter().collect(), ..Marks::default() }
 }
 
 /// Rounds after a stop request that may leave something, and the time between failed ones.

@@ -63,7 +63,10 @@ impl Runner {
     /// Whether the flush of this round would look at the tree for something that the last one has not left behind for good.
     fn has_something(&self, round: &Round) -> Result<bool, WorldError> {
         let (calm, new) = (self.is_calm(round), !self.rest.unfinished);
-        let any = self.opened.world.pending.has_any_except(new, |ino, marks| self.rests(round, calm, ino, marks));
+        let root = &self.opened.world.root;
+        let any = self.opened.world.pending.has_any_except(new, |ino, marks| {
+            self.rests(round, calm, ino, marks) || (root.is_owed(ino) && *marks == super::mark_of_owed())
+        });
         Ok(any || self.instant_is_waited_for() || self.must_say_complete()?)
     }
 

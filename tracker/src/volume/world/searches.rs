@@ -13,7 +13,7 @@ const IN_VAIN: u32 = 4;
 /// .. and every so many is whole, so that a calmer load is noticed.
 const WHOLE_AGAIN: u32 = 8;
 
-/// The searches of a volume that found a change in every gap, since the last one that did not.
+/// The searches of a volume that found no gap, since the last one that did.
 #[derive(Debug, Default)]
 pub(super) struct Searches {
     in_vain: u32,
@@ -28,7 +28,9 @@ impl Searches {
     /// A flush ended with this.
     pub(super) fn ended(&mut self, found: Consistency) {
         match found {
-            Consistency::Live(NotInstant::NeverQuiet) => self.in_vain = self.in_vain.wrapping_add(1),
+            Consistency::Live(NotInstant::NeverQuiet | NotInstant::DirectIo | NotInstant::CannotFreeze) => {
+                self.in_vain = self.in_vain.wrapping_add(1)
+            }
             Consistency::Instant { pause_us: 0, .. } => self.in_vain = 0,
             // Says nothing about gaps that come by themselves.
             Consistency::Instant { .. } | Consistency::Live(_) => {}

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use tests::daemon::{Daemon, Volume, binary, utf8};
 use tests::load::number;
 use tests::mounts::{Kind, Mount};
+use tests::raw_calls::dirty_pages;
 
 const SYNC: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(60);
@@ -140,6 +142,30 @@ fn idle_volumes_have_no_hooks(bed: &Bed) {
     let tests = number(&bed.volume.status(), "self_tests");
     bed.volume.status_when("three self-tests", LONG, |status| number(status, "self_tests") >= tests + 3);
     assert_eq!(runs(bed), before, "an idle volume");
+}
+
+/// A file with exact marks is written back long after it was read. Nothing is committed by that.
+#[test]
+fn a_write_back_that_is_owed_runs_no_hooks() {
+    let Some(mut bed) = Bed::or_skip("a_write_back_that_is_owed_runs_no_hooks") else { return };
+    bed.volume.environment.push(("TRACKER_WRITTEN_BACK_AFTER".into(), "3000".into()));
+    bed.hooks("true", "true");
+    let daemon = bed.start();
+    let file = File::options().read(true).write(true).open(bed.source.join("file")).unwrap();
+    for round in 0..12u8 {
+        file.write_all_at(&[round; 100], 0).unwrap();
+        bed.volume.sync(SYNC).expect(0);
+    }
+    assert!(dirty_pages(&file).unwrap() > 0, "it is hot");
+    let before = bed.log();
+    let until = Instant::now() + LONG / 3;
+    while dirty_pages(&file).unwrap() > 0 {
+        assert!(Instant::now() < until, "nobody wrote it back");
+        thread::sleep(Duration::from_millis(20));
+    }
+    bed.volume.sync(SYNC).expect(0);
+    assert_eq!(bed.log(), before);
+    assert!(daemon.stop().success());
 }
 
 #[test]

@@ -179,7 +179,7 @@ fn try_once<W: World>(
     if !known && let Err(why) = look(view, &marks, facts)? {
         return seen(Err(moved_or(view, before, why)?));
     }
-    if view.read_stale().is_err() {
+    if view.read_stale(count_again.then_some(before)).is_err() {
         if view.world.is_late() {
             return seen(Err(NotInstant::NeverQuiet));
         }

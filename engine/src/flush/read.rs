@@ -73,7 +73,7 @@ pub fn prepare(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<(S
 /// Reads what `job` requests into memory.
 pub fn read_file(ops: &mut impl FileOps, job: &ReadJob, steps: Steps) -> Result<FileImage, FileError> {
     let (stat, xattrs) = prepare(ops, job, steps)?;
-    read_prepared(ops, job, stat, xattrs)
+    read_prepared(ops, job, stat, xattrs, read_range)
 }
 
 /// Reads what `job` asks for once more, after a count of changes and a `statx`, `before`: it made the next change set a change time
@@ -97,14 +97,18 @@ pub fn read_again(
     }
     let xattrs = ops.xattrs()?;
     let now = ops.statx()?;
-    read_prepared(ops, job, Stat { size: before.size.max(now.size), ..now }, xattrs)
+    read_prepared(ops, job, Stat { size: before.size.max(now.size), ..now }, xattrs, read_few)
 }
 
-fn read_prepared(
-    ops: &mut impl FileOps,
+/// Passes the pieces of a range of a file to its last argument, and returns where the file ended: `end`, or less.
+type ReadRange<O> = fn(&mut O, u64, u64, &mut dyn FnMut(Piece<'_>) -> Result<(), FileError>) -> Result<u64, FileError>;
+
+fn read_prepared<O: FileOps>(
+    ops: &mut O,
     job: &ReadJob,
     stat: Stat,
     xattrs: ReadXattrs,
+    range: ReadRange<O>,
 ) -> Result<FileImage, FileError> {
     let whole_only = job.committed_size.is_none();
     let mut size = stat.size;
@@ -121,8 +125,8 @@ fn read_prepared(
         };
         let blocks = wanted(job, size);
         let end = match &blocks {
-            None => read_range(ops, 0, size, &mut push)?,
-            Some(blocks) => read_blocks(ops, blocks, size, &mut push)?,
+            None => range(ops, 0, size, &mut push)?,
+            Some(blocks) => read_blocks(ops, blocks, size, &mut push, range)?,
         };
         if end == size {
             let short = size != stat.size;
@@ -138,11 +142,12 @@ fn read_prepared(
     Err(FileError::Unsteady { times: SHORT_READS_MAX })
 }
 
-fn read_blocks(
-    ops: &mut impl FileOps,
+fn read_blocks<O: FileOps>(
+    ops: &mut O,
     blocks: &RoaringBitmap,
     size: u64,
     push: &mut dyn FnMut(Piece<'_>) -> Result<(), FileError>,
+    range: ReadRange<O>,
 ) -> Result<u64, FileError> {
     let mut run: Option<(u64, u64)> = None;
     for block in blocks.iter().map(u64::from).chain([u64::MAX]) {
@@ -151,7 +156,7 @@ fn read_blocks(
             _ => {
                 if let Some((first, next)) = run {
                     let end = (next * BLOCK_BYTES).min(size);
-                    let got = read_range(ops, first * BLOCK_BYTES, end, push)?;
+                    let got = range(ops, first * BLOCK_BYTES, end, push)?;
                     if got < end {
                         return Ok(got);
                     }
@@ -161,6 +166,26 @@ fn read_blocks(
         }
     }
     Ok(size)
+}
+
+/// As `read_range`, in fewer calls where all blocks of a short range have something in them: then none is a hole.
+fn read_few(
+    ops: &mut impl FileOps,
+    start: u64,
+    end: u64,
+    push: &mut dyn FnMut(Piece<'_>) -> Result<(), FileError>,
+) -> Result<u64, FileError> {
+    const SHORT: u64 = 16 * BLOCK_BYTES;
+    if end.saturating_sub(start) <= SHORT {
+        let mut buffer = vec![0u8; end.saturating_sub(start) as usize];
+        let got = ops.read(start, &mut buffer)?;
+        let is_data = |block: &[u8]| block.iter().any(|byte| *byte != 0);
+        if got == buffer.len() && got > 0 && buffer.chunks(BLOCK_BYTES as usize).all(is_data) {
+            push(Piece::Bytes { offset: start, bytes: &buffer })?;
+            return Ok(end);
+        }
+    }
+    read_range(ops, start, end, push)
 }
 
 /// Passes `start..end` to `push`, data in windows and holes as holes, both at block boundaries. Returns where the file

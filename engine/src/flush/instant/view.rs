@@ -7,9 +7,10 @@ use super::overlay::lay_over;
 use crate::dirty::{DirtySet, Marks};
 use crate::flush::read;
 use crate::flush::steps::Steps;
-use crate::flush::world::{Live, World};
+use crate::flush::world::{Count, Live, World};
 use crate::model::{FileId, Ino, InodeId};
-use crate::source::{Alive, Attributes, FileError, FileImage, FileOps, Listed, Named, Part, ReadJob};
+use crate::source::{Alive, Attributes, Exactly, FileError, FileImage, FileOps, Listed, Named, Part, ReadJob, Stat};
+use crate::xattrs::ReadXattrs;
 
 /// Files that are kept open to be read once more. Others are opened each time.
 const OPEN_MAX: usize = 256;
@@ -154,25 +155,26 @@ impl<'w, W: World> View<'w, W> {
     }
 
     /// Reads again what is stale of all files that are held.
-    pub(super) fn read_stale(&mut self) -> Result<(), FileError> {
+    /// Ends with `Late` when something has changed since the count `before`.
+    pub(super) fn read_stale(&mut self, before: Option<Count>) -> Result<(), FileError> {
         let stale: Vec<InodeId> =
             self.held.iter().filter(|(_, held)| !held.stale.is_empty()).map(|(inode, _)| *inode).collect();
         for inode in stale {
             if self.world.is_late() {
                 return Err(FileError::Late);
             }
-            self.read_one_again(inode)?;
+            self.read_one_again(inode, before)?;
         }
         Ok(())
     }
 
-    fn read_one_again(&mut self, inode: InodeId) -> Result<(), FileError> {
+    fn read_one_again(&mut self, inode: InodeId, before: Option<Count>) -> Result<(), FileError> {
         let Some(id) = self.held.get(&inode).map(|held| held.job.id) else { return Ok(()) };
-        let read = self.lay_newer_over(inode);
+        let read = self.lay_newer_over(inode, before);
         self.note(id, read)
     }
 
-    fn lay_newer_over(&mut self, inode: InodeId) -> Result<(), FileError> {
+    fn lay_newer_over(&mut self, inode: InodeId, before: Option<Count>) -> Result<(), FileError> {
         self.ask();
         let Some(held) = self.held.get_mut(&inode) else { return Ok(()) };
         let mut job = ReadJob { marks: held.stale.clone(), committed_size: Some(held.image.size), ..held.job.clone() };
@@ -187,7 +189,9 @@ impl<'w, W: World> View<'w, W> {
         };
         let stat = file.statx()?;
         let clean = self.steps.clean_mapped && self.world.is_mapped(file);
-        let newer = read::read_again(file, &job, stat, clean, self.steps)?;
+        let world = &mut *self.world;
+        let has_changed = || before.is_some_and(|before| world.count().is_ok_and(|now| now.changes != before.changes));
+        let newer = read::read_again(&mut UntilChange { file, has_changed }, &job, stat, clean, self.steps)?;
         if newer.short {
             return Err(FileError::Unsteady { times: 1 });
         }
@@ -219,7 +223,7 @@ impl<'w, W: World> View<'w, W> {
                 held.stale.merge(&job.marks);
             }
         }
-        self.read_one_again(job.inode)
+        self.read_one_again(job.inode, None)
     }
 
     /// Forgets files that are not to be committed any more.
@@ -232,6 +236,46 @@ impl<'w, W: World> View<'w, W> {
     pub(super) fn hold(&mut self, job: &ReadJob, image: &FileImage) {
         let held = Held { job: job.clone(), image: image.clone(), stale: Marks::default() };
         self.held.insert(job.inode, held);
+    }
+}
+
+/// A file that is read only as long as nothing changes: what is read after that is of no use.
+struct UntilChange<'a, F, C> {
+    file: &'a mut F,
+    has_changed: C,
+}
+
+impl<F: FileOps, C: FnMut() -> bool> FileOps for UntilChange<'_, F, C> {
+    fn statx(&mut self) -> Result<Stat, FileError> {
+        self.file.statx()
+    }
+
+    fn xattrs(&mut self) -> Result<ReadXattrs, FileError> {
+        self.file.xattrs()
+    }
+
+    fn how_marked(&mut self) -> Exactly {
+        self.file.how_marked()
+    }
+
+    fn clean(&mut self) -> Result<(), FileError> {
+        self.file.clean()
+    }
+
+    fn barrier(&mut self) -> Result<(), FileError> {
+        self.file.barrier()
+    }
+
+    fn uncache(&mut self) -> Result<(), FileError> {
+        self.file.uncache()
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, FileError> {
+        if (self.has_changed)() { Err(FileError::Late) } else { self.file.read(offset, buffer) }
+    }
+
+    fn data_ranges(&mut self, start: u64, end: u64) -> Result<Vec<(u64, u64)>, FileError> {
+        self.file.data_ranges(start, end)
     }
 }
 

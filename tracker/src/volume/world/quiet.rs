@@ -9,6 +9,10 @@ use crate::volume::marks::live::Probe;
 
 /// The pause between the first two looks; it doubles up to the sixth.
 const GAP: Duration = Duration::from_micros(50);
+/// Looks that take long are as many times that apart, so that the search leaves the processor to others (not while writers wait) ..
+const REST: u32 = 3;
+/// .. but not longer.
+const REST_MOST: Duration = Duration::from_millis(8);
 
 /// The search of one flush. Its time runs from the first count on: what is read before is read as in any flush.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(super) struct Quiet {
     probe: Probe,
     slot: u32,
     began: Option<Instant>,
+    /// When the last look began.
+    waited: Option<Instant>,
     /// How long it is.
     time: Duration,
     /// Who had written how much when the search was prepared; empty where nobody may be paused.
@@ -26,7 +32,7 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn new((probe, slot): (Probe, u32), time: Duration, writers: Writers) -> Quiet {
-        Quiet { probe, slot, began: None, time, writers, paused_until: None }
+        Quiet { probe, slot, began: None, waited: None, time, writers, paused_until: None }
     }
 
     pub(super) fn probe(&self) -> &Probe {
@@ -45,7 +51,7 @@ impl Quiet {
     }
 
     /// Waits a moment before the next look. Returns false when the time is over.
-    pub(super) fn try_again(&self, tries: u32) -> bool {
+    pub(super) fn try_again(&mut self, tries: u32) -> bool {
         let is_over = match self.paused_until {
             Some(_) => self.is_late(),
             None => self.began.is_some_and(|began| began.elapsed() > self.time),
@@ -53,7 +59,10 @@ impl Quiet {
         if is_over {
             return false;
         }
-        std::thread::sleep(GAP.saturating_mul(1 << tries.min(5)));
+        let since = self.waited.or(self.began).filter(|_| self.paused_until.is_none());
+        let rest = since.map_or(Duration::ZERO, |since| since.elapsed().saturating_mul(REST).min(REST_MOST));
+        std::thread::sleep(GAP.saturating_mul(1 << tries.min(5)).max(rest));
+        self.waited = Some(Instant::now());
         true
     }
 }

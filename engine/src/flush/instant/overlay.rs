@@ -160,5 +160,18 @@ mod tests {
             prop_assert_eq!(bytes_of(&image), new);
             prop_assert!(image.whole);
         }
+
+        /// What was not read in either image is not there; of blocks in both, the newer ones are.
+        #[test]
+        fn a_partial_image_has_the_blocks_of_both(first in 0u8..64, second in 0u8..64, end in 1usize..6 * BLOCK) {
+            let chosen = |of: u8| (0..6).filter(move |block| of >> block & 1 != 0).collect::<Vec<usize>>();
+            let mut image = read(&[1; 6 * BLOCK], &chosen(first), false);
+            lay_over(&mut image, read(&vec![2; end], &chosen(second), false));
+            let bytes = bytes_of(&image);
+            for (block, bytes) in bytes.chunks(BLOCK).enumerate() {
+                let of = if second >> block & 1 != 0 { 2 } else if first >> block & 1 != 0 { 1 } else { 0xee };
+                prop_assert!(bytes.iter().all(|byte| *byte == of), "block {block}");
+            }
+        }
     }
 }

@@ -160,7 +160,7 @@ hooks! {
         "what a buffered write has written of a large folio, where nothing is allocated later";
     Ext4DaWrite "ext4_da_write" "ext4_da_write_end" Write EXT4,
         "what a buffered write has written of a large folio";
-    Ext4JournalledWrite "ext4_journalled_write" "ext4_journalled_write_end" Write EXT4,
+    Ext4JournalledWrite "ext4_journalled" "ext4_journalled_write_end" Write EXT4,
         "that a file has its data journalled by now, and becomes dirty in another way";
     XfsWrite "xfs_write" "xfs_file_buffered_write" Write XFS,
         "what a buffered write is about to write of large folios";

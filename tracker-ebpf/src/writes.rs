@@ -102,7 +102,7 @@ pub(crate) fn ext4_da_write(ctx: RawTracePointContext) -> Option<()> {
 /// `ext4_journalled_write_end(inode, position, length, copied)`: as `ext4_write_end`, where the data go through the journal (for this file
 /// since `chattr +j`). The journal's thread makes folios dirty later, so they explain themselves.
 #[raw_tracepoint(tracepoint = "ext4_journalled_write_end")]
-pub(crate) fn ext4_journalled_write(ctx: RawTracePointContext) -> Option<()> {
+pub(crate) fn ext4_journalled(ctx: RawTracePointContext) -> Option<()> {
     let inode: Address = ctx.arg(0);
     forget(inode);
     if !is_near(inode) {

@@ -42,6 +42,16 @@ impl Searches {
 mod tests {
     use super::*;
 
+    /// Writers of the root control group are never paused, and their volume may be busy for ever.
+    #[test]
+    fn searches_are_in_vain_also_where_nobody_can_be_paused() {
+        for why in [NotInstant::CannotFreeze, NotInstant::DirectIo] {
+            let mut searches = Searches::default();
+            (0..=IN_VAIN).for_each(|_| searches.ended(Consistency::Live(why)));
+            assert_eq!(searches.time(false), SHORT, "{why:?}");
+        }
+    }
+
     #[test]
     fn searches_in_vain_become_short_and_every_eighth_stays_whole() {
         let (mut searches, never) = (Searches::default(), Consistency::Live(NotInstant::NeverQuiet));

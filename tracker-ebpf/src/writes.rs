@@ -104,10 +104,10 @@ pub(crate) fn ext4_da_write(ctx: RawTracePointContext) -> Option<()> {
 #[raw_tracepoint(tracepoint = "ext4_journalled_write_end")]
 pub(crate) fn ext4_journalled(ctx: RawTracePointContext) -> Option<()> {
     let inode: Address = ctx.arg(0);
-    forget(inode);
     if !is_near(inode) {
         return None;
     }
+    note(inode, 0, 0);
     let target = Marked::of_every_write(inode, HookId::Ext4JournalledWrite)?;
     target.unsure();
     target.written(ctx.arg(1), u64::from(ctx.arg::<u32>(2)));

@@ -154,8 +154,7 @@ impl<'w, W: World> View<'w, W> {
         })
     }
 
-    /// Reads again what is stale of all files that are held.
-    /// Ends with `Late` when something has changed since the count `before`.
+    /// Reads again what is stale of all files that are held. Ends with `Late` when something has changed since the count `before`.
     pub(super) fn read_stale(&mut self, before: Option<Count>) -> Result<(), FileError> {
         let stale: Vec<InodeId> =
             self.held.iter().filter(|(_, held)| !held.stale.is_empty()).map(|(inode, _)| *inode).collect();

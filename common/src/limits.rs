@@ -3,7 +3,7 @@
 /// Version of everything in this crate that a pinned, still running kernel object shares with a newer daemon: map layout,
 /// meaning of flags, control words, counters, program names. Raise it with any change of these; an old pin set is then
 /// replaced.
-pub const ABI_VERSION: u64 = 11;
+pub const ABI_VERSION: u64 = 12;
 
 /// Bytes of one block, the unit of a mark.
 pub const BLOCK_BYTES: u64 = 4096;

@@ -16,8 +16,20 @@ pub struct GroupKey {
     pub group: u32,
 }
 
-/// Value of a DIRTY map: one bit per 4 KiB block, lowest bit of the first word first.
-pub type GroupBits = [u64; GROUP_WORDS];
+/// Value of a DIRTY map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupMarks {
+    /// One bit per 4 KiB block, lowest bit of the first word first.
+    pub bits: [u64; GROUP_WORDS],
+    /// How often blocks here were marked, also those that were marked already.
+    pub times: u64,
+}
+
+impl GroupMarks {
+    /// Nothing is marked.
+    pub const NONE: Self = Self { bits: [0; GROUP_WORDS], times: 0 };
+}
 
 /// Key of the INODE and WATCH maps.
 #[repr(C)]
@@ -359,6 +371,7 @@ mod pod {
 
 const _: () = {
     assert!(size_of::<GroupKey>() == 16);
+    assert!(size_of::<GroupMarks>() == 8 * GROUP_WORDS + 8);
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<InodeMark>() == 24);
     assert!(size_of::<Inflight>() == 40);

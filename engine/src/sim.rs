@@ -124,7 +124,7 @@ fn sim_finds_a_missing_clean() {
 fn with_large_folios(rules: Rules) -> Option<(u64, Failure)> {
     (1..=seeds()).find_map(|seed| {
         let mut world = SimWorld::new(seed);
-        world.inner.borrow_mut().files.large = Some(rules);
+        world.inner.borrow_mut().files.follow(rules);
         run_in(&mut world, seed, Steps::ALL).err().map(|failure| (seed, failure))
     })
 }
@@ -343,6 +343,33 @@ fn sim_finds_a_direct_write_under_way() {
 #[test]
 fn sim_finds_dirty_pages_that_are_not_read_again() {
     no_instant("reading dirty pages again", Unseen::All, Steps { read_again: false, ..Steps::ALL });
+}
+
+/// A failure of runs in which an instant is looked for while nothing but `unseen` happens, and folios are marked by `rules`.
+fn no_instant_in_large_folios(rules: Rules, unseen: Unseen) -> Option<(u64, Failure)> {
+    (1..=seeds()).find_map(|seed| {
+        let world = SimWorld::fine(seed);
+        world.inner.borrow_mut().files.follow(rules);
+        fine::only(world, unseen, seed, Steps::ALL).err().map(|failure| (seed, failure))
+    })
+}
+
+#[test]
+fn sim_looks_read_again_only_what_was_marked_again() {
+    for unseen in [Unseen::All, Unseen::Writes] {
+        if let Some((seed, failure)) = no_instant_in_large_folios(Rules::All, unseen) {
+            panic!("{unseen:?}: seed {seed}: {failure}");
+        }
+    }
+}
+
+#[test]
+fn sim_finds_looks_that_read_too_little_again() {
+    for rules in [Rules::AgainUncounted, Rules::AlwaysExact] {
+        let found = no_instant_in_large_folios(rules, Unseen::Writes);
+        let (seed, failure) = found.unwrap_or_else(|| panic!("{rules:?} is not found"));
+        println!("{rules:?}: found by seed {seed}: {failure}");
+    }
 }
 
 #[test]

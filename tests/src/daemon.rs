@@ -40,8 +40,8 @@ pub fn binary() -> &'static Path {
         let own = std::env::current_exe().expect("the path of this test");
         let beside = own.ancestors().nth(2).expect("a target directory").join("tracker");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        crate::mounts::run(Command::new(cargo).args(["build", "-q", "-p", "tracker"]));
-        assert!(beside.is_file(), "`cargo build -p tracker` made no {}", beside.display());
+        crate::mounts::run(Command::new(cargo).args(["build", "-q", "-p", "tracker", "--features", "test-switches"]));
+        assert!(beside.is_file(), "`cargo build -p tracker --features test-switches` made no {}", beside.display());
         beside
     })
 }

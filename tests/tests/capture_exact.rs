@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::hooks::{Fs, HOOKS, Role};
 use common::limits::SLOT_OF_ALL;
-use common::maps::flag;
+use common::maps::{flag, watched};
 use engine::source::Exactly;
 use rustix::fs::{FallocateFlags, fallocate};
 use tests::capture_mounts::{Kind, Mount};
@@ -249,13 +249,14 @@ fn a_file_of_two_volumes_keeps_its_exact_marks() {
         let Some(mut rig) = Rig::new(case, kind) else { continue };
         let file = file(&mut rig);
         let inode = (rig.dev, rig.ino("f"));
+        let slot = |rig: &mut Rig| rig.capture().watched(inode.0, inode.1).unwrap().map(watched::slot);
         rig.capture().watch_in(5, &[inode]).unwrap();
-        assert_eq!(rig.capture().slot(inode.0, inode.1).unwrap(), Some(5));
+        assert_eq!(slot(&mut rig), Some(5));
         if !is_begun(case, kind, &mut rig, &file) {
             continue;
         }
         rig.capture().watch_in(6, &[inode]).unwrap();
-        assert_eq!(rig.capture().slot(inode.0, inode.1).unwrap(), Some(SLOT_OF_ALL));
+        assert_eq!(slot(&mut rig), Some(SLOT_OF_ALL));
         file.write_all_at(&[3; 100], 7 * BLOCK).unwrap();
         assert_eq!(blocks(&marks(&mut rig)), [7], "{kind:?}");
         assert_eq!(ask(&rig, &file), Exactly::Already);

@@ -2,19 +2,17 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd};
 
-/// Sets `bits` in `*word`, unless they are all set; returns whether they were not. Reads first, so that hot cache lines stay shared.
+/// Sets `bits` in `*word`, unless they are all set. Reads first, so that hot cache lines stay shared.
 ///
 /// # Safety
 /// `word` points into a live map value.
 #[inline(always)]
-pub(crate) unsafe fn or(word: *mut u64, bits: u64) -> bool {
+pub(crate) unsafe fn or(word: *mut u64, bits: u64) {
     // SAFETY: by contract; a torn read is impossible for an aligned word.
     unsafe {
-        let is_new = core::ptr::read_volatile(word) & bits != bits;
-        if is_new {
+        if core::ptr::read_volatile(word) & bits != bits {
             atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(word, bits);
         }
-        is_new
     }
 }
 
@@ -46,6 +44,19 @@ pub(crate) unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
 pub(crate) unsafe fn add(word: *mut u64, more: u64) {
     // SAFETY: by contract.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, more) };
+}
+
+/// Adds `more` to `*word`, after everything that was stored before: whoever reads this sees that, too.
+///
+/// # Safety
+/// `word` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn add_after(word: *mut u64, more: u64) {
+    // SAFETY: by contract. An addition whose result is used is not known to all processors that programs are compiled for.
+    unsafe {
+        fetch_or(word, 0);
+        add(word, more);
+    }
 }
 
 /// Replaces `*word` by `new` while `better(*word, new)` holds; false if that did not succeed within `tries`.

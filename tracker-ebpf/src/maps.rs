@@ -10,16 +10,16 @@ use aya_ebpf::{
 };
 use common::{
     limits,
-    maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, LastWrite, WriterKey, counter, ctrl},
+    maps::{GroupKey, GroupMarks, Inflight, InodeKey, InodeMark, LastWrite, WriterKey, counter, ctrl},
 };
 
 use crate::atomic;
 
 /// Marks by block, by generation.
 #[map(name = "DIRTY0")]
-pub(crate) static DIRTY0: HashMap<GroupKey, GroupBits> = HashMap::with_max_entries(limits::DIRTY_ENTRIES, 0);
+pub(crate) static DIRTY0: HashMap<GroupKey, GroupMarks> = HashMap::with_max_entries(limits::DIRTY_ENTRIES, 0);
 #[map(name = "DIRTY1")]
-pub(crate) static DIRTY1: HashMap<GroupKey, GroupBits> = HashMap::with_max_entries(limits::DIRTY_ENTRIES, 0);
+pub(crate) static DIRTY1: HashMap<GroupKey, GroupMarks> = HashMap::with_max_entries(limits::DIRTY_ENTRIES, 0);
 /// Marks by inode, by generation.
 #[map(name = "INODE0")]
 pub(crate) static INODE0: HashMap<InodeKey, InodeMark> = HashMap::with_max_entries(limits::INODE_ENTRIES, 0);

@@ -9,7 +9,7 @@ use aya_log_ebpf::debug;
 use common::{
     hooks::{HookId, counter_cell},
     limits::{self, CAS_TRIES, GROUP_BLOCKS, GROUP_WORDS, RANGE_GROUPS_MAX},
-    maps::{GroupBits, GroupKey, InodeKey, InodeMark, counter, ctrl, flag, mode, overflow_bit, watched},
+    maps::{GroupKey, GroupMarks, InodeKey, InodeMark, counter, ctrl, flag, mode, overflow_bit, watched},
     ranges::{self, Bits, Blocks, Place},
 };
 
@@ -151,14 +151,14 @@ impl Marked {
         if !watched::tells_every_write(watched) {
             return None;
         }
-        Some(Self { dev: target.dev, ino: target.ino, watched: watched | ONLY_NEW, sb: target.sb })
+        Some(Self { dev: target.dev, ino: target.ino, watched, sb: target.sb })
     }
 
     /// Marks `len` bytes at `start`, however many these are; false: it is not marked, since the lease is over. Mostly they lie in one
     /// block that is marked already: then the clock, which costs as much as the rest, is not asked.
     #[inline(always)]
     pub(crate) fn written(&self, start: u64, len: u64) -> bool {
-        if !self.is_marked(start, len) {
+        if !self.marked_again(start, len) {
             if !lease_holds() {
                 return false;
             }
@@ -167,21 +167,27 @@ impl Marked {
         true
     }
 
-    /// Whether these bytes lie in one block that is marked. A swap meanwhile makes no difference: the bytes are in the file, or come
-    /// under a lock that the drain's reader waits for.
+    /// Whether these bytes lie in one block that is marked. Then counts them: the change time told of its writer. A swap meanwhile makes
+    /// no difference: the bytes are in the file, or come under a lock that the drain's reader waits for.
     #[inline(always)]
-    fn is_marked(&self, start: u64, len: u64) -> bool {
+    fn marked_again(&self, start: u64, len: u64) -> bool {
         let Place::Bits(blocks) = ranges::place(start, len) else { return false };
         if blocks.first != blocks.last {
             return false;
         }
         let map = if generation() == 0 { &DIRTY0 } else { &DIRTY1 };
         let group = (blocks.first / GROUP_BLOCKS) as u32;
-        let Some(value) = map.get_ptr(GroupKey { ino: self.ino, dev: self.dev, group }) else { return false };
+        let Some(value) = map.get_ptr_mut(GroupKey { ino: self.ino, dev: self.dev, group }) else { return false };
         let bit = blocks.first & (GROUP_BLOCKS - 1);
         // SAFETY: the map just returned the pointer, and `bit` is one of its bits.
         let word = unsafe { core::ptr::read_volatile(value.cast::<u64>().add((bit / 64) as usize)) };
-        word >> (bit & 63) & 1 != 0
+        if word >> (bit & 63) & 1 == 0 {
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut (*value).times, 1) };
+        changed(self.watched | NO_WRITER);
+        true
     }
 
     #[inline(always)]
@@ -246,8 +252,6 @@ impl Marked {
 
 /// In the argument of `changed`, beside the value of the WATCH map: the current task is not known to have made the change.
 const NO_WRITER: u64 = 1 << 63;
-/// Likewise, in the argument of `mark_range`: what is marked already is not counted again. Its change time tells of such a write.
-const ONLY_NEW: u64 = 1 << 62;
 
 /// Counts a change, after its mark was made: whoever reads the marks after the counter has those of every change it counts. Then
 /// counts it for the cgroup of the current task, too. A global function, as `mark_range`.
@@ -257,7 +261,7 @@ extern "C" fn changed(watched: u64) -> u64 {
     let slot = watched::slot(watched);
     if let Some(at) = CHANGES.get_ptr_mut(slot) {
         // SAFETY: a pointer the map just gave.
-        unsafe { atomic::add(at, 1) };
+        unsafe { atomic::add_after(at, 1) };
     }
     if watched & NO_WRITER == 0 {
         written_by(slot);
@@ -311,23 +315,18 @@ fn generation() -> u64 {
 #[inline(never)]
 extern "C" fn mark_range(home: u64, ino: u64, start: u64, len: u64, watched: u64) -> u64 {
     let (generation, dev) = (home >> 32, home as u32);
-    let mut is_new = true;
     match ranges::place(start, len) {
         Place::Nothing => {}
         Place::Span(start, u64::MAX) => inode_mark(generation, dev, ino, flag::FROM, start, u64::MAX),
         Place::Span(start, end) => inode_mark(generation, dev, ino, flag::RANGE, start, end),
-        Place::Bits(blocks) => is_new = mark_blocks(generation, dev, ino, blocks),
+        Place::Bits(blocks) => mark_blocks(generation, dev, ino, blocks),
     }
-    if is_new || watched & ONLY_NEW == 0 {
-        changed(watched);
-    }
+    changed(watched);
     0
 }
 
-/// Whether anything was not marked before.
 #[inline(always)]
-fn mark_blocks(generation: u64, dev: u32, ino: u64, blocks: Blocks) -> bool {
-    let mut is_new = false;
+fn mark_blocks(generation: u64, dev: u32, ino: u64, blocks: Blocks) {
     let first = blocks.first / GROUP_BLOCKS;
     let last = blocks.last / GROUP_BLOCKS;
     for step in 0..RANGE_GROUPS_MAX {
@@ -335,23 +334,13 @@ fn mark_blocks(generation: u64, dev: u32, ino: u64, blocks: Blocks) -> bool {
         if group > last {
             break;
         }
-        match mark_group(home(generation, dev), ino, group, blocks.first, blocks.last) {
-            MARKED_BEFORE => {}
-            MARKED_NOW => is_new = true,
-            _ => {
-                count(counter::DIRTY_FULL);
-                inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
-                return true;
-            }
+        if mark_group(home(generation, dev), ino, group, blocks.first, blocks.last) != 0 {
+            count(counter::DIRTY_FULL);
+            inode_mark(generation, dev, ino, flag::RESCAN, u64::MAX, 0);
+            return;
         }
     }
-    is_new
 }
-
-/// What `mark_group` answers: every bit was set; some were not; there is no room.
-const MARKED_BEFORE: u64 = 0;
-const MARKED_NOW: u64 = 1;
-const NO_ROOM: u64 = 2;
 
 /// Generation and device in one number, because a global function has at most five arguments.
 #[inline(always)]
@@ -359,7 +348,7 @@ fn home(generation: u64, dev: u32) -> u64 {
     generation << 32 | u64::from(dev)
 }
 
-/// Sets the bits of blocks `first..=last` that are in `group`. A global function, as `mark_range`.
+/// Sets the bits of blocks `first..=last` that are in `group`; not 0 if there is no room. A global function, as `mark_range`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
@@ -369,31 +358,31 @@ extern "C" fn mark_group(home: u64, ino: u64, group: u64, first: u64, last: u64)
     let mut found = map.get_ptr_mut(key);
     if found.is_none() {
         // Without bits first: the code that sets them is here only once. If it fails, another CPU was faster, or the map is full.
-        if map.insert(key, &NO_BITS, NO_REPLACE).is_ok() {
+        if map.insert(key, &NO_MARKS, NO_REPLACE).is_ok() {
             count(counter::GROUPS_NEW);
         }
         found = map.get_ptr_mut(key);
     }
-    let Some(value) = found else { return NO_ROOM };
-    if or_group(value, Bits::of(Blocks { first, last }, group)) { MARKED_NOW } else { MARKED_BEFORE }
+    let Some(value) = found else { return 1 };
+    or_group(value, Bits::of(Blocks { first, last }, group));
+    // SAFETY: the map just returned the pointer.
+    unsafe { atomic::add(&raw mut (*value).times, 1) };
+    0
 }
 
 /// A group of which nothing is marked. Not on the stack, where the verifier would follow each byte that is zeroed.
-static NO_BITS: GroupBits = [0; GROUP_WORDS];
+static NO_MARKS: GroupMarks = GroupMarks::NONE;
 
-/// Whether any bit was not set.
 #[inline(always)]
-fn or_group(value: *mut GroupBits, mut bits: Bits) -> bool {
-    let mut is_new = false;
+fn or_group(value: *mut GroupMarks, mut bits: Bits) {
     for _ in 0..GROUP_WORDS {
         let (word, mask, rest) = bits.lowest_word();
         // SAFETY: the map just returned the pointer, and `word` is below its length.
-        is_new |= unsafe { atomic::or(value.cast::<u64>().add(word), mask) };
+        unsafe { atomic::or(value.cast::<u64>().add(word), mask) };
         let Some(rest) = rest else { break };
         // The compiler knows how far these go, which the verifier does not, and would leave out what keeps `word` in its bounds.
         bits = Bits { first: black_box(rest.first), ..rest };
     }
-    is_new
 }
 
 /// Merges `flags` and, if they have one, the range `from..end` into the mark of an inode.

@@ -27,6 +27,7 @@ mod lease;
 mod leasing;
 mod load;
 mod log;
+pub mod looked;
 pub mod mounts;
 mod object;
 pub mod owner;

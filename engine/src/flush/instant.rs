@@ -11,7 +11,8 @@
 //!   every other change raises the second one.
 //! - A write to a page that is dirty already marks no block. Its change time tells of it, once after each `statx`, or on older
 //!   kernels a hook that every write passes. So what is marked is looked at before it is read, and what an earlier look has read of
-//!   such pages is read again.
+//!   such pages is read again. Only where each write marks what it writes is that told apart: then a look reads again what was marked
+//!   again since the look before (`Live::newer`).
 //! - Both come before the bytes are there, under the inode lock: the reader waits for the lock.
 //! - A page that is mapped and dirty is stored to without any event: a file that can be stored to through a mapping is cleaned in
 //!   the window. A direct write that is under way fails the look.
@@ -168,6 +169,8 @@ fn try_once<W: World>(
         (view.count()?, live)
     };
     let known = view.complete && view.holds_all(&live.marks);
+    // Whatever becomes of this look: the next one is not told of it again.
+    view.outdate(&live);
     let seen = |result| Ok(Seen { decided_again: !known, result });
     if live.direct && steps.none_in_flight {
         return seen(Err(NotInstant::DirectIo));
@@ -175,7 +178,6 @@ fn try_once<W: World>(
     let mut marks = taken.clone();
     marks.add_all(&live.marks);
     let watched = view.watched.len();
-    view.outdate(&live);
     if !known && let Err(why) = look(view, &marks, facts)? {
         return seen(Err(moved_or(view, before, why)?));
     }

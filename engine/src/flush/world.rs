@@ -144,6 +144,9 @@ pub struct Count {
 #[derive(Clone, Debug, Default)]
 pub struct Live {
     pub marks: DirtySet,
+    /// What of it may have changed since the call before this one in the same flush, at least that each inode is marked; everything at
+    /// the first call. Who has read the file since that call need not read the rest again.
+    pub newer: DirtySet,
     /// Direct writes are under way.
     pub direct: bool,
 }

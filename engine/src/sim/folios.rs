@@ -30,9 +30,26 @@ pub(super) enum Rules {
     MappedUnmarked,
     /// A file that is mapped already is marked exactly, too.
     MappedBefore,
+    /// A look is told only of what was not marked before.
+    AgainUncounted,
+    /// A look takes every file for one whose writes are all marked.
+    AlwaysExact,
+}
+
+impl Exact {
+    /// Whether every write is marked by what it writes, and nothing else changes the file unseen.
+    pub(super) fn is_exact(&self) -> bool {
+        self.exact && !self.mapped && !self.unsure
+    }
 }
 
 impl Files {
+    /// From now on folios are large, and marked by `rules`.
+    pub(super) fn follow(&mut self, rules: Rules) {
+        self.large = Some(rules);
+        self.kernel.forgets_again = rules == Rules::AgainUncounted;
+    }
+
     /// The blocks that become dirty together with this one.
     fn folio(&self, block: u64) -> Range<u64> {
         if self.large.is_none() {
@@ -56,7 +73,7 @@ impl Files {
         if self.large.is_some() && self.kernel.watch.contains(&ino) {
             let known = self.kernel.exact.entry(ino).or_default();
             match known {
-                Exact { exact: true, mapped: false, unsure: false } if written => return,
+                known if known.is_exact() && written => return,
                 Exact { exact: true, .. } => known.unsure = true,
                 Exact { mapped: false, .. } if !mapped => known.exact = true,
                 Exact { .. } => {}

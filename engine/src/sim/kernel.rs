@@ -53,6 +53,12 @@ pub(super) struct Kernel {
     pub(super) changes: u64,
     /// A program ends before its task goes on: so it is where a change is not made in one step.
     pub(super) fine: bool,
+    /// Marks made since the last look at those that are not retired, also of what was marked already.
+    newer: BTreeMap<Ino, Marks>,
+    /// The files that were marked exactly at that look; `None`: there was none since the swap.
+    exact_before: Option<BTreeSet<Ino>>,
+    /// Whether marks of what is marked already are left out of `newer`.
+    pub(super) forgets_again: bool,
 }
 
 impl Kernel {
@@ -73,9 +79,30 @@ impl Kernel {
     }
 
     fn land(&mut self, running: Running) {
-        if let Some(map) = self.maps.get_mut(running.generation) {
-            map.entry(running.ino).or_default().merge(&running.marks);
+        let Some(map) = self.maps.get_mut(running.generation) else { return };
+        let before = map.entry(running.ino).or_default();
+        let is_new = !running.marks.blocks.is_subset(&before.blocks);
+        before.merge(&running.marks);
+        if running.generation == self.generation && (is_new || !self.forgets_again) {
+            self.newer.entry(running.ino).or_default().merge(&running.marks);
         }
+    }
+
+    /// The marks that are not retired, and those of them that are to be read again by who has read all at the last call. Only of files
+    /// whose writes `is_exact` says are all marked are others left out: else a block is written to without another mark.
+    pub(super) fn look(&mut self, is_exact: impl Fn(&Exact) -> bool) -> (BTreeMap<Ino, Marks>, BTreeMap<Ino, Marks>) {
+        let marks = self.maps.get(self.generation).cloned().unwrap_or_default();
+        let since = std::mem::take(&mut self.newer);
+        let exact: BTreeSet<Ino> =
+            marks.keys().filter(|ino| is_exact(&self.exact.get(ino).copied().unwrap_or_default())).copied().collect();
+        let before = self.exact_before.replace(exact.clone()).unwrap_or_default();
+        let newer = |(ino, all): (&Ino, &Marks)| {
+            let blocks = since.get(ino).map(|marks| marks.blocks.clone()).unwrap_or_default();
+            let apart = before.contains(ino) && exact.contains(ino);
+            (*ino, if apart { Marks { blocks, meta: true, ..all.clone() } } else { all.clone() })
+        };
+        let newer = marks.iter().map(newer).collect();
+        (marks, newer)
     }
 
     /// Some of the interrupted programs continue.
@@ -96,6 +123,7 @@ impl Kernel {
 
     pub(super) fn swap(&mut self) {
         self.generation ^= 1;
+        (self.newer, self.exact_before) = (BTreeMap::new(), None);
     }
 
     pub(super) fn retired(&self) -> BTreeMap<Ino, Marks> {

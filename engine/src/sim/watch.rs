@@ -1,7 +1,10 @@
 //! The model's watch set, and the drain of its kernel maps.
 
+use std::collections::BTreeMap;
+
+use super::folios::Rules;
 use super::world::{SimError, SimWorld};
-use crate::dirty::DirtySet;
+use crate::dirty::{DirtySet, Marks};
 use crate::flush::DrainWorld;
 use crate::flush::world::{Count, Live, Paused, WatchSet};
 use crate::model::Ino;
@@ -28,14 +31,17 @@ impl WatchSet for SimWorld {
 
     fn live(&mut self) -> Result<Live, SimError> {
         self.step()?;
-        let inner = self.inner.borrow();
-        let kernel = &inner.files.kernel;
-        let mut marks = DirtySet::default();
-        for (ino, found) in kernel.maps.get(kernel.generation).into_iter().flatten() {
-            marks.add(*ino, found, 1);
-        }
+        let mut inner = self.inner.borrow_mut();
+        let always = inner.files.large == Some(Rules::AlwaysExact);
+        let kernel = &mut inner.files.kernel;
+        let (all, newer) = kernel.look(|known| always || known.is_exact());
+        let set = |found: BTreeMap<Ino, Marks>| {
+            let mut set = DirtySet::default();
+            found.iter().for_each(|(ino, marks)| set.add(*ino, marks, 1));
+            set
+        };
         let direct = kernel.in_flight.values().any(|(ino, _, _)| kernel.watch.contains(ino));
-        Ok(Live { marks, direct })
+        Ok(Live { marks: set(all), newer: set(newer), direct })
     }
 
     fn is_sure(&mut self) -> Result<bool, SimError> {

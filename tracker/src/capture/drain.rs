@@ -9,13 +9,14 @@ use common::{
     functions::{FUNCTIONS, FunctionId},
     hooks::{HOOKS, Role},
     limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
-    maps::{InodeKey, counter, ctrl, flag, watched},
+    maps::{GroupMarks, InodeKey, counter, ctrl, flag},
 };
 use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
 use super::error::CaptureError;
 use super::exact::ExactProbe;
+use super::looked::Group;
 use super::quiet::QuietProbe;
 use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Live, Overflow, Retired};
 use super::running::Capture;
@@ -63,7 +64,7 @@ impl Capture {
         let (filled, overflows) = self.given.map_or(([true; 2], true), |(before, overflows)| {
             ([inserted[0] != before[0], inserted[1] != before[1]], overflowed != overflows)
         });
-        let (inodes, drained) = self.marks_of_set(set, filled)?;
+        let (inodes, drained, _) = self.marks_of_set(set, filled)?;
         let (indexes, words) = if overflows { self.maps.overflow[set].read_all() } else { Ok(Default::default()) }
             .map_err(failed("OVERFLOW"))?;
         let inflight = self.inflight()?;
@@ -90,8 +91,10 @@ impl Capture {
         // To find that a map is empty takes the kernel 40 microseconds, in which a change may come.
         let now = self.inserted()?;
         let filled = self.inserted.map_or([true; 2], |before| [now[0] != before[0], now[1] != before[1]]);
-        let (inodes, _) = self.marks_of_set((self.generation()? & 1) as usize, filled)?;
-        Ok(Live { inodes, inflight: self.inflight()? })
+        let generation = self.generation()?;
+        let (inodes, drained, marks) = self.marks_of_set((generation & 1) as usize, filled)?;
+        let groups = drained.groups.into_iter().zip(marks).collect();
+        Ok(Live { inodes, groups, generation, inflight: self.inflight()? })
     }
 
     /// What tells whether a volume is quiet.
@@ -134,14 +137,14 @@ impl Capture {
         self.attached.iter().any(|attached| attached.name == name)
     }
 
-    /// In which slot changes of an inode are counted; `None`: it is not watched by itself.
+    /// In which slot changes of an inode are counted, and what is known of its pages, as in `common::maps::watched`; `None`: it is not
+    /// watched by itself.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn slot(&self, dev: Dev, ino: Ino) -> Result<Option<u32>, CaptureError> {
+    pub fn watched(&self, dev: Dev, ino: Ino) -> Result<Option<u64>, CaptureError> {
         let found = self.maps.watch.get(InodeKey::new(dev.kernel(), ino.0));
-        let found = found.map_err(|source| CaptureError::Map { what: "reading", map: "WATCH", source })?;
-        Ok(found.map(watched::slot))
+        found.map_err(|source| CaptureError::Map { what: "reading", map: "WATCH", source })
     }
 
     /// How many marks have found no room at all.
@@ -167,8 +170,13 @@ impl Capture {
         })
     }
 
-    /// The marks in one of the two sets of maps, and their keys. `filled`: which of its maps, by block and by inode, may hold any.
-    fn marks_of_set(&self, set: usize, filled: [bool; 2]) -> Result<(MarksByInode, Drained), CaptureError> {
+    /// The marks in one of the two sets of maps, their keys, and those by block as they are. `filled`: which of its maps, by block and
+    /// by inode, may hold any.
+    fn marks_of_set(
+        &self,
+        set: usize,
+        filled: [bool; 2],
+    ) -> Result<(MarksByInode, Drained, Vec<GroupMarks>), CaptureError> {
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
         let [by_block, by_inode] = filled;
         let (groups, blocks) =
@@ -184,18 +192,14 @@ impl Capture {
                 marks.end = mark.end;
             }
         }
-        for (key, bits) in groups.iter().zip(&blocks) {
-            let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
-            let base = u64::from(key.group) * GROUP_BLOCKS;
-            // Beyond 16 TiB, block indexes no longer fit into the bitmap.
-            if let Ok(base) = u32::try_from(base + GROUP_BLOCKS - 1).map(|last| last - (GROUP_BLOCKS as u32 - 1)) {
-                insert_bits(&mut marks.blocks, base, bits);
-            } else {
+        for group in groups.iter().copied().zip(blocks.iter().copied()) {
+            let marks = inodes.entry(inode_of(&group)).or_default();
+            if !insert_group(&mut marks.blocks, &group) {
                 marks.flags |= flag::WHOLE;
             }
         }
         let drained = Drained { groups, inodes: flagged, ..Drained::default() };
-        Ok((inodes, drained))
+        Ok((inodes, drained, blocks))
     }
 
     /// What is under way.
@@ -263,6 +267,19 @@ impl Capture {
         let word = word.map_err(|source| CaptureError::Map { what: "reading", map: "CTRL", source })?;
         Ok(word.unwrap_or(0))
     }
+}
+
+/// The inode of a group.
+pub(super) fn inode_of((key, _): &Group) -> (Dev, Ino) {
+    (Dev::of_kernel(key.dev), Ino(key.ino))
+}
+
+/// Inserts the marked blocks of a group; false: they lie beyond 16 TiB, where block indexes no longer fit into the bitmap.
+pub(super) fn insert_group(blocks: &mut RoaringBitmap, (key, marks): &Group) -> bool {
+    let last = u64::from(key.group) * GROUP_BLOCKS + GROUP_BLOCKS - 1;
+    let Ok(last) = u32::try_from(last) else { return false };
+    insert_bits(blocks, last - (GROUP_BLOCKS as u32 - 1), &marks.bits);
+    true
 }
 
 fn insert_bits(blocks: &mut RoaringBitmap, base: u32, bits: &[u64]) {

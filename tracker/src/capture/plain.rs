@@ -26,6 +26,10 @@ unsafe impl Plain for common::maps::GroupKey {
     const ZERO: Self = Self { ino: 0, dev: 0, group: 0 };
 }
 // SAFETY: as above.
+unsafe impl Plain for common::maps::GroupMarks {
+    const ZERO: Self = Self::NONE;
+}
+// SAFETY: as above.
 unsafe impl Plain for common::maps::InodeKey {
     const ZERO: Self = Self { ino: 0, dev: 0, pad: 0 };
 }

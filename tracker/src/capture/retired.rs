@@ -10,6 +10,8 @@ use common::{
 use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
+use super::looked::Group;
+
 /// The result of a drain.
 #[derive(Debug)]
 pub struct Retired {
@@ -28,6 +30,10 @@ pub struct Retired {
 pub struct Live {
     /// Marks by (superblock device, inode number).
     pub inodes: HashMap<(Dev, Ino), InodeMarks>,
+    /// Those of them by block, as the kernel holds them.
+    pub(super) groups: Vec<Group>,
+    /// How often generations have been swapped.
+    pub(super) generation: u64,
     /// What began and has not completed.
     pub inflight: Vec<InflightWrite>,
 }

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use common::maps::{GroupBits, GroupKey, Inflight, InodeKey, InodeMark, LastWrite, WriterKey};
+use common::maps::{GroupKey, GroupMarks, Inflight, InodeKey, InodeMark, LastWrite, WriterKey};
 
 use super::{
     config::{CaptureConfig, MapEntries},
@@ -44,7 +44,7 @@ pub(super) const OWNER: &str = "OWNER";
 /// The maps, opened.
 #[derive(Debug)]
 pub(super) struct Maps {
-    pub(super) dirty: [Table<GroupKey, GroupBits>; 2],
+    pub(super) dirty: [Table<GroupKey, GroupMarks>; 2],
     pub(super) inode: [Table<InodeKey, InodeMark>; 2],
     pub(super) overflow: [Table<u32, u64>; 2],
     pub(super) ctrl: Table<u32, u64>,
@@ -126,7 +126,7 @@ pub(super) fn make_growing_maps(config: &CaptureConfig, release: &str) -> Result
     let make = |name: &'static str| -> io::Result<OwnedFd> {
         Ok(match name {
             "DIRTY0" | "DIRTY1" => {
-                Table::<GroupKey, GroupBits>::hash_without_preallocation(entries.dirty, name)?.into_fd()
+                Table::<GroupKey, GroupMarks>::hash_without_preallocation(entries.dirty, name)?.into_fd()
             }
             "INODE0" | "INODE1" => {
                 Table::<InodeKey, InodeMark>::hash_without_preallocation(entries.inode, name)?.into_fd()

@@ -135,11 +135,11 @@ impl<'w, W: World> View<'w, W> {
             self.named.clear();
             self.alive.clear();
         }
-        for (ino, waiting) in live.marks.iter() {
+        for (ino, waiting) in live.newer.iter() {
             self.attributes.retain(|inode, _| inode.ino != ino);
             for held in of_number(&mut self.held, ino) {
                 let before = &held.job.marks;
-                // A page that is dirty since an earlier look is written to without another mark.
+                // A block that is marked since an earlier look may have been written to again.
                 if self.steps.read_again || !covers(before, &waiting.marks) {
                     held.stale.merge(&waiting.marks);
                 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE};
@@ -102,6 +103,8 @@ pub struct DispatcherState {
 
 pub struct Dispatcher {
     inner: Mutex<Inner>,
+    /// How many failovers this process has had. Written under the lock, and read without: every round asks, and would wait for drains.
+    pub(crate) failovers: AtomicU64,
     /// Starts another back end.
     pub(crate) restart: Restart,
 }
@@ -127,8 +130,6 @@ pub(crate) struct Inner {
     pub(crate) earlier_dio: Option<Instant>,
     /// Marks of the self-tests' files since `forget_probes`.
     probes: BTreeMap<(Dev, Ino), Marks>,
-    /// How many failovers this process has had.
-    pub(crate) failovers: u64,
     /// Why back ends were rejected since this process started.
     pub(crate) against: Vec<(BackEnd, String)>,
     /// Why all volumes need a full re-read before the next drain.
@@ -157,13 +158,13 @@ impl Dispatcher {
                 earlier_dio: Some(Instant::now()),
                 inflight_before: 0,
                 probes: BTreeMap::new(),
-                failovers: 0,
                 against: Vec::new(),
                 reread_all: None,
                 drop: DropMarks::from_environment(),
                 widened: Vec::new(),
                 unsaved: BTreeSet::new(),
             }),
+            failovers: AtomicU64::new(0),
             restart,
         }
     }
@@ -187,7 +188,7 @@ impl Dispatcher {
 
     /// How many failovers this process has had. A volume that sees a new number checks again which back end it may use.
     pub fn failovers(&self) -> u64 {
-        self.inner().failovers
+        self.failovers.load(Ordering::Acquire)
     }
 
     /// How many drains found that changes were not marked because the lease was over. A change missed then proves nothing
@@ -301,9 +302,10 @@ impl Dispatcher {
 
     pub fn facts(&self) -> DispatcherState {
         let mut inner = self.inner();
-        if inner.measured.is_none_or(|(failovers, at)| failovers != inner.failovers || at.elapsed() > MEASURED_FOR) {
+        let now = self.failovers();
+        if inner.measured.is_none_or(|(failovers, at)| failovers != now || at.elapsed() > MEASURED_FOR) {
             inner.facts.kernel_bytes = inner.capture.as_ref().map_or(0, Capture::kernel_memory_bytes);
-            inner.measured = Some((inner.failovers, Instant::now()));
+            inner.measured = Some((now, Instant::now()));
         }
         inner.facts.clone()
     }

@@ -4,6 +4,7 @@
 //! Nobody knows which changes the failed capture missed, and nothing is marked during the exchange. So every file of every
 //! volume is compared afterwards; a note in each catalog makes the next process do it if this one dies first.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::capture::{Capture, choose};
@@ -21,7 +22,7 @@ impl Dispatcher {
     /// When a catalog cannot be written: either nothing was done yet, or the next drain tries again.
     pub fn fail(&self, failovers: u64, failure: &Failure) -> Result<(), DispatcherError> {
         let mut inner = self.inner();
-        if inner.failovers != failovers {
+        if self.failovers() != failovers {
             return Ok(());
         }
         for subscriber in &inner.subscribers {
@@ -36,9 +37,11 @@ impl Dispatcher {
             }
             self.start_next(&mut inner);
         }
-        inner.failovers += 1;
         inner.reread_all = Some(failure.cause);
-        inner.reread_everything()
+        let reread = inner.reread_everything();
+        // Afterwards: who sees it without the lock finds the marks pending.
+        self.failovers.fetch_add(1, Ordering::Release);
+        reread
     }
 
     /// Leaves `inner` without a capture if no back end can be started.

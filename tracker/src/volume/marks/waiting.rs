@@ -36,6 +36,8 @@ struct State {
     mapped: HashSet<Ino>,
     /// Marks arrived that no flush has taken yet. What a flush has left counts as known.
     arrived: bool,
+    /// How often any arrived.
+    arrivals: u64,
 }
 
 impl State {
@@ -97,6 +99,7 @@ impl Pending {
         state.unsaved = DirtySet::default();
         state.waiting.add_all(&added);
         state.arrived = true;
+        state.arrivals += 1;
         Ok(())
     }
 
@@ -133,9 +136,10 @@ impl Pending {
         self.take_except(|_, _| false).0
     }
 
-    /// What waits for the next flush.
-    pub fn waiting(&self) -> DirtySet {
-        self.state().waiting.clone()
+    /// What waits for the next flush, and how often marks have arrived: of what is marked already, no other set tells.
+    pub fn waiting(&self) -> (DirtySet, u64) {
+        let state = self.state();
+        (state.waiting.clone(), state.arrivals)
     }
 
     /// Forgets `taken` except `kept`, and runs `write` in the same transaction of the catalog.

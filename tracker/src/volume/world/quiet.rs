@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use engine::flush::world::Count;
 
 use crate::capture::writers::Writers;
-use crate::volume::marks::live::Probe;
+use crate::volume::marks::live::{Before, Probe};
 
 /// The pause between the first two looks; it doubles up to the sixth.
 const GAP: Duration = Duration::from_micros(50);
@@ -24,6 +24,8 @@ pub(super) struct Quiet {
     waited: Option<Instant>,
     /// How long it is.
     time: Duration,
+    /// What the last look saw.
+    pub(super) before: Before,
     /// Who had written how much when the search was prepared; empty where nobody may be paused.
     pub(super) writers: Writers,
     /// Until when writers are paused.
@@ -32,7 +34,7 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn new((probe, slot): (Probe, u32), time: Duration, writers: Writers) -> Quiet {
-        Quiet { probe, slot, began: None, waited: None, time, writers, paused_until: None }
+        Quiet { probe, slot, began: None, waited: None, time, writers, before: Before::default(), paused_until: None }
     }
 
     pub(super) fn probe(&self) -> &Probe {

@@ -39,11 +39,16 @@ impl WatchSet for VolumeWorld {
 
     fn live(&mut self) -> Result<Live, WorldError> {
         let Some((dispatcher, dev)) = self.dispatcher.clone() else { return Err(DispatcherError::Ended.into()) };
-        Ok(dispatcher.live(&self.pending, dev)?)
+        let pending = self.pending.clone();
+        Ok(dispatcher.live(&pending, dev, &mut self.quiet()?.before)?)
     }
 
     fn is_sure(&mut self) -> Result<bool, WorldError> {
         let Some((dispatcher, _)) = self.dispatcher.clone() else { return Ok(false) };
+        // Marks that the catalog could not save are in the kernel's retired set, where no look reads them.
+        if self.pending.unsaved() > 0 {
+            return Ok(false);
+        }
         Ok(dispatcher.is_sure(self.quiet()?.probe())?)
     }
 

@@ -83,7 +83,8 @@ pub fn group_signature(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The entry of one block of 1 to 4096 bytes.
-pub fn block_signature(bytes: &[u8]) -> Entry {
+#[cfg(test)]
+fn block_signature(bytes: &[u8]) -> Entry {
     let mut all = Vec::with_capacity(ENTRY_BYTES);
     group_signature(&bytes[..bytes.len().min(BLOCK_LEN)], &mut all);
     let mut entry = [0; ENTRY_BYTES];

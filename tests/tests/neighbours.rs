@@ -15,8 +15,9 @@ use tests::compare::assert_same;
 use tests::daemon::{binary, pins, utf8};
 use tests::mounts::{Kind, Mount, run};
 use tracker::catalog::Catalog;
-use tracker::volume::marks::dispatcher::{Dispatcher, Subscriber};
+use tracker::volume::marks::dispatcher::Dispatcher;
 use tracker::volume::marks::restart::Restart;
+use tracker::volume::marks::subscriber::Subscriber;
 use tracker::volume::marks::waiting::Pending;
 
 const FILES: u64 = 20;

@@ -7,7 +7,7 @@ use super::error::ImageError;
 use crate::block::{self, BLOCK_LEN, GROUP_BLOCKS};
 use crate::delta::Ops;
 use crate::model::{BLOCK_BYTES, Content, FileId};
-use crate::signature::{ENTRY_BYTES, HOLE_ENTRY, SignatureWrites, Signatures, block_signature};
+use crate::signature::{ENTRY_BYTES, HOLE_ENTRY, SignatureWrites, Signatures, group_signature};
 use crate::tree::{HOLE, Image, NodeWrites, Nodes, Rules, Update, block_value};
 
 /// What the source has in a block.
@@ -144,25 +144,71 @@ struct Signer<'s, S> {
     signed: bool,
     open: Option<(u64, Vec<u8>)>,
     writes: SignatureWrites,
+    queue: Queue,
 }
+
+/// Blocks whose entries are computed together: MD4 of eight blocks takes little longer than of one.
+#[derive(Default)]
+struct Queue {
+    /// Group and first byte in it of each entry.
+    slots: Vec<(u64, usize)>,
+    bytes: Vec<u8>,
+}
+
+/// Blocks in a queue that is full.
+const QUEUED_MAX: usize = 64;
 
 impl<'s, S: Signatures> Signer<'s, S> {
     fn begin(stored: &'s S, old: &Image, new_size: u64, rules: Rules) -> Self {
         let signed = (old.signed && new_size <= rules.signature_bytes) || new_size == 0;
-        Signer { stored, old: *old, new_size, signed, open: None, writes: SignatureWrites::new() }
+        Signer {
+            stored,
+            old: *old,
+            new_size,
+            signed,
+            open: None,
+            writes: SignatureWrites::new(),
+            queue: Queue::default(),
+        }
     }
 
     fn set(&mut self, index: u64, bytes: Option<&[u8]>) -> Result<(), ImageError<S::Error>> {
         if self.signed {
             self.open(index / GROUP_BLOCKS)?;
         }
-        let at = (index % GROUP_BLOCKS) as usize * ENTRY_BYTES;
-        if let Some((_, entries)) = self.open.as_mut()
-            && let Some(slot) = entries.get_mut(at..at + ENTRY_BYTES)
-        {
-            slot.copy_from_slice(&bytes.map_or(HOLE_ENTRY, block_signature));
+        let (group, at) = (index / GROUP_BLOCKS, (index % GROUP_BLOCKS) as usize * ENTRY_BYTES);
+        match bytes {
+            None => self.put(group, at, &HOLE_ENTRY),
+            Some(bytes) => {
+                self.queue.slots.push((group, at));
+                self.queue.bytes.extend_from_slice(bytes);
+                // Of the bytes that are computed together only the last block may be short.
+                if self.queue.slots.len() >= QUEUED_MAX || bytes.len() < BLOCK_LEN {
+                    self.compute();
+                }
+            }
         }
         Ok(())
+    }
+
+    fn compute(&mut self) {
+        let Queue { slots, bytes } = std::mem::take(&mut self.queue);
+        let mut entries = Vec::with_capacity(slots.len() * ENTRY_BYTES);
+        group_signature(&bytes, &mut entries);
+        for ((group, at), entry) in slots.into_iter().zip(entries.chunks(ENTRY_BYTES)) {
+            self.put(group, at, entry);
+        }
+    }
+
+    /// Sets one entry of a group that was opened. Without a signature none is.
+    fn put(&mut self, group: u64, at: usize, entry: &[u8]) {
+        let entries = match self.open.as_mut() {
+            Some((open, entries)) if *open == group => Some(entries),
+            _ => self.writes.get_mut(&group).and_then(Option::as_mut),
+        };
+        if let Some(slot) = entries.and_then(|entries| entries.get_mut(at..at + ENTRY_BYTES)) {
+            slot.copy_from_slice(entry);
+        }
     }
 
     fn open(&mut self, group: u64) -> Result<(), ImageError<S::Error>> {
@@ -198,6 +244,7 @@ impl<'s, S: Signatures> Signer<'s, S> {
     }
 
     fn finish(mut self) -> Result<(bool, SignatureWrites), ImageError<S::Error>> {
+        self.compute();
         let (had, has) = (block::groups(self.old.size), block::groups(self.new_size));
         if self.signed && self.old.size != self.new_size {
             // The group of the old tail was truncated or has grown; the groups after it are new.

@@ -134,6 +134,12 @@ impl QuietProbe {
         self.counters.of(slot).wrapping_add(gaps)
     }
 
+    /// How many changes were counted for this slot, without writes that set no mark: if it has not risen, nothing was marked.
+    #[must_use]
+    pub fn marked(&self, slot: u32) -> u64 {
+        self.counters.of(slot)
+    }
+
     /// Whether a file can be stored to through a mapping now; `None` where that cannot be told.
     #[must_use]
     pub fn is_mapped(&self, file: BorrowedFd<'_>) -> Option<bool> {

@@ -11,5 +11,6 @@ pub(crate) mod problems;
 pub(crate) mod release;
 pub mod restart;
 pub mod retired;
+pub mod subscriber;
 pub mod waiting;
 pub mod writers;

@@ -31,7 +31,7 @@ use crate::volume::mass_delete::Guard;
 use crate::volume::opened::Opened;
 use crate::volume::progress::{Phase, Progress, Shared};
 use crate::volume::runner::pace::Pace;
-use crate::volume::runner::patience::{Failed, HURRY, Patience, counts_from, shared_since};
+use crate::volume::runner::patience::{Failed, HURRY, IDLE_MAX, Patience, counts_from, shared_since};
 use crate::volume::runner::rest::Rest;
 use crate::volume::ways_on::Obstacle;
 use crate::volume::world::WorldError;
@@ -219,11 +219,23 @@ impl Runner {
                 patience.gap(self.options.interval.0, progress.hurry > 0)
             };
             let left = (started + gap).saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !left.is_zero() {
+                self.shared.changed.wait_for(&mut progress, left);
+            } else if progress.hurry == 0 && started.elapsed() < IDLE_MAX && self.is_idle(&progress) {
+                self.shared.changed.wait_for(&mut progress, gap.min(IDLE_MAX));
+            } else {
                 return;
             }
-            self.shared.changed.wait_for(&mut progress, left);
         }
+    }
+
+    /// Whether a round now would find nothing to do.
+    fn is_idle(&self, progress: &Progress) -> bool {
+        let done =
+            progress.heard == progress.asked && progress.clean == progress.ended && progress.left_over.is_empty();
+        let protects = progress.phase == Phase::Protected && progress.last_error.is_none();
+        let is_still = self.opened.subscriber.as_ref().is_some_and(|subscriber| subscriber.is_idle());
+        done && protects && self.trusted && is_still && !self.opened.self_tests.waits()
     }
 
     /// One drain and one flush, or two drains with a hook between them. False: fenced.

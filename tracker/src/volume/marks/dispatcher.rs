@@ -11,18 +11,19 @@ use std::time::{Duration, Instant};
 use common::limits::{SLOT_OF_ALL, SLOT_OF_NONE};
 use engine::dirty::Marks;
 use engine::flush::{self, DrainWorld, Steps};
-use engine::model::{Dev, FileId, Ino, Kind};
+use engine::model::{Dev, Ino};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::capture::quiet::slot_of;
+use crate::capture::quiet::QuietProbe;
 use crate::capture::{BackEnd, Capture, CaptureError, InflightWrite, Problem, Retired, WatchOutcome};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::CatalogError;
 use crate::test_switches::{self, DropMarks};
 use crate::volume::clock::now_ns;
 use crate::volume::marks::inflight;
 use crate::volume::marks::problems::{reread_causes, widened_by};
 use crate::volume::marks::restart::Restart;
 use crate::volume::marks::retired::{is_mapped, marks_by_superblock};
+use crate::volume::marks::subscriber::Subscriber;
 use crate::volume::marks::waiting::Pending;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,54 +34,6 @@ pub enum DispatcherError {
     Catalog(#[from] CatalogError),
     #[error("capture has failed and no other back end was left")]
     Ended,
-}
-
-/// Receives one volume's marks.
-#[derive(Debug)]
-pub struct Subscriber {
-    pub volume: String,
-    /// Superblock, in the kernel's encoding.
-    pub dev: Dev,
-    pub catalog: Arc<Catalog>,
-    pub pending: Arc<Pending>,
-    /// Causes of full re-reads since they were last taken, and how often each occurred.
-    pub rereads: Mutex<BTreeMap<String, u64>>,
-    /// Where the kernel counts its changes.
-    pub slot: u32,
-}
-
-impl Subscriber {
-    pub fn new(volume: &str, dev: Dev, catalog: Arc<Catalog>, pending: Arc<Pending>) -> Subscriber {
-        let slot = slot_of(volume);
-        Subscriber { volume: volume.to_owned(), dev, catalog, pending, rereads: Mutex::default(), slot }
-    }
-
-    pub(crate) fn note_reread(&self, cause: &str) {
-        let mut rereads = self.rereads.lock();
-        *rereads.entry(cause.to_owned()).or_default() += 1;
-    }
-
-    /// Makes a full re-read of the volume pending, for the files that `only` selects: each file is read again and compared,
-    /// each directory listed. Includes files that a running flush is about to commit.
-    pub fn widen(&self, cause: &str, only: impl Fn(Ino) -> bool) -> Result<u64, CatalogError> {
-        self.note_reread(cause);
-        let fresh = self.pending.fresh().into_iter().filter(|ino| only(*ino));
-        let fresh: Vec<(Ino, Marks)> = fresh.map(|ino| (ino, Marks { names: true, ..Marks::rescan() })).collect();
-        self.pending.add(&fresh, now_ns())?;
-        let (mut after, mut count) = (FileId(0), fresh.len() as u64);
-        loop {
-            let rows = self.catalog.files_after(after, 4096)?;
-            let Some(last) = rows.last() else { return Ok(count) };
-            after = last.id;
-            let marks: Vec<(Ino, Marks)> = rows
-                .iter()
-                .filter(|row| only(row.inode.ino))
-                .map(|row| (row.inode.ino, if row.meta.kind == Kind::Dir { Marks::names() } else { Marks::rescan() }))
-                .collect();
-            count += marks.len() as u64;
-            self.pending.add(&marks, now_ns())?;
-        }
-    }
 }
 
 /// How long to wait for direct writes that were under way when their file system was first tracked. The block layer gives
@@ -113,6 +66,8 @@ pub(crate) struct Inner {
     /// `None`: capture failed, and no back end was left.
     pub(crate) capture: Option<Capture>,
     pub(crate) subscribers: Vec<Arc<Subscriber>>,
+    /// Tells what the capture in operation has counted.
+    pub(crate) quiet: Option<Arc<QuietProbe>>,
     last_swap_ns: u64,
     this_swap_ns: u64,
     /// When the last drain that succeeded began.
@@ -148,6 +103,7 @@ impl Dispatcher {
             inner: Mutex::new(Inner {
                 capture: Some(capture),
                 subscribers: Vec::new(),
+                quiet: None,
                 last_swap_ns: now,
                 this_swap_ns: now,
                 drained: None,
@@ -363,18 +319,31 @@ impl Inner {
             self.left_over = false;
         }
         let begins = Instant::now();
+        let counted = self.counted();
         if let Err(error) = flush::drain(self, Steps::ALL) {
             // The retired generation must be read before the next swap makes it current again.
             self.left_over = true;
             return Err(error);
         }
         self.drained = Some(begins);
+        for (subscriber, counted) in self.subscribers.iter().zip(counted) {
+            self.quiet.iter().for_each(|probe| subscriber.drained(probe, counted));
+        }
         if self.earlier_dio.is_some_and(|since| since.elapsed() > EARLIER_DIO) {
             self.capture()?.forget_earlier_dio()?;
             self.earlier_dio = None;
         }
         self.facts.drains += 1;
         Ok(self.facts.drains)
+    }
+
+    /// How many changes of each volume were counted before this call, and so marked. Empty where that cannot be told.
+    fn counted(&mut self) -> Vec<u64> {
+        if self.quiet.is_none() {
+            self.quiet = self.capture.as_ref().and_then(|capture| capture.quiet_probe().ok()).map(Arc::new);
+        }
+        let of = |subscriber: &Arc<Subscriber>| self.quiet.as_ref().map(|probe| probe.marked(subscriber.slot));
+        self.subscribers.iter().filter_map(of).collect()
     }
 
     pub(crate) fn capture(&mut self) -> Result<&mut Capture, DispatcherError> {
@@ -433,7 +402,7 @@ impl DrainWorld for Inner {
         }
         self.facts.counters = retired.counters.named().map(|(name, value)| (name.to_owned(), value)).collect();
         // An unwritable catalog must not keep other volumes' marks from being saved; its own volume reports the error.
-        let mut failed = None;
+        let (mut failed, overflows) = (None, retired.overflow.any());
         for subscriber in &self.subscribers {
             let mut mine = Vec::new();
             for (ino, marks) in by_dev.get(&subscriber.dev).into_iter().flatten() {
@@ -454,7 +423,7 @@ impl DrainWorld for Inner {
                 // The counters of two drains: one that rose after the swap belongs to marks of the next drain.
                 widened.iter().chain(&before).for_each(|word| subscriber.note_reread(word));
             }
-            if retired.overflow.any() {
+            if overflows {
                 subscriber.widen("kernel map full", |ino| retired.overflow.hit(subscriber.dev, ino))?;
             }
             for cause in &self.unsaved {
@@ -473,23 +442,5 @@ impl DrainWorld for Inner {
         self.capture()?.clear_retired()?;
         test_switches::hit("clear");
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A flush may have read the file already and commit it only afterwards.
-    #[test]
-    fn a_full_reread_reaches_files_that_are_not_in_the_catalog_yet() {
-        let folder = tempfile::tempdir().unwrap();
-        let catalog = Arc::new(Catalog::open_or_create(&folder.path().join("catalog")).unwrap());
-        let pending = Arc::new(Pending::load(Arc::clone(&catalog)).unwrap());
-        let subscriber = Subscriber::new("v", Dev::of_kernel(1), catalog, pending);
-        subscriber.pending.add_fresh(&[Ino(7), Ino(8)]);
-        assert_eq!(subscriber.widen("kernel map full", |ino| ino == Ino(7)).unwrap(), 1);
-        assert!(subscriber.pending.marks(Ino(7)).is_some_and(|marks| marks.rescan && marks.names));
-        assert_eq!(subscriber.pending.marks(Ino(8)), None);
     }
 }

@@ -10,8 +10,9 @@ use std::time::Instant;
 use crate::capture::{Capture, choose};
 use crate::error::chain;
 use crate::volume::marks::compare::{COMPARE, Compare};
-use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Inner, Subscriber};
+use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Inner};
 use crate::volume::marks::restart::Failure;
+use crate::volume::marks::subscriber::Subscriber;
 use engine::model::{Dev, Ino};
 
 impl Dispatcher {
@@ -28,6 +29,8 @@ impl Dispatcher {
         for subscriber in &inner.subscribers {
             subscriber.catalog.set_note(COMPARE, Compare::Everything.word())?;
         }
+        inner.quiet = None;
+        inner.subscribers.iter().for_each(|subscriber| subscriber.forget_counted());
         if let Some(failed) = inner.capture.take() {
             let back_end = failed.back_end();
             tracing::error!(back_end = back_end.name(), what = failure.what, "capture has missed a change");

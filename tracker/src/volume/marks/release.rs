@@ -8,8 +8,9 @@ use engine::model::Ino;
 
 use crate::error::chain;
 use crate::volume::clock::now_ns;
-use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError, Subscriber};
+use crate::volume::marks::dispatcher::{Dispatcher, DispatcherError};
 use crate::volume::marks::notes::RUN;
+use crate::volume::marks::subscriber::Subscriber;
 
 /// A call that began this long before the end may still be writing: a write sets the time when it begins and the bytes
 /// afterwards, so times alone would not show it.

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// Pause before the next round while a caller waits for a sync; doubles with each round that leaves something.
 pub(crate) const HURRY: Duration = Duration::from_millis(5);
+/// Longest time without a round while nothing changes: the source and the capture are looked at.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(1);
 /// Longest such pause, if the volume's interval is longer.
 const HURRY_MAX: Duration = Duration::from_secs(1);
 /// A repeated failure is logged once in this time.

@@ -9,8 +9,8 @@ use engine::model::{Dev, FileId, Ino, Kind, Meta, Time};
 
 use crate::volume::clock::boot_id;
 use crate::volume::marks::compare::{COMPARE, Compare};
-use crate::volume::marks::dispatcher::Subscriber;
 use crate::volume::marks::notes::{BASELINE, RUN, run_on};
+use crate::volume::marks::subscriber::Subscriber;
 use crate::volume::opened::Opened;
 use crate::volume::progress::Phase;
 use crate::volume::startup::prepared::{ChosenCapture, Prepared};

@@ -28,12 +28,14 @@
 
 mod fold;
 mod hasher;
+mod memo;
 mod node;
 mod rules;
 mod update;
 
 pub(crate) use fold::group_value;
 pub use hasher::RootHasher;
+pub use memo::Memo;
 pub use node::{HOLE, NoNodes, NodeWrites, Nodes, Overlay, TreeError, VALUE_BYTES, Value, ZERO, block_value, is_zero};
 pub(crate) use node::{encode, load};
 pub use rules::{Image, RootKind, Rules};

@@ -1,6 +1,8 @@
 //! Turns what was read of a file into its new content: runs the planners of `image` over the catalog's nodes and
 //! signatures, and puts the literals into packs.
 
+use std::cell::RefCell;
+
 use super::attributes::OPS_MAX;
 use super::builder::{Builder, Entry};
 use super::facts::FlushFacts;
@@ -14,7 +16,7 @@ use crate::image::{self, BlockData, ImageError, WholePlan, WholePlanner};
 use crate::model::{BLOCK_BYTES, Content, FileChange, FileId, Meta, Op, Time};
 use crate::signature::{BaseSignature, SignatureWrites, Signatures};
 use crate::source::{FileError, FileImage, FileOps, Part, Piece, ReadJob};
-use crate::tree::{Image, NodeWrites, Nodes, Rules};
+use crate::tree::{Image, Memo, NodeWrites, Nodes, Rules};
 use crate::xattrs;
 
 /// Nodes and signatures of one file's committed image.
@@ -28,6 +30,10 @@ impl<W: CommittedState> Nodes for Stored<'_, W> {
 
     fn get(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, W::Error> {
         self.world.node((self.id, level, index))
+    }
+
+    fn memo(&self) -> Option<&RefCell<Memo>> {
+        self.world.memo()
     }
 }
 

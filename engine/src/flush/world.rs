@@ -1,6 +1,7 @@
 //! What a flush needs from outside, in four parts: the protected tree, the committed state, the store, the watch set. The
 //! daemon implements them with system calls, the simulation with a model. Only `flush` decides the order of the calls.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::steps::Steps;
@@ -10,6 +11,7 @@ use crate::format::EncodeError;
 use crate::image::ImageError;
 use crate::model::{FileId, Hash, Ino, InodeId, ObjectRef, Seq};
 use crate::source::{Alive, Attributes, Entry, FileError, FileImage, FileOps, Listed, Named, ReadJob};
+use crate::tree::Memo;
 
 /// Parent and name of files that the running flush found at another place than their committed one.
 pub type Moved = BTreeMap<FileId, (FileId, Vec<u8>)>;
@@ -77,6 +79,10 @@ pub trait CommittedState: Fails {
     fn names_of(&self, id: FileId) -> Result<Vec<(FileId, Vec<u8>)>, Self::Error>;
     fn node(&self, key: NodeKey) -> Result<Option<Vec<u8>>, Self::Error>;
     fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, Self::Error>;
+    /// What is remembered of values that were computed for earlier commits, if anything is.
+    fn memo(&self) -> Option<&RefCell<Memo>> {
+        None
+    }
     /// Files in the catalog, directories not counted.
     fn files(&self) -> Result<u64, Self::Error>;
     fn missing(&self) -> Result<Vec<Missing>, Self::Error>;

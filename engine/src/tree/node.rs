@@ -1,9 +1,11 @@
 //! Values of blocks, and the stored nodes that hold 512 of them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use blake3::hazmat::HasherExt;
 
+use super::memo::Memo;
 use crate::block::{self, BLOCK_LEN, FAN};
 
 /// Chaining value of a block or of a subtree, or one of the two marks.
@@ -26,6 +28,10 @@ pub trait Nodes {
     type Error;
     /// The stored node, or `None` if there is none.
     fn get(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, Self::Error>;
+    /// What is remembered of groups that were folded before, if anything is.
+    fn memo(&self) -> Option<&RefCell<Memo>> {
+        None
+    }
 }
 
 /// Node changes to store together with a commit: (level, index) -> new bytes, `None` = delete if it is there.
@@ -64,6 +70,10 @@ impl<N: Nodes> Nodes for Overlay<'_, N> {
             Some(write) => Ok(write.clone()),
             None => self.base.get(level, index),
         }
+    }
+
+    fn memo(&self) -> Option<&RefCell<Memo>> {
+        self.base.memo()
     }
 }
 

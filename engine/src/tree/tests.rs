@@ -1,7 +1,7 @@
 //! Roots against `blake3::hash`, updates against trees built from nothing, and how much is read.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use proptest::prelude::*;
@@ -15,6 +15,7 @@ use crate::model::{BLOCK_BYTES, Root};
 struct Counted {
     nodes: NodeWrites,
     reads: Cell<usize>,
+    memo: RefCell<Memo>,
 }
 
 impl Nodes for Counted {
@@ -22,6 +23,10 @@ impl Nodes for Counted {
     fn get(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, Infallible> {
         self.reads.set(self.reads.get() + 1);
         Nodes::get(&self.nodes, level, index)
+    }
+
+    fn memo(&self) -> Option<&RefCell<Memo>> {
+        Some(&self.memo)
     }
 }
 
@@ -128,6 +133,31 @@ fn zeros_hash_alike_whether_hole_or_written() {
         assert_eq!(first.hole_blocks, second.hole_blocks + 100);
         let third = update(&mut store, second, &hole, &all(&written), rules);
         assert_eq!(third, first);
+    }
+}
+
+/// Only the parts that changed are folded again, and the root is the same.
+#[test]
+fn groups_that_change_again_and_again_have_the_roots_of_their_bytes() {
+    let size = 5 * GROUP_BYTES + 3 * BLOCK_BYTES;
+    let rules = Rules::default();
+    let mut model = Model { size, blocks: (0..block::count(size)).map(|b| (b, (b % 250) as u8 + 1)).collect() };
+    let mut store = Counted::default();
+    let mut image = update(&mut store, Image::empty(), &model, &all(&model), rules);
+    for round in 0..60u64 {
+        let marks: BTreeSet<u64> =
+            (0..7).map(|n| (round * 7 + n).wrapping_mul(0x9E37_79B9) % block::count(size)).collect();
+        for index in &marks {
+            // A hole, zeros, other bytes, and sometimes what is there already.
+            match (round + index) % 4 {
+                0 => _ = model.blocks.remove(index),
+                other => _ = model.blocks.insert(*index, (other - 1) as u8),
+            }
+        }
+        let marks: Vec<u64> = marks.into_iter().collect();
+        image = update(&mut store, image, &model, &marks, rules);
+        assert_eq!(image.root, model.root(RootKind::Blake3), "round {round}");
+        assert_eq!(store.memo.borrow().groups(), 5, "each full group is remembered once");
     }
 }
 

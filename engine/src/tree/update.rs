@@ -3,9 +3,10 @@
 //! Reads a node only if a changed block is below it. Holds the changed nodes in memory until the caller stores them with
 //! the commit. It sees values only; `image` handles bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fold::{Span, blocks_root, group_value, sparse_root_of, sparse_value, values_root, values_value};
+use super::memo::{ALL_PARTS, Parts, part_of};
 use super::node::{HOLE, NodeWrites, Nodes, Overlay, TreeError, Value, ZERO, encode, load};
 use super::rules::{Image, RootKind, Rules};
 use crate::block::{self, FAN, GROUP_BLOCKS};
@@ -18,6 +19,7 @@ struct Open {
     group: u64,
     values: Vec<Value>,
     changed: bool,
+    parts: Parts,
 }
 
 /// One change of one image. Give blocks in ascending order, so that each group is read once.
@@ -29,6 +31,8 @@ pub struct Update<'n, N: Nodes> {
     hole_blocks: u64,
     open: Option<Open>,
     dirty: BTreeSet<u64>,
+    /// Of groups in `dirty`: the parts that changed. Of others in it that is not known.
+    parts: BTreeMap<u64, Parts>,
     small_root: Option<Root>,
 }
 
@@ -50,8 +54,8 @@ impl<'n, N: Nodes> Update<'n, N> {
             }
         };
         let nodes = Overlay { base: nodes, writes: NodeWrites::new() };
-        let dirty = BTreeSet::new();
-        Ok(Update { nodes, old, new_size, rules, hole_blocks, open: None, dirty, small_root: None })
+        let (dirty, parts) = (BTreeSet::new(), BTreeMap::new());
+        Ok(Update { nodes, old, new_size, rules, hole_blocks, open: None, dirty, parts, small_root: None })
     }
 
     /// The current value of a block of the image; [`HOLE`] beyond its end.
@@ -73,6 +77,7 @@ impl<'n, N: Nodes> Update<'n, N> {
             return Ok(false);
         }
         open.changed = true;
+        open.parts |= part_of(index);
         self.hole_blocks = (self.hole_blocks + u64::from(value == HOLE)).saturating_sub(u64::from(before == HOLE));
         Ok(true)
     }
@@ -91,10 +96,10 @@ impl<'n, N: Nodes> Update<'n, N> {
                 values.truncate(block::entries(block::count(self.old.size), 0, group));
             }
             values.resize(block::entries(block::count(self.new_size), 0, group), HOLE);
-            self.open = Some(Open { group, values, changed: false });
+            self.open = Some(Open { group, values, changed: false, parts: 0 });
         }
         // The branch above set it, so the closure never runs with another group.
-        Ok(self.open.get_or_insert_with(|| Open { group, values: Vec::new(), changed: false }))
+        Ok(self.open.get_or_insert_with(|| Open { group, values: Vec::new(), changed: false, parts: 0 }))
     }
 
     fn close(&mut self) {
@@ -103,12 +108,14 @@ impl<'n, N: Nodes> Update<'n, N> {
         {
             self.nodes.writes.insert((0, open.group), encode(&open.values));
             self.dirty.insert(open.group);
+            *self.parts.entry(open.group).or_default() |= open.parts;
         }
     }
 
     /// Marks a group as changed although no value changed: its shape did.
     fn touch(&mut self, group: u64) -> Res<(), N> {
-        self.open(group)?.changed = true;
+        let open = self.open(group)?;
+        (open.changed, open.parts) = (true, ALL_PARTS);
         Ok(())
     }
 
@@ -157,14 +164,44 @@ impl<'n, N: Nodes> Update<'n, N> {
             return Ok(Image::empty().root);
         }
         let mut dirty = std::mem::take(&mut self.dirty);
-        for level in 0..block::top_level(blocks) {
+        if block::top_level(blocks) > 0 {
+            dirty = self.fold_groups_again(kind, &dirty)?;
+        }
+        for level in 1..block::top_level(blocks) {
             dirty = fold_level(&mut self.nodes, kind, self.new_size, level, &dirty)?;
         }
         root_of(&self.nodes, kind, self.new_size)?.or(self.small_root).ok_or(TreeError::OneBlockBytes)
     }
+
+    /// Updates the parents with the values of the `dirty` groups; returns the parents.
+    fn fold_groups_again(&mut self, kind: RootKind, dirty: &BTreeSet<u64>) -> Res<BTreeSet<u64>, N> {
+        let mut children = Vec::with_capacity(dirty.len());
+        let mut family = None;
+        for group in dirty {
+            let entries = load(&self.nodes, 0, *group)?;
+            let parent = group / GROUP_BLOCKS;
+            if family.as_ref().is_none_or(|(of, _)| *of != parent) {
+                family = Some((parent, load(&self.nodes, 1, parent)?));
+            }
+            let before = family.as_ref().and_then(|(_, values)| values.get((group % GROUP_BLOCKS) as usize));
+            let parts = self.parts.get(group).copied().unwrap_or(ALL_PARTS);
+            children.push((*group, self.group_again(kind, *group, &entries, before.unwrap_or(&HOLE), parts)));
+        }
+        store_parents(&mut self.nodes, self.new_size, 0, &children)
+    }
+
+    /// The value of a group that was `before`, and of which `parts` changed.
+    fn group_again(&self, kind: RootKind, group: u64, entries: &[Value], before: &Value, parts: Parts) -> Value {
+        let width = block::entries(block::count(self.new_size), 0, group);
+        let span = Span { first: group * GROUP_BLOCKS, width, size: self.new_size };
+        match self.nodes.memo().filter(|_| kind == RootKind::Blake3 && width == FAN) {
+            Some(memo) => memo.borrow_mut().full_group(entries, span, before, parts),
+            None => group_value(kind, entries, group, self.new_size),
+        }
+    }
 }
 
-/// Updates the parents with the values of the `dirty` nodes of `level`; returns the parents.
+/// Updates the parents with the values of the `dirty` nodes of `level`, which is above 0; returns the parents.
 fn fold_level<N: Nodes>(
     nodes: &mut Overlay<'_, N>,
     kind: RootKind,
@@ -175,12 +212,7 @@ fn fold_level<N: Nodes>(
     let mut children = Vec::with_capacity(dirty.len());
     for index in dirty {
         let entries = load(nodes, level, *index)?;
-        let value = if level == 0 {
-            group_value(kind, &entries, *index, size)
-        } else {
-            upper_value::<N>(kind, &entries, size, level, *index)?
-        };
-        children.push((*index, value));
+        children.push((*index, upper_value::<N>(kind, &entries, size, level, *index)?));
     }
     store_parents(nodes, size, level, &children)
 }

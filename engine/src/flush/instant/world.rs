@@ -1,5 +1,7 @@
 //! The view as a flush sees it: the tree from what is held, everything else as it is.
 
+use std::cell::RefCell;
+
 use super::view::View;
 use crate::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Record};
 use crate::dirty::DirtySet;
@@ -10,6 +12,7 @@ use crate::flush::world::{
 use crate::image::ImageError;
 use crate::model::{FileId, Hash, Ino, InodeId, ObjectRef, Seq};
 use crate::source::{Alive, Attributes, Entry, FileError, FileImage, Listed, Named, ReadJob};
+use crate::tree::Memo;
 
 impl<W: World> Fails for View<'_, W> {
     type Error = W::Error;
@@ -167,6 +170,10 @@ impl<W: World> CommittedState for View<'_, W> {
 
     fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, W::Error> {
         self.world.signature(id, group)
+    }
+
+    fn memo(&self) -> Option<&RefCell<Memo>> {
+        self.world.memo()
     }
 
     fn files(&self) -> Result<u64, W::Error> {

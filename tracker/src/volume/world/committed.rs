@@ -1,10 +1,13 @@
 //! The committed state as a flush sees it: the catalog, with the pending marks.
 
+use std::cell::RefCell;
+
 use engine::catalog::{CatalogChange, Head, Intent, Known, Missing, NodeKey, Record};
 use engine::dirty::DirtySet;
 use engine::flush::world::CommittedState;
 use engine::model::{FileId, Ino, InodeId};
 use engine::source::Entry;
+use engine::tree::Memo;
 
 use super::error::WorldError;
 use super::parts::VolumeWorld;
@@ -43,6 +46,10 @@ impl CommittedState for VolumeWorld {
 
     fn signature(&self, id: FileId, group: u64) -> Result<Option<Vec<u8>>, WorldError> {
         Ok(self.catalog.sig(id, group)?)
+    }
+
+    fn memo(&self) -> Option<&RefCell<Memo>> {
+        Some(&self.memo)
     }
 
     fn files(&self) -> Result<u64, WorldError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use engine::flush::world::{Fails, Moved};
 use engine::image::ImageError;
 use engine::model::{Consistency, Dev, FileId, InodeId, Time};
+use engine::tree::Memo;
 
 use super::error::WorldError;
 use super::paths::Paths;
@@ -64,6 +65,8 @@ pub struct VolumeWorld {
     /// How the last pauses went.
     pub(super) worth: Worth,
     pub(super) searches: Searches,
+    /// Values of parts of files that were computed for the last commits.
+    pub(super) memo: RefCell<Memo>,
     /// Somebody waits for a commit of one instant.
     pub instant_is_waited_for: bool,
     /// The pause of them that lasts.
@@ -105,6 +108,7 @@ impl VolumeWorld {
             store_dir: None,
             worth: Worth::default(),
             searches: Searches::default(),
+            memo: RefCell::default(),
             instant_is_waited_for: false,
             held: None,
             urgent: None,

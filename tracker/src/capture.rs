@@ -18,6 +18,8 @@ pub mod cut;
 mod drain;
 mod error;
 pub mod exact;
+mod find;
+mod groups;
 mod health;
 mod keeper;
 pub mod layout;

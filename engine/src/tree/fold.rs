@@ -4,6 +4,7 @@
 
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
+use super::memo::{ALL_PARTS, Memo, PART_BLOCKS, PARTS, Parts};
 use super::node::{HOLE, Value, ZERO};
 use super::rules::RootKind;
 use crate::block::{self, BLOCK_LEN};
@@ -100,6 +101,21 @@ pub(super) fn blocks_value(entries: &[Value], span: Span) -> Value {
     let (at, left_span, right_span) = span.halves();
     let (left, right) = split(entries, at);
     merge_subtrees_non_root(&blocks_value(left, left_span), &blocks_value(right, right_span), Mode::Hash)
+}
+
+/// Standard chaining value of the blocks of `span`, a full group. `before`: its value when all but `changed` was as now.
+pub(super) fn full_group(memo: &mut Memo, entries: &[Value], span: Span, before: &Value, changed: Parts) -> Value {
+    let known = memo.take(before);
+    let changed = if known.is_some() { changed } else { ALL_PARTS };
+    let mut parts = known.unwrap_or([HOLE; PARTS]);
+    for (at, part) in parts.iter_mut().enumerate().filter(|(at, _)| changed >> at & 1 != 0) {
+        let first = at * PART_BLOCKS;
+        let values = entries.get(first..entries.len().min(first + PART_BLOCKS)).unwrap_or_default();
+        *part = blocks_value(values, Span { first: span.first + first as u64, width: PART_BLOCKS, ..span });
+    }
+    let value = values_value(&parts);
+    memo.put(value, parts);
+    value
 }
 
 /// Standard root of a file that is one group of at least two blocks.

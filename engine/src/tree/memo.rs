@@ -5,14 +5,12 @@
 
 use std::collections::HashMap;
 
-use super::fold::{Span, blocks_value, values_value};
-use super::node::Value;
 use crate::block::GROUP_BLOCKS;
 
 /// Parts of a group.
-const PARTS: usize = 16;
+pub(super) const PARTS: usize = 16;
 /// Blocks of a part. A subtree of the group, since both are powers of two.
-const PART_BLOCKS: usize = GROUP_BLOCKS as usize / PARTS;
+pub(super) const PART_BLOCKS: usize = GROUP_BLOCKS as usize / PARTS;
 /// Groups that are remembered in each half: together 4 MiB, of 8 GiB of content that changes again and again.
 const HALF: usize = 2048;
 
@@ -28,12 +26,15 @@ pub(super) fn part_of(index: u64) -> Parts {
     1 << ((index % GROUP_BLOCKS) as usize / PART_BLOCKS)
 }
 
-/// Parts of the groups that were folded last.
+/// Chaining values of all parts of a group.
+pub(super) type PartValues = [[u8; 32]; PARTS];
+
+/// Parts of the groups that were folded last, by the value of the group.
 #[derive(Clone, Debug, Default)]
 pub struct Memo {
-    young: HashMap<Value, [Value; PARTS]>,
+    young: HashMap<[u8; 32], PartValues>,
     /// Forgotten when `young` is full, which then takes its place.
-    old: HashMap<Value, [Value; PARTS]>,
+    old: HashMap<[u8; 32], PartValues>,
 }
 
 impl Memo {
@@ -43,21 +44,15 @@ impl Memo {
         self.young.len() + self.old.len()
     }
 
-    /// Standard chaining value of a full group with these values. `before`: its value when all but `changed` was as now.
-    pub(super) fn full_group(&mut self, entries: &[Value], span: Span, before: &Value, changed: Parts) -> Value {
-        let known = self.young.remove(before).or_else(|| self.old.remove(before));
-        let changed = if known.is_some() { changed } else { ALL_PARTS };
-        let mut parts = known.unwrap_or([[0; 32]; PARTS]);
-        for (at, part) in parts.iter_mut().enumerate().filter(|(at, _)| changed >> at & 1 != 0) {
-            let first = at * PART_BLOCKS;
-            let values = entries.get(first..entries.len().min(first + PART_BLOCKS)).unwrap_or_default();
-            *part = blocks_value(values, Span { first: span.first + first as u64, width: PART_BLOCKS, ..span });
-        }
-        let value = values_value(&parts);
+    /// Forgets the group of this value, whose content is about to be another.
+    pub(super) fn take(&mut self, group: &[u8; 32]) -> Option<PartValues> {
+        self.young.remove(group).or_else(|| self.old.remove(group))
+    }
+
+    pub(super) fn put(&mut self, group: [u8; 32], parts: PartValues) {
         if self.young.len() >= HALF {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(value, parts);
-        value
+        self.young.insert(group, parts);
     }
 }

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::fold::{Span, blocks_root, group_value, sparse_root_of, sparse_value, values_root, values_value};
+use super::fold::{
+    Span, blocks_root, full_group, group_value, sparse_root_of, sparse_value, values_root, values_value,
+};
 use super::memo::{ALL_PARTS, Parts, part_of};
 use super::node::{HOLE, NodeWrites, Nodes, Overlay, TreeError, Value, ZERO, encode, load};
 use super::rules::{Image, RootKind, Rules};
@@ -195,7 +197,7 @@ impl<'n, N: Nodes> Update<'n, N> {
         let width = block::entries(block::count(self.new_size), 0, group);
         let span = Span { first: group * GROUP_BLOCKS, width, size: self.new_size };
         match self.nodes.memo().filter(|_| kind == RootKind::Blake3 && width == FAN) {
-            Some(memo) => memo.borrow_mut().full_group(entries, span, before, parts),
+            Some(memo) => full_group(&mut memo.borrow_mut(), entries, span, before, parts),
             None => group_value(kind, entries, group, self.new_size),
         }
     }

@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use common::{
     functions::{FUNCTIONS, FunctionId},
     hooks::{HOOKS, Role},
-    limits::{GROUP_BLOCKS, OVERFLOW_WORDS},
-    maps::{GroupMarks, InodeKey, counter, ctrl, flag},
+    limits::OVERFLOW_WORDS,
+    maps::{GroupKey, GroupMarks, InodeKey, counter, ctrl, flag},
 };
 use engine::model::{Dev, Ino};
-use roaring::RoaringBitmap;
 
 use super::error::CaptureError;
 use super::exact::ExactProbe;
-use super::looked::Group;
+use super::find::{Find, Known};
+use super::groups::{inode_of, insert_group};
 use super::quiet::QuietProbe;
 use super::retired::{Counters, Drained, InflightWrite, InodeMarks, Live, Overflow, Retired};
 use super::running::Capture;
@@ -64,7 +64,8 @@ impl Capture {
         let (filled, overflows) = self.given.map_or(([true; 2], true), |(before, overflows)| {
             ([inserted[0] != before[0], inserted[1] != before[1]], overflowed != overflows)
         });
-        let (inodes, drained, _) = self.marks_of_set(set, filled)?;
+        let find = (Find::if_filled(filled[0]), Find::if_filled(filled[1]));
+        let (inodes, drained, _) = self.marks_of_set(set, find)?;
         let (indexes, words) = if overflows { self.maps.overflow[set].read_all() } else { Ok(Default::default()) }
             .map_err(failed("OVERFLOW"))?;
         let inflight = self.inflight()?;
@@ -87,13 +88,14 @@ impl Capture {
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn read_live(&self) -> Result<Live, CaptureError> {
-        // To find that a map is empty takes the kernel 40 microseconds, in which a change may come.
-        let now = self.inserted()?;
-        let filled = self.inserted.map_or([true; 2], |before| [now[0] != before[0], now[1] != before[1]]);
+    pub fn read_live(&mut self) -> Result<Live, CaptureError> {
+        // A change may come as long as this takes.
+        let inserted = self.inserted()?;
         let generation = self.generation()?;
-        let (inodes, drained, marks) = self.marks_of_set((generation & 1) as usize, filled)?;
-        let groups = drained.groups.into_iter().zip(marks).collect();
+        let find = self.known.find(generation, self.inserted, inserted);
+        let (inodes, drained, marks) = self.marks_of_set((generation & 1) as usize, find)?;
+        let groups = drained.groups.iter().copied().zip(marks).collect();
+        self.known = Known { generation, inserted, groups: drained.groups, inodes: drained.inodes };
         Ok(Live { inodes, groups, generation, inflight: self.inflight()? })
     }
 
@@ -170,19 +172,15 @@ impl Capture {
         })
     }
 
-    /// The marks in one of the two sets of maps, their keys, and those by block as they are. `filled`: which of its maps, by block and
-    /// by inode, may hold any.
+    /// The marks in one of the two sets of maps, their keys, and those by block as they are. `find`: what is read by block and by inode.
     fn marks_of_set(
         &self,
         set: usize,
-        filled: [bool; 2],
+        find: (Find<'_, GroupKey>, Find<'_, InodeKey>),
     ) -> Result<(MarksByInode, Drained, Vec<GroupMarks>), CaptureError> {
         let failed = |map| move |source| CaptureError::Map { what: "reading", map, source };
-        let [by_block, by_inode] = filled;
-        let (groups, blocks) =
-            if by_block { self.maps.dirty[set].read_all() } else { Ok(Default::default()) }.map_err(failed("DIRTY"))?;
-        let (flagged, flags) =
-            if by_inode { self.maps.inode[set].read_all() } else { Ok(Default::default()) }.map_err(failed("INODE"))?;
+        let (groups, blocks) = find.0.read(&self.maps.dirty[set]).map_err(failed("DIRTY"))?;
+        let (flagged, flags) = find.1.read(&self.maps.inode[set]).map_err(failed("INODE"))?;
         let mut inodes = MarksByInode::with_capacity(flagged.len());
         for (key, mark) in flagged.iter().zip(&flags) {
             let marks = inodes.entry((Dev::of_kernel(key.dev), Ino(key.ino))).or_default();
@@ -269,59 +267,13 @@ impl Capture {
     }
 }
 
-/// The inode of a group.
-pub(super) fn inode_of((key, _): &Group) -> (Dev, Ino) {
-    (Dev::of_kernel(key.dev), Ino(key.ino))
-}
-
-/// Inserts the marked blocks of a group; false: they lie beyond 16 TiB, where block indexes no longer fit into the bitmap.
-pub(super) fn insert_group(blocks: &mut RoaringBitmap, (key, marks): &Group) -> bool {
-    let last = u64::from(key.group) * GROUP_BLOCKS + GROUP_BLOCKS - 1;
-    let Ok(last) = u32::try_from(last) else { return false };
-    insert_bits(blocks, last - (GROUP_BLOCKS as u32 - 1), &marks.bits);
-    true
-}
-
-fn insert_bits(blocks: &mut RoaringBitmap, base: u32, bits: &[u64]) {
-    for (index, &word) in bits.iter().enumerate() {
-        let first = base + index as u32 * 64;
-        if word == u64::MAX {
-            blocks.insert_range(first..=first + 63);
-            continue;
-        }
-        let mut left = word;
-        while left != 0 {
-            blocks.insert(first + left.trailing_zeros());
-            left &= left - 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use common::maps::flag;
     use engine::model::{Dev, Ino};
     use roaring::RoaringBitmap;
 
-    use super::{InodeMarks, Overflow, insert_bits};
-
-    #[test]
-    fn bits_become_block_indexes() {
-        let mut blocks = RoaringBitmap::new();
-        insert_bits(&mut blocks, 1024, &[1 | 1 << 63, u64::MAX, 0, 0, 0, 0, 0, 1 << 5]);
-        let mut expected: Vec<u32> = vec![1024, 1024 + 63];
-        expected.extend(1088..1152);
-        expected.push(1024 + 7 * 64 + 5);
-        assert_eq!(blocks.iter().collect::<Vec<_>>(), expected);
-    }
-
-    #[test]
-    fn the_last_group_a_bitmap_can_hold_does_not_wrap() {
-        let mut blocks = RoaringBitmap::new();
-        insert_bits(&mut blocks, u32::MAX - 511, &[0, 0, 0, 0, 0, 0, 0, u64::MAX]);
-        assert_eq!(blocks.max(), Some(u32::MAX));
-        assert_eq!(blocks.len(), 64);
-    }
+    use super::{InodeMarks, Overflow};
 
     #[test]
     fn coverage_needs_every_block() {

@@ -9,11 +9,8 @@ use common::maps::{GroupKey, GroupMarks};
 use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
-use super::drain::{inode_of, insert_group};
+use super::groups::{inode_of, insert_group};
 use super::retired::Live;
-
-/// A group of blocks of one inode, and its marks.
-pub(super) type Group = (GroupKey, GroupMarks);
 
 /// What the last look saw, of one volume.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@ use super::back_end::BackEnd;
 use super::choose::{Choice, KernelFacts, choose};
 use super::config::{CaptureConfig, Started, Why};
 use super::error::CaptureError;
+use super::find::Known;
 use super::layout::KernelTypes;
 use super::pin_files::{boot_hash, link_path, map_path, pin_again, program_path, remove_pins};
 use super::retired::Drained;
@@ -205,6 +206,7 @@ impl Capture {
             set_slot: open_pin(&program_path(pin_dir, watched::PROGRAM))?,
             overflows: 0,
             inserted: None,
+            known: Known::default(),
             given: None,
             cleared: false,
             drained: Drained::default(),

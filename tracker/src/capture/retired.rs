@@ -10,7 +10,7 @@ use common::{
 use engine::model::{Dev, Ino};
 use roaring::RoaringBitmap;
 
-use super::looked::Group;
+use super::groups::Group;
 
 /// The result of a drain.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::back_end::BackEnd;
 use super::error::CaptureError;
+use super::find::Known;
 use super::keeper::Keeper;
 use super::log;
 use super::owner::Words;
@@ -56,6 +57,8 @@ pub struct Capture {
     /// How many marks had been inserted before the last swap into maps by block and by inode, if it was known then that the set
     /// that it gave to programs was empty.
     pub(super) inserted: Option<[u64; 2]>,
+    /// What the last look found in the set that programs write.
+    pub(super) known: Known,
     /// The same of the retired set, from before the swap that once gave it to programs: inserted marks, and those that found no room.
     pub(super) given: Option<([u64; 2], u64)>,
     /// Whether the retired set is known to be empty.

@@ -1,15 +1,55 @@
 //! What a volume may trust when it comes back, and that it continues across the ends of eras.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::thread;
 use std::time::Duration;
 
 use tests::compare::assert_same;
 use tests::daemon::Volume;
+use tests::load::number;
 use tests::mounts::{Kind, Mount};
 
 const SYNC: Duration = Duration::from_secs(30);
+
+/// A volume for which nothing is marked makes no rounds but one a second, and is not late for a change because of that: of content, of
+/// attributes, of names, or of a page that is dirty already.
+#[test]
+fn an_idle_volume_makes_few_rounds_and_commits_each_change() {
+    let name = "an_idle_volume_makes_few_rounds_and_commits_each_change";
+    let Some(mount) = Mount::new_or_skip(name, Kind::Ext4) else { return };
+    let source = mount.dir("source");
+    let path = source.join("file");
+    fs::write(&path, "before").unwrap();
+    let volume = Volume::new(&source);
+    let daemon = volume.start_ready();
+    volume.sync(SYNC).expect(0);
+    let file = File::options().write(true).open(&path).unwrap();
+    let changes: [(&str, &dyn Fn()); 5] = [
+        ("content", &|| file.write_all_at(b"1", 0).unwrap()),
+        ("content again", &|| file.write_all_at(b"2", 0).unwrap()),
+        ("attributes", &|| fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap()),
+        ("a new name", &|| fs::write(source.join("new"), "new").unwrap()),
+        ("another name", &|| fs::rename(source.join("new"), source.join("moved")).unwrap()),
+    ];
+    for (at, (what, change)) in changes.into_iter().enumerate() {
+        thread::sleep(Duration::from_millis(1500 + 130 * at as u64));
+        let before = number(&volume.status(), "head_seq");
+        change();
+        volume.status_when(what, SYNC, |status| number(status, "head_seq") > before);
+    }
+    // What follows a commit, as the write-back of a file that was read without, ends meanwhile.
+    thread::sleep(Duration::from_secs(3));
+    let rounds = || number(&volume.status(), "flushes");
+    let before = rounds();
+    thread::sleep(Duration::from_secs(4));
+    let made = rounds() - before;
+    assert!(made <= 12, "{made} rounds in 4 s, at an interval of 0.1 s");
+    let copy = volume.scratch("copy");
+    volume.restore(&copy).expect(0);
+    assert_same(&source, &copy);
+    assert!(daemon.stop().success());
+}
 
 /// A process drains the marks of all volumes of its state directory, also of those it does not run. So a volume that was
 /// left out of one run is compared with its tree when it comes back; otherwise changes made meanwhile would be missed in
